@@ -1,0 +1,91 @@
+"""Pictures by class and domain: the embedded miniworld, or a folder of your own."""
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from .errors import names, one_of
+from .models import data_folder
+from .prompts import Vocabulary
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"}
+
+
+@dataclass(frozen=True, eq=False)
+class World:
+    """n pictures with the class and domain of each."""
+
+    files: tuple[Path, ...]
+    classes: Tensor                   # (n,) int64, index into vocabulary.classes
+    domains: Tensor                   # (n,) int64, index into vocabulary.domains
+    vocabulary: Vocabulary
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def image(self, i: int) -> Image.Image:
+        return Image.open(self.files[i]).convert("RGB")
+
+    def counts(self) -> Tensor:
+        """Pictures in each cell: (C, K) int64."""
+        c, k = self.vocabulary.shape
+        return torch.bincount(self.classes * k + self.domains, minlength=c * k).view(c, k)
+
+    def select(self, classes: Sequence[str] | None = None, domains: Sequence[str] | None = None) -> "World":
+        """The pictures of some classes and domains, in the same vocabulary."""
+        keep = torch.ones(len(self), dtype=torch.bool)
+        for argument, wanted, known, label in (("classes", classes, self.vocabulary.classes, self.classes),
+                                               ("domains", domains, self.vocabulary.domains, self.domains)):
+            if wanted is not None:
+                wanted = names(argument, wanted, known)
+                keep &= torch.isin(label, torch.tensor([known.index(w) for w in wanted]))
+        index = keep.nonzero()[:, 0]
+        return World(tuple(self.files[i] for i in index), self.classes[index], self.domains[index], self.vocabulary)
+
+
+def load_images(folder: str | os.PathLike | None = None, split: str = "test") -> World:
+    """Pictures laid out as `<folder>/<domain>/<class>/<name>`; by default miniworld's `split`, "test" or "train".
+
+    Cells may be missing. Every file is opened once: a broken one is named in a warning, counted and left out.
+    Raises ValueError for a folder that is missing, empty, or has fewer than two domains or classes.
+    """
+    if folder is None:
+        folder = data_folder("miniworld") / one_of("split", split, ["test", "train"])
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"folder: {str(folder)!r} is not a folder; expected one laid out as <domain>/<class>/<picture>")
+    files = sorted(f for f in folder.glob("*/*/*") if f.suffix.lower() in SUFFIXES)
+    if not files:
+        raise ValueError(f"folder: {str(folder)!r} holds no pictures; expected <domain>/<class>/<picture> with one of "
+                         f"{', '.join(sorted(SUFFIXES))}")
+    broken = {f: error for f in files if (error := _why_broken(f))}
+    if broken:
+        some = "; ".join(f"{f.relative_to(folder)} ({error})" for f, error in list(broken.items())[:5])
+        more = f"; and {len(broken) - 5} more" if len(broken) > 5 else ""
+        warnings.warn(f"{len(broken)} of {len(files)} pictures cannot be read and are left out: {some}{more}",
+                      stacklevel=2)
+        files = [f for f in files if f not in broken]
+    classes, domains = (sorted({f.parts[i] for f in files}) for i in (-2, -3))
+    for what, found in (("domain", domains), ("class", classes)):
+        if len(found) < 2:
+            raise ValueError(f"folder: {str(folder)!r} holds {len(found)} {what} with readable pictures "
+                             f"({', '.join(found) or 'none'}); expected at least two, as <domain>/<class>/<picture>")
+    return World(tuple(files), torch.tensor([classes.index(f.parts[-2]) for f in files]),
+                 torch.tensor([domains.index(f.parts[-3]) for f in files]),
+                 Vocabulary(tuple(classes), tuple(domains)))
+
+
+def _why_broken(file: Path) -> str:
+    try:
+        with Image.open(file) as picture:
+            picture.load()
+    except UnidentifiedImageError:
+        return "not an image"
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        return str(error)
+    return ""

@@ -1,0 +1,46 @@
+"""Checks at the door: a wrong argument is named, with its value and what was expected."""
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+
+
+def one_of(argument: str, value: object, options: Iterable[str]) -> str:
+    """`value` if it is one of `options`; else a ValueError that suggests near matches."""
+    options = list(options)
+    if value in options:
+        return value
+    near = get_close_matches(str(value), options, n=3, cutoff=0.5)
+    near += [o for o in options if str(value).lower() == str(o).lower() and o not in near]
+    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"expected one of {shorten(options)}"
+    raise ValueError(f"{argument}: {value!r} is not known; {hint}")
+
+
+def names(argument: str, values: object, options: Sequence[str]) -> tuple[str, ...]:
+    """`values` as a tuple of distinct known names; a lone string is refused (a common slip)."""
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise ValueError(f"{argument}: {values!r} is not a list of names; expected for example [{values!r}]")
+    values = tuple(values)
+    if not values:
+        raise ValueError(f"{argument}: the list is empty; expected at least one of {shorten(options)}")
+    twice = sorted({str(v) for v in values if values.count(v) > 1})
+    if twice:
+        raise ValueError(f"{argument}: {', '.join(map(repr, twice))} given twice; expected each name once")
+    return tuple(one_of(argument, v, options) for v in values)
+
+
+def within(argument: str, value: object, low: float, high: float) -> float:
+    """`value` as a float in [low, high]."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+        raise ValueError(f"{argument}: {value!r} is out of range; expected a number in [{low:g}, {high:g}]")
+    return float(value)
+
+
+def at_least(argument: str, value: object, low: int) -> int:
+    """`value` as an int of at least `low`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < low:
+        raise ValueError(f"{argument}: {value!r} is not valid; expected a whole number of at least {low}")
+    return value
+
+
+def shorten(options: Iterable[object], most: int = 12) -> str:
+    options = [repr(o) for o in options]
+    return ", ".join(options[:most]) + (f", ... ({len(options)} in all)" if len(options) > most else "")

@@ -1,0 +1,193 @@
+"""A pretrained CLIP and where its last projection is.
+
+CLIP embeds a picture as z = f(x) W: a tower f with values in R^D, then a projection W in R^{D x d} into the
+space it shares with texts. Every edit of clipnull acts on z, that is on W.
+"""
+import contextlib
+import hashlib
+import logging
+import math
+import os
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import open_clip
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+
+from .errors import at_least, one_of, shorten
+
+
+def data_folder(name: str) -> Path:
+    """Where the embedded `name` ("miniclip", "miniworld") is: beside the package in a clone, inside it in a wheel."""
+    here = Path(__file__).resolve().parent
+    for folder in (here.parent / "data" / name, here / "_data" / name):
+        if folder.is_dir():
+            return folder
+    raise FileNotFoundError(f"the embedded {name} is missing: expected data/{name} beside the clipnull package")
+
+
+def cache_folder() -> Path:
+    """Where computed things are kept: the variable CLIPNULL_CACHE, else ~/.cache/clipnull."""
+    folder = Path(os.environ.get("CLIPNULL_CACHE") or Path.home() / ".cache" / "clipnull")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@dataclass(frozen=True, eq=False)
+class Clip:
+    """An open_clip model with its preprocessing and tokenizer. Immutable: edits give a new one."""
+
+    model: nn.Module
+    preprocess: Callable[[Image.Image], Tensor]
+    tokenizer: Callable[[list[str]], Tensor]
+    name: str
+    pretrained: str | None
+    edits: tuple = ()
+
+    @property
+    def device(self) -> torch.device:
+        return self.weights.device
+
+    @property
+    def weights(self) -> nn.Parameter:
+        """The parameter that holds the image projection W."""
+        return find_projection(self.model).weight
+
+    @property
+    def width(self) -> int:
+        """d, the width of the joint space."""
+        return find_projection(self.model).width
+
+    @property
+    def logit_scale(self) -> float:
+        """The factor on cosines in the model's own softmax (1 / temperature)."""
+        return float(self.model.logit_scale.exp())
+
+    @property
+    def image_size(self) -> int:
+        size = self.model.visual.image_size
+        return int(size[0] if isinstance(size, Sequence) else size)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of every weight: 16 hexadecimal digits."""
+        digest = hashlib.sha256()
+        for key, value in sorted(self.model.state_dict().items()):
+            digest.update(key.encode())
+            digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()[:16]
+
+    @torch.inference_mode()
+    def embed_texts(self, texts: Sequence[str], batch: int = 256) -> Tensor:
+        """Unit embeddings of `texts`: (n, d) float32 on the CPU."""
+        if isinstance(texts, str) or not len(texts):
+            raise ValueError(f"texts: {texts!r} is not valid; expected a list of at least one string")
+        parts = [self.model.encode_text(self.tokenizer(list(texts[i:i + batch])).to(self.device))
+                 for i in range(0, len(texts), batch)]
+        return F.normalize(torch.cat(parts).float(), dim=-1).cpu()
+
+    @torch.inference_mode()
+    def embed_pixels(self, pixels: Tensor, batch: int = 64) -> Tensor:
+        """Embeddings z (not normalised) of preprocessed pictures (n, 3, s, s): (n, d) float32 on the CPU."""
+        at_least("batch", batch, 1)
+        dtype = self.weights.dtype
+        parts = [self.model.encode_image(p.to(self.device, dtype)) for p in pixels.split(batch)]
+        return torch.cat(parts).float().cpu()
+
+
+@dataclass(frozen=True)
+class Projection:
+    """The last linear map of the image tower, z = f W (+ bias)."""
+
+    module: str                       # name of the module that holds it, "visual" or "visual.head.proj"
+    weight: nn.Parameter              # (D, d), or (d, D) if transposed
+    bias: nn.Parameter | None         # (d,)
+    transposed: bool                  # True for nn.Linear, whose weight is (d, D)
+
+    @property
+    def width(self) -> int:
+        return self.weight.shape[0 if self.transposed else 1]
+
+
+LINEAR_HEADS = ("visual.attnpool.c_proj", "visual.head.proj", "visual.head.mlp.fc2", "visual.trunk.head.fc",
+                "visual.trunk.head")
+
+
+def find_projection(model: nn.Module) -> Projection:
+    """Where `model` keeps its image projection (open_clip 3.3: ViT, ResNet, timm towers).
+
+    Raises ValueError for towers that do not end in a linear map (SigLIP's attention pool).
+    """
+    proj = getattr(getattr(model, "visual", None), "proj", None)
+    if isinstance(proj, nn.Parameter):
+        return Projection("visual", proj, None, transposed=False)
+    for name in LINEAR_HEADS:
+        try:
+            module = model.get_submodule(name)
+        except AttributeError:
+            continue
+        if isinstance(module, nn.Linear):
+            return Projection(name, module.weight, module.bias, transposed=True)
+    kind = type(getattr(model, "visual", model)).__name__
+    raise ValueError(f"model: its image tower ({kind}) does not end in a linear projection; looked for visual.proj, "
+                     f"{', '.join(LINEAR_HEADS)}")
+
+
+def load(name: str = "miniclip", pretrained: str | None = None, device: str | None = None) -> Clip:
+    """A CLIP to edit: the embedded miniclip, or any open_clip architecture and tag.
+
+    name: "miniclip"; a name of `open_clip.list_models()`; or "hf-hub:org/repo" or "local-dir:folder" in the hub's
+        layout.
+    pretrained: a tag of that architecture ("openai", "laion2b_s34b_b79k") or a checkpoint file; None for untrained
+        weights (useful only to try the machinery).
+    device: "cpu", "cuda", ...; by default CUDA where there is one.
+
+    Raises ValueError for an unknown name or tag, naming near ones, and for weights that do not fit.
+    """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "miniclip":
+        if pretrained is not None:
+            raise ValueError(f"pretrained: {pretrained!r} given for miniclip, which brings its own; expected None")
+        source = f"local-dir:{data_folder(name)}"
+    elif isinstance(name, str) and name.startswith(("hf-hub:", "local-dir:")):
+        source = name
+    else:
+        source = one_of("name", name, ["miniclip", *open_clip.list_models()])
+        tags = open_clip.list_pretrained_tags_by_model(name)
+        if pretrained is not None and pretrained not in tags and not Path(pretrained).is_file():
+            one_of("pretrained", pretrained, tags or ["None (this architecture has no published weights)"])
+    try:
+        with quiet():
+            model, _, preprocess = open_clip.create_model_and_transforms(source, pretrained, device=device)
+            tokenizer = open_clip.get_tokenizer(source)
+    except RuntimeError as error:
+        if "state_dict" not in str(error):
+            raise
+        keys = [line.strip() for line in str(error).splitlines()[1:3]]
+        raise ValueError(f"pretrained: the weights {pretrained or source!r} do not match the architecture {name!r}: "
+                         f"{shorten(keys)}") from error
+    model.eval().requires_grad_(False)
+    return Clip(model, preprocess, tokenizer, name, pretrained)
+
+
+@contextlib.contextmanager
+def quiet():
+    """open_clip reports each step of loading, and that `None` means untrained weights; the caller knows."""
+    level = logging.root.level
+    logging.root.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            yield
+    finally:
+        logging.root.setLevel(level)
+
+
+def parameters_in_millions(clip: Clip) -> float:
+    return math.fsum(p.numel() for p in clip.model.parameters()) / 1e6

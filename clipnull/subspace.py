@@ -1,0 +1,45 @@
+"""Subspaces of the joint space: bases and principal angles, in float64."""
+import torch
+from torch import Tensor
+
+from .errors import within
+
+
+def basis(rows: Tensor, energy: float = 1.0) -> Tensor:
+    """An orthonormal basis U of the span of `rows`, by singular value decomposition: (n, d) -> (d, r) float64.
+
+    The leading directions that hold the share `energy` of the rows' sum of squares are kept; directions at rounding
+    level (below 1e-6 of the largest singular value: embeddings come in float32) never are.
+    """
+    within("energy", energy, 0.0, 1.0)
+    if rows.ndim != 2 or not len(rows):
+        raise ValueError(f"rows: shape {tuple(rows.shape)} is not valid; expected (n, d) with n of at least 1")
+    if not torch.isfinite(rows).all():
+        raise ValueError("rows: NaN or infinite values; expected finite embeddings")
+    _, values, right = torch.linalg.svd(rows.double(), full_matrices=False)
+    share = values.square().cumsum(0) / values.square().sum()
+    rank = int((share < energy - 1e-12).sum()) + 1
+    rank = min(rank, int((values > 1e-6 * values[0]).sum()))
+    return right[:rank].T
+
+
+def principal_angles(a: Tensor, b: Tensor) -> Tensor:
+    """The principal angles between the row spans of `a` (n, d) and `b` (m, d): radians, ascending, (min(r_a, r_b),).
+
+    cos of the angles are the singular values of U_a^T U_b; angles under 45 degrees are taken from the sines, where
+    the cosine is flat (Bjorck and Golub 1973, "Numerical methods for computing angles between linear subspaces").
+    """
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
+        raise ValueError(f"a, b: shapes {tuple(a.shape)} and {tuple(b.shape)}; expected (n, d) and (m, d)")
+    u, v = basis(a), basis(b)
+    if u.shape[1] < v.shape[1]:
+        u, v = v, u
+    cosines = torch.linalg.svdvals(u.T @ v).clamp(max=1.0)                     # descending
+    sines = torch.linalg.svdvals(v - u @ (u.T @ v)).flip(0).clamp(max=1.0)     # ascending: same order of angles
+    return torch.where(cosines > 0.5 ** 0.5, torch.asin(sines), torch.acos(cosines))
+
+
+def energy_inside(rows: Tensor, u: Tensor) -> Tensor:
+    """The share of each row's squared length that lies in the span of the basis `u` (d, r): (n, d) -> (n,)."""
+    rows = rows.double()
+    return (rows @ u).square().sum(1) / rows.square().sum(1)

@@ -1,0 +1,88 @@
+import math
+
+import pytest
+import torch
+
+import clipnull as cn
+
+NAN = float("nan")
+BEFORE = torch.tensor([[0.8, 0.6], [1.0, NAN], [0.5, 0.9]], dtype=torch.float64)
+AFTER = torch.tensor([[0.2, 0.4], [0.9, NAN], [0.6, 0.9]], dtype=torch.float64)
+
+
+def mask(*cells):
+    m = torch.zeros(3, 2, dtype=torch.bool)
+    for c in cells:
+        m[c] = True
+    return m
+
+
+def test_rates_of_a_selective_request_by_hand():
+    r = cn.rates(BEFORE, AFTER, mask((0, 0)))
+    assert r["forgetting_rate"] == pytest.approx(0.75)
+    assert r["retain_drop"] == pytest.approx((20 + 10 - 10 + 0) / 4)
+    assert r["sibling_class_drop"] == pytest.approx(20)              # same class, other domain
+    assert r["sibling_domain_drop"] == pytest.approx((10 - 10) / 2)  # same domain, other classes
+    assert r["worst_cell_drop"] == pytest.approx(20)
+
+
+def test_siblings_are_undefined_for_whole_classes_and_whole_domains():
+    for m in (mask((0, 0), (0, 1)), mask((0, 0), (1, 0), (2, 0))):
+        r = cn.rates(BEFORE, AFTER, m)
+        assert math.isnan(r["sibling_class_drop"]) and math.isnan(r["sibling_domain_drop"])
+    assert cn.rates(BEFORE, AFTER, mask((0, 0), (0, 1)))["forgetting_rate"] == pytest.approx(0.8 / 1.4)
+
+
+def test_cells_without_pictures_count_for_nothing():
+    r = cn.rates(BEFORE, AFTER, mask((1, 0), (1, 1)))
+    assert r["forgetting_rate"] == pytest.approx(0.1)
+    assert cn.macro(BEFORE) == pytest.approx((0.8 + 0.6 + 1.0 + 0.5 + 0.9) / 5)
+
+
+def test_nothing_to_forget_gives_no_rate():
+    zero = torch.zeros(3, 2, dtype=torch.float64)
+    assert math.isnan(cn.rates(zero, zero, mask((0, 0)))["forgetting_rate"])
+
+
+def test_accuracy_is_counted_by_cell():
+    world = cn.World(files=("a", "b", "c", "d"), classes=torch.tensor([0, 0, 1, 1]), domains=torch.tensor([0, 0, 0, 1]),
+                     vocabulary=cn.Vocabulary(("cat", "dog", "fish"), ("line", "photo")))
+    m = cn.accuracy_matrix(torch.tensor([0, 1, 1, 0]), world)
+    assert m[0, 0] == 0.5 and m[1].tolist() == [1.0, 0.0] and m[2].isnan().all() and m[0, 1].isnan()
+
+
+def test_zero_shot_beats_chance_by_far_and_names_domains(clip, world):
+    assert cn.macro(cn.zero_shot(clip, world)) > 0.7
+    assert cn.macro(cn.domain_accuracy(clip, world)) > 0.7
+
+
+def test_forgetting_a_class_on_pictures(clip, world):
+    request = cn.Forget(classes=["car"])
+    after = cn.unlearn(clip, request, world.vocabulary).apply(clip)
+    result = cn.compare(clip, after, world, request)
+    assert result.rates["forgetting_rate"] > 0.8
+    assert result.rates["retain_drop"] < 10
+    other = cn.compare(clip, after, world, cn.Forget(classes=["tree"]))
+    assert other.rates["forgetting_rate"] < 0.3                         # the request, not the edit, makes the mask
+    assert "forget car everywhere" in str(result)
+
+
+def test_prompts_are_checked(clip, world):
+    with pytest.raises(ValueError, match="prompts: 'fre' is not known; did you mean 'free'"):
+        cn.compare(clip, clip, world, cn.Forget(classes=["car"]), prompts="fre")
+    for prompts in ("free", "domain", "seen"):
+        assert cn.predict(clip, world, prompts).shape == (len(world),)
+
+
+def test_evaluation_prompts_never_build_edits():
+    from clipnull.prompts import TEMPLATES
+    built = set(TEMPLATES["build"])
+    assert not built & set(TEMPLATES["free"]) and not built & set(TEMPLATES["domain"])
+    assert all("{d}" not in t for t in TEMPLATES["free"])
+
+
+def test_prompts_are_said_in_english():
+    assert cn.say("a {d} of {a}", "elephant", "art_painting") == "a painting of an elephant"
+    assert cn.say("a {d} of {a}", "hot_dog", "infograph") == "an infographic of a hot dog"
+    with pytest.raises(ValueError, match="classes: only 'dog' given"):
+        cn.Vocabulary(("dog",), ("photo",))

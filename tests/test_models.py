@@ -1,0 +1,99 @@
+import json
+import subprocess
+import sys
+
+import open_clip
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+
+import clipnull as cn
+from clipnull.models import data_folder
+
+
+def test_stock_open_clip_loads_the_embedded_model_without_clipnull(clip):
+    code = ("import sys, open_clip, torch\n"
+            "model, _, preprocess = open_clip.create_model_and_transforms('local-dir:' + sys.argv[1])\n"
+            "tokens = open_clip.get_tokenizer('local-dir:' + sys.argv[1])(['a dog'])\n"
+            "z = model.eval().encode_text(tokens, normalize=True)\n"
+            "assert 'clipnull' not in sys.modules\n"
+            "print(z[0, :4].tolist())")
+    out = subprocess.run([sys.executable, "-c", code, str(data_folder("miniclip"))], capture_output=True, text=True,
+                         check=True, cwd="/")
+    torch.testing.assert_close(torch.tensor(json.loads(out.stdout)), clip.embed_texts(["a dog"])[0, :4],
+                               atol=1e-5, rtol=0)
+
+
+def test_embedded_model_is_what_its_card_says(clip):
+    folder = data_folder("miniclip")
+    assert (folder / "open_clip_model.safetensors").stat().st_size <= 30e6
+    assert isinstance(clip.model, open_clip.CLIP)
+    assert isinstance(clip.tokenizer, open_clip.SimpleTokenizer)
+    assert clip.width >= 256
+    assert not any(p.requires_grad for p in clip.model.parameters())
+
+
+def test_text_embeddings_are_unit_and_know_words(clip):
+    z = clip.embed_texts(["a dog", "a puppy", "a house"])
+    torch.testing.assert_close(z.norm(dim=1), torch.ones(3))
+    assert z[0] @ z[1] > z[0] @ z[2] + 0.1
+
+
+ARCHITECTURES = {"RN50": "visual.attnpool.c_proj", "ViT-B-32": "visual", "convnext_base": "visual.head.proj",
+                 "convnext_large_d": "visual.head.mlp.fc2", "MobileCLIP-S1": "visual.trunk.head.fc",
+                 "EVA02-B-16": "visual.trunk.head", "coca_base": "visual"}
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_the_projection_of_real_architectures_is_found_and_linear(name):
+    with torch.device("meta"):
+        model = open_clip.create_model(name, load_weights=False, pretrained_text=False, device="meta")
+    projection = cn.find_projection(model)
+    config = open_clip.get_model_config(name)
+    assert projection.module == ARCHITECTURES[name]
+    assert projection.width == config["embed_dim"]
+
+
+def test_an_edit_is_exact_on_a_real_architecture():
+    clip = cn.load("RN50", device="cpu")                       # the one whose weights bypass the module's forward
+    g = torch.Generator().manual_seed(0)
+    edit = cn.Edit(*cn.nullspace(torch.randn(3, clip.width, generator=g)), "nullspace")
+    pixels = torch.randn(2, 3, clip.image_size, clip.image_size, generator=g)
+    torch.nn.init.normal_(clip.model.visual.attnpool.c_proj.bias)
+    expected = F.normalize(edit.transform(clip.embed_pixels(pixels)), dim=-1)
+    got = F.normalize(edit.apply(clip).embed_pixels(pixels), dim=-1)
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)
+
+
+def test_towers_without_a_linear_end_are_refused():
+    with torch.device("meta"):
+        model = open_clip.create_model("ViT-B-16-SigLIP", load_weights=False, pretrained_text=False, device="meta")
+    with pytest.raises(ValueError, match="does not end in a linear projection"):
+        cn.find_projection(model)
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (("ViT-B32",), "name: 'ViT-B32' is not known; did you mean 'ViT-B-32'"),
+    (("miniclpi",), "did you mean 'miniclip'"),
+    (("ViT-B-32", "opnai"), "pretrained: 'opnai' is not known; did you mean 'openai'"),
+    (("miniclip", "openai"), "pretrained: 'openai' given for miniclip"),
+])
+def test_unknown_models_and_tags_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        cn.load(*arguments)
+
+
+def test_weights_that_do_not_match_are_refused(tmp_path):
+    weights = load_file(data_folder("miniclip") / "open_clip_model.safetensors")
+    weights["visual.head.proj.weight"] = torch.zeros(128, 1280)
+    save_file(weights, tmp_path / "open_clip_model.safetensors")
+    (tmp_path / "open_clip_config.json").write_bytes((data_folder("miniclip") / "open_clip_config.json").read_bytes())
+    with pytest.raises(ValueError, match="do not match the architecture"):
+        cn.load(f"local-dir:{tmp_path}")
+
+
+def test_texts_must_be_a_list(clip):
+    for bad in ("a dog", []):
+        with pytest.raises(ValueError, match="texts"):
+            clip.embed_texts(bad)

@@ -1,0 +1,249 @@
+"""The notebooks: as committed, and executed with their metrics against the goldens."""
+import ast
+import copy
+import io
+import json
+import re
+import tokenize
+from html.parser import HTMLParser
+from pathlib import Path
+
+import nbformat
+import papermill
+import pytest
+
+from clipnull import course
+
+ROOT = Path(__file__).parent.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+GOLDENS = json.loads((ROOT / "tests" / "goldens.json").read_text(encoding="utf-8"))
+MACHINE = re.compile(r"(?<![\w.])/(work|root|home|tmp|Users)/")
+PICTURE = re.compile(r"data:image/png;base64,[A-Za-z0-9+/=]*")
+LARGEST = 500_000  # bytes a notebook
+
+
+# --- what is asked of a notebook: each function gives a list of faults
+
+def parameter_faults(nb) -> list[str]:
+    cells = [c for c in nb.cells if "parameters" in c.metadata.get("tags", ())]
+    if len(cells) != 1:
+        return [f"{len(cells)} cells tagged parameters, not one"]
+    source, faults = cells[0].source, []
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    comments = {token.start[0] for token in tokens if token.type == tokenize.COMMENT}
+    for node in ast.parse(source).body:
+        line = ast.unparse(node)
+        try:
+            assert isinstance(node, ast.Assign) and [type(t) for t in node.targets] == [ast.Name]
+            assert type(ast.literal_eval(node.value)) in (str, int, float, bool)
+        except (AssertionError, ValueError):
+            faults.append(f"not `name = <str, int, float or bool>`: {line}")
+        if node.lineno != node.end_lineno or node.lineno not in comments:
+            faults.append(f"not one line with a comment at its end: {line}")
+    return faults
+
+
+def record_faults(nb) -> list[str]:
+    code = [c for c in nb.cells if c.cell_type == "code"]
+    calls = [c for c in code if re.search(r"\brecord\(", c.source)]
+    return [] if len(calls) == 1 and calls[0] is code[-1] else ["not exactly the last code cell records metrics"]
+
+
+def output_faults(nb) -> list[str]:
+    faults = ["has no committed outputs"] if not any(c.get("outputs") for c in nb.cells) else []
+    if "widgets" in nb.metadata:
+        faults.append("holds widget state")
+    for number, cell in enumerate(nb.cells, 1):
+        if cell.cell_type == "code" and cell.source.strip() and cell.execution_count is None:
+            faults.append(f"cell {number} was not executed")
+        if MACHINE.search(cell.source):
+            faults.append(f"cell {number} names a path of one machine")
+        for out in cell.get("outputs", ()):
+            data = out.get("data", {})
+            text = PICTURE.sub("", json.dumps(out))
+            if out.output_type == "error":
+                faults.append(f"cell {number} failed")
+            if MACHINE.search(text):
+                faults.append(f"output of cell {number} names a path of one machine")
+            if re.search(r"\b0x[0-9a-f]{6,}", text):
+                faults.append(f"output of cell {number} shows an address in memory, which changes from run to run")
+            if any(kind.startswith("image/") for kind in data):
+                faults.append(f"cell {number} shows a picture without text; use clipnull.plots.show")
+            if any("widget" in kind for kind in data):
+                faults.append(f"cell {number} shows a widget")
+            faults += [f"cell {number} has an <img> without alt" for alt in alternatives(data.get("text/html", ""))
+                       if not alt]
+    return faults
+
+
+def alternatives(text: str) -> list[str]:
+    """The alternative text of each picture in a piece of HTML."""
+    found = []
+
+    class Parser(HTMLParser):
+        def handle_starttag(self, tag, attributes):
+            if tag == "img":
+                found.append((dict(attributes).get("alt") or "").strip())
+
+    Parser().feed(text)
+    return found
+
+
+def golden_faults(name: str, metrics, golden) -> list[str]:
+    for metric, entry in golden.items():
+        if set(entry) != {"value", "atol", "null"} or not all(type(v) in (int, float) for v in entry.values()):
+            return [f"{metric}: expected numbers for value, atol and null: {entry}"]
+    void = [m for m, e in golden.items() if abs(e["value"] - e["null"]) <= e["atol"]]
+    return course.compare({name: metrics}, {name: golden}) + [f"{m}: its null value is accepted" for m in void]
+
+
+# --- the notebooks as committed
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda p: p.stem)
+def path(request):
+    return request.param
+
+
+@pytest.fixture
+def nb(path):
+    return nbformat.read(path, 4)
+
+
+def test_notebooks_are_numbered_in_one_row_and_have_goldens():
+    assert [p.name[:3] for p in NOTEBOOKS] == [f"{i:02d}_" for i in range(len(NOTEBOOKS))] != []
+    assert set(GOLDENS) == {p.stem for p in NOTEBOOKS}
+
+
+def test_parameters_are_plain(nb):
+    assert parameter_faults(nb) == []
+
+
+def test_papermill_sees_every_parameter(path, nb):
+    (cell,) = (c for c in nb.cells if "parameters" in c.metadata.get("tags", ()))
+    plain = {n.targets[0].id: ast.literal_eval(n.value) for n in ast.parse(cell.source).body}
+    seen = {name: ast.literal_eval(p["default"]) for name, p in papermill.inspect_notebook(str(path)).items()}
+    assert seen == plain
+
+
+def test_last_code_cell_records(nb):
+    assert record_faults(nb) == []
+
+
+def test_outputs_are_whole_small_and_of_no_one_machine(path, nb):
+    assert output_faults(nb) == []
+    assert path.stat().st_size <= LARGEST
+
+
+def test_outputs_come_from_this_source(nb):
+    assert nb.metadata.get("clipnull", {}).get("stamp") == course.stamp(nb), "stale outputs: make outputs"
+
+
+def test_committed_metrics_match_goldens_that_reject_their_null(path, nb):
+    assert golden_faults(path.stem, course.metrics_of(nb), GOLDENS.get(path.stem, {})) == []
+
+
+# --- the same, executed now
+
+@pytest.fixture(scope="session")
+def executed(pytestconfig):
+    """Metrics by notebook and failures, of one execution of all; its progress shows."""
+    with pytestconfig.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        print()
+        return course.run(NOTEBOOKS, ROOT / "build" / "test")
+
+
+def test_executed_metrics_match_goldens(path, executed):
+    metrics, failures = executed
+    assert not [f for f in failures if f.startswith(path.name)]
+    assert course.compare({path.stem: metrics[path.stem]}, {path.stem: GOLDENS.get(path.stem, {})}) == []
+
+
+# --- each fault is found
+
+def sound():
+    code = nbformat.v4.new_code_cell
+    page = '<figure><img alt="A rising line." src="x"></figure>'
+    figure = nbformat.v4.new_output("display_data", {"text/html": page})
+    return nbformat.v4.new_notebook(cells=[
+        nbformat.v4.new_markdown_cell("# Title"),
+        code("seed = 3  # of the draw\nname = 'a'  # any", metadata={"tags": ["parameters"]}, execution_count=1),
+        code("show(fig, 'A rising line.')", outputs=[figure], execution_count=2),
+        code("cn.record(x=1.0)", execution_count=3)])
+
+
+def faults(nb):
+    return parameter_faults(nb) + record_faults(nb) + output_faults(nb)
+
+
+def test_a_sound_notebook_has_no_faults():
+    assert faults(sound()) == []
+
+
+@pytest.mark.parametrize("source", [
+    "seed = 3", "seed = [1]  # list", "seed = None  # nothing", "seed = 2 * 3  # derived", "import os  # no",
+    "seed = (\n 3)  # two lines", "a = b = 3  # two names", "seed = 3  # first\nother = seed  # derived",
+    "seed: int = 3  # annotated",
+])
+def test_parameter_faults_are_found(source):
+    nb = sound()
+    nb.cells[1].source = source
+    assert parameter_faults(nb)
+
+
+@pytest.mark.parametrize("tags", [[], ["parameters"]])
+def test_a_missing_and_a_second_parameters_cell_are_found(tags):
+    nb = sound()
+    nb.cells[1].metadata["tags"] = tags
+    nb.cells[2].metadata["tags"] = tags
+    assert parameter_faults(nb)
+
+
+def test_record_faults_are_found():
+    nb = sound()
+    nb.cells.append(nbformat.v4.new_code_cell("more"))
+    assert record_faults(nb)
+    nb = sound()
+    nb.cells[2].source = "cn.record(y=2.0)"
+    assert record_faults(nb)
+
+
+@pytest.mark.parametrize("output", [
+    nbformat.v4.new_output("error", ename="E", evalue="", traceback=[]),
+    nbformat.v4.new_output("stream", text="wrote /tmp/x"),
+    nbformat.v4.new_output("stream", text="<Thing at 0x7f3a2b1c>"),
+    nbformat.v4.new_output("display_data", {"image/png": "x"}),
+    nbformat.v4.new_output("display_data", {"application/vnd.jupyter.widget-view+json": {}}),
+    nbformat.v4.new_output("display_data", {"text/html": '<img src="x">'}),
+    nbformat.v4.new_output("display_data", {"text/html": '<img alt=" " src="x">'}),
+], ids=["error", "path", "address", "picture", "widget", "no alt", "empty alt"])
+def test_output_faults_are_found(output):
+    nb = sound()
+    nb.cells[2].outputs.append(output)
+    assert len(output_faults(nb)) == 1
+
+
+@pytest.mark.parametrize("harm", [
+    lambda nb: nb.cells[2].update(outputs=[]), lambda nb: nb.metadata.update(widgets={}),
+    lambda nb: nb.cells[3].update(execution_count=None), lambda nb: nb.cells[0].update(source="in /home/me/x"),
+], ids=["no outputs", "widget state", "not executed", "path in source"])
+def test_faults_of_the_whole_are_found(harm):
+    nb = sound()
+    harm(nb)
+    assert len(output_faults(nb)) == 1
+
+
+def test_a_path_within_a_picture_is_no_fault():
+    nb = sound()
+    nb.cells[2].outputs[0].data["text/html"] = '<img alt="A line." src="data:image/png;base64,iVBOR+/tmp/x==">'
+    assert output_faults(nb) == []
+
+
+@pytest.mark.parametrize("change", [
+    {"null": 9.8}, {"null": 9.5}, {"atol": None}, {"null": None}, {"value": 11.0}, {"rtol": 0.1},
+])
+def test_golden_faults_are_found(change):
+    golden = {"gap": {"value": 10.0, "atol": 0.5, "null": 0.0}}
+    assert golden_faults("04", {"gap": 10.0}, golden) == []
+    harmed = copy.deepcopy(golden)
+    harmed["gap"].update(change)
+    assert golden_faults("04", {"gap": 10.0}, harmed)
