@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,10 +22,13 @@ from torch import Tensor
 
 from .errors import at_least
 from .models import Clip, cache_folder
-from .prompts import Vocabulary, embed_cells
+from .prompts import DOMAIN_PHRASES, TEMPLATES, Vocabulary, embed_cells
 
 SCALES = (1, 2, 4, 8, 16, 32)
 """The picture is a sum of images whose pixels are s times larger than the last, s in SCALES."""
+
+VIEWS = 4
+"""A picture's embedding is the normalised mean over so many random views: it should not hang on one crop."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,24 +40,71 @@ class Prototypes:
     mask: Tensor                      # (C, K) bool
 
 
-def synthesize(clip: Clip, targets: Tensor, steps: int = 60, seed: int = 0, rate: float = 0.05, batch: int = 32,
-               progress: bool = True) -> tuple[Tensor, Tensor]:
+def ascend(clip: Clip, targets: Tensor, seeds: Sequence[int], steps: int = 60,
+           rate: float = 0.03) -> Iterator[tuple[Tensor, Tensor]]:
+    """Gradient ascent from noise on the cosine to each row of `targets` (n, d), one seed a row.
+
+    Yields the pictures (n, 3, s, s) in [0, 1] and the cosines (n,) of a random view of each: at the start and after
+    each of `steps` steps of Adam. Rows do not influence each other (in eval mode BatchNorm uses fixed statistics).
+    """
+    size, targets = clip.image_size, F.normalize(targets.float(), dim=-1).to(clip.device)
+    noise = [torch.Generator().manual_seed(seed) for seed in seeds]
+    layers = [torch.stack([torch.randn(3, -(-size // s), -(-size // s), generator=g) for g in noise]) for s in SCALES
+              if s < size]
+    layers = [(0.05 * layer).to(clip.device).requires_grad_() for layer in layers]
+    draws = torch.stack([torch.rand(steps + 1, 4, generator=g) for g in noise], dim=1)         # (steps + 1, n, 4)
+    adam = torch.optim.Adam(layers, lr=rate)
+    for step in range(steps + 1):
+        enlarged = [F.interpolate(y, size=(size, size), mode="bilinear", align_corners=False) for y in layers]
+        x = torch.sigmoid(2 * sum(enlarged))
+        cosines = (_embed(clip, _view(x, draws[step])) * targets).sum(1)
+        yield x.detach(), cosines.detach()
+        if step < steps:
+            for layer, gradient in zip(layers, torch.autograd.grad(-cosines.sum(), layers), strict=True):
+                layer.grad = gradient
+            adam.step()
+
+
+def _view(x: Tensor, draw: Tensor) -> Tensor:
+    """A crop of 85 to 100 % of each picture, mirrored or not, at full size; `draw` (n, 4) is uniform in [0, 1]."""
+    zoom, mirror, right, down = draw.to(x.device).T
+    zoom, sign, zero = 0.85 + 0.15 * zoom, 1 - 2 * (mirror < 0.5).float(), torch.zeros_like(zoom)
+    move = (1 - zoom) * (2 * torch.stack([right, down]) - 1)
+    affine = torch.stack([torch.stack([sign * zoom, zero, move[0]], 1), torch.stack([zero, zoom, move[1]], 1)], 1)
+    return F.grid_sample(x, F.affine_grid(affine, x.shape, align_corners=False), align_corners=False)
+
+
+def _embed(clip: Clip, x: Tensor) -> Tensor:
+    config = clip.model.visual.preprocess_cfg
+    mean, std = (torch.tensor(config[k], device=x.device).view(3, 1, 1) for k in ("mean", "std"))
+    x = ((x - mean) / std).to(clip.weights.dtype, memory_format=torch.channels_last)          # faster convolutions
+    return F.normalize(clip.model.encode_image(x).float(), dim=-1)
+
+
+def synthesize(clip: Clip, targets: Tensor, steps: int = 60, seed: int = 0, rate: float = 0.03, batch: int = 32,
+               progress: bool = True, seeds: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
     """Pictures whose embedding has the highest cosine to each row of `targets` (n, d).
 
-    steps: steps of Adam; rate: its learning rate, in units of the pixel range [0, 1] before the sigmoid.
-    Returns pixels (n, 3, s, s) in [0, 1] and their embeddings, unit rows (n, d). The same seed, targets and machine
-    give the same pictures, whatever the batch size.
+    steps: steps of Adam; rate: its learning rate, in units of the logits of pixels; seed: row i starts from noise of
+    seed + i, or of seeds[i]. Returns pixels (n, 3, s, s) in [0, 1] and their embeddings, means over random views,
+    unit rows (n, d). A row depends on its target and seed only, up to rounding: not on the batch it is in.
     """
     at_least("steps", steps, 1)
     at_least("batch", batch, 1)
     if targets.ndim != 2 or targets.shape[1] != clip.width or not len(targets):
         raise ValueError(f"targets: shape {tuple(targets.shape)} is not valid; expected (n, {clip.width}), n >= 1")
+    seeds = list(range(seed, seed + len(targets))) if seeds is None else list(seeds)
+    if len(seeds) != len(targets):
+        raise ValueError(f"seeds: {len(seeds)} given; expected {len(targets)}, one for each target")
     start, pictures, embeddings = time.time(), [], []
     for first in range(0, len(targets), batch):
-        x = _ascend(clip, F.normalize(targets[first:first + batch].float(), dim=-1).to(clip.device), steps,
-                    seed + first, rate)
+        rows = slice(first, first + batch)
+        for x, _ in ascend(clip, targets[rows], seeds[rows], steps, rate):
+            pass
         with torch.inference_mode():
-            embeddings.append(F.normalize(_embed(clip, x), dim=-1).cpu())
+            draws = torch.stack([torch.rand(VIEWS, 4, generator=torch.Generator().manual_seed(~s)) for s in seeds[rows]])
+            views = [_embed(clip, _view(x, draws[:, i])) for i in range(VIEWS)]
+        embeddings.append(F.normalize(sum(views), dim=-1).cpu())
         pictures.append(x.cpu())
         if progress:
             done = min(first + batch, len(targets))
@@ -61,75 +112,48 @@ def synthesize(clip: Clip, targets: Tensor, steps: int = 60, seed: int = 0, rate
     return torch.cat(pictures), torch.cat(embeddings)
 
 
-def _ascend(clip: Clip, targets: Tensor, steps: int, seed: int, rate: float) -> Tensor:
-    size, n = clip.image_size, len(targets)
-    g = torch.Generator().manual_seed(seed)
-    layers = [torch.randn(n, 3, -(-size // s), -(-size // s), generator=g).mul(0.05).to(clip.device).requires_grad_()
-              for s in SCALES if s < size]
-    ascent = torch.optim.Adam(layers, lr=rate)
-    for _ in range(steps):
-        x = _picture(layers, size)
-        # a random crop of 85 to 100 %, mirrored every other time: what is seen must survive a small move
-        crop = int(size * (0.85 + 0.15 * torch.rand((), generator=g)))
-        top, left = (torch.rand(2, generator=g) * (size - crop + 1)).int().tolist()
-        x = x[..., top:top + crop, left:left + crop]
-        if torch.rand((), generator=g) < 0.5:
-            x = x.flip(-1)
-        x = F.interpolate(x, size=(size, size), mode="bilinear", align_corners=False)
-        cosine = (F.normalize(_embed(clip, x), dim=-1) * targets).sum(1)
-        for layer, gradient in zip(layers, torch.autograd.grad(-cosine.sum(), layers), strict=True):
-            layer.grad = gradient
-        ascent.step()
-    return _picture(layers, size).detach()
-
-
-def _picture(layers: list[Tensor], size: int) -> Tensor:
-    total = sum(F.interpolate(layer, size=(size, size), mode="bilinear", align_corners=False) for layer in layers)
-    return torch.sigmoid(2 * total)
-
-
-def _embed(clip: Clip, x: Tensor) -> Tensor:
-    config = clip.model.visual.preprocess_cfg
-    mean, std = (torch.tensor(config[k], device=x.device).view(3, 1, 1) for k in ("mean", "std"))
-    return clip.model.encode_image(((x - mean) / std).to(clip.weights.dtype)).float()
-
-
 def cell_prototypes(clip: Clip, vocabulary: Vocabulary, mask: Tensor | None = None, steps: int = 60, seed: int = 0,
                     progress: bool = True) -> Prototypes:
     """One prototype for every cell of `mask` (C, K) bool; by default for all cells.
 
-    Each is kept in the cache folder under a hash of the model, the target and the settings, and made only once.
+    The noise of a cell has a seed of its own, so its prototype is the same whichever other cells are asked for.
+    Each is kept in the cache folder under a hash of the model, the prompts and the settings, and made only once.
     """
     mask = torch.ones(vocabulary.shape, dtype=torch.bool) if mask is None else mask
     if mask.shape != vocabulary.shape or not mask.any():
         raise ValueError(f"mask: shape {tuple(mask.shape)} with {int(mask.sum())} cells; expected "
                          f"{vocabulary.shape} with at least one")
-    targets = embed_cells(clip, vocabulary)
-    key = json.dumps([clip.fingerprint, vocabulary.classes, vocabulary.domains, steps, seed, _source_hash()])
-    path = cache_folder() / f"prototypes-{hashlib.sha256(key.encode()).hexdigest()[:16]}.safetensors"
+    at_least("steps", steps, 1)
+    path = cache_folder() / f"prototypes-{_hash(_everything(clip, vocabulary, steps, seed)):016x}.safetensors"
     with FileLock(f"{path}.lock"):
         stored = load_file(path) if path.is_file() else {
             "pixels": torch.zeros(*vocabulary.shape, 3, clip.image_size, clip.image_size, dtype=torch.uint8),
             "embeddings": torch.zeros(*vocabulary.shape, clip.width),
             "mask": torch.zeros(vocabulary.shape, dtype=torch.bool)}
-        missing = (mask & ~stored["mask"]).nonzero().tolist()
-        if missing:
-            c, k = torch.tensor(missing).T
-            # a seed of its own for each cell would forbid batches: cells are made in chunks of one class
-            for row in c.unique().tolist():
-                columns = k[c == row]
-                pixels, z = synthesize(clip, targets[row, columns], steps, seed + row, progress=False)
-                stored["pixels"][row, columns] = (pixels * 255).round().to(torch.uint8)
-                stored["embeddings"][row, columns] = z
-                stored["mask"][row, columns] = True
-                if progress:
-                    print(f"prototypes of {vocabulary.classes[row]}: {int(stored['mask'].sum())} cells done",
-                          file=sys.stderr, flush=True)
+        missing = (mask & ~stored["mask"]).nonzero()
+        targets = embed_cells(clip, vocabulary) if len(missing) else None
+        for chunk in missing.split(32) if len(missing) else ():
+            c, k = chunk.T
+            seeds = [_hash([seed, vocabulary.classes[i], vocabulary.domains[j]]) for i, j in chunk.tolist()]
+            pixels, z = synthesize(clip, targets[c, k], steps, seeds=seeds, progress=False)
+            stored["pixels"][c, k] = (pixels * 255).round().to(torch.uint8)
+            stored["embeddings"][c, k] = z
+            stored["mask"][c, k] = True
             temporary = path.with_suffix(f".{os.getpid()}.tmp")
             save_file(stored, temporary)
-            os.replace(temporary, path)
+            os.replace(temporary, path)               # whole or not at all; an interrupted run resumes from here
+            if progress:
+                print(f"prototypes: {int((mask & stored['mask']).sum())} of {int(mask.sum())} cells",
+                      file=sys.stderr, flush=True)
     return Prototypes(stored["pixels"], stored["embeddings"] * mask[..., None], mask)
 
 
-def _source_hash() -> str:
-    return hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16]
+def _everything(clip: Clip, vocabulary: Vocabulary, steps: int, seed: int) -> list:
+    """All that changes the prototypes of a vocabulary."""
+    return [clip.name, clip.fingerprint, clip.model.visual.preprocess_cfg, vocabulary.classes, vocabulary.domains,
+            TEMPLATES["build"], DOMAIN_PHRASES, steps, seed, Path(__file__).read_text(encoding="utf-8")]
+
+
+def _hash(value: object) -> int:
+    """64 bits of SHA-256, below 2^63."""
+    return int(hashlib.sha256(json.dumps(value, default=str).encode()).hexdigest()[:16], 16) >> 1

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import numpy as np
@@ -31,7 +32,7 @@ def alive(marker: Path) -> bool:
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
-def wait_for(condition, seconds=60):
+def wait_for(condition, seconds=240):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited too long"
@@ -171,7 +172,7 @@ def test_a_failing_cell_is_named_and_what_ran_is_kept(notebook, tmp_path, given)
 def test_a_hanging_cell_is_named(notebook, tmp_path):
     path = notebook("a", "x = 1", "import time\ntime.sleep(600)")
     with pytest.raises(course.NotebookError, match=r"a.ipynb, cell 2 \(import time\): .*Timeout"):
-        course.execute(path, tmp_path / "out", timeout=1)
+        course.execute(path, tmp_path / "out", timeout=5)
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["a.failed.ipynb"]
 
 
@@ -216,16 +217,18 @@ def test_run_goes_two_at_a_time(notebook, tmp_path):
     meet = ("import time, pathlib\npathlib.Path('{me}').touch()\n"
             "while not pathlib.Path('{you}').exists(): time.sleep(0.1)")
     paths = [notebook(me, "seed, rate = 1, 1.0", meet.format(me=me, you=you), RECORD) for me, you in ("ab", "ba")]
-    metrics, failures = course.run(paths, tmp_path / "out", jobs=2, limit=60)
+    metrics, failures = course.run(paths, tmp_path / "out", jobs=2, limit=240)
     assert set(metrics) == {"a", "b"} and not failures
 
 
-def test_a_notebook_over_its_limit_is_stopped_with_its_kernel(notebook, tmp_path):
+def test_a_notebook_over_its_limit_is_stopped_with_its_kernel(notebook, tmp_path, monkeypatch):
     marker = tmp_path / "pid"
     path = notebook("a", f"import os, time\nopen({str(marker)!r}, 'w').write(str(os.getpid()))\ntime.sleep(600)")
+    clock = SimpleNamespace(monotonic=lambda: 9.0 if marker.exists() and marker.read_text() else 0.0, sleep=time.sleep)
+    monkeypatch.setattr(course, "time", clock)  # the limit passes as soon as the kernel is at work
     metrics, failures = course.run([path], tmp_path / "out", limit=8)
     assert metrics == {} and failures == ["a.ipynb: stopped, as it ran for 8 s"]
-    wait_for(lambda: not alive(marker), 5)
+    wait_for(lambda: not alive(marker), 30)
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"a.failed.ipynb", "metrics.json"}
 
 
@@ -234,10 +237,12 @@ def test_an_interrupted_run_leaves_no_result_and_no_kernel(notebook, tmp_path):
     path = notebook("a", f"import os, time\nopen({str(marker)!r}, 'w').write(str(os.getpid()))\ntime.sleep(600)")
     runner = subprocess.Popen([sys.executable, course.__file__, "run", str(path), "--out", str(out), "--jobs", "1"],
                               stdout=subprocess.DEVNULL)
-    wait_for(lambda: marker.exists() and marker.read_text())
-    runner.send_signal(signal.SIGTERM)
-    assert runner.wait(30) == 143
-    wait_for(lambda: not alive(marker), 5)
+    try:
+        wait_for(lambda: marker.exists() and marker.read_text())
+    finally:
+        runner.send_signal(signal.SIGTERM)
+    assert runner.wait(60) == 143
+    wait_for(lambda: not alive(marker), 30)
     assert not (out / "a.ipynb").exists() and not (out / "metrics.json").exists()
 
 

@@ -48,7 +48,7 @@ def new_model(seed: int) -> open_clip.CLIP:
 class Pictures:
     """All training pictures in memory: `pixels` (n, 128, 128, 4) uint8, and what each one shows."""
 
-    def __init__(self, rendered: Path, pacs: Path, holdout: float = 0.05):
+    def __init__(self, rendered: Path, pacs: Path, class_weight: float, pacs_share: float, holdout: float = 0.05):
         rows, art = read_index(), np.load(rendered / "pictures.npy", mmap_mode="r")
         keep = [i for i, s in enumerate(splits(rows)) if s == "train" and rows[i]["category"] != "Flags"]
         self.rows = [rows[i] for i in keep]
@@ -81,7 +81,7 @@ class Pictures:
         weight = np.ones(len(self.rows))
         is_pacs = np.array([r["source"] == "pacs" for r in self.rows])
         has_class = np.array([bool(r["class"]) for r in self.rows])
-        weight[has_class] = 4.0
+        weight[has_class] = class_weight
         weight[np.isin([r["class"] for r in self.rows], MINIWORLD) & ~is_pacs] *= 2
         weight[(self.domain == 0) & ~is_pacs] *= 3
         cells: dict[tuple, int] = {}
@@ -89,7 +89,7 @@ class Pictures:
             cells[self.concept[i], self.domain[i]] = cells.get((self.concept[i], self.domain[i]), 0) + 1
         for i in np.flatnonzero(is_pacs):                        # cells count alike, by the square root of their size
             weight[i] = cells[self.concept[i], self.domain[i]] ** -0.5
-        weight[is_pacs] *= 0.36 * weight[~is_pacs].sum() / 0.64 / weight[is_pacs].sum()
+        weight[is_pacs] *= pacs_share / (1 - pacs_share) * weight[~is_pacs].sum() / weight[is_pacs].sum()
         self.weight = weight / weight.sum()
         self.is_art = ~is_pacs
 
@@ -209,6 +209,9 @@ def main() -> None:
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--lr", type=float, default=6e-4)
     p.add_argument("--init", type=Path, help="start from these weights (an ema.pt) instead of ImageNet's")
+    p.add_argument("--class-weight", type=float, default=4.0, help="how often a picture of a named class is drawn")
+    p.add_argument("--pacs-share", type=float, default=0.36, help="of the pictures in a batch")
+    p.add_argument("--candidates", type=int, default=32, help="further class captions a step")
     args = p.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     log = open(args.out / "log.jsonl", "a", buffering=1)
@@ -216,7 +219,7 @@ def main() -> None:
     torch.set_num_threads(2)
     model, tokenizer = new_model(args.seed), open_clip.SimpleTokenizer(context_length=32)
     groups = captions.wordnet(args.wordnet)
-    pictures = Pictures(args.rendered, args.pacs)
+    pictures = Pictures(args.rendered, args.pacs, args.class_weight, args.pacs_share)
     print(len(pictures.rows), "pictures,", len(set(pictures.concept.tolist())), "concepts,", len(groups), "synsets,",
           len(pictures.held), "held", flush=True)
 
@@ -265,7 +268,7 @@ def main() -> None:
             texts.append(text)
             want.append((pictures.concept[i] if fixes != "domain" else -1,
                          pictures.domain[i] if fixes != "concept" else -1))
-        for c in rng.sample(pictures.classes, 32):                 # more candidates, as zero-shot use has them
+        for c in rng.sample(pictures.classes, args.candidates):                 # more candidates, as zero-shot use has them
             texts.append(captions.fill(rng.choice(captions.FREE), captions.SPOKEN.get(c, c)))
             want.append((pictures.class_id[c], -1))
         for d, words in enumerate(captions.DOMAIN_WORDS.values()):
