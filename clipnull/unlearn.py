@@ -80,24 +80,34 @@ def nullspace(rows: Tensor, alpha: float = 1.0, energy: float = 1.0) -> tuple[Te
 METHODS = {"nullspace": nullspace}
 
 
+def special(embeddings: Tensor, mask: Tensor, center: bool = True) -> Tensor:
+    """The rows an edit is built from: embeddings (C, K, d) of the cells in `mask` (C, K) bool -> (n, d).
+
+    With `center`, the mean over all cells is taken off first, so that a row holds what sets its cell apart and not what
+    every picture or every prompt has in common. An edit that takes away such rows makes the forgotten cells look like
+    the average cell; one that takes away the raw rows brings their scores to zero, which need not be low.
+    """
+    return embeddings[mask] - embeddings.mean((0, 1)) if center else embeddings[mask]
+
+
 def unlearn(clip: Clip, forget: Forget, vocabulary: Vocabulary, method: str = "nullspace", alpha: float = 1.0,
-            energy: float = 1.0, prototypes: Prototypes | bool = True, templates: str = "build") -> Edit:
+            energy: float = 1.0, prototypes: Prototypes | bool = True, center: bool = True) -> Edit:
     """The edit that forgets `forget`, from the names in `vocabulary` alone.
 
     alpha: strength in [0, 1]. energy: share of the forget subspace that is taken, in [0, 1].
-    prototypes: True synthesizes those of the forgotten cells (or finds them in the cache); False uses texts only;
-        or what `cell_prototypes` gave.
+    prototypes: True synthesizes one for each cell (or finds them in the cache); False uses texts only; or what
+        `cell_prototypes` gave.
+    center: take away what is special to the forgotten cells (see `special`), or all of their embeddings.
     """
     one_of("method", method, METHODS)
     mask = forget.mask(vocabulary)
-    texts = embed_cells(clip, vocabulary, templates)
-    rows = [texts[mask]]
     if prototypes is True:
-        prototypes = cell_prototypes(clip, vocabulary, mask)
+        prototypes = cell_prototypes(clip, vocabulary)
+    rows = [special(embed_cells(clip, vocabulary), mask, center)]
     if prototypes:
-        if bool((mask & ~prototypes.mask).any()):
-            raise ValueError("prototypes: some forgotten cells have none; expected those of `cell_prototypes` for them")
-        rows.append(prototypes.embeddings[mask])
+        if not prototypes.mask.all():
+            raise ValueError(f"prototypes: {int((~prototypes.mask).sum())} cells have none; expected those of all cells")
+        rows.append(special(prototypes.embeddings, mask, center))
     left, right = METHODS[method](torch.cat(rows), alpha, energy)
-    settings = {"alpha": alpha, "energy": energy, "prototypes": bool(prototypes)}
+    settings = {"alpha": alpha, "energy": energy, "prototypes": bool(prototypes), "center": center}
     return Edit(left, right, method, forget, settings, clip.fingerprint)

@@ -70,13 +70,26 @@ def test_bad_settings_are_refused(clip, settings_, message):
 
 def test_unlearn_zeroes_what_it_was_built_from(clip):
     request = cn.Forget(classes=["dog"])
-    edit = cn.unlearn(clip, request, VOCABULARY, prototypes=False)
+    edit = cn.unlearn(clip, request, VOCABULARY, prototypes=False, center=False)
     texts = cn.embed_cells(clip, VOCABULARY)
     assert edit.rank == 2
     assert edit.transform(texts[1]).norm(dim=1).max() < 1e-5
     assert edit.transform(texts[0]).norm(dim=1).min() > 0.3          # cats are still there
-    with_pictures = cn.unlearn(clip, request, VOCABULARY)            # both modalities: twice the rank
-    assert with_pictures.rank == 4
+    assert cn.unlearn(clip, request, VOCABULARY, center=False).rank == 4   # both modalities
+
+
+def test_centred_rows_leave_the_forgotten_cells_average(clip):
+    texts = cn.embed_cells(clip, VOCABULARY)
+    edit = cn.unlearn(clip, cn.Forget(classes=["dog"]), VOCABULARY, prototypes=False)
+    average = edit.transform(texts.mean((0, 1))[None])
+    torch.testing.assert_close(edit.transform(texts[1]), average.expand(2, -1), atol=1e-5, rtol=0)
+    assert (edit.transform(texts[0]) - average).norm(dim=1).min() > 0.3
+
+
+def test_prototypes_of_all_cells_are_needed(clip):
+    some = cn.cell_prototypes(clip, VOCABULARY, torch.tensor([[True, False]] * 3), steps=1)
+    with pytest.raises(ValueError, match="prototypes: 3 cells have none"):
+        cn.unlearn(clip, cn.Forget(classes=["dog"]), VOCABULARY, prototypes=some)
 
 
 def test_apply_leaves_the_given_model_untouched_and_shares_its_weights(clip):

@@ -7,6 +7,7 @@ from --pacs or the variable CLIPNULL_DATA (a folder <domain>/<class>/*, nothing 
 import argparse
 import os
 import time
+from collections import Counter
 
 import captions
 import numpy as np
@@ -50,12 +51,13 @@ def model_scores(clip: cn.Clip, name: str, world: cn.World) -> None:
                   f"(called {cls!r}: {percent(cn.macro(matrix[row]))})")
 
 
-def many_classes(clip: cn.Clip, rendered: str) -> None:
+def many_classes(clip: cn.Clip, rendered: str, n: int = 200) -> None:
     from render import read_index
     from split import splits
     rows = read_index()
     keep = [i for i, s in enumerate(splits(rows)) if s == "test" and rows[i]["class"]]
-    classes = sorted({r["class"] for r in rows if r["class"]})
+    classes = [c for c, _ in Counter(rows[i]["class"] for i in keep).most_common(n)]     # those with most pictures
+    keep = [i for i in keep if rows[i]["class"] in classes]
     art = np.load(f"{rendered}/pictures.npy", mmap_mode="r")
 
     def picture(i: int) -> Image.Image:
