@@ -4,7 +4,7 @@ PY := .venv/bin/python
 READY := .venv/ready
 
 .DEFAULT_GOAL := help
-.PHONY: help run test env notebooks lab outputs lint lock clean
+.PHONY: help run test env notebooks lab outputs measure lint lock clean
 
 help: ## say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -33,6 +33,9 @@ lab: $(READY) ## open JupyterLab on the notebooks
 
 outputs: $(READY) ## execute every notebook and write its outputs back into notebooks/
 	$(PY) -m clipnull publish
+
+measure: $(READY) ## print the figures of the README and the model card
+	$(PY) data/build/measure.py
 
 lint: $(READY) ## check style
 	$(PY) -m ruff check .

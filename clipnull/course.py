@@ -163,7 +163,8 @@ def execute(path: Path, out: Path, parameters: Mapping[str, object] | None = Non
     failed.unlink(missing_ok=True)
     try:
         papermill.execute_notebook(path, partial, parameters, cwd=path.parent, progress_bar=False,
-                                   coalesce_streams=True, start_timeout=180, execution_timeout=timeout)
+                                   coalesce_streams=True, start_timeout=180, iopub_timeout=60,
+                                   execution_timeout=timeout)
         os.replace(partial, result)
     except Exception as error:
         if partial.exists():

@@ -91,10 +91,11 @@ def special(embeddings: Tensor, mask: Tensor, center: bool = True) -> Tensor:
 
 
 def unlearn(clip: Clip, forget: Forget, vocabulary: Vocabulary, method: str = "nullspace", alpha: float = 1.0,
-            energy: float = 1.0, prototypes: Prototypes | bool = True, center: bool = True) -> Edit:
+            energy: float = 0.9, prototypes: Prototypes | bool = True, center: bool = True) -> Edit:
     """The edit that forgets `forget`, from the names in `vocabulary` alone.
 
-    alpha: strength in [0, 1]. energy: share of the forget subspace that is taken, in [0, 1].
+    alpha: strength in [0, 1]. energy: share of the rows' energy that is taken, in [0, 1]; 0.9 was chosen on the train
+        splits of miniworld and PACS: as much is forgotten as with 1, and fewer directions are lost to what is kept.
     prototypes: True synthesizes one for each cell (or finds them in the cache); False uses texts only; or what
         `cell_prototypes` gave.
     center: take away what is special to the forgotten cells (see `special`), or all of their embeddings.
