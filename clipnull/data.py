@@ -58,7 +58,7 @@ def load_images(folder: str | os.PathLike | None = None, split: str = "test") ->
         folder = data_folder("miniworld") / one_of("split", split, ["test", "train"])
     folder = Path(folder)
     if not folder.is_dir():
-        raise ValueError(f"folder: {str(folder)!r} is not a folder; expected one laid out as <domain>/<class>/<picture>")
+        raise ValueError(f"folder: {str(folder)!r} is not a folder; expected one laid out <domain>/<class>/<picture>")
     files = sorted(f for f in folder.glob("*/*/*") if f.suffix.lower() in SUFFIXES)
     if not files:
         raise ValueError(f"folder: {str(folder)!r} holds no pictures; expected <domain>/<class>/<picture> with one of "

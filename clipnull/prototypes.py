@@ -99,10 +99,11 @@ def synthesize(clip: Clip, targets: Tensor, steps: int = 60, seed: int = 0, rate
     start, pictures, embeddings = time.time(), [], []
     for first in range(0, len(targets), batch):
         rows = slice(first, first + batch)
-        for x, _ in ascend(clip, targets[rows], seeds[rows], steps, rate):
+        for x, _ in ascend(clip, targets[rows], seeds[rows], steps, rate):  # noqa: B007 (the last one counts)
             pass
         with torch.inference_mode():
-            draws = torch.stack([torch.rand(VIEWS, 4, generator=torch.Generator().manual_seed(~s)) for s in seeds[rows]])
+            noise = [torch.Generator().manual_seed(~s) for s in seeds[rows]]
+            draws = torch.stack([torch.rand(VIEWS, 4, generator=g) for g in noise])
             views = [_embed(clip, _view(x, draws[:, i])) for i in range(VIEWS)]
         embeddings.append(F.normalize(sum(views), dim=-1).cpu())
         pictures.append(x.cpu())

@@ -107,7 +107,8 @@ def unlearn(clip: Clip, forget: Forget, vocabulary: Vocabulary, method: str = "n
     rows = [special(embed_cells(clip, vocabulary), mask, center)]
     if prototypes:
         if not prototypes.mask.all():
-            raise ValueError(f"prototypes: {int((~prototypes.mask).sum())} cells have none; expected those of all cells")
+            missing = int((~prototypes.mask).sum())
+            raise ValueError(f"prototypes: {missing} cells have none; expected those of all cells")
         rows.append(special(prototypes.embeddings, mask, center))
     left, right = METHODS[method](torch.cat(rows), alpha, energy)
     settings = {"alpha": alpha, "energy": energy, "prototypes": bool(prototypes), "center": center}

@@ -70,17 +70,17 @@ def test_bad_settings_are_refused(clip, settings_, message):
 
 def test_unlearn_zeroes_what_it_was_built_from(clip):
     request = cn.Forget(classes=["dog"])
-    edit = cn.unlearn(clip, request, VOCABULARY, prototypes=False, center=False)
+    edit = cn.unlearn(clip, request, VOCABULARY, energy=1.0, prototypes=False, center=False)
     texts = cn.embed_cells(clip, VOCABULARY)
     assert edit.rank == 2
     assert edit.transform(texts[1]).norm(dim=1).max() < 1e-5
     assert edit.transform(texts[0]).norm(dim=1).min() > 0.3          # cats are still there
-    assert cn.unlearn(clip, request, VOCABULARY, center=False).rank == 4   # both modalities
+    assert cn.unlearn(clip, request, VOCABULARY, energy=1.0, center=False).rank == 4   # both modalities
 
 
 def test_centred_rows_leave_the_forgotten_cells_average(clip):
     texts = cn.embed_cells(clip, VOCABULARY)
-    edit = cn.unlearn(clip, cn.Forget(classes=["dog"]), VOCABULARY, prototypes=False)
+    edit = cn.unlearn(clip, cn.Forget(classes=["dog"]), VOCABULARY, energy=1.0, prototypes=False)
     average = edit.transform(texts.mean((0, 1))[None])
     torch.testing.assert_close(edit.transform(texts[1]), average.expand(2, -1), atol=1e-5, rtol=0)
     assert (edit.transform(texts[0]) - average).norm(dim=1).min() > 0.3
@@ -93,7 +93,7 @@ def test_prototypes_of_all_cells_are_needed(clip):
 
 
 def test_apply_leaves_the_given_model_untouched_and_shares_its_weights(clip):
-    edit = cn.unlearn(clip, cn.Forget(classes=["dog"]), VOCABULARY, prototypes=False)
+    edit = cn.unlearn(clip, cn.Forget(classes=["dog"]), VOCABULARY, energy=1.0, prototypes=False)
     pixels = torch.randn(2, 3, clip.image_size, clip.image_size, generator=torch.Generator().manual_seed(0))
     z, fingerprint = clip.embed_pixels(pixels), clip.fingerprint
     after = edit.apply(clip)
@@ -106,7 +106,7 @@ def test_apply_leaves_the_given_model_untouched_and_shares_its_weights(clip):
 
 
 def test_an_edit_fits_only_the_model_it_was_made_for(clip):
-    edit = cn.unlearn(clip, cn.Forget(classes=["dog"]), VOCABULARY, prototypes=False)
+    edit = cn.unlearn(clip, cn.Forget(classes=["dog"]), VOCABULARY, energy=1.0, prototypes=False)
     with pytest.raises(ValueError, match="fingerprint"):
         edit.apply(edit.apply(clip))
     narrow = cn.Edit(torch.zeros(8, 1), torch.zeros(8, 1), "nullspace")

@@ -80,7 +80,8 @@ def many_classes(clip: cn.Clip, rendered: str, n: int = 200) -> None:
 def speed(clip: cn.Clip) -> None:
     x = torch.randn(256, 3, clip.image_size, clip.image_size)
     texts = [f"a picture of thing number {i}" for i in range(512)]
-    for label, call, n in (("pictures", lambda: clip.embed_pixels(x), 256), ("prompts", lambda: clip.embed_texts(texts), 512)):
+    for label, call, n in (("pictures", lambda: clip.embed_pixels(x), 256),
+                           ("prompts", lambda: clip.embed_texts(texts), 512)):
         call()
         start = time.perf_counter()
         call()

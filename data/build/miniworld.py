@@ -17,10 +17,9 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import numpy as np
-from PIL import Image, ImageDraw
-
 import render
 import split
+from PIL import Image, ImageDraw
 
 CLASSES = ("bird", "boat", "car", "church", "dog", "elephant", "fish", "flower", "guitar", "hammer", "horse",
            "house", "person", "tree", "umbrella", "windmill")
@@ -323,7 +322,7 @@ def candidates(packages: str) -> list[Picture]:
     dropped = {k for keys in DROP.values() for k in keys.split()}
     people = set(PEOPLE.split())
     unseen, out = set(added) | dropped | people, []
-    for row, family, part in zip(rows, split.families(rows), split.splits(rows)):
+    for row, family, part in zip(rows, split.families(rows), split.splits(rows), strict=False):
         k = key(row)
         unseen.discard(k)
         label = added.get(k, row["class"])

@@ -12,7 +12,7 @@ import json
 import struct
 import zlib
 from concurrent.futures import ProcessPoolExecutor
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +37,7 @@ def svg(text: str, size: int) -> Image.Image:
     return Image.open(io.BytesIO(png))
 
 
-@lru_cache(maxsize=None)
+@cache
 def iconify(packages: str, name: str) -> dict:
     return json.loads((Path(packages) / "npm/x/iconify-json-2.2.535/json" / f"{name}.json").read_text())
 
@@ -94,7 +94,7 @@ def rcc_files(path: Path) -> dict[str, bytes]:
     return out
 
 
-@lru_cache(maxsize=None)
+@cache
 def gcompris(packages: str) -> dict[str, bytes]:
     files = {}
     for path in sorted((Path(packages) / "deb/x/gcompris-qt-data").rglob("*.rcc")):

@@ -66,7 +66,7 @@ def splits(rows: list[dict], held_out: float = 0.3) -> list[str]:
     """
     family = families(rows)
     cells: dict[tuple[str, str], set[str]] = {}
-    for f, row in zip(family, rows):
+    for f, row in zip(family, rows, strict=False):
         if row["class"]:
             cells.setdefault((row["class"], row["domain"]), set()).add(f)
     test = {f for group in cells.values() for f in group if fraction(f) < held_out}

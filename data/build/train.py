@@ -11,14 +11,13 @@ import random
 import time
 from pathlib import Path
 
+import captions
 import numpy as np
 import open_clip
 import torch
 import torch.nn.functional as F
-from PIL import Image
-
-import captions
 from miniworld import CLASSES as MINIWORLD
+from PIL import Image
 from render import read_index
 from split import splits
 
@@ -39,16 +38,17 @@ def new_model(seed: int) -> open_clip.CLIP:
     theirs = {k: v for k, v in theirs.items() if not k.startswith(("_fc", "classifier"))}
     ours = model.visual.trunk.state_dict()
     values = list(theirs.values())
-    if len(ours) != len(values) or any(a.shape != b.shape for a, b in zip(ours.values(), values)):
+    if len(ours) != len(values) or any(a.shape != b.shape for a, b in zip(ours.values(), values, strict=False)):
         raise ValueError(f"{path}: {len(values)} tensors do not match the trunk's {len(ours)}")
-    model.visual.trunk.load_state_dict(dict(zip(ours, values)))
+    model.visual.trunk.load_state_dict(dict(zip(ours, values, strict=False)))
     return model
 
 
 class Pictures:
     """All training pictures in memory: `pixels` (n, 128, 128, 4) uint8, and what each one shows."""
 
-    def __init__(self, rendered: Path, pacs: Path, class_weight: float, pacs_share: float, holdout: float = 0.05):
+    def __init__(self, rendered: Path, pacs: Path, class_weight: float, pacs_share: float,
+                 holdout: float = 0.05):
         rows, art = read_index(), np.load(rendered / "pictures.npy", mmap_mode="r")
         keep = [i for i, s in enumerate(splits(rows)) if s == "train" and rows[i]["category"] != "Flags"]
         self.rows = [rows[i] for i in keep]
@@ -74,7 +74,8 @@ class Pictures:
                 names = [names[0]] * 2 + names[1:] + (extra[:1] if row["class"] != "person" else [])
             self.names.append(names)
         ids: dict[str, int] = {}
-        self.concept = np.array([ids.setdefault(r["class"] or n[0], len(ids)) for r, n in zip(self.rows, self.names)])
+        self.concept = np.array([ids.setdefault(r["class"] or n[0], len(ids))
+                                 for r, n in zip(self.rows, self.names, strict=True)])
         self.domain = np.array([list(captions.DOMAIN_WORDS).index(r["domain"]) for r in self.rows])
         self.classes = sorted({r["class"] for r in self.rows if r["class"]})
         self.class_id = {c: ids[c] for c in self.classes}
@@ -120,7 +121,8 @@ def augment(pixels: np.ndarray, is_art: np.ndarray, size: int, g: torch.Generato
     white = torch.ones(b, 3, 1, 1)
     colour = rand(b, 3, 1, 1)
     pale = 1 - 0.35 * rand(b, 3, 1, 1)
-    ground = torch.where((kind < 0.6).view(-1, 1, 1, 1), white, torch.where((kind < 0.8).view(-1, 1, 1, 1), pale, colour))
+    ground = torch.where((kind < 0.8).view(-1, 1, 1, 1), pale, colour)
+    ground = torch.where((kind < 0.6).view(-1, 1, 1, 1), white, ground)
     dark = (rgb.sum((1, 2, 3)) / (3 * alpha.sum((1, 2, 3)) + 1e-6)) < 0.12    # one dark ink: line, silhouette
     ink = torch.where((rand(b) < 0.25).view(-1, 1, 1, 1), rand(b, 3, 1, 1) * 0.6, torch.zeros(b, 3, 1, 1))
     rgb = torch.where((art & dark).view(-1, 1, 1, 1), rgb + ink * alpha, rgb)
@@ -186,7 +188,7 @@ def validate(model, tokenizer, held: list[Path], size: int) -> dict:
     t = encode_text(model, tokenizer, [captions.fill("a picture of {a}", n) for n in names])
     td = encode_text(model, tokenizer, [captions.fill("a {d}", domain=d) for d in domains])
     right, dright = {}, {}
-    for f, p, q in zip(held, (z @ t.T).argmax(1).tolist(), (z @ td.T).argmax(1).tolist()):
+    for f, p, q in zip(held, (z @ t.T).argmax(1).tolist(), (z @ td.T).argmax(1).tolist(), strict=False):
         cell = (f.parent.name, f.parent.parent.name)
         right.setdefault(cell, []).append(names[p] == cell[0])
         dright.setdefault(cell, []).append(domains[q] == cell[1].replace("_", " "))
@@ -214,7 +216,7 @@ def main() -> None:
     p.add_argument("--candidates", type=int, default=32, help="further class captions a step")
     args = p.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    log = open(args.out / "log.jsonl", "a", buffering=1)
+    log = open(args.out / "log.jsonl", "a", buffering=1)  # noqa: SIM115 (open until the end)
     rng, g, npr = random.Random(args.seed), torch.Generator().manual_seed(args.seed), np.random.default_rng(args.seed)
     torch.set_num_threads(2)
     model, tokenizer = new_model(args.seed), open_clip.SimpleTokenizer(context_length=32)
@@ -258,7 +260,7 @@ def main() -> None:
         for m in frozen:
             m.eval()
         ramp = min(1, (step + 1) / 100) * (0.5 * (1 + np.cos(np.pi * step / args.steps)) * 0.98 + 0.02)
-        for group, top in zip(opt.param_groups, peak):
+        for group, top in zip(opt.param_groups, peak, strict=False):
             group["lr"] = top * ramp
         index = npr.choice(len(pictures.rows), args.batch, replace=False, p=pictures.weight)
         x = augment(pictures.pixels[index], pictures.is_art[index], args.size, g)
@@ -268,7 +270,7 @@ def main() -> None:
             texts.append(text)
             want.append((pictures.concept[i] if fixes != "domain" else -1,
                          pictures.domain[i] if fixes != "concept" else -1))
-        for c in rng.sample(pictures.classes, args.candidates):                 # more candidates, as zero-shot use has them
+        for c in rng.sample(pictures.classes, args.candidates):      # more candidates, as zero-shot use has
             texts.append(captions.fill(rng.choice(captions.FREE), captions.SPOKEN.get(c, c)))
             want.append((pictures.class_id[c], -1))
         for d, words in enumerate(captions.DOMAIN_WORDS.values()):
