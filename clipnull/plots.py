@@ -8,6 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 from IPython.display import HTML, display
+from PIL import Image
 from torch import Tensor
 
 from .data import World
@@ -28,11 +29,20 @@ def show(fig: plt.Figure, alt: str) -> None:
     if not isinstance(alt, str) or len(alt) < 20:
         raise ValueError(f"alt: {alt!r} is not valid; expected a sentence that says what the figure shows")
     buffer = io.BytesIO()
-    fig.savefig(buffer, format="png", metadata={"Software": None})
+    fig.savefig(buffer, format="png")
     plt.close(fig)
-    data, text = base64.b64encode(buffer.getvalue()).decode(), html.escape(alt)
-    display(HTML(f'<figure><img alt="{text}" src="data:image/png;base64,{data}"><figcaption>{text}</figcaption>'
+    picture = Image.open(buffer).convert("RGB")
+    small = min((_encode(picture.quantize(256, dither=Image.Dither.NONE), "png"),       # drawings
+                 _encode(picture, "webp", quality=80, method=6)), key=lambda kind: len(kind[1]))
+    data, text = base64.b64encode(small[1]).decode(), html.escape(alt)
+    display(HTML(f'<figure><img alt="{text}" src="data:image/{small[0]};base64,{data}"><figcaption>{text}</figcaption>'
                  f"</figure>"))
+
+
+def _encode(picture: Image.Image, kind: str, **options: int) -> tuple[str, bytes]:
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **options)
+    return kind, buffer.getvalue()
 
 
 def matrix(values: Tensor, rows: Sequence[str], columns: Sequence[str], title: str = "", ax: plt.Axes | None = None,

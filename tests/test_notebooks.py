@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 GOLDENS = json.loads((ROOT / "tests" / "goldens.json").read_text(encoding="utf-8"))
 MACHINE = re.compile(r"(?<![\w.])/(work|root|home|tmp|Users)/")
-PICTURE = re.compile(r"data:image/png;base64,[A-Za-z0-9+/=]*")
+PICTURE = re.compile(r"data:image/(?:png|webp);base64,[A-Za-z0-9+/=]*")
 LARGEST = 500_000  # bytes a notebook
 
 
