@@ -14,13 +14,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import open_clip
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
 from .errors import at_least, one_of, shorten
+
+with warnings.catch_warnings():
+    warnings.filterwarnings("ignore", message="IProgress not found")       # of tqdm, which open_clip brings
+    import open_clip
 
 
 def data_folder(name: str) -> Path:
