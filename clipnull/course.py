@@ -162,9 +162,15 @@ def execute(path: Path, out: Path, parameters: Mapping[str, object] | None = Non
     result.unlink(missing_ok=True)
     failed.unlink(missing_ok=True)
     try:
-        papermill.execute_notebook(path, partial, parameters, cwd=path.parent, progress_bar=False,
-                                   coalesce_streams=True, start_timeout=180, iopub_timeout=60,
-                                   execution_timeout=timeout)
+        for attempt in range(3):
+            try:
+                papermill.execute_notebook(path, partial, parameters, cwd=path.parent, progress_bar=False,
+                                           coalesce_streams=True, start_timeout=180, iopub_timeout=60,
+                                           execution_timeout=timeout)
+                break
+            except RuntimeError as error:      # a kernel that never came up says nothing about the notebook
+                if attempt == 2 or "died before replying to kernel_info" not in str(error):
+                    raise
         os.replace(partial, result)
     except Exception as error:
         if partial.exists():

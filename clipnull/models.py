@@ -6,7 +6,6 @@ space it shares with texts. Every edit of clipnull acts on z, that is on W.
 import contextlib
 import hashlib
 import logging
-import math
 import os
 import warnings
 from collections.abc import Callable, Sequence
@@ -190,7 +189,3 @@ def quiet():
             yield
     finally:
         logging.root.setLevel(level)
-
-
-def parameters_in_millions(clip: Clip) -> float:
-    return math.fsum(p.numel() for p in clip.model.parameters()) / 1e6

@@ -322,3 +322,23 @@ def test_the_command_line_reports_in_one_line_and_fails(notebook, tmp_path, caps
     bad = notebook("bad", "1 / 0")
     assert course.main(["run", str(bad), "--out", str(tmp_path / "out")]) == 1
     assert "bad.ipynb, cell 1 (1 / 0): ZeroDivisionError" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("failures", [2, 3])
+def test_a_kernel_that_does_not_come_up_is_started_again_twice(notebook, tmp_path, monkeypatch, failures):
+    import papermill
+    calls, real = [], papermill.execute_notebook
+
+    def flaky(*args, **kwargs):
+        calls.append(args)
+        if len(calls) <= failures:
+            raise RuntimeError("Kernel died before replying to kernel_info")
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(papermill, "execute_notebook", flaky)
+    if failures == 2:
+        assert course.execute(notebook("late", "1 + 1"), tmp_path / "out").is_file()
+    else:
+        with pytest.raises(course.NotebookError, match="died before replying"):
+            course.execute(notebook("never", "1 + 1"), tmp_path / "out")
+    assert len(calls) == 3
