@@ -4,7 +4,7 @@ PY := .venv/bin/python
 READY := .venv/ready
 
 .DEFAULT_GOAL := help
-.PHONY: help run test env notebooks lab outputs measure lint lock clean
+.PHONY: help run test env notebooks lab outputs measure bench lint lock clean
 
 help: ## say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -36,6 +36,12 @@ outputs: $(READY) ## execute every notebook and write its outputs back into note
 
 measure: $(READY) ## print the figures of the README and the model card
 	$(PY) data/build/measure.py
+
+bench: $(READY) ## every request x every method on miniworld and, if named, PACS; the speed of the closed form
+	@mkdir -p build
+	$(PY) -m clipnull bench --json build/bench-miniworld.json
+	$(if $(CLIPNULL_DATA),$(PY) -m clipnull bench "$(CLIPNULL_DATA)/test" --json build/bench-data.json)
+	$(PY) -m clipnull bench --speed
 
 lint: $(READY) ## check style
 	$(PY) -m ruff check .

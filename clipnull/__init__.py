@@ -2,7 +2,7 @@
 from . import plots
 from .course import record
 from .data import World, load_images
-from .edit import Edit
+from .edit import Edit, Gate, export, fuse
 from .evaluate import (
     Comparison,
     accuracy_matrix,
@@ -14,14 +14,32 @@ from .evaluate import (
     rates,
     zero_shot,
 )
+from .exercises import check
 from .models import Clip, find_projection, load
 from .prompts import Vocabulary, embed_cells, embed_classes, embed_domains, say
 from .prototypes import Prototypes, cell_prototypes, synthesize
 from .subspace import basis, energy_inside, principal_angles
-from .unlearn import Forget, nullspace, special, unlearn
+from .unlearn import (
+    METHODS,
+    Concepts,
+    Forget,
+    concepts,
+    detector,
+    detectors,
+    gated,
+    nullspace,
+    oblique,
+    residual,
+    ridge,
+    solve,
+    special,
+    unlearn,
+)
 
 __version__ = "0.1.0"
-__all__ = ["Clip", "Comparison", "Edit", "Forget", "Prototypes", "Vocabulary", "World", "accuracy_matrix", "basis",
-           "cell_prototypes", "compare", "domain_accuracy", "embed", "embed_cells", "embed_classes", "embed_domains",
-           "energy_inside", "find_projection", "load", "load_images", "macro", "nullspace", "plots", "predict",
-           "principal_angles", "rates", "record", "say", "special", "synthesize", "unlearn", "zero_shot"]
+__all__ = ["METHODS", "Clip", "Comparison", "Concepts", "Edit", "Forget", "Gate", "Prototypes", "Vocabulary", "World",
+           "accuracy_matrix", "basis", "cell_prototypes", "check", "compare", "concepts", "detector", "detectors", "domain_accuracy",
+           "embed", "embed_cells", "embed_classes", "embed_domains", "energy_inside", "export", "find_projection",
+           "fuse", "gated", "load", "load_images", "macro", "nullspace", "oblique", "plots", "predict",
+           "principal_angles", "rates", "record", "residual", "ridge", "say", "solve", "special", "synthesize",
+           "unlearn", "zero_shot"]

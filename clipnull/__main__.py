@@ -1,6 +1,6 @@
-"""`python -m clipnull`: see `course`."""
+"""`python -m clipnull`: see `course`; `python -m clipnull bench`: see `bench`."""
 import sys
 
-from .course import main
+from . import bench, course
 
-sys.exit(main())
+sys.exit(bench.main(sys.argv[2:]) if sys.argv[1:2] == ["bench"] else course.main())

@@ -9,8 +9,10 @@ from torch import Tensor
 from .data import World
 from .errors import one_of
 from .models import Clip
-from .prompts import TEMPLATES, embed_cells, embed_classes, embed_domains
+from .prompts import Vocabulary, embed_cells, embed_classes, embed_domains
 from .unlearn import Forget
+
+PROMPTS = ("free", "domain", "seen")
 
 
 @lru_cache(maxsize=16)
@@ -22,19 +24,37 @@ def embed(clip: Clip, world: World) -> Tensor:
                       for first in chunks])
 
 
+def readouts(clip: Clip, vocabulary: Vocabulary, prompts: str = "free") -> Tensor:
+    """The zero-shot classifier that `prompts` make for the pictures of each domain: unit vectors, (C, K, d).
+
+    prompts: "free" names no domain ("a picture of a dog"), so that all K are the same; "domain" names the picture's
+        own domain, with held-out templates; "seen" does so with the templates that built the edit.
+    """
+    if one_of("prompts", prompts, PROMPTS) == "free":
+        return embed_classes(clip, vocabulary.classes)[:, None].expand(-1, len(vocabulary.domains), -1)
+    return embed_cells(clip, vocabulary, "build" if prompts == "seen" else prompts)
+
+
+def classify(features: Tensor, texts: Tensor, domains: Tensor) -> Tensor:
+    """The class with the largest cosine, each picture by the classifier of its domain: (n,) int64.
+
+    features: embeddings (n, d); texts: see `readouts`, (C, K, d); domains: of the pictures, (n,).
+    """
+    z = F.normalize(features, dim=-1)
+    predicted = torch.empty(len(z), dtype=torch.int64)
+    for k in range(texts.shape[1]):
+        predicted[domains == k] = (z[domains == k] @ texts[:, k].T).argmax(1)
+    return predicted
+
+
 def predict(clip: Clip, world: World, prompts: str = "free", features: Tensor | None = None) -> Tensor:
     """The class each picture is taken for, among all classes of the vocabulary: (n,) int64.
 
-    prompts: "free" names no domain ("a picture of a dog"); "domain" names the picture's own domain, with held-out
-        templates; "seen" does so with the templates that built the edit.
+    prompts: "free", "domain" or "seen", see `readouts`.
     features: embeddings to use in place of the model's own, (n, d).
     """
-    one_of("prompts", prompts, ["free", "domain", "seen"])
-    z = F.normalize(embed(clip, world) if features is None else features, dim=-1)
-    if prompts == "free":
-        return (z @ embed_classes(clip, world.vocabulary.classes).T).argmax(1)
-    cells = embed_cells(clip, world.vocabulary, "build" if prompts == "seen" else prompts)      # (C, K, d)
-    return torch.einsum("nd,cnd->nc", z, cells[:, world.domains]).argmax(1)
+    texts = readouts(clip, world.vocabulary, prompts)
+    return classify(embed(clip, world) if features is None else features, texts, world.domains)
 
 
 def accuracy_matrix(predicted: Tensor, world: World, label: Tensor | None = None) -> Tensor:
@@ -68,7 +88,9 @@ def macro(matrix: Tensor, mask: Tensor | None = None) -> float:
 def rates(before: Tensor, after: Tensor, forget: Tensor) -> dict[str, float]:
     """What an edit did, from two accuracy matrices (C, K) and the mask of forgotten cells; means are over cells.
 
-    forgetting_rate: (A_F - A'_F) / A_F, the share of the accuracy on forgotten cells that is gone.
+    forgetting_rate: (A_F - A'_F) / A_F, the share of the accuracy on forgotten cells that is gone. Where whole domains
+        go, guessing is all that can be left: the share of the way to chance, min(1, (A_F - A'_F) / (A_F - 1/C)).
+        NaN where the forgotten cells hold no pictures or there was nothing to lose.
     The drops are in percentage points; a negative one is a gain:
     retain_drop: mean over kept cells;  worst_cell_drop: the largest of them;
     sibling_class_drop: over kept cells of a forgotten class (photo dogs when line-drawn dogs go);
@@ -76,14 +98,15 @@ def rates(before: Tensor, after: Tensor, forget: Tensor) -> dict[str, float]:
     """
     drop, kept = 100 * (before - after), ~forget
     same_class, same_domain = forget.any(1, keepdim=True), forget.any(0, keepdim=True)
-    a = macro(before, forget)
+    whole_classes, whole_domains = (bool((forget.all(i) == forget.any(i)).all()) for i in (1, 0))
+    selective = not whole_classes and not whole_domains
+    a, a_after, floor = macro(before, forget), macro(after, forget), 1 / len(forget) if whole_domains else 0.0
     worst = drop[kept]
-    selective = not (forget.all(1) == forget.any(1)).all() and not (forget.all(0) == forget.any(0)).all()
-    return {"forgetting_rate": (a - macro(after, forget)) / a if a else float("nan"),
+    return {"forgetting_rate": min(1.0, (a - a_after) / (a - floor)) if a > floor else float("nan"),
             "retain_drop": macro(drop, kept),
             "sibling_class_drop": macro(drop, kept & same_class) if selective else float("nan"),
             "sibling_domain_drop": macro(drop, kept & same_domain) if selective else float("nan"),
-            "worst_cell_drop": float(worst[~worst.isnan()].max())}
+            "worst_cell_drop": max(worst[~worst.isnan()].tolist(), default=float("nan"))}
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,6 +139,5 @@ def compare(clip: Clip, after: Clip, world: World, forget: Forget, prompts: str 
 
     All class names stay candidates. Prompts of "free" and "domain" are disjoint from those that build edits.
     """
-    one_of("prompts", prompts, [*(p for p in TEMPLATES if p != "build"), "seen"])
-    return Comparison(zero_shot(clip, world, prompts), zero_shot(after, world, prompts),
-                      forget.mask(world.vocabulary), world, forget, prompts)
+    mask = forget.mask(world.vocabulary)
+    return Comparison(zero_shot(clip, world, prompts), zero_shot(after, world, prompts), mask, world, forget, prompts)

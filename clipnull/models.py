@@ -50,7 +50,8 @@ class Clip:
     tokenizer: Callable[[list[str]], Tensor]
     name: str
     pretrained: str | None
-    edits: tuple = ()
+    edits: tuple = ()                 # in the order they act
+    base: "Clip | None" = None        # what was edited; None: nothing was
 
     @property
     def device(self) -> torch.device:
@@ -58,8 +59,9 @@ class Clip:
 
     @property
     def weights(self) -> nn.Parameter:
-        """The parameter that holds the image projection W."""
-        return find_projection(self.model).weight
+        """The parameter that holds the image projection W; the last one of a tower that has none (SigLIP)."""
+        projection = find_projection(self.model)
+        return list(self.model.visual.parameters())[-1] if projection.weight is None else projection.weight
 
     @property
     def width(self) -> int:
@@ -78,9 +80,11 @@ class Clip:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of every weight: 16 hexadecimal digits."""
+        """A hash of every weight, of the unedited model if this one is edited: 16 hexadecimal digits."""
+        if self.base:
+            return self.base.fingerprint
         digest = hashlib.sha256()
-        for key, value in sorted(self.model.state_dict().items()):
+        for key, value in sorted(state(self.model).items()):
             digest.update(key.encode())
             digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
         return digest.hexdigest()[:16]
@@ -99,8 +103,13 @@ class Clip:
         """Embeddings z (not normalised) of preprocessed pictures (n, 3, s, s): (n, d) float32 on the CPU."""
         at_least("batch", batch, 1)
         dtype = self.weights.dtype
-        parts = [self.model.encode_image(p.to(self.device, dtype)) for p in pixels.split(batch)]
+        parts = [self.model.encode_image(p.to(self.device, dtype), normalize=False) for p in pixels.split(batch)]
         return torch.cat(parts).float().cpu()
+
+
+def state(model: nn.Module) -> dict[str, Tensor]:
+    """The weights of `model` under the names they have without `torch.compile`, which puts its own in front."""
+    return {key.replace("_orig_mod.", ""): value.detach() for key, value in model.state_dict().items()}
 
 
 @dataclass(frozen=True)
@@ -108,13 +117,10 @@ class Projection:
     """The last linear map of the image tower, z = f W (+ bias)."""
 
     module: str                       # name of the module that holds it, "visual" or "visual.head.proj"
-    weight: nn.Parameter              # (D, d), or (d, D) if transposed
+    weight: nn.Parameter | None       # (D, d), or (d, D) if transposed; None: not there, but has a place
     bias: nn.Parameter | None         # (d,)
     transposed: bool                  # True for nn.Linear, whose weight is (d, D)
-
-    @property
-    def width(self) -> int:
-        return self.weight.shape[0 if self.transposed else 1]
+    width: int                        # d
 
 
 LINEAR_HEADS = ("visual.attnpool.c_proj", "visual.head.proj", "visual.head.mlp.fc2", "visual.trunk.head.fc",
@@ -124,21 +130,26 @@ LINEAR_HEADS = ("visual.attnpool.c_proj", "visual.head.proj", "visual.head.mlp.f
 def find_projection(model: nn.Module) -> Projection:
     """Where `model` keeps its image projection (open_clip 3.3: ViT, ResNet, timm towers).
 
-    Raises ValueError for towers that do not end in a linear map (SigLIP's attention pool).
+    SigLIP's towers end in an attention pool without one. open_clip's own place for it is `visual.head.proj`: that is
+    the answer, with `weight` None, and an edit puts one there.
+
+    Raises ValueError for towers that do not end in a linear map.
     """
-    proj = getattr(getattr(model, "visual", None), "proj", None)
+    visual = getattr(model, "visual", model)
+    proj = getattr(visual, "proj", None)
     if isinstance(proj, nn.Parameter):
-        return Projection("visual", proj, None, transposed=False)
+        return Projection("visual", proj, None, False, proj.shape[1])
     for name in LINEAR_HEADS:
         try:
             module = model.get_submodule(name)
         except AttributeError:
             continue
         if isinstance(module, nn.Linear):
-            return Projection(name, module.weight, module.bias, transposed=True)
-    kind = type(getattr(model, "visual", model)).__name__
-    raise ValueError(f"model: its image tower ({kind}) does not end in a linear projection; looked for visual.proj, "
-                     f"{', '.join(LINEAR_HEADS)}")
+            return Projection(name, module.weight, module.bias, True, module.out_features)
+    if isinstance(getattr(visual, "head", None), nn.Sequential) and not len(visual.head):
+        return Projection("visual.head.proj", None, None, True, visual.trunk.num_features)
+    raise ValueError(f"model: its image tower ({type(visual).__name__}) does not end in a linear projection; looked "
+                     f"for visual.proj, {', '.join(LINEAR_HEADS)}")
 
 
 def load(name: str = "miniclip", pretrained: str | None = None, device: str | None = None) -> Clip:
@@ -153,14 +164,11 @@ def load(name: str = "miniclip", pretrained: str | None = None, device: str | No
     Raises ValueError for an unknown name or tag, naming near ones, and for weights that do not fit.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    source = source_of(name)
     if name == "miniclip":
         if pretrained is not None:
             raise ValueError(f"pretrained: {pretrained!r} given for miniclip, which brings its own; expected None")
-        source = f"local-dir:{data_folder(name)}"
-    elif isinstance(name, str) and name.startswith(("hf-hub:", "local-dir:")):
-        source = name
-    else:
-        source = one_of("name", name, ["miniclip", *open_clip.list_models()])
+    elif ":" not in name:
         tags = open_clip.list_pretrained_tags_by_model(name)
         if pretrained is not None and pretrained not in tags and not Path(pretrained).is_file():
             one_of("pretrained", pretrained, tags or ["None (this architecture has no published weights)"])
@@ -176,6 +184,15 @@ def load(name: str = "miniclip", pretrained: str | None = None, device: str | No
                          f"{shorten(keys)}") from error
     model.eval().requires_grad_(False)
     return Clip(model, preprocess, tokenizer, name, pretrained)
+
+
+def source_of(name: str) -> str:
+    """What open_clip calls the model `name`."""
+    if name == "miniclip":
+        return f"local-dir:{data_folder(name)}"
+    if isinstance(name, str) and name.startswith(("hf-hub:", "local-dir:")):
+        return name
+    return one_of("name", name, ["miniclip", *open_clip.list_models()])
 
 
 @contextlib.contextmanager

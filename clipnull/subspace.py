@@ -6,21 +6,26 @@ from .errors import within
 
 
 def basis(rows: Tensor, energy: float = 1.0) -> Tensor:
-    """An orthonormal basis U of the span of `rows`, by singular value decomposition: (n, d) -> (d, r) float64.
+    """An orthonormal basis U of the span of `rows`: (n, d) -> (d, r) float64, leading singular directions first.
 
     The leading directions that hold the share `energy` of the rows' sum of squares are kept; directions at rounding
-    level (below 1e-6 of the largest singular value: embeddings come in float32) never are.
+    level (below 1e-6 of the largest singular value: embeddings come in float32) never are. They are the eigenvectors
+    of X^T X, found through X X^T where that is smaller, at half the time of a singular value decomposition.
     """
     within("energy", energy, 0.0, 1.0)
     if rows.ndim != 2 or not len(rows):
         raise ValueError(f"rows: shape {tuple(rows.shape)} is not valid; expected (n, d) with n of at least 1")
     if not torch.isfinite(rows).all():
         raise ValueError("rows: NaN or infinite values; expected finite embeddings")
-    _, values, right = torch.linalg.svd(rows.double(), full_matrices=False)
-    share = values.square().cumsum(0) / values.square().sum()
+    x = rows.double()
+    wide = len(x) <= x.shape[1]
+    values, vectors = torch.linalg.eigh(x @ x.T if wide else x.T @ x)
+    values, vectors = values.flip(0).clamp(min=0), vectors.flip(1)              # descending
+    share = values.cumsum(0) / values.sum()
     rank = int((share < energy - 1e-12).sum()) + 1
-    rank = min(rank, int((values > 1e-6 * values[0]).sum()))
-    return right[:rank].T
+    rank = min(rank, int((values > 1e-12 * values[0]).sum()))
+    u = vectors[:, :rank]
+    return torch.linalg.qr(x.T @ u / values[:rank].sqrt())[0] if wide else u
 
 
 def principal_angles(a: Tensor, b: Tensor) -> Tensor:

@@ -44,7 +44,8 @@ def wait_for(condition, seconds=240):
 def test_record_gives_one_output_that_metrics_of_reads(notebook, tmp_path):
     path = notebook("a", "import importlib.util, numpy as np\n"
                          f"spec = importlib.util.spec_from_file_location('course', {course.__file__!r})\n"
-                         "course = importlib.util.module_from_spec(spec); spec.loader.exec_module(course)",
+                         "import sys; course = importlib.util.module_from_spec(spec)\n"
+                         "sys.modules['course'] = course; spec.loader.exec_module(course)",
                     "course.record(angle=np.float32(1.5), count=7)")
     nb = nbformat.read(course.execute(path, tmp_path / "out"), 4)
     assert course.metrics_of(nb) == {"angle": 1.5, "count": 7.0}
@@ -100,17 +101,179 @@ def test_compare_names_notebook_metric_expected_and_got(metrics, words):
 
 def test_goldens_take_values_over_keep_atol_and_refuse_new_metrics(tmp_path, capsys):
     metrics, goldens = tmp_path / "metrics.json", tmp_path / "goldens.json"
-    goldens.write_text(json.dumps({**GOLDEN, "05": GOLDEN["04"]}))
+    goldens.write_text(json.dumps({"mini": {**GOLDEN, "05": GOLDEN["04"]}, "pacs": GOLDEN}))
     metrics.write_text(json.dumps({"04": {"gap": 11.0}}))
     command = ["goldens", str(metrics), "--goldens", str(goldens)]
     assert course.main(command) == 0
     assert "04: gap: 10.0 -> 11.0" in capsys.readouterr().out
-    assert json.loads(goldens.read_text()) == {"04": {"gap": {"value": 11.0, "atol": 0.5, "null": 0.0}},
-                                               "05": GOLDEN["04"]}
+    assert json.loads(goldens.read_text()) == {
+        "mini": {"04": {"gap": {"value": 11.0, "atol": 0.5, "null": 0.0}}, "05": GOLDEN["04"]}, "pacs": GOLDEN}
     metrics.write_text(json.dumps({"04": {"new": 1.0}}))
     assert course.main(command) == 1
     assert "04: new" in capsys.readouterr().err
-    assert json.loads(goldens.read_text())["04"] == {"new": {"value": 1.0, "atol": None, "null": None}}
+    assert json.loads(goldens.read_text())["mini"]["04"] == {"new": {"value": 1.0, "atol": None, "null": None}}
+    assert course.main([*command, "--profile", "pacs"]) == 1
+    assert set(json.loads(goldens.read_text())["pacs"]["04"]) == {"new"}
+
+
+def test_a_failure_names_cell_metric_expected_got_and_where_the_notebook_lies(notebook, tmp_path, capsys, monkeypatch):
+    path = notebook("a", PARAMETERS, "x = 1", RECORD)
+    goldens, out = tmp_path / "goldens.json", tmp_path / "out"
+    goldens.write_text(json.dumps({"mini": {"a": {name: {"value": v, "atol": 0.1, "null": 9.0}
+                                                  for name, v in (("seed", 3.0), ("rate", 0.5))},
+                                            "b": {"not run": {"value": 1.0, "atol": 0.1, "null": 9.0}}}}))
+    command = ["run", str(path), "--out", str(out), "--goldens", str(goldens), "--profile", "mini"]
+    assert course.main([*command, "--check", "-p", "rate", "0.75"]) == 1
+    assert (f"a.ipynb, cell 3 (from IPython.display import display): rate: expected 0.5 ± 0.1, got 0.75; "
+            f"executed: {out / 'a.ipynb'}") in capsys.readouterr().err.splitlines()
+    lines = [line.split() for line in (out / "diff.txt").read_text().splitlines()]
+    assert lines[1:] == [["a", "rate", "0.5", "0.1", "0.75", "+0.25", "FAILED"], ["a", "seed", "3", "0.1", "3", "+0"]]
+    monkeypatch.setattr(course, "run", lambda *_: ({"a": {"seed": 3.0, "rate": 0.75}}, []))
+    assert course.main([*command, "--update-goldens"]) == 0
+    assert "a: rate: 0.5 -> 0.75" in capsys.readouterr().out
+    assert course.main([*command, "--check"]) == 0
+
+
+def test_diff_shows_what_is_new_and_what_is_missing():
+    text = course.diff({"04": {"new": 2.0}}, GOLDEN)
+    assert [line.split()[:1] + line.split()[-1:] for line in text.splitlines()[1:]] == [["04", "FAILED"]] * 2
+
+
+@pytest.mark.parametrize("kept", ["old", None])
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, kept):
+    path = tmp_path / "goldens.json"
+    if kept:
+        path.write_text(kept)
+    monkeypatch.setattr(os, "replace", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        course.update_goldens({"04": {"gap": 1.0}}, path) if not kept else course._write(path, "new")
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == ([("goldens.json", kept)] if kept else [])
+
+
+def test_a_killed_write_leaves_a_whole_file(tmp_path):
+    """Killed at twelve moments, without a chance to clean up, in the middle of writing goldens again and again."""
+    path = tmp_path / "goldens.json"
+    program = (f"import importlib.util, pathlib, itertools\n"
+               f"spec = importlib.util.spec_from_file_location('course', {course.__file__!r})\n"
+               "import sys; course = importlib.util.module_from_spec(spec); sys.modules['course'] = course\n"
+               "spec.loader.exec_module(course)\n"
+               "for i in itertools.count():\n"
+               f"    course.update_goldens({{'04': {{f'metric{{k}}': i for k in range(3000)}}}}, "
+               f"pathlib.Path({str(path)!r}))")
+    for delay in range(12):
+        writer = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.DEVNULL)
+        before = path.stat().st_ino if path.exists() else None
+        wait_for(lambda before=before: path.exists() and path.stat().st_ino != before, 60)
+        time.sleep(0.007 * delay)
+        writer.kill()
+        writer.wait(60)
+        assert len(json.loads(path.read_text())["mini"]["04"]) == 3000
+
+
+# --- profiles
+
+@pytest.fixture
+def no_gpu(monkeypatch):
+    monkeypatch.setattr(course, "default_profile", lambda: "mini")
+
+
+def test_a_profile_sets_only_what_a_notebook_has(notebook, monkeypatch, no_gpu):
+    monkeypatch.setenv("CLIPNULL_DATA", "/pictures")
+    plain = notebook("a", PARAMETERS)
+    pictures = notebook("b", "# parameters\ndata = ''  # folder\ndomain = 'line'  # of the examples")
+    assert course.preset(plain, "mini") == course.preset(plain, "pacs") == course.preset(pictures, "mini") == {}
+    assert course.preset(pictures, "pacs") == {"data": "/pictures/test", "domain": "sketch"}
+
+
+def test_a_profile_without_what_it_needs_is_refused(notebook, monkeypatch, no_gpu, tmp_path):
+    monkeypatch.delenv("CLIPNULL_DATA", raising=False)
+    path = notebook("a", PARAMETERS, RECORD)
+    for profile, words in (("pacs", "CLIPNULL_DATA"), ("gpu", "no*n*e"), ("max", "expected one of mini, gpu, pacs")):
+        with pytest.raises(ValueError, match=f"profile: '{profile}' .*{words}"):
+            course.run([path], tmp_path / "out", profile=profile)
+    assert not (tmp_path / "out").exists()
+
+
+def test_run_follows_the_profile(notebook, tmp_path, monkeypatch, no_gpu):
+    monkeypatch.setenv("CLIPNULL_DATA", "/pictures")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    plain = notebook("a", PARAMETERS, RECORD)
+    pictures = notebook("b", "# parameters\ndata = ''  # folder\nseed = 1  # s", "rate = 0.0", RECORD,
+                        "import os\nprint(data, os.environ['CUDA_VISIBLE_DEVICES'])")
+    printed = {}
+    for profile in ("pacs", "mini"):
+        metrics, failures = course.run([plain, pictures], tmp_path / profile, {"seed": 4}, profile=profile)
+        printed[profile] = outputs_of(nbformat.read(tmp_path / profile / "b.ipynb", 4))[-1].text.split()
+        assert not failures and metrics["b"]["seed"] == 4 and ("a" in metrics) == (profile == "mini")
+    assert printed == {"pacs": ["/pictures/test", "0"], "mini": []}
+
+
+def test_every_parameter_of_a_profile_is_known_to_a_notebook():
+    known = {name for path in (Path(__file__).parent.parent / "notebooks").glob("*.ipynb")
+             for name in course.parameters_of(path)}
+    for name, profile in course.PROFILES.items():
+        assert set(profile.parameters) <= known, name
+        assert profile.goldens in course.PROFILES
+
+
+# --- seeds
+
+def test_seeds_propose_tolerances_from_the_spread(notebook, tmp_path, capsys, no_gpu, monkeypatch):
+    def run(paths, out, parameters, *_):
+        assert [p.stem for p in paths] == ["a"] and out.name == f"seed-{parameters['seed']}"
+        out.mkdir(parents=True)
+        return {"a": {"seed": float(parameters["seed"]), "rate": 0.5}}, []
+
+    monkeypatch.setattr(course, "run", run)
+    paths = [notebook("a", PARAMETERS, RECORD), notebook("b", "# parameters\nx = 1  # no seed")]
+    goldens = tmp_path / "goldens.json"
+    goldens.write_text(json.dumps({"mini": {"a": {"seed": {"value": 2.0, "atol": 1.5, "null": 8.0},
+                                                  "rate": {"value": 0.5, "atol": 0.1, "null": 0.0}}}}))
+    found = course.seeds(paths, tmp_path / "out", 5, 4.0, goldens)
+    assert json.loads((tmp_path / "out" / "seeds.json").read_text()) == found
+    assert found["a"]["seed"] == {"values": [0, 1, 2, 3, 4], "mean": 2.0, "sd": pytest.approx(2.5 ** 0.5), "atol": 6.3}
+    assert found["a"]["rate"]["atol"] == 0.005, "all seeds agree: 1 % of the mean"
+    printed = capsys.readouterr().out
+    (row,) = [line for line in printed.splitlines() if line.split()[:2] == ["a", "seed"] and "outside" in line]
+    assert row.split()[2:9] == ["2", "0", "4", "1.581", "2", "1.5", "6.3"]
+    assert row.endswith("a seed is outside, null accepted")
+    assert "b: left out" in printed and "4 x the standard deviation over 5 seeds" in printed
+
+
+def test_seeds_want_five(notebook, tmp_path):
+    with pytest.raises(ValueError, match="count: 4 is too few; expected at least five"):
+        course.seeds([notebook("a", PARAMETERS)], tmp_path, 4)
+
+
+def test_seeds_run_the_notebook_and_stop_at_a_failure(notebook, tmp_path, no_gpu):
+    path = notebook("a", PARAMETERS, "assert seed != 0", RECORD)
+    with pytest.raises(course.NotebookError, match=r"seed 0:\na.ipynb, cell 2 \(assert seed != 0\)"):
+        course.seeds([path], tmp_path / "out")
+
+
+# --- the student edition
+
+def test_the_student_edition_has_no_solutions_and_no_outputs(notebook, tmp_path, capsys):
+    path = notebook("a", PARAMETERS, "def f(x):\n    raise NotImplementedError", "def secret(x): return 2", RECORD)
+    nb = nbformat.read(path, 4)
+    nb.cells[1].metadata["tags"], nb.cells[2].metadata["tags"] = ["exercise"], ["solution"]
+    nb.metadata["clipnull"] = {"stamp": "x"}
+    nb.cells[3].outputs, nb.cells[3].execution_count = [nbformat.v4.new_output("stream", text="x")], 4
+    nbformat.write(nb, path)
+    before, out = path.read_bytes(), tmp_path / "student"
+    assert course.main(["student", str(path), "--out", str(out)]) == 0
+    text = (out / "a.ipynb").read_text()
+    student = nbformat.reads(text, 4)
+    assert "secret" not in text and "stamp" not in text and path.read_bytes() == before
+    assert [cell.id for cell in student.cells] == ["cell-0", "cell-1", "cell-3"]
+    assert not outputs_of(student) and student.cells[2].execution_count is None
+    nbformat.validate(student)
+    assert course.main(["student", str(path), "--out", str(out)]) == 0, "again: nothing changed there"
+    student.cells[1].source = "def f(x): return 1"
+    nbformat.write(student, out / "a.ipynb")
+    assert course.main(["student", str(path), "--out", str(out)]) == 1
+    assert "exists and differs" in capsys.readouterr().err
+    assert "return 1" in (out / "a.ipynb").read_text(), "a student's work is kept"
 
 
 # --- parameters
@@ -243,7 +406,7 @@ def test_an_interrupted_run_leaves_no_result_and_no_kernel(notebook, tmp_path):
         runner.send_signal(signal.SIGTERM)
     assert runner.wait(60) == 143
     wait_for(lambda: not alive(marker), 30)
-    assert not (out / "a.ipynb").exists() and not (out / "metrics.json").exists()
+    assert list(out.iterdir()) == []
 
 
 def test_run_refuses_nothing_missing_and_twice(notebook, tmp_path):

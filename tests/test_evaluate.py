@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import clipnull as cn
+from clipnull import evaluate
 
 NAN = float("nan")
 BEFORE = torch.tensor([[0.8, 0.6], [1.0, NAN], [0.5, 0.9]], dtype=torch.float64)
@@ -24,6 +25,34 @@ def test_rates_of_a_selective_request_by_hand():
     assert r["sibling_class_drop"] == pytest.approx(20)              # same class, other domain
     assert r["sibling_domain_drop"] == pytest.approx((10 - 10) / 2)  # same domain, other classes
     assert r["worst_cell_drop"] == pytest.approx(20)
+
+
+@pytest.mark.parametrize("left, rate", [(0.9, 0.0), (0.7, 0.2 / (0.9 - 1 / 3)), (1 / 3, 1.0), (0.0, 1.0),
+                                        (1.0, -0.1 / (0.9 - 1 / 3))])
+def test_whole_domains_are_measured_on_the_way_to_chance(left, rate):
+    before, after = BEFORE.clone(), BEFORE.clone()
+    before[:, 0], after[:, 0] = torch.tensor([0.9, NAN, 0.9]), torch.tensor([left, NAN, left])
+    assert cn.rates(before, after, mask((0, 0), (1, 0), (2, 0)))["forgetting_rate"] == pytest.approx(rate)
+
+
+def test_chance_is_for_whole_domains_only():
+    zero = torch.zeros_like(BEFORE)
+    for m in (mask((0, 0)), mask((0, 0), (0, 1)), mask((0, 0), (2, 0))):
+        half = cn.rates(BEFORE, BEFORE / 2, m)["forgetting_rate"]
+        assert half == pytest.approx(0.5) and cn.rates(BEFORE, zero, m)["forgetting_rate"] == 1
+
+
+def test_a_domain_at_chance_has_nothing_to_lose():
+    low = torch.full((3, 2), 1 / 3, dtype=torch.float64)
+    assert math.isnan(cn.rates(low, low, mask((0, 0), (1, 0), (2, 0)))["forgetting_rate"])
+    assert cn.rates(low, low, mask((0, 0)))["forgetting_rate"] == 0
+
+
+def test_kept_cells_without_pictures_give_no_drop():
+    only = torch.full((3, 2), NAN, dtype=torch.float64)
+    only[0] = 0.5
+    r = cn.rates(only, only, mask((0, 0), (0, 1)))
+    assert r["forgetting_rate"] == 0 and math.isnan(r["retain_drop"]) and math.isnan(r["worst_cell_drop"])
 
 
 def test_siblings_are_undefined_for_whole_classes_and_whole_domains():
@@ -69,6 +98,23 @@ def test_forgetting_a_class_on_pictures(clip, world):
     g = torch.Generator().manual_seed(0)
     random = cn.Edit(*cn.nullspace(torch.randn(edit.rank, clip.width, generator=g)), "nullspace")
     assert cn.compare(clip, random.apply(clip), world, request).rates["forgetting_rate"] < 0.2
+
+
+def test_each_picture_is_read_by_the_classifier_of_its_domain():
+    texts = torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[0.0, 1.0], [1.0, 0.0]]])          # the second domain swaps them
+    z = torch.tensor([[2.0, 1.0], [2.0, 1.0], [0.1, 0.3]])
+    assert evaluate.classify(z, texts, torch.tensor([0, 1, 0])).tolist() == [0, 1, 1]
+
+
+def test_readouts_without_domains_are_the_same_for_all(clip, world):
+    free = evaluate.readouts(clip, world.vocabulary)
+    assert free.shape == (16, 6, clip.width) and torch.equal(free[:, 0], free[:, 5])
+    assert torch.equal(free[:, 0], cn.embed_classes(clip, world.vocabulary.classes))
+    for prompts, templates in (("domain", "domain"), ("seen", "build")):
+        texts = evaluate.readouts(clip, world.vocabulary, prompts)
+        assert torch.equal(texts, cn.embed_cells(clip, world.vocabulary, templates))
+        predicted = torch.einsum("nd,cnd->nc", cn.embed(clip, world), texts[:, world.domains]).argmax(1)
+        assert torch.equal(cn.predict(clip, world, prompts), predicted)
 
 
 def test_prompts_are_checked(clip, world):

@@ -66,11 +66,16 @@ def test_an_edit_is_exact_on_a_real_architecture():
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)
 
 
-def test_towers_without_a_linear_end_are_refused():
+def test_a_tower_without_a_linear_end_has_a_place_for_one():
     with torch.device("meta"):
         model = open_clip.create_model("ViT-B-16-SigLIP", load_weights=False, pretrained_text=False, device="meta")
-    with pytest.raises(ValueError, match="does not end in a linear projection"):
-        cn.find_projection(model)
+    projection = cn.find_projection(model)
+    assert (projection.module, projection.weight, projection.width) == ("visual.head.proj", None, 768)
+
+
+def test_towers_without_a_linear_end_are_refused():
+    with pytest.raises(ValueError, match="image tower .Conv2d. does not end in a linear projection"):
+        cn.find_projection(torch.nn.Conv2d(3, 4, 1))
 
 
 @pytest.mark.parametrize(("arguments", "message"), [

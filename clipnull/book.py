@@ -1,0 +1,126 @@
+"""The course as a static site: the stored outputs rendered by Sphinx, nothing executed, nothing fetched.
+
+Sphinx brings navigation and search, myst-nb reads notebooks, furo is the look. Formulas become MathML here, which
+browsers draw by themselves and screen readers can read: no script, and nothing from another site.
+
+The packages are those of the extra `book`, imported only where they are needed.
+"""
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+INDEX = """# clipnull
+
+Learn, see and measure how a pretrained CLIP can be made to forget, without training and without data. These pages are
+the notebooks of the course with their outputs, in order. Solutions of exercises are folded away.
+
+```{toctree}
+:maxdepth: 1
+:caption: The course
+
+%s
+```
+"""
+STYLE = """.content { width: 56em }                        /* room for lines of 120 characters of code */
+pre { font-size: 78% }
+div.math { overflow: auto hidden; margin: 1em 0 }
+figure { margin: 1em 0; max-width: 100%; overflow: auto hidden }
+figure img { max-width: 100%; height: auto; background: white }
+figcaption { font-size: 90% }
+"""
+SETTINGS = {"project": "clipnull", "html_title": "clipnull", "html_theme": "furo", "html_show_sphinx": False,
+            "html_copy_source": False, "html_show_copyright": False, "html_css_files": ["course.css"],
+            "extensions": ["myst_nb", "clipnull.book"], "html_math_renderer": "mathml", "nb_execution_mode": "off",
+            "nb_merge_streams": True, "nb_code_prompt_show": "Show the solution",
+            "nb_code_prompt_hide": "Hide the solution", "myst_enable_extensions": ["dollarmath", "amsmath"],
+            "myst_heading_anchors": 3}
+FENCES = {r"\lVert": "‖", r"\rVert": "‖", r"\Vert": "‖", r"\|": "‖", r"\lvert": "|", r"\rvert": "|"}
+"""What latex2mathml leaves as it is after \\big and \\Big."""
+
+
+def build(pages: Sequence[Path], out: Path) -> Path:
+    """Render `pages` (notebooks and Markdown) into the folder `out`, which is replaced as a whole; return its index.
+
+    Raises ValueError for a missing page and for an `out` that holds something else; RuntimeError with all that Sphinx
+    complains of, a broken link for example, and without Sphinx. `out` then stays as it was.
+    """
+    try:
+        from sphinx.application import Sphinx
+    except ImportError:
+        raise RuntimeError("sphinx is not installed; expected the extra book: pip install -e '.[book]'") from None
+    pages, out = [Path(page) for page in pages], Path(out).resolve()
+    for page in pages:
+        if not page.is_file():
+            raise ValueError(f"pages: {page} does not exist; expected notebooks and Markdown files")
+    if out.exists() and not (out / "genindex.html").is_file():
+        raise ValueError(f"out: {out} exists and is no book; expected a new folder or that of an earlier book")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".book-") as scratch:
+        source, site, complaints = Path(scratch, "source"), Path(scratch, "site"), Path(scratch, "complaints")
+        Path(source, "_static").mkdir(parents=True)
+        Path(source, "_static", "course.css").write_text(STYLE, encoding="utf-8")
+        Path(source, "index.md").write_text(INDEX % "\n".join(page.stem for page in pages), encoding="utf-8")
+        for page in pages:
+            _copy(page, source / page.name)
+        with complaints.open("w+", encoding="utf-8") as stream:
+            settings = {**SETTINGS, "html_static_path": [str(source / "_static")]}
+            app = Sphinx(source, None, site, Path(scratch, "doctrees"), "html", settings, status=None, warning=stream)
+            app.build()
+            stream.seek(0)
+            found = re.sub(r"\x1b\[[0-9;]*m", "", stream.read()).replace(f"{source}{os.sep}", "").strip()
+        if found or app.statuscode:
+            raise RuntimeError(f"the book was not built:\n{found}")
+        if out.exists():
+            os.replace(out, Path(scratch, "former"))
+        os.replace(site, out)
+    return out / "index.html"
+
+
+def _copy(page: Path, target: Path) -> None:
+    """Copy a page for Sphinx: of a notebook's outputs only what is for reading, the code of solutions folded."""
+    if page.suffix != ".ipynb":
+        shutil.copyfile(page, target)
+        return
+    import nbformat
+
+    nb = nbformat.read(page, as_version=4)
+    for cell in nb.cells:
+        tags = cell.metadata.get("tags", [])
+        if "solution" in tags:
+            cell.metadata["tags"] = [*tags, "hide-input"]
+        for output in cell.get("outputs", ()):
+            for kind in [kind for kind in output.get("data", {}) if "clipnull" in kind]:
+                del output["data"][kind]
+    nbformat.write(nb, target)
+
+
+def mathml(latex: str, display: bool) -> str:
+    """A formula as MathML. Raises ValueError for one that holds something latex2mathml does not know."""
+    from latex2mathml.converter import convert
+
+    text = convert(re.sub(r"\\arg(?![a-z])", r"\\operatorname{arg}", latex), display="block" if display else "inline")
+    for name, sign in FENCES.items():
+        text = text.replace(f">{name}<", f">{sign}<")
+    unknown = re.findall(r">([^<]*\\[^<]*)<", text)
+    if unknown:
+        raise ValueError(f"latex: {' '.join(unknown)} in {latex!r} is not known; expected what latex2mathml renders")
+    return text
+
+
+def setup(app) -> dict:
+    """Called by Sphinx: make `mathml` the renderer of formulas."""
+    from docutils.nodes import SkipNode
+
+    def inline(writer, node):
+        writer.body.append(mathml(node.astext(), display=False))
+        raise SkipNode
+
+    def block(writer, node):
+        writer.body.append(f'<div class="math">{mathml(node.astext(), display=True)}</div>\n')
+        raise SkipNode
+
+    app.add_html_math_renderer("mathml", (inline, None), (block, None))
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

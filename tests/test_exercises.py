@@ -1,0 +1,338 @@
+"""Every exercise of every notebook: its check tells right from wrong, and its cells keep the conventions.
+
+Answers stand here as source, and run with the imports of their notebook alone.
+"""
+import ast
+import json
+import re
+from pathlib import Path
+from textwrap import dedent
+
+import nbformat
+import pytest
+import torch
+
+from clipnull import exercises
+
+ROOT = Path(__file__).parent.parent
+TASK = re.compile(r"(?s)\*\*Exercise (\d)\*\* \((\d+) min, (easy|medium|hard)\)\. .+"
+                  r"<details><summary>Hint</summary>\n\n.+</details>$")
+
+# identity -> two plausible wrong answers, and a right one that is written differently from the solution
+ANSWERS = {
+    "00-1": ("def f(report): return [l.removeprefix('[FAIL]').strip() for l in report.splitlines() if '[FAIL]' in l]",
+             "def f(report): return sum(line.startswith('[FAIL]') for line in report.splitlines())",
+             """
+             import re
+             def f(report): return [m.strip() for m in re.findall(r'^\\[FAIL\\](.*)$', report, re.M)]
+             """),
+    "00-2": ("def f(z): return z / z.norm()",
+             "def f(z): return z / z.norm(dim=0)",
+             "def f(z): return torch.einsum('nd,n->nd', z, z.square().sum(1).rsqrt())"),
+    "01-1": ("def f(x, p, s): return (s * x @ p.T).softmax(1)",
+             "def f(x, p, s): return (s * F.normalize(x, dim=1) @ F.normalize(p, dim=1).T).softmax(0)",
+             """
+             def f(x, p, s):
+                 e = torch.exp(s * F.cosine_similarity(x[:, None], p[None], dim=-1))
+                 return e / e.sum(1, keepdim=True)
+             """),
+    "01-2": ("def f(cells): return cells.mean(0) - cells.mean((0, 1))",
+             "def f(cells): return cells.mean(1)",
+             """
+             def f(cells):
+                 of_class = torch.einsum('ckd->cd', cells) / cells.shape[1]
+                 return of_class - of_class.mean(0, keepdim=True)
+             """),
+    "02-1": ("""
+             def f(x, embed, t, rate):
+                 x = x.detach().requires_grad_()
+                 loss = F.cosine_similarity(embed(x), t[None]).sum()
+                 return (x - rate * torch.autograd.grad(loss, x)[0]).detach()
+             """,
+             """
+             def f(x, embed, t, rate):
+                 x = x.detach().requires_grad_()
+                 return (x + rate * torch.autograd.grad((embed(x) @ t).sum(), x)[0]).detach()
+             """,
+             """
+             def f(x, embed, t, rate):
+                 def cosine(one):
+                     z = embed(one[None])[0]
+                     return z @ t / (z.norm() * t.norm())
+                 return torch.stack([one + rate * torch.func.grad(cosine)(one) for one in x])
+             """),
+    "02-2": ("def f(x): return x.diff(dim=-1).square().mean() + x.diff(dim=-2).square().mean()",
+             "def f(x): return x.diff(dim=-1).abs().mean((1, 2, 3)) + x.diff(dim=-2).abs().mean((1, 2, 3))",
+             """
+             def f(x):
+                 across, down = x[..., 1:] - x[..., :-1], x[..., 1:, :] - x[..., :-1, :]
+                 return torch.stack([(a ** 2).mean() + (b ** 2).mean() for a, b in zip(across, down)])
+             """),
+    "03-1": ("""
+             def f(rows, energy):
+                 u, s, v = torch.linalg.svd(rows, full_matrices=False)
+                 return v[:int((s.cumsum(0) / s.sum() < energy - 1e-12).sum()) + 1].T
+             """,
+             """
+             def f(rows, energy):
+                 u, s, v = torch.linalg.svd(rows, full_matrices=False)
+                 share = (s ** 2).cumsum(0) / (s ** 2).sum()
+                 return v[:int((share < energy - 1e-12).sum()) + 1]
+             """,
+             """
+             def f(rows, energy):
+                 values, vectors = torch.linalg.eigh(rows.T @ rows)
+                 values, vectors = values.flip(0).clamp(min=0), vectors.flip(1)
+                 for r in range(1, len(rows) + 1):
+                     if values[:r].sum() >= (energy - 1e-12) * values.sum():
+                         return -vectors[:, :r]
+                 return vectors[:, :len(rows)]
+             """),
+    "03-2": ("def f(u, v): return torch.acos(torch.linalg.svdvals(u.T @ v).clamp(max=1)).rad2deg()",
+             "def f(u, v): return torch.linalg.svdvals(u.T @ v)",
+             "def f(u, v): return torch.as_tensor(subspace_angles(u.numpy(), v.numpy())[::-1].copy())"),
+    "04-1": ("def f(rows, alpha): return torch.eye(rows.shape[1], dtype=rows.dtype) - alpha * rows.T @ rows",
+             "def f(rows, alpha): return alpha * cn.basis(rows) @ cn.basis(rows).T",
+             """
+             def f(rows, alpha):
+                 inside = rows.T @ torch.linalg.inv(rows @ rows.T) @ rows
+                 return torch.eye(len(inside), dtype=inside.dtype) - alpha * inside
+             """),
+    "04-2": ("def f(before, after, forget): return float((before - after)[forget].nanmean())",
+             "def f(before, after, forget): return float(1 - after[forget].mean() / before[forget].mean())",
+             """
+             def f(before, after, forget):
+                 there = forget & ~before.isnan()
+                 return 1 - after[there].sum().item() / before[there].sum().item()
+             """),
+}
+
+
+# --- what is asked of the cells of exercises
+
+def tagged(cell, tag: str) -> bool:
+    return tag in cell.metadata.get("tags", ())
+
+
+def found(path: Path) -> dict[str, list]:
+    """Identity -> the four cells of each exercise, wherever a cell is tagged `exercise`."""
+    cells = nbformat.read(path, 4).cells
+    stubs = [i for i, cell in enumerate(cells) if tagged(cell, "exercise")]
+    return {f"{path.name[:2]}-{k}": cells[max(0, i - 1):i + 3] for k, i in enumerate(stubs, 1)}
+
+
+def exercise_faults(number: str, nb) -> list[str]:
+    cells, faults = nb.cells, []
+    stubs = [i for i, cell in enumerate(cells) if tagged(cell, "exercise")]
+    if not 2 <= len(stubs) <= 4:
+        faults.append(f"{len(stubs)} exercises, not two to four")
+    if sum(tagged(cell, "solution") for cell in cells) != len(stubs):
+        faults.append("not one solution for each exercise")
+    for k, i in enumerate(stubs, 1):
+        text, stub, soft, solution = (*cells[i - 1:i + 3], *[nbformat.v4.new_raw_cell()] * 3)[:4]
+        task = TASK.search(text.source) if text.cell_type == "markdown" else None
+        if not task or task[1] != str(k):
+            faults.append(f"no task before exercise {k}, with number, minutes, difficulty and a folded hint at its end")
+        name, last, documented = defined(stub)
+        if last != "raise NotImplementedError" or not documented:
+            faults.append(f"exercise {k}: the stub is not one documented function that raises NotImplementedError")
+        if soft.source != f'cn.check("{number}-{k}", {name})':
+            faults.append(f"exercise {k}: the soft check does not follow the stub")
+        answer = defined(solution)[0]
+        if not tagged(solution, "solution") or not solution.metadata.get("jupyter", {}).get("source_hidden"):
+            faults.append(f"exercise {k}: no folded solution follows the check")
+        if not solution.source.endswith(f'cn.check("{number}-{k}", {answer}, strict=True)') or answer == name:
+            faults.append(f"exercise {k}: the solution has no name of its own, or is not checked strictly")
+        others = [c.source for j, c in enumerate(cells) if c.cell_type == "code" and not i <= j <= i + 2]
+        faults += [f"exercise {k}: {n} is used elsewhere" for n in (name, answer)
+                   if any(re.search(rf"\b{re.escape(n)}\b", source) for source in others)]
+    if stubs and not any(re.match("## Summary", c.source) for c in cells[stubs[-1] + 3:stubs[-1] + 4]):
+        faults.append("the summary does not follow the last exercise")
+    if any(b - a != 4 for a, b in zip(stubs, stubs[1:], strict=False)):
+        faults.append("the exercises do not stand in a row")
+    return faults
+
+
+def defined(cell) -> tuple[str, str, bool]:
+    """Name of the first function of a code cell, its last statement, and whether it is alone and documented."""
+    body = ast.parse(cell.source).body if cell.cell_type == "code" else []
+    functions = [node for node in body if isinstance(node, ast.FunctionDef)]
+    if not functions:
+        return "?", "", False
+    last = ast.unparse(functions[0].body[-1])
+    return functions[0].name, last, len(body) == 1 and bool(ast.get_docstring(functions[0]))
+
+
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+FOUND = {identity: (path, cells) for path in NOTEBOOKS for identity, cells in found(path).items()}
+
+
+def function(source: str, path: Path):
+    """The last function that `source` defines, with the imports of the notebook at `path`."""
+    trees = [ast.parse(c.source) for c in nbformat.read(path, 4).cells if c.cell_type == "code"]
+    imports = [node for tree in trees for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
+    space = {}
+    exec(compile(ast.Module(imports, []), path.name, "exec"), space)
+    tree = ast.parse(dedent(source))
+    tree.body = [node for node in tree.body if not isinstance(node, ast.Expr)]                # the calls of check
+    exec(compile(tree, path.name, "exec"), space)
+    return space[[node.name for node in tree.body if isinstance(node, ast.FunctionDef)][-1]]
+
+
+# --- every exercise
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_exercises_keep_the_conventions(path):
+    assert exercise_faults(path.name[:2], nbformat.read(path, 4)) == []
+
+
+def test_every_exercise_has_a_check_and_answers_here():
+    assert set(FOUND) == set(exercises.EXERCISES) == set(ANSWERS)
+
+
+@pytest.mark.parametrize("identity", FOUND)
+def test_the_stub_is_to_do_and_the_solution_passes(identity):
+    path, (_, stub, _, solution) = FOUND[identity]
+    assert exercises.judge(identity, function(stub.source, path))[0] == "TODO"
+    assert exercises.judge(identity, function(solution.source, path)) == ("PASS", "")
+
+
+@pytest.mark.parametrize("identity, which", [(identity, i) for identity in ANSWERS for i in range(2)])
+def test_plausible_wrong_answers_fail_with_a_hint(identity, which):
+    verdict, why = exercises.judge(identity, function(ANSWERS[identity][which], FOUND[identity][0]))
+    assert verdict == "FAIL" and "\n  given: " in why and why.endswith(exercises.EXERCISES[identity].hint)
+
+
+@pytest.mark.parametrize("identity", ANSWERS)
+def test_a_right_answer_written_differently_passes(identity):
+    assert exercises.judge(identity, function(ANSWERS[identity][2], FOUND[identity][0])) == ("PASS", "")
+
+
+@pytest.mark.parametrize("identity", sorted(exercises.EXERCISES))
+def test_cases_are_the_same_each_time_and_differ_in_shape(identity):
+    task = exercises.EXERCISES[identity]
+    first, again = ([[exercises._form(a) for a in case] for case in task.cases()] for _ in range(2))
+    assert first == again and len({json.dumps(case) for case in first}) > 1
+    assert exercises.judge(identity, task.reference) == ("PASS", "")
+
+
+# --- the verdicts
+
+@pytest.fixture
+def task(monkeypatch):
+    """An exercise of its own: the two column means of (n, d) rows."""
+    monkeypatch.setattr(exercises, "EXERCISES", {})
+
+    @exercises.exercise("99-1", lambda: [(torch.arange(6.0).view(3, 2),), (torch.ones(2, 5),)], "mean over rows")
+    def means(rows):
+        return rows.mean(0)
+
+    return "99-1"
+
+
+@pytest.mark.parametrize("answer, words", [
+    (lambda rows: None, "returned nothing"),
+    (lambda rows: rows.mean(1), r"shape \(3,\); expected \(2,\)"),
+    (lambda rows: rows.mean(0, keepdim=True), "an axis of length 1 is too many"),
+    (lambda rows: rows.mean(), "was an axis summed over"),
+    (lambda rows: -rows.mean(0), "the result: the sign is the other way round"),
+    (lambda rows: rows.sum(0), "the result: 3 times what is expected"),
+    (lambda rows: rows.mean(0).flip(0), "another order"),
+    (lambda rows: rows.mean(0) + torch.tensor([0.0, 1.0]), "1 of 2 values are off, by up to 1"),
+    (lambda rows: rows.mean(0) / 0, "NaN or infinite; expected 0"),
+    (lambda rows: rows.mean(0).long(), "dtype torch.int64; expected torch.float32"),
+    (lambda rows: "means", "returned 'means'; expected a tensor of shape"),
+    (lambda rows: rows.add_(1).mean(0) - 1, "changed its arguments in place"),
+    (lambda rows: 1 / 0, "raised ZeroDivisionError: division by zero"),
+    (lambda: 0, "raised TypeError"),
+    (None, "raised TypeError"),
+], ids=range(15))
+def test_a_wrong_answer_is_told_what_is_wrong_with_it(task, answer, words):
+    verdict, why = exercises.judge(task, answer)
+    assert verdict == "FAIL" and re.search(words, why.partition("\n")[0]), why
+    assert "\n  given: rows (3, 2)\n  hint: mean over rows" in why
+
+
+def test_the_transpose_is_recognised():
+    square = torch.ones(2, 3)
+    assert "is it transposed?" in exercises._shape_fault(square.T, square)
+
+
+@pytest.mark.parametrize("result, expected, same", [
+    ([1], [1], True), ([1], (1,), False), (1.0, 1.0, True), (torch.tensor(1.0), 1.0, True), ("x", 1.0, False),
+    (float("nan"), float("nan"), True), (0.5, float("nan"), False), (3, 3, True), (3.0, 3, False),
+])
+def test_values_that_are_no_tensors_are_compared(result, expected, same):
+    assert (exercises._difference(result, expected) == "") == same
+
+
+def test_the_soft_check_prints_and_the_strict_one_raises(task, capsys):
+    def stub(rows):
+        raise NotImplementedError
+
+    exercises.check(task, stub)
+    exercises.check(task, lambda rows: rows.mean(1))
+    exercises.check(task, lambda rows: rows.mean(0))
+    assert re.fullmatch(r"(?s)TODO 99-1: write .*\nFAIL 99-1: shape .*\n  hint: mean over rows\nPASS 99-1\n",
+                        capsys.readouterr().out)
+    for answer in (stub, lambda rows: rows.mean(1)):
+        with pytest.raises(AssertionError, match="99-1"):
+            exercises.check(task, answer, strict=True)
+    exercises.check(task, lambda rows: rows.mean(0), strict=True)
+
+
+def test_an_error_of_torch_about_a_missing_kernel_is_no_stub(task):
+    def answer(rows):
+        raise NotImplementedError('"addmm" not implemented for Half')
+
+    assert exercises.judge(task, answer)[0] == "FAIL"
+
+
+def test_unknown_and_taken_identities_are_refused(task):
+    with pytest.raises(ValueError, match="identity: '99-2' is not known; did you mean '99-1'"):
+        exercises.check("99-2", len)
+    with pytest.raises(ValueError, match="'99-1' is taken"):
+        exercises.exercise("99-1", list, "")(len)
+
+
+# --- each fault of the conventions is found
+
+def sound():
+    markdown, code = nbformat.v4.new_markdown_cell, nbformat.v4.new_code_cell
+    hint, cells = "<details><summary>Hint</summary>\n\nThink.\n\n</details>", []
+    for k in (1, 2):
+        cells += [
+            markdown(f"**Exercise {k}** (5 min, easy). Write.\n\n{hint}"),
+            code(f'def task{k}(x):\n    """(n,) -> (n,)"""\n    raise NotImplementedError',
+                 metadata={"tags": ["exercise"]}),
+            code(f'cn.check("07-{k}", task{k})'),
+            code(f'def task{k}_solution(x):\n    return x\n\n\ncn.check("07-{k}", task{k}_solution, strict=True)',
+                 metadata={"tags": ["solution"], "jupyter": {"source_hidden": True}})]
+    return nbformat.v4.new_notebook(cells=[code("x = 1"), *cells, markdown("## Summary"), code("cn.record(x=x)")])
+
+
+def test_sound_exercises_have_no_faults():
+    assert exercise_faults("07", sound()) == []
+
+
+@pytest.mark.parametrize("harm", [
+    lambda cells: cells.__delitem__(slice(5, 9)),                                               # only one exercise
+    lambda cells: cells[1].update(source=cells[1].source.replace("(5 min, easy)", "(easy)")),
+    lambda cells: cells[1].update(source=cells[1].source.replace("<summary>Hint</summary>", "")),
+    lambda cells: cells[5].update(source=cells[5].source.replace("Exercise 2", "Exercise 3")),
+    lambda cells: cells[2].update(source=cells[2].source.replace("raise NotImplementedError", "return x")),
+    lambda cells: cells[2].update(source=cells[2].source.replace('"""(n,) -> (n,)"""\n    ', "")),
+    lambda cells: cells[3].update(source='cn.check("07-2", task1)'),
+    lambda cells: cells[4].metadata.pop("jupyter"),
+    lambda cells: cells[4].metadata.pop("tags"),
+    lambda cells: cells[4].update(source=cells[4].source.replace(", strict=True", "")),
+    lambda cells: cells[4].update(source=cells[4].source.replace("task1_solution", "task1")),
+    lambda cells: cells[0].update(source="task2_solution = 1"),
+    lambda cells: cells.append(cells.pop(9)),                                                   # no summary after
+    lambda cells: cells.insert(5, nbformat.v4.new_markdown_cell("between")),
+    lambda cells: cells.__delitem__(slice(8, None)),                                            # no last solution
+], ids=range(15))
+def test_faults_of_exercises_are_found(harm):
+    nb = sound()
+    harm(nb.cells)
+    assert exercise_faults("07", nb)
