@@ -4,7 +4,7 @@ PY := .venv/bin/python
 READY := .venv/ready
 
 .DEFAULT_GOAL := help
-.PHONY: help run test env notebooks lab outputs measure bench lint lock clean
+.PHONY: help run test env notebooks lab outputs student book measure bench lint lock clean
 
 help: ## say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -34,6 +34,12 @@ lab: $(READY) ## open JupyterLab on the notebooks
 outputs: $(READY) ## execute every notebook and write its outputs back into notebooks/
 	$(PY) -m clipnull publish
 
+student: $(READY) ## write the course without solutions and outputs into build/student/
+	$(PY) -m clipnull student
+
+book: $(READY) ## render the course, as stored, to a static site in build/book/
+	$(PY) -m clipnull book
+
 measure: $(READY) ## print the figures of the README and the model card
 	$(PY) data/build/measure.py
 
@@ -47,9 +53,9 @@ lint: $(READY) ## check style
 	$(PY) -m ruff check .
 
 lock: ## find the newest versions anew (needs uv)
-	uv pip compile --universal --python-version 3.11 --all-extras --no-annotate --upgrade \
-	  --custom-compile-command "Exact versions for 'make env', Python 3.11 and later, made by 'make lock'." \
-	  pyproject.toml -o requirements.lock
+	{ echo "# Exact versions for 'make env', Python 3.11 and later, made by 'make lock'."; \
+	  uv pip compile --universal --python-version 3.11 --all-extras --no-annotate --no-header --upgrade \
+	  pyproject.toml; } > requirements.lock.partial && mv requirements.lock.partial requirements.lock
 
 clean: ## remove the environment and what was built
 	rm -rf .venv build dist .pytest_cache .ruff_cache .hypothesis

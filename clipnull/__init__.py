@@ -1,5 +1,15 @@
 """clipnull: learn, see and measure how a pretrained CLIP can be made to forget, without training and without data."""
 from . import plots
+from .audit import (
+    Probe,
+    confusion,
+    linear_probe,
+    paraphrases,
+    projection_matrix,
+    retrieval_precision,
+    tower,
+    weight_difference,
+)
 from .course import record
 from .data import World, load_images
 from .edit import Edit, Gate, export, fuse
@@ -37,9 +47,10 @@ from .unlearn import (
 )
 
 __version__ = "0.1.0"
-__all__ = ["METHODS", "Clip", "Comparison", "Concepts", "Edit", "Forget", "Gate", "Prototypes", "Vocabulary", "World",
-           "accuracy_matrix", "basis", "cell_prototypes", "check", "compare", "concepts", "detector", "detectors", "domain_accuracy",
-           "embed", "embed_cells", "embed_classes", "embed_domains", "energy_inside", "export", "find_projection",
-           "fuse", "gated", "load", "load_images", "macro", "nullspace", "oblique", "plots", "predict",
-           "principal_angles", "rates", "record", "residual", "ridge", "say", "solve", "special", "synthesize",
-           "unlearn", "zero_shot"]
+__all__ = ["Clip", "Comparison", "Concepts", "Edit", "Forget", "Gate", "METHODS", "Probe", "Prototypes", "Vocabulary",
+           "World", "accuracy_matrix", "basis", "cell_prototypes", "check", "compare", "concepts", "confusion",
+           "detector", "detectors", "domain_accuracy", "embed", "embed_cells", "embed_classes", "embed_domains",
+           "energy_inside", "export", "find_projection", "fuse", "gated", "linear_probe", "load", "load_images",
+           "macro", "nullspace", "oblique", "paraphrases", "plots", "predict", "principal_angles", "projection_matrix",
+           "rates", "record", "residual", "retrieval_precision", "ridge", "say", "solve", "special", "synthesize",
+           "tower", "unlearn", "weight_difference", "zero_shot"]

@@ -24,7 +24,9 @@ the notebooks of the course with their outputs, in order. Solutions of exercises
 %s
 ```
 """
-STYLE = """.content { width: 56em }                        /* room for lines of 120 characters of code */
+ICON = ('<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16"><circle cx="8" cy="8" r="6" fill="none" '
+        'stroke="#0173b2" stroke-width="2"/><path d="M3 13 13 3" stroke="#0173b2" stroke-width="2"/></svg>')
+STYLE = """@media (min-width: 97em) { .content { width: 58em } }     /* room for lines of 120 characters of code */
 pre { font-size: 78% }
 div.math { overflow: auto hidden; margin: 1em 0 }
 figure { margin: 1em 0; max-width: 100%; overflow: auto hidden }
@@ -49,6 +51,7 @@ def build(pages: Sequence[Path], out: Path) -> Path:
     """
     try:
         from sphinx.application import Sphinx
+        from sphinx.util.docutils import docutils_namespace, patch_docutils
     except ImportError:
         raise RuntimeError("sphinx is not installed; expected the extra book: pip install -e '.[book]'") from None
     pages, out = [Path(page) for page in pages], Path(out).resolve()
@@ -62,11 +65,13 @@ def build(pages: Sequence[Path], out: Path) -> Path:
         source, site, complaints = Path(scratch, "source"), Path(scratch, "site"), Path(scratch, "complaints")
         Path(source, "_static").mkdir(parents=True)
         Path(source, "_static", "course.css").write_text(STYLE, encoding="utf-8")
+        Path(source, "_static", "icon.svg").write_text(ICON, encoding="utf-8")
         Path(source, "index.md").write_text(INDEX % "\n".join(page.stem for page in pages), encoding="utf-8")
         for page in pages:
             _copy(page, source / page.name)
-        with complaints.open("w+", encoding="utf-8") as stream:
-            settings = {**SETTINGS, "html_static_path": [str(source / "_static")]}
+        settings = {**SETTINGS, "html_static_path": [str(source / "_static")],
+                    "html_favicon": str(source / "_static" / "icon.svg")}
+        with complaints.open("w+", encoding="utf-8") as stream, patch_docutils(), docutils_namespace():
             app = Sphinx(source, None, site, Path(scratch, "doctrees"), "html", settings, status=None, warning=stream)
             app.build()
             stream.seek(0)

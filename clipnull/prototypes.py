@@ -137,7 +137,10 @@ def cell_prototypes(clip: Clip, vocabulary: Vocabulary, mask: Tensor | None = No
 
     The noise of a cell has a seed of its own, so its prototype is the same whichever other cells are asked for.
     Each is kept in the cache folder under a hash of the model, the prompts and the settings, and made only once.
+    Raises ValueError for an edited `clip`: ask its base, or `synthesize`, which keeps nothing.
     """
+    if clip.edits:
+        raise ValueError(f"clip: it carries {len(clip.edits)} edits; expected the unedited model, clip.base")
     mask = torch.ones(vocabulary.shape, dtype=torch.bool) if mask is None else mask
     if mask.shape != vocabulary.shape or not mask.any():
         raise ValueError(f"mask: shape {tuple(mask.shape)} with {int(mask.sum())} cells; expected "

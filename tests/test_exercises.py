@@ -216,6 +216,15 @@ def test_cases_are_the_same_each_time_and_differ_in_shape(identity):
     assert exercises.judge(identity, task.reference) == ("PASS", "")
 
 
+def test_the_instructor_page_gives_the_minutes_of_the_exercises():
+    table = (ROOT / "notebooks" / "INSTRUCTOR.md").read_text(encoding="utf-8")
+    for path in NOTEBOOKS:
+        (row,) = re.findall(rf"(?m)^\| \[{path.name[:2]} [^]]+\]\({path.name}\) \| (.+) \|$", table)
+        minutes = sum(int(TASK.search(cells[0].source)[2]) for p, cells in FOUND.values() if p == path)
+        assert row.split(" | ")[1] == str(minutes), path.name
+        assert all(number.isdigit() for number in row.split(" | ")[:3]), path.name
+
+
 # --- the verdicts
 
 @pytest.fixture

@@ -3,6 +3,7 @@ import ast
 import copy
 import io
 import json
+import os
 import re
 import tokenize
 from html.parser import HTMLParser
@@ -19,7 +20,8 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 GOLDENS = json.loads((ROOT / "tests" / "goldens.json").read_text(encoding="utf-8"))
 MACHINE = re.compile(r"(?<![\w.])/(work|root|home|tmp|Users)/")
 PICTURE = re.compile(r"data:image/(?:png|webp);base64,[A-Za-z0-9+/=]*")
-LARGEST = 500_000  # bytes a notebook
+LARGEST, ALL = 500_000, 4_000_000  # bytes a notebook, and of all of them
+PROFILES = ["here"] + ["pacs"] * bool(os.environ.get("CLIPNULL_DATA") and "pacs" in GOLDENS)
 
 
 # --- what is asked of a notebook: each function gives a list of faults
@@ -111,7 +113,8 @@ def nb(path):
 
 def test_notebooks_are_numbered_in_one_row_and_have_goldens():
     assert [p.name[:3] for p in NOTEBOOKS] == [f"{i:02d}_" for i in range(len(NOTEBOOKS))] != []
-    assert set(GOLDENS) == {p.stem for p in NOTEBOOKS}
+    assert set(GOLDENS) <= {profile.goldens for profile in course.PROFILES.values()}
+    assert set(GOLDENS["mini"]) == {p.stem for p in NOTEBOOKS}
 
 
 def test_parameters_are_plain(nb):
@@ -134,28 +137,49 @@ def test_outputs_are_whole_small_and_of_no_one_machine(path, nb):
     assert path.stat().st_size <= LARGEST
 
 
+def test_all_notebooks_together_are_small():
+    assert sum(path.stat().st_size for path in NOTEBOOKS) <= ALL
+
+
 def test_outputs_come_from_this_source(nb):
     assert nb.metadata.get("clipnull", {}).get("stamp") == course.stamp(nb), "stale outputs: make outputs"
 
 
 def test_committed_metrics_match_goldens_that_reject_their_null(path, nb):
-    assert golden_faults(path.stem, course.metrics_of(nb), GOLDENS.get(path.stem, {})) == []
+    assert golden_faults(path.stem, course.metrics_of(nb), GOLDENS["mini"].get(path.stem, {})) == []
+
+
+def test_goldens_of_every_profile_reject_their_null():
+    for profile, goldens in GOLDENS.items():
+        for name, golden in goldens.items():
+            assert golden_faults(name, {metric: entry["value"] for metric, entry in golden.items()}, golden) == []
+        assert set(goldens) <= {p.stem for p in NOTEBOOKS}, profile
 
 
 # --- the same, executed now
 
-@pytest.fixture(scope="session")
-def executed(pytestconfig):
-    """Metrics by notebook and failures, of one execution of all; its progress shows."""
+@pytest.fixture(scope="session", params=PROFILES)
+def executed(pytestconfig, request):
+    """Where all were executed once, metrics by notebook, failures, goldens; progress shows.
+
+    On the GPU where there is one, else the CPU ("here"); and on PACS where there are goldens and pictures for it.
+    """
+    profile = course.default_profile() if request.param == "here" else request.param
+    out, goldens = ROOT / "build" / f"test-{profile}", GOLDENS[course.PROFILES[profile].goldens]
     with pytestconfig.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
         print()
-        return course.run(NOTEBOOKS, ROOT / "build" / "test")
+        metrics, failures = course.run(NOTEBOOKS, out, profile=profile)
+    (out / "diff.txt").write_text(course.diff(metrics, goldens) + "\n", encoding="utf-8")
+    return out, metrics, failures, goldens
 
 
 def test_executed_metrics_match_goldens(path, executed):
-    metrics, failures = executed
+    out, metrics, failures, goldens = executed
     assert not [f for f in failures if f.startswith(path.name)]
-    assert course.compare({path.stem: metrics[path.stem]}, {path.stem: GOLDENS.get(path.stem, {})}) == []
+    if path.stem not in goldens and path.stem not in metrics:
+        pytest.skip("the profile leaves this notebook out")
+    ours = {path.stem: goldens.get(path.stem, {})}
+    assert course.compare({path.stem: metrics.get(path.stem, {})}, ours, out) == []
 
 
 # --- each fault is found
