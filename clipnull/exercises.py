@@ -25,9 +25,10 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from . import evaluate, subspace
+from . import audit, evaluate, subspace
 from .errors import one_of
 
 TOLERANCE = 1e-4
@@ -288,3 +289,75 @@ def _matrices() -> list[tuple]:
           "relative to the mean accuracy before: (mean before - mean after) / mean before")
 def rate_of_forgetting(before: Tensor, after: Tensor, forget: Tensor) -> float:
     return float(evaluate.rates(before, after, forget)["forgetting_rate"])
+
+
+@exercise("05-1", lambda: [(_normal(1, 4, 3, 6),), (2 + _normal(2, 2, 5, 4),)],
+          "the class mean is over axis 1, the domain mean over axis 0; both contain the common mean: add it once")
+def own_part(cells: Tensor) -> Tensor:
+    x = cells - cells.mean((0, 1))
+    return x - x.mean(1, keepdim=True) - x.mean(0, keepdim=True)
+
+
+@exercise("05-2", lambda: [(_normal(1, 6, 5), _normal(2, 5, 3), _normal(3, 5, 3), _normal(4, 6, 3) > 0),
+                           (_normal(5, 4, 7), _normal(6, 7, 1), _normal(7, 7, 1), _normal(8, 4, 1) < 0)],
+          "z @ left is (n, r); negative readings and closed columns count as 0; what is subtracted is that @ right.T")
+def act_if_open(z: Tensor, left: Tensor, right: Tensor, opened: Tensor) -> Tensor:
+    return z - torch.where(opened, z @ left, 0.0).clamp(min=0) @ right.T
+
+
+def _ways() -> list[tuple]:
+    return [(0.9, 0.5, 10), (0.8, 0.02, 4), (0.5, 0.6, 2 + 3)]
+
+
+@exercise("06-1", _ways, "chance is one in classes; the way gone is (before - after) / (before - chance), at most 1")
+def way_to_chance(before: float, after: float, classes: int) -> float:
+    return min(1.0, (before - after) / (before - 1 / classes))
+
+
+@exercise("06-2", lambda: [(_normal(1, 5, 4), 10.0), (_normal(2, 3, 7), 1.5)],
+          "softmax over classes (dim 1) of scale * scores; entropy is -sum p log p; divide by the log of the number of "
+          "classes")
+def relative_entropy(scores: Tensor, scale: float) -> Tensor:
+    p = (scale * scores).softmax(1)
+    return -(p * p.log()).sum(1) / math.log(scores.shape[1])
+
+
+
+# --- 07 what remains ---------------------------------------------------------------------------------------------
+
+def _labelled() -> list[tuple]:
+    lengths = torch.tensor([0.2, 5.0, 1.0, 3.0, 0.5, 2.0, 1.5, 0.1])[:, None]
+    return [(lengths * _normal(1, 8, 3), torch.arange(8) % 2), (_normal(2, 7, 4), torch.arange(7) // 3),
+            (lengths[:5] * _normal(8, 5, 2), torch.tensor([0, 0, 1, 1, 1]))]
+
+
+@exercise("07-1", _labelled,
+          "cosines (n, n) need unit rows; each picture is nearest to itself, so that the diagonal must not win; then "
+          "compare labels[nearest], (n,), with labels")
+def same_neighbour(features: Tensor, labels: Tensor) -> float:
+    return float(audit.retrieval_precision(features, labels, 1).mean())
+
+
+def _scores() -> list[tuple]:
+    return [(_normal(1, 9), torch.arange(9) % 3 == 0), (_normal(2, 12).round(), torch.arange(12) < 5),
+            (torch.tensor([0.1, 0.5, 0.5, 0.5]), torch.tensor([True, True, False, False]))]
+
+
+@exercise("07-2", _scores,
+          "compare every positive with every negative, (positives, negatives): 1 if the positive is higher, 0.5 for a "
+          "tie; the mean over all pairs")
+def area_under_curve(scores: Tensor, positive: Tensor) -> float:
+    return float(roc_auc_score(positive, scores))
+
+
+def _edited() -> list[tuple]:
+    double = torch.float64
+    return [(_normal(1, 4, 6, dtype=double), _normal(2, 6, 2, dtype=double), _normal(3, 6, 2, dtype=double)),
+            (_normal(4, 3, 5, dtype=double), _normal(5, 5, 1, dtype=double), 2 * _normal(6, 5, 1, dtype=double))]
+
+
+@exercise("07-3", _edited,
+          "z' L = (z L) (I - R^T L), so that z L (n, r) comes from a system of size r; then z = z' + (z L) R^T. Mind "
+          "the side: z L stands on the left of the matrix")
+def undo(edited: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    return edited @ torch.linalg.inv(torch.eye(len(left), dtype=left.dtype) - left @ right.T)

@@ -105,6 +105,82 @@ ANSWERS = {
                  there = forget & ~before.isnan()
                  return 1 - after[there].sum().item() / before[there].sum().item()
              """),
+    "05-1": ("def f(cells): return cells - cells.mean(1, keepdim=True) - cells.mean(0, keepdim=True)",
+             "def f(cells): return cells - cells.mean((0, 1))",
+             """
+             def f(cells):
+                 c, k = cells.shape[:2]
+                 rows = torch.eye(c, dtype=cells.dtype) - 1 / c
+                 columns = torch.eye(k, dtype=cells.dtype) - 1 / k
+                 return torch.einsum('ab,bkd,kj->ajd', rows, cells, columns)
+             """),
+    "05-2": ("def f(z, left, right, opened): return z - ((z @ left) * opened) @ right.T",
+             "def f(z, left, right, opened): return z - (z @ left).relu() @ right.T",
+             """
+             def f(z, left, right, opened):
+                 z = z.clone()
+                 read = z @ left
+                 for j in range(left.shape[1]):
+                     acts = opened[:, j] & (read[:, j] > 0)
+                     z[acts] -= read[acts, j, None] * right[:, j]
+                 return z
+             """),
+    "06-1": ("def f(before, after, classes): return (before - after) / before",
+             "def f(before, after, classes): return (before - after) / (before - 1 / classes)",
+             "def f(before, after, classes): return 1 - max(0, after - 1 / classes) / (before - 1 / classes)"),
+    "06-2": ("def f(scores, scale): return -(scores.softmax(1) * scores.log_softmax(1)).sum(1)",
+             """
+             def f(scores, scale):
+                 p = (scale * scores).softmax(0)
+                 return -(p * p.log()).sum(1) / np.log(scores.shape[1])
+             """,
+             """
+             def f(scores, scale):
+                 entropy = torch.distributions.Categorical(logits=scale * scores).entropy()
+                 return entropy / np.log(scores.shape[1])
+             """),
+    "07-1": ("""
+             def f(features, labels):
+                 cosines = F.normalize(features, dim=1) @ F.normalize(features, dim=1).T
+                 return float((labels[cosines.argmax(1)] == labels).double().mean())
+             """,
+             """
+             def f(features, labels):
+                 products = (features @ features.T).fill_diagonal_(-float('inf'))
+                 return float((labels[products.argmax(1)] == labels).double().mean())
+             """,
+             """
+             def f(features, labels):
+                 z = features / features.norm(dim=1, keepdim=True)
+                 two = torch.cdist(z, z).topk(2, largest=False).indices
+                 own = torch.arange(len(z))
+                 nearest = torch.where(two[:, 0] == own, two[:, 1], two[:, 0])
+                 return sum(a == b for a, b in zip(labels[nearest].tolist(), labels.tolist())) / len(labels)
+             """),
+    "07-2": ("""
+             def f(scores, positive):
+                 return float((scores[positive][:, None] > scores[~positive]).double().mean())
+             """,
+             """
+             def f(scores, positive):
+                 return float((scores[positive][:, None] < scores[~positive]).double().mean())
+             """,
+             """
+             def f(scores, positive):
+                 yes, no = scores[positive].tolist(), scores[~positive].tolist()
+                 return sum((a > b) + (a == b) / 2 for a in yes for b in no) / (len(yes) * len(no))
+             """),
+    "07-3": ("def f(edited, left, right): return edited + (edited @ left) @ right.T",
+             """
+             def f(edited, left, right):
+                 core = torch.eye(left.shape[1], dtype=left.dtype) - left.T @ right
+                 return edited + edited @ left @ torch.linalg.inv(core) @ right.T
+             """,
+             """
+             def f(edited, left, right):
+                 p = torch.eye(len(left), dtype=left.dtype) - left @ right.T
+                 return torch.linalg.solve(p.T, edited.T).T
+             """),
 }
 
 

@@ -1,5 +1,11 @@
+import os
+import signal
+import subprocess
+import sys
+
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import clipnull as cn
 
@@ -49,3 +55,35 @@ def test_bad_arguments_are_refused(clip):
         cn.synthesize(clip, torch.zeros(2, 7))
     with pytest.raises(ValueError, match="steps: 0 is not valid"):
         cn.synthesize(clip, torch.ones(1, clip.width), steps=0)
+
+
+def test_a_killed_run_leaves_a_whole_cache_or_none(tmp_path, clip, monkeypatch):
+    """Killed again and again, right after each write began; what lies there then is whole, and the next run goes on."""
+    code = ("import os, signal, torch, clipnull as cn\nfrom clipnull import prototypes\n"
+            "whole = prototypes.save_file\n"
+            "def half(tensors, path):\n"
+            "    whole(tensors, path)\n"
+            "    kill_at = int(os.environ['KILL_AT'])\n"
+            "    if kill_at >= 0:\n"
+            "        os.truncate(path, kill_at)\n"
+            "        os.kill(os.getpid(), signal.SIGKILL)\n"
+            "prototypes.save_file = half\n"
+            "vocabulary = cn.Vocabulary(('cat', 'dog'), ('photo', 'line'))\n"
+            "cn.cell_prototypes(cn.load(device='cpu'), vocabulary, steps=1, progress=False)\n")
+    folder = tmp_path / "cache"
+    for kill_at in (0, 1000, 100_000, -1):
+        env = {**os.environ, "CLIPNULL_CACHE": str(folder), "KILL_AT": str(kill_at)}
+        run = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+        assert run.returncode == (0 if kill_at < 0 else -signal.SIGKILL), run.stderr
+        assert len(list(folder.glob("*.safetensors"))) == (kill_at < 0)
+    monkeypatch.setenv("CLIPNULL_CACHE", str(folder))
+    stored = folder.glob("*.safetensors")
+    assert load_file(next(stored))["mask"].all()
+    vocabulary = cn.Vocabulary(("cat", "dog"), ("photo", "line"))
+    torch.testing.assert_close(cn.cell_prototypes(clip, vocabulary, steps=1).embeddings.norm(dim=2), torch.ones(2, 2))
+
+
+def test_prototypes_of_an_edited_model_are_refused(clip):
+    edited = cn.Edit(*cn.nullspace(torch.randn(2, clip.width)), "nullspace").apply(clip)
+    with pytest.raises(ValueError, match="clip: it carries 1 edits; expected the unedited model"):
+        cn.cell_prototypes(edited, cn.Vocabulary(("cat", "dog"), ("photo", "line")))
