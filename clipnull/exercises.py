@@ -29,6 +29,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from . import audit, evaluate, subspace
+from .bench import mean_and_half
 from .errors import one_of
 
 TOLERANCE = 1e-4
@@ -361,3 +362,50 @@ def _edited() -> list[tuple]:
           "the side: z L stands on the left of the matrix")
 def undo(edited: Tensor, left: Tensor, right: Tensor) -> Tensor:
     return edited @ torch.linalg.inv(torch.eye(len(left), dtype=left.dtype) - left @ right.T)
+
+
+# --- 08 methods compared -----------------------------------------------------------------------------------------
+
+def _lists() -> list[tuple]:
+    return [(_normal(1, 6, 4), torch.tensor([True, False, False, True])),
+            (_normal(2, 5, 3).abs().neg(), torch.tensor([False, True, False])),
+            (_normal(3, 4, 5), torch.tensor([True, True, False, False, False]))]
+
+
+@exercise("08-1", _lists,
+          "what must not be answered needs a score that no other can be below, such as -inf: 0 wins against negative "
+          "scores. Removing columns changes the numbers of the classes behind them; keep (n, C) until the argmax")
+def name_filter(scores: Tensor, forgotten: Tensor) -> Tensor:
+    return scores.masked_fill(forgotten, -math.inf).argmax(1)
+
+
+def _pairs_of_results() -> list[tuple]:
+    hard = 10 * _normal(1, 9, dtype=torch.float64)
+    return [(hard + _normal(2, 9, dtype=torch.float64), hard), (_normal(3, 4, dtype=torch.float64),
+                                                               3 + _normal(4, 4, dtype=torch.float64))]
+
+
+@exercise("08-2", _pairs_of_results,
+          "the standard deviation of the *differences*, not of each method: what both find hard cancels. Divide it by "
+          "sqrt(n), multiply by t with n - 1 degrees of freedom; (2,): low, high")
+def paired_interval(first: Tensor, second: Tensor) -> Tensor:
+    mean, half = mean_and_half((first - second).tolist())
+    return torch.tensor([mean - half, mean + half], dtype=torch.float64)
+
+
+def _bits() -> list[tuple]:
+    def case(seed: int, n: int, d: int, share: int) -> tuple[Tensor, Tensor]:
+        positive = torch.arange(n) % share == 0
+        z = _normal(seed, n, d, dtype=torch.float64) @ _normal(seed + 1, d, d, dtype=torch.float64)
+        return z + 5 + positive[:, None] * _normal(seed + 2, d, dtype=torch.float64), positive
+
+    return [case(1, 30, 4, 3), case(5, 40, 3, 2)]
+
+
+@exercise("08-3", _bits,
+          "subtract from each row a multiple of s (d,), the difference of the means; how much is a number per row, "
+          "(n,): (z - mean) @ direction / (s @ direction) with direction = Sigma^-1 s, the mean over all rows")
+def erase_bit(z: Tensor, positive: Tensor) -> Tensor:
+    s = z[positive].mean(0) - z[~positive].mean(0)
+    direction = torch.linalg.solve(z.T.cov(), s)
+    return z - ((z - z.mean(0)) @ direction / (s @ direction))[:, None] * s

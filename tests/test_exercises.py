@@ -181,6 +181,52 @@ ANSWERS = {
                  p = torch.eye(len(left), dtype=left.dtype) - left @ right.T
                  return torch.linalg.solve(p.T, edited.T).T
              """),
+    "08-1": ("def f(scores, forgotten): return (scores * ~forgotten).argmax(1)",
+             "def f(scores, forgotten): return scores[:, ~forgotten].argmax(1)",
+             """
+             def f(scores, forgotten):
+                 kept = (~forgotten).nonzero()[:, 0]
+                 return kept[scores[:, kept].argmax(1)]
+             """),
+    "08-2": ("""
+             def f(first, second):
+                 from scipy import stats
+                 n = len(first)
+                 half = stats.t.ppf(0.975, n - 1) * (first.var() / n + second.var() / n).sqrt()
+                 centre = (first - second).mean()
+                 return torch.stack([centre - half, centre + half])
+             """,
+             """
+             def f(first, second):
+                 d = first - second
+                 half = 1.96 * d.std() / len(d) ** 0.5
+                 return torch.stack([d.mean() - half, d.mean() + half])
+             """,
+             """
+             def f(first, second):
+                 from scipy import stats
+                 d = (first - second).numpy()
+                 return torch.tensor(stats.t.interval(0.95, len(d) - 1, d.mean(), stats.sem(d)))
+             """),
+    "08-3": ("""
+             def f(z, positive):
+                 s = z[positive].mean(0) - z[~positive].mean(0)
+                 return z - ((z - z.mean(0)) @ s / (s @ s))[:, None] * s
+             """,
+             """
+             def f(z, positive):
+                 s = z[positive].mean(0) - z[~positive].mean(0)
+                 direction = torch.linalg.solve(z.T.cov(), s)
+                 return z - (z @ direction / (s @ direction))[:, None] * s
+             """,
+             """
+             def f(z, positive):
+                 x = z - z.mean(0)
+                 half = torch.linalg.cholesky(x.T @ x)
+                 s = z[positive].mean(0) - z[~positive].mean(0)
+                 white, u = torch.linalg.solve(half, x.T).T, torch.linalg.solve(half, s)
+                 return z - torch.outer(white @ u / (u @ u), s)
+             """),
 }
 
 
