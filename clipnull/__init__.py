@@ -10,9 +10,11 @@ from .audit import (
     tower,
     weight_difference,
 )
+from .card import card, release
 from .course import record
 from .data import World, load_images
 from .edit import Edit, Gate, export, fuse
+from .errors import expect
 from .evaluate import (
     Comparison,
     accuracy_matrix,
@@ -22,9 +24,11 @@ from .evaluate import (
     macro,
     predict,
     rates,
+    wilson,
     zero_shot,
 )
 from .exercises import check
+from .live import live
 from .models import Clip, find_projection, load
 from .prompts import Vocabulary, embed_cells, embed_classes, embed_domains, say
 from .prototypes import Prototypes, cell_prototypes, synthesize
@@ -48,9 +52,9 @@ from .unlearn import (
 
 __version__ = "0.1.0"
 __all__ = ["Clip", "Comparison", "Concepts", "Edit", "Forget", "Gate", "METHODS", "Probe", "Prototypes", "Vocabulary",
-           "World", "accuracy_matrix", "basis", "cell_prototypes", "check", "compare", "concepts", "confusion",
+           "World", "accuracy_matrix", "basis", "card", "cell_prototypes", "check", "compare", "concepts", "confusion",
            "detector", "detectors", "domain_accuracy", "embed", "embed_cells", "embed_classes", "embed_domains",
-           "energy_inside", "export", "find_projection", "fuse", "gated", "linear_probe", "load", "load_images",
-           "macro", "nullspace", "oblique", "paraphrases", "plots", "predict", "principal_angles", "projection_matrix",
-           "rates", "record", "residual", "retrieval_precision", "ridge", "say", "solve", "special", "synthesize",
-           "tower", "unlearn", "weight_difference", "zero_shot"]
+           "energy_inside", "expect", "export", "find_projection", "fuse", "gated", "linear_probe", "live", "load",
+           "load_images", "macro", "nullspace", "oblique", "paraphrases", "plots", "predict", "principal_angles",
+           "projection_matrix", "rates", "record", "release", "residual", "retrieval_precision", "ridge", "say",
+           "solve", "special", "synthesize", "tower", "unlearn", "weight_difference", "wilson", "zero_shot"]

@@ -386,6 +386,7 @@ def _start(path: Path, out: Path, parameters: Mapping[str, object], jobs: int, v
     kernels = [str(Path(sys.prefix, "share", "jupyter")), os.environ.get("JUPYTER_PATH", "")]
     env = {**os.environ, **variables, "OMP_NUM_THREADS": str(max(1, cores // jobs)),
            "JUPYTER_PATH": os.pathsep.join(filter(None, kernels))}  # this interpreter's kernel before any other
+    env.pop("JPY_SESSION_NAME", None)                            # nobody sits in front of it, see `live.attended`
     log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 (closed by _finish)
     command = [sys.executable, __file__, "execute", str(path), str(out)]
     for name, value in parameters.items():
@@ -577,7 +578,8 @@ def _take_over(metrics: Mapping[str, Metrics], goldens: Path, profile: str | Non
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m clipnull", description="Execute, check and publish the notebooks.")
+    parser = argparse.ArgumentParser(prog="python -m clipnull", description="Execute, check and publish the notebooks.",
+                                     epilog="Every request x every method on a data set: python -m clipnull bench -h")
     commands = parser.add_subparsers(dest="command", required=True)
     for name, text, out in (("run", "execute notebooks into a folder", "build"),
                             ("publish", "execute notebooks and write their outputs back", "build"),

@@ -44,8 +44,23 @@ class World:
             if wanted is not None:
                 wanted = names(argument, wanted, known)
                 keep &= torch.isin(label, torch.tensor([known.index(w) for w in wanted]))
-        index = keep.nonzero()[:, 0]
-        return World(tuple(self.files[i] for i in index), self.classes[index], self.domains[index], self.vocabulary)
+        return self.part(keep)
+
+    def part(self, chosen: Tensor) -> "World":
+        """The pictures at the places `chosen` (n,) bool, in the same vocabulary."""
+        if chosen.shape != (len(self),) or chosen.dtype != torch.bool:
+            raise ValueError(f"chosen: {tuple(chosen.shape)} {chosen.dtype}; expected bool ({len(self)},)")
+        files = tuple(file for file, wanted in zip(self.files, chosen.tolist(), strict=True) if wanted)
+        return World(files, self.classes[chosen], self.domains[chosen], self.vocabulary)
+
+    def halves(self, seed: int = 0) -> Tensor:
+        """A random half of the pictures of each cell, rounded down: (n,) bool; the others are the second half."""
+        first, cells = torch.zeros(len(self), dtype=torch.bool), self.classes * self.vocabulary.shape[1] + self.domains
+        shuffled = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
+        for cell in cells.unique():
+            own = shuffled[cells[shuffled] == cell]
+            first[own[:len(own) // 2]] = True
+        return first
 
 
 def load_images(folder: str | os.PathLike | None = None, split: str = "test") -> World:

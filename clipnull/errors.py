@@ -44,3 +44,16 @@ def at_least(argument: str, value: object, low: int) -> int:
 def shorten(options: Iterable[object], most: int = 12) -> str:
     options = [repr(o) for o in options]
     return ", ".join(options[:most]) + (f", ... ({len(options)} in all)" if len(options) > most else "")
+
+
+def expect(kind: type, **values: object) -> None:
+    """Check that all `values` are of type `kind`: what a notebook does with its parameters before anything else.
+
+    A whole number passes for a float. Raises ValueError that names the first value which is not.
+    """
+    for name, value in values.items():
+        if type(value) is not kind and not (kind is float and type(value) is int):
+            raise ValueError(f"{name}: {value!r} is not valid; expected {KINDS[kind]}")
+
+
+KINDS = {str: "text, in quotes", int: "a whole number", float: "a number", bool: "True or False"}

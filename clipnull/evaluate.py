@@ -4,10 +4,11 @@ from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
+from scipy import stats
 from torch import Tensor
 
 from .data import World
-from .errors import one_of
+from .errors import at_least, one_of
 from .models import Clip
 from .prompts import Vocabulary, embed_cells, embed_classes, embed_domains
 from .unlearn import Forget
@@ -107,6 +108,14 @@ def rates(before: Tensor, after: Tensor, forget: Tensor) -> dict[str, float]:
             "sibling_class_drop": macro(drop, kept & same_class) if selective else float("nan"),
             "sibling_domain_drop": macro(drop, kept & same_domain) if selective else float("nan"),
             "worst_cell_drop": max(worst[~worst.isnan()].tolist(), default=float("nan"))}
+
+
+def wilson(right: int, n: int) -> tuple[float, float]:
+    """95 % interval of a share, `right` of `n`, after Wilson (1927): within [0, 1], and sensible for small n."""
+    if at_least("right", right, 0) > at_least("n", n, 1):
+        raise ValueError(f"right: {right} of {n}; expected at most n")
+    found = stats.binomtest(right, n).proportion_ci(method="wilson")
+    return float(found.low), float(found.high)
 
 
 @dataclass(frozen=True, eq=False)

@@ -409,3 +409,26 @@ def erase_bit(z: Tensor, positive: Tensor) -> Tensor:
     s = z[positive].mean(0) - z[~positive].mean(0)
     direction = torch.linalg.solve(z.T.cov(), s)
     return z - ((z - z.mean(0)) @ direction / (s @ direction))[:, None] * s
+
+
+# --- 09 your own model and pictures ------------------------------------------------------------------------------
+
+@exercise("09-1", lambda: [(0, 4), (3, 4), (40, 50), (9, 9)],
+          "the middle is (p + q^2 / 2n) / (1 + q^2 / n) and not p; half the width is divided by the same (1 + q^2 / n)")
+def wilson_interval(right: int, n: int) -> Tensor:
+    return torch.tensor(evaluate.wilson(right, n), dtype=torch.float64)
+
+
+@exercise("09-2", lambda: [(torch.tensor([2, 0, 2, 2, 1, 0, 2, 0]),), (torch.tensor([5, 5, 5, 3, 3]),),
+                           (torch.tensor([0]),)],
+          "count, for each picture, the *earlier* ones of the same cell: an even number means it is the first, third, "
+          "... of its cell; a cell with a single picture gives it")
+def every_second(cells: Tensor) -> Tensor:
+    return (cells[:, None] == cells).tril(-1).sum(1) % 2 == 0
+
+
+@exercise("09-3", lambda: [(_normal(1, 7, 5), _normal(2, 5, 2), _normal(3, 5, 2)),
+                           (_normal(4, 4, 4), _normal(5, 4, 1), _normal(6, 4, 1))],
+          "z = f W, so that z L = f (W L) with W L of shape (D, r); what remains behind f is W - (W L) R^T")
+def fused_weight(weight: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    return weight - (weight @ left) @ right.T

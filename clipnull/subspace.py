@@ -25,7 +25,11 @@ def basis(rows: Tensor, energy: float = 1.0) -> Tensor:
     rank = int((share < energy - 1e-12).sum()) + 1
     rank = min(rank, int((values > 1e-12 * values[0]).sum()))
     u = vectors[:, :rank]
-    return torch.linalg.qr(x.T @ u / values[:rank].sqrt())[0] if wide else u
+    if wide:
+        u = x.T @ u / values[:rank].sqrt()
+        if values[rank - 1] < 1e-6 * values[0]:                                 # else orthonormal to 1e-10 as it is
+            u = torch.linalg.qr(u)[0]
+    return u
 
 
 def principal_angles(a: Tensor, b: Tensor) -> Tensor:

@@ -2,6 +2,7 @@ import csv
 from collections import Counter
 
 import pytest
+import torch
 from PIL import Image
 
 import clipnull as cn
@@ -62,6 +63,22 @@ def test_bad_folders_are_refused(tmp_path):
 def test_select_refuses_unknown_names():
     with pytest.raises(ValueError, match="classes: 'dgo'"):
         cn.load_images().select(classes=["dgo"])
+
+
+def test_halves_cut_every_cell(world):
+    k = world.vocabulary.shape[1]
+    first = world.halves(3)
+    counts, half, rest = world.counts(), world.part(first).counts(), world.part(~first).counts()
+    assert torch.equal(half, counts // 2) and torch.equal(half + rest, counts)
+    assert torch.equal(first, world.halves(3)) and not torch.equal(first, world.halves(4))
+    picked = world.part(first)
+    assert picked.files == tuple(f for f, wanted in zip(world.files, first.tolist(), strict=True) if wanted)
+    assert torch.equal(picked.classes * k + picked.domains, (world.classes * k + world.domains)[first])
+
+
+def test_a_part_needs_a_mask(world):
+    with pytest.raises(ValueError, match=r"chosen: \(2,\) torch.int64; expected bool"):
+        world.part(torch.tensor([0, 1]))
 
 
 def index():

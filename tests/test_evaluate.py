@@ -80,6 +80,19 @@ def test_accuracy_is_counted_by_cell():
     assert m[0, 0] == 0.5 and m[1].tolist() == [1.0, 0.0] and m[2].isnan().all() and m[0, 1].isnan()
 
 
+@pytest.mark.parametrize("right, n, low, high", [(0, 4, 0.0, 0.4899), (4, 4, 0.5101, 1.0), (3, 4, 0.3006, 0.9544),
+                                                 (8, 10, 0.4902, 0.9433)])
+def test_wilson_intervals_by_the_formula(right, n, low, high):
+    assert cn.wilson(right, n) == pytest.approx((low, high), abs=1e-4)
+
+
+@pytest.mark.parametrize("right, n, message", [(3, 2, "right: 3 of 2"), (-1, 2, "right: -1"), (0, 0, "n: 0"),
+                                               (1.0, 2, "right: 1.0")])
+def test_wilson_refuses_what_is_no_share(right, n, message):
+    with pytest.raises(ValueError, match=message):
+        cn.wilson(right, n)
+
+
 def test_zero_shot_beats_chance_by_far_and_names_domains(clip, world):
     assert cn.macro(cn.zero_shot(clip, world)) > 0.7
     assert cn.macro(cn.domain_accuracy(clip, world)) > 0.7

@@ -227,6 +227,37 @@ ANSWERS = {
                  white, u = torch.linalg.solve(half, x.T).T, torch.linalg.solve(half, s)
                  return z - torch.outer(white @ u / (u @ u), s)
              """),
+    "09-1": ("""
+             def f(right, n):
+                 p = right / n
+                 half = 1.959964 * (p * (1 - p) / n) ** 0.5
+                 return torch.tensor([p - half, p + half], dtype=torch.float64)
+             """,
+             """
+             def f(right, n):
+                 q, p = 1.959964, right / n
+                 half = q * (p * (1 - p) / n + q**2 / (4 * n**2)) ** 0.5
+                 return torch.tensor([p - half, p + half], dtype=torch.float64) / (1 + q**2 / n)
+             """,
+             """
+             def f(right, n):
+                 from scipy.stats import binomtest
+                 found = binomtest(right, n).proportion_ci(method="wilson")
+                 return torch.tensor([found.low, found.high], dtype=torch.float64)
+             """),
+    "09-2": ("def f(cells): return torch.arange(len(cells)) % 2 == 0",
+             "def f(cells): return (cells[:, None] == cells).tril(-1).sum(1) % 2 == 1",
+             """
+             def f(cells):
+                 seen, chosen = {}, []
+                 for cell in cells.tolist():
+                     seen[cell] = not seen.get(cell, False)
+                     chosen.append(seen[cell])
+                 return torch.tensor(chosen)
+             """),
+    "09-3": ("def f(weight, left, right): return weight - (weight @ right) @ left.T",
+             "def f(weight, left, right): return torch.eye(len(left)) - left @ right.T",
+             "def f(weight, left, right): return weight @ (torch.eye(len(left)) - left @ right.T)"),
 }
 
 

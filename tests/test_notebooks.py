@@ -13,6 +13,7 @@ import nbformat
 import papermill
 import pytest
 
+import clipnull
 from clipnull import course
 
 ROOT = Path(__file__).parent.parent
@@ -126,6 +127,37 @@ def test_papermill_sees_every_parameter(path, nb):
     plain = {n.targets[0].id: ast.literal_eval(n.value) for n in ast.parse(cell.source).body}
     seen = {name: ast.literal_eval(p["default"]) for name, p in papermill.inspect_notebook(str(path)).items()}
     assert seen == plain
+
+
+@pytest.fixture
+def begin(nb, path, monkeypatch, clip, world):
+    """The names after the imports and the parameters of a notebook, and the code cell that follows them."""
+    monkeypatch.chdir(path.parent)
+    code = [c for c in nb.cells if c.cell_type == "code"]
+    last = next(i for i, c in enumerate(code) if "parameters" in c.metadata.get("tags", ()))
+    names = {}
+    for cell in code[:last + 1]:
+        exec(cell.source, names)
+    monkeypatch.setattr(clipnull, "load", lambda *_: clip)
+    monkeypatch.setattr(clipnull, "load_images", lambda *_, **__: world)
+    parameters = {n.targets[0].id: ast.literal_eval(n.value) for n in ast.parse(code[last].source).body}
+    return names, parameters, code[last + 1].source
+
+
+def test_the_first_code_cell_refuses_parameters_of_another_type(begin):
+    names, parameters, source = begin
+    for name, value in parameters.items():
+        for wrong in (3 if isinstance(value, str) else "3", None):
+            with pytest.raises(ValueError, match=rf"^{name}: {wrong!r} is not valid; expected "):
+                exec(source, {**names, name: wrong})
+
+
+def test_the_first_code_cell_refuses_unknown_names(begin, world):
+    names, parameters, source = begin
+    for kind in ("classes", "domains"):
+        for name in (n for n, value in parameters.items() if value in getattr(world.vocabulary, kind)):
+            with pytest.raises(ValueError, match=f"^{kind}: 'dgo' is not known"):
+                exec(source, {**names, name: "dgo"})
 
 
 def test_last_code_cell_records(nb):

@@ -22,7 +22,7 @@ LOCK = [Requirement(line) for line in (ROOT / "requirements.lock").read_text(enc
         if line and not line.startswith("#")]
 CONDA_NAMES = {"torch": "pytorch"}
 PIPELINE = ["errors", "models", "prompts", "prototypes", "subspace", "edit", "unlearn", "data", "evaluate", "audit",
-            "plots", "bench", "exercises", "book", "course", "__init__", "__main__"]
+            "card", "plots", "live", "bench", "exercises", "book", "course", "__init__", "__main__"]
 TOP_LEVEL = {"notebooks", "clipnull", "data", "tests", "environment.yml", "README.md", "pyproject.toml",
              "requirements.lock", "Makefile", "LICENSE", ".ci", ".github", ".gitignore", ".gitattributes"}
 # Written in pieces, so that this file does not match.
