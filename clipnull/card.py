@@ -78,8 +78,8 @@ def _use(edit: Edit, clip: Clip) -> str:
     arguments = ", ".join(json.dumps(_public(a)) for a in (clip.name, clip.pretrained) if a)
     return ("```python\nimport clipnull as cn\n\n"
             f"clip = cn.load({arguments})\n"
-            f'edit = cn.Edit.load("{PATCH}", clip)            # refuses any weights but those it was made for\n'
-            "after = edit.apply(clip)                          # edit.remove(after) gives clip back\n```\n\n"
+            f'edit = cn.Edit.load("{PATCH}", clip)    # refuses any weights but those it was made for\n'
+            "after = edit.apply(clip)                         # edit.remove(after) gives clip back\n```\n\n"
             f"Fingerprint of the base weights: `{edit.fingerprint or 'none'}`.")
 
 

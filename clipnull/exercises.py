@@ -292,6 +292,8 @@ def rate_of_forgetting(before: Tensor, after: Tensor, forget: Tensor) -> float:
     return float(evaluate.rates(before, after, forget)["forgetting_rate"])
 
 
+# --- 05 selective unlearning -------------------------------------------------------------------------------------
+
 @exercise("05-1", lambda: [(_normal(1, 4, 3, 6),), (2 + _normal(2, 2, 5, 4),)],
           "the class mean is over axis 1, the domain mean over axis 0; both contain the common mean: add it once")
 def own_part(cells: Tensor) -> Tensor:
@@ -305,6 +307,8 @@ def own_part(cells: Tensor) -> Tensor:
 def act_if_open(z: Tensor, left: Tensor, right: Tensor, opened: Tensor) -> Tensor:
     return z - torch.where(opened, z @ left, 0.0).clamp(min=0) @ right.T
 
+
+# --- 06 complete unlearning --------------------------------------------------------------------------------------
 
 def _ways() -> list[tuple]:
     return [(0.9, 0.5, 10), (0.8, 0.02, 4), (0.5, 0.6, 2 + 3)]
@@ -321,7 +325,6 @@ def way_to_chance(before: float, after: float, classes: int) -> float:
 def relative_entropy(scores: Tensor, scale: float) -> Tensor:
     p = (scale * scores).softmax(1)
     return -(p * p.log()).sum(1) / math.log(scores.shape[1])
-
 
 
 # --- 07 what remains ---------------------------------------------------------------------------------------------

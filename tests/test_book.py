@@ -30,6 +30,7 @@ SEEN = """({title: document.title, text: document.body.innerText.length,
            links: [...document.querySelectorAll("a[href]")].map(a => a.href),
            ids: [...document.querySelectorAll("[id]")].map(e => e.id),
            formulas: [...document.querySelectorAll("math")].map(m => m.getBoundingClientRect().height),
+           tables: [...document.querySelectorAll("p")].filter(p => /[|] *[-—]+[|]/.test(p.innerText)).length,
            wide: document.documentElement.scrollWidth - window.innerWidth})"""
 
 
@@ -141,6 +142,7 @@ def page_faults(page: SimpleNamespace) -> list[str]:
     faults += [f"image {i} has no alt text" for i, (alt, _) in enumerate(page.images) if not alt.strip()]
     faults += [f"image {i} is missing" for i, (_, there) in enumerate(page.images) if not there]
     faults += [f"formula {i} is not drawn" for i, height in enumerate(page.formulas) if height < 3]
+    faults += [f"{page.tables} tables are not drawn"] * (page.tables > 0)
     return faults + [f"{page.wide} pixels wider than the window"] * (page.wide > 0)
 
 
@@ -257,7 +259,8 @@ HEAD = f"<!doctype html><title>T</title><link rel=icon href='data:,'><p>{'word '
     ('<img src="missing.png" alt="A.">', "404"), ("<script>console.error('x')</script>", "console"),
     ("<script>throw new Error('x')</script>", "exception"), ('<script src="missing.js"></script>', "404"),
     ('<link rel="stylesheet" href="https://example.org/a.css">', "another site"),
-    ("<math></math>", "formula 0"), ('<div style="width:5000px">x</div>', "wider"),
+    ("<math></math>", "formula 0"), ("<p>| a | b | |---|---| | 1 | 2 |</p>", "tables are not drawn"),
+    ('<div style="width:5000px">x</div>', "wider"),
 ], ids=lambda value: value[:24])
 def test_faults_of_a_page_are_found(tmp_path, browser, serve, body, fault):
     (tmp_path / "index.html").write_text(HEAD + body, encoding="utf-8")
