@@ -331,10 +331,10 @@ def run(notebooks: Sequence[Path], out: Path, parameters: Mapping[str, object] |
         limit: float = 900, profile: str | None = None) -> tuple[dict[str, Metrics], list[str]]:
     """Execute `notebooks` into the folder `out`: (metrics by notebook, one line for each failure).
 
-    `jobs` run at a time (without: two, or one where there is a GPU) and share the cores; each is stopped with all
-    its children after `limit` seconds. Writes `<name>.ipynb`, `<name>.html` and metrics.json; prints progress and
-    the table of metrics. `profile`: one of PROFILES, by default `default_profile()`; `parameters` come on top, and a
-    profile that names pictures leaves out the notebooks that take none.
+    `jobs` run at a time (without: two, or one where there is a GPU or a single notebook) and share the cores; each is
+    stopped with all its children after `limit` seconds. Writes `<name>.ipynb`, `<name>.html` and metrics.json; prints
+    progress and the table of metrics. `profile`: one of PROFILES, by default `default_profile()`; `parameters` come on
+    top, and a profile that names pictures leaves out the notebooks that take none.
     """
     notebooks, out, parameters = [Path(n) for n in notebooks], Path(out), dict(parameters or {})
     profile = profile or default_profile()
@@ -348,7 +348,8 @@ def run(notebooks: Sequence[Path], out: Path, parameters: Mapping[str, object] |
         check_parameters(path, parameters)
     presets = {path: preset(path, profile) for path in notebooks}
     notebooks = [path for path in notebooks if presets[path] or not PROFILES[profile].parameters]
-    jobs = jobs or (1 if default_profile() == "gpu" and PROFILES[profile].device != "cpu" else 2)
+    alone = len(notebooks) == 1 or (default_profile() == "gpu" and PROFILES[profile].device != "cpu")
+    jobs = jobs or (1 if alone else 2)
     hidden = {"CUDA_VISIBLE_DEVICES": ""} if PROFILES[profile].device == "cpu" else {}
     out.mkdir(parents=True, exist_ok=True)
     waiting, running, metrics, failures = list(notebooks), {}, {}, []
