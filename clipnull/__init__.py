@@ -1,6 +1,6 @@
 """clipnull: learn, see and measure how a pretrained CLIP can be made to forget, without training and without data."""
 from . import plots
-from .audit import (
+from .auditing import (
     Probe,
     confusion,
     linear_probe,
@@ -10,8 +10,8 @@ from .audit import (
     tower,
     weight_difference,
 )
-from .card import card, release
-from .course import record
+from .cards import card, release
+from .course.run import record
 from .data import World, load_images
 from .edit import Edit, Gate, export, fuse
 from .errors import expect
@@ -27,13 +27,13 @@ from .evaluate import (
     wilson,
     zero_shot,
 )
-from .exercises import check
-from .live import live
+from .course.exercises import check
+from .course.panel import live
 from .models import Clip, find_projection, load
 from .prompts import Vocabulary, embed_cells, embed_classes, embed_domains, say
 from .prototypes import Prototypes, cell_prototypes, synthesize
 from .subspace import basis, energy_inside, principal_angles
-from .unlearn import (
+from .unlearning import (
     METHODS,
     Concepts,
     Forget,

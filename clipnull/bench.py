@@ -27,7 +27,7 @@ from .edit import Edit, written
 from .errors import names, one_of
 from .evaluate import PROMPTS, accuracy_matrix, classify, embed, macro, rates, readouts
 from .models import Clip, load
-from .unlearn import METHODS, Concepts, Forget, concepts, solve
+from .unlearning import METHODS, Concepts, Forget, concepts, solve
 
 PARADIGMS = ("global", "selective", "complete")
 COLUMNS = {"forgetting_rate": "forgetting rate", "retain_drop": "retain drop", "sibling_class_drop": "sibling class",

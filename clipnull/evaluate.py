@@ -11,7 +11,7 @@ from .data import World
 from .errors import at_least, one_of
 from .models import Clip
 from .prompts import Vocabulary, embed_cells, embed_classes, embed_domains
-from .unlearn import Forget
+from .unlearning import Forget
 
 PROMPTS = ("free", "domain", "seen")
 

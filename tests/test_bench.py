@@ -17,8 +17,8 @@ import clipnull as cn
 from clipnull import bench, evaluate, models
 from clipnull.data import World
 from clipnull.prompts import Vocabulary
-from clipnull.unlearn import METHODS as KNOWN
-from clipnull.unlearn import concepts
+from clipnull.unlearning import METHODS as KNOWN
+from clipnull.unlearning import concepts
 
 METHODS = list(KNOWN)
 DROPS = ["retain_drop", "sibling_class_drop", "sibling_domain_drop", "worst_cell_drop"]
@@ -38,7 +38,7 @@ def prototypes():
 
     concepts.cache_clear()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(importlib.import_module("clipnull.unlearn"), "cell_prototypes", noisy)
+        patch.setattr(importlib.import_module("clipnull.unlearning"), "cell_prototypes", noisy)
         yield
     concepts.cache_clear()
 

@@ -19,7 +19,8 @@ import pytest
 pytest.importorskip("sphinx", reason="the extra book is not installed")
 websocket = pytest.importorskip("websocket", reason="websocket-client is not installed")
 
-from clipnull import book, course  # noqa: E402
+from clipnull.course import book
+from clipnull.course import run as course  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")

@@ -14,7 +14,7 @@ import numpy as np
 import psutil
 import pytest
 
-from clipnull import course
+from clipnull.course import run as course
 
 PARAMETERS = "# parameters\nseed = 3  # of the draw\nrate = 0.5  # share\nfast = True  # or not"
 # Notebooks here record without importing the package, which takes seconds.

@@ -12,7 +12,7 @@ import nbformat
 import pytest
 import torch
 
-from clipnull import exercises
+from clipnull.course import exercises
 
 ROOT = Path(__file__).parent.parent
 TASK = re.compile(r"(?s)\*\*Exercise (\d)\*\* \((\d+) min, (easy|medium|hard)\)\. .+"

@@ -15,7 +15,7 @@ import papermill
 import pytest
 
 import clipnull
-from clipnull import course
+from clipnull.course import run as course
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

@@ -9,11 +9,11 @@ from IPython import get_ipython
 from IPython.display import display
 from torch import Tensor
 
-from .data import World
-from .errors import one_of
-from .evaluate import accuracy_matrix, classify, embed, rates, readouts
-from .models import Clip
-from .unlearn import METHODS, Concepts, Forget, solve
+from ..data import World
+from ..errors import one_of
+from ..evaluate import accuracy_matrix, classify, embed, rates, readouts
+from ..models import Clip
+from ..unlearning import METHODS, Concepts, Forget, solve
 
 DIALS = {                                               # the setting of each method that says how hard it hits
     "nullspace": ("alpha", 0.0, 1.0, 1.0), "residual": ("alpha", 0.0, 1.0, 1.0), "ridge": ("forgetting", 0, 5, 1000.0),

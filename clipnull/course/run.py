@@ -296,7 +296,7 @@ def normalise(nb):
 def stamp(nb) -> str:
     """SHA-256 over the code cells of `nb` and the modules of the package: outputs with it come from this source."""
     sources = [cell.source for cell in nb.cells if cell.cell_type == "code"]
-    for module in sorted(Path(__file__).parent.glob("*.py")):
+    for module in sorted(Path(__file__).parent.parent.rglob("*.py")):
         sources += [module.name, module.read_text(encoding="utf-8")]
     return hashlib.sha256(json.dumps(sources).encode()).hexdigest()
 
@@ -624,7 +624,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif args.command == "student":
             print(f"{len(student(notebooks, args.out))} notebooks without solutions: {args.out}")
         elif args.command == "book":
-            from clipnull.book import build
+            from clipnull.course.book import build
             pages = [*notebooks, *([] if args.notebooks else [Path("notebooks", "INSTRUCTOR.md")])]
             print(f"to read: {build(pages, args.out)}")
         else:

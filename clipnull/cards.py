@@ -4,12 +4,12 @@ from pathlib import Path
 
 from torch import Tensor
 
-from .audit import linear_probe, tower
+from .auditing import linear_probe, tower
 from .data import World
 from .edit import Edit, written
 from .evaluate import PROMPTS, Comparison, compare, embed, macro, wilson
 from .models import Clip
-from .unlearn import Forget
+from .unlearning import Forget
 
 PATCH, CARD = "edit.safetensors", "README.md"
 ASKED = {"free": "the class alone, held-out wording", "domain": "class and domain, held-out wording",

@@ -11,7 +11,7 @@ import yaml
 import clipnull as cn
 from clipnull.evaluate import PROMPTS
 
-card = importlib.import_module("clipnull.card")
+card = importlib.import_module("clipnull.cards")
 
 
 @pytest.fixture(scope="module")

@@ -28,9 +28,9 @@ import torch.nn.functional as F
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from . import audit, evaluate, subspace
-from .bench import mean_and_half
-from .errors import one_of
+from .. import auditing, evaluate, subspace
+from ..bench import mean_and_half
+from ..errors import one_of
 
 TOLERANCE = 1e-4
 """How far a value may be from the reference, in units of the largest expected value or 1: answers may be float32."""
@@ -339,7 +339,7 @@ def _labelled() -> list[tuple]:
           "cosines (n, n) need unit rows; each picture is nearest to itself, so that the diagonal must not win; then "
           "compare labels[nearest], (n,), with labels")
 def same_neighbour(features: Tensor, labels: Tensor) -> float:
-    return float(audit.retrieval_precision(features, labels, 1).mean())
+    return float(auditing.retrieval_precision(features, labels, 1).mean())
 
 
 def _scores() -> list[tuple]:

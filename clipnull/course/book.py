@@ -35,7 +35,7 @@ figcaption { font-size: 90% }
 """
 SETTINGS = {"project": "clipnull", "html_title": "clipnull", "html_theme": "furo", "html_show_sphinx": False,
             "html_copy_source": False, "html_show_copyright": False, "html_css_files": ["course.css"],
-            "extensions": ["myst_nb", "clipnull.book"], "html_math_renderer": "mathml", "nb_execution_mode": "off",
+            "extensions": ["myst_nb", "clipnull.course.book"], "html_math_renderer": "mathml", "nb_execution_mode": "off",
             "nb_merge_streams": True, "nb_render_markdown_format": "myst", "nb_code_prompt_show": "Show the solution",
             "nb_code_prompt_hide": "Hide the solution", "myst_enable_extensions": ["dollarmath", "amsmath"],
             "myst_heading_anchors": 3}

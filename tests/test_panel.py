@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 import clipnull as cn
 
-live = importlib.import_module("clipnull.live")
+live = importlib.import_module("clipnull.course.panel")
 
 
 @pytest.fixture(scope="module")

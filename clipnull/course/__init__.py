@@ -1,0 +1,1 @@
+"""The course: what executes, checks and publishes the notebooks."""
