@@ -1,25 +1,20 @@
-"""What remains in an edited model: layers in front of the projection, probes, other words, neighbours, weights."""
+"""What remains in an edited model: features before the projection, probes, other words, neighbours, weights."""
+
 import copy
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import balanced_accuracy_score
-from sklearn.model_selection import StratifiedKFold, cross_val_predict
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
-from .data import World
-from .errors import at_least, one_of
+from .data import Images
+from .errors import at_least, import_extra, one_of
 from .evaluate import embed
-from .models import Clip, find_projection
-from .prompts import say
+from .models import Clip, find_projection, uncompiled
+from .prompts import format_prompt
 
 
 def projection_matrix(clip: Clip) -> tuple[Tensor, Tensor]:
@@ -36,68 +31,75 @@ def projection_matrix(clip: Clip) -> tuple[Tensor, Tensor]:
     return weight.cpu().double(), bias.cpu().double()
 
 
-@lru_cache(maxsize=4)
-def tower(clip: Clip, world: World) -> Tensor:
-    """f(x), the features in front of the projection, of all pictures: (n, D) float32.
+def features_before_projection(clip: Clip, images: Images) -> Tensor:
+    """f(x), the features before the projection, of all pictures: (n, D) float32.
 
-    The tower runs as it is, but with the identity in the place of W and without what a gated edit put behind it. It
+    The tower runs as it is, but with the identity in the place of W and without what a gated edit put after it. It
     shares all other weights with `clip`, which is untouched.
     """
     found = find_projection(clip.model)
     shared = {id(t): t for t in [*clip.model.parameters(), *clip.model.buffers()]}
-    model = copy.deepcopy(clip.model, shared)           # the memo makes deepcopy keep what it maps
-    visual = getattr(model.visual, "_orig_mod", model.visual)
-    if hasattr(visual, "behind"):
-        visual.behind = nn.Identity()
+    model = copy.deepcopy(clip.model, shared)  # the memo makes deepcopy keep what it maps
+    visual = uncompiled(model.visual)
+    if hasattr(visual, "edits"):
+        visual.edits = nn.Identity()
     if found.weight is not None:
         holder, width = model.get_submodule(found.module), found.weight.shape[1 if found.transposed else 0]
         identity = torch.eye(width, dtype=found.weight.dtype, device=found.weight.device)
         setattr(holder, "weight" if found.transposed else "proj", nn.Parameter(identity, requires_grad=False))
         if found.bias is not None:
-            holder.bias = None
-    return embed.__wrapped__(replace(clip, model=model), world)
+            holder.register_parameter("bias", None)
+    return embed(replace(clip, model=model), images)
 
 
 @dataclass(frozen=True, eq=False)
 class Probe:
-    """What a classifier trained on labelled features says of the pictures it was not trained on."""
+    """What a classifier trained on labelled features predicts for the pictures it was not trained on."""
 
-    predicted: Tensor                 # (n,) int64
-    accuracy: float                   # balanced: the mean over labels of the share named right
-    chance: float                     # 1 / number of labels
+    predicted: Tensor  # (n,) int64
+    accuracy: float  # balanced: the mean over labels of the share named right
+    chance: float  # 1 / number of labels
 
 
 def linear_probe(features: Tensor, labels: Tensor, seed: int = 0, folds: int = 5) -> Probe:
     """Logistic regression on standardised features, cross-validated: each picture is named by one that never saw it.
 
     features: (n, d); labels: (n,) integers or bool; all labels weigh the same. `seed` draws the stratified `folds`.
-    Raises ValueError unless at least two labels have two pictures each.
+    Raises ValueError unless at least two labels have two pictures each, and ImportError without scikit-learn.
     """
+    linear_model, metrics, model_selection, pipeline, preprocessing = (
+        import_extra(f"sklearn.{name}", "course")
+        for name in ("linear_model", "metrics", "model_selection", "pipeline", "preprocessing")
+    )
     y = labels.long().numpy()
     values, counts = np.unique(y, return_counts=True)
     at_least("folds", folds, 2)
     if len(y) != len(features) or (counts >= 2).sum() < 2:
         told = dict(zip(values.tolist(), counts.tolist(), strict=True))
-        raise ValueError(f"labels: {len(y)} for {len(features)} pictures, number by label {told}; expected one for "
-                         "each picture, and two labels that have two pictures each")
-    splits = StratifiedKFold(min(folds, int(counts.max())), shuffle=True, random_state=seed)
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, class_weight="balanced", max_iter=2000))
+        raise ValueError(
+            f"labels: {len(y)} for {len(features)} pictures, number by label {told}; expected one for "
+            "each picture, and two labels that have two pictures each"
+        )
+    splits = model_selection.StratifiedKFold(min(folds, int(counts.max())), shuffle=True, random_state=seed)
+    regression = linear_model.LogisticRegression(C=0.1, class_weight="balanced", max_iter=2000)
+    model = pipeline.make_pipeline(preprocessing.StandardScaler(), regression)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The least populated class")          # it is in fewer folds
-        predicted = cross_val_predict(model, features.double().numpy(), y, cv=splits)
-        accuracy = balanced_accuracy_score(y, predicted)
+        warnings.filterwarnings("ignore", message="The least populated class")  # it is in fewer folds
+        predicted = model_selection.cross_val_predict(model, features.double().numpy(), y, cv=splits)
+        accuracy = metrics.balanced_accuracy_score(y, predicted)
     return Probe(torch.from_numpy(predicted), float(accuracy), 1 / len(values))
 
 
-def paraphrases(clip: Clip, classes: Sequence[str], template: str = "{a}",
-                said: Mapping[str, str] | None = None) -> Tensor:
-    """A zero-shot classifier in other words: unit rows, (C, d).
+def paraphrases(
+    clip: Clip, classes: Sequence[str], template: str = "{a}", synonyms: Mapping[str, str] | None = None
+) -> Tensor:
+    """A text classifier in other words: unit rows, (C, d).
 
-    template: as in `prompts.TEMPLATES`: {a} is the class with its article, {n} without. said: what to call a class
-    instead of its name, {"dog": "hound"}; all others keep theirs.
+    template: as in `prompts.TEMPLATES`: {a} is the class with its article, {n} without. synonyms: what to call a class
+    in place of its name, {"dog": "hound"}; all others keep theirs.
     """
-    said = {one_of("said", name, classes): word for name, word in (said or {}).items()}
-    return clip.embed_texts([say(template, said.get(c, c)) for c in classes])
+    words = {one_of("synonyms", name, classes): word for name, word in (synonyms or {}).items()}
+    return clip.embed_texts([format_prompt(template, words.get(c, c)) for c in classes])
 
 
 def retrieval_precision(features: Tensor, labels: Tensor, k: int = 5) -> Tensor:
@@ -110,7 +112,7 @@ def retrieval_precision(features: Tensor, labels: Tensor, k: int = 5) -> Tensor:
     z, precision = F.normalize(features.double(), dim=-1), []
     for rows in torch.arange(len(z)).split(1024):
         cosines = z[rows] @ z.T
-        cosines[torch.arange(len(rows)), rows] = -2.0                                   # not its own neighbour
+        cosines[torch.arange(len(rows)), rows] = -2.0  # not its own neighbour
         last = cosines.topk(k).values[:, -1:]
         same, inside, tied = labels[rows, None] == labels, cosines > last + 1e-9, (cosines - last).abs() <= 1e-9
         places = k - inside.sum(1)
@@ -119,8 +121,8 @@ def retrieval_precision(features: Tensor, labels: Tensor, k: int = 5) -> Tensor:
 
 
 def confusion(predicted: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """How many pictures of each class (rows) are taken for each class (columns): (C, C) int64."""
-    return torch.bincount(labels * classes + predicted, minlength=classes ** 2).view(classes, classes)
+    """How many pictures of each class (rows) are classified as each class (columns): (C, C) int64."""
+    return torch.bincount(labels * classes + predicted, minlength=classes**2).view(classes, classes)
 
 
 def weight_difference(clip: Clip, after: Clip) -> Tensor:

@@ -1,58 +1,115 @@
 """Publish an edit: the patch, and a card that says what it does, what it costs, and what it leaves."""
+
 import json
 from pathlib import Path
 
 from torch import Tensor
 
-from .auditing import linear_probe, tower
-from .data import World
-from .edit import Edit, written
-from .evaluate import PROMPTS, Comparison, compare, embed, macro, wilson
+from .auditing import features_before_projection, linear_probe
+from .data import Images
+from .edit import Edit
+from .evaluate import Comparison, compare, embed, macro, wilson
+from .files import write_text
 from .models import Clip
-from .unlearning import Forget
+from .prompts import PROMPTS
+from .requests import Forget
 
 PATCH, CARD = "edit.safetensors", "README.md"
-ASKED = {"free": "the class alone, held-out wording", "domain": "class and domain, held-out wording",
-         "seen": "the wording that built the edit"}
+ASKED = {
+    "free": "the class alone, held-out wording",
+    "domain": "class and domain, held-out wording",
+    "build": "the wording that built the edit",
+}
 
 
-def card(edit: Edit, clip: Clip, world: World, licence: str = "") -> str:
+def card(edit: Edit, clip: Clip, images: Images, licence: str = "") -> str:
     """A model card (Markdown with a YAML head, as the Hugging Face hub reads it) of what `edit` does to `clip`.
 
-    Everything in it is measured here, on the pictures of `world`: these should be pictures that no choice of yours was
-    made on. licence: of the patch, such as "mit"; its identifier goes to the head.
+    Everything in it is measured here, on `images`: these should be pictures that no choice of yours was made on.
+    licence: of the patch, such as "mit"; its identifier goes to the head.
     Two runs give the same text. Raises ValueError if the edit has no request, or was made for other weights.
     """
     try:
         request = edit.request if isinstance(edit.request, Forget) else Forget.from_dict(edit.request)
     except (TypeError, KeyError) as error:
         raise ValueError(f"edit: its request is {edit.request!r}; expected a Forget, as `unlearn` stores it") from error
-    edit.check(clip)
-    after, vocabulary = edit.apply(clip), world.vocabulary
-    results = {prompts: compare(clip, after, world, request, prompts) for prompts in PROMPTS}
-    counts, mask = world.counts(), request.mask(vocabulary)
+    edit.validate_for(clip)
+    counts, mask = images.counts(), request.mask(images.vocabulary)
     if not counts[mask].sum():
-        raise ValueError(f"world: none of its {len(world)} pictures is in a forgotten cell ({request}); expected "
-                         "pictures on which forgetting can be measured")
-    head = {"base_model": _public(clip.name), "library_name": "clipnull", "tags": ["clip", "machine-unlearning"],
-            **({"license": licence} if licence else {})}
-    parts = ["---\n" + "\n".join(f"{key}: {json.dumps(value)}" for key, value in head.items()) + "\n---",
-             f"# Forget {request}", _about(edit, clip), "## Use", _use(edit, clip),
-             "## Measured", _measured(results, world), "## Whom it hurts", _worst(results["free"], counts),
-             "## What remains", _remains(clip, after, world, mask), "## Made by", _made(edit, request)]
+        raise ValueError(
+            f"images: none of its {len(images)} pictures is in a forgotten cell ({request}); expected "
+            "pictures on which forgetting can be measured"
+        )
+    after = edit.apply(clip)
+    features = embed(clip, images), embed(after, images)
+    results = {prompts: compare(clip, after, images, request, prompts, features) for prompts in PROMPTS}
+    head = {
+        "base_model": _public(clip.name),
+        "library_name": "clipnull",
+        "tags": ["clip", "machine-unlearning"],
+        **({"license": licence} if licence else {}),
+    }
+    parts = [
+        "---\n" + "\n".join(f"{key}: {json.dumps(value)}" for key, value in head.items()) + "\n---",
+        f"# Forget {request}",
+        _about(edit, clip),
+        "## Use",
+        _use(edit, clip),
+        "## Measured",
+        _measured(results, images),
+        "## Whom it hurts",
+        _worst(results["free"], counts),
+        "## What remains",
+        _remains(after, images, mask, features),
+        "## Made by",
+        _made(edit, request),
+    ]
     return "\n\n".join(parts) + "\n"
 
 
-def release(folder: str | Path, edit: Edit, clip: Clip, world: World, licence: str = "") -> Path:
-    """Write the patch and its `card` into `folder`, and return it: a folder to hand on, or to push to a hub.
+def release(folder: str | Path, edit: Edit, clip: Clip, images: Images, licence: str = "") -> Path:
+    """Write the patch and a card of what it does into a folder to hand on, or to push to a hub.
 
     Nothing is written if the card cannot be made.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Made if need be. It gets `edit.safetensors` and `README.md`, a model card as the Hugging Face hub reads it.
+    edit : Edit
+        With a request, as `unlearn` gives it.
+    clip : Clip
+        The model it was made for, unedited.
+    images : Images
+        What the card is measured on: pictures that no choice of yours was made on.
+    licence : str
+        Of the patch, such as "mit"; its identifier goes to the head of the card.
+
+    Returns
+    -------
+    Path
+        `folder`.
+
+    Raises
+    ------
+    ValueError
+        If the edit has no request, or was made for other weights, and if no picture is in a forgotten cell.
+    ImportError
+        Without scikit-learn, which the extra "course" brings: the card tells what a linear probe still finds.
+
+    Examples
+    --------
+    >>> import clipnull as cn, tempfile
+    >>> clip, images = cn.load(device="cpu"), cn.load_images().select(["car", "dog"], ["line"])
+    >>> edit = cn.unlearn(clip, cn.Forget(["car"]), images.vocabulary, "oblique", prototypes=False)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     sorted(file.name for file in cn.release(folder, edit, clip, images, "mit").iterdir())
+    ['README.md', 'edit.safetensors']
     """
-    text, folder = card(edit, clip, world, licence), Path(folder)
+    text, folder = card(edit, clip, images, licence), Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     edit.save(folder / PATCH)
-    with written(folder / CARD) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(folder / CARD, text)
     return folder
 
 
@@ -64,83 +121,115 @@ def _public(name: str) -> str:
 
 # --- sections ----------------------------------------------------------------------------------------------------
 
+
 def _about(edit: Edit, clip: Clip) -> str:
-    kind = ("a matrix, multiplied into the weights of the image projection: it costs nothing at inference, and "
-            "`cn.fuse` writes an ordinary checkpoint" if edit.linear else
-            "a gate behind the image tower, which cannot be multiplied into weights; `cn.export` writes a program")
+    kind = (
+        "a matrix, multiplied into the weights of the image projection: it costs nothing at inference, and "
+        "`cn.fuse` writes an ordinary checkpoint"
+        if edit.linear
+        else "a gate after the image tower, which cannot be multiplied into weights; `cn.export` writes a program"
+    )
     weights = f" (`{_public(clip.pretrained)}`)" if clip.pretrained else ""
-    return (f"A patch for `{_public(clip.name)}`{weights}, made in closed form "
-            f"from names alone, without training and without pictures. It is {kind}. It changes image embeddings only; "
-            f"texts are embedded as before. Rank {edit.rank} in a space {clip.width} wide.")
+    return (
+        f"A patch for `{_public(clip.name)}`{weights}, made in closed form "
+        f"from names alone, without training and without pictures. It is {kind}. It changes image embeddings only; "
+        f"texts are embedded as before. Rank {edit.rank} in a space {clip.width} wide."
+    )
 
 
 def _use(edit: Edit, clip: Clip) -> str:
     arguments = ", ".join(json.dumps(_public(a)) for a in (clip.name, clip.pretrained) if a)
-    return ("```python\nimport clipnull as cn\n\n"
-            f"clip = cn.load({arguments})\n"
-            f'edit = cn.Edit.load("{PATCH}", clip)    # refuses any weights but those it was made for\n'
-            "after = edit.apply(clip)                         # edit.remove(after) gives clip back\n```\n\n"
-            f"Fingerprint of the base weights: `{edit.fingerprint or 'none'}`.")
+    return (
+        "```python\nimport clipnull as cn\n\n"
+        f"clip = cn.load({arguments})\n"
+        f'edit = cn.Edit.load("{PATCH}", clip)    # refuses any weights but those it was made for\n'
+        "after = edit.apply(clip)                         # edit.remove(after) gives clip back\n```\n\n"
+        f"Fingerprint of the base weights: `{edit.fingerprint or 'none'}`."
+    )
 
 
-def _measured(results: dict[str, Comparison], world: World) -> str:
-    c, k = world.vocabulary.shape
-    lines = [f"On {len(world)} pictures, {c} classes × {k} domains, all {c} classes as candidates; means over cells, "
-             "drops in percentage points (negative: a gain).", "",
-             "| asked with | right on forgotten cells | forgetting rate | retain drop | sibling class | sibling domain "
-             "| worst cell |", "|---" * 7 + "|"]
+def _measured(results: dict[str, Comparison], images: Images) -> str:
+    c, k = images.vocabulary.shape
+    lines = [
+        f"On {len(images)} pictures, {c} classes × {k} domains, all {c} classes as candidates; means over cells, "
+        "drops in percentage points (negative: a gain).",
+        "",
+        "| asked with | right on forgotten cells | forgetting rate | retain drop | sibling class | sibling domain "
+        "| worst cell |",
+        "|---" * 7 + "|",
+    ]
     for prompts, result in results.items():
-        r, mask = result.rates, result.forget
-        drops = " | ".join("–" if r[name] != r[name] else f"{r[name]:+.1f}" for name in
-                           ("retain_drop", "sibling_class_drop", "sibling_domain_drop", "worst_cell_drop"))
+        r, mask = result.rates, result.mask
+        drops = " | ".join(
+            "–" if r[name] != r[name] else f"{r[name]:+.1f}"
+            for name in ("retain_drop", "sibling_class_drop", "sibling_domain_drop", "worst_cell_drop")
+        )
         rate = "–" if r["forgetting_rate"] != r["forgetting_rate"] else f"{r['forgetting_rate']:.3f}"
-        lines.append(f"| {ASKED[prompts]} | {100 * macro(result.before, mask):.1f} % → "
-                     f"{100 * macro(result.after, mask):.1f} % | {rate} | {drops} |")
+        lines.append(
+            f"| {ASKED[prompts]} | {100 * macro(result.before, mask):.1f} % → "
+            f"{100 * macro(result.after, mask):.1f} % | {rate} | {drops} |"
+        )
     free = results["free"]
-    n, mask = world.counts()[free.forget], free.forget
+    n, mask = images.counts()[free.mask], free.mask
     right = [int((matrix[mask].nan_to_num() * n).sum().round()) for matrix in (free.before, free.after)]
-    spans = [f"{r} right (95 % interval {100 * low:.0f} to {100 * high:.0f} %)" for r in right
-             for low, high in [wilson(r, int(n.sum()))]]
-    lines += ["", f"Counted by pictures rather than cells: of {int(n.sum())} forgotten ones {spans[0]} before, "
-              f"{spans[1]} after, the class alone being named."]
+    spans = [
+        f"{r} right (95 % interval {100 * low:.0f} to {100 * high:.0f} %)"
+        for r in right
+        for low, high in [wilson(r, int(n.sum()))]
+    ]
+    lines += [
+        "",
+        f"Counted by pictures rather than cells: of {int(n.sum())} forgotten ones {spans[0]} before, "
+        f"{spans[1]} after, the class alone being named.",
+    ]
     if mask.all(0).any():
         lines[-1] += f" Whole domains are forgotten: the rate is the way gone to chance, {100 / c:.1f} %."
     return "\n".join(lines)
 
 
 def _worst(result: Comparison, counts: Tensor, most: int = 5) -> str:
-    drop = (result.before - result.after).masked_fill(result.forget, float("nan"))
-    vocabulary, lines = result.world.vocabulary, []
+    drop = (result.before - result.after).masked_fill(result.mask, float("nan"))
+    vocabulary, lines = result.images.vocabulary, []
     order = drop.nan_to_num(-2.0).flatten().argsort(descending=True, stable=True)[:most]
     for c, k in ((int(i) // drop.shape[1], int(i) % drop.shape[1]) for i in order):
         if drop[c, k] > 0:
             n, before, after = int(counts[c, k]), float(result.before[c, k]), float(result.after[c, k])
-            lines.append(f"| {vocabulary.classes[c]}, {vocabulary.domains[k]} | {n} | {n * before:.0f} | "
-                         f"{n * after:.0f} |")
+            lines.append(
+                f"| {vocabulary.classes[c]}, {vocabulary.domains[k]} | {n} | {n * before:.0f} | {n * after:.0f} |"
+            )
     if not lines:
         return "No kept cell lost a picture."
     hurt = int((drop > 0).sum())
-    return (f"{hurt} of {int((~drop.isnan()).sum())} kept cells that hold pictures lost some; the worst:\n\n"
-            "| kept cell | pictures | right before | right after |\n|---|---|---|---|\n" + "\n".join(lines))
+    return (
+        f"{hurt} of {int((~drop.isnan()).sum())} kept cells that hold pictures lost some; the worst:\n\n"
+        "| kept cell | pictures | right before | right after |\n|---|---|---|---|\n" + "\n".join(lines)
+    )
 
 
-def _remains(clip: Clip, after: Clip, world: World, mask: Tensor) -> str:
-    labels = mask[world.classes, world.domains]
+def _remains(after: Clip, images: Images, mask: Tensor, features: tuple[Tensor, Tensor]) -> str:
+    labels = mask[images.classes, images.domains]
     if min(int(labels.sum()), int((~labels).sum())) < 2:
         told = "With fewer than two forgotten or kept pictures, no probe could be trained here."
     else:
-        front, before, behind = (100 * linear_probe(features, labels).accuracy
-                                 for features in (tower(after, world), embed(clip, world), embed(after, world)))
-        told = ("A linear probe that is trained with labels to tell forgotten pictures from all others (balanced "
-                f"accuracy, cross-validated; chance 50 %): {front:.0f} % on the features in front of the projection, "
-                f"which the edit does not reach; {before:.0f} % on embeddings before the edit, {behind:.0f} % after.")
-    return (f"{told}\n\nThe edit suppresses behaviour; it erases nothing that was learned. Whoever has the weights can "
-            "take it off, and whoever has features in front of the projection never meets it. It is no proof of the "
-            "deletion of data.")
+        first, before, last = (
+            100 * linear_probe(z, labels).accuracy for z in (features_before_projection(after, images), *features)
+        )
+        told = (
+            "A linear probe that is trained with labels to tell forgotten pictures from all others (balanced "
+            f"accuracy, cross-validated; chance 50 %): {first:.0f} % on the features before the projection, "
+            f"which the edit does not reach; {before:.0f} % on embeddings before the edit, {last:.0f} % after."
+        )
+    return (
+        f"{told}\n\nThe edit suppresses behaviour; it erases nothing that was learned. Whoever has the weights can "
+        "take it off, and whoever has features before the projection never meets it. It is no proof of the "
+        "deletion of data."
+    )
 
 
 def _made(edit: Edit, request: Forget) -> str:
     settings = ", ".join(f"{name} = {value}" for name, value in edit.settings.items()) or "none"
-    return (f"Method `{edit.method}` of clipnull ({settings}), after "
-            "[arXiv 2512.14113](https://arxiv.org/abs/2512.14113). Request, as stored in the patch:\n\n"
-            f"```json\n{json.dumps(request.as_dict())}\n```")
+    return (
+        f"Method `{edit.method}` of clipnull ({settings}), after "
+        "[arXiv 2512.14113](https://arxiv.org/abs/2512.14113). Request, as stored in the patch:\n\n"
+        f"```json\n{json.dumps(request.as_dict())}\n```"
+    )

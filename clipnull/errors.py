@@ -1,30 +1,51 @@
-"""Checks at the door: a wrong argument is named, with its value and what was expected."""
+"""Argument validation: a wrong argument is named, with its value and what was expected."""
+
+import importlib
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from types import ModuleType
+
+KINDS = {str: "text, in quotes", int: "a whole number", float: "a number", bool: "True or False"}
+
+
+def near(value: object, options: Iterable[str]) -> list[str]:
+    """Those of `options` that `value` may have been meant for, best first."""
+    options = list(options)
+    found = get_close_matches(str(value), options, n=3, cutoff=0.5)
+    return found + [o for o in options if str(value).lower() == o.lower() and o not in found]
 
 
 def one_of(argument: str, value: object, options: Iterable[str]) -> str:
     """`value` if it is one of `options`; else a ValueError that suggests near matches."""
     options = list(options)
-    if value in options:
+    if isinstance(value, str) and value in options:
         return value
-    near = get_close_matches(str(value), options, n=3, cutoff=0.5)
-    near += [o for o in options if str(value).lower() == str(o).lower() and o not in near]
-    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"expected one of {shorten(options)}"
+    found = near(value, options)
+    hint = f"did you mean {' or '.join(map(repr, found))}?" if found else f"expected one of {shorten(options)}"
     raise ValueError(f"{argument}: {value!r} is not known; {hint}")
 
 
 def names(argument: str, values: object, options: Sequence[str]) -> tuple[str, ...]:
     """`values` as a tuple of distinct known names; a lone string is refused (a common slip)."""
+    values = distinct(argument, values, options)
+    return tuple(one_of(argument, v, options) for v in values)
+
+
+def distinct(argument: str, values: object, options: Sequence[str] = ()) -> tuple[str, ...]:
+    """`values` as a tuple of distinct names, of which nothing else is known; `options` are told if there are none."""
     if isinstance(values, str) or not isinstance(values, Iterable):
         raise ValueError(f"{argument}: {values!r} is not a list of names; expected for example [{values!r}]")
     values = tuple(values)
     if not values:
-        raise ValueError(f"{argument}: the list is empty; expected at least one of {shorten(options)}")
+        some = f"at least one of {shorten(options)}" if options else "at least one name"
+        raise ValueError(f"{argument}: the list is empty; expected {some}")
     twice = sorted({str(v) for v in values if values.count(v) > 1})
     if twice:
         raise ValueError(f"{argument}: {', '.join(map(repr, twice))} given twice; expected each name once")
-    return tuple(one_of(argument, v, options) for v in values)
+    for value in values:
+        if not isinstance(value, str):
+            raise ValueError(f"{argument}: {value!r} is no name; expected text, such as 'dog'")
+    return values
 
 
 def within(argument: str, value: object, low: float, high: float) -> float:
@@ -42,8 +63,9 @@ def at_least(argument: str, value: object, low: int) -> int:
 
 
 def shorten(options: Iterable[object], most: int = 12) -> str:
-    options = [repr(o) for o in options]
-    return ", ".join(options[:most]) + (f", ... ({len(options)} in all)" if len(options) > most else "")
+    """`options` in one line, the first `most` of them."""
+    told = [repr(o) for o in options]
+    return ", ".join(told[:most]) + (f", ... ({len(told)} in all)" if len(told) > most else "")
 
 
 def expect(kind: type, **values: object) -> None:
@@ -56,4 +78,14 @@ def expect(kind: type, **values: object) -> None:
             raise ValueError(f"{name}: {value!r} is not valid; expected {KINDS[kind]}")
 
 
-KINDS = {str: "text, in quotes", int: "a whole number", float: "a number", bool: "True or False"}
+def import_extra(module: str, extra: str) -> ModuleType:
+    """The optional `module`, such as "sklearn.metrics"; an ImportError that names the extra which brings it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        package = module.partition(".")[0]
+        if error.name and error.name.partition(".")[0] != package:
+            raise  # the package is there, and something it needs is not
+        raise ImportError(
+            f"{package} is not installed; expected the extra {extra!r}: pip install 'clipnull[{extra}]'", name=package
+        ) from error

@@ -1,83 +1,126 @@
 """What a model knows: the class x domain matrix of zero-shot accuracy, and what an edit changed in it."""
+
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
 from scipy import stats
 from torch import Tensor
 
-from .data import World
-from .errors import at_least, one_of
+from .data import Images
+from .errors import at_least
 from .models import Clip
-from .prompts import Vocabulary, embed_cells, embed_classes, embed_domains
-from .unlearning import Forget
-
-PROMPTS = ("free", "domain", "seen")
+from .prompts import embed_domains, text_classifiers
+from .requests import Forget
 
 
-@lru_cache(maxsize=16)
-def embed(clip: Clip, world: World) -> Tensor:
-    """Embeddings z of all pictures, not normalised: (n, d) float32. Kept in memory for the same clip and world."""
-    chunks = range(0, len(world), 256)
-    return torch.cat([clip.embed_pixels(torch.stack([clip.preprocess(world.image(i))
-                                                     for i in range(first, min(first + 256, len(world)))]))
-                      for first in chunks])
+def embed(clip: Clip, images: Images) -> Tensor:
+    """Embeddings z of all pictures: the features after the projection, not normalised.
 
+    They are computed at each call; functions that need them take them as `features`, so that one call serves all.
 
-def readouts(clip: Clip, vocabulary: Vocabulary, prompts: str = "free") -> Tensor:
-    """The zero-shot classifier that `prompts` make for the pictures of each domain: unit vectors, (C, K, d).
+    Parameters
+    ----------
+    clip : Clip
+    images : Images
+        n pictures.
 
-    prompts: "free" names no domain ("a picture of a dog"), so that all K are the same; "domain" names the picture's
-        own domain, with held-out templates; "seen" does so with the templates that built the edit.
+    Returns
+    -------
+    (n, d) float32 on the CPU
+
+    Examples
+    --------
+    >>> import clipnull as cn
+    >>> clip, images = cn.load(device="cpu"), cn.load_images().select(["dog"], ["line"])
+    >>> z = cn.embed(clip, images)
+    >>> z.shape == (len(images), clip.width)
+    True
     """
-    if one_of("prompts", prompts, PROMPTS) == "free":
-        return embed_classes(clip, vocabulary.classes)[:, None].expand(-1, len(vocabulary.domains), -1)
-    return embed_cells(clip, vocabulary, "build" if prompts == "seen" else prompts)
+    chunks = range(0, len(images), 256)
+    parts = []
+    for first in chunks:
+        pictures = [clip.preprocess(images.image(i)) for i in range(first, min(first + 256, len(images)))]
+        parts.append(clip.embed_pixels(torch.stack(pictures)))
+    return torch.cat(parts)
 
 
-def classify(features: Tensor, texts: Tensor, domains: Tensor) -> Tensor:
-    """The class with the largest cosine, each picture by the classifier of its domain: (n,) int64.
+def classify(features: Tensor, classifiers: Tensor, domains: Tensor) -> Tensor:
+    """The class with the largest cosine: (n,) int64.
 
-    features: embeddings (n, d); texts: see `readouts`, (C, K, d); domains: of the pictures, (n,).
+    features: embeddings (n, d). classifiers: a text classifier for all, unit rows (C, d), or one for the pictures of
+    each domain, (K, C, d), see `prompts.text_classifiers`. domains: of the pictures, (n,).
     """
     z = F.normalize(features, dim=-1)
+    if classifiers.ndim == 2:
+        return (z @ classifiers.T).argmax(1)
     predicted = torch.empty(len(z), dtype=torch.int64)
-    for k in range(texts.shape[1]):
-        predicted[domains == k] = (z[domains == k] @ texts[:, k].T).argmax(1)
+    for k, classifier in enumerate(classifiers):
+        predicted[domains == k] = (z[domains == k] @ classifier.T).argmax(1)
     return predicted
 
 
-def predict(clip: Clip, world: World, prompts: str = "free", features: Tensor | None = None) -> Tensor:
-    """The class each picture is taken for, among all classes of the vocabulary: (n,) int64.
+def predict(clip: Clip, images: Images, prompts: str = "free", features: Tensor | None = None) -> Tensor:
+    """The class that each picture is classified as, among all classes of the vocabulary: (n,) int64.
 
-    prompts: "free", "domain" or "seen", see `readouts`.
-    features: embeddings to use in place of the model's own, (n, d).
+    prompts: "free", "domain" or "build", see `prompts.text_classifiers`. features: embeddings (n, d) to use in place of
+    `embed(clip, images)`.
     """
-    texts = readouts(clip, world.vocabulary, prompts)
-    return classify(embed(clip, world) if features is None else features, texts, world.domains)
+    classifiers = text_classifiers(clip, images.vocabulary, prompts)
+    return classify(embed(clip, images) if features is None else features, classifiers, images.domains)
 
 
-def accuracy_matrix(predicted: Tensor, world: World, label: Tensor | None = None) -> Tensor:
+def accuracy_matrix(predicted: Tensor, images: Images, labels: Tensor | None = None) -> Tensor:
     """Share of right answers in each cell: (C, K) float64, NaN where a cell has no pictures.
 
-    label: the right answers, (n,); by default the classes.
+    predicted: (n,). labels: the right answers, (n,); by default the classes.
     """
-    c, k = world.vocabulary.shape
-    right = (predicted == (world.classes if label is None else label)).double()
-    total = torch.zeros(c * k, dtype=torch.float64).index_add_(0, world.classes * k + world.domains, right)
-    return total.view(c, k) / world.counts()
+    c, k = images.vocabulary.shape
+    right = (predicted == (images.classes if labels is None else labels)).double()
+    total = torch.zeros(c * k, dtype=torch.float64).index_add_(0, images.classes * k + images.domains, right)
+    return total.view(c, k) / images.counts()
 
 
-def zero_shot(clip: Clip, world: World, prompts: str = "free") -> Tensor:
-    """The accuracy matrix of `clip` on `world`: (C, K)."""
-    return accuracy_matrix(predict(clip, world, prompts), world)
+def zero_shot(clip: Clip, images: Images, prompts: str = "free", features: Tensor | None = None) -> Tensor:
+    """The accuracy of `clip` in each cell: the share of pictures whose right class has the highest score.
+
+    Parameters
+    ----------
+    clip : Clip
+    images : Images
+        n pictures.
+    prompts : str
+        The prompt set that makes the text classifier: "free" names no domain ("a picture of a dog"); "domain" names the
+        domain of the picture, in held-out wording; "build" does so in the wording that builds edits.
+    features : (n, d), optional
+        Embeddings of the pictures, in place of `embed(clip, images)`.
+
+    Returns
+    -------
+    (C, K) float64
+        From 0 to 1; NaN where a cell has no pictures.
+
+    Raises
+    ------
+    ValueError
+        For an unknown prompt set, with near ones.
+
+    Examples
+    --------
+    >>> import clipnull as cn
+    >>> clip, images = cn.load(device="cpu"), cn.load_images().select(["car", "dog"], ["line"])
+    >>> float(cn.zero_shot(clip, images).nanmean()) > 0.7
+    True
+    """
+    return accuracy_matrix(predict(clip, images, prompts, features), images)
 
 
-def domain_accuracy(clip: Clip, world: World) -> Tensor:
-    """How often the domain of a picture is named right, in each cell: (C, K)."""
-    scores = F.normalize(embed(clip, world), dim=-1) @ embed_domains(clip, world.vocabulary.domains).T
-    return accuracy_matrix(scores.argmax(1), world, world.domains)
+def domain_accuracy(clip: Clip, images: Images, features: Tensor | None = None) -> Tensor:
+    """How often the domain of a picture is named right, in each cell: (C, K). features: as in `zero_shot`."""
+    z = embed(clip, images) if features is None else features
+    return accuracy_matrix(
+        classify(z, embed_domains(clip, images.vocabulary.domains), images.domains), images, images.domains
+    )
 
 
 def macro(matrix: Tensor, mask: Tensor | None = None) -> float:
@@ -86,8 +129,8 @@ def macro(matrix: Tensor, mask: Tensor | None = None) -> float:
     return float(values.nanmean())
 
 
-def rates(before: Tensor, after: Tensor, forget: Tensor) -> dict[str, float]:
-    """What an edit did, from two accuracy matrices (C, K) and the mask of forgotten cells; means are over cells.
+def rates(before: Tensor, after: Tensor, mask: Tensor) -> dict[str, float]:
+    """What an edit did, from two accuracy matrices (C, K) and the `mask` of forgotten cells; means are over cells.
 
     forgetting_rate: (A_F - A'_F) / A_F, the share of the accuracy on forgotten cells that is gone. Where whole domains
         go, guessing is all that can be left: the share of the way to chance, min(1, (A_F - A'_F) / (A_F - 1/C)).
@@ -97,17 +140,19 @@ def rates(before: Tensor, after: Tensor, forget: Tensor) -> dict[str, float]:
     sibling_class_drop: over kept cells of a forgotten class (photo dogs when line-drawn dogs go);
     sibling_domain_drop: over kept cells of a forgotten domain (line-drawn cats). NaN where there are no such cells.
     """
-    drop, kept = 100 * (before - after), ~forget
-    same_class, same_domain = forget.any(1, keepdim=True), forget.any(0, keepdim=True)
-    whole_classes, whole_domains = (bool((forget.all(i) == forget.any(i)).all()) for i in (1, 0))
+    drop, kept = 100 * (before - after), ~mask
+    same_class, same_domain = mask.any(1, keepdim=True), mask.any(0, keepdim=True)
+    whole_classes, whole_domains = (bool((mask.all(i) == mask.any(i)).all()) for i in (1, 0))
     selective = not whole_classes and not whole_domains
-    a, a_after, floor = macro(before, forget), macro(after, forget), 1 / len(forget) if whole_domains else 0.0
+    a, a_after, floor = macro(before, mask), macro(after, mask), 1 / len(mask) if whole_domains else 0.0
     worst = drop[kept]
-    return {"forgetting_rate": min(1.0, (a - a_after) / (a - floor)) if a > floor else float("nan"),
-            "retain_drop": macro(drop, kept),
-            "sibling_class_drop": macro(drop, kept & same_class) if selective else float("nan"),
-            "sibling_domain_drop": macro(drop, kept & same_domain) if selective else float("nan"),
-            "worst_cell_drop": max(worst[~worst.isnan()].tolist(), default=float("nan"))}
+    return {
+        "forgetting_rate": min(1.0, (a - a_after) / (a - floor)) if a > floor else float("nan"),
+        "retain_drop": macro(drop, kept),
+        "sibling_class_drop": macro(drop, kept & same_class) if selective else float("nan"),
+        "sibling_domain_drop": macro(drop, kept & same_domain) if selective else float("nan"),
+        "worst_cell_drop": max(worst[~worst.isnan()].tolist(), default=float("nan")),
+    }
 
 
 def wilson(right: int, n: int) -> tuple[float, float]:
@@ -120,33 +165,77 @@ def wilson(right: int, n: int) -> tuple[float, float]:
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Accuracy before and after an edit, and the rates drawn from it."""
+    """Accuracy before and after an edit, (C, K) each, on `images`; `mask` (C, K) bool: the forgotten cells."""
 
-    before: Tensor                    # (C, K)
-    after: Tensor                     # (C, K)
-    forget: Tensor                    # (C, K) bool
-    world: World
+    before: Tensor
+    after: Tensor
+    mask: Tensor
+    images: Images
     request: Forget
     prompts: str
 
     @property
     def rates(self) -> dict[str, float]:
-        return rates(self.before, self.after, self.forget)
+        """See `evaluate.rates`."""
+        return rates(self.before, self.after, self.mask)
 
     def __str__(self) -> str:
-        r = self.rates
-        lines = [f"forget {self.request}: {100 * macro(self.before, self.forget):.1f} % -> "
-                 f"{100 * macro(self.after, self.forget):.1f} % right on forgotten cells, prompts {self.prompts!r}, "
-                 f"{len(self.world)} pictures"]
-        lines += [f"  {name.replace('_', ' '):20} {value:8.3f}" + ("" if name == "forgetting_rate" else " points")
-                  for name, value in r.items() if value == value]
+        lines = [
+            f"forget {self.request}: {100 * macro(self.before, self.mask):.1f} % -> "
+            f"{100 * macro(self.after, self.mask):.1f} % right on forgotten cells, prompts {self.prompts!r}, "
+            f"{len(self.images)} pictures"
+        ]
+        lines += [
+            f"  {name.replace('_', ' '):20} {value:8.3f}" + ("" if name == "forgetting_rate" else " points")
+            for name, value in self.rates.items()
+            if value == value
+        ]
         return "\n".join(lines)
 
 
-def compare(clip: Clip, after: Clip, world: World, forget: Forget, prompts: str = "free") -> Comparison:
-    """Evaluate `clip` and the edited `after` on the same pictures and prompts.
+def compare(
+    clip: Clip,
+    after: Clip,
+    images: Images,
+    request: Forget,
+    prompts: str = "free",
+    features: tuple[Tensor, Tensor] | None = None,
+) -> Comparison:
+    """Measure `clip` and the edited `after` on the same pictures with the same prompts; all classes stay candidates.
 
-    All class names stay candidates. Prompts of "free" and "domain" are disjoint from those that build edits.
+    Parameters
+    ----------
+    clip, after : Clip
+    images : Images
+        n pictures.
+    request : Forget
+        Says which cells count as forgotten.
+    prompts : str
+        See `zero_shot`. "free" and "domain" are disjoint from the prompts that build edits.
+    features : two tensors (n, d), optional
+        Embeddings of the pictures under `clip` and `after`, in place of calls of `embed`.
+
+    Returns
+    -------
+    Comparison
+        `before`, `after`: accuracy (C, K); `rates`: see `evaluate.rates`. Printed, it tells means.
+
+    Raises
+    ------
+    ValueError
+        For names that the vocabulary of `images` lacks, and for an unknown prompt set.
+
+    Examples
+    --------
+    >>> import clipnull as cn
+    >>> clip, images = cn.load(device="cpu"), cn.load_images().select(["car", "dog"], ["line"])
+    >>> request = cn.Forget(["car"])
+    >>> edit = cn.unlearn(clip, request, images.vocabulary, "oblique", prototypes=False)
+    >>> result = cn.compare(clip, edit.apply(clip), images, request)
+    >>> result.rates["forgetting_rate"] > 0.9, result.rates["retain_drop"] < 3
+    (True, True)
     """
-    mask = forget.mask(world.vocabulary)
-    return Comparison(zero_shot(clip, world, prompts), zero_shot(after, world, prompts), mask, world, forget, prompts)
+    mask = request.mask(images.vocabulary)
+    z, z_after = features or (None, None)
+    before = zero_shot(clip, images, prompts, z)
+    return Comparison(before, zero_shot(after, images, prompts, z_after), mask, images, request, prompts)

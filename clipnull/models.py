@@ -3,15 +3,16 @@
 CLIP embeds a picture as z = f(x) W: a tower f with values in R^D, then a projection W in R^{D x d} into the
 space it shares with texts. Every edit of clipnull acts on z, that is on W.
 """
+
 import contextlib
 import hashlib
 import logging
-import os
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,46 +20,56 @@ from PIL import Image
 from torch import Tensor, nn
 
 from .errors import at_least, one_of, shorten
+from .files import data_folder
 
 with warnings.catch_warnings():
-    warnings.filterwarnings("ignore", message="IProgress not found")       # of tqdm, which open_clip brings
+    warnings.filterwarnings("ignore", message="IProgress not found")  # of tqdm, which open_clip brings
     import open_clip
-
-
-def data_folder(name: str) -> Path:
-    """Where the embedded `name` ("miniclip", "miniworld") is: beside the package in a clone, inside it in a wheel."""
-    here = Path(__file__).resolve().parent
-    for folder in (here.parent / "data" / name, here / "_data" / name):
-        if folder.is_dir():
-            return folder
-    raise FileNotFoundError(f"the embedded {name} is missing: expected data/{name} beside the clipnull package")
-
-
-def cache_folder() -> Path:
-    """Where computed things are kept: the variable CLIPNULL_CACHE, else ~/.cache/clipnull."""
-    folder = Path(os.environ.get("CLIPNULL_CACHE") or Path.home() / ".cache" / "clipnull")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """An open_clip model with its preprocessing and tokenizer. Immutable: edits give a new one."""
+    """An open_clip model with its preprocessing and tokenizer. It is never changed: an edit gives a new one.
 
-    model: nn.Module
+    Attributes
+    ----------
+    model : nn.Module
+        In evaluation mode, without gradients.
+    preprocess : callable
+        A PIL image -> a tensor (3, s, s), s the size of pictures the model takes.
+    tokenizer : callable
+        A list of n texts -> tokens (n, length).
+    name, pretrained : str, str or None
+        What `load` was asked for.
+    edits : tuple of Edit
+        Those it carries, in the order they act.
+    base : Clip or None
+        The unedited model, where this one is edited.
+
+    Examples
+    --------
+    >>> import clipnull as cn
+    >>> clip = cn.load(device="cpu")
+    >>> clip.name, clip.width, clip.image_size
+    ('miniclip', 256, 112)
+    >>> clip.embed_texts(["a dog", "a house"]).shape
+    torch.Size([2, 256])
+    """
+
+    model: Any
     preprocess: Callable[[Image.Image], Tensor]
     tokenizer: Callable[[list[str]], Tensor]
     name: str
     pretrained: str | None
-    edits: tuple = ()                 # in the order they act
-    base: "Clip | None" = None        # what was edited; None: nothing was
+    edits: tuple = ()
+    base: "Clip | None" = None
 
     @property
     def device(self) -> torch.device:
         return self.weights.device
 
     @property
-    def weights(self) -> nn.Parameter:
+    def weights(self) -> Tensor:
         """The parameter that holds the image projection W; the last one of a tower that has none (SigLIP)."""
         projection = find_projection(self.model)
         return list(self.model.visual.parameters())[-1] if projection.weight is None else projection.weight
@@ -80,13 +91,16 @@ class Clip:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of every weight, of the unedited model if this one is edited: 16 hexadecimal digits."""
+        """A hash of every weight, of the unedited model if this one is edited: 16 hexadecimal digits.
+
+        Computed once and kept: who changes weights in place makes a new Clip of them (`dataclasses.replace`).
+        """
         if self.base:
             return self.base.fingerprint
         digest = hashlib.sha256()
         for key, value in sorted(state(self.model).items()):
             digest.update(key.encode())
-            digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+            digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()[:16]
 
     @torch.inference_mode()
@@ -94,8 +108,10 @@ class Clip:
         """Unit embeddings of `texts`: (n, d) float32 on the CPU."""
         if isinstance(texts, str) or not len(texts):
             raise ValueError(f"texts: {texts!r} is not valid; expected a list of at least one string")
-        parts = [self.model.encode_text(self.tokenizer(list(texts[i:i + batch])).to(self.device))
-                 for i in range(0, len(texts), batch)]
+        parts = [
+            self.model.encode_text(self.tokenizer(list(texts[i : i + batch])).to(self.device))
+            for i in range(0, len(texts), batch)
+        ]
         return F.normalize(torch.cat(parts).float(), dim=-1).cpu()
 
     @torch.inference_mode()
@@ -112,22 +128,32 @@ def state(model: nn.Module) -> dict[str, Tensor]:
     return {key.replace("_orig_mod.", ""): value.detach() for key, value in model.state_dict().items()}
 
 
+def uncompiled(module: Any) -> Any:
+    """The module that `torch.compile` wraps; `module` itself if it does not."""
+    return getattr(module, "_orig_mod", module)
+
+
 @dataclass(frozen=True)
 class Projection:
     """The last linear map of the image tower, z = f W (+ bias)."""
 
-    module: str                       # name of the module that holds it, "visual" or "visual.head.proj"
-    weight: nn.Parameter | None       # (D, d), or (d, D) if transposed; None: not there, but has a place
-    bias: nn.Parameter | None         # (d,)
-    transposed: bool                  # True for nn.Linear, whose weight is (d, D)
-    width: int                        # d
+    module: str  # name of the module that holds it, "visual" or "visual.head.proj"
+    weight: Tensor | None  # (D, d), or (d, D) if transposed; None: not there, but has a place
+    bias: Tensor | None  # (d,)
+    transposed: bool  # True for nn.Linear, whose weight is (d, D)
+    width: int  # d
 
 
-LINEAR_HEADS = ("visual.attnpool.c_proj", "visual.head.proj", "visual.head.mlp.fc2", "visual.trunk.head.fc",
-                "visual.trunk.head")
+LINEAR_HEADS = (
+    "visual.attnpool.c_proj",
+    "visual.head.proj",
+    "visual.head.mlp.fc2",
+    "visual.trunk.head.fc",
+    "visual.trunk.head",
+)
 
 
-def find_projection(model: nn.Module) -> Projection:
+def find_projection(model: Any) -> Projection:
     """Where `model` keeps its image projection (open_clip 3.3: ViT, ResNet, timm towers).
 
     SigLIP's towers end in an attention pool without one. open_clip's own place for it is `visual.head.proj`: that is
@@ -148,20 +174,43 @@ def find_projection(model: nn.Module) -> Projection:
             return Projection(name, module.weight, module.bias, True, module.out_features)
     if isinstance(getattr(visual, "head", None), nn.Sequential) and not len(visual.head):
         return Projection("visual.head.proj", None, None, True, visual.trunk.num_features)
-    raise ValueError(f"model: its image tower ({type(visual).__name__}) does not end in a linear projection; looked "
-                     f"for visual.proj, {', '.join(LINEAR_HEADS)}")
+    raise ValueError(
+        f"model: its image tower ({type(visual).__name__}) does not end in a linear projection; looked "
+        f"for visual.proj, {', '.join(LINEAR_HEADS)}"
+    )
 
 
 def load(name: str = "miniclip", pretrained: str | None = None, device: str | None = None) -> Clip:
     """A CLIP to edit: the embedded miniclip, or any open_clip architecture and tag.
 
-    name: "miniclip"; a name of `open_clip.list_models()`; or "hf-hub:org/repo" or "local-dir:folder" in the hub's
-        layout.
-    pretrained: a tag of that architecture ("openai", "laion2b_s34b_b79k") or a checkpoint file; None for untrained
-        weights (useful only to try the machinery).
-    device: "cpu", "cuda", ...; by default CUDA where there is one.
+    Parameters
+    ----------
+    name : str
+        "miniclip"; a name of `open_clip.list_models()`; or "hf-hub:org/repo" or "local-dir:folder" in the layout of
+        the hub.
+    pretrained : str, optional
+        A tag of that architecture ("openai", "laion2b_s34b_b79k") or a checkpoint file. None: untrained weights, useful
+        only to try the machinery (miniclip brings its own).
+    device : str, optional
+        "cpu", "cuda", ...; by default CUDA where there is one.
 
-    Raises ValueError for an unknown name or tag, naming near ones, and for weights that do not fit.
+    Returns
+    -------
+    Clip
+
+    Raises
+    ------
+    ValueError
+        For an unknown name or tag, with near ones, and for weights that do not fit the architecture.
+
+    Examples
+    --------
+    >>> import clipnull as cn
+    >>> cn.load(device="cpu").logit_scale > 1
+    True
+    >>> cn.load("ViT-B-23")
+    Traceback (most recent call last):
+    ValueError: name: 'ViT-B-23' is not known; did you mean 'ViT-B-32' or 'ViT-S-32' or 'ViT-M-32'?
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     source = source_of(name)
@@ -174,14 +223,16 @@ def load(name: str = "miniclip", pretrained: str | None = None, device: str | No
             one_of("pretrained", pretrained, tags or ["None (this architecture has no published weights)"])
     try:
         with quiet():
-            model, _, preprocess = open_clip.create_model_and_transforms(source, pretrained, device=device)
+            created: Any = open_clip.create_model_and_transforms(source, pretrained, device=device)
             tokenizer = open_clip.get_tokenizer(source)
     except RuntimeError as error:
         if "state_dict" not in str(error):
             raise
         keys = [line.strip() for line in str(error).splitlines()[1:3]]
-        raise ValueError(f"pretrained: the weights {pretrained or source!r} do not match the architecture {name!r}: "
-                         f"{shorten(keys)}") from error
+        raise ValueError(
+            f"pretrained: the weights {pretrained or source!r} do not match the architecture {name!r}: {shorten(keys)}"
+        ) from error
+    model, _, preprocess = created
     model.eval().requires_grad_(False)
     return Clip(model, preprocess, tokenizer, name, pretrained)
 

@@ -1,27 +1,46 @@
 """Figures: every one comes with a text alternative, shown as its caption."""
+
 import base64
 import html
+import inspect
 import io
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-import matplotlib.pyplot as plt
 import numpy as np
-import seaborn as sns
-from IPython.display import HTML, display
 from PIL import Image
 from torch import Tensor
 
-from .data import World
+from .data import Images
+from .errors import import_extra
 from .evaluate import Comparison
+
+if TYPE_CHECKING:
+    import IPython.display as ipython
+    import matplotlib.pyplot as plt
+    import seaborn as sns
+else:
+    plt, sns, ipython = (import_extra(name, "course") for name in ("matplotlib.pyplot", "seaborn", "IPython.display"))
 
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*")
 
 
 def style() -> None:
     """The look of all figures: colour-blind safe, fixed resolution, text that survives half width."""
-    sns.set_theme(style="white", palette="colorblind", font_scale=1.0,
-                  rc={"figure.dpi": 100, "savefig.dpi": 100, "axes.titlesize": "medium", "axes.spines.top": False,
-                      "axes.spines.right": False, "figure.constrained_layout.use": True})
+    sns.set_theme(
+        style="white",
+        palette="colorblind",
+        font_scale=1.0,
+        rc={
+            "figure.dpi": 100,
+            "savefig.dpi": 100,
+            "axes.titlesize": "medium",
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "figure.constrained_layout.use": True,
+        },
+    )
 
 
 def show(fig: plt.Figure, alt: str) -> None:
@@ -32,11 +51,20 @@ def show(fig: plt.Figure, alt: str) -> None:
     fig.savefig(buffer, format="png")
     plt.close(fig)
     picture = Image.open(buffer).convert("RGB")
-    small = min((_encode(picture.quantize(256, dither=Image.Dither.NONE), "png"),       # drawings
-                 _encode(picture, "webp", quality=80, method=6)), key=lambda kind: len(kind[1]))
+    small = min(
+        (
+            _encode(picture.quantize(256, dither=Image.Dither.NONE), "png"),  # drawings
+            _encode(picture, "webp", quality=80, method=6),
+        ),
+        key=lambda kind: len(kind[1]),
+    )
     data, text = base64.b64encode(small[1]).decode(), html.escape(alt)
-    display(HTML(f'<figure><img alt="{text}" src="data:image/{small[0]};base64,{data}"><figcaption>{text}</figcaption>'
-                 f"</figure>"))
+    ipython.display(
+        ipython.HTML(
+            f'<figure><img alt="{text}" src="data:image/{small[0]};base64,{data}"><figcaption>{text}</figcaption>'
+            f"</figure>"
+        )
+    )
 
 
 def _encode(picture: Image.Image, kind: str, **options: int) -> tuple[str, bytes]:
@@ -45,14 +73,35 @@ def _encode(picture: Image.Image, kind: str, **options: int) -> tuple[str, bytes
     return kind, buffer.getvalue()
 
 
-def matrix(values: Tensor, rows: Sequence[str], columns: Sequence[str], title: str = "", ax: plt.Axes | None = None,
-           low: float = 0.0, high: float = 100.0, form: str = ".0f", cmap: str = "viridis",
-           outline: Tensor | None = None) -> plt.Axes:
+def matrix(
+    values: Tensor,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    title: str = "",
+    ax: plt.Axes | None = None,
+    low: float = 0.0,
+    high: float = 100.0,
+    form: str = ".0f",
+    cmap: str = "viridis",
+    outline: Tensor | None = None,
+) -> plt.Axes:
     """A heat map with its numbers: `values` (R, K), NaN left blank; cells of the mask `outline` get a frame."""
     ax = ax or plt.subplots(figsize=(1.2 + 0.75 * len(columns), 0.9 + 0.34 * len(rows)))[1]
-    values = np.asarray(values, dtype=float)
-    sns.heatmap(values, ax=ax, vmin=low, vmax=high, cmap=cmap, annot=True, fmt=form, cbar=False, mask=np.isnan(values),
-                linewidths=0.5, linecolor="white", annot_kws={"size": 9})
+    numbers = np.asarray(values, dtype=float)
+    sns.heatmap(
+        numbers,
+        ax=ax,
+        vmin=low,
+        vmax=high,
+        cmap=cmap,
+        annot=True,
+        fmt=form,
+        cbar=False,
+        mask=np.isnan(numbers),
+        linewidths=0.5,
+        linecolor="white",
+        annot_kws={"size": 9},
+    )
     ax.set_facecolor("0.93")
     ax.set_xticks(np.arange(len(columns)) + 0.5, columns, rotation=35, ha="right")
     ax.set_yticks(np.arange(len(rows)) + 0.5, rows, rotation=0)
@@ -65,38 +114,51 @@ def matrix(values: Tensor, rows: Sequence[str], columns: Sequence[str], title: s
 
 def comparison(result: Comparison) -> plt.Figure:
     """Accuracy before and after an edit and the difference, side by side; forgotten cells are framed."""
-    vocabulary = result.world.vocabulary
-    fig, axes = plt.subplots(1, 3, figsize=(3 + 2.1 * vocabulary.shape[1], 1.2 + 0.34 * vocabulary.shape[0]),
-                             sharey=True)
+    vocabulary = result.images.vocabulary
+    fig, axes = plt.subplots(
+        1, 3, figsize=(3 + 2.1 * vocabulary.shape[1], 1.2 + 0.34 * vocabulary.shape[0]), sharey=True
+    )
     for ax, values, title, cmap, low in (
-            (axes[0], 100 * result.before, "before (% right)", "viridis", 0),
-            (axes[1], 100 * result.after, "after (% right)", "viridis", 0),
-            (axes[2], 100 * (result.after - result.before), "change (points)", "PuOr", -100)):
-        matrix(values, vocabulary.classes, vocabulary.domains, title, ax, low=low, cmap=cmap, outline=result.forget,
-               form=".0f" if low == 0 else "+.0f")
+        (axes[0], 100 * result.before, "before (% right)", "viridis", 0),
+        (axes[1], 100 * result.after, "after (% right)", "viridis", 0),
+        (axes[2], 100 * (result.after - result.before), "change (points)", "PuOr", -100),
+    ):
+        matrix(
+            values,
+            vocabulary.classes,
+            vocabulary.domains,
+            title,
+            ax,
+            low=low,
+            cmap=cmap,
+            outline=result.mask,
+            form=".0f" if low == 0 else "+.0f",
+        )
     return fig
 
 
-def pictures(images: Sequence, titles: Sequence[str] | None = None, columns: int = 8, side: float = 1.15) -> plt.Figure:
+def pictures(shown: Sequence, titles: Sequence[str] | None = None, columns: int = 8, side: float = 1.15) -> plt.Figure:
     """A grid of pictures: PIL images or arrays (s, s, 3)."""
-    rows = -(-len(images) // columns)
-    fig, axes = plt.subplots(rows, columns, figsize=(side * columns, (side + (0.22 if titles else 0)) * rows),
-                             squeeze=False)
+    rows = -(-len(shown) // columns)
+    fig, axes = plt.subplots(
+        rows, columns, figsize=(side * columns, (side + (0.22 if titles else 0)) * rows), squeeze=False
+    )
     for i, ax in enumerate(axes.flat):
         ax.axis("off")
-        if i < len(images):
-            ax.imshow(np.asarray(images[i]))
+        if i < len(shown):
+            ax.imshow(np.asarray(shown[i]))
             if titles:
                 ax.set_title(titles[i], fontsize=9)
     return fig
 
 
-def one_per_cell(world: World, classes: Sequence[str] | None = None) -> plt.Figure:
+def one_per_cell(images: Images, classes: Sequence[str] | None = None) -> plt.Figure:
     """The first picture of every cell, classes in rows and domains in columns."""
-    names = list(classes or world.vocabulary.classes)
-    domains = world.vocabulary.domains
-    fig, axes = plt.subplots(len(names), len(domains), figsize=(1.1 * len(domains) + 0.9, 1.02 * len(names)),
-                             squeeze=False)
+    names = list(classes or images.vocabulary.classes)
+    domains = images.vocabulary.domains
+    fig, axes = plt.subplots(
+        len(names), len(domains), figsize=(1.1 * len(domains) + 0.9, 1.02 * len(names)), squeeze=False
+    )
     for r, name in enumerate(names):
         for k, domain in enumerate(domains):
             ax = axes[r, k]
@@ -104,9 +166,9 @@ def one_per_cell(world: World, classes: Sequence[str] | None = None) -> plt.Figu
             ax.set_yticks([])
             for spine in ax.spines.values():
                 spine.set_visible(False)
-            here = ((world.classes == world.vocabulary.classes.index(name)) & (world.domains == k)).nonzero()[:, 0]
+            here = ((images.classes == images.vocabulary.classes.index(name)) & (images.domains == k)).nonzero()[:, 0]
             if len(here):
-                ax.imshow(world.image(int(here[0])))
+                ax.imshow(images.image(int(here[0])))
             else:
                 ax.text(0.5, 0.5, "none", ha="center", va="center", color="0.6", transform=ax.transAxes)
             if r == 0:
@@ -116,13 +178,29 @@ def one_per_cell(world: World, classes: Sequence[str] | None = None) -> plt.Figu
     return fig
 
 
-def scatter(points: np.ndarray, groups: Sequence[str], styles: Sequence[str] | None = None,
-            ax: plt.Axes | None = None) -> plt.Axes:
+def scatter(
+    points: np.ndarray, groups: Sequence[str], styles: Sequence[str] | None = None, ax: plt.Axes | None = None
+) -> plt.Axes:
     """Points (n, 2) with a colour and a marker for each group (or a marker for each of `styles`)."""
     ax = ax or plt.subplots(figsize=(6, 4.6))[1]
     order = list(dict.fromkeys(groups))
-    sns.scatterplot(x=points[:, 0], y=points[:, 1], hue=list(groups), style=list(styles or groups), hue_order=order,
-                    markers=list(MARKERS)[:len(set(styles or groups))] if len(set(styles or groups)) <= 8 else True,
-                    ax=ax, s=45, linewidth=0.3)
+    sns.scatterplot(
+        x=points[:, 0],
+        y=points[:, 1],
+        hue=list(groups),
+        style=list(styles or groups),
+        hue_order=order,
+        markers=list(MARKERS)[: len(set(styles or groups))] if len(set(styles or groups)) <= 8 else True,
+        ax=ax,
+        s=45,
+        linewidth=0.3,
+    )
     ax.legend(bbox_to_anchor=(1.01, 1), loc="upper left", frameon=False, fontsize=9)
     return ax
+
+
+def show_source(*functions: Callable) -> None:
+    """Display the source of `functions`; the output names them, so that a test can hold it against today's source."""
+    text = "\n\n".join(textwrap.dedent(inspect.getsource(function)) for function in functions)
+    names = [f"{function.__module__}.{function.__qualname__}" for function in functions]
+    ipython.display(ipython.Markdown(f"```python\n{text}```"), metadata={"clipnull": {"source": names}})

@@ -1,9 +1,10 @@
-"""From cells to text embeddings.
+"""From names to text embeddings.
 
 A *cell* is a (class, domain) pair. T[c, k] is the normalised mean of the text embeddings of the cell's prompts.
-The prompts that *build* an edit are disjoint from those that *evaluate* it: zeroing the very prompt one then
-measures with proves nothing.
+The prompts that *build* an edit are disjoint from those that *evaluate* it: to set the score of one prompt to zero and
+then to measure with the same prompt proves nothing.
 """
+
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,35 +12,66 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from .errors import names, one_of
+from .errors import distinct, one_of
 from .models import Clip
 
 TEMPLATES = {
     "build": ("a {d} of {a}", "{a} in {d} style", "the {d} of {a}", "a {d} showing {a}", "{a}, {d}"),
-    "free": ("a picture of {a}",),                                        # no domain: what zero-shot users type
+    "free": ("a picture of {a}",),  # no domain: what zero-shot users type
     "domain": ("this {d} depicts {a}", "a picture of {a}, drawn as a {d}"),
 }
-"""{a} is the class with its article, {d} the domain's phrase. "free" and "domain" are for evaluation only."""
+"""The prompt sets. {a} is the class with its article, {d} the domain's phrase. "free" and "domain" only evaluate."""
 
-DOMAIN_PHRASES = {"art_painting": "painting", "line": "line drawing", "silhouette": "silhouette", "flat": "flat icon",
-                  "shaded": "shaded icon", "3d": "3d render", "pixel": "pixel art", "real": "photo",
-                  "Real World": "photo", "Art": "painting", "Clipart": "clip art", "Product": "product photo",
-                  "clipart": "clip art", "infograph": "infographic", "quickdraw": "quick drawing"}
-"""How folder names of well-known data sets are said; any other name is said as it is, underscores as spaces."""
+PROMPTS = ("free", "domain", "build")
+"""The prompt sets in the order in which results are told."""
+
+DOMAIN_PHRASES = {
+    "art_painting": "painting",
+    "line": "line drawing",
+    "silhouette": "silhouette",
+    "flat": "flat icon",
+    "shaded": "shaded icon",
+    "3d": "3d render",
+    "pixel": "pixel art",
+    "real": "photo",
+    "Real World": "photo",
+    "Art": "painting",
+    "Clipart": "clip art",
+    "Product": "product photo",
+    "clipart": "clip art",
+    "infograph": "infographic",
+    "quickdraw": "quick drawing",
+}
+"""What folder names of well-known data sets become in a prompt; any other name stays, underscores become spaces."""
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The names a model is asked about: `classes` (C of them) and `domains` (K)."""
+    """The names a model is asked about: C classes, at least two, and K domains.
 
-    classes: tuple[str, ...]
-    domains: tuple[str, ...]
+    Parameters
+    ----------
+    classes, domains : sequence of str
+        Distinct names. An underscore stands for a space.
+
+    Raises
+    ------
+    ValueError
+        If a name is given twice or is no text, if there is no domain, and if there is only one class.
+
+    Examples
+    --------
+    >>> import clipnull as cn
+    >>> cn.Vocabulary(["cat", "dog"], ["photo", "line"]).shape
+    (2, 2)
+    """
+
+    classes: Sequence[str]
+    domains: Sequence[str]
 
     def __post_init__(self) -> None:
         for argument in ("classes", "domains"):
-            values = getattr(self, argument)
-            names(argument, values, values)
-            object.__setattr__(self, argument, tuple(values))
+            object.__setattr__(self, argument, distinct(argument, getattr(self, argument)))
         if len(self.classes) < 2:
             raise ValueError(f"classes: only {self.classes[0]!r} given; expected at least two to choose between")
 
@@ -48,8 +80,12 @@ class Vocabulary:
         return len(self.classes), len(self.domains)
 
 
-def say(template: str, class_name: str, domain: str = "") -> str:
-    """The prompt a template makes of a class and a domain: `say("a {d} of {a}", "dog", "line")`."""
+def format_prompt(template: str, class_name: str, domain: str = "") -> str:
+    """The prompt that a template makes of a class and a domain.
+
+    >>> format_prompt("a {d} of {a}", "elephant", "art_painting")
+    'a painting of an elephant'
+    """
     noun = class_name.replace("_", " ")
     article = "an" if noun[:1].lower() in "aeiou" else "a"
     phrase = DOMAIN_PHRASES.get(domain, domain.replace("_", " "))
@@ -57,22 +93,33 @@ def say(template: str, class_name: str, domain: str = "") -> str:
     return re.sub(r"\ba (?=[aeiou])", "an ", text)
 
 
-def embed_classes(clip: Clip, classes: Sequence[str], prompts: str = "free") -> Tensor:
-    """Zero-shot classifier without domains: unit rows, (C, d)."""
-    templates = TEMPLATES[one_of("prompts", prompts, ["free"])]
-    return _mean_over_templates(clip, [[say(t, c) for t in templates] for c in classes])
+def embed_classes(clip: Clip, classes: Sequence[str]) -> Tensor:
+    """The text classifier that names no domain, from the prompt set "free": unit rows, (C, d)."""
+    return _mean_over_templates(clip, [[format_prompt(t, c) for t in TEMPLATES["free"]] for c in classes])
 
 
 def embed_cells(clip: Clip, vocabulary: Vocabulary, prompts: str = "build") -> Tensor:
-    """T, the text embedding of every cell: unit vectors, (C, K, d)."""
+    """T, the text embedding of every cell, from the prompt set "build" or "domain": unit vectors, (C, K, d)."""
     templates = TEMPLATES[one_of("prompts", prompts, ["build", "domain"])]
-    cells = [[say(t, c, k) for t in templates] for c in vocabulary.classes for k in vocabulary.domains]
-    return _mean_over_templates(clip, cells).unflatten(0, vocabulary.shape)
+    groups = [[format_prompt(t, c, k) for t in templates] for c in vocabulary.classes for k in vocabulary.domains]
+    return _mean_over_templates(clip, groups).unflatten(0, vocabulary.shape)
 
 
 def embed_domains(clip: Clip, domains: Sequence[str]) -> Tensor:
-    """Zero-shot classifier of domains, from prompts that name no object: unit rows, (K, d)."""
-    return _mean_over_templates(clip, [[say(t, "", k) for t in ("a {d}", "this is a {d}")] for k in domains])
+    """The text classifier of domains, from prompts that name no object: unit rows, (K, d)."""
+    groups = [[format_prompt(t, "", k) for t in ("a {d}", "this is a {d}")] for k in domains]
+    return _mean_over_templates(clip, groups)
+
+
+def text_classifiers(clip: Clip, vocabulary: Vocabulary, prompts: str = "free") -> Tensor:
+    """The text classifier (C, d) that a prompt set makes for the pictures of each domain: unit rows, (K, C, d).
+
+    prompts: "free" names no domain ("a picture of a dog"), so that all K are the same; "domain" names the picture's own
+        domain, in held-out wording; "build" does so in the wording that builds edits.
+    """
+    if one_of("prompts", prompts, PROMPTS) == "free":
+        return embed_classes(clip, vocabulary.classes).expand(len(vocabulary.domains), -1, -1)
+    return embed_cells(clip, vocabulary, prompts).transpose(0, 1)
 
 
 def _mean_over_templates(clip: Clip, groups: list[list[str]]) -> Tensor:

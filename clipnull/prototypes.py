@@ -1,4 +1,4 @@
-"""Visual prototypes: pictures synthesized from noise that CLIP takes for a given text. No data is used.
+"""Visual prototypes: pictures synthesized from noise that CLIP places near a given text. No data is used.
 
 A prototype of a target t maximises cos(z(x), t) over pictures x by gradient ascent (activation maximisation). A free
 choice of pixels ends in noise that only the model understands; habits of feature visualisation (Olah, Mordvintsev and
@@ -8,12 +8,17 @@ crops and mirror images, a start on white paper, and a price on differences betw
 Chosen on training pictures of miniworld and PACS, by the cosine to the mean embedding of real pictures. What helped:
 small steps (large ones saturate pixels), colours, a mean over views; white paper and smoothness helped drawings a
 little and the eye much. What did not: rotations, stronger zoom, fewer and larger steps.
+
+Prototypes of the cells of a vocabulary are kept on disk, since they take a second or so each. They are found again by
+what they depend on: ALGORITHM, the fingerprint of the model, the prompts and the settings.
 """
+
 import hashlib
 import json
 import os
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +26,17 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from filelock import FileLock
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from .errors import at_least
-from .models import Clip, cache_folder
-from .prompts import DOMAIN_PHRASES, TEMPLATES, Vocabulary, embed_cells
+from .files import cache_folder, cache_path, data_folder, written
+from .models import Clip
+from .prompts import TEMPLATES, Vocabulary, embed_cells, format_prompt
+
+ALGORITHM = 1
+"""The version of `synthesize`: a higher number wherever the same seed gives another picture than before."""
 
 SCALES = (1, 2, 4, 8, 16, 32)
 """The picture is a sum of images whose pixels are s times larger than the finest, s in SCALES."""
@@ -38,23 +48,22 @@ then green. Columns are scaled square roots of the covariance of colours in phot
 WHITE, SMOOTH = 1.0, 10.0
 """The logit of an empty page; the price of the mean squared difference between neighbouring pixels."""
 
-SOURCE = Path(__file__).read_text(encoding="utf-8")          # of the code that runs: part of the key of the cache
-
 VIEWS = 4
-"""A picture's embedding is the normalised mean over so many random views: it should not hang on one crop."""
+"""A picture's embedding is the normalised mean over so many random views: it should not depend on one crop."""
 
 
 @dataclass(frozen=True, eq=False)
 class Prototypes:
     """Synthesized pictures of the cells in `mask`, and V, the normalised embedding of each (zero outside `mask`)."""
 
-    pixels: Tensor                    # (C, K, 3, s, s) uint8
-    embeddings: Tensor                # (C, K, d) float32, unit vectors where mask
-    mask: Tensor                      # (C, K) bool
+    pixels: Tensor  # (C, K, 3, s, s) uint8
+    embeddings: Tensor  # (C, K, d) float32, unit vectors where mask
+    mask: Tensor  # (C, K) bool
 
 
-def ascend(clip: Clip, targets: Tensor, seeds: Sequence[int], steps: int = 60,
-           rate: float = 0.015) -> Iterator[tuple[Tensor, Tensor]]:
+def ascend(
+    clip: Clip, targets: Tensor, seeds: Sequence[int], steps: int = 60, rate: float = 0.015
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Gradient ascent from noise on the cosine to each row of `targets` (n, d), one seed a row.
 
     Yields the pictures (n, 3, s, s) in [0, 1] and the cosines (n,) of a random view of each: at the start and after
@@ -62,16 +71,21 @@ def ascend(clip: Clip, targets: Tensor, seeds: Sequence[int], steps: int = 60,
     """
     size, targets = clip.image_size, F.normalize(targets.float(), dim=-1).to(clip.device)
     noise = [torch.Generator().manual_seed(seed) for seed in seeds]
-    layers = [torch.stack([torch.randn(3, -(-size // s), -(-size // s), generator=g) for g in noise]) for s in SCALES
-              if s < size]
+    layers = [
+        torch.stack([torch.randn(3, -(-size // s), -(-size // s), generator=g) for g in noise])
+        for s in SCALES
+        if s < size
+    ]
     layers = [(0.05 * layer).to(clip.device).requires_grad_() for layer in layers]
-    weights = [s ** 0.3 for s in SCALES]                     # coarse shapes grow faster than fine grain
+    weights = [s**0.3 for s in SCALES]  # coarse shapes grow faster than fine grain
     colours = 3.5 * torch.tensor(COLOURS, device=clip.device)
-    draws = torch.stack([torch.rand(steps + 1, 4, generator=g) for g in noise], dim=1)         # (steps + 1, n, 4)
+    draws = torch.stack([torch.rand(steps + 1, 4, generator=g) for g in noise], dim=1)  # (steps + 1, n, 4)
     adam = torch.optim.Adam(layers, lr=rate)
     for step in range(steps + 1):
-        drawn = sum(w * F.interpolate(y, size=(size, size), mode="bilinear", align_corners=False)
-                    for w, y in zip(weights, layers, strict=False))
+        drawn = sum(
+            w * F.interpolate(y, size=(size, size), mode="bilinear", align_corners=False)
+            for w, y in zip(weights, layers, strict=False)
+        )
         x = torch.sigmoid(WHITE + 2 * torch.einsum("oc,nchw->nohw", colours, drawn))
         cosines = (_embed(clip, _view(x, draws[step])) * targets).sum(1)
         yield x.detach(), cosines.detach()
@@ -89,18 +103,26 @@ def _view(x: Tensor, draw: Tensor) -> Tensor:
     zoom, sign, zero = 0.85 + 0.15 * zoom, 1 - 2 * (mirror < 0.5).float(), torch.zeros_like(zoom)
     move = (1 - zoom) * (2 * torch.stack([right, down]) - 1)
     affine = torch.stack([torch.stack([sign * zoom, zero, move[0]], 1), torch.stack([zero, zoom, move[1]], 1)], 1)
-    return F.grid_sample(x, F.affine_grid(affine, x.shape, align_corners=False), align_corners=False)
+    return F.grid_sample(x, F.affine_grid(affine, list(x.shape), align_corners=False), align_corners=False)
 
 
 def _embed(clip: Clip, x: Tensor) -> Tensor:
     config = clip.model.visual.preprocess_cfg
     mean, std = (torch.tensor(config[k], device=x.device).view(3, 1, 1) for k in ("mean", "std"))
-    x = ((x - mean) / std).to(clip.weights.dtype, memory_format=torch.channels_last)          # faster convolutions
+    x = ((x - mean) / std).to(clip.weights.dtype, memory_format=torch.channels_last)  # faster convolutions
     return F.normalize(clip.model.encode_image(x).float(), dim=-1)
 
 
-def synthesize(clip: Clip, targets: Tensor, steps: int = 60, seed: int = 0, rate: float = 0.015, batch: int = 32,
-               progress: bool = True, seeds: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
+def synthesize(
+    clip: Clip,
+    targets: Tensor,
+    steps: int = 60,
+    seed: int = 0,
+    rate: float = 0.015,
+    batch: int = 32,
+    progress: bool = True,
+    seeds: Sequence[int] | None = None,
+) -> tuple[Tensor, Tensor]:
     """Pictures whose embedding has the highest cosine to each row of `targets` (n, d).
 
     steps: steps of Adam; rate: its learning rate, in units of the logits of pixels; seed: row i starts from noise of
@@ -120,10 +142,11 @@ def synthesize(clip: Clip, targets: Tensor, steps: int = 60, seed: int = 0, rate
         for x, _ in ascend(clip, targets[rows], seeds[rows], steps, rate):  # noqa: B007 - the last one counts
             pass
         with torch.inference_mode():
-            draws = torch.stack([torch.rand(VIEWS, 4, generator=torch.Generator().manual_seed(~s))
-                                 for s in seeds[rows]])
+            draws = torch.stack(
+                [torch.rand(VIEWS, 4, generator=torch.Generator().manual_seed(~s)) for s in seeds[rows]]
+            )
             views = [_embed(clip, _view(x, draws[:, i])) for i in range(VIEWS)]
-        embeddings.append(F.normalize(sum(views), dim=-1).cpu())
+        embeddings.append(F.normalize(sum(views[1:], views[0]), dim=-1).cpu())
         pictures.append(x.cpu())
         if progress:
             done = min(first + batch, len(targets))
@@ -131,49 +154,124 @@ def synthesize(clip: Clip, targets: Tensor, steps: int = 60, seed: int = 0, rate
     return torch.cat(pictures), torch.cat(embeddings)
 
 
-def cell_prototypes(clip: Clip, vocabulary: Vocabulary, mask: Tensor | None = None, steps: int = 60, seed: int = 0,
-                    progress: bool = True) -> Prototypes:
+def cell_prototypes(
+    clip: Clip,
+    vocabulary: Vocabulary,
+    mask: Tensor | None = None,
+    steps: int = 60,
+    seed: int = 0,
+    progress: bool = True,
+) -> Prototypes:
     """One prototype for every cell of `mask` (C, K) bool; by default for all cells.
 
     The noise of a cell has a seed of its own, so its prototype is the same whichever other cells are asked for.
-    Each is kept in the cache folder under a hash of the model, the prompts and the settings, and made only once.
-    Raises ValueError for an edited `clip`: ask its base, or `synthesize`, which keeps nothing.
+    Each is made only once and then kept in the cache folder (`files.cache_path`): a second or so a cell on two cores.
+    Those of the embedded model for the names of miniworld and PACS come with it (`data/build/prototypes.py` made them):
+    ascent depends on rounding, so that another machine makes others, and results would differ a little with them.
+    With `progress`, standard error says what is made and where it is kept. A damaged file there is named in a warning
+    and made again.
+
+    Raises ValueError for an edited `clip` (ask its base, or `synthesize`, which keeps nothing), and OSError if
+    something has to be made and the cache folder cannot be written.
     """
     if clip.edits:
         raise ValueError(f"clip: it carries {len(clip.edits)} edits; expected the unedited model, clip.base")
     mask = torch.ones(vocabulary.shape, dtype=torch.bool) if mask is None else mask
     if mask.shape != vocabulary.shape or not mask.any():
-        raise ValueError(f"mask: shape {tuple(mask.shape)} with {int(mask.sum())} cells; expected "
-                         f"{vocabulary.shape} with at least one")
+        raise ValueError(
+            f"mask: shape {tuple(mask.shape)} with {int(mask.sum())} cells; expected "
+            f"{vocabulary.shape} with at least one"
+        )
     at_least("steps", steps, 1)
-    path = cache_folder() / f"prototypes-{_hash(_everything(clip, vocabulary, steps, seed)):016x}.safetensors"
-    with FileLock(f"{path}.lock"):
-        stored = load_file(path) if path.is_file() else {
-            "pixels": torch.zeros(*vocabulary.shape, 3, clip.image_size, clip.image_size, dtype=torch.uint8),
-            "embeddings": torch.zeros(*vocabulary.shape, clip.width),
-            "mask": torch.zeros(vocabulary.shape, dtype=torch.bool)}
-        missing = (mask & ~stored["mask"]).nonzero()
-        targets = embed_cells(clip, vocabulary) if len(missing) else None
-        for chunk in missing.split(32) if len(missing) else ():
-            c, k = chunk.T
-            seeds = [_hash([seed, vocabulary.classes[i], vocabulary.domains[j]]) for i, j in chunk.tolist()]
-            pixels, z = synthesize(clip, targets[c, k], steps, seeds=seeds, progress=False)
-            stored["pixels"][c, k] = (pixels * 255).round().to(torch.uint8)
-            stored["embeddings"][c, k] = z
-            stored["mask"][c, k] = True
-            temporary = path.with_suffix(f".{os.getpid()}.tmp")
-            save_file(stored, temporary)
-            os.replace(temporary, path)               # whole or not at all; an interrupted run resumes from here
-            if progress:
-                print(f"prototypes: {int((mask & stored['mask']).sum())} of {int(mask.sum())} cells",
-                      file=sys.stderr, flush=True)
+    name = f"prototypes-{_hash(_inputs(clip, vocabulary, steps, seed)):016x}.safetensors"
+    stored = _stored(data_folder("miniclip") / name, clip, vocabulary)
+    path = cache_path() / name
+    if (mask & ~stored["mask"]).any():
+        stored = _stored(path, clip, vocabulary)
+    if (mask & ~stored["mask"]).any():
+        cache_folder()
+        with FileLock(f"{path}.lock"):
+            stored = _stored(path, clip, vocabulary)  # another process may have made some
+            _make(path, stored, clip, vocabulary, mask, steps, seed, progress)
     return Prototypes(stored["pixels"], stored["embeddings"] * mask[..., None], mask)
 
 
-def _everything(clip: Clip, vocabulary: Vocabulary, steps: int, seed: int) -> list:
-    """All that changes the prototypes of a vocabulary."""
-    return [clip.name, clip.fingerprint, clip.model.visual.preprocess_cfg, vocabulary.classes, vocabulary.domains,
-            TEMPLATES["build"], DOMAIN_PHRASES, steps, seed, SOURCE]
+def _make(
+    path: Path,
+    stored: dict[str, Tensor],
+    clip: Clip,
+    vocabulary: Vocabulary,
+    mask: Tensor,
+    steps: int,
+    seed: int,
+    progress: bool,
+) -> None:
+    """Synthesize the cells of `mask` that `stored` lacks, into it and into the file: an interrupted run goes on."""
+    missing, targets = (mask & ~stored["mask"]).nonzero(), embed_cells(clip, vocabulary)
+    if progress:
+        place = "$CLIPNULL_CACHE" if "CLIPNULL_CACHE" in os.environ else "~/.cache/clipnull"
+        print(
+            f"prototypes: {len(missing)} of {int(mask.sum())} cells have none yet; synthesizing them once (ascent on "
+            f"pixels, the model is not trained), kept in {place}",
+            file=sys.stderr,
+            flush=True,
+        )
+    for chunk in missing.split(32) if len(missing) else ():  # another process may have made all
+        c, k = chunk.T
+        seeds = [_hash([seed, vocabulary.classes[i], vocabulary.domains[j]]) for i, j in chunk.tolist()]
+        pixels, z = synthesize(clip, targets[c, k], steps, seeds=seeds, progress=False)
+        stored["pixels"][c, k] = (pixels * 255).round().to(torch.uint8)
+        stored["embeddings"][c, k] = z
+        stored["mask"][c, k] = True
+        with written(path) as temporary:
+            save_file(stored, temporary)
+        if progress:
+            print(
+                f"prototypes: {int((mask & stored['mask']).sum())} of {int(mask.sum())} cells",
+                file=sys.stderr,
+                flush=True,
+            )
+
+
+def _stored(path: Path, clip: Clip, vocabulary: Vocabulary) -> dict[str, Tensor]:
+    """What the file at `path` holds; nothing made yet if there is none or if it is damaged."""
+    size, shape = clip.image_size, vocabulary.shape
+    empty = {
+        "pixels": torch.zeros(*shape, 3, size, size, dtype=torch.uint8),
+        "embeddings": torch.zeros(*shape, clip.width),
+        "mask": torch.zeros(shape, dtype=torch.bool),
+    }
+    if not path.is_file():
+        return empty
+    try:
+        found = load_file(path)
+        form = {name: (value.shape, value.dtype) for name, value in found.items()}
+        if form != {name: (value.shape, value.dtype) for name, value in empty.items()}:
+            raise ValueError("other tensors or shapes than expected")
+        lengths = found["embeddings"].norm(dim=-1)
+        if not torch.allclose(lengths, found["mask"].float(), atol=1e-3):
+            raise ValueError("embeddings that are no unit vectors")
+    except (OSError, SafetensorError, ValueError) as error:
+        warnings.warn(f"cache: {str(path)!r} is damaged ({error}); its prototypes are made again", stacklevel=4)
+        return empty
+    return found
+
+
+def _inputs(clip: Clip, vocabulary: Vocabulary, steps: int, seed: int) -> list:
+    """All that the prototypes of a vocabulary depend on."""
+    prompts = [
+        [[format_prompt(t, c, k) for t in TEMPLATES["build"]] for k in vocabulary.domains] for c in vocabulary.classes
+    ]
+    return [
+        ALGORITHM,
+        clip.fingerprint,
+        clip.model.visual.preprocess_cfg,
+        vocabulary.classes,
+        vocabulary.domains,
+        prompts,
+        steps,
+        seed,
+    ]
 
 
 def _hash(value: object) -> int:

@@ -1,4 +1,5 @@
 """Subspaces of the joint space: bases and principal angles, in float64."""
+
 import torch
 from torch import Tensor
 
@@ -20,14 +21,14 @@ def basis(rows: Tensor, energy: float = 1.0) -> Tensor:
     x = rows.double()
     wide = len(x) <= x.shape[1]
     values, vectors = torch.linalg.eigh(x @ x.T if wide else x.T @ x)
-    values, vectors = values.flip(0).clamp(min=0), vectors.flip(1)              # descending
+    values, vectors = values.flip(0).clamp(min=0), vectors.flip(1)  # descending
     share = values.cumsum(0) / values.sum()
     rank = int((share < energy - 1e-12).sum()) + 1
     rank = min(rank, int((values > 1e-12 * values[0]).sum()))
     u = vectors[:, :rank]
     if wide:
         u = x.T @ u / values[:rank].sqrt()
-        if values[rank - 1] < 1e-6 * values[0]:                                 # else orthonormal to 1e-10 as it is
+        if values[rank - 1] < 1e-6 * values[0]:  # else orthonormal to 1e-10 as it is
             u = torch.linalg.qr(u)[0]
     return u
 
@@ -35,20 +36,23 @@ def basis(rows: Tensor, energy: float = 1.0) -> Tensor:
 def principal_angles(a: Tensor, b: Tensor) -> Tensor:
     """The principal angles between the row spans of `a` (n, d) and `b` (m, d): radians, ascending, (min(r_a, r_b),).
 
-    cos of the angles are the singular values of U_a^T U_b; angles under 45 degrees are taken from the sines, where
-    the cosine is flat (Bjorck and Golub 1973, "Numerical methods for computing angles between linear subspaces").
+    cos of the angles are the singular values of U_a^T U_b; angles under 45 degrees are computed from the sines, as
+    the cosine is flat there (Bjorck and Golub 1973, "Numerical methods for computing angles between linear subspaces").
     """
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
         raise ValueError(f"a, b: shapes {tuple(a.shape)} and {tuple(b.shape)}; expected (n, d) and (m, d)")
     u, v = basis(a), basis(b)
     if u.shape[1] < v.shape[1]:
         u, v = v, u
-    cosines = torch.linalg.svdvals(u.T @ v).clamp(max=1.0)                     # descending
-    sines = torch.linalg.svdvals(v - u @ (u.T @ v)).flip(0).clamp(max=1.0)     # ascending: same order of angles
-    return torch.where(cosines > 0.5 ** 0.5, torch.asin(sines), torch.acos(cosines))
+    cosines = torch.linalg.svdvals(u.T @ v).clamp(max=1.0)  # descending
+    sines = torch.linalg.svdvals(v - u @ (u.T @ v)).flip(0).clamp(max=1.0)  # ascending: same order of angles
+    return torch.where(cosines > 0.5**0.5, torch.asin(sines), torch.acos(cosines))
 
 
-def energy_inside(rows: Tensor, u: Tensor) -> Tensor:
-    """The share of each row's squared length that lies in the span of the basis `u` (d, r): (n, d) -> (n,)."""
+def captured_energy(rows: Tensor, u: Tensor) -> Tensor:
+    """The share of the squared length of each row that lies in the span of the orthonormal basis `u` (d, r).
+
+    |x U|^2 / |x|^2: (n, d) -> (n,), from 0 to 1.
+    """
     rows = rows.double()
     return (rows @ u).square().sum(1) / rows.square().sum(1)

@@ -1,0 +1,62 @@
+"""Files: where data and computed things are, and how a file is written whole or not at all."""
+
+import contextlib
+import os
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def data_folder(name: str) -> Path:
+    """Where `name` ("miniclip", "miniworld") is: in data/ beside the package in a clone, inside it in a wheel.
+
+    Raises FileNotFoundError if it is in neither place.
+    """
+    here = Path(__file__).resolve().parent
+    for folder in (here.parent / "data" / name, here / "_data" / name):
+        if folder.is_dir():
+            return folder
+    raise FileNotFoundError(f"the embedded {name} is missing: expected data/{name} beside the clipnull package")
+
+
+def cache_path() -> Path:
+    """Where computed things are kept: the variable CLIPNULL_CACHE, else ~/.cache/clipnull. It need not exist."""
+    return Path(os.environ.get("CLIPNULL_CACHE") or Path.home() / ".cache" / "clipnull")
+
+
+def cache_folder() -> Path:
+    """`cache_path()` as a folder that exists and can be written.
+
+    Raises OSError, which names the folder and the variable, if it cannot.
+    """
+    folder = cache_path()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(
+            f"cache: {str(folder)!r} cannot be written ({error.strerror or error}); expected a folder that "
+            "can: set the variable CLIPNULL_CACHE to another"
+        ) from error
+    return folder
+
+
+@contextlib.contextmanager
+def written(path: str | Path) -> Iterator[Path]:
+    """A temporary path beside `path` to write to: renamed to it if all goes well, else deleted."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> Path:
+    """Write `text` (UTF-8, lines end in a line feed) to `path`, whole or not at all; returns the path."""
+    with written(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+    return Path(path)

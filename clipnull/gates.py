@@ -1,0 +1,88 @@
+"""An edit at work: a module that changes embeddings after the tower, and the gate that says when it acts."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, eq=False)
+class Gate:
+    """When an edit acts: a picture is classified as one of K domains, and only what is open there is taken away.
+
+    domains: (K, d) unit rows; the largest of normalize(z) @ domains^T + offset names the domain.
+    open: (K, r) bool; column j of the edit's factors acts on pictures classified as domain k.
+    replaced: (K,) bool; pictures classified as such a domain all get the embedding `average` (d,), nothing else.
+    offset: (K,), added to the scores: a threshold.
+    """
+
+    domains: Tensor
+    open: Tensor
+    replaced: Tensor
+    average: Tensor
+    offset: Tensor
+
+    def __post_init__(self) -> None:
+        k, d = self.domains.shape if self.domains.ndim == 2 else (0, 0)
+        shapes = {
+            "domains": (k, d),
+            "open": (k, *self.open.shape[1:2]),
+            "replaced": (k,),
+            "average": (d,),
+            "offset": (k,),
+        }
+        for name, shape in shapes.items():
+            value = getattr(self, name)
+            right_type = value.dtype == torch.bool if name in ("open", "replaced") else value.is_floating_point()
+            if not k or value.shape != shape or not right_type or not torch.isfinite(value).all():
+                raise ValueError(
+                    f"gate: {name} of shape {tuple(value.shape)}, {value.dtype}; expected finite domains "
+                    "(K, d), average (d,), offset (K,), and bool open (K, r), replaced (K,)"
+                )
+        lengths = self.domains.norm(dim=1)
+        if ((lengths - 1).abs() > 1e-3).any():
+            raise ValueError(f"gate: domains with rows of length {lengths.tolist()}; expected unit rows")
+
+
+class EditLayer(nn.Module):
+    """An edit as a module after the tower: (n, d) -> (n, d), computed in `dtype`. A state dict holds nothing of it.
+
+    left, right, bias, gate: see `Edit`.
+    """
+
+    left: Tensor
+    right: Tensor
+    bias: Tensor | None
+    domains: Tensor
+    open: Tensor
+    replaced: Tensor
+    average: Tensor
+    offset: Tensor
+
+    def __init__(
+        self,
+        left: Tensor,
+        right: Tensor,
+        bias: Tensor | None = None,
+        gate: Gate | None = None,
+        dtype: torch.dtype = torch.float32,
+    ):
+        super().__init__()
+        self.gated = gate is not None
+        values = {"left": left, "right": right, "bias": bias} | (vars(gate) if gate else {})
+        for name, value in values.items():
+            if value is not None and value.dtype != torch.bool:
+                value = value.to(dtype)
+            self.register_buffer(name, value, persistent=False)
+
+    def forward(self, z: Tensor) -> Tensor:
+        wide = z.to(self.left.dtype)
+        read = wide @ self.left
+        if not self.gated:
+            out = wide - read @ self.right.T
+            return (out if self.bias is None else out + self.bias).to(z.dtype)
+        k = (F.normalize(wide, dim=-1) @ self.domains.T + self.offset).argmax(-1)
+        out = (wide - (read.relu() * self.open[k]) @ self.right.T).to(z.dtype)
+        out = torch.where(self.open.any(1)[k][:, None], out, z)
+        return torch.where(self.replaced[k][:, None], self.average.to(z.dtype), out)

@@ -1,0 +1,29 @@
+"""`nullspace`, the paper's edit: the forget subspace is projected away (arXiv 2512.14113).
+
+P = I - alpha U U^T, with U (d, r) an orthonormal basis of what must go: the texts and prototypes of the forgotten
+cells, each minus the mean over all cells of its kind (`center`, ours; without it, the literal reading of the paper).
+
+Theorem. With alpha = 1, P is the orthogonal projection on the null space of U^T: P = P^T = P P. With energy = 1, every
+forgotten row x has x P = 0, and among all maps with that property P is nearest to I in the Frobenius norm. With
+alpha < 1, P is invertible: the edit only weakens the span by the factor 1 - alpha.
+"""
+
+from torch import Tensor
+
+from ..edit import Edit
+from ..errors import within
+from ..subspace import basis
+from .cells import Cells
+
+
+def nullspace(cells: Cells, mask: Tensor, *, alpha: float = 1.0, energy: float = 0.9, center: bool = True) -> Edit:
+    """Project the forgotten rows away: P = I - alpha U U^T.
+
+    mask: cells to forget, (C, K) bool. alpha: strength, from 0 to 1. energy: the share of the rows' sum of squares that
+    U holds (`subspace.basis`); 0.9 was chosen on the train splits of miniworld and PACS: as much is forgotten as with
+    1, and fewer directions are lost to what is kept. center: see `Cells.rows`.
+    """
+    cells.validate(mask)
+    within("alpha", alpha, 0.0, 1.0)
+    u = basis(cells.rows(mask, center), energy)
+    return Edit(alpha * u, u, "nullspace")
