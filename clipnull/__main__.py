@@ -1,7 +1,7 @@
-"""`python -m clipnull`: see `course`; `python -m clipnull bench`: see `bench`."""
+"""`python -m clipnull`: the same as the command `clipnull`, see `cli`."""
+
 import sys
 
-from . import bench
-from .course import run as course
+from .cli import main
 
-sys.exit(bench.main(sys.argv[2:]) if sys.argv[1:2] == ["bench"] else course.main())
+sys.exit(main())

@@ -1,16 +1,24 @@
 """The course as a static site: the stored outputs rendered by Sphinx, nothing executed, nothing fetched.
 
-Sphinx brings navigation and search, myst-nb reads notebooks, furo is the look. Formulas become MathML here, which
-browsers draw by themselves and screen readers can read: no script, and nothing from another site.
+Sphinx brings navigation and search, myst-nb reads notebooks, furo is the look. Formulas become MathML
+(`formulas.mathml`): no script, and nothing from another site.
 
-The packages are those of the extra `book`, imported only where they are needed.
+The packages are those of the extras `book` and `course`, imported only where they are needed.
 """
+
+from __future__ import annotations
+
 import os
 import re
 import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+from ..errors import import_extra
+from .formulas import mathml
+from .notebooks import read, write
 
 INDEX = """# clipnull
 
@@ -24,8 +32,10 @@ the notebooks of the course with their outputs, in order. Solutions of exercises
 %s
 ```
 """
-ICON = ('<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16"><circle cx="8" cy="8" r="6" fill="none" '
-        'stroke="#0173b2" stroke-width="2"/><path d="M3 13 13 3" stroke="#0173b2" stroke-width="2"/></svg>')
+ICON = (
+    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16"><circle cx="8" cy="8" r="6" fill="none" '
+    'stroke="#0173b2" stroke-width="2"/><path d="M3 13 13 3" stroke="#0173b2" stroke-width="2"/></svg>'
+)
 STYLE = """@media (min-width: 97em) { .content { width: 58em } }     /* room for lines of 120 characters of code */
 pre { font-size: 78% }
 div.math { overflow: auto hidden; margin: 1em 0 }
@@ -33,27 +43,36 @@ figure { margin: 1em 0; max-width: 100%; overflow: auto hidden }
 figure img { max-width: 100%; height: auto; background: white }
 figcaption { font-size: 90% }
 """
-SETTINGS = {"project": "clipnull", "html_title": "clipnull", "html_theme": "furo", "html_show_sphinx": False,
-            "html_copy_source": False, "html_show_copyright": False, "html_css_files": ["course.css"],
-            "extensions": ["myst_nb", "clipnull.course.book"], "html_math_renderer": "mathml", "nb_execution_mode": "off",
-            "nb_merge_streams": True, "nb_render_markdown_format": "myst", "nb_code_prompt_show": "Show the solution",
-            "nb_code_prompt_hide": "Hide the solution", "myst_enable_extensions": ["dollarmath", "amsmath"],
-            "myst_heading_anchors": 3}
-FENCES = {r"\lVert": "‖", r"\rVert": "‖", r"\Vert": "‖", r"\|": "‖", r"\lvert": "|", r"\rvert": "|"}
-"""What latex2mathml leaves as it is after \\big and \\Big."""
+SETTINGS = {
+    "project": "clipnull",
+    "html_title": "clipnull",
+    "html_theme": "furo",
+    "html_show_sphinx": False,
+    "html_copy_source": False,
+    "html_show_copyright": False,
+    "html_css_files": ["course.css"],
+    "extensions": ["myst_nb", "clipnull.course.book"],
+    "html_math_renderer": "mathml",
+    "nb_execution_mode": "off",
+    "nb_merge_streams": True,
+    "nb_render_markdown_format": "myst",
+    "nb_code_prompt_show": "Show the solution",
+    "nb_code_prompt_hide": "Hide the solution",
+    "myst_enable_extensions": ["dollarmath", "amsmath"],
+    "myst_heading_anchors": 3,
+}
 
 
 def build(pages: Sequence[Path], out: Path) -> Path:
     """Render `pages` (notebooks and Markdown) into the folder `out`, which is replaced as a whole; return its index.
 
-    Raises ValueError for a missing page and for an `out` that holds something else; RuntimeError with all that Sphinx
-    complains of, a broken link for example, and without Sphinx. `out` then stays as it was.
+    Raises ValueError for a missing page and for an `out` that holds something else, RuntimeError with all that Sphinx
+    complains of, such as a broken link, and ImportError without Sphinx. `out` then stays as it was.
     """
-    try:
-        from sphinx.application import Sphinx
-        from sphinx.util.docutils import docutils_namespace, patch_docutils
-    except ImportError:
-        raise RuntimeError("sphinx is not installed; expected the extra book: pip install -e '.[book]'") from None
+    application = import_extra("sphinx.application", "book")
+    docutils = import_extra("sphinx.util.docutils", "book")
+    for module in ("myst_nb", "furo"):
+        import_extra(module, "book")
     pages, out = [Path(page) for page in pages], Path(out).resolve()
     for page in pages:
         if not page.is_file():
@@ -69,10 +88,18 @@ def build(pages: Sequence[Path], out: Path) -> Path:
         Path(source, "index.md").write_text(INDEX % "\n".join(page.stem for page in pages), encoding="utf-8")
         for page in pages:
             _copy(page, source / page.name)
-        settings = {**SETTINGS, "html_static_path": [str(source / "_static")],
-                    "html_favicon": str(source / "_static" / "icon.svg")}
-        with complaints.open("w+", encoding="utf-8") as stream, patch_docutils(), docutils_namespace():
-            app = Sphinx(source, None, site, Path(scratch, "doctrees"), "html", settings, status=None, warning=stream)
+        settings = {
+            **SETTINGS,
+            "html_static_path": [str(source / "_static")],
+            "html_favicon": str(source / "_static" / "icon.svg"),
+        }
+        with (
+            complaints.open("w+", encoding="utf-8") as stream,
+            docutils.patch_docutils(),
+            docutils.docutils_namespace(),
+        ):
+            doctrees = Path(scratch, "doctrees")
+            app = application.Sphinx(source, None, site, doctrees, "html", settings, status=None, warning=stream)
             app.build()
             stream.seek(0)
             found = re.sub(r"\x1b\[[0-9;]*m", "", stream.read()).replace(f"{source}{os.sep}", "").strip()
@@ -89,9 +116,7 @@ def _copy(page: Path, target: Path) -> None:
     if page.suffix != ".ipynb":
         shutil.copyfile(page, target)
         return
-    import nbformat
-
-    nb = nbformat.read(page, as_version=4)
+    nb = read(page)
     for cell in nb.cells:
         tags = cell.metadata.get("tags", [])
         if "solution" in tags:
@@ -99,31 +124,18 @@ def _copy(page: Path, target: Path) -> None:
         for output in cell.get("outputs", ()):
             for kind in [kind for kind in output.get("data", {}) if "clipnull" in kind]:
                 del output["data"][kind]
-    nbformat.write(nb, target)
+    write(target, nb)
 
 
-def mathml(latex: str, display: bool) -> str:
-    """A formula as MathML. Raises ValueError for one that holds something latex2mathml does not know."""
-    from latex2mathml.converter import convert
-
-    text = convert(re.sub(r"\\arg(?![a-z])", r"\\operatorname{arg}", latex), display="block" if display else "inline")
-    for name, sign in FENCES.items():
-        text = text.replace(f">{name}<", f">{sign}<")
-    unknown = re.findall(r">([^<]*\\[^<]*)<", text)
-    if unknown:
-        raise ValueError(f"latex: {' '.join(unknown)} in {latex!r} is not known; expected what latex2mathml renders")
-    return text
-
-
-def setup(app) -> dict:
+def setup(app: Any) -> dict:
     """Called by Sphinx: make `mathml` the renderer of formulas."""
-    from docutils.nodes import SkipNode
+    SkipNode = import_extra("docutils.nodes", "book").SkipNode
 
-    def inline(writer, node):
+    def inline(writer: Any, node: Any) -> None:
         writer.body.append(mathml(node.astext(), display=False))
         raise SkipNode
 
-    def block(writer, node):
+    def block(writer: Any, node: Any) -> None:
         writer.body.append(f'<div class="math">{mathml(node.astext(), display=True)}</div>\n')
         raise SkipNode
 

@@ -1,0 +1,299 @@
+"""The command line: `clipnull`, or `python -m clipnull`.
+
+`clipnull course`   write the notebooks of the course into a folder
+`clipnull run`      execute notebooks into build/ and print the table of metrics; with --compare against the goldens,
+                    with --update-goldens over into them
+`clipnull student`  write the course without solutions and outputs
+`clipnull book`     render the course, as stored, to a static site
+`clipnull publish`  execute with the notebooks' own defaults, and write the outputs back
+`clipnull goldens`  take the metrics of an earlier run over into the goldens
+`clipnull seeds`    run with several seeds, and propose tolerances from the spread
+`clipnull bench`    every request x every method on a data set; with --speed, the time of the closed form
+`clipnull results`  write the tables of RESULTS.md from what was measured
+
+A user's error is told in one line, with exit status 2; failed notebooks and metrics outside their tolerance, a line
+each, with 1. What a command needs is imported when it runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from .errors import names, near, one_of
+
+
+class Parser(argparse.ArgumentParser):
+    """Tells an error in one line, with near matches for an unknown command, option or choice."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.allow_abbrev = False  # else a shortened option is taken, where a longer one may have been meant
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"clipnull: {' '.join(message.split())}\n")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None:
+            try:
+                one_of(action.dest, value, action.choices)
+            except ValueError as error:
+                raise argparse.ArgumentError(None, str(error)) from None
+
+    def unknown(self, arguments: Sequence[str]) -> NoReturn:
+        """The error for `arguments` that nothing takes."""
+        known = [o for action in self._actions for o in action.option_strings if o.startswith("--") or o == "-p"]
+        for argument in arguments:
+            if argument.startswith("-"):
+                found = near(argument.partition("=")[0], known)
+                hint = f"did you mean {' or '.join(found)}?" if found else f"expected one of {', '.join(known)}"
+                self.error(f"{self.prog.rpartition(' ')[2]}: {argument} is not an option; {hint}")
+        self.error(f"{self.prog.rpartition(' ')[2]}: {' '.join(arguments)}: not expected here; see {self.prog} --help")
+
+
+def parser() -> tuple[Parser, Mapping[str, Parser]]:
+    """The parser, and that of each command by name."""
+    from .course.profiles import PROFILES
+
+    top = Parser(
+        prog="clipnull", description="A course and a library: make a pretrained CLIP forget, without its data."
+    )
+    top.add_argument("--version", action="store_true", help="print the version")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND")
+    for name, text, out in (
+        ("run", "execute notebooks into a folder", "build"),
+        ("publish", "execute notebooks and write their outputs back", "build"),
+        ("seeds", "run with several seeds and propose tolerances", "build/seeds"),
+        ("student", "write the course without solutions and outputs", "build/student"),
+        ("book", "render the course, as stored, to a static site", "build/book"),
+    ):
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument("notebooks", nargs="*", type=Path, help="without: all in notebooks/ or in this folder")
+        command.add_argument("--out", type=Path, default=Path(out), help=f"folder for the results [{out}]")
+    for name, text in (
+        ("course", "write the notebooks of the course into a folder"),
+        ("goldens", "take recorded metrics over into the goldens"),
+        ("execute", "execute one notebook, in this process"),
+        ("bench", "every request x every method on a data set"),
+        ("results", "write the tables of RESULTS.md from what was measured"),
+    ):
+        commands.add_parser(name, help=text, description=text)
+    run, seeds, bench, one = (commands.choices[name] for name in ("run", "seeds", "bench", "execute"))
+    for command in (run, seeds):
+        command.add_argument("--jobs", type=int, help="notebooks at a time [2; 1 with a GPU]")
+        command.add_argument("--limit", type=float, default=900, help="seconds for a whole notebook [900]")
+    run.add_argument("--compare", action="store_true", help="compare the metrics with the goldens")
+    run.add_argument("--update-goldens", action="store_true", help="take the metrics over into the goldens")
+    seeds.add_argument("--seeds", type=int, default=5, help="how many [5]")
+    seeds.add_argument("--times", type=float, default=4, help="atol in standard deviations [4]")
+    one.add_argument("path", type=Path)
+    one.add_argument("out", type=Path)
+    for command in (run, one):
+        command.add_argument("-p", dest="parameters", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
+    commands.choices["goldens"].add_argument("metrics", type=Path, help="such as build/metrics.json")
+    for command in (run, seeds, commands.choices["goldens"]):
+        command.add_argument("--profile", choices=list(PROFILES), help="[gpu where there is one, else mini]")
+        command.add_argument("--goldens", type=Path, help="[tests/goldens.json, else those that are installed]")
+    commands.choices["course"].add_argument("folder", type=Path, metavar="FOLDER")
+    bench.add_argument("data", nargs="?", metavar="DATA", help="folder <domain>/<class>/* [the embedded miniworld]")
+    bench.add_argument("--model", default="miniclip", help="of open_clip [the embedded miniclip]")
+    bench.add_argument("--pretrained", metavar="TAG", help="its weights")
+    bench.add_argument("--methods", nargs="+", metavar="METHOD", help="[all]")
+    bench.add_argument("--paradigms", nargs="+", metavar="PARADIGM", help="global, selective, complete [all]")
+    bench.add_argument("--prompts", default="free", help="those of the table: free, domain or build [free]")
+    bench.add_argument("--json", type=Path, metavar="FILE", help="write all rows there, for `clipnull results`")
+    bench.add_argument("--name", help="of the pictures, as results tell it [that of the folder]")
+    bench.add_argument("--speed", action="store_true", help="time the closed form instead")
+    results = commands.choices["results"]
+    results.add_argument("files", nargs="*", type=Path, metavar="JSON", help="what `clipnull bench --json` has written")
+    results.add_argument("--picture", action="store_true", help="draw the picture of the README anew, too")
+    return top, commands.choices
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    top, commands = parser()
+    args, rest = top.parse_known_args(arguments)
+    if rest:
+        commands.get(args.command, top).unknown(rest)
+    if args.version:
+        from . import __version__
+
+        print(f"clipnull {__version__}")
+        return 0
+    if args.command is None:
+        top.error(f"no command given; expected one of {', '.join(commands)}")
+    try:
+        with _terminable():
+            return globals()[f"_{args.command}"](args)
+    except (ValueError, OSError, ImportError) as error:
+        told = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
+        print(" ".join(told.split()), file=sys.stderr)
+        return 2
+    except RuntimeError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends the program as an exception, so that `finally` runs and no kernel stays behind."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+# --- one function a command --------------------------------------------------------------------------------------
+
+
+def _notebooks(args: argparse.Namespace) -> list[Path]:
+    from .course.notebooks import default_notebooks
+
+    return args.notebooks or default_notebooks()
+
+
+def _run(args: argparse.Namespace) -> int:
+    from .course import goldens
+    from .course.profiles import default_profile
+    from .course.run import NotebookError, run
+    from .files import write_text
+
+    notebooks = _notebooks(args)
+    metrics, failures = run(notebooks, args.out, dict(args.parameters), args.jobs, args.limit, args.profile)
+    profile = args.profile or default_profile()
+    if args.compare and not args.update_goldens:
+        chosen = {path.stem for path in notebooks}
+        known = goldens.read(args.goldens or goldens.default_goldens(), profile)
+        known = {name: golden for name, golden in known.items() if name in chosen}
+        write_text(args.out / "diff.txt", goldens.diff(metrics, known) + "\n")
+        ran = {name: golden for name, golden in known.items() if name in metrics}
+        failures += goldens.differences(metrics, ran, args.out)
+    if failures:
+        raise NotebookError("failed:\n" + "\n".join(failures))
+    print(f"pages to read: {args.out}/*.html    metrics: {args.out}/metrics.json")
+    return _take_over(metrics, args.goldens, profile) if args.update_goldens else 0
+
+
+def _take_over(metrics: Mapping[str, dict[str, float]], path: Path | None, profile: str) -> int:
+    from .course import goldens
+    from .course.run import NotebookError
+
+    if path is None and not goldens.IN_CLONE.parent.is_dir():
+        raise ValueError(f"goldens: {goldens.IN_CLONE} cannot be written here; expected --goldens FILE")
+    empty = goldens.update(metrics, path or goldens.IN_CLONE, profile)
+    if empty:
+        raise NotebookError("fill in atol and null of:\n" + "\n".join(empty))
+    return 0
+
+
+def _goldens(args: argparse.Namespace) -> int:
+    from .course.goldens import stored
+
+    return _take_over(stored(args.metrics), args.goldens, args.profile or "mini")
+
+
+def _publish(args: argparse.Namespace) -> int:
+    from .course.editions import publish
+
+    publish(_notebooks(args), args.out)
+    return 0
+
+
+def _seeds(args: argparse.Namespace) -> int:
+    from .course.goldens import default_goldens
+    from .course.seeds import seeds
+
+    goldens = args.goldens or default_goldens()
+    seeds(_notebooks(args), args.out, args.seeds, args.times, goldens, args.profile, args.jobs, args.limit)
+    return 0
+
+
+def _student(args: argparse.Namespace) -> int:
+    from .course.editions import student
+
+    print(f"{len(student(_notebooks(args), args.out))} notebooks without solutions: {args.out}")
+    return 0
+
+
+def _course(args: argparse.Namespace) -> int:
+    from .course.editions import course
+
+    print(f"{len(course(args.folder))} notebooks: {args.folder}")
+    return 0
+
+
+def _book(args: argparse.Namespace) -> int:
+    from .course.book import build
+
+    pages = _notebooks(args)
+    if not args.notebooks:
+        pages = [*pages, *pages[0].parent.glob("INSTRUCTOR.md")]
+    print(f"to read: {build(pages, args.out)}")
+    return 0
+
+
+def _execute(args: argparse.Namespace) -> int:
+    from .course.notebooks import to_html
+    from .course.run import execute
+
+    to_html(execute(args.path, args.out, dict(args.parameters)))
+    return 0
+
+
+def _bench(args: argparse.Namespace) -> int:
+    from . import bench
+    from .data import load_images
+    from .files import write_text
+    from .methods import METHODS
+    from .models import load
+    from .prompts import PROMPTS
+
+    if args.json and (args.json.is_dir() or not os.access(args.json.parent, os.W_OK)):
+        raise ValueError(f"json: {str(args.json)!r} cannot be written; expected a file in a folder that can be")
+    if args.speed:
+        from . import speed
+
+        found = {"kind": "speed", "name": "speed"} | speed.measure()
+        text = speed.report(found)
+    else:
+        methods = names("methods", args.methods or list(METHODS), list(METHODS))
+        paradigms = names("paradigms", args.paradigms or bench.PARADIGMS, bench.PARADIGMS)
+        one_of("prompts", args.prompts, PROMPTS)
+        images = load_images(args.data)
+        clip = load(args.model, args.pretrained)
+        rows = bench.sweep(clip, images, methods, paradigms)
+        found = bench.document(clip, images, args.name or _name_of(args.data), rows, paradigms)
+        text = bench.table(rows, bench.every_request(images, paradigms), args.prompts)
+    if args.json:
+        write_text(args.json, json.dumps(found, indent=1, allow_nan=False) + "\n")
+    print(text)
+    return 0
+
+
+def _name_of(data: str | None) -> str:
+    """What results call a folder of pictures: its name, or where that is a split, the name of the folder above."""
+    folder = Path(data or "miniworld").resolve()
+    return folder.parent.name if folder.name in ("train", "val", "test") else folder.name
+
+
+def _results(args: argparse.Namespace) -> int:
+    from .results import picture, write
+
+    print("written:", *write(args.files), *([picture()] if args.picture else []))
+    return 0

@@ -1,0 +1,161 @@
+"""Exercises of notebooks 07 to 09: what remains, how sure a number is, and an edit in a file of weights."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from ... import auditing, evaluate
+from ...bench import mean_and_half
+from ...errors import import_extra
+from .registry import exercise, normal
+
+# --- 07 what remains ---------------------------------------------------------------------------------------------
+
+
+def _labelled() -> list[tuple]:
+    lengths = torch.tensor([0.2, 5.0, 1.0, 3.0, 0.5, 2.0, 1.5, 0.1])[:, None]
+    return [
+        (lengths * normal(1, 8, 3), torch.arange(8) % 2),
+        (normal(2, 7, 4), torch.arange(7) // 3),
+        (lengths[:5] * normal(8, 5, 2), torch.tensor([0, 0, 1, 1, 1])),
+    ]
+
+
+@exercise(
+    "07-1",
+    _labelled,
+    "cosines (n, n) need unit rows; each picture is nearest to itself, so that the diagonal must not win; then "
+    "compare labels[nearest], (n,), with labels",
+)
+def same_neighbour(features: Tensor, labels: Tensor) -> float:
+    return float(auditing.retrieval_precision(features, labels, 1).mean())
+
+
+def _scores() -> list[tuple]:
+    return [
+        (normal(1, 9), torch.arange(9) % 3 == 0),
+        (normal(2, 12).round(), torch.arange(12) < 5),
+        (torch.tensor([0.1, 0.5, 0.5, 0.5]), torch.tensor([True, True, False, False])),
+    ]
+
+
+@exercise(
+    "07-2",
+    _scores,
+    "compare every positive with every negative, (positives, negatives): 1 if the positive is higher, 0.5 for a "
+    "tie; the mean over all pairs",
+)
+def area_under_curve(scores: Tensor, positive: Tensor) -> float:
+    metrics = import_extra("sklearn.metrics", "course")
+    return float(metrics.roc_auc_score(positive, scores))
+
+
+def _edited() -> list[tuple]:
+    double = torch.float64
+    return [
+        (normal(1, 4, 6, dtype=double), normal(2, 6, 2, dtype=double), normal(3, 6, 2, dtype=double)),
+        (normal(4, 3, 5, dtype=double), normal(5, 5, 1, dtype=double), 2 * normal(6, 5, 1, dtype=double)),
+    ]
+
+
+@exercise(
+    "07-3",
+    _edited,
+    "z' L = (z L) (I - R^T L), so that z L (n, r) comes from a system of size r; then z = z' + (z L) R^T. Mind "
+    "the side: z L is on the left of the matrix",
+)
+def undo(edited: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    return edited @ torch.linalg.inv(torch.eye(len(left), dtype=left.dtype) - left @ right.T)
+
+
+# --- 08 methods compared -----------------------------------------------------------------------------------------
+
+
+def _lists() -> list[tuple]:
+    return [
+        (normal(1, 6, 4), torch.tensor([True, False, False, True])),
+        (normal(2, 5, 3).abs().neg(), torch.tensor([False, True, False])),
+        (normal(3, 4, 5), torch.tensor([True, True, False, False, False])),
+    ]
+
+
+@exercise(
+    "08-1",
+    _lists,
+    "what must not be answered needs a score that no other can be below, such as -inf: 0 wins against negative "
+    "scores. Removing columns changes the numbers of the classes behind them; keep (n, C) until the argmax",
+)
+def name_filter(scores: Tensor, forgotten: Tensor) -> Tensor:
+    return scores.masked_fill(forgotten, -math.inf).argmax(1)
+
+
+def _pairs_of_results() -> list[tuple]:
+    hard = 10 * normal(1, 9, dtype=torch.float64)
+    return [
+        (hard + normal(2, 9, dtype=torch.float64), hard),
+        (normal(3, 4, dtype=torch.float64), 3 + normal(4, 4, dtype=torch.float64)),
+    ]
+
+
+@exercise(
+    "08-2",
+    _pairs_of_results,
+    "the standard deviation of the *differences*, not of each method: what both find hard cancels. Divide it by "
+    "sqrt(n), multiply by t with n - 1 degrees of freedom; (2,): low, high",
+)
+def paired_interval(first: Tensor, second: Tensor) -> Tensor:
+    mean, half = mean_and_half((first - second).tolist())
+    return torch.tensor([mean - half, mean + half], dtype=torch.float64)
+
+
+def _bits() -> list[tuple]:
+    def case(seed: int, n: int, d: int, share: int) -> tuple[Tensor, Tensor]:
+        positive = torch.arange(n) % share == 0
+        z = normal(seed, n, d, dtype=torch.float64) @ normal(seed + 1, d, d, dtype=torch.float64)
+        return z + 5 + positive[:, None] * normal(seed + 2, d, dtype=torch.float64), positive
+
+    return [case(1, 30, 4, 3), case(5, 40, 3, 2)]
+
+
+@exercise(
+    "08-3",
+    _bits,
+    "subtract from each row a multiple of s (d,), the difference of the means; how much is a number per row, "
+    "(n,): (z - mean) @ direction / (s @ direction) with direction = Sigma^-1 s, the mean over all rows",
+)
+def erase_bit(z: Tensor, positive: Tensor) -> Tensor:
+    s = z[positive].mean(0) - z[~positive].mean(0)
+    direction = torch.linalg.solve(z.T.cov(), s)
+    return z - ((z - z.mean(0)) @ direction / (s @ direction))[:, None] * s
+
+
+# --- 09 your own model and pictures ------------------------------------------------------------------------------
+
+
+@exercise(
+    "09-1",
+    lambda: [(0, 4), (3, 4), (40, 50), (9, 9)],
+    "the middle is (p + q^2 / 2n) / (1 + q^2 / n) and not p; half the width is divided by the same (1 + q^2 / n)",
+)
+def wilson_interval(right: int, n: int) -> Tensor:
+    return torch.tensor(evaluate.wilson(right, n), dtype=torch.float64)
+
+
+@exercise(
+    "09-2",
+    lambda: [(torch.tensor([2, 0, 2, 2, 1, 0, 2, 0]),), (torch.tensor([5, 5, 5, 3, 3]),), (torch.tensor([0]),)],
+    "count, for each picture, the *earlier* ones of the same cell: an even number means it is the first, third, "
+    "... of its cell; a cell with a single picture gives it",
+)
+def every_second(cell_numbers: Tensor) -> Tensor:
+    return (cell_numbers[:, None] == cell_numbers).tril(-1).sum(1) % 2 == 0
+
+
+@exercise(
+    "09-3",
+    lambda: [(normal(1, 7, 5), normal(2, 5, 2), normal(3, 5, 2)), (normal(4, 4, 4), normal(5, 4, 1), normal(6, 4, 1))],
+    "z = f W, so that z L = f (W L) with W L of shape (D, r); the new weight is W - (W L) R^T",
+)
+def fused_weight(weight: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    return weight - (weight @ left) @ right.T

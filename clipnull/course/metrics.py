@@ -1,0 +1,82 @@
+"""Metrics: what a notebook records in its last code cell, for the runner and for its reader."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from ..errors import import_extra
+
+MIME = "application/vnd.clipnull.metrics+json"
+Metrics = dict[str, float]  # metric name -> value
+
+
+def record(**metrics: float) -> None:
+    """Display `metrics` as one output: JSON for the runner and a table for the reader.
+
+    The last code cell of a notebook calls it once. Outside a notebook it prints the table as text.
+
+    Parameters
+    ----------
+    **metrics : float
+        One finite number for each name, in the unit that the name says; at least one.
+
+    Raises
+    ------
+    ValueError
+        For no metrics at all, a name that is not a Python identifier, and a value that is not one finite number.
+    ImportError
+        Without IPython, which the extra `course` brings.
+
+    Examples
+    --------
+    >>> import clipnull as cn
+    >>> cn.record(accuracy=0.917, pictures=329)
+    accuracy                         0.917
+    pictures                         329
+    """
+    if not metrics:
+        raise ValueError("metrics: none given; expected at least one, as in record(accuracy=71.5)")
+    values = {name: _number(name, value) for name, value in metrics.items()}
+    text = "\n".join(f"{name:<32} {value:.4g}" for name, value in values.items())
+    rows = "".join(f"<tr><td>{name}</td><td>{value:.4g}</td></tr>" for name, value in values.items())
+    page = f"<table><tr><th>metric</th><th>value</th></tr>{rows}</table>"
+    if import_extra("IPython", "course").get_ipython() is None:
+        print(text)
+    else:
+        display = import_extra("IPython.display", "course").display
+        display({MIME: values, "text/plain": text, "text/html": page}, raw=True)
+
+
+def _number(name: str, value: object) -> float:
+    if not name.isidentifier():
+        raise ValueError(f"metrics: {name!r} is not valid as a name; expected a Python identifier")
+    try:
+        number = math.nan if isinstance(value, (bool, str)) else float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError(f"{name}: {value!r} cannot be recorded; expected one finite number")
+    return number
+
+
+def metrics_of(nb: Mapping) -> Metrics:
+    """The metrics that an executed notebook recorded; ValueError unless it has exactly one such output."""
+    outputs = [out.get("data", {}) for cell in nb["cells"] for out in cell.get("outputs", ())]
+    found = [data[MIME] for data in outputs if MIME in data]
+    if len(found) != 1:
+        raise ValueError(f"nb: {len(found)} outputs of type {MIME}; expected one, from record in the last cell")
+    return dict(found[0])
+
+
+def table(metrics: Mapping[str, Metrics]) -> str:
+    """Metrics by notebook as plain text."""
+    rows = [(notebook, name, f"{value:.4g}") for notebook, values in metrics.items() for name, value in values.items()]
+    return columns([("notebook", "metric", "value"), *rows])
+
+
+def columns(rows: Sequence[Sequence[str]]) -> str:
+    """Rows as plain text: the first two columns to the left, numbers to the right."""
+    wide = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ("  ".join(f"{text:{'<' if i < 2 else '>'}{wide[i]}}" for i, text in enumerate(row)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)

@@ -1,0 +1,271 @@
+"""Notebooks as files: find, read and write them, their parameters, their stamp, and a page to read."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import copy
+import hashlib
+import html
+import json
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ..errors import import_extra, near
+from ..files import write_text
+from .formulas import mathml
+from .profiles import preset
+
+PACKAGE = Path(__file__).resolve().parent.parent
+NUMBERED = "[0-9][0-9]_*.ipynb"
+OUTSIDE = {
+    "__main__.py", "cli.py", "results.py", "speed.py", "course/book.py", "course/editions.py", "course/formulas.py",
+    "course/goldens.py", "course/notebooks.py", "course/profiles.py", "course/run.py", "course/seeds.py",
+}  # fmt: skip
+"""The modules that no output of a notebook depends on: those that execute, compare and publish."""
+
+PAGE = """{%- extends 'lab/index.html.j2' -%}
+{%- block html_head_js -%}{%- endblock -%}
+{%- block jupyter_widgets -%}{%- endblock -%}
+{%- block html_head_js_mathjax -%}{%- endblock -%}
+{%- block html_head_js_mermaidjs -%}{%- endblock -%}
+{%- block data_latex scoped -%}
+<div class="jp-RenderedHTMLCommon jp-RenderedMarkdown jp-OutputArea-output">
+{{ output.data['text/latex'] | markdown2html }}
+</div>
+{%- endblock -%}
+{%- block html_head_css -%}
+<style>
+.formula { display: block; overflow: auto hidden }
+.jp-RenderedMarkdown .highlight pre { font-family: var(--jp-code-font-family); font-size: var(--jp-code-font-size) }
+</style>
+{%- endblock -%}
+"""
+"""The page of a notebook without any script: what nbconvert's own page loads comes from other sites."""
+
+
+# --- files -------------------------------------------------------------------------------------------------------
+
+
+def import_jupyter(module: str) -> ModuleType:
+    """A `module` of the extra `course` that reads notebooks.
+
+    All of them import jsonschema, which builds a parser of international web addresses when it can: seconds of work in
+    each process that executes a notebook, for a check that no notebook asks for. It is left out.
+    """
+    parser = "rfc3987_syntax"
+    if "jsonschema" in sys.modules or parser in sys.modules:
+        return import_extra(module, "course")
+    sys.modules[parser] = None  # type: ignore[assignment]
+    try:
+        return import_extra(module, "course")
+    finally:
+        del sys.modules[parser]
+
+
+def read(path: str | os.PathLike) -> Any:
+    """The notebook at `path`; ValueError if it is none."""
+    return import_jupyter("nbformat").read(str(path), as_version=4)
+
+
+def text_of(nb: Any) -> str:
+    """The notebook as the text of its file."""
+    return import_jupyter("nbformat").writes(nb) + "\n"
+
+
+def write(path: Path, nb: Any) -> Path:
+    """Write the notebook to `path`, whole or not at all."""
+    return write_text(path, text_of(nb))
+
+
+def default_notebooks() -> list[Path]:
+    """The notebooks of the folder notebooks/ below the current one, else the numbered ones of the current folder.
+
+    Raises ValueError if there are none.
+    """
+    for folder in (Path("notebooks"), Path()):
+        found = sorted(folder.glob(NUMBERED))
+        if found:
+            return found
+    raise ValueError(
+        f"notebooks: none in {Path.cwd()} or its folder notebooks; expected paths, or a folder that "
+        "`clipnull course FOLDER` has written"
+    )
+
+
+def course_folder() -> Path:
+    """Where the notebooks of the course are: notebooks/ beside the package in a clone, inside it in a wheel.
+
+    Raises FileNotFoundError if they are in neither place.
+    """
+    for folder in (PACKAGE.parent / "notebooks", PACKAGE / "_data" / "notebooks"):
+        if any(folder.glob(NUMBERED)):
+            return folder
+    raise FileNotFoundError("the notebooks of the course are missing: expected notebooks/ beside the clipnull package")
+
+
+# --- parameters --------------------------------------------------------------------------------------------------
+
+
+def parameters_of(path: Path) -> dict[str, str | int | float | bool]:
+    """Names and defaults in the cell tagged `parameters`, as papermill sees them."""
+    papermill = import_jupyter("papermill")
+    return {name: ast.literal_eval(p["default"]) for name, p in papermill.inspect_notebook(str(path)).items()}
+
+
+def validate_parameters(path: Path, given: Mapping[str, object]) -> dict[str, object]:
+    """`given`, each value of the type of the notebook's default; a ValueError for an unknown name or another type.
+
+    Text is read as a literal where the default is none, as it comes from the command line.
+    """
+    defaults = parameters_of(path) if given else {}
+    valid: dict[str, object] = {}
+    for name, value in given.items():
+        if name not in defaults:
+            found = near(name, defaults)
+            hint = f"did you mean {' or '.join(found)}?" if found else f"expected one of {', '.join(defaults)}"
+            raise ValueError(f"parameters: {path.name} has no {name!r}; {hint}")
+        kind = type(defaults[name])
+        if isinstance(value, str) and kind is not str:
+            with contextlib.suppress(ValueError, SyntaxError):
+                value = ast.literal_eval(value)
+        if kind is float and type(value) is int:
+            value = float(value)
+        if type(value) is not kind:
+            raise ValueError(
+                f"{name}: {value!r} is not valid for {path.name}; expected {kind.__name__}, such as {defaults[name]!r}"
+            )
+        valid[name] = value
+    return valid
+
+
+def preset_for(path: Path, profile: str) -> dict[str, str]:
+    """What `profile` sets in the notebook at `path`: those of its parameters that the notebook has.
+
+    Raises ValueError where `profiles.preset` does.
+    """
+    given = preset(profile)
+    known = parameters_of(path) if given else {}
+    return {name: value for name, value in given.items() if name in known}
+
+
+# --- the stamp ---------------------------------------------------------------------------------------------------
+
+
+def normalise(nb: Any) -> Any:
+    """A copy of `nb` without what differs from run to run or machine to machine: times, versions, widget state."""
+    nb = copy.deepcopy(nb)
+    for key in ("papermill", "widgets"):
+        nb.metadata.pop(key, None)
+    nb.metadata["kernelspec"] = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
+    nb.metadata["language_info"] = {
+        "name": "python",
+        "file_extension": ".py",
+        "mimetype": "text/x-python",
+        "pygments_lexer": "ipython3",
+    }
+    for cell in nb.cells:
+        for key in ("papermill", "execution"):
+            cell.metadata.pop(key, None)
+        if not cell.metadata.get("tags", True):
+            del cell.metadata["tags"]
+    return nb
+
+
+def stamp(nb: Any) -> str:
+    """SHA-256 over what the outputs of `nb` depend on: its code cells and the code of the library.
+
+    Comments, docstrings and layout do not count, and neither do the modules OUTSIDE.
+    """
+    code: list = [_code_of_cell(cell.source) for cell in nb.cells if cell.cell_type == "code"]
+    for module in sorted(PACKAGE.rglob("*.py")):
+        name = module.relative_to(PACKAGE).as_posix()
+        if name not in OUTSIDE and not name.startswith("_data/"):
+            tree = _Silent().visit(ast.parse(module.read_text(encoding="utf-8"), name))
+            code.append([name, _plain(tree)])
+    return hashlib.sha256(json.dumps(code).encode()).hexdigest()
+
+
+def _code_of_cell(source: str) -> list | str:
+    """The code of a cell without comments and docstrings; its text where it is not Python alone (`%time f(x)`).
+
+    What a cell shows depends on a semicolon at its end, and a string that it ends with is an output.
+    """
+    try:
+        tree = ast.parse(source)
+    except SyntaxError:
+        return source
+    tree.body = [node if isinstance(node, ast.Expr) else _Silent().visit(node) for node in tree.body]
+    return [_plain(tree), source.rstrip().endswith(";")]
+
+
+class _Silent(ast.NodeTransformer):
+    """Leaves out statements that are nothing but a string: docstrings."""
+
+    def visit_Expr(self, node: ast.Expr) -> ast.Expr | None:
+        text = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        return None if text else node
+
+
+def _plain(node: object) -> list | str:
+    """A syntax tree as nested lists, the same from every version of Python: new fields are empty in old code."""
+    if isinstance(node, ast.AST):
+        filled = [(name, value) for name, value in ast.iter_fields(node) if value is not None and value != []]
+        return [type(node).__name__, *([name, _plain(value)] for name, value in filled)]
+    return [_plain(item) for item in node] if isinstance(node, list) else repr(node)
+
+
+def first_line(source: str) -> str:
+    """The first line of a cell, by which messages name it."""
+    return source.strip().partition("\n")[0]
+
+
+# --- a page to read ----------------------------------------------------------------------------------------------
+
+
+def to_html(path: Path) -> Path:
+    """The notebook at `path` as a page of its own beside it: pictures embedded, formulas in MathML, no script."""
+    nb = read(path)
+    nb.metadata.pop("widgets", None)  # they would need a script; what they show as text stays
+    body, _ = _exporter().from_notebook_node(nb, {"metadata": {"name": path.stem, "path": str(path.parent)}})
+    return write_text(path.with_suffix(".html"), body)
+
+
+def _exporter() -> Any:
+    exporters = import_jupyter("nbconvert.exporters.html")
+    mistune = import_jupyter("nbconvert.filters.markdown_mistune")
+    pass_context = import_extra("jinja2", "course").pass_context
+
+    class Renderer(mistune.IPythonRenderer):
+        def inline_math(self, body: str) -> str:
+            return _formula(body, display=False)
+
+        def block_math(self, body: str) -> str:
+            return f'<span class="formula">{_formula(body, display=True)}</span>'
+
+        def latex_environment(self, name: str, body: str) -> str:
+            return self.block_math(f"\\begin{{{name}}}{body}\\end{{{name}}}")
+
+    class Exporter(exporters.HTMLExporter):
+        @pass_context
+        def markdown2html(self, context: Any, source: str) -> str:
+            folder = context.get("resources", {}).get("metadata", {}).get("path", "")
+            attachments = context.get("cell", {}).get("attachments", {})
+            renderer = Renderer(escape=False, attachments=attachments, embed_images=True, path=folder)
+            return mistune.MarkdownWithMath(renderer=renderer).render(source)
+
+    return Exporter(embed_images=True, raw_template=PAGE)
+
+
+def _formula(latex: str, display: bool) -> str:
+    """The formula as MathML, or as it is written where it cannot be drawn: a page is better than none."""
+    try:
+        return mathml(latex, display)
+    except ImportError:
+        raise
+    except Exception:
+        return f"<code>{html.escape(latex)}</code>"
