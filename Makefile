@@ -1,28 +1,41 @@
 # 'make run' and 'make test' need make and Python 3.11 or later; all else goes into .venv.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
+# Which PyTorch on Linux: cuda, cpu, or auto, which is cuda where NVIDIA's driver is there. Change: make clean env TORCH=cuda
+TORCH ?= auto
 PY := .venv/bin/python
 READY := .venv/ready
+# Two workers, one thread each. A test is quick if it has none of the three marks.
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadgroup
 
 .DEFAULT_GOAL := help
-.PHONY: help run test env notebooks lab outputs student book measure bench lint lock clean
+.PHONY: help run check test nightly env notebooks lab outputs student book results bench measure format lock clean
 
 help: ## say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
 
 run: env notebooks ## make the environment, execute every notebook, print its results
 
-test: $(READY) ## unit tests, then every notebook with a check on its metrics
-	$(PY) -m pytest
+check: $(READY) ## a minute and a half: format, style, types, the examples of the docstrings, unit tests
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m pyrefly check --python-interpreter-path $(PY)
+	$(PYTEST) --doctest-modules clipnull tests -m "not slow and not notebooks and not nightly"
 
-env: $(READY) ## only make the environment .venv
+test: check ## what a change must pass, five minutes: check, the slow tests, every notebook once
+	$(PYTEST) -m "(slow or notebooks) and not nightly"
 
-$(READY): requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "PYTHON=$(PYTHON) is older than 3.11; name another: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11"; exit 1; }
-	@$(PYTHON) -m venv --clear .venv
-	@echo "Installing what requirements.lock names into .venv; with PyTorch this takes minutes and, on Linux, 6 GB."
-	@$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.lock
+nightly: check ## everything: long fuzzing, clusters, all profiles, the book in a browser at all sizes
+	CLIPNULL_NIGHTLY=1 $(PYTEST)
+
+env: $(READY) ## only make the environment .venv; TORCH=auto, cpu or cuda says with which PyTorch
+
+$(READY): .venv/packages pyproject.toml
 	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(PY) -m pip check
+	@touch $@
+
+.venv/packages: requirements.lock .ci/env.sh .ci/cpu_torch.py
+	@PYTHON="$(PYTHON)" TORCH="$(TORCH)" bash .ci/env.sh .venv
 	@touch $@
 
 notebooks: $(READY) ## execute every notebook into build/
@@ -40,8 +53,8 @@ student: $(READY) ## write the course without solutions and outputs into build/s
 book: $(READY) ## render the course, as stored, to a static site in build/book/
 	$(PY) -m clipnull book
 
-measure: $(READY) ## print the figures of the README and the model card
-	$(PY) data/build/measure.py
+results: $(READY) ## write RESULTS.md from what was measured
+	$(PY) -m clipnull results
 
 bench: $(READY) ## every request x every method on miniworld and, if named, PACS; the speed of the closed form
 	@mkdir -p build
@@ -49,13 +62,20 @@ bench: $(READY) ## every request x every method on miniworld and, if named, PACS
 	$(if $(CLIPNULL_DATA),$(PY) -m clipnull bench "$(CLIPNULL_DATA)/test" --json build/bench-data.json)
 	$(PY) -m clipnull bench --speed
 
-lint: $(READY) ## check style
-	$(PY) -m ruff check .
+measure: $(READY) ## print the figures of the model card
+	$(PY) data/build/measure.py
 
-lock: ## find the newest versions anew (needs uv)
+format: $(READY) ## bring the code into the form that check asks for
+	$(PY) -m ruff check --fix-only --quiet .
+	$(PY) -m ruff format .
+
+lock: $(READY) ## find the newest versions anew
+	@# torch names the versions of its CUDA libraries itself; pinned here, they would be installed without a GPU too.
+	$(PY) -m uv pip compile --quiet --universal --python-version 3.11 --all-extras --no-annotate --no-header --upgrade \
+	  pyproject.toml -o requirements.lock.partial
 	{ echo "# Exact versions for 'make env', Python 3.11 and later, made by 'make lock'."; \
-	  uv pip compile --universal --python-version 3.11 --all-extras --no-annotate --no-header --upgrade \
-	  pyproject.toml; } > requirements.lock.partial && mv requirements.lock.partial requirements.lock
+	  grep -vE '^(nvidia-|cuda-|triton|#)' requirements.lock.partial; } > requirements.lock
+	@rm requirements.lock.partial
 
 clean: ## remove the environment and what was built
 	rm -rf .venv build dist .pytest_cache .ruff_cache .hypothesis
