@@ -1,4 +1,5 @@
 """Average the weights of two checkpoints of one lineage: python average.py A.pt B.pt OUT.pt."""
+
 import sys
 
 import torch

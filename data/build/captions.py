@@ -2,6 +2,7 @@
 
 Templates and synonyms under HELD_OUT are never shown with a picture in training.
 """
+
 import random
 import re
 from pathlib import Path
@@ -18,25 +19,75 @@ DOMAIN_WORDS = {
     "3d": ["3d render", "3d icon", "3d model"],
     "pixel": ["pixel art", "pixel icon", "pixelated icon"],
 }
-FREE = ["{n}", "{a}", "an image of {a}", "this is {a}", "the {n}", "here is {a}", "one {n}", "a view of {a}",
-        "we see {a}", "it shows {a}", "an example of {a}", "a good image of {a}", "some {n}", "{a} on its own",
-        "a close look at {a}", "what we have here is {a}", "look, {a}", "an image with {a} in it"]
-STYLED = ["a {d} of {a}", "a {d} of {a}", "{a} as a {d}", "a {d} showing {a}", "{a}, {d}", "the {d} of {a}",
-          "{a} in {d} style", "a {d} with {a} in it", "a simple {d} of {a}", "{n} {d}", "a {d} of the {n}"]
+FREE = [
+    "{n}",
+    "{a}",
+    "an image of {a}",
+    "this is {a}",
+    "the {n}",
+    "here is {a}",
+    "one {n}",
+    "a view of {a}",
+    "we see {a}",
+    "it shows {a}",
+    "an example of {a}",
+    "a good image of {a}",
+    "some {n}",
+    "{a} on its own",
+    "a close look at {a}",
+    "what we have here is {a}",
+    "look, {a}",
+    "an image with {a} in it",
+]
+STYLED = [
+    "a {d} of {a}",
+    "a {d} of {a}",
+    "{a} as a {d}",
+    "a {d} showing {a}",
+    "{a}, {d}",
+    "the {d} of {a}",
+    "{a} in {d} style",
+    "a {d} with {a} in it",
+    "a simple {d} of {a}",
+    "{n} {d}",
+    "a {d} of the {n}",
+]
 DOMAIN_ONLY = ["a {d}", "this is a {d}", "an image in {d} style", "{d}", "a {d} of something", "the style of a {d}"]
 HELD_OUT_FREE = ["a picture of {a}", "a depiction of {a}", "you can see {a}", "a picture of the {n}"]
 HELD_OUT_STYLED = ["this {d} depicts {a}", "a picture of {a}, drawn as a {d}", "a nice {d} of one {n}"]
 
-SYNONYMS = {"dog": ["puppy", "doggy"], "horse": ["pony", "mare"], "house": ["cottage", "building"],
-            "person": ["man", "woman", "human", "face"], "guitar": ["acoustic guitar", "electric guitar"],
-            "elephant": ["elephant calf"], "giraffe": ["tall giraffe"], "car": ["sedan"], "cat": ["kitten"],
-            "boat": ["sailboat"], "bird": ["sparrow"], "flower": ["blossom"], "airplane": ["plane"],
-            "mouse animal": ["mouse"]}
-HELD_OUT_SYNONYMS = {"dog": ["hound", "pooch", "canine"], "horse": ["steed", "stallion", "equine"],
-                     "house": ["home", "dwelling", "bungalow"], "person": ["individual", "somebody"],
-                     "elephant": ["pachyderm"], "car": ["automobile"], "cat": ["feline", "kitty"],
-                     "boat": ["vessel"], "airplane": ["aeroplane", "aircraft"], "couch": ["sofa"],
-                     "rabbit": ["bunny"], "pig": ["swine", "hog"], "flower": ["bloom"], "cow": ["cattle"]}
+SYNONYMS = {
+    "dog": ["puppy", "doggy"],
+    "horse": ["pony", "mare"],
+    "house": ["cottage", "building"],
+    "person": ["man", "woman", "human", "face"],
+    "guitar": ["acoustic guitar", "electric guitar"],
+    "elephant": ["elephant calf"],
+    "giraffe": ["tall giraffe"],
+    "car": ["sedan"],
+    "cat": ["kitten"],
+    "boat": ["sailboat"],
+    "bird": ["sparrow"],
+    "flower": ["blossom"],
+    "airplane": ["plane"],
+    "mouse animal": ["mouse"],
+}
+HELD_OUT_SYNONYMS = {
+    "dog": ["hound", "pooch", "canine"],
+    "horse": ["steed", "stallion", "equine"],
+    "house": ["home", "dwelling", "bungalow"],
+    "person": ["individual", "somebody"],
+    "elephant": ["pachyderm"],
+    "car": ["automobile"],
+    "cat": ["feline", "kitty"],
+    "boat": ["vessel"],
+    "airplane": ["aeroplane", "aircraft"],
+    "couch": ["sofa"],
+    "rabbit": ["bunny"],
+    "pig": ["swine", "hog"],
+    "flower": ["bloom"],
+    "cow": ["cattle"],
+}
 SPOKEN = {"mouse animal": "mouse"}
 _HELD = re.compile(r"\b(" + "|".join(w for ws in HELD_OUT_SYNONYMS.values() for w in ws) + r")\b")
 
@@ -65,7 +116,7 @@ def wordnet(folder: Path) -> list[list[str]]:
     for line in (folder / "index.noun").read_text().splitlines():
         if not line.startswith(" "):
             parts = line.split()
-            first[parts[0]] = parts[4 + int(parts[3]) + 2]     # lemma pos n p_cnt ptrs.. sense_cnt tag_cnt offset
+            first[parts[0]] = parts[4 + int(parts[3]) + 2]  # lemma pos n p_cnt ptrs.. sense_cnt tag_cnt offset
     synsets = {}
     for line in (folder / "data.noun").read_text().splitlines():
         if line.startswith(" "):
@@ -73,14 +124,14 @@ def wordnet(folder: Path) -> list[list[str]]:
         head, gloss = line.split(" | ", 1)
         parts = head.split()
         n = int(parts[3], 16)
-        lemmas = [w for w in parts[4:4 + 2 * n:2] if first.get(w.lower()) == parts[0]]
-        rest = parts[5 + 2 * n:]
+        lemmas = [w for w in parts[4 : 4 + 2 * n : 2] if first.get(w.lower()) == parts[0]]
+        rest = parts[5 + 2 * n :]
         parents = [rest[i + 1] for i in range(0, len(rest) - 3, 4) if rest[i] in ("@", "@i")]
         lemmas = [w.replace("_", " ").lower() for w in lemmas]
         synsets[parts[0]] = (int(parts[1]), lemmas, " ".join(gloss.split(";")[0].lower().split()[:9]), parents)
     groups = []
     for lexfile, lemmas, gloss, parents in synsets.values():
-        if lexfile in (5, 6, 8, 13, 17, 18, 20) and lemmas:    # animal artifact body food object person plant
+        if lexfile in (5, 6, 8, 13, 17, 18, 20) and lemmas:  # animal artifact body food object person plant
             above = [f"a kind of {synsets[p][1][0]}" for p in parents if p in synsets and synsets[p][1]]
             groups.append(lemmas + [gloss] + above)
     return groups

@@ -2,6 +2,7 @@
 
 The folder has the hub's layout: open_clip_config.json and open_clip_model.safetensors (float16).
 """
+
 import argparse
 import json
 import os
@@ -14,11 +15,22 @@ from train import CONFIG
 
 def export(checkpoint: Path, out: Path, image_size: int) -> None:
     weights = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    halves = {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in weights.items()
-              if not k.endswith("attn_mask")}
+    halves = {
+        k: (v.half() if v.is_floating_point() else v).contiguous()
+        for k, v in weights.items()
+        if not k.endswith("attn_mask")
+    }
     model = {**CONFIG, "vision_cfg": {**CONFIG["vision_cfg"], "image_size": image_size}}
-    config = {"model_cfg": model, "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3, "size": image_size,
-                                                     "interpolation": "bicubic", "resize_mode": "squash"}}
+    config = {
+        "model_cfg": model,
+        "preprocess_cfg": {
+            "mean": [0.5] * 3,
+            "std": [0.5] * 3,
+            "size": image_size,
+            "interpolation": "bicubic",
+            "resize_mode": "squash",
+        },
+    }
     out.mkdir(parents=True, exist_ok=True)
     save_file(halves, out / "weights.tmp", metadata={"format": "pt"})
     (out / "weights.tmp").chmod(0o644)

@@ -5,6 +5,7 @@ PICTURES is the folder `render.py` wrote, PACKAGES the one `fetch.sh` filled. OU
 pictures are held out is decided by `split.py` alone; here they are only chosen, checked and written.
 Every class and every cell was looked at: the lists below are what that review decided.
 """
+
 import argparse
 import csv
 import re
@@ -21,27 +22,67 @@ import render
 import split
 from PIL import Image, ImageDraw
 
-CLASSES = ("bird", "boat", "car", "church", "dog", "elephant", "fish", "flower", "guitar", "hammer", "horse",
-           "house", "person", "tree", "umbrella", "windmill")
+CLASSES = (
+    "bird",
+    "boat",
+    "car",
+    "church",
+    "dog",
+    "elephant",
+    "fish",
+    "flower",
+    "guitar",
+    "hammer",
+    "horse",
+    "house",
+    "person",
+    "tree",
+    "umbrella",
+    "windmill",
+)
 DOMAINS = ("photo", "shaded", "flat", "cartoon", "line", "silhouette")
 SPLITS = ("train", "test")
-CELL_MAX, TEST_MAX = 24, 8                       # pictures a cell, and how many of them may be held out
-CELL_MIN = {"train": 3, "test": 2}               # a cell with fewer is left out
+CELL_MAX, TEST_MAX = 24, 8  # pictures a cell, and how many of them may be held out
+CELL_MIN = {"train": 3, "test": 2}  # a cell with fewer is left out
 SIZE, QUALITY = 128, 90
-INDEX = {"file": "file", "class": "label", "domain": "domain", "split": "split", "name": "name",
-         "source": "source", "author": "author", "licence": "licence", "family": "family", "origin": "origin"}
-SHIPPED = ("PD", "CC0-1.0", "MIT", "ISC", "Apache-2.0", "OFL-1.1", "free for any use", "CC-BY-2.0",
-           "CC-BY-3.0", "CC-BY-4.0", "CC-BY-SA-2.5", "CC-BY-SA-3.0", "CC-BY-SA-4.0")
+INDEX = {
+    "file": "file",
+    "class": "label",
+    "domain": "domain",
+    "split": "split",
+    "name": "name",
+    "source": "source",
+    "author": "author",
+    "licence": "licence",
+    "family": "family",
+    "origin": "origin",
+}
+SHIPPED = (
+    "PD",
+    "CC0-1.0",
+    "MIT",
+    "ISC",
+    "Apache-2.0",
+    "OFL-1.1",
+    "free for any use",
+    "CC-BY-2.0",
+    "CC-BY-3.0",
+    "CC-BY-4.0",
+    "CC-BY-SA-2.5",
+    "CC-BY-SA-3.0",
+    "CC-BY-SA-4.0",
+)
 
 # Pictures the index gives no class, or another one (a penguin is a bird here), or that come from a GPL
 # package but carry a licence of their own. A picture is named `source:file stem` throughout.
-ADDED = {"bird": "gcompris-photos:heron gcompris-photos:kingfisher gcompris-photos:northern_harrier "
-                 "gcompris-photos:owl gcompris-photos:penguin gcompris-photos:scarlet_macaw "
-                 "gcompris-photos:spoonbills tuxpaint-stamps:heron_greatblue "
-                 "tuxpaint-stamps:heron_greatblue_flying tuxpaint-stamps:pelican",
-         "church": "gcompris-photos:monument3",
-         "flower": "tuxpaint-stamps:adeenia tuxpaint-stamps:anthoorium tuxpaint-stamps:bolsom "
-                   "tuxpaint-stamps:chemparathi"}
+ADDED = {
+    "bird": "gcompris-photos:heron gcompris-photos:kingfisher gcompris-photos:northern_harrier "
+    "gcompris-photos:owl gcompris-photos:penguin gcompris-photos:scarlet_macaw "
+    "gcompris-photos:spoonbills tuxpaint-stamps:heron_greatblue "
+    "tuxpaint-stamps:heron_greatblue_flying tuxpaint-stamps:pelican",
+    "church": "gcompris-photos:monument3",
+    "flower": "tuxpaint-stamps:adeenia tuxpaint-stamps:anthoorium tuxpaint-stamps:bolsom tuxpaint-stamps:chemparathi",
+}
 
 # These two monochrome sets are drawn in outline as often as filled: neither silhouettes nor lines.
 NOT_SILHOUETTES = ("fluent-emoji-high-contrast", "emojione-monotone")
@@ -148,12 +189,17 @@ DROP: dict[str, str] = {
 IRIMPANAM = ("VHSS Irimpanam school, via Vimal Joseph (Tux Paint stamps)", "CC-BY-SA-3.0")
 ERINN_LYNCH = ("Erinn Lynch (Tux Paint stamps)", "CC-BY-SA-2.5")
 CREDITS = {
-    "openmoji-black": ("OpenMoji", "CC-BY-SA-4.0"), "noto-emoji-mono": ("Google Inc", "OFL-1.1"),
-    "symbola": ("George Douros", "free for any use"), "gcompris-words": ("Art4Apps project", "CC-BY-SA-3.0"),
+    "openmoji-black": ("OpenMoji", "CC-BY-SA-4.0"),
+    "noto-emoji-mono": ("Google Inc", "OFL-1.1"),
+    "symbola": ("George Douros", "free for any use"),
+    "gcompris-words": ("Art4Apps project", "CC-BY-SA-3.0"),
     "scratch": ("Massachusetts Institute of Technology (Scratch 1.4 media)", "CC-BY-SA-3.0"),
-    "tuxpaint-stamps:heron_greatblue": ERINN_LYNCH, "tuxpaint-stamps:heron_greatblue_flying": ERINN_LYNCH,
-    "tuxpaint-stamps:pelican": ERINN_LYNCH, "tuxpaint-stamps:adeenia": IRIMPANAM,
-    "tuxpaint-stamps:anthoorium": IRIMPANAM, "tuxpaint-stamps:bolsom": IRIMPANAM,
+    "tuxpaint-stamps:heron_greatblue": ERINN_LYNCH,
+    "tuxpaint-stamps:heron_greatblue_flying": ERINN_LYNCH,
+    "tuxpaint-stamps:pelican": ERINN_LYNCH,
+    "tuxpaint-stamps:adeenia": IRIMPANAM,
+    "tuxpaint-stamps:anthoorium": IRIMPANAM,
+    "tuxpaint-stamps:bolsom": IRIMPANAM,
     "tuxpaint-stamps:chemparathi": IRIMPANAM,
 }
 GAME_ICONS = """Lorc, Delapouite, John Colburn, Felbrigg, John Redman, Carl Olsen, Sbed, PriorBlue,
@@ -163,7 +209,7 @@ DarkZaitzev, SpencerDub, GeneralAce135, Zajkonur, Catsu, Starseeker, Pepijn Pool
 Asercion"""
 
 
-LICENCES_TEXT = '''# Licences and credits of the pictures
+LICENCES_TEXT = """# Licences and credits of the pictures
 
 The code of this repository is MIT. **The pictures are not**: each keeps the licence of the artwork it was
 made from, given for every file in `index.csv`. Every picture was changed: cropped to its drawing, scaled
@@ -184,9 +230,9 @@ their glyphs are here.
 {photos}
 
 PD stands for public domain.
-'''
+"""
 
-CARD_TEXT = '''# miniworld
+CARD_TEXT = """# miniworld
 
 A small world of {pictures} pictures: {classes} object classes drawn or photographed in {domains} domains,
 for trying out what a model knows, forgets and keeps, by class, by domain or by both, without a download.
@@ -251,7 +297,7 @@ logos and no faces as classes; animals may be shown by their head.
 {licences}
 
 The code is MIT; the pictures keep their own licences, and `LICENSES.md` credits their authors.
-'''
+"""
 
 
 @dataclass
@@ -329,15 +375,29 @@ def candidates(packages: str) -> list[Picture]:
         if label not in CLASSES or row["domain"] not in DOMAINS or k in dropped:
             continue
         if row["source"] == "tuxpaint-stamps" and k not in added:
-            continue                             # GPL, but for the files listed above
+            continue  # GPL, but for the files listed above
         if row["domain"] == "silhouette" and row["source"] in NOT_SILHOUETTES:
             continue
         if label == "person" and k not in people or row["name"] == "place of worship":
-            continue                             # the latter are kneeling figures, not churches
+            continue  # the latter are kneeling figures, not churches
         author, licence, title = credit(packages, row, photos)
         if licence in SHIPPED:
-            out.append(Picture(int(row["i"]), k, row["name"], label, row["domain"], part, row["source"],
-                               author, licence, title, family, row["origin"]))
+            out.append(
+                Picture(
+                    int(row["i"]),
+                    k,
+                    row["name"],
+                    label,
+                    row["domain"],
+                    part,
+                    row["source"],
+                    author,
+                    licence,
+                    title,
+                    family,
+                    row["origin"],
+                )
+            )
     if unseen:
         raise ValueError(f"not in the index: {sorted(unseen)}")
     return out
@@ -408,12 +468,19 @@ def licences(chosen: list[Picture]) -> str:
     """LICENSES.md: who made what, under which licence."""
     sets = Counter((p.source, p.author, p.licence, p.title) for p in chosen if p.source != "gcompris-photos")
     several = {"game-icons": GAME_ICONS.replace("\n", " ")}
-    rows = [[source, title, several.get(source, author), licence, n]
-            for (source, author, licence, title), n in sorted(sets.items())]
-    photos = [[p.file.rsplit("/", 1)[-1], p.title.replace("|", " "), p.author, p.licence]
-              for p in chosen if p.source == "gcompris-photos"]
-    return LICENCES_TEXT.format(sets=table(["source", "title", "author", "licence", "pictures"], rows),
-                                photos=table(["file", "title", "author", "licence"], photos))
+    rows = [
+        [source, title, several.get(source, author), licence, n]
+        for (source, author, licence, title), n in sorted(sets.items())
+    ]
+    photos = [
+        [p.file.rsplit("/", 1)[-1], p.title.replace("|", " "), p.author, p.licence]
+        for p in chosen
+        if p.source == "gcompris-photos"
+    ]
+    return LICENCES_TEXT.format(
+        sets=table(["source", "title", "author", "licence", "pictures"], rows),
+        photos=table(["file", "title", "author", "licence"], photos),
+    )
 
 
 def card(chosen: list[Picture]) -> str:
@@ -430,11 +497,19 @@ def card(chosen: list[Picture]) -> str:
     dropped = ", ".join(f"{reason} {len(keys.split())}" for reason, keys in sorted(DROP.items()))
     cells = {(p.label, p.domain) for p in chosen}
     return CARD_TEXT.format(
-        pictures=len(chosen), classes=len(CLASSES), domains=len(DOMAINS), cells=len(cells),
-        holes=len(CLASSES) * len(DOMAINS) - len(cells), families=len({p.family for p in chosen}),
-        sources=len({p.source for p in chosen}), dropped="\n".join(textwrap.wrap(dropped, 104)),
-        grid=table(["class", *DOMAINS, "all"], grid), cell_max=CELL_MAX, test_max=TEST_MAX,
-        licences=table(["licence", "pictures"], [list(x) for x in by_licence.most_common()]))
+        pictures=len(chosen),
+        classes=len(CLASSES),
+        domains=len(DOMAINS),
+        cells=len(cells),
+        holes=len(CLASSES) * len(DOMAINS) - len(cells),
+        families=len({p.family for p in chosen}),
+        sources=len({p.source for p in chosen}),
+        dropped="\n".join(textwrap.wrap(dropped, 104)),
+        grid=table(["class", *DOMAINS, "all"], grid),
+        cell_max=CELL_MAX,
+        test_max=TEST_MAX,
+        licences=table(["licence", "pictures"], [list(x) for x in by_licence.most_common()]),
+    )
 
 
 def verify(folder: Path) -> None:
@@ -449,11 +524,12 @@ def verify(folder: Path) -> None:
         raise ValueError(f"families in both splits: {sorted(both)}")
     if bad := {r["licence"] for r in rows} - set(SHIPPED):
         raise ValueError(f"licences that may not be shipped: {bad}")
-    pixels = Counter(Image.open(folder / r["file"]).tobytes() + r["class"].encode() + r["domain"].encode()
-                     for r in rows)
+    pixels = Counter(
+        Image.open(folder / r["file"]).tobytes() + r["class"].encode() + r["domain"].encode() for r in rows
+    )
     if len(pixels) != len(rows):
         raise ValueError("the same picture twice in a cell")
-    for (label, domain) in sorted({(r["class"], r["domain"]) for r in rows}):
+    for label, domain in sorted({(r["class"], r["domain"]) for r in rows}):
         cell = Counter(r["split"] for r in rows if (r["class"], r["domain"]) == (label, domain))
         if any(cell[s] < CELL_MIN[s] for s in SPLITS) or cell.total() < 5:
             raise ValueError(f"{label} {domain}: only {dict(cell)}")

@@ -4,6 +4,7 @@ PACKAGES is the folder `fetch.sh` filled. OUT/pictures.npy holds (n, size, size,
 order of the index: cropped to the alpha box, padded by 5 %, transparent around it. OUT/failed.txt names
 what could not be rendered (those pictures stay empty).
 """
+
 import argparse
 import csv
 import gzip
@@ -19,7 +20,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 HERE = Path(__file__).parent
-SETS = {"openmoji-color": "openmoji"}            # index source -> iconify set, where they differ
+SETS = {"openmoji-color": "openmoji"}  # index source -> iconify set, where they differ
 
 
 def read_index() -> list[dict]:
@@ -29,10 +30,12 @@ def read_index() -> list[dict]:
 
 def svg(text: str, size: int) -> Image.Image:
     import resvg_py
+
     try:
         png = bytes(resvg_py.svg_to_bytes(svg_string=text, width=size, height=size, skip_system_fonts=True))
     except Exception:
         import cairosvg
+
         png = cairosvg.svg2png(bytestring=text.encode(), output_width=size, output_height=size)
     return Image.open(io.BytesIO(png))
 
@@ -52,9 +55,12 @@ def icon(packages: str, set_name: str, icon_name: str, size: int) -> Image.Image
     inner = body["body"].replace("currentColor", "#000")
     if turn.get("hFlip"):
         inner = f'<g transform="translate({w + 2 * body.get("left", 0)} 0) scale(-1 1)">{inner}</g>'
-    box = f'{body.get("left", 0)} {body.get("top", 0)} {w} {h}'
-    return svg(f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
-               f'viewBox="{box}" width="{w}" height="{h}">{inner}</svg>', size)
+    box = f"{body.get('left', 0)} {body.get('top', 0)} {w} {h}"
+    return svg(
+        f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+        f'viewBox="{box}" width="{w}" height="{h}">{inner}</svg>',
+        size,
+    )
 
 
 def glyph(font: Path, codepoint: int, size: int) -> Image.Image:
@@ -74,20 +80,20 @@ def rcc_files(path: Path) -> dict[str, bytes]:
 
     def name(offset: int) -> str:
         n = struct.unpack_from(">H", blob, names + offset)[0]
-        return blob[names + offset + 6: names + offset + 6 + 2 * n].decode("utf-16-be")
+        return blob[names + offset + 6 : names + offset + 6 + 2 * n].decode("utf-16-be")
 
     def walk(node: int, prefix: str) -> None:
         at = tree + node * width
         name_at, flags = struct.unpack_from(">IH", blob, at)
         here = prefix + name(name_at) if node else ""
-        if flags & 2:                                        # a folder
+        if flags & 2:  # a folder
             count, first = struct.unpack_from(">II", blob, at + 6)
             for child in range(first, first + count):
                 walk(child, here + "/" if here else "")
         else:
             start = data + struct.unpack_from(">I", blob, at + 10)[0]
             size = struct.unpack_from(">I", blob, start)[0]
-            payload = blob[start + 4: start + 4 + size]
+            payload = blob[start + 4 : start + 4 + size]
             out[here] = zlib.decompress(payload[4:]) if flags & 1 else payload
 
     walk(0, "")
@@ -148,8 +154,9 @@ if __name__ == "__main__":
     args = parser.parse_args()
     rows = read_index()
     args.out.mkdir(parents=True, exist_ok=True)
-    pictures = np.lib.format.open_memmap(args.out / "pictures.npy", "w+", np.uint8,
-                                         (len(rows), args.size, args.size, 4))
+    pictures = np.lib.format.open_memmap(
+        args.out / "pictures.npy", "w+", np.uint8, (len(rows), args.size, args.size, 4)
+    )
     failed = []
     with ProcessPoolExecutor() as pool:
         jobs = ((args.packages, row, args.size) for row in rows)

@@ -4,16 +4,26 @@ The same design is redrawn in several styles (Fluent 3D / flat / high contrast; 
 pictures are split by *design family*: set group and drawing, joined where the index found near-duplicates.
 No family is in both splits.
 """
+
 import hashlib
 import re
 
-GROUPS = {"fluent-emoji-3d": "fluent", "fluent-emoji-flat": "fluent", "fluent-emoji-high-contrast": "fluent",
-          "openmoji-color": "openmoji", "openmoji-black": "openmoji",
-          "emojione-v1": "emojione", "emojione-monotone": "emojione",
-          "noto-v1": "noto", "noto-emoji-mono": "noto",
-          "icon-park-outline": "icon-park", "icon-park-solid": "icon-park",
-          "streamline-freehand-color": "streamline-freehand",
-          "gcompris-photos": "gcompris", "gcompris-words": "gcompris"}
+GROUPS = {
+    "fluent-emoji-3d": "fluent",
+    "fluent-emoji-flat": "fluent",
+    "fluent-emoji-high-contrast": "fluent",
+    "openmoji-color": "openmoji",
+    "openmoji-black": "openmoji",
+    "emojione-v1": "emojione",
+    "emojione-monotone": "emojione",
+    "noto-v1": "noto",
+    "noto-emoji-mono": "noto",
+    "icon-park-outline": "icon-park",
+    "icon-park-solid": "icon-park",
+    "streamline-freehand-color": "streamline-freehand",
+    "gcompris-photos": "gcompris",
+    "gcompris-words": "gcompris",
+}
 STYLE_WORDS = r"\b(outline|outlined|line|linear|fill|filled|bold|light|thin|duotone|solid|twotone|color|\d+|[a-d])\b"
 
 
@@ -21,7 +31,7 @@ def drawing(row: dict) -> str:
     """The name of the drawing without words for its style, variant numbers and file suffixes."""
     if row["source"] in ("gcompris-photos", "gcompris-words", "scratch", "tuxpaint-stamps"):
         stem = row["origin"].rsplit("/", 1)[-1].rsplit(".", 1)[0].lower()
-        return re.sub(r"-[a-z]$|\d+-[a-z]+$|_[a-z]$", "", stem)     # boy4-walking-a and -b are one artwork
+        return re.sub(r"-[a-z]$|\d+-[a-z]+$|_[a-z]$", "", stem)  # boy4-walking-a and -b are one artwork
     name = re.sub(STYLE_WORDS, " ", row["name"].lower().replace("-", " ").replace("_", " "))
     return " ".join(name.split()) or row["name"]
 
@@ -49,7 +59,7 @@ def families(rows: list[dict]) -> list[str]:
             a, b = sorted((find(key), find(other)))
             parent[b] = a
     names: dict[str, str] = {}
-    for key in sorted(set(keys)):                       # a readable name: the first drawing of the family
+    for key in sorted(set(keys)):  # a readable name: the first drawing of the family
         names.setdefault(find(key), key)
     return [names[find(key)] for key in keys]
 
@@ -59,7 +69,7 @@ def fraction(text: str) -> float:
 
 
 def splits(rows: list[dict], held_out: float = 0.3) -> list[str]:
-    """"train" or "test" for every row. Test: `held_out` of the families that hold a named class.
+    """ "train" or "test" for every row. Test: `held_out` of the families that hold a named class.
 
     Then every (class, domain) cell with five or more families gets at least two held out, the next ones in
     the same pseudo-random order, and among photos, which are few, no more than that share.
@@ -74,7 +84,7 @@ def splits(rows: list[dict], held_out: float = 0.3) -> list[str]:
         ranked = sorted(group, key=fraction)
         if domain == "photo":
             test -= group
-            test |= set(ranked[:max(2, round(held_out * len(ranked)))]) if len(ranked) >= 4 else set()
+            test |= set(ranked[: max(2, round(held_out * len(ranked)))]) if len(ranked) >= 4 else set()
     for _, group in sorted(cells.items()):
         if len(group) >= 5:
             test |= set(sorted(group, key=fraction)[:2])

