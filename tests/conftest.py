@@ -1,22 +1,56 @@
-"""What every test shares: no network, no window, repeatable examples."""
+"""What every test shares: no network, no window, a cache of its own, repeatable examples."""
+
+import json
 import os
+import socket
 from pathlib import Path
 
-import nbformat
 import pytest
 from hypothesis import settings
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ["MPLBACKEND"] = "agg"
-settings.register_profile("clipnull", deadline=None, derandomize=True)
-settings.load_profile("clipnull")
-
 ROOT = Path(__file__).parent.parent
+CACHE = ROOT / "build" / "test-cache"  # for all workers: clipnull locks each file in it
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["MPLBACKEND"] = "agg"
+os.environ["CLIPNULL_CACHE"] = str(CACHE)  # whatever it was: tests never touch the user's
+CACHE.mkdir(parents=True, exist_ok=True)
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # for processes that tests start, too
+
+settings.register_profile("clipnull", deadline=None, derandomize=True)
+settings.register_profile("nightly", deadline=None, max_examples=20 * settings.get_profile("clipnull").max_examples)
+settings.load_profile("nightly" if os.environ.get("CLIPNULL_NIGHTLY") else "clipnull")
+
+
+def pytest_configure(config):
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        import torch
+
+        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_network():
+    """A connection to another machine fails at once."""
+    connect = socket.socket.connect
+
+    def local(self, address):
+        if self.family in (socket.AF_INET, socket.AF_INET6) and self.type == socket.SOCK_STREAM:
+            host = address[0]
+            if host not in ("localhost", "::1", "0.0.0.0", "::") and not host.startswith("127."):
+                raise OSError(f"a test asks {host} for something; expected no network")
+        return connect(self, address)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", local)
+        yield
 
 
 @pytest.fixture
 def notebook(tmp_path):
     """Write a small notebook: `notebook(name, *sources)`; a source that starts with "# parameters" gets the tag."""
+    import nbformat
 
     def write(name: str, *sources: str) -> Path:
         cells = [nbformat.v4.new_code_cell(source, id=f"cell-{i}") for i, source in enumerate(sources)]
@@ -37,11 +71,110 @@ def notebook(tmp_path):
 def clip():
     """The embedded model, on the CPU."""
     import clipnull
+
     return clipnull.load(device="cpu")
 
 
 @pytest.fixture(scope="session")
-def world():
+def images():
     """The embedded test pictures."""
     import clipnull
+
     return clipnull.load_images()
+
+
+@pytest.fixture(scope="session")
+def corner(images):
+    """Few of `images`, at most four in each cell of a small vocabulary of its own; there is no photo of a car."""
+    import torch
+
+    from clipnull import Images, Vocabulary
+
+    vocabulary, known = Vocabulary(["bird", "car", "person"], ["flat", "line", "photo"]), images.vocabulary
+    found = {"files": [], "classes": [], "domains": []}
+    for c, name in enumerate(vocabulary.classes):
+        for k, domain in enumerate(vocabulary.domains):
+            mask = (images.classes == known.classes.index(name)) & (images.domains == known.domains.index(domain))
+            for i in mask.nonzero()[:4, 0].tolist():
+                found["files"].append(images.files[i])
+                found["classes"].append(c)
+                found["domains"].append(k)
+    return Images(tuple(found["files"]), torch.tensor(found["classes"]), torch.tensor(found["domains"]), vocabulary)
+
+
+@pytest.fixture(scope="session")
+def z(clip, images, tmp_path_factory):
+    """The embeddings of `images` under `clip`, once for all workers; who changes them changes them for all tests."""
+    import torch
+    from filelock import FileLock
+
+    import clipnull
+
+    folder = tmp_path_factory.getbasetemp()
+    path = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "z.pt"
+    with FileLock(f"{path}.lock"):
+        if not path.is_file():
+            torch.save(clipnull.embed(clip, images), path)
+    return torch.load(path)
+
+
+@pytest.fixture(scope="session")
+def cells(clip, images):
+    """The cells of `images`, with noisy texts in the place of prototypes."""
+    from helpers import noisy_cells
+
+    return noisy_cells(clip, images.vocabulary)
+
+
+@pytest.fixture(scope="module")
+def texts_once():
+    """The text classifiers that `compare` and `zero_shot` make, once for each vocabulary: edits leave texts alone."""
+    from clipnull import evaluate
+
+    made, make = {}, evaluate.text_classifiers
+
+    def remembered(clip, vocabulary, prompts):
+        key = clip.fingerprint, vocabulary, prompts
+        if key not in made:
+            made[key] = make(clip, vocabulary, prompts)
+        return made[key].clone()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluate, "text_classifiers", remembered)
+        yield
+
+
+@pytest.fixture(scope="session")
+def projection():
+    """`projection(rows, energy=0.9, **fields)`: the edit that projects away what `rows` (n, d) span."""
+    from helpers import project
+
+    return project
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory):
+    """`small(config)`: a Clip of untrained weights with that configuration of open_clip, the same each time."""
+    import open_clip
+    import torch
+
+    from clipnull.models import Clip, quiet
+
+    made = {}
+
+    def build(config: dict, precision: str) -> Clip:
+        folder = tmp_path_factory.mktemp("model")
+        (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
+        torch.manual_seed(0)
+        with quiet():
+            model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{folder}", precision=precision)
+        tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
+        return Clip(model.eval().requires_grad_(False), preprocess, tokenizer, f"local-dir:{folder}", None)
+
+    def once(config: dict, precision: str = "fp32") -> Clip:
+        key = json.dumps([config, precision])
+        if key not in made:
+            made[key] = build(config, precision)
+        return made[key]
+
+    return once

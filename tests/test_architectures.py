@@ -2,6 +2,7 @@
 
 `python tests/test_architectures.py` writes the table clipnull/ARCHITECTURES.md anew.
 """
+
 import json
 import tempfile
 from collections import defaultdict
@@ -13,16 +14,23 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from helpers import plain, project
 
 import clipnull as cn
-from clipnull.edit import fuse, takes_bias
-from clipnull.models import Clip, quiet
+from clipnull.applying import takes_bias
+from clipnull.exporting import fuse
+from clipnull.models import Clip, Projection, find_projection, quiet
 
 TABLE = Path(cn.__file__).parent / "ARCHITECTURES.md"
 NAMES = open_clip.list_models()
 TEXT = {"context_length": 8, "vocab_size": 64, "width": 64, "heads": 1, "layers": 1}
-SHALLOW = {"convnext": {"depths": (1, 1, 1, 1)}, "swin": {"depths": (1, 1, 1, 1)}, "fastvit": {"layers": (1, 1, 1, 1)},
-           "fastvit_mci3": {"layers": (1, 1, 1, 1, 1)}, "fastvit_mci4": {"layers": (1, 1, 1, 1, 1)}}
+SHALLOW = {
+    "convnext": {"depths": (1, 1, 1, 1)},
+    "swin": {"depths": (1, 1, 1, 1)},
+    "fastvit": {"layers": (1, 1, 1, 1)},
+    "fastvit_mci3": {"layers": (1, 1, 1, 1, 1)},
+    "fastvit_mci4": {"layers": (1, 1, 1, 1, 1)},
+}
 CREATE = timm.create_model
 
 
@@ -33,13 +41,13 @@ def key(name: str) -> str:
 
 
 @cache
-def found(tower: str) -> cn.models.Projection:
+def found(tower: str) -> Projection:
     """The projection of an image tower in its full size, without memory for its weights."""
     vision, embed_dim = json.loads(tower)
     model = torch.nn.Module()
     with torch.device("meta"):
         model.visual = open_clip.model._build_vision_tower(embed_dim, vision)
-    projection = cn.find_projection(model)
+    projection = find_projection(model)
     assert projection.width == embed_dim
     return projection
 
@@ -58,14 +66,14 @@ def how(name: str) -> tuple[str, str, str]:
         return f"`{where}`, Linear with bias", "fused", "fused"
     if takes_bias(projection):
         return f"`{where}`, Linear", "fused", "inserted: `timm_proj_bias: true`"
-    return f"`{where}`, Parameter", f"fused{captions}", "behind the tower; `fuse` refuses, `export` takes it"
+    return f"`{where}`, Parameter", f"fused{captions}", "after the tower; `fuse` refuses, `export` takes it"
 
 
 HEAD = """# The {} architectures of open_clip
 
 Where each keeps its image projection, and what `edit.apply` and `fuse` make of an edit there. *Fused*: multiplied into
 the weights, at no cost. *Inserted*: open_clip has a place for what the tower lacks; `apply` puts it in and `fuse` names
-it in the config, so that stock open_clip loads the result. Gated edits run behind any tower; `export` takes them.
+it in the config, so that stock open_clip loads the result. Gated edits run after any tower; `export` takes them.
 Written by `python tests/test_architectures.py`; the tests there measure every distinct tower.
 
 | architectures | number | projection | a linear edit | one with a bias |
@@ -77,14 +85,17 @@ def table() -> str:
     rows = defaultdict(list)
     for name in NAMES:
         rows[how(name)].append(name)
-    return HEAD.format(len(NAMES)) + "".join(f"| {', '.join(names)} | {len(names)} | {' | '.join(row)} |\n"
-                                             for row, names in rows.items())
+    return HEAD.format(len(NAMES)) + "".join(
+        f"| {', '.join(names)} | {len(names)} | {' | '.join(row)} |\n" for row, names in rows.items()
+    )
 
 
+@pytest.mark.slow
 def test_the_committed_table_is_what_is_found():
     assert TABLE.read_text(encoding="utf-8") == table()
 
 
+@pytest.mark.slow
 def test_every_architecture_is_fused_or_inserted():
     assert len(NAMES) >= 144
     assert not [name for name in NAMES if "unsupported" in how(name)[1]]
@@ -138,19 +149,24 @@ def quick(monkeypatch):
         yield
 
 
-@pytest.mark.parametrize("name", distinct())
+QUICK = ("ViT-B-32", "EVA02-B-16")  # a Parameter and a Linear with bias
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in distinct()]
+)
 def test_a_fused_edit_is_exact(name, quick):
-    with tempfile.TemporaryDirectory() as folder:               # tmp_path would keep gigabytes
+    with tempfile.TemporaryDirectory() as folder:  # tmp_path would keep gigabytes
         config, source = shallow(name), f"local-dir:{folder}"
         Path(folder, "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
         torch.manual_seed(0)
         clip = Clip(open_clip.create_model(source).eval().requires_grad_(False), None, None, source, None)
         pixels = torch.randn(2, 3, clip.image_size, clip.image_size)
-        projection = cn.find_projection(clip.model)
+        projection = find_projection(clip.model)
         if projection.bias is not None:
             torch.nn.init.normal_(projection.bias)
         bias = torch.randn(clip.width) if takes_bias(projection) else None
-        edit = cn.Edit(*cn.nullspace(torch.randn(3, config["embed_dim"])), "nullspace", bias=bias)
+        edit = project(torch.randn(3, config["embed_dim"]), bias=bias)
 
         z = clip.embed_pixels(pixels)
         assert z.norm(dim=1).min() > 0
@@ -165,27 +181,51 @@ def test_a_fused_edit_is_exact(name, quick):
         torch.testing.assert_close(got, expected, atol=1e-2, rtol=0)
 
 
-HF = {"roberta-ViT-B-32": "roberta", "xlm-roberta-base-ViT-B-32": "xlm-roberta", "mt5-base-ViT-B-32": "mt5",
-      "nllb-clip-base-siglip": "m2m_100", "coca_roberta-ViT-B-32": "roberta"}
+HF = {
+    "roberta-ViT-B-32": "roberta",
+    "xlm-roberta-base-ViT-B-32": "xlm-roberta",
+    "mt5-base-ViT-B-32": "mt5",
+    "nllb-clip-base-siglip": "m2m_100",
+    "coca_roberta-ViT-B-32": "roberta",
+}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "kind"), HF.items())
 def test_a_text_tower_of_transformers_comes_through(name, kind, quick, monkeypatch, tmp_path):
     transformers = pytest.importorskip("transformers", reason="open_clip needs transformers for these text towers")
-    tiny = {"hidden_size": 32, "d_model": 32, "num_hidden_layers": 1, "num_layers": 1, "encoder_layers": 1,
-            "decoder_layers": 1, "num_attention_heads": 2, "num_heads": 2, "encoder_attention_heads": 2,
-            "decoder_attention_heads": 2, "d_kv": 16, "d_ff": 32, "intermediate_size": 32, "encoder_ffn_dim": 32,
-            "decoder_ffn_dim": 32, "vocab_size": 64, "max_position_embeddings": 32}
+    tiny = {
+        "hidden_size": 32,
+        "d_model": 32,
+        "num_hidden_layers": 1,
+        "num_layers": 1,
+        "encoder_layers": 1,
+        "decoder_layers": 1,
+        "num_attention_heads": 2,
+        "num_heads": 2,
+        "encoder_attention_heads": 2,
+        "decoder_attention_heads": 2,
+        "d_kv": 16,
+        "d_ff": 32,
+        "intermediate_size": 32,
+        "encoder_ffn_dim": 32,
+        "decoder_ffn_dim": 32,
+        "vocab_size": 64,
+        "max_position_embeddings": 32,
+    }
     config = shallow(name)
     config["text_cfg"] = open_clip.get_model_config(name)["text_cfg"]
     known = transformers.AutoConfig.for_model(kind)
     small = {k: v for k, v in tiny.items() if hasattr(known, k)}
-    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained",
-                        lambda *args, **kwargs: transformers.AutoConfig.for_model(kind, **small))
+    monkeypatch.setattr(
+        transformers.AutoConfig,
+        "from_pretrained",
+        lambda *args, **kwargs: transformers.AutoConfig.for_model(kind, **small),
+    )
     (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
     source = f"local-dir:{tmp_path}"
     clip = Clip(open_clip.create_model(source, pretrained_text=False).eval(), None, None, source, None)
-    edit = cn.Edit(*cn.nullspace(torch.randn(3, clip.width)), "nullspace")
+    edit = plain(clip.width)
     stock = open_clip.create_model(f"local-dir:{fuse(edit.apply(clip), tmp_path / 'fused')}").eval()
     texts, pixels = torch.randint(3, 64, (2, 6)), torch.randn(2, 3, clip.image_size, clip.image_size)
     with torch.inference_mode():

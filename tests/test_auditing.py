@@ -1,30 +1,51 @@
+import sys
+
 import numpy as np
 import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import project
 from torchvision.transforms.functional import pil_to_tensor, resize
 
 import clipnull as cn
-from clipnull.models import Clip
+from clipnull.auditing import (
+    confusion,
+    features_before_projection,
+    linear_probe,
+    paraphrases,
+    projection_matrix,
+    retrieval_precision,
+    weight_difference,
+)
+from clipnull.methods.cells import Cells
+from clipnull.models import Clip, find_projection
 
 TEXT = {"context_length": 8, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1}
 VIT = {"layers": 1, "width": 24, "head_width": 8, "patch_size": 16, "image_size": 32}
 TOWERS = {
     "Parameter": (open_clip.CLIP, VIT),
-    "Parameter, CoCa": (open_clip.CoCa, VIT | {"attentional_pool": True, "output_tokens": True,
-                                               "attn_pooler_queries": 4, "attn_pooler_heads": 2}),
+    "Parameter, CoCa": (
+        open_clip.CoCa,
+        VIT | {"attentional_pool": True, "output_tokens": True, "attn_pooler_queries": 4, "attn_pooler_heads": 2},
+    ),
     "Linear with bias in an attention pool": (open_clip.CLIP, {"layers": [1, 1, 1, 1], "width": 8, "image_size": 64}),
-    "Linear": (open_clip.CustomTextCLIP, {"timm_model_name": "resnet10t", "timm_pool": "avg", "timm_proj": "linear",
-                                          "image_size": 64}),
-    "Linear with bias": (open_clip.CustomTextCLIP, {"timm_model_name": "test_vit", "timm_pool": "token",
-                                                    "timm_proj": None, "image_size": 160}),
-    "none": (open_clip.CustomTextCLIP, {"timm_model_name": "test_vit", "timm_pool": "map",
-                                        "timm_proj": "none", "image_size": 160}),
+    "Linear": (
+        open_clip.CustomTextCLIP,
+        {"timm_model_name": "resnet10t", "timm_pool": "avg", "timm_proj": "linear", "image_size": 64},
+    ),
+    "Linear with bias": (
+        open_clip.CustomTextCLIP,
+        {"timm_model_name": "test_vit", "timm_pool": "token", "timm_proj": None, "image_size": 160},
+    ),
+    "none": (
+        open_clip.CustomTextCLIP,
+        {"timm_model_name": "test_vit", "timm_pool": "map", "timm_proj": "none", "image_size": 160},
+    ),
 }
 
 
-@pytest.fixture(params=TOWERS)
+@pytest.fixture(params=TOWERS, scope="module")
 def small(request):
     """An untrained model for each place where a projection can be."""
     kind, vision = TOWERS[request.param]
@@ -33,42 +54,42 @@ def small(request):
     width = 64 if request.param == "none" else 12
     text = TEXT | ({"embed_cls": True, "output_tokens": True} if extra else {})
     model = kind(embed_dim=width, vision_cfg=vision, text_cfg=text, **extra).eval().requires_grad_(False)
-    found = cn.find_projection(model)
+    found = find_projection(model)
     if found.bias is not None:
         torch.nn.init.normal_(found.bias)
-    if extra:                                           # open_clip leaves this one as memory was, possibly NaN
+    if extra:  # open_clip leaves this one as memory was, possibly NaN
         torch.nn.init.zeros_(model.text_decoder.text_projection)
     side = vision["image_size"]
     return Clip(model, lambda picture: resize(pil_to_tensor(picture), [side, side]) / 255, None, request.param, None)
 
 
 @pytest.fixture(scope="module")
-def few(world):
-    return world.select(["dog", "car"], ["line"])
+def few(images):
+    return images.select(["dog", "car"], ["line"])
 
 
 def edits(clip):
     generator = torch.Generator().manual_seed(1)
     rows = torch.randn(2, clip.width, generator=generator)
-    known = cn.Concepts(F.normalize(torch.randn(3, 2, clip.width, generator=generator), dim=-1))
+    cells = Cells(F.normalize(torch.randn(3, 2, clip.width, generator=generator), dim=-1))
     mask = torch.tensor([[True, False], [True, False], [True, False]])
-    return [cn.Edit(*cn.nullspace(rows), "nullspace"), cn.solve(known, mask, "gated"),
-            cn.Edit(rows.T, rows.T, "biased", bias=rows[0].double())]
+    return [project(rows), cn.solve(cells, mask, "gated"), cn.Edit(rows.T, rows.T, "biased", bias=rows[0].double())]
 
 
-# --- in front of the projection
+# --- features before the projection
+
 
 def test_features_times_the_projection_are_the_embeddings(small, few):
-    f, (w, b) = cn.tower(small, few), cn.projection_matrix(small)
+    f, (w, b) = features_before_projection(small, few), projection_matrix(small)
     assert f.shape == (len(few), w.shape[0]) and w.shape[1] == len(b) == small.width
     torch.testing.assert_close((f.double() @ w + b).float(), cn.embed(small, few), atol=1e-5, rtol=1e-4)
 
 
-def test_no_edit_reaches_what_is_in_front(small, few):
-    f, after = cn.tower(small, few), small
+def test_no_edit_reaches_what_is_before_the_projection(small, few):
+    f, after = features_before_projection(small, few), small
     for edit in edits(small):
         after = edit.apply(after)
-        torch.testing.assert_close(cn.tower(after, few), f, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(features_before_projection(after, few), f, atol=1e-6, rtol=1e-5)
     assert len(after.edits) == 3 and not torch.allclose(cn.embed(after, few), cn.embed(small, few))
 
 
@@ -77,28 +98,29 @@ def test_the_model_is_untouched(small, few):
     z = small.embed_pixels(torch.ones(1, 3, small.image_size, small.image_size))
     gated = edits(small)[1].apply(small)
     y = gated.embed_pixels(torch.ones(1, 3, small.image_size, small.image_size))
-    cn.tower(small, few), cn.tower(gated, few)
+    features_before_projection(small, few), features_before_projection(gated, few)
     assert all(torch.equal(before[name], value) for name, value in small.model.state_dict().items())
     assert torch.equal(small.embed_pixels(torch.ones(1, 3, small.image_size, small.image_size)), z)
     assert torch.equal(gated.embed_pixels(torch.ones(1, 3, small.image_size, small.image_size)), y)
 
 
 def test_the_embedded_model(clip, few):
-    f, (w, b) = cn.tower(clip, few), cn.projection_matrix(clip)
+    f, (w, b) = features_before_projection(clip, few), projection_matrix(clip)
     assert f.shape == (len(few), 1280) and w.shape == (1280, 256) and not b.any()
     torch.testing.assert_close((f.double() @ w).float(), cn.embed(clip, few), atol=1e-5, rtol=1e-4)
 
 
 def test_a_fused_file_tells_the_edit(small):
     linear = edits(small)[0]
-    told = cn.weight_difference(small, linear.apply(small))
+    told = weight_difference(small, linear.apply(small))
     assert told.shape == (small.width, 2)
     assert float((told @ told.T @ linear.right - linear.right).norm()) < 1e-3 * float(linear.right.norm())
-    assert cn.weight_difference(small, small).shape == (small.width, 0)
-    assert cn.weight_difference(small, edits(small)[1].apply(small)).shape == (small.width, 0)
+    assert weight_difference(small, small).shape == (small.width, 0)
+    assert weight_difference(small, edits(small)[1].apply(small)).shape == (small.width, 0)
 
 
 # --- probes
+
 
 def blobs(per_label=20, labels=3, d=6, apart=4.0, seed=0):
     generator = torch.Generator().manual_seed(seed)
@@ -109,87 +131,89 @@ def blobs(per_label=20, labels=3, d=6, apart=4.0, seed=0):
 
 def test_a_probe_finds_what_is_there_and_nothing_else():
     x, y = blobs()
-    probe = cn.linear_probe(x, y)
+    probe = linear_probe(x, y)
     assert probe.accuracy > 0.95 and probe.chance == pytest.approx(1 / 3) and probe.predicted.shape == y.shape
     assert probe.accuracy == pytest.approx(float((probe.predicted == y).double().mean()))
-    noise = cn.linear_probe(torch.randn(300, 6, generator=torch.Generator().manual_seed(1)), torch.arange(300) % 3)
+    noise = linear_probe(torch.randn(300, 6, generator=torch.Generator().manual_seed(1)), torch.arange(300) % 3)
     assert abs(noise.accuracy - noise.chance) < 0.12
 
 
-def test_a_probe_is_repeatable_and_hangs_on_its_seed():
+def test_a_probe_is_repeatable_and_depends_on_its_seed():
     x, y = blobs(apart=0.7)
-    assert torch.equal(cn.linear_probe(x, y, 0).predicted, cn.linear_probe(x, y, 0).predicted)
-    assert not torch.equal(cn.linear_probe(x, y, 0).predicted, cn.linear_probe(x, y, 1).predicted)
+    assert torch.equal(linear_probe(x, y, 0).predicted, linear_probe(x, y, 0).predicted)
+    assert not torch.equal(linear_probe(x, y, 0).predicted, linear_probe(x, y, 1).predicted)
 
 
 def test_features_that_are_all_alike_give_chance():
     for labels in (torch.arange(20) % 2, torch.arange(20) < 4):
-        probe = cn.linear_probe(torch.ones(20, 3), labels)
+        probe = linear_probe(torch.ones(20, 3), labels)
         assert probe.accuracy == probe.chance == 0.5
 
 
 def test_rare_labels_count_as_much_as_frequent_ones():
     y = torch.tensor([0] * 96 + [1] * 4)
-    probe = cn.linear_probe(torch.randn(100, 3, generator=torch.Generator().manual_seed(2)), y)
+    probe = linear_probe(torch.randn(100, 3, generator=torch.Generator().manual_seed(2)), y)
     recall = [float((probe.predicted == y)[y == label].double().mean()) for label in (0, 1)]
     assert probe.accuracy == pytest.approx(np.mean(recall)) and probe.accuracy < 0.9
 
 
 def test_a_label_with_one_picture_is_only_missed(recwarn):
     x, y = blobs(per_label=3)
-    probe = cn.linear_probe(torch.cat([x, x[:1]]), torch.cat([y, torch.tensor([3])]))
+    probe = linear_probe(torch.cat([x, x[:1]]), torch.cat([y, torch.tensor([3])]))
     assert probe.predicted[-1] != 3 and probe.chance == 0.25 and not recwarn.list
 
 
 @pytest.mark.parametrize("labels", [torch.zeros(6), torch.tensor([0, 0, 0, 0, 0, 1]), torch.arange(6), torch.zeros(5)])
 def test_labels_that_cannot_be_probed_are_refused(labels):
     with pytest.raises(ValueError, match="labels: .* expected one for each picture"):
-        cn.linear_probe(torch.randn(6, 2), labels)
+        linear_probe(torch.randn(6, 2), labels)
 
 
 def test_one_fold_is_refused():
     with pytest.raises(ValueError, match="folds: 1"):
-        cn.linear_probe(*blobs(), folds=1)
+        linear_probe(*blobs(), folds=1)
 
 
 # --- other words
 
+
 def test_paraphrases_say_one_class_differently(clip):
     classes = ("dog", "old_car")
-    plain = cn.paraphrases(clip, classes, "look, {a}!")
+    plain = paraphrases(clip, classes, "look, {a}!")
     torch.testing.assert_close(plain, clip.embed_texts(["look, a dog!", "look, an old car!"]))
-    other = cn.paraphrases(clip, classes, "look, {a}!", {"dog": "hound"})
+    other = paraphrases(clip, classes, "look, {a}!", synonyms={"dog": "hound"})
     torch.testing.assert_close(other[0], clip.embed_texts(["look, a hound!"])[0])
     torch.testing.assert_close(other[1], plain[1])
-    torch.testing.assert_close(cn.paraphrases(clip, classes), clip.embed_texts(["a dog", "an old car"]))
+    torch.testing.assert_close(paraphrases(clip, classes), clip.embed_texts(["a dog", "an old car"]))
 
 
 def test_an_unknown_class_cannot_be_paraphrased(clip):
-    with pytest.raises(ValueError, match="said: 'dgo' is not known; did you mean 'dog'"):
-        cn.paraphrases(clip, ["dog", "cat"], said={"dgo": "hound"})
+    with pytest.raises(ValueError, match="synonyms: 'dgo' is not known; did you mean 'dog'"):
+        paraphrases(clip, ["dog", "cat"], synonyms={"dgo": "hound"})
 
 
 # --- neighbours
+
 
 def test_neighbours_by_hand():
     angles = torch.tensor([0.0, 0.1, 0.25, 1.5, 1.65])
     z = torch.stack([angles.cos(), angles.sin()], 1) * torch.tensor([1.0, 9.0, 3.0, 2.0, 5.0])[:, None]
     y = torch.tensor([0, 0, 1, 1, 1])
-    assert cn.retrieval_precision(z, y, 1).tolist() == [1, 1, 0, 1, 1]
-    assert cn.retrieval_precision(z, y, 2).tolist() == [0.5, 0.5, 0, 1, 1]
+    assert retrieval_precision(z, y, 1).tolist() == [1, 1, 0, 1, 1]
+    assert retrieval_precision(z, y, 2).tolist() == [0.5, 0.5, 0, 1, 1]
 
 
 def test_equal_embeddings_have_neighbours_by_chance():
     y = torch.tensor([0, 0, 0, 1, 1])
     expected = torch.tensor([2, 2, 2, 1, 1]) / 4
     for k in (1, 2, 4):
-        torch.testing.assert_close(cn.retrieval_precision(torch.ones(5, 3), y, k), expected.double())
+        torch.testing.assert_close(retrieval_precision(torch.ones(5, 3), y, k), expected.double())
 
 
 def test_neighbours_agree_with_a_loop():
     x, y = blobs(per_label=9, apart=0.8)
     z = F.normalize(x.double(), dim=-1)
-    for i, share in enumerate(cn.retrieval_precision(x, y, 4).tolist()):
+    for i, share in enumerate(retrieval_precision(x, y, 4).tolist()):
         order = [j for j in (z @ z[i]).argsort(descending=True).tolist() if j != i][:4]
         assert share == pytest.approx(sum(int(y[j] == y[i]) for j in order) / 4)
 
@@ -197,12 +221,21 @@ def test_neighbours_agree_with_a_loop():
 @pytest.mark.parametrize("k", [0, 5, 2.0])
 def test_numbers_of_neighbours_that_make_no_sense_are_refused(k):
     with pytest.raises(ValueError, match="k: "):
-        cn.retrieval_precision(torch.randn(5, 2), torch.zeros(5), k)
+        retrieval_precision(torch.randn(5, 2), torch.zeros(5), k)
 
 
 # --- confusion
 
+
 def test_confusion_counts():
-    counts = cn.confusion(torch.tensor([0, 1, 1, 2]), torch.tensor([0, 0, 1, 1]), 4)
+    counts = confusion(torch.tensor([0, 1, 1, 2]), torch.tensor([0, 0, 1, 1]), 4)
     assert counts.tolist() == [[1, 1, 0, 0], [0, 1, 1, 0], [0] * 4, [0] * 4]
     assert counts.sum() == 4
+
+
+def test_without_scikit_learn_the_extra_is_named(monkeypatch):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "sklearn"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    with pytest.raises(ImportError, match=r"sklearn is not installed; expected the extra 'course': pip install"):
+        linear_probe(*blobs())

@@ -1,4 +1,9 @@
-"""The book, built from the stored outputs and opened in headless Chromium."""
+"""The book, built from the stored outputs and opened in headless Chromium.
+
+Without a browser the tests that need one fail: `apt-get install chromium`. Where none can be had, the variable
+CLIPNULL_NO_BROWSER=1 leaves them out.
+"""
+
 import functools
 import http.server
 import itertools
@@ -6,6 +11,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -15,37 +21,72 @@ from urllib.parse import unquote, urlparse
 
 import nbformat
 import pytest
+import websocket
+from filelock import FileLock
 
-pytest.importorskip("sphinx", reason="the extra book is not installed")
-websocket = pytest.importorskip("websocket", reason="websocket-client is not installed")
-
+from clipnull import cli
 from clipnull.course import book
-from clipnull.course import run as course  # noqa: E402
+from clipnull.course.metrics import MIME
 
 ROOT = Path(__file__).parent.parent
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-dev-shm-usage",
-         "--disable-background-networking", "--disable-component-update", "--disable-sync", "--remote-debugging-port=0")
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-dev-shm-usage",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--remote-debugging-port=0",
+)
 SEEN = """({title: document.title, text: document.body.innerText.length,
            images: [...document.images].map(i => [i.getAttribute("alt") || "", i.complete && i.naturalWidth > 0]),
            links: [...document.querySelectorAll("a[href]")].map(a => a.href),
            ids: [...document.querySelectorAll("[id]")].map(e => e.id),
            formulas: [...document.querySelectorAll("math")].map(m => m.getBoundingClientRect().height),
            tables: [...document.querySelectorAll("p")].filter(p => /[|] *[-—]+[|]/.test(p.innerText)).length,
-           wide: document.documentElement.scrollWidth - window.innerWidth})"""
+           wide: document.documentElement.scrollWidth - window.innerWidth, width: window.innerWidth})"""
 
 
 # --- a browser, driven through its DevTools protocol
 
+
+def find_browser() -> str:
+    """The program of a browser; without one a test fails, or is skipped where CLIPNULL_NO_BROWSER=1 is set."""
+    program = next(filter(None, map(shutil.which, NAMES)), None)
+    if program is None and os.environ.get("CLIPNULL_NO_BROWSER") == "1":
+        pytest.skip("no browser, as CLIPNULL_NO_BROWSER=1 says")
+    if program is None:
+        pytest.fail(
+            f"no browser found, looked for {', '.join(NAMES)}; expected one: apt-get install chromium, or "
+            "leave the tests that need it out: CLIPNULL_NO_BROWSER=1"
+        )
+    return program
+
+
+def test_a_missing_browser_fails_unless_it_is_left_out(monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    monkeypatch.delenv("CLIPNULL_NO_BROWSER", raising=False)
+    with pytest.raises(pytest.fail.Exception, match="apt-get install chromium"):
+        find_browser()
+    monkeypatch.setenv("CLIPNULL_NO_BROWSER", "1")
+    with pytest.raises(pytest.skip.Exception, match="CLIPNULL_NO_BROWSER=1"):
+        find_browser()
+
+
 @pytest.fixture(scope="module")
 def browser():
-    """`browser(address)`: load the page, and what it shows and complains of."""
-    program = next(filter(None, map(shutil.which, NAMES)), None)
-    if program is None:
-        pytest.skip(f"no browser found, looked for {', '.join(NAMES)}: apt-get install chromium")
+    """`browser(address)`: load the page in a window of 800 pixels, and what it shows and complains of."""
+    program = find_browser()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        process = subprocess.Popen([program, *FLAGS, f"--user-data-dir={profile}", "about:blank"],
-                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            [program, *FLAGS, f"--user-data-dir={profile}", "about:blank"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         try:
             yield functools.partial(visit, wait_for_port(Path(profile, "DevToolsActivePort"), process))
         finally:
@@ -61,8 +102,8 @@ def wait_for_port(path: Path, process: subprocess.Popen) -> str:
     return f"ws://127.0.0.1:{lines[0]}{lines[1]}"
 
 
-def visit(devtools: str, address: str, program: str = "") -> SimpleNamespace:
-    """Open `address` in a tab of its own, wait for its load event (and for `program`), and look at it."""
+def visit(devtools: str, address: str, program: str = "", width: int = 800) -> SimpleNamespace:
+    """Open `address` in a tab of its own, `width` pixels wide, wait for it (and for `program`), and look at it."""
     socket = websocket.create_connection(devtools, timeout=60, suppress_origin=True)
     numbers, events, session = itertools.count(1), [], {}
 
@@ -85,6 +126,7 @@ def visit(devtools: str, address: str, program: str = "") -> SimpleNamespace:
         session["sessionId"] = call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             call(f"{domain}.enable")
+        call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
         call("Page.navigate", url=address)
         while not any(e["method"] == "Page.loadEventFired" for e in events):
             receive()
@@ -149,10 +191,17 @@ def page_faults(page: SimpleNamespace) -> list[str]:
 
 # --- the book of the course
 
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
+    """The folder of the book; all workers of pytest-xdist share it."""
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
     pages = [*sorted((ROOT / "notebooks").glob("*.ipynb")), ROOT / "notebooks" / "INSTRUCTOR.md"]
-    return book.build(pages, tmp_path_factory.mktemp("book") / "site").parent
+    with FileLock(folder / "book.lock"):
+        if not (folder / "book" / "index.html").is_file():
+            book.build(pages, folder / "book")
+    return folder / "book"
 
 
 @pytest.fixture(scope="module")
@@ -162,6 +211,7 @@ def opened(site, browser, serve):
     return address, {page.name: browser(f"{address}/{page.name}") for page in sorted(site.glob("*.html"))}
 
 
+@pytest.mark.slow
 def test_every_page_opens_without_a_complaint_and_every_picture_has_a_text(opened):
     address, pages = opened
     expected = {p.with_suffix(".html").name for p in (ROOT / "notebooks").iterdir() if p.is_file()}
@@ -169,6 +219,16 @@ def test_every_page_opens_without_a_complaint_and_every_picture_has_a_text(opene
     assert {name: faults for name, page in pages.items() if (faults := page_faults(page))} == {}
 
 
+@pytest.mark.nightly
+@pytest.mark.parametrize("width", [360, 768, 1280])
+def test_every_page_fits_windows_of_all_sizes(site, browser, serve, width):
+    address = serve(site)
+    pages = {page.name: browser(f"{address}/{page.name}", width=width) for page in sorted(site.glob("*.html"))}
+    assert {page.width for page in pages.values()} == {width}
+    assert {name: faults for name, page in pages.items() if (faults := page_faults(page))} == {}
+
+
+@pytest.mark.slow
 def test_pages_show_the_stored_pictures_and_formulas(opened):
     for path in (ROOT / "notebooks").glob("*.ipynb"):
         page, nb = opened[1][f"{path.stem}.html"], nbformat.read(path, 4)
@@ -177,6 +237,7 @@ def test_pages_show_the_stored_pictures_and_formulas(opened):
         assert page.formulas or not any("$$" in c.source for c in nb.cells), path.name
 
 
+@pytest.mark.slow
 def test_every_link_within_the_book_leads_somewhere(opened):
     address, pages = opened
     inside = {link for page in pages.values() for link in page.links if link.startswith(address)}
@@ -190,6 +251,7 @@ def test_every_link_within_the_book_leads_somewhere(opened):
     assert set(pages) - linked - {"genindex.html", "search.html"} <= {"index.html"}
 
 
+@pytest.mark.slow
 def test_search_finds_a_page(site, browser, serve):
     wait = """new Promise(done => { const look = () => document.querySelector("#search-results li a")
               ? done() : setTimeout(look, 50); look(); setTimeout(done, 20000) })"""
@@ -197,14 +259,16 @@ def test_search_finds_a_page(site, browser, serve):
     assert page.complaints == [] and any("04_global_unlearning.html" in link for link in page.links)
 
 
+@pytest.mark.slow
 def test_solutions_are_folded_and_nothing_is_executed(site):
     text = (site / "04_global_unlearning.html").read_text(encoding="utf-8")
-    folded = text[text.index("tag_solution"):]
+    folded = text[text.index("tag_solution") :]
     assert "<details" in folded[:400] and "Show the solution" in folded[:800]
-    assert not any(course.MIME in page.read_text(encoding="utf-8") for page in site.glob("*.html"))
+    assert not any(MIME in page.read_text(encoding="utf-8") for page in site.glob("*.html"))
 
 
 # --- building
+
 
 @pytest.fixture
 def page(tmp_path):
@@ -212,10 +276,12 @@ def page(tmp_path):
         path = tmp_path / name
         path.write_text(text, encoding="utf-8")
         return path
+
     return write
 
 
-def test_a_broken_link_stops_the_book_and_the_former_one_stays(page, tmp_path, capsys, monkeypatch):
+@pytest.mark.slow
+def test_a_broken_link_stops_the_book_and_the_former_one_stays(page, tmp_path, capsys):
     good, out = page("good.md", "# Good\n\n$x^2$ and [a link](good.md#good)"), tmp_path / "out"
     assert book.build([good], out) == out / "index.html"
     before = sorted(p.name for p in out.iterdir())
@@ -224,7 +290,7 @@ def test_a_broken_link_stops_the_book_and_the_former_one_stays(page, tmp_path, c
         book.build([bad], out)
     assert sorted(p.name for p in out.iterdir()) == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bad.md", "good.md", "out"]
-    assert course.main(["book", str(page("better.md", "# Better")), "--out", str(out)]) == 0
+    assert cli.main(["book", str(page("better.md", "# Better")), "--out", str(out)]) == 0
     assert not (out / "good.html").exists() and "better.html" in {p.name for p in out.iterdir()}
     assert str(out / "index.html") in capsys.readouterr().out
 
@@ -236,45 +302,65 @@ def test_what_is_no_book_is_not_replaced_and_missing_pages_are_named(page, tmp_p
         book.build([tmp_path / "b.md"], tmp_path / "out")
 
 
-@pytest.mark.parametrize("latex, part", [
-    (r"\Big\lVert x \Big\rVert", "‖"), (r"\arg\max_x y", ">arg<"), (r"\arg", ">arg<"), (r"\frac1n", "mfrac"),
-    (r"\underbrace{a}_{\text{b c}}", "munder"), (r"\mathbb{R}^{d}", "msup"),
-])
-def test_formulas_become_mathml(latex, part):
-    text = book.mathml(latex, display=True)
-    assert text.startswith("<math") and 'display="block"' in text and part in text and "\\" not in text
-
-
-def test_a_formula_that_would_not_be_drawn_is_refused():
-    with pytest.raises(ValueError, match=r"\\nonsense"):
-        book.mathml(r"x \nonsense y", display=False)
-
-
 # --- each fault is found
 
 HEAD = f"<!doctype html><title>T</title><link rel=icon href='data:,'><p>{'word ' * 20}"
 
 
-@pytest.mark.parametrize("body, fault", [
-    ('<img src="a.webp">', "no alt text"), ('<img src="missing.png" alt="A.">', "is missing"),
-    ('<img src="missing.png" alt="A.">', "404"), ("<script>console.error('x')</script>", "console"),
-    ("<script>throw new Error('x')</script>", "exception"), ('<script src="missing.js"></script>', "404"),
-    ('<link rel="stylesheet" href="https://example.org/a.css">', "another site"),
-    ("<math></math>", "formula 0"), ("<p>| a | b | |---|---| | 1 | 2 |</p>", "tables are not drawn"),
-    ('<div style="width:5000px">x</div>', "wider"),
-], ids=lambda value: value[:24])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "body, fault",
+    [
+        ('<img src="a.webp">', "no alt text"),
+        ('<img src="missing.png" alt="A.">', "is missing"),
+        ('<img src="missing.png" alt="A.">', "404"),
+        ("<script>console.error('x')</script>", "console"),
+        ("<script>throw new Error('x')</script>", "exception"),
+        ('<script src="missing.js"></script>', "404"),
+        ('<link rel="stylesheet" href="https://example.org/a.css">', "another site"),
+        ("<math></math>", "formula 0"),
+        ("<p>| a | b | |---|---| | 1 | 2 |</p>", "tables are not drawn"),
+        ('<div style="width:5000px">x</div>', "wider"),
+    ],
+    ids=lambda value: value[:24],
+)
 def test_faults_of_a_page_are_found(tmp_path, browser, serve, body, fault):
     (tmp_path / "index.html").write_text(HEAD + body, encoding="utf-8")
     shutil.copyfile(next((ROOT / "data" / "miniworld" / "test").rglob("*.webp")), tmp_path / "a.webp")
     assert any(fault in found for found in page_faults(browser(f"{serve(tmp_path)}/index.html")))
 
 
+@pytest.mark.slow
 def test_a_sound_page_has_no_faults(tmp_path, browser, serve):
     shutil.copyfile(next((ROOT / "data" / "miniworld" / "test").rglob("*.webp")), tmp_path / "a.webp")
     (tmp_path / "index.html").write_text(f'{HEAD}<math><mi>x</mi></math><img src="a.webp" alt="A.">', encoding="utf-8")
     assert page_faults(browser(f"{serve(tmp_path)}/index.html")) == []
 
 
-def test_ci_has_a_browser():
-    """Elsewhere these tests are skipped without one; where changes are checked they must not be."""
-    assert not os.environ.get("CI") or any(map(shutil.which, NAMES)), "install chromium"
+def test_the_book_names_the_extra_that_brings_sphinx(page, tmp_path, monkeypatch, capsys):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "sphinx"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "sphinx", None)
+    assert cli.main(["book", str(page("a.md", "# A")), "--out", str(tmp_path / "out")]) == 2
+    assert (
+        capsys.readouterr().err == "sphinx is not installed; expected the extra 'book': pip install 'clipnull[book]'\n"
+    )
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_the_book_of_a_folder_has_its_notebooks_and_the_page_for_instructors(notebook, tmp_path, monkeypatch, capsys):
+    path = notebook("00_a")
+    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# A\n\nFor $x$.")])
+    nbformat.write(nb, path)
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["book"]) == 0
+    assert {p.name for p in Path("build", "book").glob("*.html")} == {
+        "00_a.html",
+        "index.html",
+        "genindex.html",
+        "search.html",
+    }
+    Path("notebooks", "INSTRUCTOR.md").write_text("# For instructors")
+    assert cli.main(["book"]) == 0 and Path("build", "book", "INSTRUCTOR.html").is_file()
+    assert "to read: " in capsys.readouterr().out

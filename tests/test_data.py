@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 import clipnull as cn
-from clipnull.models import data_folder
+from clipnull.files import data_folder
 
 
 def make(folder, cells, broken=()):
@@ -22,18 +22,18 @@ def make(folder, cells, broken=()):
 
 
 def test_a_folder_of_ones_own_is_read(tmp_path):
-    world = cn.load_images(make(tmp_path, [("photo", "dog", 2), ("photo", "cat", 1), ("line", "dog", 3)]))
-    assert world.vocabulary == cn.Vocabulary(("cat", "dog"), ("line", "photo"))
-    assert world.counts().tolist() == [[0, 1], [3, 2]]                # a cell may be missing
-    assert [f.parent.name for f in world.files] == [world.vocabulary.classes[c] for c in world.classes]
-    assert len(world.select(classes=["dog"], domains=["line"])) == 3
+    images = cn.load_images(make(tmp_path, [("photo", "dog", 2), ("photo", "cat", 1), ("line", "dog", 3)]))
+    assert images.vocabulary == cn.Vocabulary(("cat", "dog"), ("line", "photo"))
+    assert images.counts().tolist() == [[0, 1], [3, 2]]  # a cell may be missing
+    assert [f.parent.name for f in images.files] == [images.vocabulary.classes[c] for c in images.classes]
+    assert len(images.select(classes=["dog"], domains=["line"])) == 3
 
 
 def test_a_broken_image_is_named_counted_and_skipped(tmp_path):
     make(tmp_path, [("photo", "dog", 2), ("line", "cat", 2)], broken={("photo", "dog", 1)})
     with pytest.warns(UserWarning, match=r"1 of 4 pictures cannot be read .*photo.dog.1\.png \(not an image\)"):
-        world = cn.load_images(tmp_path)
-    assert len(world) == 3
+        images = cn.load_images(tmp_path)
+    assert len(images) == 3
 
 
 def test_a_truncated_image_is_broken_too(tmp_path):
@@ -65,20 +65,20 @@ def test_select_refuses_unknown_names():
         cn.load_images().select(classes=["dgo"])
 
 
-def test_halves_cut_every_cell(world):
-    k = world.vocabulary.shape[1]
-    first = world.halves(3)
-    counts, half, rest = world.counts(), world.part(first).counts(), world.part(~first).counts()
+def test_halves_cut_every_cell(images):
+    k = images.vocabulary.shape[1]
+    first = images.halves(3)
+    counts, half, rest = images.counts(), images.where(first).counts(), images.where(~first).counts()
     assert torch.equal(half, counts // 2) and torch.equal(half + rest, counts)
-    assert torch.equal(first, world.halves(3)) and not torch.equal(first, world.halves(4))
-    picked = world.part(first)
-    assert picked.files == tuple(f for f, wanted in zip(world.files, first.tolist(), strict=True) if wanted)
-    assert torch.equal(picked.classes * k + picked.domains, (world.classes * k + world.domains)[first])
+    assert torch.equal(first, images.halves(3)) and not torch.equal(first, images.halves(4))
+    picked = images.where(first)
+    assert picked.files == tuple(f for f, wanted in zip(images.files, first.tolist(), strict=True) if wanted)
+    assert torch.equal(picked.classes * k + picked.domains, (images.classes * k + images.domains)[first])
 
 
-def test_a_part_needs_a_mask(world):
-    with pytest.raises(ValueError, match=r"chosen: \(2,\) torch.int64; expected bool"):
-        world.part(torch.tensor([0, 1]))
+def test_where_needs_a_mask(images):
+    with pytest.raises(ValueError, match=r"mask: \(2,\) torch.int64; expected bool"):
+        images.where(torch.tensor([0, 1]))
 
 
 def index():
@@ -107,9 +107,21 @@ def test_train_and_test_share_no_design_family_and_no_licence_forbids():
     assert not [r for r in rows if "GPL" in r["licence"] or "NC" in r["licence"] or "ND" in r["licence"]]
 
 
+@pytest.mark.slow
 def test_miniworld_pictures_are_distinct_and_of_one_size():
-    for split in ("train", "test"):
-        world = cn.load_images(split=split)
-        assert {world.image(i).size for i in range(len(world))} == {(128, 128)}
-    both = [w.image(i).tobytes() for w in (cn.load_images(split="train"), cn.load_images()) for i in range(len(w))]
-    assert len(set(both)) == len(both)
+    both = [some.image(i) for some in (cn.load_images(split="train"), cn.load_images()) for i in range(len(some))]
+    assert {picture.size for picture in both} == {(128, 128)}
+    assert len({picture.tobytes() for picture in both}) == len(both)
+
+
+def test_pictures_are_read_whenever_they_are_used(tmp_path, clip):
+    images = cn.load_images(make(tmp_path, [("photo", "dog", 1), ("photo", "cat", 1), ("line", "dog", 1)]))
+    before, old = cn.embed(clip, images), images.image(0).getpixel((0, 0))
+    Image.new("RGB", (8, 8), (0, 255, 0)).save(images.files[0])
+    after = cn.embed(clip, images)
+    assert (old, images.image(0).getpixel((0, 0))) == ((0, 0, 0), (0, 255, 0))
+    assert not torch.allclose(after[0], before[0], atol=1e-3)
+    torch.testing.assert_close(after[1:], before[1:])
+    images.files[0].unlink()
+    with pytest.raises(FileNotFoundError):
+        cn.embed(clip, images)

@@ -1,10 +1,13 @@
 """Every exercise of every notebook: its check tells right from wrong, and its cells keep the conventions.
 
-Answers stand here as source, and run with the imports of their notebook alone.
+Answers are kept here as source, and run with the imports of their notebook alone.
 """
+
 import ast
+import inspect
 import json
 import re
+import sys
 from pathlib import Path
 from textwrap import dedent
 
@@ -12,74 +15,90 @@ import nbformat
 import pytest
 import torch
 
-from clipnull.course import exercises
+from clipnull.course import checking
+from clipnull.course.exercises import EXERCISES, registry
 
 ROOT = Path(__file__).parent.parent
-TASK = re.compile(r"(?s)\*\*Exercise (\d)\*\* \((\d+) min, (easy|medium|hard)\)\. .+"
-                  r"<details><summary>Hint</summary>\n\n.+</details>$")
+TASK = re.compile(
+    r"(?s)\*\*Exercise (\d)\*\* \((\d+) min, (easy|medium|hard)\)\. .+"
+    r"<details><summary>Hint</summary>\n\n.+</details>$"
+)
 
 # identity -> two plausible wrong answers, and a right one that is written differently from the solution
 ANSWERS = {
-    "00-1": ("def f(report): return [l.removeprefix('[FAIL]').strip() for l in report.splitlines() if '[FAIL]' in l]",
-             "def f(report): return sum(line.startswith('[FAIL]') for line in report.splitlines())",
-             """
+    "00-1": (
+        "def f(report): return [l.removeprefix('[FAIL]').strip() for l in report.splitlines() if '[FAIL]' in l]",
+        "def f(report): return sum(line.startswith('[FAIL]') for line in report.splitlines())",
+        """
              import re
              def f(report): return [m.strip() for m in re.findall(r'^\\[FAIL\\](.*)$', report, re.M)]
-             """),
-    "00-2": ("def f(z): return z / z.norm()",
-             "def f(z): return z / z.norm(dim=0)",
-             "def f(z): return torch.einsum('nd,n->nd', z, z.square().sum(1).rsqrt())"),
-    "01-1": ("def f(x, p, s): return (s * x @ p.T).softmax(1)",
-             "def f(x, p, s): return (s * F.normalize(x, dim=1) @ F.normalize(p, dim=1).T).softmax(0)",
-             """
+             """,
+    ),
+    "00-2": (
+        "def f(z): return z / z.norm()",
+        "def f(z): return z / z.norm(dim=0)",
+        "def f(z): return torch.einsum('nd,n->nd', z, z.square().sum(1).rsqrt())",
+    ),
+    "01-1": (
+        "def f(x, p, s): return (s * x @ p.T).softmax(1)",
+        "def f(x, p, s): return (s * F.normalize(x, dim=1) @ F.normalize(p, dim=1).T).softmax(0)",
+        """
              def f(x, p, s):
                  e = torch.exp(s * F.cosine_similarity(x[:, None], p[None], dim=-1))
                  return e / e.sum(1, keepdim=True)
-             """),
-    "01-2": ("def f(cells): return cells.mean(0) - cells.mean((0, 1))",
-             "def f(cells): return cells.mean(1)",
-             """
-             def f(cells):
-                 of_class = torch.einsum('ckd->cd', cells) / cells.shape[1]
+             """,
+    ),
+    "01-2": (
+        "def f(texts): return texts.mean(0) - texts.mean((0, 1))",
+        "def f(texts): return texts.mean(1)",
+        """
+             def f(texts):
+                 of_class = torch.einsum('ckd->cd', texts) / texts.shape[1]
                  return of_class - of_class.mean(0, keepdim=True)
-             """),
-    "02-1": ("""
+             """,
+    ),
+    "02-1": (
+        """
              def f(x, embed, t, rate):
                  x = x.detach().requires_grad_()
                  loss = F.cosine_similarity(embed(x), t[None]).sum()
                  return (x - rate * torch.autograd.grad(loss, x)[0]).detach()
              """,
-             """
+        """
              def f(x, embed, t, rate):
                  x = x.detach().requires_grad_()
                  return (x + rate * torch.autograd.grad((embed(x) @ t).sum(), x)[0]).detach()
              """,
-             """
+        """
              def f(x, embed, t, rate):
                  def cosine(one):
                      z = embed(one[None])[0]
                      return z @ t / (z.norm() * t.norm())
                  return torch.stack([one + rate * torch.func.grad(cosine)(one) for one in x])
-             """),
-    "02-2": ("def f(x): return x.diff(dim=-1).square().mean() + x.diff(dim=-2).square().mean()",
-             "def f(x): return x.diff(dim=-1).abs().mean((1, 2, 3)) + x.diff(dim=-2).abs().mean((1, 2, 3))",
-             """
+             """,
+    ),
+    "02-2": (
+        "def f(x): return x.diff(dim=-1).square().mean() + x.diff(dim=-2).square().mean()",
+        "def f(x): return x.diff(dim=-1).abs().mean((1, 2, 3)) + x.diff(dim=-2).abs().mean((1, 2, 3))",
+        """
              def f(x):
                  across, down = x[..., 1:] - x[..., :-1], x[..., 1:, :] - x[..., :-1, :]
                  return torch.stack([(a ** 2).mean() + (b ** 2).mean() for a, b in zip(across, down)])
-             """),
-    "03-1": ("""
+             """,
+    ),
+    "03-1": (
+        """
              def f(rows, energy):
                  u, s, v = torch.linalg.svd(rows, full_matrices=False)
                  return v[:int((s.cumsum(0) / s.sum() < energy - 1e-12).sum()) + 1].T
              """,
-             """
+        """
              def f(rows, energy):
                  u, s, v = torch.linalg.svd(rows, full_matrices=False)
                  share = (s ** 2).cumsum(0) / (s ** 2).sum()
                  return v[:int((share < energy - 1e-12).sum()) + 1]
              """,
-             """
+        """
              def f(rows, energy):
                  values, vectors = torch.linalg.eigh(rows.T @ rows)
                  values, vectors = values.flip(0).clamp(min=0), vectors.flip(1)
@@ -87,36 +106,49 @@ ANSWERS = {
                      if values[:r].sum() >= (energy - 1e-12) * values.sum():
                          return -vectors[:, :r]
                  return vectors[:, :len(rows)]
-             """),
-    "03-2": ("def f(u, v): return torch.acos(torch.linalg.svdvals(u.T @ v).clamp(max=1)).rad2deg()",
-             "def f(u, v): return torch.linalg.svdvals(u.T @ v)",
-             "def f(u, v): return torch.as_tensor(subspace_angles(u.numpy(), v.numpy())[::-1].copy())"),
-    "04-1": ("def f(rows, alpha): return torch.eye(rows.shape[1], dtype=rows.dtype) - alpha * rows.T @ rows",
-             "def f(rows, alpha): return alpha * cn.basis(rows) @ cn.basis(rows).T",
-             """
+             """,
+    ),
+    "03-2": (
+        "def f(u, v): return torch.acos(torch.linalg.svdvals(u.T @ v).clamp(max=1)).rad2deg()",
+        "def f(u, v): return torch.linalg.svdvals(u.T @ v)",
+        "def f(u, v): return torch.as_tensor(subspace_angles(u.numpy(), v.numpy())[::-1].copy())",
+    ),
+    "04-1": (
+        "def f(rows, alpha): return torch.eye(rows.shape[1], dtype=rows.dtype) - alpha * rows.T @ rows",
+        """
+             from clipnull.subspace import basis
+             def f(rows, alpha): return alpha * basis(rows) @ basis(rows).T
+             """,
+        """
              def f(rows, alpha):
                  inside = rows.T @ torch.linalg.inv(rows @ rows.T) @ rows
                  return torch.eye(len(inside), dtype=inside.dtype) - alpha * inside
-             """),
-    "04-2": ("def f(before, after, forget): return float((before - after)[forget].nanmean())",
-             "def f(before, after, forget): return float(1 - after[forget].mean() / before[forget].mean())",
-             """
-             def f(before, after, forget):
-                 there = forget & ~before.isnan()
+             """,
+    ),
+    "04-2": (
+        "def f(before, after, mask): return float((before - after)[mask].nanmean())",
+        "def f(before, after, mask): return float(1 - after[mask].mean() / before[mask].mean())",
+        """
+             def f(before, after, mask):
+                 there = mask & ~before.isnan()
                  return 1 - after[there].sum().item() / before[there].sum().item()
-             """),
-    "05-1": ("def f(cells): return cells - cells.mean(1, keepdim=True) - cells.mean(0, keepdim=True)",
-             "def f(cells): return cells - cells.mean((0, 1))",
-             """
-             def f(cells):
-                 c, k = cells.shape[:2]
-                 rows = torch.eye(c, dtype=cells.dtype) - 1 / c
-                 columns = torch.eye(k, dtype=cells.dtype) - 1 / k
-                 return torch.einsum('ab,bkd,kj->ajd', rows, cells, columns)
-             """),
-    "05-2": ("def f(z, left, right, opened): return z - ((z @ left) * opened) @ right.T",
-             "def f(z, left, right, opened): return z - (z @ left).relu() @ right.T",
-             """
+             """,
+    ),
+    "05-1": (
+        "def f(texts): return texts - texts.mean(1, keepdim=True) - texts.mean(0, keepdim=True)",
+        "def f(texts): return texts - texts.mean((0, 1))",
+        """
+             def f(texts):
+                 c, k = texts.shape[:2]
+                 rows = torch.eye(c, dtype=texts.dtype) - 1 / c
+                 columns = torch.eye(k, dtype=texts.dtype) - 1 / k
+                 return torch.einsum('ab,bkd,kj->ajd', rows, texts, columns)
+             """,
+    ),
+    "05-2": (
+        "def f(z, left, right, opened): return z - ((z @ left) * opened) @ right.T",
+        "def f(z, left, right, opened): return z - (z @ left).relu() @ right.T",
+        """
              def f(z, left, right, opened):
                  z = z.clone()
                  read = z @ left
@@ -124,71 +156,85 @@ ANSWERS = {
                      acts = opened[:, j] & (read[:, j] > 0)
                      z[acts] -= read[acts, j, None] * right[:, j]
                  return z
-             """),
-    "06-1": ("def f(before, after, classes): return (before - after) / before",
-             "def f(before, after, classes): return (before - after) / (before - 1 / classes)",
-             "def f(before, after, classes): return 1 - max(0, after - 1 / classes) / (before - 1 / classes)"),
-    "06-2": ("def f(scores, scale): return -(scores.softmax(1) * scores.log_softmax(1)).sum(1)",
-             """
+             """,
+    ),
+    "06-1": (
+        "def f(before, after, classes): return (before - after) / before",
+        "def f(before, after, classes): return (before - after) / (before - 1 / classes)",
+        "def f(before, after, classes): return 1 - max(0, after - 1 / classes) / (before - 1 / classes)",
+    ),
+    "06-2": (
+        "def f(scores, scale): return -(scores.softmax(1) * scores.log_softmax(1)).sum(1)",
+        """
              def f(scores, scale):
                  p = (scale * scores).softmax(0)
                  return -(p * p.log()).sum(1) / np.log(scores.shape[1])
              """,
-             """
+        """
              def f(scores, scale):
                  entropy = torch.distributions.Categorical(logits=scale * scores).entropy()
                  return entropy / np.log(scores.shape[1])
-             """),
-    "07-1": ("""
+             """,
+    ),
+    "07-1": (
+        """
              def f(features, labels):
                  cosines = F.normalize(features, dim=1) @ F.normalize(features, dim=1).T
                  return float((labels[cosines.argmax(1)] == labels).double().mean())
              """,
-             """
+        """
              def f(features, labels):
                  products = (features @ features.T).fill_diagonal_(-float('inf'))
                  return float((labels[products.argmax(1)] == labels).double().mean())
              """,
-             """
+        """
              def f(features, labels):
                  z = features / features.norm(dim=1, keepdim=True)
                  two = torch.cdist(z, z).topk(2, largest=False).indices
                  own = torch.arange(len(z))
                  nearest = torch.where(two[:, 0] == own, two[:, 1], two[:, 0])
                  return sum(a == b for a, b in zip(labels[nearest].tolist(), labels.tolist())) / len(labels)
-             """),
-    "07-2": ("""
+             """,
+    ),
+    "07-2": (
+        """
              def f(scores, positive):
                  return float((scores[positive][:, None] > scores[~positive]).double().mean())
              """,
-             """
+        """
              def f(scores, positive):
                  return float((scores[positive][:, None] < scores[~positive]).double().mean())
              """,
-             """
+        """
              def f(scores, positive):
                  yes, no = scores[positive].tolist(), scores[~positive].tolist()
                  return sum((a > b) + (a == b) / 2 for a in yes for b in no) / (len(yes) * len(no))
-             """),
-    "07-3": ("def f(edited, left, right): return edited + (edited @ left) @ right.T",
-             """
+             """,
+    ),
+    "07-3": (
+        "def f(edited, left, right): return edited + (edited @ left) @ right.T",
+        """
              def f(edited, left, right):
                  core = torch.eye(left.shape[1], dtype=left.dtype) - left.T @ right
                  return edited + edited @ left @ torch.linalg.inv(core) @ right.T
              """,
-             """
+        """
              def f(edited, left, right):
                  p = torch.eye(len(left), dtype=left.dtype) - left @ right.T
                  return torch.linalg.solve(p.T, edited.T).T
-             """),
-    "08-1": ("def f(scores, forgotten): return (scores * ~forgotten).argmax(1)",
-             "def f(scores, forgotten): return scores[:, ~forgotten].argmax(1)",
-             """
+             """,
+    ),
+    "08-1": (
+        "def f(scores, forgotten): return (scores * ~forgotten).argmax(1)",
+        "def f(scores, forgotten): return scores[:, ~forgotten].argmax(1)",
+        """
              def f(scores, forgotten):
                  kept = (~forgotten).nonzero()[:, 0]
                  return kept[scores[:, kept].argmax(1)]
-             """),
-    "08-2": ("""
+             """,
+    ),
+    "08-2": (
+        """
              def f(first, second):
                  from scipy import stats
                  n = len(first)
@@ -196,72 +242,82 @@ ANSWERS = {
                  centre = (first - second).mean()
                  return torch.stack([centre - half, centre + half])
              """,
-             """
+        """
              def f(first, second):
                  d = first - second
                  half = 1.96 * d.std() / len(d) ** 0.5
                  return torch.stack([d.mean() - half, d.mean() + half])
              """,
-             """
+        """
              def f(first, second):
                  from scipy import stats
                  d = (first - second).numpy()
                  return torch.tensor(stats.t.interval(0.95, len(d) - 1, d.mean(), stats.sem(d)))
-             """),
-    "08-3": ("""
+             """,
+    ),
+    "08-3": (
+        """
              def f(z, positive):
                  s = z[positive].mean(0) - z[~positive].mean(0)
                  return z - ((z - z.mean(0)) @ s / (s @ s))[:, None] * s
              """,
-             """
+        """
              def f(z, positive):
                  s = z[positive].mean(0) - z[~positive].mean(0)
                  direction = torch.linalg.solve(z.T.cov(), s)
                  return z - (z @ direction / (s @ direction))[:, None] * s
              """,
-             """
+        """
              def f(z, positive):
                  x = z - z.mean(0)
                  half = torch.linalg.cholesky(x.T @ x)
                  s = z[positive].mean(0) - z[~positive].mean(0)
                  white, u = torch.linalg.solve(half, x.T).T, torch.linalg.solve(half, s)
                  return z - torch.outer(white @ u / (u @ u), s)
-             """),
-    "09-1": ("""
+             """,
+    ),
+    "09-1": (
+        """
              def f(right, n):
                  p = right / n
                  half = 1.959964 * (p * (1 - p) / n) ** 0.5
                  return torch.tensor([p - half, p + half], dtype=torch.float64)
              """,
-             """
+        """
              def f(right, n):
                  q, p = 1.959964, right / n
                  half = q * (p * (1 - p) / n + q**2 / (4 * n**2)) ** 0.5
                  return torch.tensor([p - half, p + half], dtype=torch.float64) / (1 + q**2 / n)
              """,
-             """
+        """
              def f(right, n):
                  from scipy.stats import binomtest
                  found = binomtest(right, n).proportion_ci(method="wilson")
                  return torch.tensor([found.low, found.high], dtype=torch.float64)
-             """),
-    "09-2": ("def f(cells): return torch.arange(len(cells)) % 2 == 0",
-             "def f(cells): return (cells[:, None] == cells).tril(-1).sum(1) % 2 == 1",
-             """
-             def f(cells):
+             """,
+    ),
+    "09-2": (
+        "def f(numbers): return torch.arange(len(numbers)) % 2 == 0",
+        "def f(numbers): return (numbers[:, None] == numbers).tril(-1).sum(1) % 2 == 1",
+        """
+             def f(numbers):
                  seen, chosen = {}, []
-                 for cell in cells.tolist():
+                 for cell in numbers.tolist():
                      seen[cell] = not seen.get(cell, False)
                      chosen.append(seen[cell])
                  return torch.tensor(chosen)
-             """),
-    "09-3": ("def f(weight, left, right): return weight - (weight @ right) @ left.T",
-             "def f(weight, left, right): return torch.eye(len(left)) - left @ right.T",
-             "def f(weight, left, right): return weight @ (torch.eye(len(left)) - left @ right.T)"),
+             """,
+    ),
+    "09-3": (
+        "def f(weight, left, right): return weight - (weight @ right) @ left.T",
+        "def f(weight, left, right): return torch.eye(len(left)) - left @ right.T",
+        "def f(weight, left, right): return weight @ (torch.eye(len(left)) - left @ right.T)",
+    ),
 }
 
 
 # --- what is asked of the cells of exercises
+
 
 def tagged(cell, tag: str) -> bool:
     return tag in cell.metadata.get("tags", ())
@@ -271,7 +327,7 @@ def found(path: Path) -> dict[str, list]:
     """Identity -> the four cells of each exercise, wherever a cell is tagged `exercise`."""
     cells = nbformat.read(path, 4).cells
     stubs = [i for i, cell in enumerate(cells) if tagged(cell, "exercise")]
-    return {f"{path.name[:2]}-{k}": cells[max(0, i - 1):i + 3] for k, i in enumerate(stubs, 1)}
+    return {f"{path.name[:2]}-{k}": cells[max(0, i - 1) : i + 3] for k, i in enumerate(stubs, 1)}
 
 
 def exercise_faults(number: str, nb) -> list[str]:
@@ -282,7 +338,7 @@ def exercise_faults(number: str, nb) -> list[str]:
     if sum(tagged(cell, "solution") for cell in cells) != len(stubs):
         faults.append("not one solution for each exercise")
     for k, i in enumerate(stubs, 1):
-        text, stub, soft, solution = (*cells[i - 1:i + 3], *[nbformat.v4.new_raw_cell()] * 3)[:4]
+        text, stub, soft, solution = (*cells[i - 1 : i + 3], *[nbformat.v4.new_raw_cell()] * 3)[:4]
         task = TASK.search(text.source) if text.cell_type == "markdown" else None
         if not task or task[1] != str(k):
             faults.append(f"no task before exercise {k}, with number, minutes, difficulty and a folded hint at its end")
@@ -297,12 +353,15 @@ def exercise_faults(number: str, nb) -> list[str]:
         if not solution.source.endswith(f'cn.check("{number}-{k}", {answer}, strict=True)') or answer == name:
             faults.append(f"exercise {k}: the solution has no name of its own, or is not checked strictly")
         others = [c.source for j, c in enumerate(cells) if c.cell_type == "code" and not i <= j <= i + 2]
-        faults += [f"exercise {k}: {n} is used elsewhere" for n in (name, answer)
-                   if any(re.search(rf"\b{re.escape(n)}\b", source) for source in others)]
-    if stubs and not any(re.match("## Summary", c.source) for c in cells[stubs[-1] + 3:stubs[-1] + 4]):
+        faults += [
+            f"exercise {k}: {n} is used elsewhere"
+            for n in (name, answer)
+            if any(re.search(rf"\b{re.escape(n)}\b", source) for source in others)
+        ]
+    if stubs and not any(re.match("## Summary", c.source) for c in cells[stubs[-1] + 3 : stubs[-1] + 4]):
         faults.append("the summary does not follow the last exercise")
     if any(b - a != 4 for a, b in zip(stubs, stubs[1:], strict=False)):
-        faults.append("the exercises do not stand in a row")
+        faults.append("the exercises are not in a row")
     return faults
 
 
@@ -327,12 +386,13 @@ def function(source: str, path: Path):
     space = {}
     exec(compile(ast.Module(imports, []), path.name, "exec"), space)
     tree = ast.parse(dedent(source))
-    tree.body = [node for node in tree.body if not isinstance(node, ast.Expr)]                # the calls of check
+    tree.body = [node for node in tree.body if not isinstance(node, ast.Expr)]  # the calls of check
     exec(compile(tree, path.name, "exec"), space)
     return space[[node.name for node in tree.body if isinstance(node, ast.FunctionDef)][-1]]
 
 
 # --- every exercise
+
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_exercises_keep_the_conventions(path):
@@ -340,33 +400,33 @@ def test_exercises_keep_the_conventions(path):
 
 
 def test_every_exercise_has_a_check_and_answers_here():
-    assert set(FOUND) == set(exercises.EXERCISES) == set(ANSWERS)
+    assert set(FOUND) == set(EXERCISES) == set(ANSWERS)
 
 
 @pytest.mark.parametrize("identity", FOUND)
 def test_the_stub_is_to_do_and_the_solution_passes(identity):
     path, (_, stub, _, solution) = FOUND[identity]
-    assert exercises.judge(identity, function(stub.source, path))[0] == "TODO"
-    assert exercises.judge(identity, function(solution.source, path)) == ("PASS", "")
+    assert checking.judge(identity, function(stub.source, path))[0] == "TODO"
+    assert checking.judge(identity, function(solution.source, path)) == ("PASS", "")
 
 
 @pytest.mark.parametrize("identity, which", [(identity, i) for identity in ANSWERS for i in range(2)])
 def test_plausible_wrong_answers_fail_with_a_hint(identity, which):
-    verdict, why = exercises.judge(identity, function(ANSWERS[identity][which], FOUND[identity][0]))
-    assert verdict == "FAIL" and "\n  given: " in why and why.endswith(exercises.EXERCISES[identity].hint)
+    verdict, why = checking.judge(identity, function(ANSWERS[identity][which], FOUND[identity][0]))
+    assert verdict == "FAIL" and "\n  given: " in why and why.endswith(EXERCISES[identity].hint)
 
 
 @pytest.mark.parametrize("identity", ANSWERS)
 def test_a_right_answer_written_differently_passes(identity):
-    assert exercises.judge(identity, function(ANSWERS[identity][2], FOUND[identity][0])) == ("PASS", "")
+    assert checking.judge(identity, function(ANSWERS[identity][2], FOUND[identity][0])) == ("PASS", "")
 
 
-@pytest.mark.parametrize("identity", sorted(exercises.EXERCISES))
+@pytest.mark.parametrize("identity", sorted(EXERCISES))
 def test_cases_are_the_same_each_time_and_differ_in_shape(identity):
-    task = exercises.EXERCISES[identity]
-    first, again = ([[exercises._form(a) for a in case] for case in task.cases()] for _ in range(2))
+    task = EXERCISES[identity]
+    first, again = ([[checking._form(a) for a in case] for case in task.cases()] for _ in range(2))
     assert first == again and len({json.dumps(case) for case in first}) > 1
-    assert exercises.judge(identity, task.reference) == ("PASS", "")
+    assert checking.judge(identity, task.reference) == ("PASS", "")
 
 
 def test_the_instructor_page_gives_the_minutes_of_the_exercises():
@@ -380,84 +440,103 @@ def test_the_instructor_page_gives_the_minutes_of_the_exercises():
 
 # --- the verdicts
 
+
 @pytest.fixture
 def task(monkeypatch):
     """An exercise of its own: the two column means of (n, d) rows."""
-    monkeypatch.setattr(exercises, "EXERCISES", {})
+    table = {}
+    for module in (registry, checking):
+        monkeypatch.setattr(module, "EXERCISES", table)
 
-    @exercises.exercise("99-1", lambda: [(torch.arange(6.0).view(3, 2),), (torch.ones(2, 5),)], "mean over rows")
+    @registry.exercise("99-1", lambda: [(torch.arange(6.0).view(3, 2),), (torch.ones(2, 5),)], "mean over rows")
     def means(rows):
         return rows.mean(0)
 
     return "99-1"
 
 
-@pytest.mark.parametrize("answer, words", [
-    (lambda rows: None, "returned nothing"),
-    (lambda rows: rows.mean(1), r"shape \(3,\); expected \(2,\)"),
-    (lambda rows: rows.mean(0, keepdim=True), "an axis of length 1 is too many"),
-    (lambda rows: rows.mean(), "was an axis summed over"),
-    (lambda rows: -rows.mean(0), "the result: the sign is the other way round"),
-    (lambda rows: rows.sum(0), "the result: 3 times what is expected"),
-    (lambda rows: rows.mean(0).flip(0), "another order"),
-    (lambda rows: rows.mean(0) + torch.tensor([0.0, 1.0]), "1 of 2 values are off, by up to 1"),
-    (lambda rows: rows.mean(0) / 0, "NaN or infinite; expected 0"),
-    (lambda rows: rows.mean(0).long(), "dtype torch.int64; expected torch.float32"),
-    (lambda rows: "means", "returned 'means'; expected a tensor of shape"),
-    (lambda rows: rows.add_(1).mean(0) - 1, "changed its arguments in place"),
-    (lambda rows: 1 / 0, "raised ZeroDivisionError: division by zero"),
-    (lambda: 0, "raised TypeError"),
-    (None, "raised TypeError"),
-], ids=range(15))
+@pytest.mark.parametrize(
+    "answer, words",
+    [
+        (lambda rows: None, "returned nothing"),
+        (lambda rows: rows.mean(1), r"shape \(3,\); expected \(2,\)"),
+        (lambda rows: rows.mean(0, keepdim=True), "an axis of length 1 is too many"),
+        (lambda rows: rows.mean(), "was an axis summed over"),
+        (lambda rows: -rows.mean(0), "the result: the sign is the other way round"),
+        (lambda rows: rows.sum(0), "the result: 3 times what is expected"),
+        (lambda rows: rows.mean(0).flip(0), "another order"),
+        (lambda rows: rows.mean(0) + torch.tensor([0.0, 1.0]), "1 of 2 values are off, by up to 1"),
+        (lambda rows: rows.mean(0) / 0, "NaN or infinite; expected 0"),
+        (lambda rows: rows.mean(0).long(), "dtype torch.int64; expected torch.float32"),
+        (lambda rows: "means", "returned 'means'; expected a tensor of shape"),
+        (lambda rows: rows.add_(1).mean(0) - 1, "changed its arguments in place"),
+        (lambda rows: 1 / 0, "raised ZeroDivisionError: division by zero"),
+        (lambda: 0, "raised TypeError"),
+        (None, "raised TypeError"),
+    ],
+    ids=range(15),
+)
 def test_a_wrong_answer_is_told_what_is_wrong_with_it(task, answer, words):
-    verdict, why = exercises.judge(task, answer)
+    verdict, why = checking.judge(task, answer)
     assert verdict == "FAIL" and re.search(words, why.partition("\n")[0]), why
     assert "\n  given: rows (3, 2)\n  hint: mean over rows" in why
 
 
 def test_the_transpose_is_recognised():
     square = torch.ones(2, 3)
-    assert "is it transposed?" in exercises._shape_fault(square.T, square)
+    assert "is it transposed?" in checking._shape_fault(square.T, square)
 
 
-@pytest.mark.parametrize("result, expected, same", [
-    ([1], [1], True), ([1], (1,), False), (1.0, 1.0, True), (torch.tensor(1.0), 1.0, True), ("x", 1.0, False),
-    (float("nan"), float("nan"), True), (0.5, float("nan"), False), (3, 3, True), (3.0, 3, False),
-])
+@pytest.mark.parametrize(
+    "result, expected, same",
+    [
+        ([1], [1], True),
+        ([1], (1,), False),
+        (1.0, 1.0, True),
+        (torch.tensor(1.0), 1.0, True),
+        ("x", 1.0, False),
+        (float("nan"), float("nan"), True),
+        (0.5, float("nan"), False),
+        (3, 3, True),
+        (3.0, 3, False),
+    ],
+)
 def test_values_that_are_no_tensors_are_compared(result, expected, same):
-    assert (exercises._difference(result, expected) == "") == same
+    assert (checking._difference(result, expected) == "") == same
 
 
 def test_the_soft_check_prints_and_the_strict_one_raises(task, capsys):
     def stub(rows):
         raise NotImplementedError
 
-    exercises.check(task, stub)
-    exercises.check(task, lambda rows: rows.mean(1))
-    exercises.check(task, lambda rows: rows.mean(0))
-    assert re.fullmatch(r"(?s)TODO 99-1: write .*\nFAIL 99-1: shape .*\n  hint: mean over rows\nPASS 99-1\n",
-                        capsys.readouterr().out)
+    checking.check(task, stub)
+    checking.check(task, lambda rows: rows.mean(1))
+    checking.check(task, lambda rows: rows.mean(0))
+    assert re.fullmatch(
+        r"(?s)TODO 99-1: write .*\nFAIL 99-1: shape .*\n  hint: mean over rows\nPASS 99-1\n", capsys.readouterr().out
+    )
     for answer in (stub, lambda rows: rows.mean(1)):
         with pytest.raises(AssertionError, match="99-1"):
-            exercises.check(task, answer, strict=True)
-    exercises.check(task, lambda rows: rows.mean(0), strict=True)
+            checking.check(task, answer, strict=True)
+    checking.check(task, lambda rows: rows.mean(0), strict=True)
 
 
 def test_an_error_of_torch_about_a_missing_kernel_is_no_stub(task):
     def answer(rows):
         raise NotImplementedError('"addmm" not implemented for Half')
 
-    assert exercises.judge(task, answer)[0] == "FAIL"
+    assert checking.judge(task, answer)[0] == "FAIL"
 
 
 def test_unknown_and_taken_identities_are_refused(task):
     with pytest.raises(ValueError, match="identity: '99-2' is not known; did you mean '99-1'"):
-        exercises.check("99-2", len)
+        checking.check("99-2", len)
     with pytest.raises(ValueError, match="'99-1' is taken"):
-        exercises.exercise("99-1", list, "")(len)
+        registry.exercise("99-1", list, "")(len)
 
 
 # --- each fault of the conventions is found
+
 
 def sound():
     markdown, code = nbformat.v4.new_markdown_cell, nbformat.v4.new_code_cell
@@ -465,11 +544,16 @@ def sound():
     for k in (1, 2):
         cells += [
             markdown(f"**Exercise {k}** (5 min, easy). Write.\n\n{hint}"),
-            code(f'def task{k}(x):\n    """(n,) -> (n,)"""\n    raise NotImplementedError',
-                 metadata={"tags": ["exercise"]}),
+            code(
+                f'def task{k}(x):\n    """(n,) -> (n,)"""\n    raise NotImplementedError',
+                metadata={"tags": ["exercise"]},
+            ),
             code(f'cn.check("07-{k}", task{k})'),
-            code(f'def task{k}_solution(x):\n    return x\n\n\ncn.check("07-{k}", task{k}_solution, strict=True)',
-                 metadata={"tags": ["solution"], "jupyter": {"source_hidden": True}})]
+            code(
+                f'def task{k}_solution(x):\n    return x\n\n\ncn.check("07-{k}", task{k}_solution, strict=True)',
+                metadata={"tags": ["solution"], "jupyter": {"source_hidden": True}},
+            ),
+        ]
     return nbformat.v4.new_notebook(cells=[code("x = 1"), *cells, markdown("## Summary"), code("cn.record(x=x)")])
 
 
@@ -477,24 +561,43 @@ def test_sound_exercises_have_no_faults():
     assert exercise_faults("07", sound()) == []
 
 
-@pytest.mark.parametrize("harm", [
-    lambda cells: cells.__delitem__(slice(5, 9)),                                               # only one exercise
-    lambda cells: cells[1].update(source=cells[1].source.replace("(5 min, easy)", "(easy)")),
-    lambda cells: cells[1].update(source=cells[1].source.replace("<summary>Hint</summary>", "")),
-    lambda cells: cells[5].update(source=cells[5].source.replace("Exercise 2", "Exercise 3")),
-    lambda cells: cells[2].update(source=cells[2].source.replace("raise NotImplementedError", "return x")),
-    lambda cells: cells[2].update(source=cells[2].source.replace('"""(n,) -> (n,)"""\n    ', "")),
-    lambda cells: cells[3].update(source='cn.check("07-2", task1)'),
-    lambda cells: cells[4].metadata.pop("jupyter"),
-    lambda cells: cells[4].metadata.pop("tags"),
-    lambda cells: cells[4].update(source=cells[4].source.replace(", strict=True", "")),
-    lambda cells: cells[4].update(source=cells[4].source.replace("task1_solution", "task1")),
-    lambda cells: cells[0].update(source="task2_solution = 1"),
-    lambda cells: cells.append(cells.pop(9)),                                                   # no summary after
-    lambda cells: cells.insert(5, nbformat.v4.new_markdown_cell("between")),
-    lambda cells: cells.__delitem__(slice(8, None)),                                            # no last solution
-], ids=range(15))
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda cells: cells.__delitem__(slice(5, 9)),  # only one exercise
+        lambda cells: cells[1].update(source=cells[1].source.replace("(5 min, easy)", "(easy)")),
+        lambda cells: cells[1].update(source=cells[1].source.replace("<summary>Hint</summary>", "")),
+        lambda cells: cells[5].update(source=cells[5].source.replace("Exercise 2", "Exercise 3")),
+        lambda cells: cells[2].update(source=cells[2].source.replace("raise NotImplementedError", "return x")),
+        lambda cells: cells[2].update(source=cells[2].source.replace('"""(n,) -> (n,)"""\n    ', "")),
+        lambda cells: cells[3].update(source='cn.check("07-2", task1)'),
+        lambda cells: cells[4].metadata.pop("jupyter"),
+        lambda cells: cells[4].metadata.pop("tags"),
+        lambda cells: cells[4].update(source=cells[4].source.replace(", strict=True", "")),
+        lambda cells: cells[4].update(source=cells[4].source.replace("task1_solution", "task1")),
+        lambda cells: cells[0].update(source="task2_solution = 1"),
+        lambda cells: cells.append(cells.pop(9)),  # no summary after
+        lambda cells: cells.insert(5, nbformat.v4.new_markdown_cell("between")),
+        lambda cells: cells.__delitem__(slice(8, None)),  # no last solution
+    ],
+    ids=range(15),
+)
 def test_faults_of_exercises_are_found(harm):
     nb = sound()
     harm(nb.cells)
     assert exercise_faults("07", nb)
+
+
+def test_a_missing_package_of_a_reference_is_no_fault_of_the_answer(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.metrics", None)
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    with pytest.raises(ImportError, match="sklearn is not installed; expected the extra 'course'"):
+        checking.judge("07-2", lambda scores, positive: 0.5)
+
+
+def test_the_parameters_of_stubs_are_those_of_the_references():
+    """Messages name arguments as the reference does: a student should find these names in the stub."""
+    for identity, (path, cells) in FOUND.items():
+        stub = function(cells[1].source, path)
+        wanted = inspect.signature(EXERCISES[identity].reference).parameters
+        assert list(inspect.signature(stub).parameters) == list(wanted), identity

@@ -1,106 +1,62 @@
-import json
+"""Each method keeps its theorem; all have one signature; another package can bring one."""
+
+import inspect
+import sys
+from importlib.metadata import EntryPoint
 
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import examples, python, random
 from hypothesis import given
 from hypothesis import strategies as st
 
 import clipnull as cn
+from clipnull import methods
+from clipnull.methods.cells import Cells
+from clipnull.methods.nullspace import nullspace
+from clipnull.methods.oblique import detector, detectors
+from clipnull.methods.residual import residual
+from clipnull.methods.ridge import ridge
+from clipnull.subspace import basis
 
-VOCABULARY = cn.Vocabulary(("cat", "dog", "fish"), ("photo", "line"))
+SEEDS = st.integers(0, 10**6)
+NAMES = ["nullspace", "residual", "ridge", "oblique", "gated"]
 
 
-@given(st.integers(0, 10**6), st.integers(1, 8), st.floats(0, 1))
-def test_nullspace_theorem(seed, n, alpha):
-    rows = torch.randn(n, 32, generator=torch.Generator().manual_seed(seed))
-    p = cn.Edit(*cn.nullspace(rows, energy=1.0), "nullspace").matrix()
-    torch.testing.assert_close(p, p.T)
-    torch.testing.assert_close(p, p @ p)
-    assert (rows.double() @ p).norm() < 1e-6 * rows.norm()
-    assert round(float(p.trace())) == 32 - n
-    weak = cn.Edit(*cn.nullspace(rows, alpha, 1.0), "nullspace").matrix()
-    torch.testing.assert_close(rows.double() @ weak, (1 - alpha) * rows.double())
+def noise(seed, *shape):
+    return random(*shape, seed=seed, dtype=torch.float64)
 
 
 def moment(x):
     return x.double().T @ x.double() / len(x)
 
 
-def noise(seed, *shape):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def matrix(factors):
-    return cn.Edit(*factors, "test").matrix()
-
-
 def largest(p):
     return torch.linalg.matrix_norm(p, 2)
 
 
-SEEDS = st.integers(0, 10**6)
-
-
-@given(SEEDS, st.integers(1, 8), st.integers(1, 20))
-def test_residual_leaves_every_kept_embedding_fixed(seed, n, m):
-    rows, kept = noise(seed, n, 32), noise(seed + 1, m, 32)
-    p = matrix(cn.residual(rows, moment(kept), tau=0.0, energy=1.0))
-    torch.testing.assert_close(kept @ p, kept)
-    assert round(float(p.trace())) == 32 - min(n, 32 - m)                      # and it does forget: what is left over
-    outside = rows - rows @ kept.T @ torch.linalg.pinv(kept.T)
-    assert (outside @ p).norm() < 1e-6 * rows.norm()
-
-
-@given(SEEDS, st.integers(1, 8), st.integers(1, 20), st.floats(1e-4, 1))
-def test_residual_moves_kept_embeddings_within_its_bound(seed, n, m, tau):
-    rows, kept = noise(seed, n, 32), noise(seed + 1, m, 32)
-    left, u = cn.residual(rows, moment(kept), tau=tau)
-    s = tau * torch.linalg.inv(moment(kept) + tau * torch.eye(32))
-    moved = (kept @ matrix((left, u)) - kept).norm(dim=1)
-    inside = (kept @ s).norm(dim=1)
-    assert (moved <= inside * largest(torch.linalg.solve(s, u)) + 1e-9).all()
-    assert (inside <= (m * tau) ** 0.5 / 2 + 1e-9).all()
-
-
-def test_residual_finds_nothing_in_what_is_kept():
-    kept = noise(0, 5, 16)
-    left, right = cn.residual(noise(1, 3, 5) @ kept, moment(kept), tau=0.0)
-    assert left.shape == right.shape == (16, 0)
-
-
-@given(SEEDS, st.integers(1, 6), st.integers(1, 6))
-def test_ridge_tends_to_its_limits(seed, n, m):
-    rows, kept = noise(seed, n, 32), noise(seed + 1, m, 32)
-    none = matrix(cn.ridge(rows, moment(kept), forgetting=1e-9))
-    torch.testing.assert_close(none, torch.eye(32, dtype=torch.float64), atol=1e-6, rtol=0)
-    all_ = matrix(cn.ridge(rows, moment(kept), forgetting=1e9, keeping=0.0))
-    torch.testing.assert_close(all_, matrix(cn.nullspace(rows, energy=1.0)), atol=1e-4, rtol=0)
-    kind = matrix(cn.ridge(rows, moment(kept), forgetting=1.0, keeping=1e9))
-    torch.testing.assert_close(kind @ kept.T, kept.T, atol=1e-4, rtol=0)       # scores against kept embeddings stay
-    assert largest(torch.eye(32) - kind) > 1e-3                               # while something is forgotten
-
-
-@given(SEEDS, st.floats(0.1, 1e4), st.floats(0, 1e4))
-def test_ridge_minimises_what_it_says(seed, lam, mu):
-    rows, kept = noise(seed, 3, 12), noise(seed + 1, 5, 12)
-
-    def loss(p):
-        return ((p - torch.eye(12)).square().sum() + lam * (p @ rows.T).square().sum() / 3
-                + mu * (p @ kept.T - kept.T).square().sum() / 5)
-
-    best = matrix(cn.ridge(rows, moment(kept), lam, mu))
-    for i in range(5):
-        assert loss(best) < loss(best + 1e-3 * noise(seed + 2 + i, 12, 12))
+def of_rows(rows, kept):
+    """Rows to forget (n, d) and rows to keep (m, d) as cells of one domain, and the mask of the former."""
+    mask = torch.arange(len(rows) + len(kept))[:, None] < len(rows)
+    return Cells(torch.cat([rows, kept])[:, None]), mask
 
 
 def random_cells(seed, c=5, k=3, d=24):
     """Nearly additive cells, as CLIP's are: class + domain + a little of both."""
-    def cells(s):
+
+    def embeddings(s):
         return F.normalize(noise(s, c, 1, d) + noise(s + 1, 1, k, d) + 0.3 * noise(s + 2, c, k, d), dim=-1)
 
-    texts = cells(seed)
-    return cn.Concepts(texts, F.normalize(texts + 0.3 * cells(seed + 3), dim=-1))
+    texts = embeddings(seed)
+    return Cells(texts, F.normalize(texts + 0.3 * embeddings(seed + 3), dim=-1))
+
+
+def one_of_each():
+    """A mask with a whole class and a cell of another."""
+    mask = torch.zeros(5, 3, dtype=torch.bool)
+    mask[1], mask[2, 0] = True, True
+    return mask
 
 
 @st.composite
@@ -109,10 +65,122 @@ def masks(draw, c=5, k=3):
     return torch.tensor(cells).view(c, k)
 
 
+# --- nullspace
+
+
+@given(SEEDS, st.integers(1, 8), st.floats(0, 1))
+def test_nullspace_theorem(seed, n, alpha):
+    rows = noise(seed, n, 32)
+    cells, mask = of_rows(rows, noise(seed + 1, 1, 32))
+    p = nullspace(cells, mask, energy=1.0, center=False).matrix()
+    torch.testing.assert_close(p, p.T)
+    torch.testing.assert_close(p, p @ p)
+    assert (rows @ p).norm() < 1e-6 * rows.norm()
+    assert round(float(p.trace())) == 32 - n
+    weak = nullspace(cells, mask, alpha=alpha, energy=1.0, center=False).matrix()
+    torch.testing.assert_close(rows @ weak, (1 - alpha) * rows)
+
+
+@given(SEEDS, st.integers(1, 6))
+def test_nullspace_is_the_nearest_map_that_zeroes_the_rows(seed, n):
+    rows = noise(seed, n, 12)
+    p = nullspace(*of_rows(rows, noise(seed + 1, 1, 12)), energy=1.0, center=False).matrix()
+    eye = torch.eye(12, dtype=torch.float64)
+    free = eye - torch.linalg.pinv(rows) @ rows  # another map of that kind: p + free @ anything
+    for i in range(3):
+        other = p + 0.1 * free @ noise(seed + 2 + i, 12, 12)
+        assert (rows @ other).norm() < 1e-6 * rows.norm()
+        assert (other - eye).norm() > (p - eye).norm()
+
+
+@given(SEEDS, st.integers(1, 5), st.integers(1, 5))
+def test_centred_rows_make_forgotten_cells_look_average(seed, n, m):
+    rows, kept = noise(seed, n, 32), noise(seed + 1, m, 32)
+    p = nullspace(*of_rows(rows, kept), energy=1.0).matrix()
+    average = torch.cat([rows, kept]).mean(0) @ p
+    torch.testing.assert_close(rows @ p, average.expand(n, -1))
+
+
+def test_an_edit_below_full_strength_can_be_undone():
+    rows, alpha = noise(0, 3, 16), 0.9
+    u = basis(rows)
+    p = nullspace(*of_rows(rows, noise(1, 1, 16)), alpha=alpha, energy=1.0, center=False).matrix()
+    inverse = torch.eye(16, dtype=torch.float64) + alpha / (1 - alpha) * u @ u.T
+    torch.testing.assert_close(p @ inverse, torch.eye(16, dtype=torch.float64))
+
+
+# --- residual
+
+
+@given(SEEDS, st.integers(1, 8), st.integers(1, 20))
+def test_residual_leaves_every_kept_embedding_fixed(seed, n, m):
+    rows, kept = noise(seed, n, 32), noise(seed + 1, m, 32)
+    p = residual(*of_rows(rows, kept), tau=0.0, energy=1.0, center=False).matrix()
+    torch.testing.assert_close(kept @ p, kept)
+    assert round(float(p.trace())) == 32 - min(n, 32 - m)  # and it does forget: what is left over
+    outside = rows - rows @ kept.T @ torch.linalg.pinv(kept.T)
+    assert (outside @ p).norm() < 1e-6 * rows.norm()
+
+
+@given(SEEDS, st.integers(1, 8), st.integers(1, 20), st.floats(1e-4, 1), st.booleans())
+def test_residual_moves_kept_embeddings_within_its_bound(seed, n, m, tau, center):
+    rows, kept = noise(seed, n, 32), noise(seed + 1, m, 32)
+    edit = residual(*of_rows(rows, kept), tau=tau, center=center)
+    s = tau * torch.linalg.inv(moment(kept) + tau * torch.eye(32))
+    moved = (kept @ edit.matrix() - kept).norm(dim=1)
+    inside = (kept @ s).norm(dim=1)
+    assert (moved <= inside * largest(torch.linalg.solve(s, edit.right)) + 1e-9).all()
+    assert (inside <= (m * tau) ** 0.5 / 2 + 1e-9).all()
+
+
+def test_residual_finds_nothing_in_what_is_kept():
+    kept = noise(0, 5, 16)
+    edit = residual(*of_rows(noise(1, 3, 5) @ kept, kept), tau=0.0, center=False)
+    assert edit.left.shape == edit.right.shape == (16, 0)
+
+
+# --- ridge
+
+
+@given(SEEDS, st.integers(1, 6), st.integers(1, 6))
+def test_ridge_tends_to_its_limits(seed, n, m):
+    rows, kept = noise(seed, n, 32), noise(seed + 1, m, 32)
+    cells, mask = of_rows(rows, kept)
+    none = ridge(cells, mask, forgetting=1e-9, center=False).matrix()
+    torch.testing.assert_close(none, torch.eye(32, dtype=torch.float64), atol=1e-6, rtol=0)
+    all_ = ridge(cells, mask, forgetting=1e9, keeping=0.0, center=False).matrix()
+    away = nullspace(cells, mask, energy=1.0, center=False).matrix()
+    torch.testing.assert_close(all_, away, atol=1e-4, rtol=0)
+    kind = ridge(cells, mask, forgetting=1.0, keeping=1e9, center=False).matrix()
+    torch.testing.assert_close(kind @ kept.T, kept.T, atol=1e-4, rtol=0)  # scores against kept embeddings stay
+    assert largest(torch.eye(32) - kind) > 1e-3  # while something is forgotten
+
+
+@given(SEEDS, st.floats(0.1, 1e4), st.floats(0, 1e4), st.booleans())
+def test_ridge_minimises_what_it_says(seed, lam, mu, center):
+    rows, kept = noise(seed, 3, 12), noise(seed + 1, 5, 12)
+    away = rows - torch.cat([rows, kept]).mean(0) if center else rows
+
+    def loss(p):
+        return (
+            (p - torch.eye(12)).square().sum()
+            + lam * (p @ away.T).square().sum() / 3
+            + mu * (p @ kept.T - kept.T).square().sum() / 5
+        )
+
+    edit = ridge(*of_rows(rows, kept), forgetting=lam, keeping=mu, center=center)
+    assert edit.rank == 3
+    for i in range(5):
+        assert loss(edit.matrix()) < loss(edit.matrix() + 1e-3 * noise(seed + 2 + i, 12, 12))
+
+
+# --- oblique
+
+
 @given(SEEDS, masks())
 def test_oblique_moves_kept_scores_within_its_bound(seed, mask):
     cells = random_cells(seed)
-    edit, w, z = cn.solve(cells, mask, "oblique"), cells.readouts, noise(seed + 9, 20, 24)
+    edit, w, z = cn.solve(cells, mask, "oblique"), cells.classifier, noise(seed + 9, 20, 24)
     moved = (edit.transform(z) - z) @ w.T
     bound = (z @ edit.left).abs() @ (edit.right.T @ w.T).abs()
     assert (moved.abs() <= bound + 1e-9).all()
@@ -121,7 +189,7 @@ def test_oblique_moves_kept_scores_within_its_bound(seed, mask):
     cross.fill_diagonal_(0)
     eye = torch.eye(len(g), dtype=torch.float64)
     assert cross.abs().max() <= 0.01 * largest(torch.linalg.inv(g + 0.01 * eye)) + 1e-9
-    if not mask.all(0).any():                                    # no decoy: only forgotten classes are moved on purpose
+    if not mask.all(0).any():  # no decoy: only forgotten classes are moved on purpose
         push = edit.right.norm(dim=0) / cells.duals.norm(dim=1).min()
         limit = (z @ edit.left).abs() @ push * cross.abs().max()
         assert (moved[:, ~mask.any(1)].abs() <= limit[:, None] + 1e-9).all()
@@ -132,8 +200,8 @@ def test_a_detector_is_one_on_its_cells_and_low_elsewhere(seed):
     cells = random_cells(seed)
     mask = torch.zeros(5, 3, dtype=torch.bool)
     mask[2, 1] = True
-    v = cn.detector(cells, mask, [~mask], rho=1e-6)
-    answers = torch.einsum("mckd,d->mck", cells.cells, v)
+    v = detector(cells, mask, [~mask], rho=1e-6)
+    answers = torch.stack([kind @ v for kind in cells.kinds])
     assert abs(answers[:, mask].mean() - 1) < 1e-9
     assert answers[:, ~mask].square().mean() < 0.1
 
@@ -141,15 +209,18 @@ def test_a_detector_is_one_on_its_cells_and_low_elsewhere(seed):
 @given(SEEDS, masks(), st.booleans())
 def test_detectors_of_many_classes_are_those_of_each(seed, mask, visual):
     cells = random_cells(seed)
-    cells = cells if visual else cn.Concepts(cells.texts)
+    cells = cells if visual else Cells(cells.texts)
     whole = mask.all(0)
     for c in (mask & ~whole).any(1).nonzero()[:, 0]:
         alike = (mask == mask[c]).all(1).nonzero()[:, 0]
-        got = cn.detectors(cells, mask, alike, rho=0.02)[alike == c][0]
+        got = detectors(cells, mask, alike, rho=0.02)[alike == c][0]
         its = (torch.arange(5) == c)[:, None]
         kept_in = ~mask[c] if not mask[c].all() else ~whole
-        expected = cn.detector(cells, mask & ~whole & its, [~mask & its, ~mask & kept_in], rho=0.02)
+        expected = detector(cells, mask & ~whole & its, [~mask & its, ~mask & kept_in], rho=0.02)
         torch.testing.assert_close(got, expected)
+
+
+# --- gated
 
 
 @given(SEEDS, masks())
@@ -159,126 +230,274 @@ def test_gated_is_the_identity_where_its_gate_is_shut(seed, mask):
     after = edit.transform(z)
     domain = (F.normalize(z.double(), dim=1) @ cells.domains.T).argmax(1)
     whole = mask.all(0)
-    leads = z.double() @ (cells.readouts - cells.readouts.mean(0)).T > 0
+    leads = z.double() @ (cells.classifier - cells.classifier.mean(0)).T > 0
     shut = ~whole[domain] & ~(leads & mask.T[domain]).any(1)
     assert torch.equal(after[shut], z[shut])
     opened = ~whole[domain] & (leads & mask.T[domain] & ~whole[domain, None]).any(1)
     assert not torch.isclose(after[opened], z[opened]).all(1).any()
     gone = after[whole[domain]]
-    assert torch.equal(gone, gone[:1].expand_as(gone))           # nothing tells one picture from another
+    assert torch.equal(gone, gone[:1].expand_as(gone))  # nothing tells one picture from another
 
 
-@pytest.mark.parametrize("method", sorted(cn.METHODS))
-def test_moments_are_those_of_the_rows(method):
-    cells, mask = random_cells(0), torch.zeros(5, 3, dtype=torch.bool)
-    mask[1], mask[2, 0] = True, True
+# --- cells
+
+
+@given(SEEDS, masks(), st.booleans())
+def test_cells_give_rows_and_moments_of_a_mask(seed, mask, visual):
+    cells = random_cells(seed)
+    cells = cells if visual else Cells(cells.texts)
+    assert cells.shape == (5, 3) and len(cells.kinds) == 1 + visual
+    torch.testing.assert_close(cells.rows(mask), torch.cat([kind[mask] for kind in cells.kinds]))
+    centred = torch.cat([kind[mask] - kind.flatten(0, 1).mean(0) for kind in cells.kinds])
+    torch.testing.assert_close(cells.rows(mask, center=True), centred)
     for some in (mask, ~mask):
         torch.testing.assert_close(cells.moment(some), moment(cells.rows(some)))
-    edit = cn.solve(cells, mask, method)
-    assert edit.rank >= 1 and edit.method == method and edit.settings["prototypes"] is True
-    assert edit.linear == (method != "gated")
+    assert not cells.moment(torch.zeros_like(mask)).any()
 
 
-def test_unions_of_requests():
-    both = cn.Forget(classes=["dog"], domains=["line"]) | cn.Forget(classes=["fish"]) | cn.Forget(domains=["photo"])
-    assert both.mask(VOCABULARY).tolist() == [[True, False], [True, True], [True, True]]
-    assert both.paradigm == "mixed" and str(both) == "dog in line and fish everywhere and everything in photo"
-    assert cn.Forget.from_dict(json.loads(json.dumps(both.as_dict()))) == both
-    assert (cn.Forget(["dog"]) | cn.Forget(["cat"])).paradigm == "global"
-    with pytest.raises(TypeError):
-        cn.Forget(["dog"]) | "cat"
+def test_the_classifier_and_its_duals_by_their_formulas():
+    cells = random_cells(0)
+    w = F.normalize(cells.texts.mean(1), dim=-1)
+    torch.testing.assert_close(cells.classifier, w)
+    eye = torch.eye(5, dtype=torch.float64)
+    torch.testing.assert_close(w @ cells.duals.T, eye - 0.01 * torch.linalg.inv(w @ w.T + 0.01 * eye))
+    torch.testing.assert_close(cells.domains, F.normalize(cells.texts.mean(0), dim=-1))
+    named = Cells(cells.texts, None, 3 * noise(7, 3, 24))
+    torch.testing.assert_close(named.domains, F.normalize(noise(7, 3, 24), dim=-1))
+    assert {t.dtype for t in (*Cells(cells.texts.float()).kinds, named.domains)} == {torch.float64}
 
 
-def test_forgetting_in_turn_reads_prototypes_through_the_edits_before(clip):
-    first = cn.unlearn(clip, cn.Forget(["dog"]), VOCABULARY)
-    after = first.apply(clip)
-    cells, plain = cn.concepts(after, VOCABULARY), cn.concepts(clip, VOCABULARY)
-    assert torch.equal(cells.texts, plain.texts)
-    expected = F.normalize(first.transform(plain.prototypes), dim=-1)
-    torch.testing.assert_close(cells.prototypes, expected, atol=1e-6, rtol=0)
-    second = cn.unlearn(after, cn.Forget(["cat"]), VOCABULARY, "ridge").apply(after)
-    assert len(second.edits) == 2
-
-
-def test_an_edit_below_full_strength_can_be_undone():
-    rows = torch.randn(3, 16, generator=torch.Generator().manual_seed(0))
-    u, alpha = cn.basis(rows), 0.9
-    p = cn.Edit(*cn.nullspace(rows, alpha, 1.0), "nullspace").matrix()
-    inverse = torch.eye(16, dtype=torch.float64) + alpha / (1 - alpha) * u @ u.T
-    torch.testing.assert_close(p @ inverse, torch.eye(16, dtype=torch.float64))
-
-
-def test_masks_of_the_three_paradigms():
-    t, f = True, False
-    cases = {cn.Forget(classes=["dog"]): ("global", [[f, f], [t, t], [f, f]]),
-             cn.Forget(classes=["dog"], domains=["line"]): ("selective", [[f, f], [f, t], [f, f]]),
-             cn.Forget(domains=["line"]): ("complete", [[f, t], [f, t], [f, t]])}
-    for request, (paradigm, mask) in cases.items():
-        assert request.paradigm == paradigm
-        assert request.mask(VOCABULARY).tolist() == mask
-    assert str(cn.Forget(classes=["dog"], domains=["line"])) == "dog in line"
-
-
-@pytest.mark.parametrize(("request_", "message"), [
-    (dict(), "neither is given"),
-    (dict(classes=[]), "classes: the list is empty"),
-    (dict(classes="dog"), r"classes: 'dog' is not a list of names; expected for example \['dog'\]"),
-    (dict(classes=["dog", "dog"]), "classes: 'dog' given twice"),
-    (dict(classes=["dgo"]), "classes: 'dgo' is not known; did you mean 'dog'"),
-    (dict(classes=["Dog"]), "did you mean 'dog'"),
-    (dict(domains=["lines"]), "domains: 'lines' is not known; did you mean 'line'"),
-    (dict(classes=["cat", "dog", "fish"]), "all 6 cells"),
-    (dict(domains=["photo", "line"]), "all 6 cells"),
-])
-def test_bad_requests_are_refused(request_, message):
+@pytest.mark.parametrize(
+    ("texts", "prototypes", "domains", "message"),
+    [
+        (torch.zeros(4, 8), None, None, r"texts: shape \(4, 8\) is not valid; expected \(C, K, d\)"),
+        (torch.full((2, 2, 4), torch.nan), None, None, "texts: .* expected .*finite"),
+        (torch.zeros(2, 2, 4), torch.zeros(2, 3, 4), None, r"prototypes: shape \(2, 3, 4\) .* expected \(2, 2, 4\)"),
+        (torch.zeros(2, 2, 4), torch.full((2, 2, 4), torch.inf), None, "prototypes: .*finite"),
+        (torch.zeros(2, 2, 4), None, torch.zeros(2, 3), r"domains: shape \(2, 3\) .* expected \(2, 4\)"),
+    ],
+)
+def test_bad_cells_are_refused(texts, prototypes, domains, message):
     with pytest.raises(ValueError, match=message):
-        cn.Forget(**request_).mask(VOCABULARY)
+        Cells(texts, prototypes, domains)
 
 
-@pytest.mark.parametrize(("settings_", "message"), [
-    (dict(method="nulspace"), "method: 'nulspace' is not known; did you mean 'nullspace'"),
-    (dict(alpha=1.1), r"alpha: 1.1 is out of range; expected a number in \[0, 1\]"),
-    (dict(alpha=-0.1), "alpha"),
-    (dict(alpha=float("nan")), "alpha"),
-    (dict(alpha="1"), "alpha"),
-    (dict(alhpa=1), "settings: 'alhpa' is not known; did you mean 'alpha'"),
-    (dict(method="oblique", alpha=1), "settings: 'alpha' is not known; expected one of 'strength', 'rho'"),
-    (dict(method="ridge", keeping=-1), "keeping: -1 is out of range"),
-    (dict(method="residual", tau=-2), "tau: -2 is out of range"),
-    (dict(method="oblique", rho=0), "rho: 0 is out of range"),
-    (dict(method="gated", offset=float("inf")), "offset: inf is out of range"),
-])
-def test_bad_settings_are_refused(clip, settings_, message):
+@pytest.mark.parametrize(
+    "mask",
+    [torch.zeros(5, 3, dtype=torch.bool), torch.ones(5, 3, dtype=torch.bool), torch.ones(5, 3), one_of_each()[:4]],
+    ids=["nothing", "everything", "float", "shape"],
+)
+@pytest.mark.parametrize("method", NAMES)
+def test_bad_masks_are_refused_by_each_method(method, mask):
+    for call in (cn.METHODS[method], lambda cells, mask: cn.solve(cells, mask, method)):
+        with pytest.raises(ValueError, match=r"mask: .* expected bool \(5, 3\) with some cells to forget"):
+            call(random_cells(0), mask)
+
+
+@pytest.mark.parametrize("method", NAMES)
+def test_what_cells_hand_out_cannot_corrupt_later_results(method):
+    cells, mask, fresh = random_cells(0), one_of_each(), random_cells(0)
+    first = cn.solve(cells, mask, method)
+    cells.classifier.zero_(), cells.duals.zero_()
+    for some in (mask, ~mask):
+        cells.rows(some).zero_(), cells.rows(some, center=True).zero_(), cells.moment(some).zero_()
+    again = cn.solve(cells, mask, method)
+    assert again.same(first) and cn.solve(cells, ~mask, method).same(cn.solve(fresh, ~mask, method))
+    assert torch.equal(cells.classifier, fresh.classifier) and torch.equal(cells.duals, fresh.duals)
+
+
+@pytest.mark.parametrize("method", NAMES)
+def test_an_edit_shares_no_memory_with_the_cells_it_was_made_of(method):
+    cells, mask = random_cells(0), one_of_each()
+    first = cn.solve(cells, mask, method)
+    kept = {name: tensor.clone() for name, tensor in first.tensors().items()}
+    for tensor in (first.left, first.right, *(vars(first.gate).values() if first.gate else ())):
+        tensor.zero_()
+    again = cn.solve(cells, mask, method).tensors()
+    assert all(torch.equal(again[name], kept[name]) for name in kept)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_tensors_that_cells_were_made_of_may_change_afterwards(dtype):
+    given_ = [t.to(dtype) for t in (*random_cells(0).kinds, noise(7, 3, 24))]
+    cells, same = Cells(*given_), Cells(*given_)
+    for tensor in given_:
+        tensor.zero_()
+    for method in NAMES:
+        assert cn.solve(cells, one_of_each(), method).same(cn.solve(same, one_of_each(), method))
+    assert cells.texts.norm() > 1 and cells.prototypes.norm() > 1 and cells.domains.norm() > 1
+
+
+# --- the table, and one signature
+
+
+def test_the_table_is_in_the_order_of_results():
+    assert list(cn.METHODS)[:5] == NAMES and len(cn.METHODS) >= 5
+    assert repr(cn.METHODS).startswith("Methods(nullspace, residual, ")
+    with pytest.raises(KeyError):
+        cn.METHODS["none"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_method_has_one_signature(name):
+    function = cn.METHODS[name]
+    cells, mask, *settings = inspect.signature(function).parameters.values()
+    assert (cells.name, mask.name) == ("cells", "mask")
+    assert all(p.kind is p.KEYWORD_ONLY and p.default is not p.empty for p in settings) and settings
+    assert inspect.signature(function).return_annotation is cn.Edit
+    assert function.__module__ == f"clipnull.methods.{name}" and function.__name__ == name
+    assert "\nTheorem. " in inspect.getmodule(function).__doc__
+
+
+@pytest.mark.parametrize("visual", [True, False], ids=["with prototypes", "texts"])
+@pytest.mark.parametrize("name", NAMES)
+def test_solve_is_the_method_with_all_its_settings_told(name, visual):
+    cells = random_cells(0) if visual else Cells(random_cells(0).texts)
+    edit, direct = cn.solve(cells, one_of_each(), name), cn.METHODS[name](cells, one_of_each())
+    assert type(edit) is cn.Edit and edit.same(direct)
+    assert edit.rank >= 1 and edit.method == direct.method == name and edit.linear == (name != "gated")
+    defaults = {p.name: p.default for p in list(inspect.signature(cn.METHODS[name]).parameters.values())[2:]}
+    assert edit.settings == {**defaults, "prototypes": visual}
+    setting = next(iter(defaults))
+    given_ = cn.solve(cells, one_of_each(), name, **{setting: 0.5})
+    assert given_.settings == edit.settings | {setting: 0.5} and not given_.same(edit)
+    assert given_.same(cn.METHODS[name](cells, one_of_each(), **{setting: 0.5}))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (dict(method="nulspace"), "method: 'nulspace' is not known; did you mean 'nullspace'"),
+        (dict(method=None), "method: None is not known; expected one of 'nullspace', 'residual'"),
+        (dict(alpha=1.1), r"alpha: 1.1 is out of range; expected a number in \[0, 1\]"),
+        (dict(alpha=-0.1), "alpha"),
+        (dict(alpha=float("nan")), "alpha"),
+        (dict(alpha="1"), "alpha"),
+        (dict(energy=2), "energy: 2 is out of range"),
+        (dict(alhpa=1), "settings: 'alhpa' is not known; did you mean 'alpha'"),
+        (dict(method="oblique", alpha=1), "settings: 'alpha' is not known; expected one of 'strength', 'rho'"),
+        (dict(method="gated", center=False), "settings: 'center' is not known; expected one of 'strength', 'offset'"),
+        (dict(method="ridge", keeping=-1), "keeping: -1 is out of range"),
+        (dict(method="residual", tau=-2), "tau: -2 is out of range"),
+        (dict(method="oblique", rho=0), "rho: 0 is out of range"),
+        (dict(method="gated", offset=float("inf")), "offset: inf is out of range"),
+    ],
+)
+def test_bad_methods_and_settings_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
-        cn.unlearn(clip, cn.Forget(classes=["dog"]), VOCABULARY, prototypes=False, **settings_)
+        cn.solve(random_cells(0), one_of_each(), **settings)
 
 
-def test_unlearn_zeroes_what_it_was_built_from(clip):
-    request = cn.Forget(classes=["dog"])
-    edit = cn.unlearn(clip, request, VOCABULARY, energy=1.0, prototypes=False, center=False)
-    texts = cn.embed_cells(clip, VOCABULARY)
-    assert edit.rank == 2
-    assert edit.transform(texts[1]).norm(dim=1).max() < 1e-5
-    assert edit.transform(texts[0]).norm(dim=1).min() > 0.3          # cats are still there
-    assert cn.unlearn(clip, request, VOCABULARY, energy=1.0, center=False).rank == 4   # both modalities
+# --- a method of another package
 
 
-def test_centred_rows_leave_the_forgotten_cells_average(clip):
-    texts = cn.embed_cells(clip, VOCABULARY)
-    edit = cn.unlearn(clip, cn.Forget(classes=["dog"]), VOCABULARY, energy=1.0, prototypes=False)
-    average = edit.transform(texts.mean((0, 1))[None])
-    torch.testing.assert_close(edit.transform(texts[1]), average.expand(2, -1), atol=1e-5, rtol=0)
-    assert (edit.transform(texts[0]) - average).norm(dim=1).min() > 0.3
+def outside(cells, mask, *, share: float = 1.0):
+    """The mean direction of the forgotten rows, projected away."""
+    u = basis(cells.rows(mask).mean(0, keepdim=True))
+    return cn.Edit(share * u, u, "whatever")
 
 
-def test_prototypes_of_all_cells_are_needed(clip):
-    some = cn.cell_prototypes(clip, VOCABULARY, torch.tensor([[True, False]] * 3), steps=1)
-    with pytest.raises(ValueError, match="prototypes: 3 cells have none"):
-        cn.unlearn(clip, cn.Forget(classes=["dog"]), VOCABULARY, prototypes=some)
+def point(name, value):
+    return EntryPoint(name, value, "clipnull.methods")
 
 
-@pytest.mark.parametrize(("left", "right"), [(torch.zeros(4, 2), torch.zeros(4, 1)), (torch.zeros(4), torch.zeros(4)),
-                                             (torch.full((4, 1), torch.nan), torch.zeros(4, 1))])
-def test_bad_factors_are_refused(left, right):
-    with pytest.raises(ValueError, match="left, right"):
-        cn.Edit(left, right, "nullspace")
+@pytest.fixture
+def table(monkeypatch):
+    """The table as it is where other packages bring a method, one that is broken, and one that bears a known name."""
+    monkeypatch.setitem(sys.modules, "outside_package", sys.modules[__name__])
+    others = {
+        "mine": point("mine", "outside_package:outside"),
+        "broken": point("broken", "no_such_package:f"),
+        "gone": point("gone", "outside_package:no_such_function"),
+        "ridge": point("ridge", "no_such_package:ridge"),
+    }
+    made = methods.Methods({name: cn.METHODS[name] for name in NAMES}, others)
+    monkeypatch.setattr(methods, "METHODS", made)
+    return made
+
+
+def test_methods_of_other_packages_come_after_ours_and_never_in_their_place(table):
+    assert list(table) == [*NAMES, "mine", "broken", "gone"]
+    assert table["mine"] is outside and table["ridge"] is ridge
+
+
+def test_a_method_from_outside_is_solved_like_ours(table):
+    edit = cn.solve(random_cells(0), one_of_each(), "mine", share=0.5)
+    assert edit.method == "mine" and edit.settings == {"share": 0.5, "prototypes": True}
+    assert edit.same(outside(random_cells(0), one_of_each(), share=0.5))
+    with pytest.raises(ValueError, match="settings: 'shre' is not known; did you mean 'share'"):
+        cn.solve(random_cells(0), one_of_each(), "mine", shre=1)
+    with pytest.raises(ValueError, match="mask"):
+        cn.solve(random_cells(0), torch.zeros(5, 3, dtype=torch.bool), "mine")
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [("broken", "No module named 'no_such_package'"), ("gone", "no_such_func")]
+)
+def test_a_broken_method_is_named_when_it_is_used_and_stops_no_other(name, reason, table):
+    with pytest.raises(ImportError, match=f"method: '{name}' of .* cannot be loaded: .*{reason}"):
+        cn.solve(random_cells(0), one_of_each(), name)
+    assert cn.solve(random_cells(0), one_of_each(), "ridge").rank == 8
+
+
+INSTALLED = """
+import contextlib, sys
+sys.path.insert(0, sys.argv[1])
+import torch
+import clipnull as cn
+from clipnull import bench
+from clipnull.unlearning import embed_vocabulary
+
+assert list(cn.METHODS)[5:] == ["mine", "broken"], list(cn.METHODS)
+assert "brought" not in sys.modules, "a method is imported when it is used, not before"
+clip, images = cn.load(device="cpu"), cn.load_images().select(["car", "dog"], ["line"])
+names = cn.Vocabulary(["car", "dog"], ["line", "photo"])
+edit = cn.unlearn(clip, cn.Forget(["dog"]), names, "mine", prototypes=False, share=0.5)
+assert (edit.method, edit.settings, edit.rank) == ("mine", {"share": 0.5, "prototypes": False}, 1)
+assert cn.solve(cn.embed_vocabulary(clip, names, False), torch.tensor([[True, True], [False, False]]), "mine").rank == 1
+with contextlib.suppress(ValueError):
+    cn.unlearn(clip, cn.Forget(["dog"]), names, "mine", prototypes=False, shre=0.5)
+    raise SystemExit("a wrong setting is taken")
+with contextlib.suppress(ValueError):
+    cn.unlearn(clip, cn.Forget(["dog"]), names, "mien", prototypes=False)
+    raise SystemExit("an unknown method is taken")
+bench.embed_vocabulary = lambda clip, names: embed_vocabulary(clip, names, prototypes=False)
+rows = bench.sweep(clip, images, ["ridge", "mine"], ["selective"])
+assert [row["method"] for row in rows] == ["ridge", "ridge", "ridge", "mine", "mine", "mine"] * 2
+for use in (lambda: cn.METHODS["broken"], lambda: bench.sweep(clip, images, ["broken"], ["global"])):
+    try:
+        use()
+    except ImportError as error:
+        assert "method: 'broken'" in str(error) and "no_such_package" in str(error), error
+    else:
+        raise SystemExit("a broken method is taken")
+print("all is well")
+"""
+
+BROUGHT = """
+import clipnull as cn
+from clipnull.subspace import basis
+
+def mine(cells, mask, *, share=1.0):
+    u = basis(cells.rows(mask).mean(0, keepdim=True))
+    return cn.Edit(share * u, u, "mine")
+"""
+
+
+@pytest.mark.slow
+def test_an_installed_package_brings_a_method(tmp_path):
+    (tmp_path / "brought.py").write_text(BROUGHT)
+    info = tmp_path / "brought-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: brought\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[clipnull.methods]\nmine = brought:mine\nbroken = no_such_package:f\n")
+    assert python(INSTALLED, tmp_path).strip() == "all is well"
+
+
+@examples(20)
+@given(SEEDS, masks())
+def test_every_method_answers_every_mask(seed, mask):
+    cells = random_cells(seed)
+    for name in NAMES:
+        edit = cn.solve(cells, mask, name)
+        assert torch.isfinite(edit.transform(noise(seed + 9, 5, 24))).all()

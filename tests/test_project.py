@@ -1,7 +1,10 @@
-"""The files around the package agree with one another."""
+"""The files around the package agree with one another, and the modules keep their order."""
+
 import ast
+import csv
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -12,29 +15,53 @@ from packaging.version import Version
 
 import clipnull
 
-tomllib = pytest.importorskip("tomllib", reason="Python 3.10 has no tomllib")
-
 ROOT = Path(__file__).parent.parent
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-REQUIRED = [Requirement(line) for line in
-            [*PROJECT["dependencies"], *(d for group in PROJECT["optional-dependencies"].values() for d in group)]]
-LOCK = [Requirement(line) for line in (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
-        if line and not line.startswith("#")]
-CONDA_NAMES = {"torch": "pytorch"}
-PIPELINE = ["errors", "models", "prompts", "prototypes", "subspace", "edit", "unlearn", "data", "evaluate", "audit",
-            "card", "plots", "live", "bench", "exercises", "book", "course", "__init__", "__main__"]
-TOP_LEVEL = {"notebooks", "clipnull", "data", "tests", "environment.yml", "README.md", "pyproject.toml",
-             "requirements.lock", "Makefile", "LICENSE", ".ci", ".github", ".gitignore", ".gitattributes"}
+SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PROJECT = SETTINGS["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+REQUIRED = [
+    Requirement(line) for line in [*PROJECT["dependencies"], *(line for extra in EXTRAS.values() for line in extra)]
+]
+LOCK = [
+    Requirement(line)
+    for line in (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
+    if line and not line.startswith("#")
+]
+MODULES = sorted((ROOT / "clipnull").rglob("*.py"))
+CONDA_NAMES = {"torch": "pytorch", "lazy-loader": "lazy_loader"}
+# A module imports only from those before it. `methods` and `course` are packages, whose modules come in this order.
+ORDER = """
+errors files models prompts prototypes subspace gates applying edit exporting requests data methods.cells
+methods.nullspace methods.residual methods.ridge methods.oblique methods.gated methods unlearning evaluate auditing
+bench speed cards plots results __init__ course course.metrics course.profiles course.formulas course.notebooks
+course.run course.goldens course.seeds course.editions course.exercises.registry course.exercises.spaces
+course.exercises.edits course.exercises.audits course.exercises course.checking course.panel course.book cli __main__
+"""
+ORDER = ORDER.split()
+TOP_LEVEL = """
+notebooks clipnull data tests environment.yml README.md RESULTS.md CHANGELOG.md CITATION.cff CONTRIBUTING.md LICENSE
+Makefile pyproject.toml requirements.lock .ci .github .gitignore .gitattributes
+"""
+TOP_LEVEL = set(TOP_LEVEL.split())
 # Written in pieces, so that this file does not match.
-HERE_ONLY = re.compile("|".join([r"(?<![\w.])/" + folder + "/" for folder in ("work", "root")]
-                                + ["file:" + "//", "index" + "-url", "find" + "-links"]))
-HOSTS = re.compile("https?:" + r"//|pypi\." + "|pythonhosted")
+HERE_ONLY = re.compile(
+    "|".join(
+        [r"(?<![\w.])/" + folder + "/" for folder in ("work", "root")]
+        + ["file:" + "//", "index" + "-url", "find" + "-links"]
+    )
+)
+HOSTS = re.compile("https?:" + r"//|pypi\." + "|pythonhosted|download" + r"\.pytorch")
+NO_HOSTS = {"requirements.lock", "environment.yml", "pyproject.toml", "Makefile", "env.sh", "cpu_torch.py"}
 
 
 def tracked() -> list[Path]:
     """The files git knows or would add."""
-    answer = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-                            cwd=ROOT, capture_output=True, text=True)
+    answer = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     if answer.returncode:
         pytest.skip("not a git checkout")
     return [ROOT / name for name in answer.stdout.split("\0") if name and (ROOT / name).is_file()]
@@ -46,20 +73,46 @@ def lower_bound(requirement: Requirement) -> str:
     return bound.version
 
 
-def conda_dependencies() -> dict[str, str]:
-    entries = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))["dependencies"]
-    (pip,) = (e["pip"] for e in entries if isinstance(e, dict))
-    assert pip[0] == "-e ."
-    entries += pip[1:]                                   # what conda-forge does not have
-    return dict(e.partition(">=")[::2] for e in entries if isinstance(e, str))
+def holds_on_linux(requirement: Requirement, python: str = "3.11.7") -> bool:
+    linux = {"sys_platform": "linux", "platform_machine": "x86_64", "python_full_version": python}
+    return requirement.marker is None or requirement.marker.evaluate(linux)
+
+
+# --- versions
 
 
 def test_conda_environment_has_the_dependencies_of_pyproject_and_no_others():
+    entries = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))["dependencies"]
+    (pip,) = (e["pip"] for e in entries if isinstance(e, dict))
+    assert pip[0] == "-e ."
+    entries += pip[1:]  # what conda-forge does not have
     expected = {"python": PROJECT["requires-python"].removeprefix(">="), "pip": ""}
     for r in REQUIRED:
         name = canonicalize_name(r.name)
         expected[CONDA_NAMES.get(name, name)] = lower_bound(r)
-    assert conda_dependencies() == expected
+    assert dict(e.partition(">=")[::2] for e in entries if isinstance(e, str)) == expected
+
+
+def test_one_answer_everywhere_to_which_python():
+    oldest = Version(PROJECT["requires-python"].removeprefix(">="))
+    told = [c.rpartition(" ")[2] for c in PROJECT["classifiers"] if re.search(r":: 3\.\d+$", c)]
+    assert Version(told[0]) == oldest
+    short = f"py{oldest.major}{oldest.minor}"
+    assert SETTINGS["tool"]["ruff"]["target-version"] == short
+    assert SETTINGS["tool"]["pyrefly"]["python-version"] == str(oldest)
+    for name in ("Makefile", "README.md", "CONTRIBUTING.md"):
+        assert f"Python {oldest}" in (ROOT / name).read_text(encoding="utf-8"), name
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "cpu.yml").read_text(encoding="utf-8"))["jobs"]
+    tested = [Version(v) for v in jobs["test"]["strategy"]["matrix"]["python"]]
+    assert min(tested) == oldest and max(tested) == Version(told[-1])
+
+
+def test_the_version_is_told_once_and_the_other_files_follow():
+    assert PROJECT["dynamic"] == ["version"] and "version" not in PROJECT
+    assert SETTINGS["tool"]["hatch"]["version"]["path"] == "clipnull/__init__.py"
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)[1]
+    assert citation["version"] == newest == clipnull.__version__
 
 
 def test_lock_pins_exactly_and_from_the_public_index():
@@ -76,24 +129,54 @@ def test_lock_satisfies_every_range_of_pyproject():
             assert wanted.specifier.contains(next(iter(pin.specifier)).version), f"{pin} is not {wanted}"
 
 
-def test_lock_keeps_cuda_to_linux():
-    """torch's CUDA wheels exist for Linux only; without a marker `make env` fails elsewhere."""
-    cuda = [r for r in LOCK if re.match("nvidia-|cuda-|triton", r.name)]
-    assert cuda
-    for r in cuda:
-        assert not r.marker.evaluate({"sys_platform": "darwin", "platform_machine": "arm64"}), r
-        assert r.marker.evaluate({"sys_platform": "linux", "platform_machine": "x86_64",
-                                  "python_full_version": "3.11.7"}), r
+def test_lock_names_no_library_of_cuda():
+    """torch names their versions itself; pinned here, an environment without a GPU would download them too."""
+    assert not [r for r in LOCK if re.match("nvidia-|cuda-|triton", r.name)]
 
 
-def test_lock_pins_each_package_once_for_python_3_11_on_linux():
-    linux = {"sys_platform": "linux", "platform_machine": "x86_64", "python_full_version": "3.11.7"}
-    names = [canonicalize_name(r.name) for r in LOCK if r.marker is None or r.marker.evaluate(linux)]
+@pytest.mark.parametrize("python", ["3.11.7", "3.13.0"])
+def test_lock_pins_each_package_once_on_linux(python):
+    names = [canonicalize_name(r.name) for r in LOCK if holds_on_linux(r, python)]
     assert len(names) == len(set(names))
 
 
-def test_version_is_told_once():
-    assert clipnull.__version__ == PROJECT["version"]
+# --- what the package says of itself
+
+
+def test_the_licence_names_that_of_the_code_and_of_every_picture():
+    told = set(re.split(r"\s+AND\s+", PROJECT["license"]))
+    with (ROOT / "data" / "miniworld" / "index.csv").open(encoding="utf-8", newline="") as file:
+        pictures = {row["licence"] for row in csv.DictReader(file)}
+    own_words = {"PD": "LicenseRef-Public-Domain", "free for any use": "LicenseRef-Symbola"}
+    assert told == {"MIT"} | {own_words.get(name, name) for name in pictures}
+    assert all((ROOT / name).is_file() for name in PROJECT["license-files"])
+
+
+def test_the_library_alone_needs_nothing_of_the_course():
+    library = {canonicalize_name(Requirement(line).name) for line in PROJECT["dependencies"]}
+    course = {canonicalize_name(Requirement(line).name) for line in EXTRAS["course"]}
+    assert not library & course
+    assert {"jupyterlab", "ipython", "matplotlib", "seaborn", "scikit-learn"} <= course
+
+
+def test_every_extra_that_a_message_names_exists():
+    named = set()
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "import_extra":
+                module, extra = node.args
+                name = module.value if isinstance(module, ast.Constant) else ""  # else it is computed
+                named.add((name.partition(".")[0], ast.literal_eval(extra)))
+    distributions = {"sklearn": "scikit-learn"}
+    assert named
+    for module, extra in named:
+        assert extra in EXTRAS
+        if module not in ("", "docutils", "jinja2"):  # these come with sphinx, and with nbconvert
+            brought = {canonicalize_name(Requirement(line).name) for line in EXTRAS[extra]}
+            assert canonicalize_name(distributions.get(module, module)) in brought, (module, extra)
+
+
+# --- files and folders
 
 
 def test_top_level_holds_only_what_belongs_there():
@@ -109,7 +192,7 @@ def test_no_file_names_a_path_or_index_of_one_machine():
         text = re.sub("data:image/png;base64,[A-Za-z0-9+/=]*", "", text)
         found = HERE_ONLY.search(text)
         assert not found, f"{path.relative_to(ROOT)}: {found}"
-        if path.name in ("requirements.lock", "environment.yml", "pyproject.toml", "Makefile", "cpu.yml", "gpu.yml"):
+        if path.name in NO_HOSTS or path.parent.name == "workflows":
             assert not HOSTS.search(text), f"{path.relative_to(ROOT)}: {HOSTS.search(text)}"
         if path != ROOT / ".ci" / "run":
             assert "../shared" + "/" not in text, path.relative_to(ROOT)
@@ -120,30 +203,88 @@ def test_machine_paths_are_recognised(text):
     assert HERE_ONLY.search(text)
 
 
-def imports(source: str) -> set[str]:
-    """The modules of the package that a module of it imports, anywhere in its text."""
-    found = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").split(".")[0] == "clipnull"):
-            module = (node.module or "").removeprefix("clipnull").strip(".")
-            found |= {module.split(".")[0]} if module else {alias.name for alias in node.names}
+def test_no_module_is_long():
+    lines = {p.relative_to(ROOT): len(p.read_text(encoding="utf-8").splitlines()) for p in MODULES}
+    assert not {path: count for path, count in lines.items() if count > 300}
+
+
+# --- the order of the modules
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(ROOT / "clipnull").with_suffix("").parts
+    return ".".join(parts[:-1] if len(parts) > 1 and parts[-1] == "__init__" else parts)
+
+
+def imports(source: str, package: str = "") -> dict[str, bool]:
+    """The modules of clipnull that a module of its `package` imports, and whether always (not in a function).
+
+    What `if TYPE_CHECKING:` guards does not count.
+    """
+    found: dict[str, bool] = {}
+
+    def visit(node: ast.AST, always: bool) -> None:
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            for child in node.orelse:
+                visit(child, always)
+            return
+        always = always and not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        modules: list[str] = []
+        if isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                above = ("clipnull." + package).strip(".").split(".")
+                base = ".".join([*above[: len(above) - node.level + 1], *filter(None, [base])])
+            if base.split(".")[0] == "clipnull":
+                inside = base.removeprefix("clipnull").strip(".")
+                modules = [f"{inside}.{alias.name}".strip(".") for alias in node.names]
+                modules = [m if m in ORDER else inside or "__init__" for m in modules]
         elif isinstance(node, ast.Import):
-            found |= {(alias.name + ".__init__").split(".")[1] for alias in node.names
-                      if alias.name.split(".")[0] == "clipnull"}
+            modules = [a.name[9:] or "__init__" for a in node.names if a.name.split(".")[0] == "clipnull"]
+        for module in modules:
+            found[module] = found.get(module, False) or always
+        for child in ast.iter_child_nodes(node):
+            visit(child, always)
+
+    visit(ast.parse(source), True)
     return found
 
 
-@pytest.mark.parametrize("source, found", [
-    ("from .edit import Edit", {"edit"}), ("from . import plots, data", {"plots", "data"}),
-    ("def f():\n from clipnull.data import World", {"data"}), ("import clipnull.models", {"models"}),
-    ("import clipnull as cn", {"__init__"}), ("from clipnull import course", {"course"}), ("import torch.nn", set()),
-])
-def test_imports_are_recognised(source, found):
-    assert imports(source) == found
+@pytest.mark.parametrize(
+    "source, package, found",
+    [
+        ("from .edit import Edit", "", {"edit": True}),
+        ("from . import plots, data", "", {"plots": True, "data": True}),
+        ("def f():\n from clipnull.data import Images", "", {"data": False}),
+        ("import clipnull.models", "", {"models": True}),
+        ("import clipnull as cn", "", {"__init__": True}),
+        ("from clipnull.course import run", "", {"course.run": True}),
+        ("from ..errors import expect", "methods", {"errors": True}),
+        ("from .cells import Cells", "methods", {"methods.cells": True}),
+        ("from .. import __version__", "course", {"__init__": True}),
+        ("from ...files import written", "course.exercises", {"files": True}),
+        ("from .methods import METHODS", "", {"methods": True}),
+        ("if TYPE_CHECKING:\n from .plots import show", "", {}),
+        ("import torch.nn", "", {}),
+    ],
+)
+def test_imports_are_recognised(source, package, found):
+    assert imports(source, package) == found
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "clipnull").glob("*.py")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_a_module_imports_only_from_those_before_it(path):
-    assert path.stem in PIPELINE, f"{path.name} has no place in the pipeline: add it to PIPELINE"
-    before = PIPELINE[:PIPELINE.index(path.stem)]
-    assert imports(path.read_text(encoding="utf-8")) <= set(before)
+    name = name_of(path)
+    assert name in ORDER, f"{name} has no place in the order: add it to ORDER"
+    package = name if path.name == "__init__.py" and name != "__init__" else name.rpartition(".")[0]
+    found = imports(path.read_text(encoding="utf-8"), package)
+    late = set(found) - set(ORDER[: ORDER.index(name)]) - {name}
+    assert not late, f"{name} imports {late}, which come after it"
+    if not name.startswith("course") and name not in ("cli", "__main__"):
+        assert not [module for module in found if module.startswith("course")], "the library imports the course"
+
+
+def test_no_module_bears_the_name_of_an_exported_function():
+    assert not {name_of(path).rpartition(".")[2] for path in MODULES if "course" not in path.parts} & set(
+        clipnull.__all__
+    )

@@ -1,10 +1,13 @@
-"""The workflows of GitHub: well formed, and what they promise."""
+"""The workflows and forms of GitHub: well formed, and what they promise."""
+
+import re
 from pathlib import Path
 
 import pytest
 import yaml
 
-FOLDER = Path(__file__).parent.parent / ".github" / "workflows"
+ROOT = Path(__file__).parent.parent
+FOLDER = ROOT / ".github" / "workflows"
 FILES = sorted(FOLDER.glob("*.yml"))
 
 
@@ -12,17 +15,26 @@ def load(name: str) -> tuple[dict, dict, list[dict]]:
     """The triggers, the one job and its steps."""
     text = yaml.safe_load((FOLDER / name).read_text(encoding="utf-8"))
     (job,) = text["jobs"].values()
-    return text[True], job, job["steps"]                       # YAML 1.1 reads the key `on` as true
+    return text[True], job, job["steps"]  # YAML 1.1 reads the key `on` as true
 
 
 def first(steps: list[dict], words: str) -> int:
     return next(i for i, step in enumerate(steps) if words in step.get("run", "") + step.get("uses", ""))
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: p.name)
-def test_a_workflow_follows_the_schema_of_github(path):
+SCHEMAS = [(path, "github-workflows") for path in FILES]
+SCHEMAS += [
+    (path, "github-issue-config" if path.name == "config.yml" else "github-issue-forms")
+    for path in sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml"))
+]
+SCHEMAS += [(ROOT / "CITATION.cff", "citation-file-format")]
+
+
+@pytest.mark.parametrize("path, schema", SCHEMAS, ids=lambda value: getattr(value, "name", ""))
+def test_a_file_follows_its_schema(path, schema):
     main = pytest.importorskip("check_jsonschema", reason="check-jsonschema is not installed").main
-    assert main(["--builtin-schema", "vendor.github-workflows", str(path)], standalone_mode=False) in (None, 0)
+    kind = ["--default-filetype", "yaml"]
+    assert main(["--builtin-schema", f"vendor.{schema}", *kind, str(path)], standalone_mode=False) in (None, 0)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.name)
@@ -38,10 +50,26 @@ def test_cpu_runs_on_every_change_on_a_hosted_runner_with_a_cached_model_folder(
     triggers, job, steps = load("cpu.yml")
     assert set(triggers) == {"push", "pull_request"} and job["runs-on"] == "ubuntu-latest"
     assert first(steps, "actions/cache") < first(steps, "make test") < first(steps, "upload-artifact")
+    python = steps[first(steps, "setup-python")]["with"]["python-version"]
+    assert python == "${{ matrix.python }}" and len(job["strategy"]["matrix"]["python"]) == 2
+    assert "${{ matrix.python }}" in steps[-1]["with"]["name"], "the artifacts of two jobs need two names"
+
+
+def test_nightly_runs_everything_from_an_empty_cache_and_never_for_forks():
+    triggers, job, steps = load("nightly.yml")
+    assert set(triggers) == {"schedule", "workflow_dispatch"}
+    assert job["if"] == "github.event.repository.fork == false"
+    assert first(steps, "make nightly") and not any("actions/cache" in step.get("uses", "") for step in steps)
+
+
+def test_every_target_that_a_workflow_makes_exists():
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    made = {m for path in FILES for m in re.findall(r"\bmake ([a-z]+)", path.read_text(encoding="utf-8"))}
+    assert {"env", "test", "nightly"} <= made <= targets
 
 
 def test_gpu_runs_nightly_and_on_demand_on_our_own_runner_and_never_for_forks():
     triggers, job, steps = load("gpu.yml")
     assert set(triggers) == {"schedule", "workflow_dispatch"} and "self-hosted" in job["runs-on"]
     assert job["if"] == "github.event.repository.fork == false" and job["env"]["CLIPNULL_CACHE"]
-    assert first(steps, "cuda.is_available()") < first(steps, "--profile gpu --jobs 1 --check")
+    assert first(steps, "cuda.is_available()") < first(steps, "--profile gpu --jobs 1 --compare")

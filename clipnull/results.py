@@ -1,0 +1,210 @@
+"""RESULTS.md and the table and picture of the README, written from the JSON files in data/results.
+
+`clipnull results [FILE ...]` takes over what `clipnull bench --json FILE`, `clipnull bench --speed --json FILE` and
+`data/build/measure.py --json FILE` measured, and writes both anew; a test holds them against the files.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from .bench import COLUMNS, mean_and_half, told
+from .errors import one_of
+from .files import write_text, written
+from .speed import report
+
+FOLDER, PAGE, README = Path("data", "results"), Path("RESULTS.md"), Path("README.md")
+PICTURE = FOLDER / "selective.png"
+BEGIN, END = "<!-- results: written by `clipnull results` -->", "<!-- end of results -->"
+KINDS = ("model", "bench", "speed", "times")
+TARGETS = {  # (method, paradigm): forgetting rate at least; retain drop, sibling class, worst cell at most
+    ("gated", "global"): (0.99, 0.3, None, 2),
+    ("gated", "selective"): (0.97, 0.3, 1.5, 5),
+    ("gated", "complete"): (0.95, 1.0, None, 8),
+    ("oblique", "global"): (0.99, 0.3, None, 3),
+    ("oblique", "selective"): (0.93, 1.0, 6, 15),
+    ("oblique", "complete"): (0.85, 6, None, 20),
+}
+TARGET_COLUMNS = ("forgetting_rate", "retain_drop", "sibling_class_drop", "worst_cell_drop")
+
+
+def write(files: Iterable[Path] = (), root: Path = Path()) -> list[Path]:
+    """Take over measured `files` into data/results, and write RESULTS.md and the README's table: the paths written.
+
+    root: the clone. Raises ValueError for a file that is none of the kinds above, before anything is written.
+    """
+    entries = [summary(json.loads(Path(file).read_text(encoding="utf-8")), str(file)) for file in files]
+    for folder in (root / FOLDER, root / README):
+        if not folder.exists():
+            raise ValueError(f"root: {str(folder)!r} does not exist; expected the folder of a clone")
+    paths = [
+        write_text(
+            root / FOLDER / f"{entry['name'].lower().replace(' ', '-')}.json",
+            json.dumps(entry, indent=1, allow_nan=False) + "\n",
+        )
+        for entry in entries
+    ]
+    known = read(root)
+    text = (root / README).read_text(encoding="utf-8")
+    return [*paths, write_text(root / PAGE, page(known)), write_text(root / README, in_readme(text, known))]
+
+
+def read(root: Path = Path()) -> list[dict]:
+    """The entries of data/results, by kind and name."""
+    entries = [json.loads(path.read_text(encoding="utf-8")) for path in (root / FOLDER).glob("*.json")]
+    return sorted(entries, key=lambda entry: (KINDS.index(entry["kind"]), entry["name"]))
+
+
+def summary(found: dict, source: str) -> dict:
+    """What is kept of a measurement: of a sweep, means over requests with half their 95 % interval (free prompts)."""
+    if not isinstance(found, dict) or "name" not in found:
+        raise ValueError(f"file: {source!r} holds no measurement; expected what `clipnull bench --json` writes")
+    if one_of("kind", found.get("kind"), KINDS) != "bench":
+        return found
+    rows = []
+    for paradigm, asked in found["requests"].items():
+        mine = [row for row in found["rows"] if row["paradigm"] == paradigm and row["prompts"] == "free"]
+        for method in dict.fromkeys(row["method"] for row in mine):
+            own = [row for row in mine if row["method"] == method]
+            figures = {name: [_finite(x) for x in mean_and_half(row[name] for row in own)] for name in COLUMNS}
+            rows.append({"paradigm": paradigm, "method": method, "requests": asked, "measured": len(own)} | figures)
+    return {key: value for key, value in found.items() if key not in ("rows", "requests")} | {"summary": rows}
+
+
+def _finite(x: float) -> float | None:
+    return None if math.isnan(x) else round(x, 6)
+
+
+def page(known: Sequence[dict]) -> str:
+    """RESULTS.md."""
+    parts = [
+        "# Results",
+        "Written by `clipnull results` from the files in `data/results`; a test holds them together. `make bench` and "
+        "`make measure` measure anew.",
+    ]
+    for entry in known:
+        parts += {"model": model_part, "bench": bench_part, "speed": speed_part, "times": times_part}[entry["kind"]](
+            entry
+        )
+    benches = [entry for entry in known if entry["kind"] == "bench"]
+    return "\n\n".join([*parts, *target_part(benches)]) + "\n"
+
+
+def model_part(entry: dict) -> list[str]:
+    lines = ["| what | target | measured |", "|---|---|---|"]
+    lines += [f"| {row['what']} | {row['target']} | {row['measured']} |" for row in entry["rows"]]
+    return [f"## The embedded model, {entry['name']}", entry["note"], "\n".join(lines)]
+
+
+def bench_part(entry: dict) -> list[str]:
+    titles = " | ".join(title for name, title in COLUMNS.items())
+    lines = [f"| paradigm | method | requests | {titles} |", "|---" * (3 + len(COLUMNS)) + "|"]
+    for row in entry["summary"]:
+        cells = [told(name, *(math.nan if x is None else x for x in row[name])) for name in COLUMNS]
+        lines.append(
+            f"| {row['paradigm']} | `{row['method']}` | {row['measured']} of {row['requests']} | "
+            + " | ".join("–" if cell == "-" else cell for cell in cells)
+            + " |"
+        )
+    about = (
+        f"{entry['model']} on {entry['pictures']} pictures, {entry['classes']} classes × {entry['domains']} domains. "
+        "Every class, every cell that holds pictures and every domain is forgotten alone; prompts that name no domain, "
+        "held-out wording; means over requests ± half the 95 % interval. Drops are in percentage points, negative: a "
+        "gain. Requests with nothing to lose are left out."
+    )
+    return [f"## Forgetting: {entry['name']}", about, "\n".join(lines)]
+
+
+def target_part(benches: Sequence[dict]) -> list[str]:
+    if not benches:
+        return []
+    names = " | ".join(entry["name"] for entry in benches)
+    lines = [
+        f"| forgetting / retain drop / sibling class / worst cell | target | {names} |",
+        "|---" * (2 + len(benches)) + "|",
+    ]
+    for (method, paradigm), target in TARGETS.items():
+        cells = []
+        for entry in benches:
+            row = next(r for r in entry["summary"] if (r["method"], r["paradigm"]) == (method, paradigm))
+            values = [row[name][0] for name in TARGET_COLUMNS]
+            missed = [
+                v is not None and t is not None and (v < t if i == 0 else v > t)
+                for i, (v, t) in enumerate(zip(values, target, strict=True))
+            ]
+            cells.append(" / ".join(f"**{_short(i, v)}**" if missed[i] else _short(i, v) for i, v in enumerate(values)))
+        wanted = " / ".join(
+            "–" if t is None else f"{'≥' if i == 0 else '≤'} {_short(i, t).lstrip('+')}" for i, t in enumerate(target)
+        )
+        lines.append(f"| `{method}`, {paradigm} | {wanted} | {' | '.join(cells)} |")
+    return [
+        "## Targets",
+        "What the best method (`gated`) and the best method that fits into the weights (`oblique`) should reach; a "
+        "figure in bold misses its target. Forgetting in one domain and sparing the next is bounded by how well a "
+        "model tells the domains apart (notebooks 05 and 06 draw the trade-off), and the worst cells of miniworld hold "
+        "2 to 8 pictures, so that one picture is up to 50 points.",
+        "\n".join(lines),
+    ]
+
+
+def _short(place: int, value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}" if place == 0 else f"{value:+.1f}"
+
+
+def speed_part(entry: dict) -> list[str]:
+    return ["## Speed of the closed form", "As `clipnull bench --speed` prints it.", f"```\n{report(entry)}\n```"]
+
+
+def times_part(entry: dict) -> list[str]:
+    lines = ["| command | seconds |", "|---|---|"]
+    lines += [f"| {row['what']} | {row['seconds']} |" for row in entry["rows"]]
+    return ["## Times", entry["note"], "\n".join(lines)]
+
+
+def in_readme(text: str, known: Sequence[dict]) -> str:
+    """The text of the README with its table of results written anew between its two marks."""
+    if text.count(BEGIN) != 1 or text.count(END) != 1:
+        raise ValueError(f"README: expected the marks {BEGIN!r} and {END!r}, once each")
+    head, rest = text.split(BEGIN)
+    return head + BEGIN + "\n\n" + short_table(known) + "\n\n" + END + rest.split(END)[1]
+
+
+def short_table(known: Sequence[dict]) -> str:
+    """The table of the README: each method on the data set with most pictures."""
+    benches = [entry for entry in known if entry["kind"] == "bench"]
+    if not benches:
+        return ""
+    entry = max(benches, key=lambda e: e["pictures"])
+    paradigms = list(dict.fromkeys(row["paradigm"] for row in entry["summary"]))
+    lines = [
+        f"| {entry['name']}: forgetting rate / retain drop / worst cell | " + " | ".join(paradigms) + " |",
+        "|---" * (1 + len(paradigms)) + "|",
+    ]
+    for method in dict.fromkeys(row["method"] for row in entry["summary"]):
+        cells = []
+        for paradigm in paradigms:
+            row = next(r for r in entry["summary"] if (r["method"], r["paradigm"]) == (method, paradigm))
+            rate, drop, worst = (row[name][0] for name in ("forgetting_rate", "retain_drop", "worst_cell_drop"))
+            cells.append(f"{rate:.2f} / {drop:+.1f} / {worst:+.0f}")
+        lines.append(f"| `{method}` | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def picture(root: Path = Path()) -> Path:
+    """Draw the picture of the README: guitars forgotten in line drawings only, on the embedded test pictures."""
+    from . import plots
+    from .data import load_images
+    from .evaluate import compare
+    from .models import load
+    from .requests import Forget
+    from .unlearning import unlearn
+
+    clip, images, request = load(device="cpu"), load_images(), Forget(["guitar"], ["line"])
+    after = unlearn(clip, request, images.vocabulary, "gated").apply(clip)
+    plots.style()
+    figure = plots.comparison(compare(clip, after, images, request))
+    with written(root / PICTURE) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
+    plots.plt.close(figure)
+    return root / PICTURE

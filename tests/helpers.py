@@ -1,0 +1,114 @@
+"""What several tests build with: examples in number, small models, edits by hand."""
+
+import json
+import os
+import subprocess
+import sys
+
+import torch
+import torch.nn.functional as F
+from hypothesis import settings
+
+from clipnull.edit import Edit
+from clipnull.gates import Gate
+from clipnull.methods.cells import Cells
+from clipnull.models import Clip
+from clipnull.prompts import Vocabulary, embed_cells
+from clipnull.subspace import basis
+
+NIGHTLY = bool(os.environ.get("CLIPNULL_NIGHTLY"))
+
+VIT = {
+    "embed_dim": 64,
+    "vision_cfg": {"layers": 1, "width": 64, "head_width": 32, "patch_size": 16, "image_size": 32},
+    "text_cfg": {"context_length": 8, "vocab_size": 49408, "width": 32, "heads": 1, "layers": 1},
+}
+BARE = VIT | {  # a tower without a projection
+    "vision_cfg": {"timm_model_name": "test_vit", "timm_proj": "none", "timm_pool": "token", "image_size": 160},
+    "custom_text": True,
+}
+SIGLIP = VIT | {  # one that ends in an attention pool, as small as they come: slow
+    "embed_dim": 192,
+    "vision_cfg": {
+        "timm_model_name": "vit_pe_core_tiny_patch16_384",
+        "timm_proj": "none",
+        "timm_pool": "map",
+        "image_size": 384,
+    },
+    "custom_text": True,
+    "init_logit_bias": -10.0,
+}
+COCA = VIT | {
+    "vision_cfg": VIT["vision_cfg"] | {"output_tokens": True, "attentional_pool": True},
+    "custom_text": True,
+    "text_cfg": VIT["text_cfg"] | {"embed_cls": True, "output_tokens": True},
+    "multimodal_cfg": VIT["text_cfg"],
+}
+RESNET = VIT | {"vision_cfg": {"layers": [1, 1, 1, 1], "width": 16, "patch_size": None, "image_size": 64}}
+
+
+def examples(n: int) -> settings:
+    """`@examples(n)`: so many for a test of hypothesis, 20 times as many in the nightly run."""
+    return settings(max_examples=n * (20 if NIGHTLY else 1))
+
+
+def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def project(rows: torch.Tensor, energy: float = 0.9, **fields) -> Edit:
+    """The orthogonal projection away from the leading directions of `rows` (n, d)."""
+    u = basis(rows, energy)
+    return Edit(u, u, "nullspace", **fields)
+
+
+def plain(d: int, seed: int = 0, **fields) -> Edit:
+    """A linear edit."""
+    return project(random(3, d, seed=seed), **fields)
+
+
+def gated(d: int, seed: int = 0, domains: int = 5, rank: int = 4, **fields) -> Edit:
+    """One with a gate. Domain 0 is replaced, nothing is open for the last one."""
+    opened = random(domains, rank, seed=seed) > 0
+    opened[0], opened[-1] = False, False
+    gate = Gate(
+        F.normalize(random(domains, d, seed=seed + 1), dim=1).double(),
+        opened,
+        torch.arange(domains) == 0,
+        random(d, seed=seed + 2).double(),
+        torch.zeros(domains, dtype=torch.float64),
+    )
+    left, right = (random(d, rank, seed=seed + i).double() for i in (3, 4))
+    return Edit(left, right, "gated", gate=gate, **fields)
+
+
+def pixels(clip: Clip, n: int = 3) -> torch.Tensor:
+    return random(n, 3, clip.image_size, clip.image_size)
+
+
+def noisy_cells(clip: Clip, vocabulary: Vocabulary, prototypes: object = True) -> Cells:
+    """Texts, and texts with noise in the place of prototypes, which take seconds to make."""
+    texts = embed_cells(clip, vocabulary)
+    noise = random(*texts.shape) / texts.shape[-1] ** 0.5
+    return Cells(texts, F.normalize(texts + noise, dim=-1))
+
+
+def python(code: str, *arguments: object, **environment: str) -> str:
+    """What `code` prints in a process of its own."""
+    run = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env=os.environ | environment,
+    )
+    assert not run.returncode, run.stderr[-3000:]
+    return run.stdout
+
+
+def stock(code: str, *arguments: object) -> torch.Tensor:
+    """What `code` leaves in `out`, run in a process that has open_clip and no clipnull."""
+    head = (
+        "import sys; sys.modules['clipnull'] = None\n"
+        "import open_clip, torch\nargs = sys.argv[1:]\npixels = torch.load(args[0])\n"
+    )
+    return torch.tensor(json.loads(python(head + code + "\nimport json; print(json.dumps(out.tolist()))", *arguments)))

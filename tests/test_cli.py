@@ -1,0 +1,270 @@
+"""The command line: what it says of errors, and what each command calls."""
+
+import json
+import math
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+import clipnull
+from clipnull import bench, cli
+
+COMMANDS = ["run", "publish", "seeds", "student", "book", "course", "goldens", "execute", "bench", "results"]
+
+
+def usage_error(capsys, *arguments):
+    """The line that a command line with an error in it prints, having ended with status 2."""
+    with pytest.raises(SystemExit) as ended:
+        cli.main([str(a) for a in arguments])
+    out, err = capsys.readouterr()
+    assert ended.value.code == 2 and out == "" and err.startswith("clipnull: ") and len(err.splitlines()) == 1
+    return err.removeprefix("clipnull: ").strip()
+
+
+# --- the parser
+
+
+def test_commands_are_these_and_each_has_a_function():
+    assert list(cli.parser()[1]) == COMMANDS
+    assert all(callable(getattr(cli, f"_{name}")) for name in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ([], "no command given; expected one of run, publish, seeds"),
+        (["rnu"], "command: 'rnu' is not known; did you mean 'run'?"),
+        (["zzz"], "command: 'zzz' is not known; expected one of 'run', 'publish'"),
+        (["run", "--comapre"], "run: --comapre is not an option; did you mean --compare"),
+        (["run", "--comapre=1"], "run: --comapre=1 is not an option; did you mean --compare"),
+        (["run", "--check"], "run: --check is not an option; "),
+        (["run", "--comp"], "run: --comp is not an option; did you mean --compare"),
+        (["student", "--zzz"], "student: --zzz is not an option; expected one of --help, --out"),
+        (["seeds", "a.ipynb", "--jbos", "2"], "seeds: --jbos is not an option; did you mean --jobs"),
+        (["execute", "a", "b", "c"], "execute: c: not expected here; see clipnull execute --help"),
+        (["run", "--jobs", "two"], "argument --jobs: invalid int value: 'two'"),
+        (["run", "-p", "seed"], "argument -p: expected 2 arguments"),
+        (["run", "--profile", "pcas"], "profile: 'pcas' is not known; did you mean 'pacs'?"),
+        (["course"], "the following arguments are required: FOLDER"),
+        (["--verison"], "clipnull: --verison is not an option; did you mean --version"),
+    ],
+)
+def test_an_error_of_usage_is_one_line_with_near_matches(capsys, arguments, message):
+    assert usage_error(capsys, *arguments).startswith(message)
+
+
+def test_the_version(capsys):
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"clipnull {clipnull.__version__}\n"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(capsys, name):
+    with pytest.raises(SystemExit) as ended:
+        cli.main([name, "--help"])
+    assert ended.value.code == 0 and f"usage: clipnull {name}" in capsys.readouterr().out
+
+
+# --- status
+
+
+@pytest.mark.parametrize(
+    "error, status, line",
+    [
+        (ValueError("x: 1 is not\nvalid"), 2, "x: 1 is not valid"),
+        (ImportError("sphinx is not installed; expected the extra 'book'"), 2, "sphinx is not installed; expected the"),
+        (OSError("cache: '/x' cannot be written"), 2, "cache: '/x' cannot be written"),
+        (FileNotFoundError(2, "No such file or directory", "a.json"), 2, "a.json: No such file or directory"),
+        (RuntimeError("failed:\na.ipynb"), 1, "failed:\na.ipynb"),
+        (KeyboardInterrupt(), 130, "stopped"),
+    ],
+)
+def test_errors_end_with_their_status(monkeypatch, capsys, error, status, line):
+    def fail(_):
+        raise error
+
+    monkeypatch.setattr(cli, "_course", fail)
+    before = signal.getsignal(signal.SIGTERM)
+    assert cli.main(["course", "x"]) == status
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith(line) and len(err.splitlines()) == len(line.splitlines())
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_an_error_of_ours_is_not_hidden(monkeypatch):
+    monkeypatch.setattr(cli, "_course", lambda _: {}["x"])
+    with pytest.raises(KeyError):
+        cli.main(["course", "x"])
+
+
+def test_run_says_what_is_wrong_before_anything_runs(notebook, tmp_path, capsys, monkeypatch):
+    path = notebook("a", "# parameters\nseed = 3  # of the draw")
+    for arguments, message in (
+        (["-p", "sed", "1"], "parameters: a.ipynb has no 'sed'; did you mean seed?"),
+        (["--jobs", "0"], "jobs: 0 is not valid; expected a whole number of at least 1"),
+        (["--jobs", "-1"], "jobs: -1 is not valid; expected a whole number of at least 1"),
+        (["--limit", "0"], "limit: 0.0 is not valid; expected seconds, more than 0"),
+    ):
+        assert cli.main(["run", str(path), "--out", str(tmp_path / "out"), *arguments]) == 2
+        assert capsys.readouterr().err.strip() == message
+    monkeypatch.chdir(tmp_path / "notebooks" / "..")
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    assert cli.main(["run"]) == 2
+    assert "clipnull course FOLDER" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists() and not (tmp_path / "empty" / "build").exists()
+
+
+def test_python_m_is_the_command_and_starts_without_torch(tmp_path):
+    """In one process: what it prints, and that nothing heavy was loaded before a command asks for it."""
+    program = (
+        "import runpy, sys\nsys.argv = ['clipnull', 'course', sys.argv[1]]\n"
+        "try: runpy.run_module('clipnull', run_name='__main__')\n"
+        "except SystemExit as e: print(e.code, [m for m in ('torch', 'papermill', 'nbconvert', 'IPython', 'numpy') "
+        "if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program, tmp_path / "c"], capture_output=True, text=True)
+    assert done.stdout.splitlines() == [f"10 notebooks: {tmp_path / 'c'}", "0 []"], done.stderr
+
+
+def test_sigterm_ends_a_command_in_good_order():
+    program = (
+        "import sys, time\nfrom clipnull import cli\n"
+        "def wait(_):\n    try:\n        print('here', flush=True)\n        time.sleep(60)\n"
+        "    finally:\n        print('cleaned', flush=True)\n"
+        "cli._course = wait\nsys.exit(cli.main(['course', 'x']))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "here\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=60)[0] == "cleaned\n" and process.returncode == 143
+
+
+@pytest.mark.slow
+def test_the_course_outside_a_clone_runs_where_it_was_written(tmp_path):
+    """`clipnull course FOLDER`, then `clipnull run` in it, on one of its notebooks, shortened."""
+    folder = tmp_path / "course"
+    command = [sys.executable, "-m", "clipnull"]
+    subprocess.run([*command, "course", folder], check=True, cwd=tmp_path, stdout=subprocess.DEVNULL)
+    for path in sorted(folder.glob("*.ipynb"))[1:]:
+        path.unlink()
+    (path,) = folder.iterdir()
+    nb = nbformat.read(path, 4)
+    nb.cells = [nbformat.v4.new_code_cell("import clipnull as cn\ncn.record(x=1.0)")]
+    nbformat.write(nb, path)
+    done = subprocess.run([*command, "run"], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((folder / "build" / "metrics.json").read_text()) == {path.stem: {"x": 1.0}}
+
+
+# --- bench and results
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder of pictures that no model has to see: what bench would find of it is given."""
+    from PIL import Image
+
+    for domain in ("line", "photo"):
+        for name in ("bird", "car"):
+            path = tmp_path / "pictures" / "test" / domain / name / "a.png"
+            path.parent.mkdir(parents=True)
+            Image.new("RGB", (8, 8)).save(path)
+    return tmp_path / "pictures" / "test"
+
+
+@pytest.fixture
+def found(monkeypatch, clip):
+    """What bench.sweep was asked for, and the rows that it gives."""
+    asked = []
+    row = {name: 0.5 for name in bench.COLUMNS} | {"paradigm": "complete", "method": "gated", "prompts": "domain"}
+
+    def sweep(clip, images, methods, paradigms):
+        asked.append((len(images), methods, paradigms))
+        return [row]
+
+    monkeypatch.setattr(bench, "sweep", sweep)
+    monkeypatch.setattr("clipnull.models.load", lambda name, pretrained: clip)
+    return asked, row
+
+
+def test_bench_writes_rows_and_prints_the_table(folder, found, capsys):
+    asked, row = found
+    file = folder.parent / "rows.json"
+    file.write_text("old")
+    options = ["--methods", "gated", "--paradigms", "complete", "--prompts", "domain", "--json", str(file)]
+    assert cli.main(["bench", str(folder), *options]) == 0
+    assert asked == [(4, ("gated",), ("complete",))]
+    assert capsys.readouterr().out.startswith("complete: 1 requests, prompts 'domain'; 1 left out")
+    written = json.loads(file.read_text())
+    assert written["rows"] == [row] and written["kind"] == "bench" and written["name"] == "pictures"
+    assert written["pictures"] == 4 and written["requests"] == {"complete": 2}
+    assert cli.main(["bench", str(folder), "--name", "mine", "--json", str(file), "--prompts", "domain"]) == 0
+    assert json.loads(file.read_text())["name"] == "mine"
+    assert asked[1][1:] == (tuple(clipnull.METHODS), bench.PARADIGMS)
+
+
+@pytest.mark.parametrize("data, name", [(None, "miniworld"), ("a/pacs/test", "pacs"), ("a/pacs", "pacs"), ("/x/", "x")])
+def test_results_call_a_data_set_by_its_folder(data, name):
+    assert cli._name_of(data) == name
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--methods", "oblik"], "methods: 'oblik' is not known; did you mean 'oblique'?"),
+        (["--methods", "ridge", "ridge"], "methods: 'ridge' given twice"),
+        (["--paradigms", "total"], "paradigms: 'total' is not known"),
+        (["--prompts", "fre"], "prompts: 'fre' is not known; did you mean 'free'?"),
+        (["--json", "no/such/folder.json"], "json: 'no/such/folder.json' cannot be written"),
+        (["--json", "."], "json: '.' cannot be written"),
+    ],
+)
+def test_wrong_arguments_of_bench_are_told_before_any_work(folder, monkeypatch, capsys, arguments, message):
+    monkeypatch.setattr("clipnull.data.load_images", lambda _: pytest.fail("work began"))
+    assert cli.main(["bench", str(folder), *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith(message) and len(err.splitlines()) == 1
+
+
+def test_folders_that_cannot_be_measured_are_told(folder, capsys):
+    assert cli.main(["bench", str(folder / "none")]) == 2
+    assert "is not a folder" in capsys.readouterr().err
+    for domain in ("line", "photo"):
+        (folder / domain / "car" / "a.png").unlink()
+    assert cli.main(["bench", str(folder)]) == 2
+    assert "holds 1 class with readable pictures (bird); expected at least two" in capsys.readouterr().err
+
+
+def test_a_file_of_bench_is_replaced_whole_or_not_at_all(folder, found, capsys):
+    file = folder.parent / "rows.json"
+    file.write_text("old")
+    found[1]["forgetting_rate"] = math.nan
+    assert cli.main(["bench", str(folder), "--json", str(file)]) == 2
+    assert "not JSON compliant" in capsys.readouterr().err
+    assert file.read_text() == "old" and sorted(p.name for p in folder.parent.iterdir()) == ["rows.json", "test"]
+
+
+def test_bench_can_time_the_closed_form(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("clipnull.speed.measure", lambda: {"leace": 1.0})
+    monkeypatch.setattr("clipnull.speed.report", lambda found: f"report of {found['leace']}")
+    assert cli.main(["bench", "--speed", "--json", str(tmp_path / "speed.json")]) == 0
+    assert capsys.readouterr().out == "report of 1.0\n"
+    assert json.loads((tmp_path / "speed.json").read_text()) == {"kind": "speed", "name": "speed", "leace": 1.0}
+
+
+def test_speed_needs_leace(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "concept_erasure", None)
+    assert cli.main(["bench", "--speed"]) == 2
+    assert "concept_erasure is not installed; expected the extra 'baselines'" in capsys.readouterr().err
+
+
+def test_results_come_from_the_files_named(monkeypatch, capsys):
+    given = []
+    monkeypatch.setattr("clipnull.results.write", lambda files: given.extend(files) or [Path("RESULTS.md")])
+    assert cli.main(["results", "a.json", "b.json"]) == 0
+    assert given == [Path("a.json"), Path("b.json")] and capsys.readouterr().out == "written: RESULTS.md\n"

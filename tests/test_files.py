@@ -1,0 +1,106 @@
+"""Data and caches are where they should be; files appear whole or not at all."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import CACHE, ROOT
+
+from clipnull import files
+
+
+def test_data_is_found_in_the_clone_or_in_the_wheel(tmp_path, monkeypatch):
+    assert files.data_folder("miniclip") == ROOT / "data" / "miniclip"
+    installed = tmp_path / "clipnull"
+    (installed / "_data" / "miniclip").mkdir(parents=True)
+    monkeypatch.setattr(files, "__file__", str(installed / "files.py"))
+    assert files.data_folder("miniclip") == installed / "_data" / "miniclip"
+    with pytest.raises(FileNotFoundError, match="the embedded miniworld is missing: expected data/miniworld"):
+        files.data_folder("miniworld")
+
+
+def test_the_cache_is_where_the_variable_says_else_at_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(Path, "home", lambda: tmp_path / "home")
+    assert files.cache_path() == CACHE  # while tests run
+    monkeypatch.setenv("CLIPNULL_CACHE", "")
+    assert files.cache_path() == tmp_path / "home" / ".cache" / "clipnull"
+    monkeypatch.delenv("CLIPNULL_CACHE")
+    assert files.cache_path() == tmp_path / "home" / ".cache" / "clipnull"
+    assert not (tmp_path / "home").exists()  # to ask makes nothing
+    monkeypatch.setenv("CLIPNULL_CACHE", str(tmp_path / "new" / "folder"))
+    assert files.cache_folder() == tmp_path / "new" / "folder" and not list((tmp_path / "new" / "folder").iterdir())
+
+
+def test_a_cache_that_cannot_be_written_is_named_and_how_to_choose_another(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("CLIPNULL_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(OSError, match=r"cache: '.*file.cache' cannot be written .*set the variable CLIPNULL_CACHE"):
+        files.cache_folder()
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
+def test_a_read_only_cache_is_refused(tmp_path, monkeypatch):
+    tmp_path.chmod(0o500)
+    monkeypatch.setenv("CLIPNULL_CACHE", str(tmp_path))
+    with pytest.raises(OSError, match="cannot be written .*CLIPNULL_CACHE"):
+        files.cache_folder()
+
+
+def test_a_file_appears_whole(tmp_path):
+    path = tmp_path / "a.txt"
+    with files.written(path) as temporary:
+        temporary.write_text("half")
+        assert not path.exists() and temporary.parent == tmp_path
+    assert path.read_text() == "half" and list(tmp_path.iterdir()) == [path]
+    assert files.write_text(path, "á\nb\n") == path and path.read_bytes() == "á\nb\n".encode()
+
+
+def test_a_file_stays_as_it_was_if_writing_fails(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), files.written(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+    with pytest.raises(UnicodeEncodeError):
+        files.write_text(path, "\ud800")
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_that_nobody_began_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError), files.written(tmp_path / "a.txt"):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_tests_leave_the_home_folder_alone(tmp_path):
+    """A run of tests that keep prototypes, in a home that is empty: it is empty afterwards."""
+    home = tmp_path / "home"
+    home.mkdir()
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("CLIPNULL", "XDG", "PYTEST"))}
+    run = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-p",
+            "no:cacheprovider",
+            "tests/test_unlearning.py",
+            "-k",
+            "reads_prototypes",
+        ],
+        cwd=ROOT,
+        env=environment | {"HOME": str(home), "USERPROFILE": str(home)},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0 and "1 passed" in run.stdout, run.stdout + run.stderr
+    assert not list(home.rglob("*"))
+
+
+def test_the_test_cache_is_inside_the_clone():
+    assert CACHE.relative_to(ROOT).parts[0] == "build" and os.environ["CLIPNULL_CACHE"] == str(CACHE)

@@ -1,0 +1,56 @@
+"""What a notebook records, and how it is read."""
+
+import math
+
+import nbformat
+import numpy as np
+import pytest
+
+from clipnull.course import metrics
+from clipnull.course.run import execute
+
+
+@pytest.mark.slow
+def test_record_gives_one_output_that_metrics_of_reads(notebook, tmp_path):
+    path = notebook("a", "import clipnull as cn, numpy as np", "cn.record(angle=np.float32(1.5), count=7)")
+    nb = nbformat.read(execute(path, tmp_path / "out"), 4)
+    assert metrics.metrics_of(nb) == {"angle": 1.5, "count": 7.0}
+    (out,) = [out for cell in nb.cells for out in cell.outputs]
+    assert {"text/plain", "text/html", metrics.MIME} == set(out.data)
+    assert "angle" in out.data["text/plain"] and "<td>angle</td><td>1.5</td>" in out.data["text/html"]
+
+
+def test_record_prints_outside_a_notebook(capsys):
+    metrics.record(accuracy=np.float64(2 / 3), n=7)
+    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [["accuracy", "0.6667"], ["n", "7"]]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, "1", True, None, [1.0, 2.0], np.ones(2)])
+def test_record_refuses_what_is_not_one_finite_number(value):
+    with pytest.raises(ValueError, match=r"(?s)^accuracy: .* expected one finite number"):
+        metrics.record(accuracy=value)
+
+
+def test_record_refuses_bad_names_and_nothing():
+    with pytest.raises(ValueError, match="'top 1'"):
+        metrics.record(**{"top 1": 1.0})
+    with pytest.raises(ValueError, match="expected at least one"):
+        metrics.record()
+
+
+@pytest.mark.parametrize("times", [0, 2])
+def test_metrics_of_wants_exactly_one_record(times):
+    output = nbformat.v4.new_output("display_data", {metrics.MIME: {"a": 1.0}})
+    cell = nbformat.v4.new_code_cell("", outputs=[output] * times)
+    with pytest.raises(ValueError, match=f"{times} outputs"):
+        metrics.metrics_of(nbformat.v4.new_notebook(cells=[cell]))
+
+
+def test_a_table_has_numbers_to_the_right():
+    text = metrics.table({"04": {"gap": 10.0, "x": 0.25}, "longer": {"y": 1 / 3}})
+    assert text.splitlines() == [
+        "notebook  metric   value",
+        "04        gap         10",
+        "04        x         0.25",
+        "longer    y       0.3333",
+    ]

@@ -1,0 +1,347 @@
+"""Notebooks as files: parameters, stamp, and the page to read."""
+
+import ast
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from pages import Page, outside, page_faults
+
+from clipnull.course import notebooks
+
+ROOT = Path(__file__).parent.parent
+PARAMETERS = "# parameters\nseed = 3  # of the draw\nrate = 0.5  # share\nfast = True  # or not"
+code, markdown = nbformat.v4.new_code_cell, nbformat.v4.new_markdown_cell
+
+
+# --- which notebooks
+
+
+def test_the_notebooks_are_those_of_the_folder_else_those_here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="(?s)notebooks: none in .*clipnull course FOLDER"):
+        notebooks.default_notebooks()
+    for name in ("01_b.ipynb", "00_a.ipynb", "draft.ipynb", "INSTRUCTOR.md"):
+        (tmp_path / name).touch()
+    assert notebooks.default_notebooks() == [Path("00_a.ipynb"), Path("01_b.ipynb")]
+    (tmp_path / "notebooks").mkdir()
+    assert notebooks.default_notebooks() == [Path("00_a.ipynb"), Path("01_b.ipynb")], "an empty folder is none"
+    (tmp_path / "notebooks" / "00_c.ipynb").touch()
+    assert notebooks.default_notebooks() == [Path("notebooks", "00_c.ipynb")]
+
+
+def test_jupyter_is_imported_without_what_takes_seconds(tmp_path):
+    """And what was left out can be had afterwards, by whoever needs it."""
+    program = (
+        "import sys\nfrom clipnull.course import notebooks\nnotebooks.import_jupyter('papermill')\n"
+        "print('jsonschema' in sys.modules, 'lark' in sys.modules, 'rfc3987_syntax' in sys.modules)\n"
+        "import importlib.util\nassert importlib.util.find_spec('rfc3987_syntax')"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.split() == ["True", "False", "False"] and not done.returncode, done.stderr
+
+
+def test_a_missing_package_of_jupyter_names_its_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "papermill", None)
+    with pytest.raises(ImportError, match="papermill is not installed; expected the extra 'course'"):
+        notebooks.import_jupyter("papermill")
+
+
+# --- parameters
+
+
+def test_parameters_are_read_with_their_types(notebook):
+    assert notebooks.parameters_of(notebook("a", PARAMETERS)) == {"seed": 3, "rate": 0.5, "fast": True}
+
+
+@pytest.mark.parametrize(
+    "given, valid",
+    [
+        ({"seed": 4}, {"seed": 4}),
+        ({"seed": "4"}, {"seed": 4}),
+        ({"rate": 1}, {"rate": 1.0}),
+        ({"rate": "1e-3"}, {"rate": 0.001}),
+        ({"fast": "False"}, {"fast": False}),
+        ({"word": "12"}, {"word": "12"}),
+        ({}, {}),
+    ],
+)
+def test_parameters_take_the_type_of_the_default(notebook, given, valid):
+    got = notebooks.validate_parameters(notebook("a", PARAMETERS + "\nword = 'x'  # text"), given)
+    assert got == valid and [type(v) for v in got.values()] == [type(v) for v in valid.values()]
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ({"sed": 1}, "a.ipynb has no 'sed'; did you mean seed"),
+        ({"zzzzz": 1}, "expected one of seed, rate"),
+        ({"seed": 1.5}, "seed: 1.5 is not valid for a.ipynb; expected int, such as 3"),
+        ({"seed": "many"}, "seed: 'many' is not valid"),
+        ({"seed": True}, "seed: True is not valid"),
+        ({"fast": 1}, "fast: 1 is not valid"),
+    ],
+)
+def test_wrong_parameters_are_refused(notebook, given, message):
+    with pytest.raises(ValueError, match=message):
+        notebooks.validate_parameters(notebook("a", PARAMETERS), given)
+
+
+# --- normalise
+
+
+def test_normalise_drops_versions_and_widgets_and_leaves_its_argument_alone():
+    nb = nbformat.v4.new_notebook(cells=[code("1", metadata={"tags": ["solution"]})])
+    nb.metadata.update(widgets={"x": 1}, language_info={"name": "python", "version": "3.11.7"}, title="kept")
+    clean = notebooks.normalise(nb)
+    assert "widgets" not in clean.metadata and "version" not in clean.metadata.language_info
+    assert clean.metadata.title == "kept" and clean.cells[0].metadata.tags == ["solution"]
+    assert "widgets" in nb.metadata
+
+
+# --- the stamp
+
+LIBRARY = '''"""Doubles."""
+FACTOR = 2.0  # of all
+
+
+class Double:
+    """Doubles."""
+
+    def __call__(self, x):
+        """Twice x."""
+        return FACTOR * x
+'''
+CELL = '''def f(x):
+    """Twice x."""
+    return 2 * x  # twice
+
+
+f(3)'''
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A package of a library and a runner."""
+    folder = tmp_path / "package"
+    for name in ("methods/double.py", "course/panel.py", *notebooks.OUTSIDE):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(LIBRARY)
+    monkeypatch.setattr(notebooks, "PACKAGE", folder)
+    return folder
+
+
+def stamp_of(*sources):
+    cells = [markdown("prose"), *map(code, sources)]
+    return notebooks.stamp(nbformat.v4.new_notebook(cells=cells))
+
+
+SAME_LIBRARY = {
+    "another docstring": ('"""Twice x."""', '"""Two times x."""'),
+    "no docstring": ('"""Doubles."""\n', "\n"),
+    "a comment": ("# of all", "# of everything"),
+    "layout": ("FACTOR * x", "(\n            FACTOR\n            * x\n        )"),
+    "a text below a constant": ("# of all\n", '# of all\n"""What x is multiplied by."""\n'),
+}
+OTHER_LIBRARY = {
+    "a number": ("FACTOR = 2.0", "FACTOR = 2.1"),
+    "its type": ("FACTOR = 2.0", "FACTOR = 2"),
+    "a name": ("FACTOR * x", "FACTOR + x"),
+    "a text that is used": ("return FACTOR * x", 'return "Twice x."'),
+    "a statement more": ("FACTOR = 2.0", "FACTOR = 2.0\nFACTOR = 2.0"),
+    "a default": ("(self, x)", "(self, x=None)"),
+}
+
+
+@pytest.mark.parametrize("change", SAME_LIBRARY.values(), ids=SAME_LIBRARY)
+def test_the_stamp_stays_where_only_words_of_the_library_change(package, change):
+    before, path = stamp_of(CELL), package / "methods" / "double.py"
+    assert change[0] in LIBRARY
+    path.write_text(LIBRARY.replace(*change))
+    assert stamp_of(CELL) == before
+
+
+@pytest.mark.parametrize("change", OTHER_LIBRARY.values(), ids=OTHER_LIBRARY)
+@pytest.mark.parametrize("module", ["methods/double.py", "course/panel.py"])
+def test_the_stamp_follows_the_code_of_the_library(package, module, change):
+    before = stamp_of(CELL)
+    assert change[0] in LIBRARY
+    (package / module).write_text(LIBRARY.replace(*change))
+    assert stamp_of(CELL) != before
+
+
+def test_the_stamp_follows_new_and_renamed_modules(package):
+    before = stamp_of(CELL)
+    (package / "methods" / "new.py").write_text(LIBRARY)
+    assert stamp_of(CELL) != before
+    (package / "methods" / "new.py").unlink()
+    assert stamp_of(CELL) == before
+    (package / "methods" / "double.py").rename(package / "methods" / "twice.py")
+    assert stamp_of(CELL) != before
+
+
+def test_the_stamp_stays_where_the_runner_changes(package):
+    before = stamp_of(CELL)
+    for name in notebooks.OUTSIDE:
+        (package / name).write_text(LIBRARY.replace("2.0", "7.0"))
+    assert stamp_of(CELL) == before
+
+
+def test_what_is_outside_is_there_and_no_output_needs_it():
+    """Of what runs and publishes; a module that a notebook or the library imports would count."""
+    package = ROOT / "clipnull"
+    assert [name for name in notebooks.OUTSIDE if not (package / name).is_file()] == []
+    imports = re.compile(r"(?m)^\s*(?:from|import)\s.*\b(" + "|".join(Path(n).stem for n in notebooks.OUTSIDE) + r")\b")
+    for path in sorted(package.rglob("*.py")):
+        if path.relative_to(package).as_posix() not in notebooks.OUTSIDE:
+            assert not imports.search(path.read_text(encoding="utf-8")), path
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        sources = [cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
+        assert not any(imports.search(source) for source in sources), path
+
+
+SAME_CELL = {
+    "another docstring": ('"""Twice x."""', '"""Two times x."""'),
+    "a comment": ("# twice", "# two times"),
+    "layout": ("2 * x", "(2 * x)"),
+}
+OTHER_CELL = {
+    "a number": ("2 * x", "3 * x"),
+    "a call": ("f(3)", "f(4)"),
+    "nothing shown": ("f(3)", "f(3);"),
+    "a text shown": ("f(3)", '"f(3)"'),
+    "no Python": ("f(3)", "%time f(3)"),
+}
+
+
+@pytest.mark.parametrize("change", SAME_CELL.values(), ids=SAME_CELL)
+def test_the_stamp_stays_where_only_words_of_a_cell_change(package, change):
+    assert change[0] in CELL
+    assert stamp_of(CELL.replace(*change)) == stamp_of(CELL)
+
+
+@pytest.mark.parametrize("change", OTHER_CELL.values(), ids=OTHER_CELL)
+def test_the_stamp_follows_the_code_of_cells(package, change):
+    assert change[0] in CELL
+    assert stamp_of(CELL.replace(*change)) != stamp_of(CELL)
+
+
+def test_the_stamp_follows_texts_that_cells_show_magics_and_the_order_of_cells(package):
+    different = ['"a"', '"b"', "%time f(3)", "%time f(4)", "x = 1", "x = 1\ny = 2"]
+    assert len({stamp_of(source) for source in different}) == len(different)
+    assert stamp_of("x = 1", "y = 2") != stamp_of("y = 2", "x = 1") != stamp_of("x = 1\ny = 2")
+
+
+def test_the_stamp_does_not_follow_prose_and_outputs(package):
+    nb = nbformat.v4.new_notebook(cells=[markdown("prose"), code("x = 1")])
+    before = notebooks.stamp(nb)
+    nb.cells[0].source = "other prose"
+    nb.cells[1].outputs = [nbformat.v4.new_output("stream", text="x")]
+    assert notebooks.stamp(nb) == before
+
+
+def test_the_stamp_is_the_same_from_every_version_of_python():
+    """Python 3.12 and 3.13 gave syntax trees new fields; the hash below was made by 3.11."""
+    source = """
+from __future__ import annotations
+import a.b as c
+@c.d(1, *e, f=None, **g)
+class H(I, metaclass=J):
+    k: int = 1
+    async def l(self, m, /, n=..., *o, p, q=b"r", **s) -> list[int]:
+        async with t as u, v: await w
+        return [x async for x in y if not z] or {**a, "b": -1.5e3j}
+def i(j):
+    match j:
+        case {"k": [1, *_, None], **l} | M(n=o) if (p := 3) > 2: yield from q[1:, ::2]
+        case _: raise R from s
+    try: del t, u.v
+    except* (W, X) as y: assert f"{y!r:>{z}} {a=} {{b}}" "c" f"{d['e']:.3g}", lambda *f: f
+    else: global g
+    finally: nonlocal_ = ~h if not i else {k for k in l} @ m
+"""
+    assert hash_of(notebooks._plain(ast.parse(source))) == "71622d3085ab73db"
+
+
+def hash_of(plain):
+    import hashlib
+    import json
+
+    return hashlib.sha256(json.dumps(plain).encode()).hexdigest()[:16]
+
+
+# --- the page
+
+
+@pytest.mark.slow
+def test_a_page_of_the_course_has_its_formulas_and_pictures(tmp_path):
+    """Of one notebook as it is stored; test_notebooks looks at the pages of all, when it has executed them."""
+    shutil.copy(ROOT / "notebooks" / "04_global_unlearning.ipynb", tmp_path)
+    text = notebooks.to_html(tmp_path / "04_global_unlearning.ipynb").read_text(encoding="utf-8")
+    page, nb = Page(text), nbformat.read(tmp_path / "04_global_unlearning.ipynb", 4)
+    assert page_faults(text) == []
+    prose = "".join(cell.source for cell in nb.cells if cell.cell_type == "markdown")
+    assert page.formulas == len(re.findall(r"(?s)\$\$.+?\$\$|\$.+?\$", re.sub("`[^`]+`", "", prose))) > 40
+    stored = [out.get("data", {}).get("text/html", "") for cell in nb.cells for out in cell.get("outputs", ())]
+    assert len(page.loaded) == sum(html.count("<img ") for html in stored) > 5
+
+
+def test_a_page_draws_formulas_keeps_code_and_needs_no_script(notebook, tmp_path):
+    nb = nbformat.v4.new_notebook()
+    nb.cells = [
+        markdown(
+            "# T $x^2$\n\nFor $a_b * c_d$ and `$HOME`, \\$5 each:\n\n$$\\frac{1}{2}\n+ 1$$\n\n    $ ls\n\n"
+            "\\begin{align}a &= b\\end{align}\n\n| $|x|$ | b |\n|---|---|\n| $y_1$ | $\\nonsense$ |\n\n"
+            "```mermaid\ngraph LR\n```"
+        ),
+        code(
+            "x = '$y$'",
+            execution_count=1,
+            outputs=[
+                nbformat.v4.new_output("display_data", {"text/latex": "$\\displaystyle z$", "text/plain": "z"}),
+                nbformat.v4.new_output("display_data", {"text/markdown": "then $w$", "text/plain": "w"}),
+                nbformat.v4.new_output(
+                    "display_data", {"application/vnd.jupyter.widget-view+json": {"model_id": "m"}, "text/plain": "w5"}
+                ),
+            ],
+        ),
+    ]
+    nb.metadata["widgets"] = {"application/vnd.jupyter.widget-state+json": {"state": {"m": {}}, "version_major": 2}}
+    path = tmp_path / "a.ipynb"
+    nbformat.write(nb, path)
+    result = notebooks.to_html(path)
+    text = result.read_text(encoding="utf-8")
+    page = Page(text)
+    assert result == tmp_path / "a.html" and sorted(p.name for p in tmp_path.iterdir()) == ["a.html", "a.ipynb"]
+    assert page.scripts == 0 and page.loaded == [] and outside(text) == []
+    assert page.formulas == 7 and text.count('display="block"') == 2, text[-3000:]
+    for kept in ("$HOME", "$5 each", "$ ls", "\\nonsense", "graph LR", "w5", "'$y$'"):
+        assert kept in page.text, kept
+    assert "<title>a</title>" in text and "widget" not in page.text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '<script src="https://example.org/a.js"></script>',
+        '<link href="//example.org/a.css">',
+        '<script type="module">await import("https://example.org/a.mjs")</script>',
+        "<style>@import url(https://example.org/a.css)</style>",
+        '<img src="http://example.org/a.png">',
+    ],
+)
+def test_what_a_page_loads_is_found(text):
+    assert outside(text) and page_faults(text)
+
+
+@pytest.mark.parametrize("text", ["<script>1</script>", "<p>for $x$ and</p>"])
+def test_other_faults_of_a_page_are_found(text):
+    assert page_faults(text) and not page_faults(f"<pre>{text}</pre>".replace("script", "b"))
+
+
+def test_a_link_to_another_site_is_no_fault():
+    assert outside('<a href="https://example.org">x</a><img src="data:image/png;base64,x">') == []
