@@ -12,6 +12,8 @@ from clipnull.course import panel as panels
 from clipnull.evaluate import accuracy_matrix
 from clipnull.prompts import embed_classes
 
+pytestmark = pytest.mark.slow  # the embedded pictures are embedded for it
+
 
 @pytest.fixture
 def panel(clip, images, cells, z, monkeypatch):

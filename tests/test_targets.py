@@ -9,6 +9,7 @@ import clipnull as cn
 from clipnull.evaluate import domain_accuracy, macro
 
 
+@pytest.mark.slow
 def test_miniworld(clip, images, z):
     assert macro(cn.zero_shot(clip, images, features=z)) >= 0.85
     assert macro(cn.zero_shot(clip, images, "domain", z)) >= 0.85
