@@ -52,6 +52,16 @@ def features_before_projection(clip: Clip, images: Images) -> Tensor:
     return embed(replace(clip, model=model), images)
 
 
+def finite(features: Tensor) -> None:
+    """Raises ValueError with the first row of `features` (n, d) that is not finite."""
+    bad = (~features.isfinite().all(1)).nonzero()[:, 0].tolist()
+    if bad:
+        raise ValueError(
+            f"features: {len(bad)} rows are not finite, such as {bad[0]}; expected pictures that can be read, see "
+            "`evaluate.readable`"
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class Probe:
     """What a classifier trained on labelled features predicts for the pictures it was not trained on."""
@@ -65,12 +75,14 @@ def linear_probe(features: Tensor, labels: Tensor, seed: int = 0, folds: int = 5
     """Logistic regression on standardised features, cross-validated: each picture is named by one that never saw it.
 
     features: (n, d); labels: (n,) integers or bool; all labels weigh the same. `seed` draws the stratified `folds`.
-    Raises ValueError unless at least two labels have two pictures each, and ImportError without scikit-learn.
+    Raises ValueError unless at least two labels have two pictures each, and for features that are not finite, such as
+    those of broken pictures (see `evaluate.readable`); ImportError without scikit-learn.
     """
     linear_model, metrics, model_selection, pipeline, preprocessing = (
         import_extra(f"sklearn.{name}", "course")
         for name in ("linear_model", "metrics", "model_selection", "pipeline", "preprocessing")
     )
+    finite(features)
     y = labels.long().numpy()
     values, counts = np.unique(y, return_counts=True)
     at_least("folds", folds, 2)
@@ -105,8 +117,10 @@ def paraphrases(
 def retrieval_precision(features: Tensor, labels: Tensor, k: int = 5) -> Tensor:
     """The share of pictures of the same label among the k nearest others by cosine, for each picture: (n,) float64.
 
-    Others at equal distance share the last places, so that embeddings which are all alike score chance.
+    Others at equal distance share the last places, so that embeddings which are all alike score chance. Raises
+    ValueError for features that are not finite, such as those of broken pictures (see `evaluate.readable`).
     """
+    finite(features)
     if at_least("k", k, 1) >= len(features):
         raise ValueError(f"k: {k} neighbours of {len(features)} pictures; expected fewer than there are others")
     z, precision = F.normalize(features.double(), dim=-1), []
@@ -121,8 +135,13 @@ def retrieval_precision(features: Tensor, labels: Tensor, k: int = 5) -> Tensor:
 
 
 def confusion(predicted: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """How many pictures of each class (rows) are classified as each class (columns): (C, C) int64."""
-    return torch.bincount(labels * classes + predicted, minlength=classes**2).view(classes, classes)
+    """How many pictures of each class (rows) are classified as each class (columns): (C, C) int64.
+
+    Pictures with -1, no answer, are left out.
+    """
+    answered = predicted != -1
+    both = labels[answered] * classes + predicted[answered]
+    return torch.bincount(both, minlength=classes**2).view(classes, classes)
 
 
 def weight_difference(clip: Clip, after: Clip) -> Tensor:

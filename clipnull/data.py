@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from .errors import names, one_of
 from .files import data_folder
+from .pictures import SUFFIXES, find, read, why_unreadable
 from .prompts import Vocabulary
-
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,8 +46,11 @@ class Images:
         return len(self.files)
 
     def image(self, i: int) -> Image.Image:
-        """Picture `i` in RGB."""
-        return Image.open(self.files[i]).convert("RGB")
+        """Picture `i` in RGB: upright, in 8 bits, on white where it is transparent.
+
+        Raises ValueError with the file's name if it is broken, and OSError if it cannot be opened.
+        """
+        return read(self.files[i])
 
     def counts(self) -> Tensor:
         """Pictures in each cell: (C, K) int64."""
@@ -90,7 +92,9 @@ class Images:
 def load_images(folder: str | os.PathLike | None = None, split: str = "test") -> Images:
     """Pictures of a folder laid out as `<folder>/<domain>/<class>/<picture>`; by default the embedded miniworld.
 
-    Cells may be missing. Every file is opened once: a broken one is named in a warning, counted and left out.
+    Cells may be missing. Of every file the header is read, once: what cannot be a picture is named in a warning,
+    counted and left out. One that turns out broken when it is embedded is left out then, see `embed`. Hidden files and
+    folders and __MACOSX are passed over; links that lead out of the folder are named in a warning and left out.
 
     Parameters
     ----------
@@ -107,6 +111,11 @@ def load_images(folder: str | os.PathLike | None = None, split: str = "test") ->
     ValueError
         For a folder that is missing, empty, or has fewer than two domains or classes.
 
+    Warns
+    -----
+    UserWarning
+        For files and links that are left out.
+
     Examples
     --------
     >>> import clipnull as cn
@@ -120,18 +129,19 @@ def load_images(folder: str | os.PathLike | None = None, split: str = "test") ->
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"folder: {str(folder)!r} is not a folder; expected one laid out <domain>/<class>/<picture>")
-    files = sorted(f for f in folder.glob("*/*/*") if f.suffix.lower() in SUFFIXES)
+    files, left = find(folder)
+    if left:
+        warnings.warn(f"{len(left)} links or folders are left out: {_told(left, folder)}", stacklevel=2)
     if not files:
         raise ValueError(
             f"folder: {str(folder)!r} holds no pictures; expected <domain>/<class>/<picture> with one of "
             f"{', '.join(sorted(SUFFIXES))}"
         )
-    broken = {f: error for f in files if (error := _why_broken(f))}
+    broken = {f: reason for f in files if (reason := why_unreadable(f))}
     if broken:
-        some = "; ".join(f"{f.relative_to(folder)} ({error})" for f, error in list(broken.items())[:5])
-        more = f"; and {len(broken) - 5} more" if len(broken) > 5 else ""
         warnings.warn(
-            f"{len(broken)} of {len(files)} pictures cannot be read and are left out: {some}{more}", stacklevel=2
+            f"{len(broken)} of {len(files)} pictures cannot be read and are left out: {_told(broken, folder)}",
+            stacklevel=2,
         )
         files = [f for f in files if f not in broken]
     classes, domains = (sorted({f.parts[i] for f in files}) for i in (-2, -3))
@@ -149,12 +159,7 @@ def load_images(folder: str | os.PathLike | None = None, split: str = "test") ->
     )
 
 
-def _why_broken(file: Path) -> str:
-    try:
-        with Image.open(file) as picture:
-            picture.load()
-    except UnidentifiedImageError:
-        return "not an image"
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        return str(error)
-    return ""
+def _told(reasons: dict[Path, str], folder: Path) -> str:
+    """The first five files with the reason of each, in one line."""
+    some = "; ".join(f"{str(f.relative_to(folder))!r} ({reason})" for f, reason in list(reasons.items())[:5])
+    return some + (f"; and {len(reasons) - 5} more" if len(reasons) > 5 else "")

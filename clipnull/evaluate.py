@@ -1,16 +1,18 @@
 """What a model knows: the class x domain matrix of zero-shot accuracy, and what an edit changed in it."""
 
+import warnings
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from scipy import stats
 from torch import Tensor
 
 from .data import Images
-from .errors import at_least
+from .errors import at_least, one_of
 from .models import Clip
-from .prompts import embed_domains, text_classifiers
+from .prompts import PROMPTS, embed_domains, text_classifiers
 from .requests import Forget
 
 
@@ -18,6 +20,8 @@ def embed(clip: Clip, images: Images) -> Tensor:
     """Embeddings z of all pictures: the features after the projection, not normalised.
 
     They are computed at each call; functions that need them take them as `features`, so that one call serves all.
+    A picture that turns out broken is named in a warning, and its row is NaN: `classify` gives no answer for it, and
+    accuracy leaves it out with its label.
 
     Parameters
     ----------
@@ -29,6 +33,16 @@ def embed(clip: Clip, images: Images) -> Tensor:
     -------
     (n, d) float32 on the CPU
 
+    Raises
+    ------
+    OSError
+        For a file that cannot be opened, such as one that is gone.
+
+    Warns
+    -----
+    UserWarning
+        For pictures that are broken, with their number and the names of the first.
+
     Examples
     --------
     >>> import clipnull as cn
@@ -37,31 +51,58 @@ def embed(clip: Clip, images: Images) -> Tensor:
     >>> z.shape == (len(images), clip.width)
     True
     """
-    chunks = range(0, len(images), 256)
-    parts = []
-    for first in chunks:
-        pictures = [clip.preprocess(images.image(i)) for i in range(first, min(first + 256, len(images)))]
+    parts, broken = [], {}
+    for first in range(0, len(images), 256):
+        pictures = []
+        for i in range(first, min(first + 256, len(images))):
+            try:
+                picture = images.image(i)
+            except ValueError as error:
+                broken[i] = str(error)
+                picture = Image.new("RGB", (clip.image_size, clip.image_size))
+            pictures.append(clip.preprocess(picture))
         parts.append(clip.embed_pixels(torch.stack(pictures)))
-    return torch.cat(parts)
+    z = torch.cat(parts) if parts else torch.empty(0, clip.width)
+    if broken:
+        z[list(broken)] = torch.nan
+        some = "; ".join(list(broken.values())[:5]) + (f"; and {len(broken) - 5} more" if len(broken) > 5 else "")
+        warnings.warn(f"{len(broken)} of {len(images)} pictures are broken, their features NaN: {some}", stacklevel=2)
+    return z
+
+
+def readable(images: Images, *features: Tensor) -> tuple[Images, list[Tensor]]:
+    """The pictures whose `features`, (n, d) each, hold no NaN, and the features of these."""
+    kept = torch.stack([~z.isnan().any(1) for z in features]).all(0)
+    return (images, list(features)) if kept.all() else (images.where(kept), [z[kept] for z in features])
 
 
 def classify(features: Tensor, classifiers: Tensor, domains: Tensor) -> Tensor:
-    """The class with the largest cosine: (n,) int64.
+    """The class with the largest cosine: (n,) int64; -1, no answer, where the features hold NaN.
 
     features: embeddings (n, d). classifiers: a text classifier for all, unit rows (C, d), or one for the pictures of
     each domain, (K, C, d), see `prompts.text_classifiers`. domains: of the pictures, (n,).
+
+    Raises ValueError for features without a finite length, and for classifiers that are not finite.
     """
+    length = features.norm(dim=-1)
+    if length.isinf().any():
+        row = int(length.isinf().nonzero()[0])
+        raise ValueError(f"features: row {row} is infinite or too large; expected finite ones, or NaN for no answer")
+    if not classifiers.isfinite().all():
+        raise ValueError("classifiers: they hold NaN or infinite values; expected finite ones")
     z = F.normalize(features, dim=-1)
     if classifiers.ndim == 2:
-        return (z @ classifiers.T).argmax(1)
-    predicted = torch.empty(len(z), dtype=torch.int64)
-    for k, classifier in enumerate(classifiers):
-        predicted[domains == k] = (z[domains == k] @ classifier.T).argmax(1)
+        predicted = (z @ classifiers.T).argmax(1)
+    else:
+        predicted = torch.empty(len(z), dtype=torch.int64)
+        for k, classifier in enumerate(classifiers):
+            predicted[domains == k] = (z[domains == k] @ classifier.T).argmax(1)
+    predicted[length.isnan()] = -1
     return predicted
 
 
 def predict(clip: Clip, images: Images, prompts: str = "free", features: Tensor | None = None) -> Tensor:
-    """The class that each picture is classified as, among all classes of the vocabulary: (n,) int64.
+    """The class that each picture is classified as, among all classes of the vocabulary: (n,) int64; -1 if broken.
 
     prompts: "free", "domain" or "build", see `prompts.text_classifiers`. features: embeddings (n, d) to use in place of
     `embed(clip, images)`.
@@ -73,12 +114,14 @@ def predict(clip: Clip, images: Images, prompts: str = "free", features: Tensor 
 def accuracy_matrix(predicted: Tensor, images: Images, labels: Tensor | None = None) -> Tensor:
     """Share of right answers in each cell: (C, K) float64, NaN where a cell has no pictures.
 
-    predicted: (n,). labels: the right answers, (n,); by default the classes.
+    predicted: (n,); pictures with -1, no answer, are left out, both of the right ones and of all. labels: the right
+    answers, (n,); by default the classes.
     """
     c, k = images.vocabulary.shape
-    right = (predicted == (images.classes if labels is None else labels)).double()
-    total = torch.zeros(c * k, dtype=torch.float64).index_add_(0, images.classes * k + images.domains, right)
-    return total.view(c, k) / images.counts()
+    cells, answered = images.classes * k + images.domains, (predicted != -1).double()
+    right = answered * (predicted == (images.classes if labels is None else labels))
+    right, count = (torch.zeros(c * k, dtype=torch.float64).index_add_(0, cells, x) for x in (right, answered))
+    return (right / count).view(c, k)
 
 
 def zero_shot(clip: Clip, images: Images, prompts: str = "free", features: Tensor | None = None) -> Tensor:
@@ -98,7 +141,7 @@ def zero_shot(clip: Clip, images: Images, prompts: str = "free", features: Tenso
     Returns
     -------
     (C, K) float64
-        From 0 to 1; NaN where a cell has no pictures.
+        From 0 to 1; NaN where a cell has no pictures. Broken pictures, those whose features are NaN, do not count.
 
     Raises
     ------
@@ -203,6 +246,8 @@ def compare(
 ) -> Comparison:
     """Measure `clip` and the edited `after` on the same pictures with the same prompts; all classes stay candidates.
 
+    Pictures whose features are NaN in either, because they are broken, are left out of both.
+
     Parameters
     ----------
     clip, after : Clip
@@ -218,7 +263,8 @@ def compare(
     Returns
     -------
     Comparison
-        `before`, `after`: accuracy (C, K); `rates`: see `evaluate.rates`. Printed, it tells means.
+        `before`, `after`: accuracy (C, K); `rates`: see `evaluate.rates`; `images`: those that count. Printed, it
+        tells means.
 
     Raises
     ------
@@ -236,6 +282,10 @@ def compare(
     (True, True)
     """
     mask = request.mask(images.vocabulary)
-    z, z_after = features or (None, None)
+    one_of("prompts", prompts, PROMPTS)
+    if features is None:
+        images, (z,) = readable(images, embed(clip, images))
+        features = z, embed(after, images)
+    images, (z, z_after) = readable(images, *features)
     before = zero_shot(clip, images, prompts, z)
     return Comparison(before, zero_shot(after, images, prompts, z_after), mask, images, request, prompts)

@@ -239,3 +239,19 @@ def test_without_scikit_learn_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn", None)
     with pytest.raises(ImportError, match=r"sklearn is not installed; expected the extra 'course': pip install"):
         linear_probe(*blobs())
+
+
+# --- broken pictures
+
+
+def test_features_of_broken_pictures_are_refused():
+    features, labels = torch.randn(12, 4), torch.arange(12) % 2
+    features[5] = torch.nan
+    for audit in (linear_probe, retrieval_precision):
+        with pytest.raises(ValueError, match=r"features: 1 rows are not finite, such as 5; expected pictures that can"):
+            audit(features, labels)
+
+
+def test_pictures_without_an_answer_are_in_no_cell_of_the_confusion():
+    found = confusion(torch.tensor([0, -1, 1, -1]), torch.tensor([0, 0, 1, 1]), 2)
+    assert found.tolist() == [[1, 0], [0, 1]]

@@ -105,6 +105,7 @@ def test_wilson_refuses_what_is_no_share(right, n, message):
         wilson(right, n)
 
 
+@pytest.mark.slow
 def test_zero_shot_beats_chance_by_far_and_names_domains(clip, images, z):
     assert macro(cn.zero_shot(clip, images, features=z)) > 0.7
     assert macro(domain_accuracy(clip, images, z)) > 0.7
@@ -139,6 +140,7 @@ def forgetting_a_class(clip, images, z, edit, z_after, projection):
     assert cn.compare(clip, clip, images, request, features=features).rates["forgetting_rate"] < 0.2
 
 
+@pytest.mark.slow
 def test_forgetting_a_class_on_pictures(clip, images, z, cells, projection):
     edit = cn.solve(cells, cn.Forget(["car"]).mask(images.vocabulary), "nullspace")
     forgetting_a_class(clip, images, z, edit, edit.transform(z), projection)
@@ -155,6 +157,61 @@ def test_each_picture_is_scored_by_the_classifier_of_its_domain():
     z = torch.tensor([[2.0, 1.0], [2.0, 1.0], [0.1, 0.3]])
     assert classify(z, classifiers, torch.tensor([0, 1, 0])).tolist() == [0, 1, 1]
     assert classify(z, classifiers[0], torch.tensor([0, 1, 0])).tolist() == [0, 0, 1]
+
+
+@pytest.mark.parametrize("classifiers", [torch.eye(2), torch.eye(2).repeat(2, 1, 1)])
+def test_features_that_are_nan_are_no_class(classifiers):
+    z = torch.tensor([[NAN, NAN], [0.0, 1.0], [1.0, NAN]])
+    assert classify(z, classifiers, torch.tensor([0, 1, 1])).tolist() == [-1, 1, -1]
+
+
+@pytest.mark.parametrize("row", [[math.inf, 0.0], [0.0, -math.inf], [3e38, 3e38]])
+def test_infinite_features_are_refused(row):
+    with pytest.raises(ValueError, match="features: row 1 is infinite or too large"):
+        classify(torch.tensor([[1.0, 0.0], row]), torch.eye(2), torch.tensor([0, 0]))
+
+
+@pytest.mark.parametrize("value", [NAN, math.inf])
+def test_classifiers_that_are_not_finite_are_refused(value):
+    with pytest.raises(ValueError, match="classifiers: they hold NaN or infinite values; expected finite ones"):
+        classify(torch.eye(2), torch.tensor([[1.0, 0.0], [0.0, value]]), torch.tensor([0, 0]))
+
+
+def four_pictures():
+    return cn.Images(
+        files=("a", "b", "c", "d"),
+        classes=torch.tensor([0, 0, 1, 1]),
+        domains=torch.tensor([0, 0, 0, 1]),
+        vocabulary=cn.Vocabulary(("cat", "dog"), ("line", "photo")),
+    )
+
+
+def test_pictures_without_an_answer_are_left_out_with_their_label():
+    m = accuracy_matrix(torch.tensor([0, -1, -1, 0]), four_pictures())
+    assert m[0, 0] == 1 and m[1, 1] == 0 and m[1, 0].isnan() and m[0, 1].isnan()
+    labels = torch.tensor([1, -1, 0, 0])  # a label of -1 is not right either
+    assert accuracy_matrix(torch.tensor([1, -1, 0, 0]), four_pictures(), labels)[0, 0] == 1
+
+
+def test_broken_pictures_count_neither_before_nor_after(clip, corner):
+    few = corner.select(domains=["photo"])
+    z = cn.embed(clip, few)
+    edit, request = plain(clip.width), cn.Forget(["bird"])
+    after, z_after = edit.apply(clip), edit.transform(z)
+    hurt, hurt_after, keep = z.clone(), z_after.clone(), torch.ones(len(few), dtype=torch.bool)
+    hurt[1], hurt_after[4], keep[[1, 4]] = NAN, NAN, False
+    result = cn.compare(clip, after, few, request, features=(hurt, hurt_after))
+    whole = cn.compare(clip, after, few.where(keep), request, features=(z[keep], z_after[keep]))
+    assert torch.equal(result.before.nan_to_num(), whole.before.nan_to_num())
+    assert torch.equal(result.after.nan_to_num(), whole.after.nan_to_num())
+    assert len(result.images) == len(few) - 2 and str(result) == str(whole)
+
+
+@pytest.mark.parametrize("make", [plain, gated])
+def test_no_edit_makes_an_answer_of_nan(make):
+    z = random(4, 24)
+    z[2] = NAN
+    assert make(24).transform(z).isnan().any(1).tolist() == [False, False, True, False]
 
 
 def test_predictions_are_the_largest_scores(clip, corner):
