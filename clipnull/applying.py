@@ -73,3 +73,8 @@ def multiply_in(model: Any, edits: "tuple[Edit, ...]") -> None:
     weight.copy_(wide)
     if bias is not None and projection.bias is not None:
         projection.bias.copy_(bias)
+    if not (torch.isfinite(weight).all() and (projection.bias is None or torch.isfinite(projection.bias).all())):
+        raise ValueError(
+            f"clip: with {len(edits)} edits multiplied in, its projection is beyond what {weight.dtype} holds; "
+            "expected edits with smaller factors"
+        )

@@ -1,6 +1,7 @@
 """Publish an edit: the patch, and a card that says what it does, what it costs, and what it leaves."""
 
 import json
+import re
 from pathlib import Path
 
 from torch import Tensor
@@ -8,8 +9,9 @@ from torch import Tensor
 from .auditing import features_before_projection, linear_probe
 from .data import Images
 from .edit import Edit
-from .evaluate import Comparison, compare, embed, macro, wilson
-from .files import write_text
+from .errors import brief
+from .evaluate import Comparison, compare, embed, macro, readable, wilson
+from .files import alone, write_text
 from .models import Clip
 from .prompts import PROMPTS
 from .requests import Forget
@@ -31,8 +33,10 @@ def card(edit: Edit, clip: Clip, images: Images, licence: str = "") -> str:
     """
     try:
         request = edit.request if isinstance(edit.request, Forget) else Forget.from_dict(edit.request)
-    except (TypeError, KeyError) as error:
-        raise ValueError(f"edit: its request is {edit.request!r}; expected a Forget, as `unlearn` stores it") from error
+    except ValueError as error:
+        raise ValueError(
+            f"edit: its request is {brief(edit.request)}; expected a Forget, as `unlearn` stores it"
+        ) from error
     edit.validate_for(clip)
     counts, mask = images.counts(), request.mask(images.vocabulary)
     if not counts[mask].sum():
@@ -41,7 +45,8 @@ def card(edit: Edit, clip: Clip, images: Images, licence: str = "") -> str:
             "pictures on which forgetting can be measured"
         )
     after = edit.apply(clip)
-    features = embed(clip, images), embed(after, images)
+    images, (z,) = readable(images, embed(clip, images))  # broken pictures are told, and count for nothing
+    counts, features = images.counts(), (z, embed(after, images))
     results = {prompts: compare(clip, after, images, request, prompts, features) for prompts in PROMPTS}
     head = {
         "base_model": _public(clip.name),
@@ -50,8 +55,8 @@ def card(edit: Edit, clip: Clip, images: Images, licence: str = "") -> str:
         **({"license": licence} if licence else {}),
     }
     parts = [
-        "---\n" + "\n".join(f"{key}: {json.dumps(value)}" for key, value in head.items()) + "\n---",
-        f"# Forget {request}",
+        "---\n" + "\n".join(f"{key}: {_json(value)}" for key, value in head.items()) + "\n---",
+        f"# Forget {_text(str(request))}",
         _about(edit, clip),
         "## Use",
         _use(edit, clip),
@@ -108,9 +113,31 @@ def release(folder: str | Path, edit: Edit, clip: Clip, images: Images, licence:
     """
     text, folder = card(edit, clip, images, licence), Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    edit.save(folder / PATCH)
-    write_text(folder / CARD, text)
+    with alone(folder):  # a patch and the card of another would both be whole
+        edit.save(folder / PATCH)
+        write_text(folder / CARD, text)
     return folder
+
+
+def _text(name: object) -> str:
+    """A name as Markdown that shows it as it is: nothing in it is markup, HTML, or the end of a table's cell."""
+    line = " ".join(str(name).split())
+    line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*_{}\[\]()#+!|~$@:])", r"\\\1", line)
+
+
+def _code(name: object) -> str:
+    """A name as code in a line of Markdown, whatever quotes of its own it brings."""
+    line = " ".join(str(name).split()).replace("<", "‹").replace(">", "›")
+    quotes = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
+    blank = " " if line.startswith("`") or line.endswith("`") else ""
+    return f"{quotes}{blank}{line}{blank}{quotes}"
+
+
+def _json(value: object) -> str:
+    """JSON in one line, as YAML and Python read it too, without what Markdown or HTML would take for its own."""
+    text = json.dumps(value, ensure_ascii=False)
+    return re.sub("[<>&`\x7f-\x9f\u2028\u2029]", lambda found: f"\\u{ord(found.group()):04x}", text)
 
 
 def _public(name: str) -> str:
@@ -129,20 +156,24 @@ def _about(edit: Edit, clip: Clip) -> str:
         if edit.linear
         else "a gate after the image tower, which cannot be multiplied into weights; `cn.export` writes a program"
     )
-    weights = f" (`{_public(clip.pretrained)}`)" if clip.pretrained else ""
+    weights = f" ({_code(_public(clip.pretrained))})" if clip.pretrained else ""
     return (
-        f"A patch for `{_public(clip.name)}`{weights}, made in closed form "
+        f"A patch for {_code(_public(clip.name))}{weights}, made in closed form "
         f"from names alone, without training and without pictures. It is {kind}. It changes image embeddings only; "
         f"texts are embedded as before. Rank {edit.rank} in a space {clip.width} wide."
     )
 
 
 def _use(edit: Edit, clip: Clip) -> str:
-    arguments = ", ".join(json.dumps(_public(a)) for a in (clip.name, clip.pretrained) if a)
+    arguments = ", ".join(_json(_public(a)) for a in (clip.name, clip.pretrained) if a)
     return (
         "```python\nimport clipnull as cn\n\n"
         f"clip = cn.load({arguments})\n"
-        f'edit = cn.Edit.load("{PATCH}", clip)    # refuses any weights but those it was made for\n'
+        + (
+            "# then, in their order, the edits that this one was made after: clip = other.apply(clip)\n"
+            * bool(edit.after)
+        )
+        + f'edit = cn.Edit.load("{PATCH}", clip)    # refuses any weights but those it was made for\n'
         "after = edit.apply(clip)                         # edit.remove(after) gives clip back\n```\n\n"
         f"Fingerprint of the base weights: `{edit.fingerprint or 'none'}`."
     )
@@ -194,9 +225,8 @@ def _worst(result: Comparison, counts: Tensor, most: int = 5) -> str:
     for c, k in ((int(i) // drop.shape[1], int(i) % drop.shape[1]) for i in order):
         if drop[c, k] > 0:
             n, before, after = int(counts[c, k]), float(result.before[c, k]), float(result.after[c, k])
-            lines.append(
-                f"| {vocabulary.classes[c]}, {vocabulary.domains[k]} | {n} | {n * before:.0f} | {n * after:.0f} |"
-            )
+            names = f"{_text(vocabulary.classes[c])}, {_text(vocabulary.domains[k])}"
+            lines.append(f"| {names} | {n} | {n * before:.0f} | {n * after:.0f} |")
     if not lines:
         return "No kept cell lost a picture."
     hurt = int((drop > 0).sum())
@@ -227,9 +257,9 @@ def _remains(after: Clip, images: Images, mask: Tensor, features: tuple[Tensor, 
 
 
 def _made(edit: Edit, request: Forget) -> str:
-    settings = ", ".join(f"{name} = {value}" for name, value in edit.settings.items()) or "none"
+    settings = ", ".join(f"{_text(name)} = {_text(value)}" for name, value in edit.settings.items()) or "none"
     return (
-        f"Method `{edit.method}` of clipnull ({settings}), after "
+        f"Method {_code(edit.method)} of clipnull ({settings}), after "
         "[arXiv 2512.14113](https://arxiv.org/abs/2512.14113). Request, as stored in the patch:\n\n"
-        f"```json\n{json.dumps(request.as_dict())}\n```"
+        f"```json\n{_json(request.as_dict())}\n```"
     )

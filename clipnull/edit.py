@@ -1,20 +1,18 @@
 """An edit of the joint space, kept as two thin factors: transform embeddings, apply, take back, save, load."""
 
-import json
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from . import patches
 from .applying import rebuild
-from .files import written
-from .gates import EditLayer, Gate
+from .gates import LARGEST, EditLayer, Gate, is_sound
 from .models import Clip
-
-FORMAT, VERSION = "clipnull-edit", "1"
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,11 +37,15 @@ class Edit:
         Of the unedited model it was made for, and the name of that model; empty: for any.
     bias : (d,), optional
     gate : Gate, optional
+    after : str
+        Of an edit that was made on an edited model: which edits it comes after, as `history` says. Empty: it was made
+        on the bare model, and goes with other such edits in any order.
 
     Raises
     ------
     ValueError
-        For shapes that do not fit together, and for values that are not finite.
+        For factors that are not floating, shapes that do not fit together, and values that are not finite or so large
+        (above `gates.LARGEST`) that they would overflow in a model.
 
     Examples
     --------
@@ -65,16 +67,20 @@ class Edit:
     bias: Tensor | None = field(default=None, repr=False)
     gate: Gate | None = field(default=None, repr=False)
     model: str = ""
+    after: str = ""
 
     def __post_init__(self) -> None:
         if self.left.ndim != 2 or self.left.shape != self.right.shape:
             raise ValueError(
                 f"left, right: shapes {tuple(self.left.shape)} and {tuple(self.right.shape)}; expected the same (d, r)"
             )
-        if not (torch.isfinite(self.left).all() and torch.isfinite(self.right).all()):
-            raise ValueError("left, right: NaN or infinite values; expected finite factors")
         d, r = self.left.shape
-        if self.bias is not None and (self.bias.shape != (d,) or not torch.isfinite(self.bias).all()):
+        if not d or self.left.dtype != self.right.dtype or not (is_sound(self.left) and is_sound(self.right)):
+            raise ValueError(
+                f"left, right: NaN, infinite or too large values, {self.left.dtype} and {self.right.dtype}, d = {d}; "
+                f"expected finite factors of one floating type, up to {LARGEST:g}, and d at least 1"
+            )
+        if self.bias is not None and (self.bias.shape != (d,) or not is_sound(self.bias)):
             raise ValueError(f"bias: shape {tuple(self.bias.shape)} or values not valid; expected finite ({d},)")
         if self.gate and (self.gate.domains.shape[1] != d or self.gate.open.shape[1] != r or self.bias is not None):
             raise ValueError(
@@ -115,7 +121,7 @@ class Edit:
         `encode_image` and `visual` give; `forward_intermediates` goes past them.
         Only the pooled embedding changes: CoCa's captions come from tokens before the projection and still leak.
 
-        Raises ValueError if the edit was made for other weights or another width.
+        Raises ValueError if the edit was made for other weights, after other edits, or for another width.
         """
         self.validate_for(clip)
         return rebuild(clip.base or clip, (*clip.edits, self))
@@ -123,18 +129,30 @@ class Edit:
     def remove(self, clip: Clip) -> Clip:
         """`clip` without this edit: the unedited model with the other edits, in their order.
 
-        If none is left, the very model that was edited. Raises ValueError if the edit is not one of `clip.edits`.
+        If none is left, the very model that was edited. Edits made on the bare model come off in any order; one that
+        another was made after comes off only after that. Raises ValueError else, and if the edit is not one of
+        `clip.edits`.
         """
         for i in reversed(range(len(clip.edits))):
             if self.same(clip.edits[i]):
-                return rebuild(clip.base or clip, clip.edits[:i] + clip.edits[i + 1 :])
+                left = clip.edits[:i] + clip.edits[i + 1 :]
+                for j, edit in enumerate(left):
+                    if edit.after and edit.after != history(left[:j]):
+                        raise ValueError(
+                            f"clip: its edit {j + 2} ({edit.method}) was made after this one ({self.method}); expected "
+                            "that one to be removed first"
+                        )
+                return rebuild(clip.base or clip, left)
         raise ValueError(
             f"clip: this edit ({self.method}) is not among its {len(clip.edits)} edits; expected a model "
             "it was applied to"
         )
 
     def validate_for(self, clip: Clip) -> None:
-        """Raises ValueError if the edit was made for other weights or another width than those of `clip`."""
+        """Raises ValueError if the edit was made for other weights or another width than those of `clip`.
+
+        And if it was made on an edited model, unless `clip` carries just the edits it was made after.
+        """
         if len(self.left) != clip.width:
             raise ValueError(f"clip: its joint space is {clip.width} wide; expected {len(self.left)}, as in this edit")
         if self.fingerprint and self.fingerprint != clip.fingerprint:
@@ -142,69 +160,47 @@ class Edit:
                 f"clip: its weights ({clip.name}, fingerprint {clip.fingerprint}) do not match; expected "
                 f"those the edit was made for ({self.model or 'a model'}, {self.fingerprint})"
             )
+        if self.after and self.after != history(clip.edits):
+            raise ValueError(
+                f"clip: it carries {len(clip.edits)} edits, which are not those that this edit ({self.method}) was "
+                f"made after; expected the edited model it was made on ({self.after})"
+            )
 
     def save(self, path: str | Path) -> Path:
         """Write the edit to a safetensors file, factors in float32; returns its path.
 
-        Raises ValueError if the request or the settings are not JSON.
+        The request is a Forget, or what `Forget.as_dict` gives, or None; settings are numbers, texts, True and False.
+        Raises ValueError for other ones, and OSError if the file cannot be written; then nothing is.
         """
         request = self.request.as_dict() if hasattr(self.request, "as_dict") else self.request
-        try:
-            request, settings = json.dumps(request), json.dumps(self.settings)
-        except TypeError as error:
-            raise ValueError(f"request, settings: {error}; expected values that JSON knows") from error
-        metadata = {
-            "format": FORMAT,
-            "version": VERSION,
-            "method": self.method,
-            "request": request,
-            "settings": settings,
-            "fingerprint": self.fingerprint,
-            "model": self.model,
-        }
-        with written(path) as temporary:
-            save_file(self.tensors(), temporary, metadata)
-        return Path(path)
+        return patches.write(
+            path,
+            self.tensors(),
+            request,
+            self.settings,
+            method=self.method,
+            fingerprint=self.fingerprint,
+            model=self.model,
+            after=self.after,
+        )
 
     @classmethod
     def load(cls, path: str | Path, clip: Clip | None = None) -> "Edit":
         """The edit in a file that `save` wrote; its request comes back as what JSON keeps of it.
 
-        clip: the model it is meant for, or an edited one.
+        clip: the model it is meant for, or an edited one. The file may be of anybody: nothing in it is run.
 
         Raises ValueError for a file that is damaged, not an edit, or holds NaN, and for a `clip` of other weights.
         """
+        tensors, told = patches.read(path)
         try:
-            with safe_open(path, "pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
-        except SafetensorError as error:
-            raise ValueError(
-                f"path: {str(path)!r} is no whole safetensors file ({error}); expected one that Edit.save wrote"
-            ) from error
-        if (metadata.get("format"), metadata.get("version")) != (FORMAT, VERSION):
-            raise ValueError(
-                f"path: {str(path)!r} says format {metadata.get('format')!r}, version "
-                f"{metadata.get('version')!r}; expected {FORMAT!r}, {VERSION!r}"
-            )
-        try:
-            tensors = {name: t.double() if t.is_floating_point() else t for name, t in tensors.items()}
+            parts: dict[str, Any] = {name: t.double() if t.is_floating_point() else t for name, t in tensors.items()}
             gate = {
-                name: tensors.pop(f"gate.{name}")
-                for name in (f.name for f in fields(Gate))
-                if f"gate.{name}" in tensors
+                name: parts.pop(f"gate.{name}") for name in (f.name for f in fields(Gate)) if f"gate.{name}" in parts
             }
-            tensors.setdefault("right", tensors["left"])
-            edit = cls(
-                **tensors,
-                method=metadata["method"],
-                request=json.loads(metadata["request"]),
-                settings=json.loads(metadata["settings"]),
-                fingerprint=metadata["fingerprint"],
-                gate=Gate(**gate) if gate else None,
-                model=metadata["model"],
-            )
-        except (KeyError, TypeError, ValueError) as error:
+            parts.setdefault("right", parts["left"])
+            edit = cls(**parts, **told, gate=Gate(**gate) if gate else None)
+        except (TypeError, ValueError) as error:
             raise ValueError(f"path: {str(path)!r} holds no valid edit: {error}") from error
         if clip:
             edit.validate_for(clip)
@@ -227,3 +223,11 @@ class Edit:
         """Whether both do the same to an embedding, to the precision of a file."""
         mine, theirs = self.tensors(), other.tensors()
         return mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+def history(edits: Sequence[Edit]) -> str:
+    """What names a sequence of edits: 16 hexadecimal digits of what they do, in their order; empty for none."""
+    digest = hashlib.sha256()
+    for edit in edits:
+        digest.update(patches.checksum(edit.tensors(), {}).encode())
+    return digest.hexdigest()[:16] if edits else ""

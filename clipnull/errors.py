@@ -1,6 +1,8 @@
 """Argument validation: a wrong argument is named, with its value and what was expected."""
 
 import importlib
+import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from types import ModuleType
@@ -32,20 +34,34 @@ def names(argument: str, values: object, options: Sequence[str]) -> tuple[str, .
 
 
 def distinct(argument: str, values: object, options: Sequence[str] = ()) -> tuple[str, ...]:
-    """`values` as a tuple of distinct names, of which nothing else is known; `options` are told if there are none."""
+    """`values` as a tuple of distinct names, of which nothing else is known; `options` are told if there are none.
+
+    A name is text that is more than blanks and underscores, without control characters; a line break is a blank.
+    """
     if isinstance(values, str) or not isinstance(values, Iterable):
         raise ValueError(f"{argument}: {values!r} is not a list of names; expected for example [{values!r}]")
     values = tuple(values)
     if not values:
         some = f"at least one of {shorten(options)}" if options else "at least one name"
         raise ValueError(f"{argument}: the list is empty; expected {some}")
-    twice = sorted({str(v) for v in values if values.count(v) > 1})
+    twice = sorted(v for v, count in Counter(v for v in values if isinstance(v, str)).items() if count > 1)
     if twice:
         raise ValueError(f"{argument}: {', '.join(map(repr, twice))} given twice; expected each name once")
     for value in values:
         if not isinstance(value, str):
             raise ValueError(f"{argument}: {value!r} is no name; expected text, such as 'dog'")
+        if not value.replace("_", " ").strip():
+            raise ValueError(f"{argument}: {value!r} is blank; expected a name, such as 'dog'")
+        if not printable(value):
+            raise ValueError(
+                f"{argument}: {value!r} holds characters that are none to read; expected a name as printed"
+            )
     return values
+
+
+def printable(text: str) -> bool:
+    """Whether `text` holds nothing but what can be printed: no control characters but blanks, no half of a pair."""
+    return not any(unicodedata.category(c) in ("Cc", "Cs") and c not in "\t\n\r" for c in text)
 
 
 def within(argument: str, value: object, low: float, high: float) -> float:
@@ -66,6 +82,22 @@ def shorten(options: Iterable[object], most: int = 12) -> str:
     """`options` in one line, the first `most` of them."""
     told = [repr(o) for o in options]
     return ", ".join(told[:most]) + (f", ... ({len(told)} in all)" if len(told) > most else "")
+
+
+def brief(value: object, most: int = 60) -> str:
+    """`value` for a message, cut where it is long."""
+    told = repr(value)
+    return told if len(told) <= most else f"{told[:most]}... ({len(told)} characters)"
+
+
+def one_line(value: object, most: int = 200) -> str:
+    """`value` as text in one line: its beginning and, of several lines, the last one, which often is the reason."""
+    lines = [line for line in (" ".join(line.split()) for line in str(value).splitlines()) if line]
+    told = " ".join(lines)
+    if len(told) <= most:
+        return told
+    first, last = lines[0], lines[-1] if len(lines) > 1 else ""
+    return f"{first[:most]} ... {last[:most]}".rstrip()
 
 
 def expect(kind: type, **values: object) -> None:

@@ -6,6 +6,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+LARGEST = 1e12
+"""The largest value in an edit: the product of two such, times an embedding, is far from what float32 can hold."""
+
+
+def is_sound(value: Tensor) -> bool:
+    """Whether `value` is of real floating numbers, all finite and none beyond LARGEST."""
+    if value.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        return False
+    return bool((value.detach().abs() <= LARGEST).all())  # NaN is not
+
 
 @dataclass(frozen=True, eq=False)
 class Gate:
@@ -25,17 +35,18 @@ class Gate:
 
     def __post_init__(self) -> None:
         k, d = self.domains.shape if self.domains.ndim == 2 else (0, 0)
+        r = self.open.shape[1] if self.open.ndim == 2 else -1
         shapes = {
             "domains": (k, d),
-            "open": (k, *self.open.shape[1:2]),
+            "open": (k, r),
             "replaced": (k,),
             "average": (d,),
             "offset": (k,),
         }
         for name, shape in shapes.items():
             value = getattr(self, name)
-            right_type = value.dtype == torch.bool if name in ("open", "replaced") else value.is_floating_point()
-            if not k or value.shape != shape or not right_type or not torch.isfinite(value).all():
+            sound = value.dtype == torch.bool if name in ("open", "replaced") else is_sound(value)
+            if not k or not d or value.shape != shape or not sound:
                 raise ValueError(
                     f"gate: {name} of shape {tuple(value.shape)}, {value.dtype}; expected finite domains "
                     "(K, d), average (d,), offset (K,), and bool open (K, r), replaced (K,)"
@@ -85,4 +96,5 @@ class EditLayer(nn.Module):
         k = (F.normalize(wide, dim=-1) @ self.domains.T + self.offset).argmax(-1)
         out = (wide - (read.relu() * self.open[k]) @ self.right.T).to(z.dtype)
         out = torch.where(self.open.any(1)[k][:, None], out, z)
-        return torch.where(self.replaced[k][:, None], self.average.to(z.dtype), out)
+        replaced = self.replaced[k] & (z == z).all(-1)  # NaN, the features of a broken picture, stay NaN
+        return torch.where(replaced[:, None], self.average.to(z.dtype), out)

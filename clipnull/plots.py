@@ -73,6 +73,11 @@ def _encode(picture: Image.Image, kind: str, **options: int) -> tuple[str, bytes
     return kind, buffer.getvalue()
 
 
+def literal(name: object) -> str:
+    """A name for a title, a label or a legend: a dollar sign in it is one, and begins no formula."""
+    return str(name).replace("$", r"\$")
+
+
 def matrix(
     values: Tensor,
     rows: Sequence[str],
@@ -103,9 +108,9 @@ def matrix(
         annot_kws={"size": 9},
     )
     ax.set_facecolor("0.93")
-    ax.set_xticks(np.arange(len(columns)) + 0.5, columns, rotation=35, ha="right")
-    ax.set_yticks(np.arange(len(rows)) + 0.5, rows, rotation=0)
-    ax.set_title(title)
+    ax.set_xticks(np.arange(len(columns)) + 0.5, [literal(name) for name in columns], rotation=35, ha="right")
+    ax.set_yticks(np.arange(len(rows)) + 0.5, [literal(name) for name in rows], rotation=0)
+    ax.set_title(literal(title))
     if outline is not None:
         for r, c in outline.nonzero().tolist():
             ax.add_patch(plt.Rectangle((c + 0.04, r + 0.04), 0.92, 0.92, fill=False, edgecolor="#D55E00", lw=2.5))
@@ -148,7 +153,7 @@ def pictures(shown: Sequence, titles: Sequence[str] | None = None, columns: int 
         if i < len(shown):
             ax.imshow(np.asarray(shown[i]))
             if titles:
-                ax.set_title(titles[i], fontsize=9)
+                ax.set_title(literal(titles[i]), fontsize=9)
     return fig
 
 
@@ -172,9 +177,9 @@ def one_per_cell(images: Images, classes: Sequence[str] | None = None) -> plt.Fi
             else:
                 ax.text(0.5, 0.5, "none", ha="center", va="center", color="0.6", transform=ax.transAxes)
             if r == 0:
-                ax.set_title(domain)
+                ax.set_title(literal(domain))
             if k == 0:
-                ax.set_ylabel(name, rotation=0, ha="right", va="center")
+                ax.set_ylabel(literal(name), rotation=0, ha="right", va="center")
     return fig
 
 
@@ -183,14 +188,15 @@ def scatter(
 ) -> plt.Axes:
     """Points (n, 2) with a colour and a marker for each group (or a marker for each of `styles`)."""
     ax = ax or plt.subplots(figsize=(6, 4.6))[1]
+    groups, styles = [literal(name) for name in groups], [literal(name) for name in styles or groups]
     order = list(dict.fromkeys(groups))
     sns.scatterplot(
         x=points[:, 0],
         y=points[:, 1],
-        hue=list(groups),
-        style=list(styles or groups),
+        hue=groups,
+        style=styles,
         hue_order=order,
-        markers=list(MARKERS)[: len(set(styles or groups))] if len(set(styles or groups)) <= 8 else True,
+        markers=list(MARKERS)[: len(set(styles))] if len(set(styles)) <= 8 else True,
         ax=ax,
         s=45,
         linewidth=0.3,

@@ -6,6 +6,7 @@ then to measure with the same prompt proves nothing.
 """
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -52,18 +53,22 @@ class Vocabulary:
     Parameters
     ----------
     classes, domains : sequence of str
-        Distinct names. An underscore stands for a space.
+        Names of distinct words: an underscore stands for a space, capitals and the number of blanks do not count.
 
     Raises
     ------
     ValueError
-        If a name is given twice or is no text, if there is no domain, and if there is only one class.
+        If a name is given twice, is blank or no text, if two names become the same words, if there is no domain, and if
+        there is only one class.
 
     Examples
     --------
     >>> import clipnull as cn
     >>> cn.Vocabulary(["cat", "dog"], ["photo", "line"]).shape
     (2, 2)
+    >>> cn.Vocabulary(["alarm clock", "alarm_clock"], ["photo"])
+    Traceback (most recent call last):
+    ValueError: classes: 'alarm clock' and 'alarm_clock' become the same words; expected each class once
     """
 
     classes: Sequence[str]
@@ -74,10 +79,32 @@ class Vocabulary:
             object.__setattr__(self, argument, distinct(argument, getattr(self, argument)))
         if len(self.classes) < 2:
             raise ValueError(f"classes: only {self.classes[0]!r} given; expected at least two to choose between")
+        for argument, kind, said in (("classes", "class", str), ("domains", "domain", phrase_of)):
+            known: dict[str, str] = {}
+            for name in getattr(self, argument):
+                other = known.setdefault(words(said(name)), name)
+                if other is not name:
+                    raise ValueError(
+                        f"{argument}: {other!r} and {name!r} become the same words; expected each {kind} once"
+                    )
 
     @property
     def shape(self) -> tuple[int, int]:
         return len(self.classes), len(self.domains)
+
+
+def words(name: str) -> str:
+    """What a text encoder reads of a name: two names of the same words are one and the same to it.
+
+    >>> words("Alarm_clock") == words("alarm  clock")
+    True
+    """
+    return " ".join(unicodedata.normalize("NFC", name).replace("_", " ").split()).casefold()
+
+
+def phrase_of(domain: str) -> str:
+    """What a domain is called in a prompt."""
+    return DOMAIN_PHRASES.get(domain, domain.replace("_", " "))
 
 
 def format_prompt(template: str, class_name: str, domain: str = "") -> str:
@@ -88,8 +115,7 @@ def format_prompt(template: str, class_name: str, domain: str = "") -> str:
     """
     noun = class_name.replace("_", " ")
     article = "an" if noun[:1].lower() in "aeiou" else "a"
-    phrase = DOMAIN_PHRASES.get(domain, domain.replace("_", " "))
-    text = template.format(a=f"{article} {noun}", n=noun, d=phrase)
+    text = template.format(a=f"{article} {noun}", n=noun, d=phrase_of(domain))
     return re.sub(r"\ba (?=[aeiou])", "an ", text)
 
 

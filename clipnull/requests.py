@@ -7,8 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .errors import distinct, names
+from .errors import brief, distinct, names
 from .prompts import Vocabulary
+
+MOST_NAMES, MOST_PARTS = 100_000, 1_000
+"""Of a request that is read from a file."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,8 @@ class Forget:
     Raises
     ------
     ValueError
-        If neither is given, if a list is empty or names something twice.
+        If neither is given, if a list is empty, names something twice or holds what is no name, and if `also` holds
+        what is no request.
 
     Examples
     --------
@@ -51,11 +55,17 @@ class Forget:
             values = getattr(self, argument)
             if values is not None:
                 object.__setattr__(self, argument, distinct(argument, values))
+        if not isinstance(self.also, tuple | list) or not all(isinstance(other, Forget) for other in self.also):
+            raise ValueError(f"also: {self.also!r} is not valid; expected a tuple of Forget, as `|` collects them")
+        flat = tuple(
+            part for other in self.also for part in (replace(other, also=()) if other.also else other, *other.also)
+        )
+        object.__setattr__(self, "also", flat)
 
     def __or__(self, other: "Forget") -> "Forget":
         if not isinstance(other, Forget):
             return NotImplemented
-        return replace(self, also=(*self.also, replace(other, also=()), *other.also))
+        return replace(self, also=(*self.also, other))
 
     @property
     def paradigm(self) -> str:
@@ -87,8 +97,25 @@ class Forget:
 
     @classmethod
     def from_dict(cls, request: Any) -> "Forget":
-        """The request that `as_dict` wrote. Raises KeyError or TypeError for what is none."""
-        return cls(request["classes"], request["domains"], tuple(map(cls.from_dict, request.get("also", ()))))
+        """The request that `as_dict` wrote. All it holds is checked: raises ValueError for what is none."""
+        if not isinstance(request, dict) or not {"classes", "domains"} <= set(request) <= {
+            "classes",
+            "domains",
+            "also",
+        }:
+            raise ValueError(
+                f"request: {brief(request)}; expected classes, domains and also, as Forget.as_dict gives them"
+            )
+        for argument in ("classes", "domains"):
+            values = request[argument]
+            if values is not None and (not isinstance(values, list) or len(values) > MOST_NAMES):
+                raise ValueError(f"{argument}: {brief(values)}; expected None or a list of at most {MOST_NAMES} names")
+        also = request.get("also", [])
+        if not isinstance(also, list) or len(also) > MOST_PARTS:
+            raise ValueError(f"also: {brief(also)}; expected a list of at most {MOST_PARTS} requests")
+        if any(isinstance(other, dict) and other.get("also") for other in also):
+            raise ValueError("also: a request in it has further ones; expected a flat list, as Forget.as_dict gives it")
+        return cls(request["classes"], request["domains"], tuple(map(cls.from_dict, also)))
 
     def __str__(self) -> str:
         what = ", ".join(self.classes) if self.classes else "everything"

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import torch.nn.functional as F
 
-from .edit import Edit
+from .edit import Edit, history
 from .errors import one_of
 from .methods import METHODS, solve
 from .methods.cells import Cells
@@ -75,7 +75,7 @@ def unlearn(
     Parameters
     ----------
     clip : Clip
-        For an edited one, the edit is made to come after those it has.
+        For an edited one, the edit is made to come after those it has, and no other model takes it.
     request : Forget
         Of names in `vocabulary`.
     vocabulary : Vocabulary
@@ -114,4 +114,4 @@ def unlearn(
     mask = request.mask(vocabulary)
     one_of("method", method, METHODS)
     edit = solve(embed_vocabulary(clip, vocabulary, prototypes), mask, method, **settings)
-    return replace(edit, request=request, fingerprint=clip.fingerprint, model=clip.name)
+    return replace(edit, request=request, fingerprint=clip.fingerprint, model=clip.name, after=history(clip.edits))

@@ -2,8 +2,10 @@
 
 import json
 import os
+import struct
 import subprocess
 import sys
+import zlib
 
 import torch
 import torch.nn.functional as F
@@ -112,3 +114,12 @@ def stock(code: str, *arguments: object) -> torch.Tensor:
         "import open_clip, torch\nargs = sys.argv[1:]\npixels = torch.load(args[0])\n"
     )
     return torch.tensor(json.loads(python(head + code + "\nimport json; print(json.dumps(out.tolist()))", *arguments)))
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that says it has so many pixels, and has none."""
+    chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    data = b"IDAT" + zlib.compress(b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in (chunk, data, b"IEND")
+    )

@@ -1,7 +1,10 @@
 """The card of an edit: what it says is what was measured, and what it says to run runs."""
 
+import html
 import json
 import re
+import threading
+import time
 from dataclasses import replace
 from functools import reduce
 
@@ -14,6 +17,7 @@ import clipnull as cn
 from clipnull import cards
 from clipnull.auditing import Probe, features_before_projection, linear_probe
 from clipnull.cards import card
+from clipnull.edit import history
 from clipnull.evaluate import macro
 from clipnull.prompts import PROMPTS
 
@@ -180,3 +184,122 @@ def test_no_path_of_the_machine_is_told(tmp_path):
     weights.touch()
     assert cards._public(str(weights)) == "mine.pt" and cards._public(f"local-dir:{tmp_path}/model") == "model"
     assert [cards._public(n) for n in ("ViT-B-16", "openai", "hf-hub:a/b")] == ["ViT-B-16", "openai", "hf-hub:a/b"]
+
+
+# --- names of anybody
+
+ODD = [
+    "a|b", "`code`", "```", "<b>bold</b>", "<script>alert(1)</script>", "two\nlines", "# head", "*star*", "_under_",
+    "[link](http://x)", "![i](http://x/y.png)", "$x$", "a&amp;b", "🐶", "x" * 250, "alarm_clock", "\\|", "--- |",
+    "~~s~~",
+]  # fmt: skip
+
+
+def rendered(text):
+    """The HTML that a reader of Markdown with tables makes of a card without its head."""
+    from markdown_it import MarkdownIt
+
+    return MarkdownIt("gfm-like", {"html": True, "linkify": False}).render(text.split("\n---\n", 1)[1])
+
+
+def shown(markup):
+    return html.unescape(re.sub("<[^>]*>", "", markup))
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_a_name_is_shown_as_it_is_and_is_no_markup(name):
+    from markdown_it import MarkdownIt
+
+    page = MarkdownIt("gfm-like", {"html": True, "linkify": False})
+    told = page.render(f"# Forget {cards._text(name)}\n\n| a | b |\n|---|---|\n| {cards._text(name)}, x | 3 |\n")
+    tags = re.findall("<[^>]*>", told)
+    assert set(tags) <= {f"<{s}{t}>" for s in ("", "/") for t in ("h1", "table", "thead", "tbody", "tr", "th", "td")}, (
+        told
+    )
+    line = " ".join(name.split())
+    assert shown(re.search("<h1>(.*)</h1>", told).group(1)) == f"Forget {line}"
+    assert [shown(cell) for cell in re.findall("<td>(.*?)</td>", told)] == [f"{line}, x", "3"]
+    quoted = page.render(f"Method {cards._code(name)} of")
+    assert set(re.findall("<[^>]*>", quoted)) == {"<p>", "</p>", "<code>", "</code>"}
+    assert shown(quoted).replace("‹", "<").replace("›", ">").strip() == f"Method {line} of"
+    assert json.loads(cards._json(name)) == yaml.safe_load(cards._json(name)) == name
+    assert "\n" not in cards._json(name) and not set("<>&`") & set(cards._json(name))
+    assert eval(cards._json(name)) == name  # and as Python
+
+
+def test_a_card_of_odd_names_holds_no_markup_of_theirs(make, selective, clip, corner, quick, text):
+    names = dict(zip(corner.vocabulary.classes, ["<b>|`x`\nbird", "![c](http://x)", "$a$ <script>"], strict=True))
+    other = cn.Vocabulary([names[c] for c in corner.vocabulary.classes], ["fl|at", "<i>line</i>", "photo\n# head"])
+    odd = replace(corner, vocabulary=other)
+    edit = replace(
+        selective,
+        request=cn.Forget([other.classes[2]], [other.domains[0]]),
+        settings={"a|`<b>": "<i>\n# x"},
+        method="`<b>",
+    )
+    told = card(edit, clip, odd)
+    assert not re.search("<(b|i|script|img)>", told) and "\n# x" not in told and "\n# head" not in told
+    page = rendered(told)
+    plain = set(re.findall("<[a-z0-9]+", rendered(text)))
+    assert set(re.findall("<[a-z0-9]+", page)) <= plain
+    assert len(re.findall("<h[12]>", page)) == len(re.findall("<h[12]>", rendered(text)))
+    assert json.loads(re.search(r"```json\n(.*)\n", told).group(1)) == edit.request.as_dict()
+    for row in table(told, "Whom it hurts"):
+        assert len(re.split(r"(?<!\\)[|]", " | ".join(row))) == len(row)
+
+
+def test_a_request_that_is_none_is_refused(selective, clip, corner):
+    for request in ({"classes": [3], "domains": None}, ["dog"], "dog", {"classes": ["dog"]}):
+        with pytest.raises(ValueError, match="edit: its request is .*; expected a Forget"):
+            card(replace(selective, request=request), clip, corner)
+
+
+def test_an_edit_made_on_an_edited_model_says_so(make, clip, corner, quick):
+    first = make(cn.Forget(["bird"], ["line"]))
+    edited = first.apply(clip)
+    second = replace(make(cn.Forget(["person"], ["flat"])), after=history(edited.edits))
+    told = card(second, edited, corner)
+    assert "the edits that this one was made after" in told and "made after" not in card(first, clip, corner)
+    with pytest.raises(ValueError, match="expected the edited model it was made on"):
+        card(second, clip, corner)
+
+
+def test_two_releases_into_one_folder_do_not_mix(make, clip, corner, quick, tmp_path):
+    """The patch is that of the card, whoever comes last."""
+    edits = [make(cn.Forget([name], ["flat"])) for name in ("person", "bird")]
+    texts = {card(edit, clip, corner): edit for edit in edits}
+    assert len(texts) == 2
+    folder, failed = tmp_path / "patch", []
+    monitor = cards.write_text
+
+    def slow(path, text):
+        time.sleep(0.05 * (edits[0] is texts[text]))
+        return monitor(path, text)
+
+    def release(edit):
+        try:
+            cn.release(folder, edit, clip, corner)
+        except BaseException as error:
+            failed.append(error)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cards, "write_text", slow)
+        patch.setattr(cards, "card", lambda edit, *_: next(t for t, e in texts.items() if e is edit))
+        threads = [threading.Thread(target=release, args=(edit,)) for edit in edits]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert not failed and sorted(p.name for p in folder.iterdir()) == ["README.md", "edit.safetensors"]
+    edit = texts[(folder / "README.md").read_text(encoding="utf-8")]
+    assert cn.Edit.load(folder / "edit.safetensors").same(edit)
+
+
+def test_broken_pictures_are_told_and_count_for_nothing(clip, corner, tmp_path):
+    broken = tmp_path / "broken.webp"
+    broken.write_bytes(corner.files[0].read_bytes()[:200])
+    edit = cn.unlearn(clip, cn.Forget(["bird"]), corner.vocabulary, "oblique", prototypes=False)
+    keep = torch.arange(len(corner)) > 0
+    hurt = replace(corner, files=(broken, *corner.files[1:]))
+    with pytest.warns(UserWarning, match="1 of .* pictures are broken.*broken.webp"):
+        assert card(edit, clip, hurt) == card(edit, clip, corner.where(keep))

@@ -6,7 +6,20 @@ import sys
 import pytest
 
 from clipnull import errors
-from clipnull.errors import at_least, distinct, expect, import_extra, names, near, one_of, shorten, within
+from clipnull.errors import (
+    at_least,
+    brief,
+    distinct,
+    expect,
+    import_extra,
+    names,
+    near,
+    one_line,
+    one_of,
+    printable,
+    shorten,
+    within,
+)
 
 
 def test_near_matches_come_best_first_and_know_capitals():
@@ -42,6 +55,16 @@ def test_one_of_gives_what_is_known():
             "classes: 'a' given twice; expected each name once",
         ),
         (lambda: distinct("classes", [None]), "classes: None is no name; expected text, such as 'dog'"),
+        (lambda: distinct("classes", [""]), "classes: '' is blank; expected a name, such as 'dog'"),
+        (lambda: distinct("classes", ["dog", " _\n"]), "classes: ' _\\n' is blank; expected a name, such as 'dog'"),
+        (
+            lambda: distinct("classes", ["\x1b[31mdog"]),
+            "classes: '\\x1b[31mdog' holds characters that are none to read; expected a name as printed",
+        ),
+        (
+            lambda: distinct("classes", ["\udc80"]),
+            "classes: '\\udc80' holds characters that are none to read; expected a name as printed",
+        ),
         (lambda: within("alpha", 2, 0, 1), "alpha: 2 is out of range; expected a number in [0, 1]"),
         (lambda: within("alpha", "1", 0, 1), "alpha: '1' is out of range; expected a number in [0, 1]"),
         (lambda: within("alpha", True, 0, 1), "alpha: True is out of range; expected a number in [0, 1]"),
@@ -77,6 +100,20 @@ def test_long_lists_are_shortened():
     assert shorten(range(20), most=3) == "0, 1, 2, ... (20 in all)"
 
 
+def test_long_values_are_cut():
+    assert brief("dog") == "'dog'" and brief("x" * 100) == f"'{'x' * 59}... (102 characters)"
+
+
+@pytest.mark.parametrize("name", ["two\nlines", "a\tb", "🐶", "👩‍🚀", "x" * 250, "ünï", "$x$", "<b>|`", " a "])
+def test_odd_names_are_names(name):
+    assert printable(name) and distinct("classes", [name]) == (name,)
+
+
+def test_many_names_are_quick_to_check():
+    many = [f"name {i}" for i in range(50_000)]  # the square of that would not end
+    assert len(distinct("classes", many)) == 50_000
+
+
 def test_an_optional_package_that_is_there_comes_back():
     assert import_extra("json.decoder", "course") is sys.modules["json.decoder"]
 
@@ -106,8 +143,15 @@ def test_what_an_installed_package_lacks_is_told_by_its_own_name(tmp_path, monke
         import_extra("half_there", "course")
 
 
+def test_many_lines_are_told_in_one_with_the_last():
+    assert one_line(ValueError("bad:\n\tx  y\n\n")) == "bad: x y"
+    assert one_line("a" * 300 + "\nb\nthe reason") == "a" * 200 + " ... the reason"
+    assert one_line("") == "" and one_line("a" * 9, most=3) == "aaa ..."
+
+
 def test_every_function_is_tested_here():
     public = {name for name, value in vars(errors).items() if getattr(value, "__module__", "") == errors.__name__}
     assert public == {
-        "at_least", "distinct", "expect", "import_extra", "names", "near", "one_of", "shorten", "within",
+        "at_least", "brief", "distinct", "expect", "import_extra", "names", "near", "one_line", "one_of", "printable",
+        "shorten", "within",
     }  # fmt: skip

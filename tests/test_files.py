@@ -1,8 +1,13 @@
 """Data and caches are where they should be; files appear whole or not at all."""
 
+import errno
 import os
+import stat
 import subprocess
 import sys
+import tempfile
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -104,3 +109,80 @@ def test_tests_leave_the_home_folder_alone(tmp_path):
 
 def test_the_test_cache_is_inside_the_clone():
     assert CACHE.relative_to(ROOT).parts[0] == "build" and os.environ["CLIPNULL_CACHE"] == str(CACHE)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="permissions of POSIX")
+@pytest.mark.parametrize("mask", [0o022, 0o027, 0o077, 0o002])
+def test_a_file_gets_the_permissions_of_any_new_file(mask, tmp_path):
+    before = os.umask(mask)
+    try:
+        with files.written(tmp_path / "private") as temporary:
+            os.close(tempfile.mkstemp(dir=tmp_path, prefix=temporary.name)[0])
+            next(p for p in tmp_path.iterdir() if p.name.startswith(temporary.name)).rename(temporary)  # of 0600
+        files.write_text(tmp_path / "text", "a")
+    finally:
+        os.umask(before)
+    assert {stat.S_IMODE(p.stat().st_mode) for p in tmp_path.iterdir()} == {0o666 & ~mask}
+
+
+def test_the_name_of_a_file_may_be_as_long_as_the_system_lets(tmp_path):
+    path = tmp_path / ("x" * 255)
+    assert files.write_text(path, "a").read_text() == "a" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("failing", ["write", "replace"])
+def test_a_full_disk_leaves_nothing_and_the_next_time_goes_well(failing, tmp_path, monkeypatch):
+    path = files.write_text(tmp_path / "a.txt", "old")
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        if failing == "replace":
+            patch.setattr(os, "replace", full)
+        with pytest.raises(OSError, match="No space left"), files.written(path) as temporary:
+            temporary.write_text("half")
+            if failing == "write":
+                full()
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+    assert files.write_text(path, "new").read_text() == "new"
+
+
+def test_two_writers_of_one_path_do_not_mix(tmp_path):
+    path, texts = tmp_path / "a.txt", [letter * 50_000 for letter in "abcd"]
+    files.write_text(path, texts[0])
+    failed = []
+
+    def write(text):
+        try:
+            for _ in range(20):
+                files.write_text(path, text)
+                assert path.read_text() in texts
+        except BaseException as error:
+            failed.append(error)
+
+    writers = [threading.Thread(target=write, args=(text,)) for text in texts]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert not failed and path.read_text() in texts and list(tmp_path.iterdir()) == [path]
+
+
+def test_only_one_is_alone_in_a_folder(tmp_path):
+    inside, most = [], []
+
+    def enter():
+        for _ in range(5):
+            with files.alone(tmp_path):
+                inside.append(1)
+                most.append(len(inside))
+                time.sleep(0.001)
+                inside.pop()
+
+    threads = [threading.Thread(target=enter) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert max(most) == 1 and len(most) == 20 and not list(tmp_path.iterdir())

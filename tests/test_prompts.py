@@ -75,8 +75,38 @@ def test_prompt_sets_are_validated(clip):
         (("dog", "cat"), (), "domains: the list is empty"),
         (("dog", "cat"), "photo", "domains: 'photo' is not a list of names"),
         (("dog", 3), ("photo",), "classes: 3 is no name; expected text"),
+        (("dog", ""), ("photo",), "classes: '' is blank"),
+        (("dog", "cat"), (" ",), "domains: ' ' is blank"),
+        (("alarm clock", "alarm_clock"), ("photo",), "classes: 'alarm clock' and 'alarm_clock' become the same words"),
+        (("Dog", "dog"), ("photo",), "classes: 'Dog' and 'dog' become the same words; expected each class once"),
+        (("a  b", "c", " a b"), ("photo",), "classes: 'a  b' and ' a b' become the same words"),
+        (("a\nb", "a b"), ("photo",), "become the same words"),
+        (("caf\u00e9", "cafe\u0301"), ("photo",), "become the same words"),  # composed or not
+        (("dog", "cat"), ("photo", "real"), "domains: 'photo' and 'real' become the same words; expected each domain"),
+        (("dog", "cat"), ("Clipart", "clipart"), "domains: 'Clipart' and 'clipart' become the same words"),
+        (("dog", "cat"), ("photo\x00", "line"), "domains: 'photo.x00' holds characters that are none to read"),
     ],
 )
 def test_bad_vocabularies_are_refused(classes, domains, message):
     with pytest.raises(ValueError, match=message):
         cn.Vocabulary(classes, domains)
+
+
+@pytest.mark.parametrize("name", ["two\nlines", "🐶", "x" * 250, "a{b}c", "{a}", "%s", 'q"uote'])
+def test_odd_names_are_embedded(clip, name):
+    texts = embed_cells(clip, cn.Vocabulary([name, "cat"], ["photo", name]))
+    assert torch.isfinite(texts).all() and texts.shape == (2, 2, clip.width)
+
+
+@pytest.mark.parametrize(
+    "domains",
+    [
+        ["art_painting", "cartoon", "photo", "sketch"],
+        ["Art", "Clipart", "Product", "Real World"],
+        ["clipart", "infograph", "painting", "quickdraw", "real", "sketch"],
+        ["cartoon", "flat", "line", "photo", "shaded", "silhouette", "3d", "pixel"],
+    ],
+    ids=["PACS", "Office-Home", "DomainNet", "miniworld"],
+)
+def test_domains_of_known_data_sets_are_of_different_words(domains):
+    assert cn.Vocabulary(["cat", "dog"], domains).domains == tuple(domains)

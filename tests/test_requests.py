@@ -78,8 +78,52 @@ def test_a_union_forgets_what_any_of_its_requests_names(asked):
         (dict(domains=["lines"]), "domains: 'lines' is not known; did you mean 'line'"),
         (dict(classes=["cat", "dog", "fish"]), "request: all 6 cells"),
         (dict(domains=["photo", "line"]), "request: all 6 cells"),
+        (dict(classes=[3]), "classes: 3 is no name; expected text"),
+        (dict(classes=[""]), "classes: '' is blank; expected a name"),
+        (dict(domains=[" "]), "domains: ' ' is blank; expected a name"),
+        (dict(classes=["dog"], also=(3,)), r"also: \(3,\) is not valid; expected a tuple of Forget"),
+        (dict(classes=["dog"], also="cat"), "also: 'cat' is not valid; expected a tuple of Forget"),
     ],
 )
 def test_bad_requests_are_refused(request_, message):
     with pytest.raises(ValueError, match=message):
         cn.Forget(**request_).mask(VOCABULARY)
+
+
+def test_requests_inside_requests_are_told_too():
+    inner = cn.Forget(["cat"], also=(cn.Forget(["fish"], ["photo"]),))
+    outer = cn.Forget(["dog"], ["line"], (inner,))
+    assert outer == cn.Forget(["dog"], ["line"]) | cn.Forget(["cat"]) | cn.Forget(["fish"], ["photo"])
+    assert outer.mask(VOCABULARY).sum() == 4 and cn.Forget.from_dict(outer.as_dict()) == outer
+
+
+DOG = {"classes": ["dog"], "domains": None, "also": []}
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        (None, "request: None; expected classes, domains and also"),
+        ([], r"request: \[\]; expected classes"),
+        ("dog", "request: 'dog'; expected classes"),
+        ({"classes": ["dog"]}, "expected classes, domains and also"),
+        (DOG | {"more": 1}, "expected classes, domains and also"),
+        (DOG | {"classes": "dog"}, "classes: 'dog'; expected None or a list"),
+        (DOG | {"classes": {"dog": 1}}, "classes: {'dog': 1}; expected None or a list"),
+        (DOG | {"classes": 3}, "classes: 3; expected None or a list"),
+        (DOG | {"classes": [3]}, "classes: 3 is no name"),
+        (DOG | {"classes": [["dog"]]}, r"classes: \['dog'\] is no name"),
+        (DOG | {"classes": None}, "neither is given"),
+        (DOG | {"classes": []}, "the list is empty"),
+        (DOG | {"classes": ["dog"] * 100_001}, "a list of at most 100000 names"),
+        (DOG | {"domains": False}, "domains: False; expected None or a list"),
+        (DOG | {"also": None}, "also: None; expected a list"),
+        (DOG | {"also": {}}, "also: {}; expected a list"),
+        (DOG | {"also": ["dog"]}, "request: 'dog'; expected"),
+        (DOG | {"also": [DOG] * 1_001}, "at most 1000 requests"),
+        (DOG | {"also": [DOG | {"also": [DOG]}]}, "also: a request in it has further ones"),
+    ],
+)
+def test_what_is_no_request_is_refused(told, message):
+    with pytest.raises(ValueError, match=message):
+        cn.Forget.from_dict(told)
