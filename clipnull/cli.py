@@ -18,45 +18,14 @@ each, with 1. What a command needs is imported when it runs.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
-import signal
 import sys
-import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
 
-from .errors import names, near, one_of
-
-
-class Parser(argparse.ArgumentParser):
-    """Tells an error in one line, with near matches for an unknown command, option or choice."""
-
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
-        self.allow_abbrev = False  # else a shortened option is taken, where a longer one may have been meant
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"clipnull: {' '.join(message.split())}\n")
-
-    def _check_value(self, action: argparse.Action, value: Any) -> None:
-        if action.choices is not None:
-            try:
-                one_of(action.dest, value, action.choices)
-            except ValueError as error:
-                raise argparse.ArgumentError(None, str(error)) from None
-
-    def unknown(self, arguments: Sequence[str]) -> NoReturn:
-        """The error for `arguments` that nothing takes."""
-        known = [o for action in self._actions for o in action.option_strings if o.startswith("--") or o == "-p"]
-        for argument in arguments:
-            if argument.startswith("-"):
-                found = near(argument.partition("=")[0], known)
-                hint = f"did you mean {' or '.join(found)}?" if found else f"expected one of {', '.join(known)}"
-                self.error(f"{self.prog.rpartition(' ')[2]}: {argument} is not an option; {hint}")
-        self.error(f"{self.prog.rpartition(' ')[2]}: {' '.join(arguments)}: not expected here; see {self.prog} --help")
+from .console import Parser, terminable, write_anything
+from .errors import names, one_of
 
 
 def parser() -> tuple[Parser, Mapping[str, Parser]]:
@@ -96,6 +65,7 @@ def parser() -> tuple[Parser, Mapping[str, Parser]]:
     seeds.add_argument("--times", type=float, default=4, help="atol in standard deviations [4]")
     one.add_argument("path", type=Path)
     one.add_argument("out", type=Path)
+    one.add_argument("--runner", type=int, help=argparse.SUPPRESS)  # the process without which it has no purpose
     for command in (run, one):
         command.add_argument("-p", dest="parameters", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
     commands.choices["goldens"].add_argument("metrics", type=Path, help="such as build/metrics.json")
@@ -120,6 +90,7 @@ def parser() -> tuple[Parser, Mapping[str, Parser]]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
+    write_anything()
     top, commands = parser()
     args, rest = top.parse_known_args(arguments)
     if rest:
@@ -132,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.command is None:
         top.error(f"no command given; expected one of {', '.join(commands)}")
     try:
-        with _terminable():
+        with terminable():
             return globals()[f"_{args.command}"](args)
     except (ValueError, OSError, ImportError) as error:
         told = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
@@ -144,19 +115,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
-
-
-@contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """SIGTERM ends the program as an exception, so that `finally` runs and no kernel stays behind."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 # --- one function a command --------------------------------------------------------------------------------------
@@ -250,9 +208,10 @@ def _book(args: argparse.Namespace) -> int:
 
 def _execute(args: argparse.Namespace) -> int:
     from .course.notebooks import to_html
-    from .course.run import execute
+    from .course.run import ended_with, execute
 
-    to_html(execute(args.path, args.out, dict(args.parameters)))
+    with ended_with(args.runner):
+        to_html(execute(args.path, args.out, dict(args.parameters)))
     return 0
 
 

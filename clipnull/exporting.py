@@ -2,6 +2,8 @@
 
 import copy
 import json
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .applying import takes_bias
-from .files import write_text, written
+from .files import alone, write_text, written
 from .models import Clip, find_projection, open_clip, quiet, source_of, state, uncompiled
 
 
@@ -67,13 +69,24 @@ def fuse(clip: Clip, folder: str | Path) -> Path:
         config["vision_cfg"] |= {"timm_proj_bias": True} if projection.bias is not None else {}
         config["vision_cfg"] |= {"timm_proj": "linear"} if projection.module == "visual.head.proj" else {}
     folder.mkdir(parents=True, exist_ok=True)
-    if hasattr(clip.tokenizer, "save_pretrained"):
-        clip.tokenizer.save_pretrained(folder)
-    with written(folder / "open_clip_model.safetensors") as temporary:
-        save_file(unshared(state(clip.model)), temporary, {"format": "pt"})
-    content = {"model_cfg": config, "preprocess_cfg": clip.model.visual.preprocess_cfg}
-    write_text(folder / "open_clip_config.json", json.dumps(content, indent=2) + "\n")
+    with alone(folder):
+        if hasattr(clip.tokenizer, "save_pretrained"):
+            _save_tokenizer(clip.tokenizer, folder)
+        with written(folder / "open_clip_model.safetensors") as temporary:
+            save_file(unshared(state(clip.model)), temporary, {"format": "pt"})
+        content = {"model_cfg": config, "preprocess_cfg": clip.model.visual.preprocess_cfg}
+        write_text(folder / "open_clip_config.json", json.dumps(content, indent=2) + "\n")
     return folder
+
+
+def _save_tokenizer(tokenizer: Any, folder: Path) -> None:
+    """Its files in `folder`, each whole; transformers would write into what a link of such a name leads to."""
+    with tempfile.TemporaryDirectory() as apart:
+        tokenizer.save_pretrained(apart)
+        for file in sorted(Path(apart).iterdir()):
+            if file.is_file():
+                with written(folder / file.name) as temporary:
+                    shutil.copyfile(file, temporary)
 
 
 def unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -7,8 +7,10 @@ space it shares with texts. Every edit of clipnull acts on z, that is on W.
 import contextlib
 import hashlib
 import logging
+import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,8 +21,11 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from .errors import at_least, one_of, shorten
-from .files import data_folder
+from . import sources
+from .errors import at_least, one_line, one_of, shorten
+from .projections import Projection as Projection
+from .projections import find_projection
+from .projections import uncompiled as uncompiled
 
 with warnings.catch_warnings():
     warnings.filterwarnings("ignore", message="IProgress not found")  # of tqdm, which open_clip brings
@@ -128,58 +133,6 @@ def state(model: nn.Module) -> dict[str, Tensor]:
     return {key.replace("_orig_mod.", ""): value.detach() for key, value in model.state_dict().items()}
 
 
-def uncompiled(module: Any) -> Any:
-    """The module that `torch.compile` wraps; `module` itself if it does not."""
-    return getattr(module, "_orig_mod", module)
-
-
-@dataclass(frozen=True)
-class Projection:
-    """The last linear map of the image tower, z = f W (+ bias)."""
-
-    module: str  # name of the module that holds it, "visual" or "visual.head.proj"
-    weight: Tensor | None  # (D, d), or (d, D) if transposed; None: not there, but has a place
-    bias: Tensor | None  # (d,)
-    transposed: bool  # True for nn.Linear, whose weight is (d, D)
-    width: int  # d
-
-
-LINEAR_HEADS = (
-    "visual.attnpool.c_proj",
-    "visual.head.proj",
-    "visual.head.mlp.fc2",
-    "visual.trunk.head.fc",
-    "visual.trunk.head",
-)
-
-
-def find_projection(model: Any) -> Projection:
-    """Where `model` keeps its image projection (open_clip 3.3: ViT, ResNet, timm towers).
-
-    SigLIP's towers end in an attention pool without one. open_clip's own place for it is `visual.head.proj`: that is
-    the answer, with `weight` None, and an edit puts one there.
-
-    Raises ValueError for towers that do not end in a linear map.
-    """
-    visual = getattr(model, "visual", model)
-    proj = getattr(visual, "proj", None)
-    if isinstance(proj, nn.Parameter):
-        return Projection("visual", proj, None, False, proj.shape[1])
-    for name in LINEAR_HEADS:
-        try:
-            module = model.get_submodule(name)
-        except AttributeError:
-            continue
-        if isinstance(module, nn.Linear):
-            return Projection(name, module.weight, module.bias, True, module.out_features)
-    if isinstance(getattr(visual, "head", None), nn.Sequential) and not len(visual.head):
-        return Projection("visual.head.proj", None, None, True, visual.trunk.num_features)
-    raise ValueError(
-        f"model: its image tower ({type(visual).__name__}) does not end in a linear projection; looked "
-        f"for visual.proj, {', '.join(LINEAR_HEADS)}"
-    )
-
-
 def load(name: str = "miniclip", pretrained: str | None = None, device: str | None = None) -> Clip:
     """A CLIP to edit: the embedded miniclip, or any open_clip architecture and tag.
 
@@ -201,7 +154,10 @@ def load(name: str = "miniclip", pretrained: str | None = None, device: str | No
     Raises
     ------
     ValueError
-        For an unknown name or tag, with near ones, and for weights that do not fit the architecture.
+        For an unknown name or tag, with near ones; for weights that are missing, damaged or do not fit the
+        architecture; and for a folder or repository whose files would run code (`clipnull.sources`).
+    OSError
+        If the hub cannot be reached.
 
     Examples
     --------
@@ -213,47 +169,98 @@ def load(name: str = "miniclip", pretrained: str | None = None, device: str | No
     ValueError: name: 'ViT-B-23' is not known; did you mean 'ViT-B-32' or 'ViT-S-32' or 'ViT-M-32'?
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    source = source_of(name)
-    if name == "miniclip":
+    source, settings = source_of(name), {}
+    if ":" in source:
         if pretrained is not None:
-            raise ValueError(f"pretrained: {pretrained!r} given for miniclip, which brings its own; expected None")
-    elif ":" not in name:
+            raise ValueError(f"pretrained: {pretrained!r} given for {name}, which brings its own; expected None")
+        if sources.validate_source(source):
+            settings["trust_remote_code"] = False
+        folder = source.removeprefix("local-dir:")
+        file = sources.weights_in(Path(folder)) if folder != source else None
+    else:
         tags = open_clip.list_pretrained_tags_by_model(name)
-        if pretrained is not None and pretrained not in tags and not Path(pretrained).is_file():
+        file = Path(pretrained) if pretrained is not None and pretrained not in tags else None
+        if file is not None and not file.is_file():
             one_of("pretrained", pretrained, tags or ["None (this architecture has no published weights)"])
+    argument, told = ("name", source) if ":" in source else ("pretrained", str(pretrained))
+    if file is not None:
+        sources.validate_checkpoint(argument, file)
+    _validate_device(device)
+    wanted = {"weights_only": True, "require_pretrained": ":" in source or pretrained is not None}
     try:
         with quiet():
-            created: Any = open_clip.create_model_and_transforms(source, pretrained, device=device)
-            tokenizer = open_clip.get_tokenizer(source)
-    except RuntimeError as error:
-        if "state_dict" not in str(error):
+            created: Any = open_clip.create_model_and_transforms(source, pretrained, device=device, **wanted)
+            tokenizer = open_clip.get_tokenizer(source, **settings)
+    except (ImportError, MemoryError, torch.cuda.OutOfMemoryError):
+        raise
+    except Exception as error:
+        if isinstance(error, RuntimeError) and "state_dict" in str(error):
+            keys = [one_line(line, 120) for line in str(error).splitlines()[1:3]]
+            raise ValueError(
+                f"pretrained: the weights {pretrained or source!r} do not match the architecture {name!r}: "
+                f"{shorten(keys)}"
+            ) from error
+        if file is None and "hf-hub:" not in source:  # no file of others, so that nothing is known of the fault
             raise
-        keys = [line.strip() for line in str(error).splitlines()[1:3]]
         raise ValueError(
-            f"pretrained: the weights {pretrained or source!r} do not match the architecture {name!r}: {shorten(keys)}"
+            f"{argument}: {told!r} cannot be loaded ({type(error).__name__}: {one_line(error)}); expected a "
+            "configuration and weights of open_clip that belong together"
         ) from error
     model, _, preprocess = created
+    for key, value in model.named_parameters() if file is not None else ():
+        if not value.isfinite().all():
+            raise ValueError(f"{argument}: {str(file)!r} holds NaN or infinity in {key}; expected finite weights")
     model.eval().requires_grad_(False)
     return Clip(model, preprocess, tokenizer, name, pretrained)
 
 
+def _validate_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = one_line(str(error).partition("\n")[0])
+        raise ValueError(f"device: {device!r} cannot be used ({reason}); expected such as 'cpu' or 'cuda'") from error
+
+
 def source_of(name: str) -> str:
     """What open_clip calls the model `name`."""
-    if name == "miniclip":
-        return f"local-dir:{data_folder(name)}"
-    if isinstance(name, str) and name.startswith(("hf-hub:", "local-dir:")):
-        return name
-    return one_of("name", name, ["miniclip", *open_clip.list_models()])
+    return sources.source_of(name, open_clip.list_models())
+
+
+class _Quiet(logging.Filter):
+    """Keeps from the root logger, to which open_clip speaks, what threads `inside` say below an error."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock, self.inside, self.handler = threading.Lock(), Counter(), logging.lastResort or logging.NullHandler()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.levelno >= logging.ERROR or not self.inside[record.thread]
+
+
+_QUIET = _Quiet()
 
 
 @contextlib.contextmanager
-def quiet():
-    """open_clip reports each step of loading, and that `None` means untrained weights; the caller knows."""
-    level = logging.root.level
-    logging.root.setLevel(logging.ERROR)
+def quiet() -> Iterator[None]:
+    """In this thread, open_clip does not report each step of loading, and that `None` means untrained weights.
+
+    Nothing of the root logger is changed in the end: open_clip would give it a handler where it has none, and then
+    `logging.basicConfig` of a program would do nothing.
+    """
+    thread, root = threading.get_ident(), logging.root
+    with _QUIET.lock:
+        if not _QUIET.inside.total():
+            root.addFilter(_QUIET)
+            if not root.handlers:
+                root.addHandler(_QUIET.handler)  # which says what Python says without any
+        _QUIET.inside[thread] += 1
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
-            yield
+        yield
     finally:
-        logging.root.setLevel(level)
+        with _QUIET.lock:
+            _QUIET.inside[thread] -= 1
+            _QUIET.inside = +_QUIET.inside  # without threads that have left
+            if not _QUIET.inside:
+                root.removeFilter(_QUIET)
+                root.removeHandler(_QUIET.handler)

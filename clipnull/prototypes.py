@@ -241,9 +241,11 @@ def _stored(path: Path, clip: Clip, vocabulary: Vocabulary) -> dict[str, Tensor]
         "embeddings": torch.zeros(*shape, clip.width),
         "mask": torch.zeros(shape, dtype=torch.bool),
     }
-    if not path.is_file():
+    if not os.path.lexists(path):
         return empty
     try:
+        if not path.is_file():  # a pipe would be waited for, a link to itself is never read
+            raise ValueError("no file")
         found = load_file(path)
         form = {name: (value.shape, value.dtype) for name, value in found.items()}
         if form != {name: (value.shape, value.dtype) for name, value in empty.items()}:

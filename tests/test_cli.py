@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import signal
 import subprocess
 import sys
@@ -93,6 +94,57 @@ def test_errors_end_with_their_status(monkeypatch, capsys, error, status, line):
     out, err = capsys.readouterr()
     assert out == "" and err.startswith(line) and len(err.splitlines()) == len(line.splitlines())
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no SIGHUP on this system")
+@pytest.mark.parametrize("number", [signal.SIGTERM, getattr(signal, "SIGHUP", None)])
+def test_a_signal_ends_the_program_as_an_exception_and_a_second_one_does_not_disturb(monkeypatch, number):
+    cleaned = []
+
+    def work(_):
+        try:
+            signal.raise_signal(number)
+            pytest.fail("the program went on")
+        finally:
+            for again in (signal.SIGTERM, signal.SIGHUP):
+                signal.raise_signal(again)
+            cleaned.append(True)
+
+    monkeypatch.setattr(cli, "_course", work)
+    before = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGHUP)]
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["course", "x"])
+    assert ended.value.code == 128 + number and cleaned
+    assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGHUP)] == before
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no SIGHUP on this system")
+def test_a_program_that_was_told_to_outlive_its_terminal_does(monkeypatch):
+    monkeypatch.setattr(cli, "_course", lambda _: signal.raise_signal(signal.SIGHUP) or 0)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        assert cli.main(["course", "x"]) == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("what", ["table", "error"])
+def test_nothing_is_lost_where_the_terminal_lacks_a_character(what):
+    """A bench of minutes ends with a table, which has other signs than ASCII knows, and names of other alphabets."""
+    program = (
+        "import sys\nfrom clipnull import cli\n"
+        "def work(args):\n"
+        "    if args.name == 'error': raise ValueError('donn\\xe9es: nothing there \\udcff')\n"
+        "    print('\\u03b1 \\xb1 \\u03b2: \\u72d7'); return 0\n"
+        "cli._bench = work\nsys.exit(cli.main(['bench', '--name', sys.argv[1]]))"
+    )
+    ascii = {"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-c", program, what]
+    done = subprocess.run(command, capture_output=True, env=os.environ | ascii)
+    if what == "table":
+        assert (done.returncode, done.stdout, done.stderr) == (0, b"\\u03b1 \\xb1 \\u03b2: \\u72d7\n", b"")
+    else:
+        assert (done.returncode, done.stderr) == (2, b"donn\\xe9es: nothing there \\udcff\n")
 
 
 def test_an_error_of_ours_is_not_hidden(monkeypatch):

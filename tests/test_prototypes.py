@@ -3,6 +3,7 @@ import hashlib
 import importlib.util
 import os
 import signal
+import subprocess
 import sys
 import warnings
 from dataclasses import replace
@@ -139,8 +140,19 @@ def without(tensors, name):
         lambda path: save_file(load_file(path) | {"embeddings": torch.full((2, 2, 64), torch.nan)}, path),
         lambda path: save_file(load_file(path) | {"embeddings": torch.zeros(2, 2, 64)}, path),
         lambda path: save_file(load_file(path) | {"embeddings": load_file(path)["embeddings"].half()}, path),
+        lambda path: save_file(load_file(path) | {"embeddings": torch.full((2, 2, 64), torch.inf)}, path),
+        lambda path: save_file(load_file(path) | {"mask": torch.zeros(2, 2, dtype=torch.bool)}, path),
+        lambda path: save_file(without(load_file(path), "pixels"), path),
+        lambda path: save_file({}, path),
+        lambda path: path.write_bytes((2**63).to_bytes(8, "little") + path.read_bytes()[8:]),
+        lambda path: path.write_bytes((99_990).to_bytes(8, "little") + b"[" * 99_990),
+        lambda path: (path.unlink(), path.symlink_to(path)),
+        lambda path: (path.unlink(), os.mkfifo(path)),
     ],
-    ids=["empty", "head cut", "end cut", "text", "no mask", "more", "one class", "NaN", "zeros", "half"],
+    ids=[
+        *("empty", "head cut", "end cut", "text", "no mask", "more", "one class", "NaN", "zeros", "half", "infinite"),
+        *("other mask", "no pixels", "nothing", "huge head", "brackets", "loop", "FIFO"),
+    ],
 )
 def test_a_damaged_file_is_named_and_made_again(damage, tiny, cache):
     whole = make(tiny)
@@ -209,6 +221,76 @@ def test_a_cache_that_cannot_be_written_is_named_before_anything_is_made(tiny, t
     monkeypatch.setattr(prototypes, "synthesize", lambda *_, **__: pytest.fail("work began"))
     with pytest.raises(OSError, match=r"'.*file.cache' cannot be written .*set the variable CLIPNULL_CACHE"):
         make(tiny)
+
+
+def test_a_cache_that_can_be_read_but_not_written_is_served_and_left_as_it_is(tiny, cache):
+    whole = make(tiny)
+    (path,) = stored(cache)
+    for lock in cache.glob("*.lock"):
+        lock.unlink()
+    before = sorted(cache.iterdir())
+    path.chmod(0o444), cache.chmod(0o555)
+    try:
+        assert torch.equal(make(tiny).embeddings, whole.embeddings)
+        assert sorted(cache.iterdir()) == before
+        if not os.access(cache, os.W_OK):  # the administrator may write anywhere
+            with pytest.raises(OSError, match="cannot be written .*set the variable CLIPNULL_CACHE"):
+                make(tiny, seed=1)
+    finally:
+        cache.chmod(0o755)
+
+
+def test_a_full_disk_leaves_what_was_there_and_the_next_run_recovers(tiny, cache, monkeypatch):
+    first = make(tiny, mask=torch.tensor([[True, False], [False, False]]))
+    (path,) = stored(cache)
+    before = path.read_bytes()
+
+    def full(tensors, file):
+        Path(file).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(prototypes, "save_file", full)
+        with pytest.raises(OSError, match="No space left on device"):
+            make(tiny)
+    assert path.read_bytes() == before and stored(cache) == [path] and not list(cache.glob(".*"))
+    assert torch.equal(make(tiny).embeddings[0, 0], first.embeddings[0, 0])
+
+
+TWO = """
+import os, sys, time, pathlib, clipnull as cn
+from clipnull import prototypes
+
+clip, vocabulary, whole = cn.load(device="cpu"), cn.Vocabulary(("cat", "dog"), ("photo", "line")), prototypes.synthesize
+folder, me, you = pathlib.Path(sys.argv[1]), *sys.argv[2:]
+
+def counted(clip, targets, *arguments, **settings):
+    print("made", len(targets))
+    return whole(clip, targets, *arguments, **settings)
+
+prototypes.synthesize = counted
+(folder / me).touch()
+while not (folder / you).exists():
+    time.sleep(0.01)
+found = prototypes.cell_prototypes(clip, vocabulary, steps=1, progress=False)
+print("sum", found.embeddings.double().sum().item())
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_share_one_cache(cache, tmp_path):
+    """Both ask for the same at once: it is made once, and both have it."""
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    both = [
+        subprocess.Popen([sys.executable, "-c", TWO, tmp_path, *names], stdout=subprocess.PIPE, text=True, env=env)
+        for names in ("ab", "ba")
+    ]
+    told = [line.split() for process in both for line in process.communicate(timeout=300)[0].splitlines()]
+    assert not any(process.returncode for process in both)
+    assert [line for line in told if line[0] == "made"] == [["made", "4"]]
+    sums = [line[1] for line in told if line[0] == "sum"]
+    assert len(sums) == 2 and len(set(sums)) == 1
+    assert len(stored(cache)) == 1 and not list(cache.glob(".*"))
 
 
 KILLED = """

@@ -188,6 +188,57 @@ def test_wrong_parameters_are_refused_before_anything_runs(notebook, tmp_path, g
     assert not (tmp_path / "out").exists()
 
 
+LONG = 'raise RuntimeError("Error(s) in loading state_dict for CLIP:\\n\\tMissing key(s)\\n\\n\\tsize mismatch: why")'
+
+
+@slow
+def test_an_error_of_many_lines_keeps_its_reason(notebook, tmp_path):
+    with pytest.raises(NotebookError) as caught:
+        execute(notebook("a", LONG), tmp_path / "out")
+    assert str(caught.value) == (
+        f"a.ipynb, cell 1 ({LONG}): RuntimeError: Error(s) in loading state_dict for CLIP: Missing key(s) "
+        "size mismatch: why"
+    )
+
+
+@pytest.mark.parametrize(
+    ("log", "reason"),
+    [
+        ("", ""),
+        ("Executing\na.ipynb, cell 1 (x): ValueError: y\n", "a.ipynb, cell 1 (x): ValueError: y"),
+        (
+            'noise\nTraceback (most recent call last):\n  File "a", line 1\n    f()\n    ^^^\nKeyError: 1\n\n'
+            "During handling of the above exception, another exception occurred:\n\n"
+            'Traceback (most recent call last):\n  File "b", line 1\n\n  File "c"\nx.NoTemplate: none named lab in:\n'
+            "\t/usr/share\n\t/home\n",
+            "x.NoTemplate: none named lab in: /usr/share /home",
+        ),
+        (
+            "Traceback (most recent call last):\n  File 'a'\nValueError: " + "long " * 99 + "\nmore\nthe reason",
+            "ValueError: " + ("long " * 99)[:188] + " ... the reason",
+        ),
+    ],
+)
+def test_the_reason_is_found_in_what_a_process_said(log, reason):
+    assert runner._reason(log) == reason
+
+
+@slow
+def test_a_page_that_cannot_be_made_for_want_of_templates_says_so(notebook, tmp_path, monkeypatch):
+    """As with a package of nbconvert that was copied without what belongs to it."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\nif 'execute' in sys.argv:\n"
+        "    import nbconvert.exporters.templateexporter as t\n"
+        "    t.TemplateExporter.get_prefix_root_dirs = lambda self: ['/nowhere', '/neither']\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    path = notebook("a", "seed, rate = 1, 1.0", RECORD)
+    metrics, failures = run([path], tmp_path / "out")
+    assert metrics == {} and len(failures) == 1
+    assert failures[0].startswith("a.ipynb: its page cannot be made (ValueError: No template sub-directory with name ")
+    assert "/nowhere /neither" in failures[0]
+
+
 # --- run
 
 
@@ -266,19 +317,70 @@ def test_a_notebook_over_its_limit_is_stopped_with_its_kernel(notebook, tmp_path
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"a.failed.ipynb", "metrics.json"}
 
 
+STATUS = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129, "SIGKILL": -9}
+
+
+def started(notebook, tmp_path, *command):
+    """A command that runs a notebook which never ends, as soon as its kernel is at work: (process, pid of the kernel).
+
+    The number of the process of the notebook is in the file "parent".
+    """
+    marker, parent = tmp_path / "pid", tmp_path / "parent"
+    path = notebook(
+        "a",
+        f"import os, time\nopen({str(parent)!r}, 'w').write(str(os.getppid()))\n"
+        f"open({str(marker)!r}, 'w').write(str(os.getpid()))\ntime.sleep(600)",
+    )
+    command = [sys.executable, "-m", "clipnull", *(str(path) if part == "NOTEBOOK" else part for part in command)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
+    wait_for(lambda: marker.exists() and marker.read_text())
+    return process, marker, parent
+
+
 @slow
-def test_an_interrupted_run_leaves_no_result_and_no_kernel(notebook, tmp_path):
-    marker, out = tmp_path / "pid", tmp_path / "out"
-    path = notebook("a", f"import os, time\nopen({str(marker)!r}, 'w').write(str(os.getpid()))\ntime.sleep(600)")
-    command = [sys.executable, "-m", "clipnull", "run", str(path), "--out", str(out), "--jobs", "1"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+@pytest.mark.parametrize("name", STATUS)
+def test_a_run_that_is_ended_leaves_no_result_and_no_process(notebook, tmp_path, name):
+    out = tmp_path / "out"
+    process, *markers = started(notebook, tmp_path, "run", "NOTEBOOK", "--out", str(out), "--jobs", "1")
+    assert all(alive(marker) for marker in markers)
+    process.send_signal(getattr(signal, name))
+    assert process.wait(60) == STATUS[name]
     try:
-        wait_for(lambda: marker.exists() and marker.read_text())
-    finally:
-        process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 143
-    wait_for(lambda: not alive(marker), 30)
+        for marker in markers:
+            wait_for(lambda marker=marker: not alive(marker), 30)
+    finally:  # of a test that fails, too
+        for marker in filter(alive, markers):
+            psutil.Process(int(marker.read_text())).kill()
     assert list(out.iterdir()) == []
+
+
+@slow
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_notebook_that_is_ended_leaves_no_kernel(notebook, tmp_path, name):
+    out = tmp_path / "out"
+    process, kernel, _ = started(notebook, tmp_path, "execute", "NOTEBOOK", str(out))
+    process.send_signal(getattr(signal, name))
+    assert process.wait(60)
+    wait_for(lambda: not alive(kernel), 30)
+    assert not list(out.glob(".*")) and not (out / "a.ipynb").exists()
+
+
+@slow
+def test_a_notebook_without_its_runner_is_not_executed(notebook, tmp_path):
+    """The runner may have ended before the process of the notebook could look for it."""
+    path, gone = notebook("a", "import time\ntime.sleep(600)"), subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    command = [sys.executable, "-m", "clipnull", "execute", str(path), str(tmp_path / "out"), "--runner", str(gone.pid)]
+    assert subprocess.run(command, timeout=200).returncode == 143
+    assert not (tmp_path / "out" / "a.ipynb").exists()
+
+
+@slow
+def test_parameters_with_quotes_and_braces_are_values_and_no_code(notebook, tmp_path):
+    path = notebook("a", "# parameters\nname = 'x'  # of a class", "print(name)")
+    for value in ('it\'s a "dog" {name} {{x}} $HOME `ls` \\n %s', "'; import os; os._exit(3); '", "{'a': [1]}", "\\"):
+        result = execute(path, tmp_path / "out", {"name": value})
+        assert outputs_of(nbformat.read(result, 4))[-1].text == f"{value}\n"
 
 
 def test_run_refuses_nothing_missing_and_twice(notebook, tmp_path):

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ..errors import import_extra, near
+from ..errors import import_extra, near, one_line
 from ..files import write_text
 from .formulas import mathml
 from .profiles import preset
@@ -23,8 +23,9 @@ from .profiles import preset
 PACKAGE = Path(__file__).resolve().parent.parent
 NUMBERED = "[0-9][0-9]_*.ipynb"
 OUTSIDE = {
-    "__main__.py", "cli.py", "results.py", "speed.py", "course/book.py", "course/editions.py", "course/formulas.py",
-    "course/goldens.py", "course/notebooks.py", "course/profiles.py", "course/run.py", "course/seeds.py",
+    "__main__.py", "cli.py", "console.py", "results.py", "speed.py", "course/book.py", "course/editions.py",
+    "course/formulas.py", "course/goldens.py", "course/notebooks.py", "course/profiles.py", "course/run.py",
+    "course/seeds.py",
 }  # fmt: skip
 """The modules that no output of a notebook depends on: those that execute, compare and publish."""
 
@@ -228,10 +229,21 @@ def first_line(source: str) -> str:
 
 
 def to_html(path: Path) -> Path:
-    """The notebook at `path` as a page of its own beside it: pictures embedded, formulas in MathML, no script."""
+    """The notebook at `path` as a page of its own beside it: pictures embedded, formulas in MathML, no script.
+
+    Raises ValueError, which says what nbconvert does, where that fails.
+    """
     nb = read(path)
     nb.metadata.pop("widgets", None)  # they would need a script; what they show as text stays
-    body, _ = _exporter().from_notebook_node(nb, {"metadata": {"name": path.stem, "path": str(path.parent)}})
+    try:
+        body, _ = _exporter().from_notebook_node(nb, {"metadata": {"name": path.stem, "path": str(path.parent)}})
+    except ImportError:
+        raise
+    except Exception as error:  # of nbconvert, its templates, its filters
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        raise ValueError(
+            f"{path.name}: its page cannot be made ({reason}); expected nbconvert with its templates"
+        ) from error
     return write_text(path.with_suffix(".html"), body)
 
 

@@ -1,19 +1,25 @@
-"""Execute notebooks: each in a process of its own, which has a time limit and is stopped with all its children."""
+"""Execute notebooks: each in a process of its own, which has a time limit and is stopped with all its children.
+
+That process ends when the one that runs it has ended, however that went, and its kernel with it.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
-from ..errors import at_least, import_extra
+from ..errors import at_least, import_extra, one_line
 from ..files import write_text
 from .metrics import Metrics, metrics_of, table
 from .notebooks import first_line, import_jupyter, preset_for, read, validate_parameters
@@ -98,7 +104,7 @@ def _explain(path: Path, failed: Path, error: Exception) -> str:
         first = first_line(cells[number - 1].source)
         number -= any("injected-parameters" in c.metadata.get("tags", ()) for c in cells[:number])
         where = f", cell {number} ({first})"
-    return f"{path.name}{where}: {first_line(f'{name}: {value}')}"
+    return f"{path.name}{where}: {one_line(f'{name}: {value}')}"
 
 
 # --- all notebooks -----------------------------------------------------------------------------------------------
@@ -186,7 +192,7 @@ def _start(
     }
     env.pop("JPY_SESSION_NAME", None)  # nobody sits in front of it, see `panel.attended`
     log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115 (closed by _finish)
-    command = [sys.executable, "-m", "clipnull", "execute", str(path), str(out)]
+    command = [sys.executable, "-m", "clipnull", "execute", str(path), str(out), "--runner", str(os.getpid())]
     for name, value in parameters.items():
         command += ["-p", name, str(value)]
     return subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=env), log
@@ -198,11 +204,11 @@ def _finish(path: Path, out: Path, process: subprocess.Popen, log: IO[str], limi
     _kill(process)
     with log:
         log.seek(0)
-        last = log.read().strip().rpartition("\n")[2]
+        reason = _reason(log.read())
     if process.returncode:
         if _partial(path, out).exists():
             os.replace(_partial(path, out), _failed(path, out))
-        why = f"stopped, as it ran for {limit:g} s" if hung else last or f"ended with code {process.returncode}"
+        why = f"stopped, as it ran for {limit:g} s" if hung else reason or f"ended with code {process.returncode}"
         raise NotebookError(why if why.startswith(path.name) else f"{path.name}: {why}")
     try:
         return metrics_of(read(out / path.name))
@@ -210,12 +216,56 @@ def _finish(path: Path, out: Path, process: subprocess.Popen, log: IO[str], limi
         raise NotebookError(f"{path.name}: {error}") from None
 
 
+def _reason(log: str) -> str:
+    """Why a process ended, in one line: the exception of the last traceback in its log, else the last line."""
+    found = re.split(r"^Traceback \(most recent call last\):\n(?:[ \t].*\n|\n)*", log, flags=re.MULTILINE)
+    return one_line(found[-1]) if len(found) > 1 else log.strip().rpartition("\n")[2]
+
+
 def _kill(process: subprocess.Popen) -> None:
     """End `process` and all that it started: a kernel has a session of its own, so no process group holds both."""
     psutil = import_extra("psutil", "course")
     if process.poll() is None:
         parent = psutil.Process(process.pid)
-        for victim in [*parent.children(recursive=True), parent]:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                victim.kill()
+        _end([*parent.children(recursive=True), parent])
         process.wait()
+
+
+def _end(processes: Sequence[Any]) -> None:
+    psutil = import_extra("psutil", "course")
+    for victim in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            victim.kill()
+
+
+# --- in the process of one notebook ------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def ended_with(runner: int | None) -> Iterator[None]:
+    """What this process starts inside ends with it, and it ends with the process `runner` that has started it.
+
+    A runner that is killed can tell nobody, so that this process looks for it twice a second. With None, nobody has to
+    be there.
+    """
+    psutil = import_extra("psutil", "course")
+    this = psutil.Process()
+    before = this.children(recursive=True)
+
+    def started() -> list[Any]:
+        return [child for child in this.children(recursive=True) if child not in before]
+
+    def watch() -> None:
+        while os.getppid() == runner and psutil.pid_exists(runner):
+            time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGTERM)  # as an exception, see `console`: nothing half-written is left
+        _end(started())
+        time.sleep(10)
+        _end([*started(), this])
+
+    if runner is not None:
+        threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        _end(started())
