@@ -17,9 +17,9 @@ PACKAGE = ROOT / "clipnull"
 FILES = sorted(PACKAGE.rglob("*.py"))
 # A module imports only from those before it.
 LIBRARY = """
-errors files models prompts prototypes subspace gates applying edit exporting requests data methods.cells
-methods.nullspace methods.residual methods.ridge methods.oblique methods.gated methods unlearning evaluate auditing
-bench speed cards plots results
+errors files projections sources models prompts prototypes subspace gates applying requests patches edit exporting
+pictures data methods.cells methods.nullspace methods.residual methods.ridge methods.oblique methods.gated methods
+unlearning evaluate auditing bench speed cards plots results
 """
 COURSE = """
 course course.metrics course.profiles course.formulas course.notebooks course.run course.goldens course.seeds
@@ -27,7 +27,7 @@ course.editions course.exercises.registry course.exercises.spaces course.exercis
 course.exercises course.checking course.panel course.book
 """
 LIBRARY, COURSE = LIBRARY.split(), COURSE.split()
-ORDER = [*LIBRARY, *COURSE, "cli", "__main__"]
+ORDER = [*LIBRARY, *COURSE, "console", "cli", "__main__"]
 HEAVY = ["torch", "open_clip", "IPython", "seaborn", "matplotlib", "sklearn"]
 
 

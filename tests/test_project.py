@@ -29,15 +29,6 @@ LOCK = [
 ]
 MODULES = sorted((ROOT / "clipnull").rglob("*.py"))
 CONDA_NAMES = {"torch": "pytorch", "lazy-loader": "lazy_loader"}
-# A module imports only from those before it. `methods` and `course` are packages, whose modules come in this order.
-ORDER = """
-errors files models prompts prototypes subspace gates applying edit exporting requests data methods.cells
-methods.nullspace methods.residual methods.ridge methods.oblique methods.gated methods unlearning evaluate auditing
-bench speed cards plots results __init__ course course.metrics course.profiles course.formulas course.notebooks
-course.run course.goldens course.seeds course.editions course.exercises.registry course.exercises.spaces
-course.exercises.edits course.exercises.audits course.exercises course.checking course.panel course.book cli __main__
-"""
-ORDER = ORDER.split()
 TOP_LEVEL = """
 notebooks clipnull data tests environment.yml README.md RESULTS.md CHANGELOG.md CITATION.cff CONTRIBUTING.md LICENSE
 Makefile pyproject.toml requirements.lock .ci .github .gitignore .gitattributes
@@ -201,90 +192,3 @@ def test_no_file_names_a_path_or_index_of_one_machine():
 @pytest.mark.parametrize("text", ["see /" + "work/x", "at /" + "root/x", "file:" + "///x", "--extra-index" + "-url x"])
 def test_machine_paths_are_recognised(text):
     assert HERE_ONLY.search(text)
-
-
-def test_no_module_is_long():
-    lines = {p.relative_to(ROOT): len(p.read_text(encoding="utf-8").splitlines()) for p in MODULES}
-    assert not {path: count for path, count in lines.items() if count > 300}
-
-
-# --- the order of the modules
-
-
-def name_of(path: Path) -> str:
-    parts = path.relative_to(ROOT / "clipnull").with_suffix("").parts
-    return ".".join(parts[:-1] if len(parts) > 1 and parts[-1] == "__init__" else parts)
-
-
-def imports(source: str, package: str = "") -> dict[str, bool]:
-    """The modules of clipnull that a module of its `package` imports, and whether always (not in a function).
-
-    What `if TYPE_CHECKING:` guards does not count.
-    """
-    found: dict[str, bool] = {}
-
-    def visit(node: ast.AST, always: bool) -> None:
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            for child in node.orelse:
-                visit(child, always)
-            return
-        always = always and not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-        modules: list[str] = []
-        if isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                above = ("clipnull." + package).strip(".").split(".")
-                base = ".".join([*above[: len(above) - node.level + 1], *filter(None, [base])])
-            if base.split(".")[0] == "clipnull":
-                inside = base.removeprefix("clipnull").strip(".")
-                modules = [f"{inside}.{alias.name}".strip(".") for alias in node.names]
-                modules = [m if m in ORDER else inside or "__init__" for m in modules]
-        elif isinstance(node, ast.Import):
-            modules = [a.name[9:] or "__init__" for a in node.names if a.name.split(".")[0] == "clipnull"]
-        for module in modules:
-            found[module] = found.get(module, False) or always
-        for child in ast.iter_child_nodes(node):
-            visit(child, always)
-
-    visit(ast.parse(source), True)
-    return found
-
-
-@pytest.mark.parametrize(
-    "source, package, found",
-    [
-        ("from .edit import Edit", "", {"edit": True}),
-        ("from . import plots, data", "", {"plots": True, "data": True}),
-        ("def f():\n from clipnull.data import Images", "", {"data": False}),
-        ("import clipnull.models", "", {"models": True}),
-        ("import clipnull as cn", "", {"__init__": True}),
-        ("from clipnull.course import run", "", {"course.run": True}),
-        ("from ..errors import expect", "methods", {"errors": True}),
-        ("from .cells import Cells", "methods", {"methods.cells": True}),
-        ("from .. import __version__", "course", {"__init__": True}),
-        ("from ...files import written", "course.exercises", {"files": True}),
-        ("from .methods import METHODS", "", {"methods": True}),
-        ("if TYPE_CHECKING:\n from .plots import show", "", {}),
-        ("import torch.nn", "", {}),
-    ],
-)
-def test_imports_are_recognised(source, package, found):
-    assert imports(source, package) == found
-
-
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_a_module_imports_only_from_those_before_it(path):
-    name = name_of(path)
-    assert name in ORDER, f"{name} has no place in the order: add it to ORDER"
-    package = name if path.name == "__init__.py" and name != "__init__" else name.rpartition(".")[0]
-    found = imports(path.read_text(encoding="utf-8"), package)
-    late = set(found) - set(ORDER[: ORDER.index(name)]) - {name}
-    assert not late, f"{name} imports {late}, which come after it"
-    if not name.startswith("course") and name not in ("cli", "__main__"):
-        assert not [module for module in found if module.startswith("course")], "the library imports the course"
-
-
-def test_no_module_bears_the_name_of_an_exported_function():
-    assert not {name_of(path).rpartition(".")[2] for path in MODULES if "course" not in path.parts} & set(
-        clipnull.__all__
-    )
