@@ -192,7 +192,13 @@ HF = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "kind"), HF.items())
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        pytest.param(*item, marks=() if item[1] in ("roberta", "m2m_100") else pytest.mark.nightly)
+        for item in HF.items()
+    ],
+)
 def test_a_text_tower_of_transformers_comes_through(name, kind, quick, monkeypatch, tmp_path):
     transformers = pytest.importorskip("transformers", reason="open_clip needs transformers for these text towers")
     tiny = {

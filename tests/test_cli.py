@@ -196,6 +196,7 @@ def test_sigterm_ends_a_command_in_good_order():
     assert process.communicate(timeout=60)[0] == "cleaned\n" and process.returncode == 143
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_the_course_outside_a_clone_runs_where_it_was_written(tmp_path):
     """`clipnull course FOLDER`, then `clipnull run` in it, on one of its notebooks, shortened."""

@@ -50,6 +50,7 @@ def test_two_publications_are_identical_and_stamped(notebook, tmp_path, library)
     assert b"start_time" in raw, "normalise has nothing to do: this test would pass without it"
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_publish_writes_nothing_back_if_one_fails(notebook, tmp_path, library):
     good, bad = notebook("good", "seed, rate = 1, 1.0", RECORD), notebook("bad", "1 / 0")
@@ -59,6 +60,7 @@ def test_publish_writes_nothing_back_if_one_fails(notebook, tmp_path, library):
     assert good.read_bytes() == before
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_publish_does_not_overwrite_an_edit_made_meanwhile(notebook, tmp_path, library):
     edit = (

@@ -114,6 +114,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monke
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == ([("goldens.json", kept)] if kept else [])
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_a_killed_write_leaves_a_whole_file(tmp_path):
     """Killed at twelve moments, without a chance to clean up, in the middle of writing goldens again and again."""

@@ -136,6 +136,7 @@ def test_a_failing_cell_is_named_and_what_ran_is_kept(notebook, tmp_path, given)
     assert "before" in (tmp_path / "out" / "a.failed.ipynb").read_text()
 
 
+@pytest.mark.nightly
 @slow
 def test_a_hanging_cell_is_named(notebook, tmp_path):
     path = notebook("a", "x = 1", "import time\ntime.sleep(600)")
@@ -144,6 +145,7 @@ def test_a_hanging_cell_is_named(notebook, tmp_path):
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["a.failed.ipynb"]
 
 
+@pytest.mark.nightly
 @slow
 def test_a_dying_kernel_is_named(notebook, tmp_path):
     path = notebook("a", "import os\nos._exit(3)")
@@ -151,6 +153,7 @@ def test_a_dying_kernel_is_named(notebook, tmp_path):
         execute(path, tmp_path / "out")
 
 
+@pytest.mark.nightly
 @slow
 @pytest.mark.parametrize("failures", [2, 3])
 def test_a_kernel_that_does_not_come_up_is_started_again_twice(notebook, tmp_path, monkeypatch, failures):
@@ -223,6 +226,7 @@ def test_the_reason_is_found_in_what_a_process_said(log, reason):
     assert runner._reason(log) == reason
 
 
+@pytest.mark.nightly
 @slow
 def test_a_page_that_cannot_be_made_for_want_of_templates_says_so(notebook, tmp_path, monkeypatch):
     """As with a package of nbconvert that was copied without what belongs to it."""
@@ -258,6 +262,7 @@ def test_run_writes_metrics_pages_and_a_table(notebook, tmp_path, capsys):
     assert any(line.split() == ["good", "rate", "0.25"] for line in printed.splitlines())
 
 
+@pytest.mark.nightly
 @slow
 def test_run_uses_this_interpreter_shares_the_cores_and_says_that_nobody_is_there(notebook, tmp_path, monkeypatch):
     kernel = tmp_path / "data" / "kernels" / "python3"
@@ -275,6 +280,7 @@ def test_run_uses_this_interpreter_shares_the_cores_and_says_that_nobody_is_ther
     assert text.split() == [sys.executable, "3", "None"]
 
 
+@pytest.mark.nightly
 @slow
 def test_run_follows_the_profile(notebook, tmp_path, monkeypatch, no_gpu):
     monkeypatch.setenv("CLIPNULL_DATA", "/pictures")
@@ -295,6 +301,7 @@ def test_run_follows_the_profile(notebook, tmp_path, monkeypatch, no_gpu):
     assert printed == {"pacs": ["/pictures/test", "0"], "mini": []}
 
 
+@pytest.mark.nightly
 @slow
 def test_run_goes_two_at_a_time(notebook, tmp_path):
     meet = (
@@ -365,6 +372,7 @@ def test_a_notebook_that_is_ended_leaves_no_kernel(notebook, tmp_path, name):
     assert not list(out.glob(".*")) and not (out / "a.ipynb").exists()
 
 
+@pytest.mark.nightly
 @slow
 def test_a_notebook_without_its_runner_is_not_executed(notebook, tmp_path):
     """The runner may have ended before the process of the notebook could look for it."""
@@ -408,6 +416,7 @@ def test_run_refuses_a_limit_that_nothing_can_keep(notebook, tmp_path, limit):
 # --- the command
 
 
+@pytest.mark.nightly
 @slow
 def test_a_failure_names_cell_metric_expected_got_and_where_the_notebook_is(notebook, tmp_path, capsys, monkeypatch):
     path = notebook("a", PARAMETERS, "x = 1", RECORD)
@@ -429,6 +438,7 @@ def test_a_failure_names_cell_metric_expected_got_and_where_the_notebook_is(note
     assert cli.main([*command, "--compare"]) == 0
 
 
+@pytest.mark.nightly
 @slow
 def test_a_failed_notebook_is_told_in_a_line_with_status_1(notebook, tmp_path, capsys):
     assert cli.main(["run", str(notebook("bad", "1 / 0")), "--out", str(tmp_path / "out")]) == 1

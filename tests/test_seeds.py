@@ -51,6 +51,7 @@ def test_seeds_want_five(notebook, tmp_path):
         seeds([notebook("a", PARAMETERS)], tmp_path, 4)
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 def test_seeds_run_the_notebook_and_stop_at_a_failure(notebook, tmp_path):
     path = notebook("a", PARAMETERS, "assert seed != 0")
