@@ -21,7 +21,7 @@ check: $(READY) ## a minute and a half: format, style, types, the examples of th
 	$(PY) -m pyrefly check --python-interpreter-path $(PY)
 	$(PYTEST) --doctest-modules clipnull tests -m "not slow and not notebooks and not nightly"
 
-test: check ## what a change must pass, five minutes: check, the slow tests, every notebook once
+test: check ## what a change must pass, ten minutes: check, the slow tests, every notebook once
 	$(PYTEST) -m "(slow or notebooks) and not nightly"
 
 nightly: check ## everything: long fuzzing, clusters, all profiles, the book in a browser at all sizes

@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 import re
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -70,8 +71,9 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise ValueError(f"path: {str(path)!r} is no file; expected one that Edit.save wrote")
     if path.exists() and path.stat().st_size > MOST_BYTES:
         raise ValueError(f"path: {str(path)!r} is of {path.stat().st_size:,} bytes; expected at most {MOST_BYTES:,}")
+    content = path.read_bytes()  # at once: safe_open opens a path twice, and another process may replace it in between
     try:
-        with safe_open(path, "pt") as file:
+        with tempfile.TemporaryDirectory() as folder, safe_open(_copy(content, folder), "pt") as file:
             metadata = file.metadata() or {}
             version = metadata.get("version")
             if metadata.get("format") != FORMAT or version not in KEYS:
@@ -92,6 +94,13 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             "wrote"
         ) from error
     return tensors, fields
+
+
+def _copy(content: bytes, folder: str) -> Path:
+    """A file of ours with that content, in `folder`."""
+    path = Path(folder, "patch")
+    path.write_bytes(content)
+    return path
 
 
 def checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
