@@ -111,11 +111,16 @@ def test_a_signal_ends_the_program_as_an_exception_and_a_second_one_does_not_dis
             cleaned.append(True)
 
     monkeypatch.setattr(cli, "_course", work)
-    before = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGHUP)]
-    with pytest.raises(SystemExit) as ended:
-        cli.main(["course", "x"])
-    assert ended.value.code == 128 + number and cleaned
-    assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGHUP)] == before
+    both = (signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(n, signal.SIG_DFL) for n in both]  # nohup has SIGHUP ignored
+    try:
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["course", "x"])
+        assert ended.value.code == 128 + number and cleaned
+        assert [signal.getsignal(n) for n in both] == [signal.SIG_DFL] * 2
+    finally:
+        for n, handler in zip(both, before, strict=True):
+            signal.signal(n, handler)
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no SIGHUP on this system")

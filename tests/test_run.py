@@ -327,6 +327,12 @@ def test_a_notebook_over_its_limit_is_stopped_with_its_kernel(notebook, tmp_path
 STATUS = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129, "SIGKILL": -9}
 
 
+def in_front():
+    """As a terminal starts a program: a script has what it leaves in the background ignore SIGINT, nohup SIGHUP."""
+    for name in ("SIGINT", "SIGHUP"):
+        signal.signal(getattr(signal, name), signal.SIG_DFL)
+
+
 def started(notebook, tmp_path, *command):
     """A command that runs a notebook which never ends, as soon as its kernel is at work: (process, pid of the kernel).
 
@@ -339,7 +345,7 @@ def started(notebook, tmp_path, *command):
         f"open({str(marker)!r}, 'w').write(str(os.getpid()))\ntime.sleep(600)",
     )
     command = [sys.executable, "-m", "clipnull", *(str(path) if part == "NOTEBOOK" else part for part in command)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True, preexec_fn=in_front)
     wait_for(lambda: marker.exists() and marker.read_text())
     return process, marker, parent
 
