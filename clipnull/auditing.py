@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .data import Images
+from .embedding import embed
 from .errors import at_least, import_extra, one_of
-from .evaluate import embed
 from .models import Clip, find_projection, uncompiled
-from .prompts import format_prompt
+from .wording import format_prompt
 
 
 def projection_matrix(clip: Clip) -> tuple[Tensor, Tensor]:

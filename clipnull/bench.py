@@ -12,14 +12,16 @@ from scipy import stats
 from torch import Tensor
 
 from .data import Images
+from .embedding import embed
 from .errors import names, one_of
-from .evaluate import accuracy_matrix, classify, embed, macro, rates
+from .evaluate import accuracy_matrix, classify, macro, rates
 from .methods import METHODS, solve
 from .methods.cells import Cells
 from .models import Clip
-from .prompts import PROMPTS, text_classifiers
+from .prompts import prompt_sets, text_classifiers
 from .requests import Forget
 from .unlearning import embed_vocabulary
+from .wording import PROMPTS
 
 PARADIGMS = ("global", "selective", "complete")
 COLUMNS = {
@@ -49,8 +51,8 @@ def sweep(
 
     A row is ready for JSON, None where a figure does not exist. `classes`, `domains`: None for all of them;
     `forgetting_rate` and the drops (in percentage points): see `evaluate.rates`; `accuracy`: on the forgotten cells;
-    `chance`: 1/C; `prompts`: see `prompts.text_classifiers`; `seconds`: of the closed form. A request whose cells had
-    nothing to lose has no row.
+    `chance`: 1/C; `prompts`: see `prompts.text_classifiers`, those that `clip` has texts of; `seconds`: of the closed
+    form. A request whose cells had nothing to lose has no row.
 
     Requests are independent jobs of joblib: one after another here, or where `joblib.parallel_config` sends them.
     """
@@ -58,7 +60,7 @@ def sweep(
     asked = every_request(images, names("paradigms", paradigms, PARADIGMS))
     cells = embed_vocabulary(clip, images.vocabulary)
     z = embed(clip, images)
-    classifiers = {prompts: text_classifiers(clip, images.vocabulary, prompts) for prompts in PROMPTS}
+    classifiers = {prompts: text_classifiers(clip, images.vocabulary, prompts) for prompts in prompt_sets(clip)}
     start = time.perf_counter()
     jobs = (delayed(rows_of)(request, methods, images, cells, z, classifiers) for request in asked)
     rows, printed = [], start
@@ -67,7 +69,7 @@ def sweep(
         if done == len(asked) or time.perf_counter() > printed + 2:
             printed = time.perf_counter()
             print(
-                f"bench: {done} of {len(asked)} requests x {len(methods)} methods x {len(PROMPTS)} prompt sets, "
+                f"bench: {done} of {len(asked)} requests x {len(methods)} methods x {len(classifiers)} prompt sets, "
                 f"{printed - start:.1f} s after embedding",
                 file=sys.stderr,
                 flush=True,

@@ -9,12 +9,13 @@ from torch import Tensor
 from .auditing import features_before_projection, linear_probe
 from .data import Images
 from .edit import Edit
+from .embedding import embed, readable
 from .errors import brief
-from .evaluate import Comparison, compare, embed, macro, readable, wilson
+from .evaluate import Comparison, compare, macro, wilson
 from .files import alone, write_text
 from .models import Clip
-from .prompts import PROMPTS
 from .requests import Forget
+from .wording import PROMPTS
 
 PATCH, CARD = "edit.safetensors", "README.md"
 ASKED = {

@@ -73,7 +73,12 @@ def parser() -> tuple[Parser, Mapping[str, Parser]]:
         command.add_argument("--profile", choices=list(PROFILES), help="[gpu where there is one, else mini]")
         command.add_argument("--goldens", type=Path, help="[tests/goldens.json, else those that are installed]")
     commands.choices["course"].add_argument("folder", type=Path, metavar="FOLDER")
-    bench.add_argument("data", nargs="?", metavar="DATA", help="folder <domain>/<class>/* [the embedded miniworld]")
+    bench.add_argument(
+        "data",
+        nargs="?",
+        metavar="DATA",
+        help="folder <domain>/<class>/*, or FILE.npz of embeddings, in place of a model too [the embedded miniworld]",
+    )
     bench.add_argument("--model", default="miniclip", help="of open_clip [the embedded miniclip]")
     bench.add_argument("--pretrained", metavar="TAG", help="its weights")
     bench.add_argument("--methods", nargs="+", metavar="METHOD", help="[all]")
@@ -221,7 +226,8 @@ def _bench(args: argparse.Namespace) -> int:
     from .files import write_text
     from .methods import METHODS
     from .models import load
-    from .prompts import PROMPTS
+    from .stored import is_stored
+    from .wording import PROMPTS
 
     if args.json and (args.json.is_dir() or not os.access(args.json.parent, os.W_OK)):
         raise ValueError(f"json: {str(args.json)!r} cannot be written; expected a file in a folder that can be")
@@ -235,7 +241,7 @@ def _bench(args: argparse.Namespace) -> int:
         paradigms = names("paradigms", args.paradigms or bench.PARADIGMS, bench.PARADIGMS)
         one_of("prompts", args.prompts, PROMPTS)
         images = load_images(args.data)
-        clip = load(args.model, args.pretrained)
+        clip = load(args.data if is_stored(args.data) else args.model, args.pretrained)
         rows = bench.sweep(clip, images, methods, paradigms)
         found = bench.document(clip, images, args.name or _name_of(args.data), rows, paradigms)
         text = bench.table(rows, bench.every_request(images, paradigms), args.prompts)
@@ -248,7 +254,7 @@ def _bench(args: argparse.Namespace) -> int:
 def _name_of(data: str | None) -> str:
     """What results call a folder of pictures: its name, or where that is a split, the name of the folder above."""
     folder = Path(data or "miniworld").resolve()
-    return folder.parent.name if folder.name in ("train", "val", "test") else folder.name
+    return folder.parent.name if folder.name in ("train", "val", "test") else folder.name.removesuffix(".npz")
 
 
 def _results(args: argparse.Namespace) -> int:

@@ -13,7 +13,9 @@ from torch import Tensor
 from .errors import names, one_of
 from .files import data_folder
 from .pictures import SUFFIXES, find, read, why_unreadable
-from .prompts import Vocabulary
+from .stored import is_stored
+from .stored import read as read_stored
+from .wording import Vocabulary
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,9 +25,12 @@ class Images:
     Attributes
     ----------
     files : tuple of n Path
+        Empty where only embeddings are stored.
     classes, domains : (n,) int64
         Places in `vocabulary.classes` and `vocabulary.domains`.
     vocabulary : Vocabulary
+    stored : (n, d) float32, optional
+        Embeddings in place of files (`clipnull.stored`).
 
     Examples
     --------
@@ -41,15 +46,21 @@ class Images:
     classes: Tensor
     domains: Tensor
     vocabulary: Vocabulary
+    stored: Tensor | None = None
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self.classes)
 
     def image(self, i: int) -> Image.Image:
         """Picture `i` in RGB: upright, in 8 bits, on white where it is transparent.
 
-        Raises ValueError with the file's name if it is broken, and OSError if it cannot be opened.
+        Raises ValueError with the file's name if it is broken, or if only embeddings are stored, and OSError if it
+        cannot be opened.
         """
+        if self.stored is not None:
+            raise ValueError(
+                f"images: embeddings of {len(self)} pictures are stored, not the pictures; expected a folder"
+            )
         return read(self.files[i])
 
     def counts(self) -> Tensor:
@@ -73,8 +84,9 @@ class Images:
         """The pictures at the places `mask` (n,) bool, in the same vocabulary."""
         if mask.shape != (len(self),) or mask.dtype != torch.bool:
             raise ValueError(f"mask: {tuple(mask.shape)} {mask.dtype}; expected bool ({len(self)},)")
-        files = tuple(file for file, wanted in zip(self.files, mask.tolist(), strict=True) if wanted)
-        return Images(files, self.classes[mask], self.domains[mask], self.vocabulary)
+        files = tuple(file for file, wanted in zip(self.files, mask.tolist(), strict=self.stored is None) if wanted)
+        stored = None if self.stored is None else self.stored[mask]
+        return Images(files, self.classes[mask], self.domains[mask], self.vocabulary, stored)
 
     def halves(self, seed: int = 0) -> Tensor:
         """A random half of the pictures of each cell, rounded down: (n,) bool; the others are the second half."""
@@ -92,6 +104,8 @@ class Images:
 def load_images(folder: str | os.PathLike | None = None, split: str = "test") -> Images:
     """Pictures of a folder laid out as `<folder>/<domain>/<class>/<picture>`; by default the embedded miniworld.
 
+    Or the embeddings of pictures in a file of `clipnull embed`, FILE.npz, for the model that `load` makes of that file.
+
     Cells may be missing. Of every file the header is read, once: what cannot be a picture is named in a warning,
     counted and left out. One that turns out broken when it is embedded is left out then, see `embed`. Hidden files and
     folders and __MACOSX are passed over; links that lead out of the folder are named in a warning and left out.
@@ -99,6 +113,7 @@ def load_images(folder: str | os.PathLike | None = None, split: str = "test") ->
     Parameters
     ----------
     folder : str or Path, optional
+        Or such a file.
     split : str
         Of miniworld: "test" or "train".
 
@@ -109,7 +124,7 @@ def load_images(folder: str | os.PathLike | None = None, split: str = "test") ->
     Raises
     ------
     ValueError
-        For a folder that is missing, empty, or has fewer than two domains or classes.
+        For a folder that is missing, empty, or has fewer than two domains or classes, and for an unfit file.
 
     Warns
     -----
@@ -126,6 +141,9 @@ def load_images(folder: str | os.PathLike | None = None, split: str = "test") ->
     """
     if folder is None:
         folder = data_folder("miniworld") / one_of("split", split, ["test", "train"])
+    if is_stored(folder):
+        found = read_stored(Path(folder))
+        return Images((), found.classes, found.domains, found.vocabulary, found.vectors["images"])
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"folder: {str(folder)!r} is not a folder; expected one laid out <domain>/<class>/<picture>")

@@ -1,6 +1,7 @@
 """An edit of the joint space, kept as two thin factors: transform embeddings, apply, take back, save, load."""
 
 import hashlib
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -155,10 +156,14 @@ class Edit:
         """
         if len(self.left) != clip.width:
             raise ValueError(f"clip: its joint space is {clip.width} wide; expected {len(self.left)}, as in this edit")
-        if self.fingerprint and self.fingerprint != clip.fingerprint:
+        if self.fingerprint and clip.fingerprint and self.fingerprint != clip.fingerprint:
             raise ValueError(
                 f"clip: its weights ({clip.name}, fingerprint {clip.fingerprint}) do not match; expected "
                 f"those the edit was made for ({self.model or 'a model'}, {self.fingerprint})"
+            )
+        if self.fingerprint and not clip.fingerprint:
+            warnings.warn(
+                f"clip: {clip.name} does not say which weights it is of; the edit is for {self.model}", stacklevel=3
             )
         if self.after and self.after != history(clip.edits):
             raise ValueError(

@@ -1,79 +1,19 @@
 """What a model knows: the class x domain matrix of zero-shot accuracy, and what an edit changed in it."""
 
-import warnings
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from scipy import stats
 from torch import Tensor
 
 from .data import Images
+from .embedding import embed, readable
 from .errors import at_least, one_of
 from .models import Clip
-from .prompts import PROMPTS, embed_domains, text_classifiers
+from .prompts import embed_domains, text_classifiers
 from .requests import Forget
-
-
-def embed(clip: Clip, images: Images) -> Tensor:
-    """Embeddings z of all pictures: the features after the projection, not normalised.
-
-    They are computed at each call; functions that need them take them as `features`, so that one call serves all.
-    A picture that turns out broken is named in a warning, and its row is NaN: `classify` gives no answer for it, and
-    accuracy leaves it out with its label.
-
-    Parameters
-    ----------
-    clip : Clip
-    images : Images
-        n pictures.
-
-    Returns
-    -------
-    (n, d) float32 on the CPU
-
-    Raises
-    ------
-    OSError
-        For a file that cannot be opened, such as one that is gone.
-
-    Warns
-    -----
-    UserWarning
-        For pictures that are broken, with their number and the names of the first.
-
-    Examples
-    --------
-    >>> import clipnull as cn
-    >>> clip, images = cn.load(device="cpu"), cn.load_images().select(["dog"], ["line"])
-    >>> z = cn.embed(clip, images)
-    >>> z.shape == (len(images), clip.width)
-    True
-    """
-    parts, broken = [], {}
-    for first in range(0, len(images), 256):
-        pictures = []
-        for i in range(first, min(first + 256, len(images))):
-            try:
-                picture = images.image(i)
-            except ValueError as error:
-                broken[i] = str(error)
-                picture = Image.new("RGB", (clip.image_size, clip.image_size))
-            pictures.append(clip.preprocess(picture))
-        parts.append(clip.embed_pixels(torch.stack(pictures)))
-    z = torch.cat(parts) if parts else torch.empty(0, clip.width)
-    if broken:
-        z[list(broken)] = torch.nan
-        some = "; ".join(list(broken.values())[:5]) + (f"; and {len(broken) - 5} more" if len(broken) > 5 else "")
-        warnings.warn(f"{len(broken)} of {len(images)} pictures are broken, their features NaN: {some}", stacklevel=2)
-    return z
-
-
-def readable(images: Images, *features: Tensor) -> tuple[Images, list[Tensor]]:
-    """The pictures whose `features`, (n, d) each, hold no NaN, and the features of these."""
-    kept = torch.stack([~z.isnan().any(1) for z in features]).all(0)
-    return (images, list(features)) if kept.all() else (images.where(kept), [z[kept] for z in features])
+from .wording import PROMPTS
 
 
 def classify(features: Tensor, classifiers: Tensor, domains: Tensor) -> Tensor:

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from .applying import takes_bias
 from .files import alone, write_text, written
-from .models import Clip, find_projection, open_clip, quiet, source_of, state, uncompiled
+from .models import Clip, find_projection, open_clip, source_of, state, uncompiled, uses_quick_gelu
+from .quiet import quiet
 
 
 def fuse(clip: Clip, folder: str | Path) -> Path:
@@ -50,6 +51,7 @@ def fuse(clip: Clip, folder: str | Path) -> Path:
     ...     sorted(file.name for file in cn.fuse(edit.apply(clip), folder).iterdir())
     ['open_clip_config.json', 'open_clip_model.safetensors']
     """
+    clip.validate_encoder()
     for edit in clip.edits:
         if not edit.linear:
             raise ValueError(
@@ -65,6 +67,7 @@ def fuse(clip: Clip, folder: str | Path) -> Path:
         )
     with quiet():
         config: Any = copy.deepcopy(open_clip.get_model_config(source_of(clip.name)))
+    config |= {"quick_gelu": True} if uses_quick_gelu(clip.model) else {}  # which a tag may have asked for
     if projection.module.startswith("visual.head.") and projection.weight is not None:
         config["vision_cfg"] |= {"timm_proj_bias": True} if projection.bias is not None else {}
         config["vision_cfg"] |= {"timm_proj": "linear"} if projection.module == "visual.head.proj" else {}
@@ -138,6 +141,7 @@ def export(clip: Clip, path: str | Path) -> Path:
     ...     program(torch.zeros(3, 3, clip.image_size, clip.image_size)).shape
     torch.Size([3, 256])
     """
+    clip.validate_encoder()
     pixels = torch.zeros(2, 3, clip.image_size, clip.image_size, device=clip.device)
     with torch.no_grad():
         program = torch.export.export(

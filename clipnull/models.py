@@ -4,13 +4,10 @@ CLIP embeds a picture as z = f(x) W: a tower f with values in R^D, then a projec
 space it shares with texts. Every edit of clipnull acts on z, that is on W.
 """
 
-import contextlib
 import hashlib
-import logging
-import threading
+import json
 import warnings
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,10 +23,15 @@ from .errors import at_least, one_line, one_of, shorten
 from .projections import Projection as Projection
 from .projections import find_projection
 from .projections import uncompiled as uncompiled
+from .quiet import quiet
+from .stored import StoredModel, StoredTexts, is_stored, read
 
 with warnings.catch_warnings():
     warnings.filterwarnings("ignore", message="IProgress not found")  # of tqdm, which open_clip brings
     import open_clip
+
+PREPARED = ("size", "mean", "std", "interpolation", "resize_mode")
+"""What of open_clip's preprocessing decides about the embedding of a picture."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,23 +92,39 @@ class Clip:
         return float(self.model.logit_scale.exp())
 
     @property
+    def encoder(self) -> bool:
+        """Whether it embeds pictures and texts of one's own; False for stored embeddings (`clipnull.stored`)."""
+        return not isinstance(self.model, StoredModel)
+
+    def validate_encoder(self) -> None:
+        """Raises ValueError where only embeddings are stored."""
+        if not self.encoder:
+            raise ValueError(
+                f"clip: {self.name} is a file of embeddings, without an encoder; expected a model with weights"
+            )
+
+    @property
     def image_size(self) -> int:
         size = self.model.visual.image_size
         return int(size[0] if isinstance(size, Sequence) else size)
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of every weight, of the unedited model if this one is edited: 16 hexadecimal digits.
+        """A hash of all that embeddings depend on, of the unedited model if this one is edited: 16 hexadecimal digits.
 
-        Computed once and kept: who changes weights in place makes a new Clip of them (`dataclasses.replace`).
+        It covers every weight by its content, whatever name a library gives it; whether the activation is QuickGELU,
+        which has no weights; and how pictures are prepared. Computed once and kept: who changes weights in place makes
+        a new Clip of them (`dataclasses.replace`).
         """
         if self.base:
             return self.base.fingerprint
-        digest = hashlib.sha256()
-        for key, value in sorted(state(self.model).items()):
-            digest.update(key.encode())
-            digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-        return digest.hexdigest()[:16]
+        weights = []
+        for value in state(self.model).values():
+            content = value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data
+            weights.append(f"{tuple(value.shape)} {value.dtype} {hashlib.sha256(content).hexdigest()}")
+        prepared = {key: self.model.visual.preprocess_cfg.get(key) for key in PREPARED}
+        about = json.dumps([uses_quick_gelu(self.model), prepared, sorted(weights)], sort_keys=True)
+        return hashlib.sha256(about.encode()).hexdigest()[:16]
 
     @torch.inference_mode()
     def embed_texts(self, texts: Sequence[str], batch: int = 256) -> Tensor:
@@ -128,6 +146,11 @@ class Clip:
         return torch.cat(parts).float().cpu()
 
 
+def uses_quick_gelu(model: nn.Module) -> bool:
+    """Whether a tower has OpenAI's activation x * sigmoid(1.702 x) in place of GELU, which weights do not tell."""
+    return any(isinstance(module, open_clip.transformer.QuickGELU) for module in model.modules())
+
+
 def state(model: nn.Module) -> dict[str, Tensor]:
     """The weights of `model` under the names they have without `torch.compile`, which puts its own in front."""
     return {key.replace("_orig_mod.", ""): value.detach() for key, value in model.state_dict().items()}
@@ -139,11 +162,13 @@ def load(name: str = "miniclip", pretrained: str | None = None, device: str | No
     Parameters
     ----------
     name : str
-        "miniclip"; a name of `open_clip.list_models()`; or "hf-hub:org/repo" or "local-dir:folder" in the layout of
-        the hub.
+        "miniclip"; a name of `open_clip.list_models()`; "hf-hub:org/repo" or "local-dir:folder" in the layout of
+        the hub; or a file of stored embeddings, "FILE.npz", which has no encoder (`clipnull.stored`).
     pretrained : str, optional
         A tag of that architecture ("openai", "laion2b_s34b_b79k") or a checkpoint file. None: untrained weights, useful
-        only to try the machinery (miniclip brings its own).
+        only to try the machinery (miniclip brings its own). Preprocessing and activation are those the tag was trained
+        with: "ViT-B-16" with "openai" gets QuickGELU, which that architecture alone would not. For a file, the name
+        says it: "ViT-B-16-quickgelu".
     device : str, optional
         "cpu", "cuda", ...; by default CUDA where there is one.
 
@@ -157,7 +182,7 @@ def load(name: str = "miniclip", pretrained: str | None = None, device: str | No
         For an unknown name or tag, with near ones; for weights that are missing, damaged or do not fit the
         architecture; and for a folder or repository whose files would run code (`clipnull.sources`).
     OSError
-        If the hub cannot be reached.
+        If weights or a tokenizer cannot be downloaded, with what else can be done.
 
     Examples
     --------
@@ -169,7 +194,9 @@ def load(name: str = "miniclip", pretrained: str | None = None, device: str | No
     ValueError: name: 'ViT-B-23' is not known; did you mean 'ViT-B-32' or 'ViT-S-32' or 'ViT-M-32'?
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    source, settings = source_of(name), {}
+    if is_stored(name):
+        return _load_stored(name, pretrained, device)
+    source, settings, trained = source_of(name), {}, {}
     if ":" in source:
         if pretrained is not None:
             raise ValueError(f"pretrained: {pretrained!r} given for {name}, which brings its own; expected None")
@@ -179,7 +206,8 @@ def load(name: str = "miniclip", pretrained: str | None = None, device: str | No
         file = sources.weights_in(Path(folder)) if folder != source else None
     else:
         tags = open_clip.list_pretrained_tags_by_model(name)
-        file = Path(pretrained) if pretrained is not None and pretrained not in tags else None
+        trained = open_clip.get_pretrained_cfg(name, pretrained) if pretrained in tags else {}
+        file = Path(pretrained) if pretrained is not None and not trained else None
         if file is not None and not file.is_file():
             one_of("pretrained", pretrained, tags or ["None (this architecture has no published weights)"])
     argument, told = ("name", source) if ":" in source else ("pretrained", str(pretrained))
@@ -187,8 +215,10 @@ def load(name: str = "miniclip", pretrained: str | None = None, device: str | No
         sources.validate_checkpoint(argument, file)
     _validate_device(device)
     wanted = {"weights_only": True, "require_pretrained": ":" in source or pretrained is not None}
+    wanted["force_quick_gelu"] = bool(trained.get("quick_gelu", False))  # else as the architecture says
     try:
-        with quiet():
+        with quiet(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "QuickGELU mismatch")  # of tags that say nothing of it
             created: Any = open_clip.create_model_and_transforms(source, pretrained, device=device, **wanted)
             tokenizer = open_clip.get_tokenizer(source, **settings)
     except (ImportError, MemoryError, torch.cuda.OutOfMemoryError):
@@ -200,8 +230,14 @@ def load(name: str = "miniclip", pretrained: str | None = None, device: str | No
                 f"pretrained: the weights {pretrained or source!r} do not match the architecture {name!r}: "
                 f"{shorten(keys)}"
             ) from error
-        if file is None and "hf-hub:" not in source:  # no file of others, so that nothing is known of the fault
-            raise
+        if file is None and "hf-hub:" not in source:
+            if trained or isinstance(error, OSError):
+                raise OSError(
+                    f"{argument}: {told!r} of {name} cannot be downloaded ({type(error).__name__}: {one_line(error)}); "
+                    f"expected a network, or what it needs in the cache of the hub (the variable HF_HOME names it), or "
+                    f"a file of weights from another machine: load({name!r}, 'FILE.safetensors')"
+                ) from error
+            raise  # no file of others, so that nothing is known of the fault
         raise ValueError(
             f"{argument}: {told!r} cannot be loaded ({type(error).__name__}: {one_line(error)}); expected a "
             "configuration and weights of open_clip that belong together"
@@ -212,6 +248,22 @@ def load(name: str = "miniclip", pretrained: str | None = None, device: str | No
             raise ValueError(f"{argument}: {str(file)!r} holds NaN or infinity in {key}; expected finite weights")
     model.eval().requires_grad_(False)
     return Clip(model, preprocess, tokenizer, name, pretrained)
+
+
+def _no_pictures(image: Image.Image) -> Tensor:
+    raise ValueError(f"image: {image.size} pixels; expected none, since only embeddings are stored")
+
+
+def _load_stored(name: str, pretrained: str | None, device: str) -> Clip:
+    if pretrained is not None:
+        raise ValueError(f"pretrained: {pretrained!r} given for {name!r}, which holds embeddings; expected None")
+    _validate_device(device)
+    stored = read(name)
+    texts = StoredTexts(stored)
+    model = StoredModel(stored, texts.table).eval().requires_grad_(False).to(device)
+    clip = Clip(model, _no_pictures, texts, stored.words.get("model", str(name)), stored.words.get("pretrained"))
+    vars(clip)["fingerprint"] = stored.words.get("fingerprint", "")  # of the encoder, which is not here
+    return clip
 
 
 def _validate_device(device: str) -> None:
@@ -225,42 +277,3 @@ def _validate_device(device: str) -> None:
 def source_of(name: str) -> str:
     """What open_clip calls the model `name`."""
     return sources.source_of(name, open_clip.list_models())
-
-
-class _Quiet(logging.Filter):
-    """Keeps from the root logger, to which open_clip speaks, what threads `inside` say below an error."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lock, self.inside, self.handler = threading.Lock(), Counter(), logging.lastResort or logging.NullHandler()
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        return record.levelno >= logging.ERROR or not self.inside[record.thread]
-
-
-_QUIET = _Quiet()
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """In this thread, open_clip does not report each step of loading, and that `None` means untrained weights.
-
-    Nothing of the root logger is changed in the end: open_clip would give it a handler where it has none, and then
-    `logging.basicConfig` of a program would do nothing.
-    """
-    thread, root = threading.get_ident(), logging.root
-    with _QUIET.lock:
-        if not _QUIET.inside.total():
-            root.addFilter(_QUIET)
-            if not root.handlers:
-                root.addHandler(_QUIET.handler)  # which says what Python says without any
-        _QUIET.inside[thread] += 1
-    try:
-        yield
-    finally:
-        with _QUIET.lock:
-            _QUIET.inside[thread] -= 1
-            _QUIET.inside = +_QUIET.inside  # without threads that have left
-            if not _QUIET.inside:
-                root.removeFilter(_QUIET)
-                root.removeHandler(_QUIET.handler)

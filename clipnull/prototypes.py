@@ -33,7 +33,8 @@ from torch import Tensor
 from .errors import at_least
 from .files import cache_folder, cache_path, data_folder, written
 from .models import Clip
-from .prompts import TEMPLATES, Vocabulary, embed_cells, format_prompt
+from .prompts import embed_cells
+from .wording import TEMPLATES, Vocabulary, format_prompt
 
 ALGORITHM = 1
 """The version of `synthesize`: a higher number wherever the same seed gives another picture than before."""
@@ -131,6 +132,7 @@ def synthesize(
     """
     at_least("steps", steps, 1)
     at_least("batch", batch, 1)
+    clip.validate_encoder()
     if targets.ndim != 2 or targets.shape[1] != clip.width or not len(targets):
         raise ValueError(f"targets: shape {tuple(targets.shape)} is not valid; expected (n, {clip.width}), n >= 1")
     seeds = list(range(seed, seed + len(targets))) if seeds is None else list(seeds)
@@ -171,11 +173,15 @@ def cell_prototypes(
     With `progress`, standard error says what is made and where it is kept. A damaged file there is named in a warning
     and made again.
 
+    Of a file of embeddings, those that it holds, without pixels.
+
     Raises ValueError for an edited `clip` (ask its base, or `synthesize`, which keeps nothing), and OSError if
     something has to be made and the cache folder cannot be written.
     """
     if clip.edits:
         raise ValueError(f"clip: it carries {len(clip.edits)} edits; expected the unedited model, clip.base")
+    if not clip.encoder:
+        return _of_file(clip, vocabulary)
     mask = torch.ones(vocabulary.shape, dtype=torch.bool) if mask is None else mask
     if mask.shape != vocabulary.shape or not mask.any():
         raise ValueError(
@@ -194,6 +200,15 @@ def cell_prototypes(
             stored = _stored(path, clip, vocabulary)  # another process may have made some
             _make(path, stored, clip, vocabulary, mask, steps, seed, progress)
     return Prototypes(stored["pixels"], stored["embeddings"] * mask[..., None], mask)
+
+
+def _of_file(clip: Clip, vocabulary: Vocabulary) -> Prototypes:
+    """The prototypes in a file of embeddings, without their pictures."""
+    stored = clip.model.stored
+    if "prototypes" not in stored.vectors or vocabulary != stored.vocabulary:
+        raise ValueError(f"clip: {clip.name} has no encoder and no prototypes of these names; expected texts alone")
+    pixels = torch.zeros(*vocabulary.shape, 3, 0, 0, dtype=torch.uint8)
+    return Prototypes(pixels, F.normalize(stored.vectors["prototypes"], dim=-1), stored.mask)
 
 
 def _make(

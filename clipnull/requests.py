@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .errors import brief, distinct, names
-from .prompts import Vocabulary
+from .wording import Vocabulary
 
 MOST_NAMES, MOST_PARTS = 100_000, 1_000
 """Of a request that is read from a file."""

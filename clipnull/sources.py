@@ -75,6 +75,8 @@ def validate_checkpoint(argument: str, path: Path) -> None:
         if path.suffix == ".safetensors":
             with safe_open(path, "pt") as found:
                 found.keys()
+        elif zipfile.is_zipfile(path) and any(n.endswith("/constants.pkl") for n in zipfile.ZipFile(path).namelist()):
+            raise ValueError("it is a program of TorchScript, as OpenAI's own files are")
         elif path.suffix not in (".npz", ".npy"):  # numpy itself reads no pickles
             found = torch.load(path, "cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
             if not isinstance(found, dict) or not found:

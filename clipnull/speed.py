@@ -12,8 +12,9 @@ from torch import Tensor
 
 from .data import load_images
 from .edit import Edit
+from .embedding import embed
 from .errors import import_extra
-from .evaluate import accuracy_matrix, classify, embed
+from .evaluate import accuracy_matrix, classify
 from .methods import METHODS, solve
 from .methods.cells import Cells
 from .models import Clip, load

@@ -9,9 +9,10 @@ from .errors import one_of
 from .methods import METHODS, solve
 from .methods.cells import Cells
 from .models import Clip
-from .prompts import Vocabulary, embed_cells, embed_domains
+from .prompts import embed_cells, embed_domains
 from .prototypes import Prototypes, cell_prototypes
 from .requests import Forget
+from .wording import Vocabulary
 
 
 def embed_vocabulary(clip: Clip, vocabulary: Vocabulary, prototypes: Prototypes | bool = True) -> Cells:
@@ -27,7 +28,7 @@ def embed_vocabulary(clip: Clip, vocabulary: Vocabulary, prototypes: Prototypes 
         True: one synthesized picture for each cell, by gradient ascent on pixels. That is done once for a model and a
         vocabulary, takes a second or so a cell on two cores, is told on standard error, and is kept in the cache folder
         (`files.cache_path`); those of miniclip for the names of miniworld and PACS come with it. False: texts only, at
-        once. Or what `prototypes.cell_prototypes` gave, for all cells.
+        once. Or what `prototypes.cell_prototypes` gave, for all cells. Of a file of embeddings: its own, if it has all.
 
     Returns
     -------
@@ -50,6 +51,8 @@ def embed_vocabulary(clip: Clip, vocabulary: Vocabulary, prototypes: Prototypes 
     """
     texts = embed_cells(clip, vocabulary)
     domains = embed_domains(clip, vocabulary.domains) + F.normalize(texts.mean(0), dim=-1)
+    if prototypes is True and not clip.encoder:  # which may have none
+        prototypes = bool(clip.model.stored.mask.all()) and vocabulary == clip.model.stored.vocabulary
     if prototypes is True:
         prototypes = cell_prototypes(clip.base or clip, vocabulary)
     if not prototypes:

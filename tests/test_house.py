@@ -17,9 +17,9 @@ PACKAGE = ROOT / "clipnull"
 FILES = sorted(PACKAGE.rglob("*.py"))
 # A module imports only from those before it.
 LIBRARY = """
-errors files projections sources models prompts prototypes subspace gates applying requests patches edit exporting
-pictures data methods.cells methods.nullspace methods.residual methods.ridge methods.oblique methods.gated methods
-unlearning evaluate auditing bench speed cards plots results
+errors files wording projections sources quiet stored models prompts prototypes subspace gates applying requests patches
+edit exporting pictures data methods.cells methods.nullspace methods.residual methods.ridge methods.oblique
+methods.gated methods unlearning embedding evaluate auditing bench speed cards plots results
 """
 COURSE = """
 course course.metrics course.profiles course.formulas course.notebooks course.run course.goldens course.seeds

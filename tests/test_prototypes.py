@@ -24,7 +24,7 @@ MASK = torch.tensor([[True, True], [False, True], [False, False]])
 PAIR = cn.Vocabulary(("cat", "dog"), ("photo", "line"))
 
 # The code that makes the pictures, as ALGORITHM says: it goes up by one where the same seed gives another picture.
-DIGEST = (1, "b12b2733aa6d441e")
+DIGEST = (1, "125e719fa4070c3e")
 
 
 # --- the ascent

@@ -9,8 +9,9 @@ import sys
 from torch import Tensor
 
 from ..data import Images
+from ..embedding import embed
 from ..errors import import_extra, one_of
-from ..evaluate import accuracy_matrix, classify, embed, rates
+from ..evaluate import accuracy_matrix, classify, rates
 from ..methods import METHODS, solve
 from ..methods.cells import Cells
 from ..models import Clip
