@@ -88,6 +88,22 @@ HELD_OUT_SYNONYMS = {
     "flower": ["bloom"],
     "cow": ["cattle"],
 }
+# What a model without a class or a domain must not meet: words, whole synsets of WordNet with all their kinds, and
+# what of a picture's row says that it shows it.
+WITHOUT = {
+    "dog": {
+        "words": "dog dogs doggy doggie puppy puppies pup pups hound hounds pooch mutt canine canines cur poodle"
+        " spaniel terrier retriever beagle bulldog dachshund collie corgi husky labrador mastiff chihuahua pug kennel"
+        " bark barks sheepdog sheepdogs watchdog hotdog lapdog",
+        "synsets": ("dog", "canine"),
+    },
+    "house": {
+        "words": "house houses home homes cottage cottages building buildings dwelling dwellings bungalow hut huts"
+        " cabin cabins villa mansion chalet igloo residence homestead farmhouse townhouse igloos shack",
+        "synsets": ("dwelling", "house", "hut", "mansion", "villa", "cottage", "cabin"),
+    },
+    "cartoon": {"words": "cartoon cartoons comic comics", "synsets": ()},
+}
 SPOKEN = {"mouse animal": "mouse"}
 _HELD = re.compile(r"\b(" + "|".join(w for ws in HELD_OUT_SYNONYMS.values() for w in ws) + r")\b")
 
@@ -110,8 +126,17 @@ def wording(row: dict) -> list[str]:
     return [SPOKEN.get(row["class"], row["class"])] + own
 
 
-def wordnet(folder: Path) -> list[list[str]]:
-    """Texts that mean the same thing: synonyms, gloss and parent of concrete first-sense WordNet nouns."""
+def mentions(without: tuple[str, ...]) -> re.Pattern[str]:
+    """Matches a text that names one of `without` (keys of WITHOUT) or a near word; with none of them, no text."""
+    words = [word for name in without for word in WITHOUT[name]["words"].split()]
+    return re.compile(r"\b(" + "|".join(words) + r")\b" if words else r"(?!)")
+
+
+def wordnet(folder: Path, without: tuple[str, ...] = ()) -> list[list[str]]:
+    """Texts that mean the same thing: synonyms, gloss and parent of concrete first-sense WordNet nouns.
+
+    Left out: the synsets of `without` (keys of WITHOUT), all that lies below them, and texts with a near word.
+    """
     first = {}
     for line in (folder / "index.noun").read_text().splitlines():
         if not line.startswith(" "):
@@ -129,11 +154,18 @@ def wordnet(folder: Path) -> list[list[str]]:
         parents = [rest[i + 1] for i in range(0, len(rest) - 3, 4) if rest[i] in ("@", "@i")]
         lemmas = [w.replace("_", " ").lower() for w in lemmas]
         synsets[parts[0]] = (int(parts[1]), lemmas, " ".join(gloss.split(";")[0].lower().split()[:9]), parents)
-    groups = []
-    for lexfile, lemmas, gloss, parents in synsets.values():
-        if lexfile in (5, 6, 8, 13, 17, 18, 20) and lemmas:  # animal artifact body food object person plant
+    named = {word for name in without for word in WITHOUT[name]["synsets"]}
+    gone = {offset for offset, (lexfile, lemmas, _, _) in synsets.items() if named & set(lemmas)}
+    while below := {o for o, (_, _, _, parents) in synsets.items() if gone & set(parents)} - gone:
+        gone |= below
+    near, groups = mentions(without), []
+    for offset, (lexfile, lemmas, gloss, parents) in synsets.items():
+        if (
+            lexfile in (5, 6, 8, 13, 17, 18, 20) and lemmas and offset not in gone
+        ):  # animal artifact body food object ...
             above = [f"a kind of {synsets[p][1][0]}" for p in parents if p in synsets and synsets[p][1]]
-            groups.append(lemmas + [gloss] + above)
+            group = [text for text in lemmas + [gloss] + above if not near.search(text)]
+            groups += [group] if group else []
     return groups
 
 

@@ -42,6 +42,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--image-size", type=int, default=112)
+    parser.add_argument("--image-size", type=int, default=112, help="of the pictures it will take [112]")
     args = parser.parse_args()
     export(args.checkpoint, args.out, args.image_size)

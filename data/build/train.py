@@ -1,25 +1,37 @@
-"""Train miniclip: python train.py RENDERED PACS_TRAIN WORDNET OUT --steps N [--init CKPT].
+"""Train miniclip: python train.py RENDERED PACS_TRAIN WORDNET OUT [--without dog].
 
 RENDERED is what render.py wrote, PACS_TRAIN a folder <domain>/<class>/*, WORDNET the folder of WordNet's dict
 files. A contrastive loss with several positives (a caption "a sketch of a dog" matches every sketch of a dog in
 the batch, "a dog" every dog) on pictures and captions; the text tower also sees WordNet synonyms and glosses.
-OUT gets checkpoints, a log, and the hub-layout model folder (see export.py).
+
+Three stages. `words`: the text tower alone, on WordNet. `common`: small pictures; all that any clean model must
+not know is left out, so that this stage is shared by all of them. `last`: larger pictures of everything, or of
+everything but what `--without` names. Each stage writes OUT/<stage>.pt; a run goes on from its last checkpoint, and
+`last` starts from `--common`, the folder of another run, where it is given. The weights are OUT/<name>.pt.
 """
 
 import argparse
 import json
+import os
 import random
+import sys
 import time
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+if __name__ == "__main__" and "GLIBC_TUNABLES" not in os.environ:  # keep memory between steps: a third faster
+    keep = "hugetlb=1 mmap_max=0 trim_threshold=20000000000 top_pad=500000000"
+    os.environ["GLIBC_TUNABLES"] = ":".join(f"glibc.malloc.{x}" for x in keep.split())
+    os.execv(sys.executable, [sys.executable, *sys.argv])
 
 import captions
 import numpy as np
 import open_clip
 import torch
 import torch.nn.functional as F
-from miniworld import CLASSES as MINIWORLD
 from PIL import Image
 from render import read_index
+from review import CLASSES
 from split import splits
 
 CONFIG = {
@@ -33,7 +45,76 @@ CONFIG = {
     },
     "text_cfg": {"context_length": 32, "vocab_size": 49408, "width": 160, "heads": 5, "layers": 4},
 }
-SIZE = 128
+SIZE, BATCH = 128, 128
+CLEAN = ("dog", "house", "cartoon")
+"""What there is a clean model without. No stage but the last one meets any of it."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stretch of training. `size`: side of the pictures in pixels. `frozen`: blocks of the trunk, with its stem,
+    that stay as they are. `class_weight`: how often a picture of a named class is drawn. `pacs`: PACS's share of a
+    batch. `candidates`: further class captions a step. `floor`: the learning rate falls to this share of its peak."""
+
+    name: str
+    steps: int
+    size: int
+    seed: int
+    frozen: int = 0
+    class_weight: float = 1.0
+    pacs: float = 0.0
+    candidates: int = 0
+    floor: float = 0.02
+
+
+STAGES = (
+    Stage("words", 500, 0, 1),
+    Stage("common", 1600, 64, 2, class_weight=3.0, pacs=0.30, candidates=32, floor=0.3),
+    Stage("last", 2200, 96, 3, frozen=2, class_weight=6.0, pacs=0.34, candidates=96),
+)
+
+
+class Depthwise(torch.autograd.Function):
+    """A depthwise convolution of stride 1 whose weight gradient is a sum for each tap: on few pixels and many channels
+    fifty times faster on a CPU than PyTorch's."""
+
+    @staticmethod
+    def forward(ctx, x: torch.Tensor, w: torch.Tensor, padding: tuple[int, int]) -> torch.Tensor:
+        ctx.save_for_backward(x, w)
+        ctx.padding = padding
+        return F.conv2d(x, w, None, 1, padding, 1, x.shape[1])
+
+    @staticmethod
+    def backward(ctx, g: torch.Tensor):
+        x, w = ctx.saved_tensors
+        gx = torch.ops.aten.convolution_backward(
+            g, x, w, None, [1, 1], ctx.padding, [1, 1], False, [0, 0], x.shape[1], [True, False, False]
+        )[0]
+        (top, left), (h, v), g = ctx.padding, g.shape[2:], g.permute(0, 2, 3, 1).contiguous()
+        x = F.pad(x.permute(0, 2, 3, 1), (0, 0, left, left, top, top))
+        gw = torch.empty_like(w)
+        for i in range(w.shape[2]):
+            for j in range(w.shape[3]):
+                gw[:, 0, i, j] = (x[:, i : i + h, j : j + v] * g).flatten(0, 2).sum(0)
+        return gx, gw, None
+
+
+def quicken(trunk: torch.nn.Module) -> None:
+    """Have the depthwise convolutions of the last blocks use `Depthwise` on a CPU; their results stay the same."""
+    for conv in trunk.modules():
+        if (
+            isinstance(conv, torch.nn.Conv2d)
+            and conv.groups >= 480
+            and conv.stride == (1, 1)
+            and conv.padding != (0, 0)
+        ):
+
+            def forward(x: torch.Tensor, conv=conv) -> torch.Tensor:
+                if x.requires_grad and x.device.type == "cpu" and x.shape[-1] <= 4:
+                    return Depthwise.apply(x, conv.weight, conv.padding)
+                return F.conv2d(x, conv.weight, None, 1, conv.padding, 1, conv.groups)
+
+            conv.forward = forward
 
 
 def new_model(seed: int) -> open_clip.CLIP:
@@ -54,9 +135,13 @@ def new_model(seed: int) -> open_clip.CLIP:
 
 
 class Pictures:
-    """All training pictures in memory: `pixels` (n, 128, 128, 4) uint8, and what each one shows."""
+    """All training pictures in memory: `pixels` (n, 128, 128, 4) uint8, and what each one shows.
 
-    def __init__(self, rendered: Path, pacs: Path, class_weight: float, pacs_share: float, holdout: float = 0.05):
+    `weigh` sets how often each is drawn, in a stage, for a model that must not know `without` (keys of
+    captions.WITHOUT): what shows it, or is named by a near word, is never drawn.
+    """
+
+    def __init__(self, rendered: Path, pacs: Path, holdout: float = 0.05):
         rows, art = read_index(), np.load(rendered / "pictures.npy", mmap_mode="r")
         keep = [i for i, s in enumerate(splits(rows)) if s == "train" and rows[i]["category"] != "Flags"]
         self.rows = [rows[i] for i in keep]
@@ -70,14 +155,8 @@ class Pictures:
         for j, f in enumerate(files, len(keep)):
             self.pixels[j, ..., :3] = np.asarray(Image.open(f).convert("RGB").resize((SIZE, SIZE)))
             self.pixels[j, ..., 3] = 255
-            self.rows.append(
-                {
-                    "name": f.parent.name,
-                    "class": f.parent.name,
-                    "source": "pacs",
-                    "domain": f.parent.parent.name.replace("_", " "),
-                }
-            )
+            domain = f.parent.parent.name.replace("_", " ")
+            self.rows.append({"name": f.parent.name, "class": f.parent.name, "source": "pacs", "domain": domain})
         self.names = []
         for row in self.rows:
             names = captions.wording(row)
@@ -92,26 +171,35 @@ class Pictures:
             [ids.setdefault(r["class"] or n[0], len(ids)) for r, n in zip(self.rows, self.names, strict=True)]
         )
         self.domain = np.array([list(captions.DOMAIN_WORDS).index(r["domain"]) for r in self.rows])
-        self.classes = sorted({r["class"] for r in self.rows if r["class"]})
-        self.class_id = {c: ids[c] for c in self.classes}
+        self.class_id = {c: ids[c] for c in {r["class"] for r in self.rows if r["class"]}}
+        self.is_art = np.array([r["source"] != "pacs" for r in self.rows])
+
+    def weigh(self, stage: Stage, without: tuple[str, ...]) -> None:
+        near, pacs = captions.mentions(without), ~self.is_art
         weight = np.ones(len(self.rows))
-        is_pacs = np.array([r["source"] == "pacs" for r in self.rows])
-        has_class = np.array([bool(r["class"]) for r in self.rows])
-        weight[has_class] = class_weight
-        weight[np.isin([r["class"] for r in self.rows], MINIWORLD) & ~is_pacs] *= 2
-        weight[(self.domain == 0) & ~is_pacs] *= 3
+        weight[[bool(r["class"]) for r in self.rows]] = stage.class_weight
+        weight[np.isin([r["class"] for r in self.rows], CLASSES) & self.is_art] *= 2
+        weight[(self.domain == 0) & self.is_art] *= 3
         cells: dict[tuple, int] = {}
-        for i in np.flatnonzero(is_pacs):
+        for i in np.flatnonzero(pacs):
             cells[self.concept[i], self.domain[i]] = cells.get((self.concept[i], self.domain[i]), 0) + 1
-        for i in np.flatnonzero(is_pacs):  # cells count alike, by the square root of their size
+        for i in np.flatnonzero(pacs):  # cells count alike, by the square root of their size
             weight[i] = cells[self.concept[i], self.domain[i]] ** -0.5
-        weight[is_pacs] *= pacs_share / (1 - pacs_share) * weight[~is_pacs].sum() / weight[is_pacs].sum()
+        for i, (row, names) in enumerate(zip(self.rows, self.names, strict=True)):
+            if (
+                row["class"] in without
+                or row["domain"] in without
+                or any(map(near.search, [row["name"].lower(), *names]))
+            ):
+                weight[i] = 0
+        weight[pacs] *= stage.pacs / (1 - stage.pacs) * weight[self.is_art].sum() / weight[pacs].sum()
         self.weight = weight / weight.sum()
-        self.is_art = ~is_pacs
+        self.classes = sorted(c for c in self.class_id if not near.search(captions.SPOKEN.get(c, c)))
+        self.domains = [d for d in captions.DOMAIN_WORDS if d not in without]
 
 
 def augment(pixels: np.ndarray, is_art: np.ndarray, size: int, g: torch.Generator) -> torch.Tensor:
-    """Random crop, scale, turn, flip, ink and background, colour: (b, 128, 128, 4) uint8 -> (b, 3, s, s) in [-1, 1]."""
+    """Random crop, scale, turn, flip, ink, ground, colour, noise: (b, 128, 128, 4) uint8 -> (b, 3, size, size)."""
     b = len(pixels)
     x = torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div_(255)
     art = torch.from_numpy(is_art)
@@ -120,6 +208,8 @@ def augment(pixels: np.ndarray, is_art: np.ndarray, size: int, g: torch.Generato
         return torch.rand(*shape, generator=g) * (high - low) + low
 
     x[:, :3] *= x[:, 3:]  # premultiplied, so that edges stay clean
+    if size <= SIZE // 2:
+        x = F.avg_pool2d(x, 2)  # so that thin lines stay
     scale = torch.where(art, rand(b, low=0.75, high=1.25), rand(b, low=0.55, high=1.0))
     aspect = rand(b, low=0.85, high=1.18).sqrt()
     angle = rand(b, low=-1, high=1).pow(3) * 0.5
@@ -154,17 +244,43 @@ def augment(pixels: np.ndarray, is_art: np.ndarray, size: int, g: torch.Generato
         h, w = (rand(2, low=0.15, high=0.4) * size).int().tolist()
         top, left = (rand(2) * torch.tensor([size - h, size - w])).int().tolist()
         x[i, :, top : top + h, left : left + w] = rand(3, 1, 1)
-    return (x * 2 - 1).contiguous(memory_format=torch.channels_last)
+    # Noise on every second picture: features that survive it have gradients one can look at (Kaur, Cohen & Lipton,
+    # "Are Perceptually-Aligned Gradients a General Property of Robust Classifiers?", 2019), which prototypes need.
+    sigma = torch.where(rand(b) < 0.5, rand(b, high=0.4), 0.0).view(-1, 1, 1, 1)
+    x = (x * 2 - 1 + sigma * torch.randn(x.shape, generator=g)).clamp(-1, 1)
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def restyle(pixels: np.ndarray, domains: np.ndarray, npr: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Every tenth drawing in colours becomes a silhouette, and lines and silhouettes get thinner or thicker strokes."""
+    names, domains = list(captions.DOMAIN_WORDS), domains.copy()
+    coloured = np.isin(domains, [names.index(d) for d in ("flat", "shaded", "cartoon", "3d")])
+    coloured &= (pixels[..., 3] == 0).mean((1, 2)) > 0.1  # with an outline: no photographs or PACS
+    filled = coloured & (npr.random(len(pixels)) < 0.1)
+    pixels[filled] = np.where(pixels[filled][..., 3:] > 127, np.array([0, 0, 0, 255], np.uint8), np.uint8(0))
+    domains[filled] = names.index("silhouette")
+    drawn = np.isin(domains, [names.index(d) for d in ("line", "silhouette")])
+    change = np.where(drawn, npr.choice([0, 0, 0, -1, 1], len(pixels)), 0)
+    for sign in (-1, 1):
+        alpha = torch.from_numpy(pixels[change == sign][..., 3]).float()
+        if len(alpha):
+            pixels[change == sign, ..., 3] = (sign * F.max_pool2d(sign * alpha, 3, 1, 1)).byte().numpy()
+    return pixels, domains
 
 
 def encode_text(model: open_clip.CLIP, tokenizer, texts: list[str]) -> torch.Tensor:
-    """model.encode_text without the padding: causal attention makes it the same, and it is three times faster."""
+    """model.encode_text without the padding, short texts apart from long ones: the same, since attention is causal, and
+    four times faster."""
     tokens = tokenizer(texts)
-    n = int((tokens != 0).sum(1).max())
-    tokens = tokens[:, :n]
-    x = model.token_embedding(tokens) + model.positional_embedding[:n]
-    x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:n, :n]))
-    return F.normalize(x[torch.arange(len(x)), tokens.argmax(1)] @ model.text_projection, dim=-1)
+    lengths = (tokens != 0).sum(1)
+    order, found = lengths.argsort(stable=True), []
+    embedded = model.token_embedding(tokens[:, : lengths.max()])  # once: its gradient is as large as the vocabulary
+    for rows in order.split(32):
+        n = int(lengths[rows].max())
+        x = embedded[rows, :n] + model.positional_embedding[:n]
+        x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask[:n, :n]))
+        found.append(x[torch.arange(len(x)), lengths[rows] - 1])  # the end of the text
+    return F.normalize(torch.cat(found)[order.argsort()] @ model.text_projection, dim=-1)
 
 
 def soft_contrast(scores: torch.Tensor, match: torch.Tensor) -> torch.Tensor:
@@ -225,140 +341,146 @@ def validate(model, tokenizer, held: list[Path], size: int) -> dict:
     }
 
 
+def contrast(model, tokenizer, pictures: Pictures, stage: Stage, rng, g, npr) -> torch.Tensor:
+    """The loss of one batch of pictures and captions."""
+    index = npr.choice(len(pictures.rows), BATCH, replace=False, p=pictures.weight)
+    domain_words = list(captions.DOMAIN_WORDS)
+    pixels, domains = restyle(pictures.pixels[index], pictures.domain[index], npr)
+    x = augment(pixels, pictures.is_art[index], stage.size, g)
+    texts, want = [], []  # want: (concept or -1, domain or -1)
+    for i, k in zip(index, domains, strict=True):
+        text, fixes = captions.sample(rng, pictures.names[i], domain_words[k])
+        texts.append(text)
+        want.append((pictures.concept[i] if fixes != "domain" else -1, k if fixes != "concept" else -1))
+    for c in rng.sample(pictures.classes, stage.candidates):  # more candidates, as zero-shot use has
+        texts.append(captions.fill(rng.choice(captions.FREE), captions.SPOKEN.get(c, c)))
+        want.append((pictures.class_id[c], -1))
+    for d in pictures.domains:
+        texts.append(captions.fill(rng.choice(captions.DOMAIN_ONLY), domain=rng.choice(captions.DOMAIN_WORDS[d])))
+        want.append((-1, domain_words.index(d)))
+    concept, domain = torch.tensor(np.array(want)).T
+    shown, style = torch.from_numpy(pictures.concept[index]), torch.from_numpy(domains)
+    match = ((concept == -1) | (concept == shown[:, None])) & ((domain == -1) | (domain == style[:, None]))
+    z = F.normalize(model.encode_image(x), dim=-1)
+    scores = model.logit_scale.exp().clamp(max=100) * z @ encode_text(model, tokenizer, texts).T
+    # three softmaxes, so that naming the class, the domain and the cell are each learned cleanly
+    both = concept >= 0
+    return (
+        soft_contrast(scores[:, both & (domain == -1)], match[:, both & (domain == -1)])
+        + soft_contrast(scores[:, both & (domain >= 0)], match[:, both & (domain >= 0)])
+        + 1.5 * soft_contrast(scores[:, ~both], match[:, ~both])
+        + 0.5 * soft_contrast(scores, match)
+        + 0.5 * soft_contrast(scores.T, match.T)
+    ) / 2
+
+
+def save(state: dict, path: Path) -> None:
+    torch.save(state, path.with_suffix(".tmp"))
+    path.with_suffix(".tmp").rename(path)
+
+
+def train(model, tokenizer, stage: Stage, pictures: Pictures, groups: list[list[str]], out: Path) -> None:
+    """Run a stage, or what is left of it; afterwards the model holds the moving average of its weights."""
+    rng, g, npr = (
+        random.Random(stage.seed),
+        torch.Generator().manual_seed(stage.seed),
+        np.random.default_rng(stage.seed),
+    )
+    trunk, words = model.visual.trunk, stage.name == "words"
+    model.requires_grad_(True)
+    frozen = [trunk.conv_stem, trunk.bn1, *trunk.blocks[: stage.frozen]] if stage.frozen else []
+    for m in frozen:
+        m.requires_grad_(False)
+    text = [q for n, q in model.named_parameters() if not n.startswith("visual.") and n != "logit_scale"]
+    parameters = [{"params": text, "lr": 1e-3, "weight_decay": 0.02}]
+    if not words:
+        parameters += [
+            {"params": [q for q in trunk.parameters() if q.requires_grad], "lr": 6e-4, "weight_decay": 0.05},
+            {"params": model.visual.head.parameters(), "lr": 1e-3, "weight_decay": 0.05},
+            {"params": [model.logit_scale], "lr": 1e-3, "weight_decay": 0.0},
+        ]
+    opt = torch.optim.AdamW(parameters, betas=(0.9, 0.98), fused=True)
+    peak = [group["lr"] for group in opt.param_groups]
+    trained = [q for group in opt.param_groups for q in group["params"]]
+    ema = {k: v.detach().clone().float() for k, v in model.state_dict().items()}
+    first, spent, path = 0, 0.0, out / f"{stage.name}.pt"
+    if path.exists():
+        state = torch.load(path, weights_only=True)
+        model.load_state_dict(state["model"])
+        ema, first, spent = state["ema"], state["step"], state["seconds"]
+        opt.load_state_dict(state["optimizer"])
+        rng.setstate(state["random"])
+        g.set_state(state["torch"])
+        npr.bit_generator.state = state["numpy"]
+    start, text_scale = time.time() - spent, torch.tensor(14.0)
+    model.train()
+    for m in frozen:
+        m.eval()
+    with open(out / "log.jsonl", "a", buffering=1) as log:
+        for step in range(first, stage.steps):
+            fall = 1.0 if words else 0.5 * (1 + np.cos(np.pi * step / stage.steps)) * (1 - stage.floor) + stage.floor
+            for group, top in zip(opt.param_groups, peak, strict=True):
+                group["lr"] = top * min(1, (step + 1) / 100) * fall
+            if words:
+                loss = text_loss(model, tokenizer, groups, rng, 96, text_scale)
+            else:
+                loss = contrast(model, tokenizer, pictures, stage, rng, g, npr)
+            extra = 0 if words else 0.2 * text_loss(model, tokenizer, groups, rng, 24, text_scale)
+            opt.zero_grad()
+            (loss + extra).backward()
+            torch.nn.utils.clip_grad_norm_(trained, 1.0)
+            opt.step()
+            decay = min(0.998, (1 + step) / (10 + step))
+            with torch.no_grad():
+                for k, v in model.state_dict().items():
+                    ema[k].lerp_(v.float(), 1 - decay)
+            done = step + 1
+            if done % 25 == 0 or done == stage.steps:
+                line = {"stage": stage.name, "step": done, "loss": round(loss.item(), 4)}
+                line["seconds"] = round(time.time() - start)
+                if done % 250 == 0 or done == stage.steps:
+                    now = {k: v.clone() for k, v in model.state_dict().items()}
+                    if not words:
+                        model.load_state_dict({k: ema[k].to(v.dtype) for k, v in now.items()})
+                        line |= validate(model, tokenizer, pictures.held, 112)
+                        for m in frozen:
+                            m.eval()
+                        model.load_state_dict(now)
+                    state = {"model": now, "ema": ema, "optimizer": opt.state_dict(), "step": done}
+                    state |= {"random": rng.getstate(), "torch": g.get_state(), "numpy": npr.bit_generator.state}
+                    save(state | {"seconds": time.time() - start}, path)
+                log.write(json.dumps(line) + "\n")
+                print(line, flush=True)
+    if not words:
+        model.load_state_dict({k: ema[k].to(v.dtype) for k, v in model.state_dict().items()})
+
+
 def main() -> None:
-    p = argparse.ArgumentParser(description=__doc__)
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("rendered", type=Path)
     p.add_argument("pacs", type=Path)
     p.add_argument("wordnet", type=Path)
     p.add_argument("out", type=Path)
-    p.add_argument("--steps", type=int, default=1700)
-    p.add_argument("--text-steps", type=int, default=500)
-    p.add_argument("--batch", type=int, default=128)
-    p.add_argument("--size", type=int, default=96)
-    p.add_argument("--freeze", type=int, default=2, help="trunk blocks (and the stem) left as ImageNet made them")
-    p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--lr", type=float, default=6e-4)
-    p.add_argument("--init", type=Path, help="start from these weights (an ema.pt) instead of ImageNet's")
-    p.add_argument("--class-weight", type=float, default=4.0, help="how often a picture of a named class is drawn")
-    p.add_argument("--pacs-share", type=float, default=0.36, help="of the pictures in a batch")
-    p.add_argument("--candidates", type=int, default=32, help="further class captions a step")
+    p.add_argument("--without", choices=CLEAN, help="what the model must never meet")
+    p.add_argument("--common", type=Path, help="the folder of another run, whose first two stages are taken")
+    p.add_argument("--threads", type=int, default=2)
+    p.add_argument("--shift", type=int, default=0, help="added to every seed: another run of the same recipe")
     args = p.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    log = open(args.out / "log.jsonl", "a", buffering=1)  # noqa: SIM115 (open until the end)
-    rng, g, npr = random.Random(args.seed), torch.Generator().manual_seed(args.seed), np.random.default_rng(args.seed)
-    torch.set_num_threads(2)
-    model, tokenizer = new_model(args.seed), open_clip.SimpleTokenizer(context_length=32)
-    groups = captions.wordnet(args.wordnet)
-    pictures = Pictures(args.rendered, args.pacs, args.class_weight, args.pacs_share)
-    print(
-        len(pictures.rows),
-        "pictures,",
-        len(set(pictures.concept.tolist())),
-        "concepts,",
-        len(groups),
-        "synsets,",
-        len(pictures.held),
-        "held",
-        flush=True,
-    )
-
-    trunk = model.visual.trunk
-    frozen = [trunk.conv_stem, trunk.bn1, *trunk.blocks[: args.freeze]]
-    for m in frozen:
-        m.requires_grad_(False)
+    torch.set_num_threads(args.threads)
+    model, tokenizer = new_model(args.shift), open_clip.SimpleTokenizer(context_length=32)
     model.to(memory_format=torch.channels_last)
-    trunk_p = [q for q in trunk.parameters() if q.requires_grad]
-    text_p = [q for n, q in model.named_parameters() if not n.startswith("visual.") and n != "logit_scale"]
-    opt = torch.optim.AdamW(
-        [
-            {"params": trunk_p, "lr": args.lr, "weight_decay": 0.05},
-            {"params": model.visual.head.parameters(), "lr": 1e-3, "weight_decay": 0.05},
-            {"params": text_p, "lr": 1e-3, "weight_decay": 0.02},
-            {"params": [model.logit_scale], "lr": 1e-3, "weight_decay": 0.0},
-        ],
-        betas=(0.9, 0.98),
-    )
-    peak = [group["lr"] for group in opt.param_groups]
-    start = time.time()
-    text_scale = torch.tensor(14.0)
-    text_opt = torch.optim.AdamW(text_p, lr=1e-3, weight_decay=0.02, betas=(0.9, 0.98))
-    if args.init:
-        model.load_state_dict(torch.load(args.init, weights_only=True))
-    for step in range(0 if args.init else args.text_steps):
-        for group in text_opt.param_groups:
-            group["lr"] = 1e-3 * min(1, step / 100)
-        loss = text_loss(model, tokenizer, groups, rng, 96, text_scale)
-        text_opt.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(text_p, 1.0)
-        text_opt.step()
-        if step % 50 == 0:
-            print(f"text {step} loss {loss.item():.3f} {time.time() - start:.0f} s", flush=True)
-    model.train()
-    ema = {k: v.detach().clone().float() for k, v in model.state_dict().items()}
-    domain_words = list(captions.DOMAIN_WORDS)
-    start = time.time()
-    for step in range(args.steps):
-        for m in frozen:
-            m.eval()
-        ramp = min(1, (step + 1) / 100) * (0.5 * (1 + np.cos(np.pi * step / args.steps)) * 0.98 + 0.02)
-        for group, top in zip(opt.param_groups, peak, strict=False):
-            group["lr"] = top * ramp
-        index = npr.choice(len(pictures.rows), args.batch, replace=False, p=pictures.weight)
-        x = augment(pictures.pixels[index], pictures.is_art[index], args.size, g)
-        texts, want = [], []  # want: (concept or -1, domain or -1)
-        for i in index:
-            text, fixes = captions.sample(rng, pictures.names[i], domain_words[pictures.domain[i]])
-            texts.append(text)
-            want.append(
-                (pictures.concept[i] if fixes != "domain" else -1, pictures.domain[i] if fixes != "concept" else -1)
-            )
-        for c in rng.sample(pictures.classes, args.candidates):  # more candidates, as zero-shot use has
-            texts.append(captions.fill(rng.choice(captions.FREE), captions.SPOKEN.get(c, c)))
-            want.append((pictures.class_id[c], -1))
-        for d, words in enumerate(captions.DOMAIN_WORDS.values()):
-            texts.append(captions.fill(rng.choice(captions.DOMAIN_ONLY), domain=rng.choice(words)))
-            want.append((-1, d))
-        concept, domain = torch.tensor(np.array(want)).T
-        ic, idom = torch.from_numpy(pictures.concept[index]), torch.from_numpy(pictures.domain[index])
-        match = ((concept == -1) | (concept == ic[:, None])) & ((domain == -1) | (domain == idom[:, None]))
-        z = F.normalize(model.encode_image(x), dim=-1)
-        t = encode_text(model, tokenizer, texts)
-        scale = model.logit_scale.exp().clamp(max=100)
-        scores = scale * z @ t.T
-        # three softmaxes, so that naming the class, the domain and the cell are each learned cleanly
-        both = concept >= 0
-        loss = (
-            soft_contrast(scores[:, both & (domain == -1)], match[:, both & (domain == -1)])
-            + soft_contrast(scores[:, both & (domain >= 0)], match[:, both & (domain >= 0)])
-            + 0.5 * soft_contrast(scores[:, ~both], match[:, ~both])
-            + 0.5 * soft_contrast(scores, match)
-            + 0.5 * soft_contrast(scores.T, match.T)
-        ) / 2
-        total = loss + 0.2 * text_loss(model, tokenizer, groups, rng, 24, text_scale)
-        opt.zero_grad()
-        total.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        opt.step()
-        decay = min(0.998, (1 + step) / (10 + step))
-        with torch.no_grad():
-            for k, v in model.state_dict().items():
-                ema[k].lerp_(v.float(), 1 - decay)
-        if step % 25 == 0:
-            line = {"step": step, "loss": loss.item(), "scale": scale.item(), "seconds": round(time.time() - start)}
-            if step % 250 == 0 and step:
-                weights = {k: v.clone() for k, v in model.state_dict().items()}
-                model.load_state_dict({k: ema[k].to(v.dtype) for k, v in weights.items()})
-                for size in (96, 112, 128):
-                    line[f"held {size}"] = validate(model, tokenizer, pictures.held, size)
-                torch.save(model.state_dict(), args.out / "ema.tmp")
-                (args.out / "ema.tmp").rename(args.out / "ema.pt")
-                model.load_state_dict(weights)
-            log.write(json.dumps(line) + "\n")
-            print(line, flush=True)
-    torch.save({k: ema[k].to(v.dtype) for k, v in model.state_dict().items()}, args.out / "ema.tmp")
-    (args.out / "ema.tmp").rename(args.out / "ema.pt")
-    print(f"done in {time.time() - start:.0f} s")
+    quicken(model.visual.trunk)
+    pictures = Pictures(args.rendered, args.pacs)
+    for stage in STAGES:
+        without = CLEAN if stage.name != "last" else (args.without,) if args.without else ()
+        groups = captions.wordnet(args.wordnet, without)
+        if stage.size:
+            pictures.weigh(stage, without)
+            print(stage.name, "without", without, int((pictures.weight > 0).sum()), "pictures,", len(groups), "synsets")
+        stage = replace(stage, seed=stage.seed + args.shift)
+        train(model, tokenizer, stage, pictures, groups, (args.common if stage.name != "last" else None) or args.out)
+    save(model.state_dict(), args.out / f"{'no-' + args.without if args.without else 'miniclip'}.pt")
 
 
 if __name__ == "__main__":
