@@ -7,8 +7,10 @@ from dataclasses import replace
 
 import open_clip
 import pytest
+import timm
 import torch
 from helpers import VIT
+from test_architectures import create_shallow
 from torch import nn
 
 import clipnull as cn
@@ -19,7 +21,7 @@ PAIRS = open_clip.list_pretrained()
 
 @pytest.fixture
 def offline(monkeypatch):
-    """Weights that are there but hold nothing, no tokenizers, and configurations of transformers from thin air."""
+    """Weights that hold nothing, no tokenizers, configurations of transformers from thin air, towers of one layer."""
     transformers = pytest.importorskip("transformers", reason="open_clip needs transformers for some text towers")
     kinds = {"xlm": "xlm-roberta", "roberta": "roberta", "nllb": "m2m_100", "mt5": "mt5"}
 
@@ -27,6 +29,12 @@ def offline(monkeypatch):
         kind = next(kind for start, kind in kinds.items() if start in name.lower())
         return transformers.AutoConfig.for_model(kind)
 
+    shallow = copy.deepcopy(open_clip.factory._MODEL_CONFIGS)
+    for tower in (built[part] for built in shallow.values() for part in ("vision_cfg", "text_cfg")):
+        if "layers" in tower:
+            tower["layers"] = [1] * 4 if isinstance(tower["layers"], list) else 1
+    monkeypatch.setattr(open_clip.factory, "_MODEL_CONFIGS", shallow)
+    monkeypatch.setattr(timm, "create_model", create_shallow)
     monkeypatch.setattr(open_clip.factory, "download_pretrained", lambda *args, **kwargs: "weights.safetensors")
     monkeypatch.setattr(open_clip.factory, "load_checkpoint", lambda *args, **kwargs: None)
     monkeypatch.setattr(open_clip, "get_tokenizer", lambda *args, **kwargs: None)
