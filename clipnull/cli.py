@@ -52,6 +52,7 @@ def parser() -> tuple[Parser, Mapping[str, Parser]]:
         ("goldens", "take recorded metrics over into the goldens"),
         ("execute", "execute one notebook, in this process"),
         ("bench", "every request x every method on a data set"),
+        ("embed", "write what a model makes of pictures and names into one file, for machines without it"),
         ("results", "write the tables of RESULTS.md from what was measured"),
     ):
         commands.add_parser(name, help=text, description=text)
@@ -87,6 +88,13 @@ def parser() -> tuple[Parser, Mapping[str, Parser]]:
     bench.add_argument("--json", type=Path, metavar="FILE", help="write all rows there, for `clipnull results`")
     bench.add_argument("--name", help="of the pictures, as results tell it [that of the folder]")
     bench.add_argument("--speed", action="store_true", help="time the closed form instead")
+    embed = commands.choices["embed"]
+    embed.add_argument("data", metavar="DATA", help="folder <domain>/<class>/*")
+    embed.add_argument("--model", required=True, help="of open_clip, or miniclip")
+    embed.add_argument("--pretrained", metavar="TAG", help="its weights")
+    embed.add_argument("--out", type=Path, required=True, metavar="FILE.npz", help="the file; goes on where it stopped")
+    embed.add_argument("--other", type=Path, metavar="FOLDER", help="unrelated pictures, to measure collateral damage")
+    embed.add_argument("--no-prototypes", action="store_true", help="synthesize none: minutes in place of hours")
     results = commands.choices["results"]
     results.add_argument("files", nargs="*", type=Path, metavar="JSON", help="what `clipnull bench --json` has written")
     results.add_argument("--picture", action="store_true", help="draw the picture of the README anew, too")
@@ -248,6 +256,17 @@ def _bench(args: argparse.Namespace) -> int:
     if args.json:
         write_text(args.json, json.dumps(found, indent=1, allow_nan=False) + "\n")
     print(text)
+    return 0
+
+
+def _embed(args: argparse.Namespace) -> int:
+    from .data import load_images
+    from .models import load
+    from .storing import store
+
+    images = load_images(args.data)
+    clip = load(args.model, args.pretrained)
+    print(f"written: {store(clip, images, args.out, args.other, not args.no_prototypes)}")
     return 0
 
 

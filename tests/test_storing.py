@@ -1,0 +1,116 @@
+"""Writing a file of embeddings, and going on where it stopped."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import clipnull as cn
+from clipnull import cli, storing
+from clipnull.files import data_folder
+from clipnull.prompts import PROMPTS, prompt_sets
+from clipnull.prototypes import Prototypes
+from clipnull.storing import store, unrelated_words
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two pictures in each of four cells."""
+    for cell in ("line/bird", "line/car", "flat/bird", "flat/car"):
+        place = tmp_path / "pictures" / cell
+        place.mkdir(parents=True)
+        for file in sorted((data_folder("miniworld") / "test" / cell).iterdir())[:2]:
+            shutil.copy(file, place)
+    return tmp_path / "pictures"
+
+
+@pytest.fixture
+def other(tmp_path):
+    (tmp_path / "other" / "deep").mkdir(parents=True)
+    for i in range(3):
+        Image.effect_noise((32, 32), 30 + i).save(tmp_path / "other" / "deep" / f"{i}.png")
+    return tmp_path / "other"
+
+
+def test_a_file_says_what_the_model_says(clip, folder, other, tmp_path, monkeypatch):
+    images = cn.load_images(folder)
+    v = torch.nn.functional.normalize(torch.randn(*images.vocabulary.shape, clip.width), dim=-1)
+    made = Prototypes(torch.zeros(0), v, torch.ones(images.vocabulary.shape, dtype=torch.bool))
+    monkeypatch.setattr(storing, "cell_prototypes", lambda *args, **kwargs: made)
+    path = str(store(clip, images, tmp_path / "a.npz", other))
+    model, pictures = cn.load(path, device="cpu"), cn.load_images(path)
+    assert (model.name, model.pretrained, model.fingerprint) == ("miniclip", None, clip.fingerprint)
+    assert prompt_sets(model) == PROMPTS and pictures.vocabulary == images.vocabulary
+    torch.testing.assert_close(cn.embed(model, pictures), cn.embed(clip, images))
+    for prompts in PROMPTS:
+        torch.testing.assert_close(cn.zero_shot(model, pictures, prompts), cn.zero_shot(clip, images, prompts))
+    request = cn.Forget(["bird"], ["line"])
+    mine, theirs = (cn.unlearn(c, request, images.vocabulary, "oblique", prototypes=made) for c in (clip, model))
+    torch.testing.assert_close(mine.matrix(), theirs.matrix(), atol=1e-5, rtol=1e-5)
+    assert theirs.apply(clip).edits == (theirs,)  # made from the file, for the model
+    found = model.model.stored
+    assert found.vectors["other_images"].shape == (3, clip.width) and len(found.other_names) > 900
+    torch.testing.assert_close(found.vectors["image_mean"], found.vectors["other_images"].mean(0))
+    assert [p.name for p in tmp_path.iterdir() if "partial" in p.name] == []
+
+
+def test_it_goes_on_where_it_stopped_and_notices_what_changed(clip, folder, tmp_path, monkeypatch):
+    images, whole = cn.load_images(folder), storing.embed
+    asked = []
+
+    def interrupted(model, some):
+        asked.append(len(some))
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return whole(model, some)
+
+    monkeypatch.setattr(storing, "CHUNK", 3)
+    monkeypatch.setattr(storing, "embed", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        store(clip, images, tmp_path / "a.npz", prototypes=False)
+    assert not (tmp_path / "a.npz").exists() and asked == [3, 3, 2]
+    Image.new("RGB", (8, 8)).save(images.files[0].with_suffix(".png"))
+    shutil.copy(images.files[0].with_suffix(".png"), images.files[0])  # the first chunk is out of date
+    images.files[0].with_suffix(".png").unlink()
+    store(clip, images, tmp_path / "a.npz", prototypes=False)
+    assert asked == [3, 3, 2, 3, 2]
+    torch.testing.assert_close(cn.load_images(tmp_path / "a.npz").stored, whole(clip, images))
+
+
+def test_a_broken_picture_is_left_out_with_its_label(clip, folder, tmp_path):
+    images = cn.load_images(folder)
+    images.files[0].write_bytes(images.files[0].read_bytes()[:200])
+    with pytest.warns(UserWarning, match="1 of 8 pictures are broken"):
+        store(clip, images, tmp_path / "a.npz", prototypes=False)
+    assert len(cn.load_images(tmp_path / "a.npz")) == len(images) - 1
+
+
+def test_words_that_are_unrelated():
+    found = unrelated_words(cn.Vocabulary(["dog", "tree_frog", "boxer"], ["photo"]))
+    assert "goldfish" in found and len(found) == len({*found}) > 900
+    assert not [name for name in found if "dog" in name.split() or name in ("boxer", "tree frog")]
+
+
+def test_unfit_input_writes_nothing(clip, folder, tmp_path):
+    images = cn.load_images(folder)
+    edit = cn.unlearn(clip, cn.Forget(["bird"]), images.vocabulary, prototypes=False)
+    (tmp_path / "empty").mkdir()
+    for arguments, message in (
+        ((edit.apply(clip), images, tmp_path / "a.npz"), "clip: it carries 1 edits; expected the unedited"),
+        ((clip, images, tmp_path / "a.npy"), r"path: '.*a\.npy' does not end in \.npz"),
+        ((clip, images, tmp_path / "a.npz", tmp_path / "empty"), "other: '.*empty' holds no pictures"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            store(*arguments, prototypes=False)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["empty", "pictures"]
+
+
+def test_the_command(folder, tmp_path, capsys):
+    out = tmp_path / "a.npz"
+    assert cli.main(["embed", str(folder), "--model", "miniclip", "--out", str(out), "--no-prototypes"]) == 0
+    told = capsys.readouterr()
+    assert "written: " in told.out and "embed: 8 of 8 pictures" in told.err
+    with np.load(out, allow_pickle=False) as found:
+        assert found["images"].shape[0] == 8 and "prototypes" not in found.files
