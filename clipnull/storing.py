@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -103,8 +104,9 @@ def store(
     if prototypes:
         found = cell_prototypes(clip, vocabulary, progress=progress)
         made |= {"prototypes": found.embeddings, "prototype_mask": found.mask}
+    arrays: dict[str, Any] = {name: np.asarray(value) for name, value in made.items()}
     with written(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, **{name: np.asarray(value) for name, value in made.items()})
+        np.savez(file, **arrays)
     shutil.rmtree(partial)
     return path
 

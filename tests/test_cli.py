@@ -14,7 +14,7 @@ import pytest
 import clipnull
 from clipnull import bench, cli
 
-COMMANDS = ["run", "publish", "seeds", "student", "book", "course", "goldens", "execute", "bench", "results"]
+COMMANDS = ["run", "publish", "seeds", "student", "book", "course", "goldens", "execute", "bench", "embed", "results"]
 
 
 def usage_error(capsys, *arguments):
