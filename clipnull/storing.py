@@ -69,6 +69,8 @@ def store(
     """
     path = Path(path)
     clip.validate_encoder()
+    if images.stored is not None:
+        raise ValueError(f"images: embeddings of {len(images)} pictures are stored already; expected pictures")
     if clip.edits:
         raise ValueError(f"clip: it carries {len(clip.edits)} edits; expected the unedited model, clip.base")
     if path.suffix != SUFFIX:

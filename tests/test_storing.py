@@ -1,6 +1,7 @@
 """Writing a file of embeddings, and going on where it stopped."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -97,8 +98,10 @@ def test_unfit_input_writes_nothing(clip, folder, tmp_path):
     images = cn.load_images(folder)
     edit = cn.unlearn(clip, cn.Forget(["bird"]), images.vocabulary, prototypes=False)
     (tmp_path / "empty").mkdir()
+    embeddings = replace(images, files=(), stored=torch.ones(len(images), clip.width))
     for arguments, message in (
         ((edit.apply(clip), images, tmp_path / "a.npz"), "clip: it carries 1 edits; expected the unedited"),
+        ((clip, embeddings, tmp_path / "a.npz"), "images: embeddings of 8 pictures are stored already"),
         ((clip, images, tmp_path / "a.npy"), r"path: '.*a\.npy' does not end in \.npz"),
         ((clip, images, tmp_path / "a.npz", tmp_path / "empty"), "other: '.*empty' holds no pictures"),
     ):

@@ -88,8 +88,7 @@ HELD_OUT_SYNONYMS = {
     "flower": ["bloom"],
     "cow": ["cattle"],
 }
-# What a model without a class or a domain must not meet: words, whole synsets of WordNet with all their kinds, and
-# what of a picture's row says that it shows it.
+# What a model without a class or a domain must not meet in texts: words, and synsets of WordNet with all below them.
 WITHOUT = {
     "dog": {
         "words": "dog dogs doggy doggie puppy puppies pup pups hound hounds pooch mutt canine canines cur poodle"
@@ -155,14 +154,12 @@ def wordnet(folder: Path, without: tuple[str, ...] = ()) -> list[list[str]]:
         lemmas = [w.replace("_", " ").lower() for w in lemmas]
         synsets[parts[0]] = (int(parts[1]), lemmas, " ".join(gloss.split(";")[0].lower().split()[:9]), parents)
     named = {word for name in without for word in WITHOUT[name]["synsets"]}
-    gone = {offset for offset, (lexfile, lemmas, _, _) in synsets.items() if named & set(lemmas)}
+    gone = {offset for offset, (_, lemmas, _, _) in synsets.items() if named & set(lemmas)}
     while below := {o for o, (_, _, _, parents) in synsets.items() if gone & set(parents)} - gone:
         gone |= below
     near, groups = mentions(without), []
     for offset, (lexfile, lemmas, gloss, parents) in synsets.items():
-        if (
-            lexfile in (5, 6, 8, 13, 17, 18, 20) and lemmas and offset not in gone
-        ):  # animal artifact body food object ...
+        if lexfile in (5, 6, 8, 13, 17, 18, 20) and lemmas and offset not in gone:  # animal artifact body food ...
             above = [f"a kind of {synsets[p][1][0]}" for p in parents if p in synsets and synsets[p][1]]
             group = [text for text in lemmas + [gloss] + above if not near.search(text)]
             groups += [group] if group else []

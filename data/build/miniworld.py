@@ -25,8 +25,8 @@ from PIL import Image, ImageDraw
 from review import ADDED, CLASSES, DOMAINS, DROP, PEOPLE
 
 SPLITS = ("train", "test")
-CELL_MAX, TEST_MAX = 24, 10  # pictures a cell, and how many of them may be held out
-CELL_MIN = {"train": 3, "test": 5}  # a cell with fewer is left out
+CELL_MAX = 24  # pictures a cell, at most split.TEST_MAX of them held out
+CELL_MIN = {"train": split.TRAIN_MIN, "test": 5}  # a cell with fewer is left out
 SIZE, QUALITY = 128, 90
 INDEX = {
     "file": "file",
@@ -270,7 +270,7 @@ def choose(pictures: list[Picture]) -> list[Picture]:
     out: list[Picture] = []
     for cell in cells.values():
         if all(len(cell[s]) >= CELL_MIN[s] for s in SPLITS):
-            test = pick(cell["test"], TEST_MAX)
+            test = pick(cell["test"], split.TEST_MAX)
             out += test + pick(cell["train"], CELL_MAX - len(test))
     names: Counter[str] = Counter()
     for p in sorted(out, key=lambda p: (p.source, p.origin)):
@@ -356,7 +356,7 @@ def card(chosen: list[Picture]) -> str:
         dropped="\n".join(textwrap.wrap(dropped, 104)),
         grid=table(["class", *DOMAINS, "all"], grid),
         cell_max=CELL_MAX,
-        test_max=TEST_MAX,
+        test_max=split.TEST_MAX,
         licences=table(["licence", "pictures"], [list(x) for x in by_licence.most_common()]),
     )
 
