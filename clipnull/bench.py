@@ -95,9 +95,8 @@ def rows_of(
         start = time.perf_counter()
         edit = solve(cells, mask, method)
         seconds = time.perf_counter() - start
-        edited = edit.transform(z)
         for prompts, classifier in classifiers.items():
-            after = accuracy_matrix(classify(edited, classifier, images.domains), images)
+            after = accuracy_matrix(classify(z, classifier, images.domains, edit.transform), images)
             found = rates(before[prompts], after, mask)
             if math.isnan(found["forgetting_rate"]):
                 continue

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from . import patches
 from .applying import rebuild
-from .gates import LARGEST, EditLayer, Gate, is_sound
+from .gates import LARGEST, ROWS, EditLayer, Gate, is_sound
 from .models import Clip
 
 
@@ -105,10 +105,16 @@ class Edit:
         return torch.eye(len(self.left), dtype=self.left.dtype) - self.left @ self.right.T
 
     def transform(self, z: Tensor) -> Tensor:
-        """Edited embeddings, computed in float64 and cast back: (n, d) -> (n, d). They are not normalised."""
+        """Edited embeddings, computed in float64 and cast back: (n, d) -> (n, d). They are not normalised.
+
+        ROWS of them at a time, so that nothing but the result grows with n.
+        """
         if z.ndim != 2 or z.shape[1] != len(self.left):
             raise ValueError(f"z: shape {tuple(z.shape)} is not valid; expected (n, {len(self.left)})")
-        return self.layer(torch.float64).to(z.device)(z)
+        layer, edited = self.layer(torch.float64).to(z.device), torch.empty_like(z)
+        for first in range(0, len(z), ROWS):
+            edited[first : first + ROWS] = layer(z[first : first + ROWS])
+        return edited
 
     def layer(self, dtype: torch.dtype = torch.float32) -> EditLayer:
         """The edit as a module, (n, d) -> (n, d), which computes in `dtype`."""

@@ -7,6 +7,7 @@ from PIL import Image
 from torch import Tensor
 
 from .data import Images
+from .gates import ROWS
 from .models import Clip
 
 
@@ -45,16 +46,12 @@ def embed(clip: Clip, images: Images) -> Tensor:
     >>> z.shape == (len(images), clip.width)
     True
     """
-    if clip.encoder == (images.stored is not None):
-        what, has = ("embeddings of pictures", "an") if clip.encoder else ("pictures", "no")
-        raise ValueError(
-            f"images: {what}, and {clip.name} has {has} encoder; expected model and pictures of one file of "
-            "embeddings, or neither"
-        )
+    validate_kind(clip, images)
     if images.stored is not None:
-        if images.stored.shape[1] != clip.width:
-            raise ValueError(f"images: {images.stored.shape[1]} wide; expected {clip.width}, as {clip.name} is")
-        return clip.embed_pixels(images.stored, batch=4096)
+        z = torch.empty_like(images.stored)
+        for first in range(0, len(z), ROWS):
+            z[first : first + ROWS] = clip.embed_pixels(images.stored[first : first + ROWS], batch=ROWS)
+        return z
     parts, broken = [], {}
     for first in range(0, len(images), 256):
         pictures = []
@@ -74,7 +71,19 @@ def embed(clip: Clip, images: Images) -> Tensor:
     return z
 
 
+def validate_kind(clip: Clip, images: Images) -> None:
+    """Raises ValueError unless `clip` takes what `images` has: pictures, or embeddings of its width."""
+    if clip.encoder == (images.stored is not None):
+        what, has = ("embeddings of pictures", "an") if clip.encoder else ("pictures", "no")
+        raise ValueError(
+            f"images: {what}, and {clip.name} has {has} encoder; expected model and pictures of one file of "
+            "embeddings, or neither"
+        )
+    if images.stored is not None and images.stored.shape[1] != clip.width:
+        raise ValueError(f"images: {images.stored.shape[1]} wide; expected {clip.width}, as {clip.name} is")
+
+
 def readable(images: Images, *features: Tensor) -> tuple[Images, list[Tensor]]:
     """The pictures whose `features`, (n, d) each, hold no NaN, and the features of these."""
-    kept = torch.stack([~z.isnan().any(1) for z in features]).all(0)
+    kept = torch.stack([~z.norm(dim=1).isnan() for z in features]).all(0)
     return (images, list(features)) if kept.all() else (images.where(kept), [z[kept] for z in features])

@@ -1,6 +1,8 @@
 """What a model knows: the class x domain matrix of zero-shot accuracy, and what an edit changed in it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -8,36 +10,45 @@ from scipy import stats
 from torch import Tensor
 
 from .data import Images
-from .embedding import embed, readable
+from .embedding import embed, readable, validate_kind
 from .errors import at_least, one_of
+from .gates import ROWS
 from .models import Clip
 from .prompts import embed_domains, text_classifiers
 from .requests import Forget
 from .wording import PROMPTS
 
 
-def classify(features: Tensor, classifiers: Tensor, domains: Tensor) -> Tensor:
+def classify(
+    features: Tensor, classifiers: Tensor, domains: Tensor, change: Callable[[Tensor], Tensor] | None = None
+) -> Tensor:
     """The class with the largest cosine: (n,) int64; -1, no answer, where the features hold NaN.
 
     features: embeddings (n, d). classifiers: a text classifier for all, unit rows (C, d), or one for the pictures of
-    each domain, (K, C, d), see `prompts.text_classifiers`. domains: of the pictures, (n,).
+    each domain, (K, C, d), see `prompts.text_classifiers`. domains: of the pictures, (n,). change: what is done to the
+    features first, such as `edit.transform`. ROWS are changed and classified at a time: no second (n, d) is made.
 
     Raises ValueError for features without a finite length, and for classifiers that are not finite.
     """
-    length = features.norm(dim=-1)
-    if length.isinf().any():
-        row = int(length.isinf().nonzero()[0])
-        raise ValueError(f"features: row {row} is infinite or too large; expected finite ones, or NaN for no answer")
     if not classifiers.isfinite().all():
         raise ValueError("classifiers: they hold NaN or infinite values; expected finite ones")
-    z = F.normalize(features, dim=-1)
-    if classifiers.ndim == 2:
-        predicted = (z @ classifiers.T).argmax(1)
-    else:
-        predicted = torch.empty(len(z), dtype=torch.int64)
-        for k, classifier in enumerate(classifiers):
-            predicted[domains == k] = (z[domains == k] @ classifier.T).argmax(1)
-    predicted[length.isnan()] = -1
+    predicted = torch.empty(len(features), dtype=torch.int64, device=features.device)
+    for first in range(0, len(features), ROWS):
+        rows = slice(first, first + ROWS)
+        z, own = features[rows] if change is None else change(features[rows]), domains[rows]
+        length = z.norm(dim=-1)
+        if length.isinf().any():
+            row = first + int(length.isinf().nonzero()[0])
+            raise ValueError(
+                f"features: row {row} is infinite or too large; expected finite ones, or NaN for no answer"
+            )
+        z, answer = F.normalize(z, dim=-1), predicted[rows]
+        if classifiers.ndim == 2:
+            answer[:] = (z @ classifiers.T).argmax(1)
+        else:
+            for k, classifier in enumerate(classifiers):
+                answer[own == k] = (z[own == k] @ classifier.T).argmax(1)
+        answer[length.isnan()] = -1
     return predicted
 
 
@@ -45,10 +56,19 @@ def predict(clip: Clip, images: Images, prompts: str = "free", features: Tensor 
     """The class that each picture is classified as, among all classes of the vocabulary: (n,) int64; -1 if broken.
 
     prompts: "free", "domain" or "build", see `prompts.text_classifiers`. features: embeddings (n, d) to use in place of
-    `embed(clip, images)`.
+    `embed(clip, images)`. Stored embeddings go through the model some at a time.
     """
     classifiers = text_classifiers(clip, images.vocabulary, prompts)
-    return classify(embed(clip, images) if features is None else features, classifiers, images.domains)
+    return _classified(clip, images, classifiers, features)
+
+
+def _classified(clip: Clip, images: Images, classifiers: Tensor, features: Tensor | None) -> Tensor:
+    if features is not None:
+        return classify(features, classifiers, images.domains)
+    if images.stored is None:
+        return classify(embed(clip, images), classifiers, images.domains)
+    validate_kind(clip, images)
+    return classify(images.stored, classifiers, images.domains, partial(clip.embed_pixels, batch=ROWS))
 
 
 def accuracy_matrix(predicted: Tensor, images: Images, labels: Tensor | None = None) -> Tensor:
@@ -100,10 +120,8 @@ def zero_shot(clip: Clip, images: Images, prompts: str = "free", features: Tenso
 
 def domain_accuracy(clip: Clip, images: Images, features: Tensor | None = None) -> Tensor:
     """How often the domain of a picture is named right, in each cell: (C, K). features: as in `zero_shot`."""
-    z = embed(clip, images) if features is None else features
-    return accuracy_matrix(
-        classify(z, embed_domains(clip, images.vocabulary.domains), images.domains), images, images.domains
-    )
+    classifier = embed_domains(clip, images.vocabulary.domains)
+    return accuracy_matrix(_classified(clip, images, classifier, features), images, images.domains)
 
 
 def macro(matrix: Tensor, mask: Tensor | None = None) -> float:
@@ -223,9 +241,12 @@ def compare(
     """
     mask = request.mask(images.vocabulary)
     one_of("prompts", prompts, PROMPTS)
-    if features is None:
+    if features is None and images.stored is None:
         images, (z,) = readable(images, embed(clip, images))
         features = z, embed(after, images)
-    images, (z, z_after) = readable(images, *features)
-    before = zero_shot(clip, images, prompts, z)
-    return Comparison(before, zero_shot(after, images, prompts, z_after), mask, images, request, prompts)
+    z, z_after = (None, None) if features is None else features
+    answers = predict(clip, images, prompts, z), predict(after, images, prompts, z_after)
+    answered = (answers[0] != -1) & (answers[1] != -1)
+    images = images if answered.all() else images.where(answered)
+    before, changed = (accuracy_matrix(predicted[answered], images) for predicted in answers)
+    return Comparison(before, changed, mask, images, request, prompts)

@@ -10,6 +10,10 @@ LARGEST = 1e12
 """The largest value in an edit: the product of two such, times an embedding, is far from what float32 can hold."""
 
 
+ROWS = 2048
+"""Embeddings that are edited or classified at a time: what is computed for them stays small, however many there are."""
+
+
 def is_sound(value: Tensor) -> bool:
     """Whether `value` is of real floating numbers, all finite and none beyond LARGEST."""
     if value.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):

@@ -4,9 +4,12 @@ import weakref
 
 import pytest
 import torch
+import torch.nn.functional as F
 from helpers import gated, plain, random
 
 import clipnull as cn
+from clipnull import edit as edit_module
+from clipnull import evaluate
 from clipnull.auditing import features_before_projection
 from clipnull.evaluate import accuracy_matrix, classify, domain_accuracy, macro, predict, rates, wilson
 from clipnull.prompts import embed_classes, text_classifiers
@@ -163,6 +166,43 @@ def test_each_picture_is_scored_by_the_classifier_of_its_domain():
 def test_features_that_are_nan_are_no_class(classifiers):
     z = torch.tensor([[NAN, NAN], [0.0, 1.0], [1.0, NAN]])
     assert classify(z, classifiers, torch.tensor([0, 1, 1])).tolist() == [-1, 1, -1]
+
+
+EDITS = {"linear": plain(8), "bias": plain(8, bias=random(8, seed=3).double()), "gated": gated(8)}
+
+
+@pytest.mark.parametrize("n", [0, 1, 6, 7, 23])
+@pytest.mark.parametrize("kind", EDITS)
+def test_rows_are_edited_and_classified_some_at_a_time_with_the_same_result(kind, n, monkeypatch):
+    edit, z, domains = EDITS[kind], random(n, 8, seed=4), torch.arange(n) % 3
+    z[[i for i in (5, 6, 22) if i < n]] = NAN  # broken pictures, on both sides of a border
+    whole = edit.layer(torch.float64)(z)
+    sizes = []
+    for module in (evaluate, edit_module):
+        monkeypatch.setattr(module, "ROWS", 7)
+    torch.testing.assert_close(edit.transform(z), whole, equal_nan=True, atol=1e-6, rtol=1e-6)
+    assert edit.transform(z).dtype == z.dtype and edit.transform(z.double()).dtype == torch.float64
+    for classifiers in (F.normalize(random(4, 8), dim=-1), F.normalize(random(3, 4, 8), dim=-1)):
+        change = lambda rows: sizes.append(len(rows)) or edit.transform(rows)  # noqa: E731
+        found = classify(z, classifiers, domains, change)
+        scores = torch.einsum("nd,ncd->nc", whole, classifiers.expand(3, 4, 8)[domains])
+        assert found.tolist() == [-1 if i in (5, 6, 22) else int(scores[i].argmax()) for i in range(n)]
+        assert torch.equal(found, classify(edit.transform(z), classifiers, domains))
+    assert max(sizes, default=0) <= 7 and sum(sizes) == 2 * n
+
+
+def test_the_row_that_is_infinite_is_named_by_its_place_among_all(monkeypatch):
+    monkeypatch.setattr(evaluate, "ROWS", 2)
+    z = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [math.inf, 0.0]])
+    with pytest.raises(ValueError, match="row 3 is infinite"):
+        classify(z, torch.eye(2), torch.zeros(4, dtype=torch.int64))
+
+
+def test_a_gradient_goes_through_the_rows(monkeypatch):
+    monkeypatch.setattr(edit_module, "ROWS", 2)
+    z = random(5, 8).requires_grad_()
+    EDITS["linear"].transform(z).sum().backward()
+    torch.testing.assert_close(z.grad, EDITS["linear"].matrix().sum(1).float().expand(5, 8), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("row", [[math.inf, 0.0], [0.0, -math.inf], [3e38, 3e38]])
