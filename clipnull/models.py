@@ -259,6 +259,7 @@ def _load_stored(name: str, pretrained: str | None, device: str) -> Clip:
         raise ValueError(f"pretrained: {pretrained!r} given for {name!r}, which holds embeddings; expected None")
     _validate_device(device)
     stored = read(name)
+    del stored.vectors["images"]  # which `load_images` hands out, and a model has no use for
     texts = StoredTexts(stored)
     model = StoredModel(stored, texts.table).eval().requires_grad_(False).to(device)
     clip = Clip(model, _no_pictures, texts, stored.words.get("model", str(name)), stored.words.get("pretrained"))

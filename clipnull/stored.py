@@ -81,7 +81,7 @@ class Stored:
 
     @property
     def width(self) -> int:
-        return self.vectors["images"].shape[1]
+        return self.vectors["texts_free"].shape[1]
 
 
 def is_stored(place: object) -> bool:
@@ -169,7 +169,7 @@ def _places(path: Path, name: str, values: Sequence[str], known: Sequence[str]) 
 def _rows(path: Path, name: str, values: np.ndarray, mask: np.ndarray) -> Tensor:
     if values.dtype.kind != "f":
         raise _refused(path, f"holds {name} as {values.dtype}", "floating-point numbers")
-    rows = torch.from_numpy(values.astype(np.float32))
+    rows = torch.from_numpy(values.astype(np.float32, copy=False))
     if name == "prototypes":
         rows[~torch.from_numpy(mask)] = 0.0
     length = rows.reshape(-1, rows.shape[-1]).norm(dim=1)
