@@ -1,6 +1,8 @@
 """Pictures become embeddings."""
 
 import warnings
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
 from PIL import Image
@@ -10,11 +12,15 @@ from .data import Images
 from .gates import ROWS
 from .models import Clip
 
+BATCH = 64
+"""Pictures that go through a tower at once."""
+
 
 def embed(clip: Clip, images: Images) -> Tensor:
     """Embeddings z of all pictures: the features after the projection, not normalised.
 
     They are computed at each call; functions that need them take them as `features`, so that one call serves all.
+    While the tower works on some pictures, a thread reads the next ones.
     A picture that turns out broken is named in a warning, and its row is NaN: `classify` gives no answer for it, and
     accuracy leaves it out with its label.
 
@@ -48,27 +54,44 @@ def embed(clip: Clip, images: Images) -> Tensor:
     """
     validate_kind(clip, images)
     if images.stored is not None:
-        z = torch.empty_like(images.stored)
+        z = torch.empty(len(images), clip.width)
         for first in range(0, len(z), ROWS):
             z[first : first + ROWS] = clip.embed_pixels(images.stored[first : first + ROWS], batch=ROWS)
         return z
     parts, broken = [], {}
-    for first in range(0, len(images), 256):
+
+    def pixels(first: int) -> Tensor:
         pictures = []
-        for i in range(first, min(first + 256, len(images))):
+        for i in range(first, min(first + BATCH, len(images))):
             try:
                 picture = images.image(i)
             except ValueError as error:
                 broken[i] = str(error)
                 picture = Image.new("RGB", (clip.image_size, clip.image_size))
             pictures.append(clip.preprocess(picture))
-        parts.append(clip.embed_pixels(torch.stack(pictures)))
+        return torch.stack(pictures)
+
+    for batch in ahead(pixels, range(0, len(images), BATCH)):
+        parts.append(clip.embed_pixels(batch, BATCH))
     z = torch.cat(parts) if parts else torch.empty(0, clip.width)
     if broken:
         z[list(broken)] = torch.nan
         some = "; ".join(list(broken.values())[:5]) + (f"; and {len(broken) - 5} more" if len(broken) > 5 else "")
         warnings.warn(f"{len(broken)} of {len(images)} pictures are broken, their features NaN: {some}", stacklevel=2)
     return z
+
+
+def ahead(make: Callable[[int], Tensor], places: Iterable[int]) -> Iterator[Tensor]:
+    """`make` of each place in turn. A thread makes the next one while the caller works on what it got."""
+    with ThreadPoolExecutor(1) as thread:
+        waiting: Future[Tensor] | None = None
+        for place in places:
+            coming = thread.submit(make, place)
+            if waiting:
+                yield waiting.result()
+            waiting = coming
+        if waiting:
+            yield waiting.result()
 
 
 def validate_kind(clip: Clip, images: Images) -> None:
