@@ -78,8 +78,8 @@ def store(
     unrelated = None if other is None else _pictures(Path(other), images.vocabulary)
     partial = path.with_name(path.name + ".partial")
     partial.mkdir(parents=True, exist_ok=True)
-    z = _in_chunks(clip, images, partial, "pictures", progress)
-    kept = ~z.isnan().any(1)
+    z = in_chunks(clip, images, partial, "pictures", progress)
+    kept = ~z.norm(dim=1).isnan()
     vocabulary = images.vocabulary
     made = {
         "images": z[kept],
@@ -100,8 +100,8 @@ def store(
         made["pretrained"] = clip.pretrained
     made["other_texts"] = embed_classes(clip, made["other_names"])
     if unrelated is not None:
-        rest = _in_chunks(clip, unrelated, partial, "unrelated pictures", progress)
-        made["other_images"] = rest[~rest.isnan().any(1)]
+        rest = in_chunks(clip, unrelated, partial, "unrelated pictures", progress)
+        made["other_images"] = rest[~rest.norm(dim=1).isnan()]
         made["image_mean"] = made["other_images"].mean(0)
     if prototypes:
         found = cell_prototypes(clip, vocabulary, progress=progress)
@@ -133,7 +133,7 @@ def _pictures(folder: Path, vocabulary: Vocabulary) -> Images:
     return Images(files, nowhere, nowhere, vocabulary)
 
 
-def _in_chunks(clip: Clip, images: Images, partial: Path, what: str, progress: bool) -> Tensor:
+def in_chunks(clip: Clip, images: Images, partial: Path, what: str, progress: bool) -> Tensor:
     """`embed`, with each chunk kept in `partial` under what it depends on: the model, and its files as they are."""
     start, done, chunks = time.time(), 0, []
     for first in range(0, len(images), CHUNK):

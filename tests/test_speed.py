@@ -8,7 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers import gated, plain
+import torch.nn.functional as F
+from helpers import gated, plain, random
 
 import clipnull as cn
 from clipnull import speed
@@ -25,8 +26,10 @@ def tiny(clip, corner, monkeypatch):
     """
     fitted = []
     leace = SimpleNamespace(fit=lambda x, labels: fitted.append((x.shape, labels.shape)))
-    for name, value in (("CLASSES", 5), ("DOMAINS", 2), ("WIDTH", 16), ("PICTURES", 20)):
+    for name, value in (("CLASSES", 5), ("DOMAINS", 2), ("WIDTH", 16), ("PICTURES", 20), ("MANY", 50), ("JPEGS", 3)):
         monkeypatch.setattr(speed, name, value)
+    monkeypatch.setattr(speed, "MANY_WIDTH", 16)
+    monkeypatch.setattr(speed, "alone", lambda call, *arguments: call(*arguments))
     monkeypatch.setattr(speed, "load", lambda *_, **__: clip)
     monkeypatch.setattr(speed, "load_images", lambda: corner)
     monkeypatch.setattr(speed, "embed", lambda clip, images: torch.randn(len(images), clip.width))
@@ -52,11 +55,13 @@ def test_measure_times_every_method_on_every_request(tiny):
     fitted = tiny(0.5, 0.01, 1.0, 0.03, 0.1)
     found = speed.measure()
     assert fitted == [((20, 16), (20, 5))]
-    assert list(found) == ["threads", "leace", "first", "closed_form", "forward", "added", "answer"]
+    assert list(found) == ["threads", "leace", "first", "closed_form", "forward", "added", "answer", "many", "embed"]
     assert found["closed_form"] == {method: dict.fromkeys(WHATS, 0.01) for method in METHODS}
     assert found["added"] == {method: 0.03 if method == "gated" else 0.0 for method in METHODS}
     assert (found["leace"], found["forward"], found["answer"]) == (0.5, 1.0, 0.1)
     assert found["threads"] == torch.get_num_threads() and found["first"] > 0
+    assert list(found["many"]["seconds"]) == METHODS and found["many"]["input"] == 50 * 16 * 4
+    assert all(rate > 0 for rate in found["embed"].values())
     assert json.loads(json.dumps(found, allow_nan=False)) == found
 
 
@@ -77,8 +82,15 @@ def found(**changes):
         "forward": 0.5,
         "added": dict.fromkeys(METHODS, 0.0) | {"gated": 0.0123},
         "answer": 0.100,
+        "many": many(),
+        "embed": {"bare": 50.0, "clipnull": 48.0},
     }
     return made | changes
+
+
+def many(seconds=7.0, peak=2_500_000_000):
+    times = dict.fromkeys(METHODS, 7.0) | {"ridge": seconds}
+    return {"seconds": times, "input": 1_228_800_000, "beyond": peak and 100_000_000, "peak": peak}
 
 
 def verdicts(text):
@@ -89,10 +101,16 @@ def verdicts(text):
 
 def test_a_report_holds_every_figure_against_its_target():
     text = speed.report(found())
-    assert verdicts(text) == (2 * len(METHODS) + 1, 0)
+    assert verdicts(text) == (3 * len(METHODS) + 3, 0)
     assert "2 threads. LEACE, fitted on 10000 x 1024 embeddings with 345 labels: 1000 ms" in text
     assert "the first request of a vocabulary, which prepares for the others: 123 ms" in text
     assert "[OK]   gated      adds 1.23 %" in text and "[OK]   ridge      adds nothing" in text
+    assert (
+        "600000 x 512 embeddings edited and classified, 345 classes x 6 domains, one class forgotten. Target: at "
+        in text
+    )
+    assert "2.50 GB: the embeddings 1.23 GB, to edit and classify them 0.10 GB, and the programs" in text
+    assert "48.0 pictures a second, 0.96 of a bare loop of open_clip (50.0). Target: at least 0.95" in text
     line = next(line for line in text.splitlines() if line.startswith("[OK]   oblique"))
     assert line.split(maxsplit=4)[2:4] == ["10", "ms"]
     assert line.endswith("(one class 10, one cell 10, one domain 10, half of all classes 10)")
@@ -124,6 +142,13 @@ def test_the_slowest_request_of_a_method_counts(what, seconds, leace, reached):
         ({"added": dict.fromkeys(METHODS, 0.0) | {"ridge": math.inf}}, "[MISS] ridge      adds inf %"),
         ({"answer": 0.200}, "[OK]   a changed request on the embedded pictures: 200 ms"),
         ({"answer": 0.201}, "[MISS] a changed request on the embedded pictures: 201 ms"),
+        ({"many": many(seconds=15.0)}, "[OK]   ridge        15.0 s"),
+        ({"many": many(seconds=15.1)}, "[MISS] ridge        15.1 s"),
+        ({"many": many(peak=3_000_000_000)}, "[OK]   memory     3.00 GB"),
+        ({"many": many(peak=3_010_000_000)}, "[MISS] memory     3.01 GB"),
+        ({"many": many(peak=None)}, "memory: this system does not tell"),
+        ({"embed": {"bare": 100.0, "clipnull": 95.0}}, "[OK]   clipnull embed, ViT-B-32"),
+        ({"embed": {"bare": 100.0, "clipnull": 94.9}}, "[MISS] clipnull embed, ViT-B-32"),
     ],
 )
 def test_each_target_has_two_sides(changes, line):
@@ -135,6 +160,48 @@ def test_each_target_has_two_sides(changes, line):
 def test_the_targets_are_those_that_were_promised():
     assert (speed.CLASSES, speed.DOMAINS, speed.WIDTH, speed.PICTURES) == (345, 6, 1024, 10_000)
     assert (speed.CLOSED_FORM, speed.TIMES_LEACE, speed.GATE, speed.ANSWER) == (0.150, 2, 0.02, 0.200)
+    assert (speed.MANY, speed.MANY_WIDTH, speed.MANY_SECONDS, speed.MANY_BYTES) == (600_000, 512, 15, 3e9)
+    assert speed.EMBED == 0.95
+
+
+def test_what_was_measured_before_there_were_these_figures_is_still_told():
+    old = found()
+    del old["many"], old["embed"]
+    assert verdicts(speed.report(old)) == (2 * len(METHODS) + 1, 0)
+
+
+@pytest.mark.slow
+def test_memory_beyond_the_embeddings_does_not_grow_with_them():
+    """Each in a process of its own; what is left to grow are the answers, some bytes for each of n."""
+    d = 128
+    edits = {"linear": plain(d), "bias": plain(d, bias=random(d).double()), "gated": gated(d)}
+    classifiers = F.normalize(random(6, 345, d), dim=-1)
+    few, more = (speed.alone(speed.edit_many, n, edits, classifiers) for n in (60_000, 120_000))
+    assert list(few["seconds"]) == list(edits) and few["input"] == 60_000 * d * 4 == more["input"] / 2
+    if few["peak"] is None:
+        pytest.skip("this system does not tell how much memory a process had")
+    assert few["input"] < few["peak"] and more["beyond"] - few["beyond"] < few["input"] / 4
+
+
+def test_memory_is_asked_of_linux_then_of_resource_then_of_nobody(monkeypatch):
+    assert speed.peak_memory() is None or speed.peak_memory() > 10_000_000
+    monkeypatch.setattr(speed.Path, "is_file", lambda self: False)
+    monkeypatch.setitem(sys.modules, "resource", SimpleNamespace(RUSAGE_SELF=0, getrusage=lambda who: Usage()))
+    assert speed.peak_memory() == 5
+    monkeypatch.setitem(sys.modules, "resource", None)
+    assert speed.peak_memory() is None
+
+
+class Usage:
+    ru_maxrss = 5
+
+
+def test_a_bare_loop_gives_what_embed_gives(clip, tmp_path):
+    files = speed.jpegs(tmp_path, 3)
+    nowhere = torch.zeros(3, dtype=torch.int64)
+    images = cn.Images(files, nowhere, nowhere, cn.Vocabulary(["a", "b"], ["c"]))
+    assert images.image(0).size == (640, 480) and len({file.read_bytes() for file in files}) == 3
+    torch.testing.assert_close(speed.bare_loop(clip, images), cn.embed(clip, images))
 
 
 def test_requests_of_every_paradigm_are_timed(monkeypatch):
