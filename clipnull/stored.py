@@ -23,6 +23,7 @@ prompt up. What needs more, prompts of one's own or a gradient on pixels, says t
 """
 
 import math
+import sys
 import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -34,7 +35,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .errors import brief, one_line, one_of, shorten
+from .errors import brief, one_line, one_of, printable, shorten
 from .wording import DOMAIN_PROMPTS, TEMPLATES, Vocabulary, format_prompt
 
 SUFFIX = ".npz"
@@ -48,6 +49,7 @@ WORDS = ("model", "pretrained", "fingerprint", "note")
 NEEDED = ("images", "classes", "domains", "class_names", "domain_names", "texts_build", "texts_free")
 OTHERS = {"prototype_mask": ("C", "K"), **dict.fromkeys(WORDS, ())}
 LAYOUT = VECTORS | NAMES | OTHERS
+SHORTEST = 1e-12  # what PyTorch divides a shorter vector by in place of its length
 LOGIT_SCALE = 100.0
 """OpenAI's, and the largest that most CLIPs are trained with: the file does not tell."""
 
@@ -112,21 +114,25 @@ def read(path: str | Path) -> Stored:
         try:
             one_of("field", name, LAYOUT)
         except ValueError as error:
-            raise _refused(path, f"holds an unknown field: {error}", "the fields of clipnull.stored") from None
+            raise _refused(
+                path, f"holds an unknown field: {one_line(error)}", "the fields of clipnull.stored"
+            ) from None
     if missing := [name for name in NEEDED if name not in found]:
         raise _refused(path, f"lacks {', '.join(missing)}", f"the fields {', '.join(NEEDED)}")
+    if strange := [name for name, value in found.items() if not isinstance(value, np.ndarray)]:
+        raise _refused(path, f"holds {', '.join(strange)} as bytes", "arrays of NumPy")
     _check_shapes(path, found)
     names = {name: _texts(path, name, found[name]) for name in NAMES if name in found}
     try:
         vocabulary = Vocabulary(names["class_names"], names["domain_names"])
     except ValueError as error:
-        raise _refused(path, f"has unfit names: {error}", "distinct names, two classes or more") from None
+        raise _refused(path, f"has unfit names: {one_line(error)}", "distinct names, two classes or more") from None
     classes = _places(path, "classes", names["classes"], vocabulary.classes)
     domains = _places(path, "domains", names["domains"], vocabulary.domains)
     mask = found.get("prototype_mask", np.ones(vocabulary.shape, bool))
     if mask.dtype != bool:
         raise _refused(path, f"holds prototype_mask as {mask.dtype}", "bool")
-    mask = mask & ("prototypes" in found)
+    mask = (mask.view(np.uint8) != 0) & ("prototypes" in found)  # a true one may be any byte but zero
     vectors = {name: _rows(path, name, found[name], mask) for name in VECTORS if name in found}
     words = {name: _texts(path, name, found[name].reshape(1))[0] for name in WORDS if name in found}
     other = tuple(names.get("other_names", ()))
@@ -156,20 +162,28 @@ def _check_shapes(path: Path, found: dict[str, np.ndarray]) -> None:
 def _texts(path: Path, name: str, values: np.ndarray) -> list[str]:
     if values.dtype.kind != "U":
         raise _refused(path, f"holds {name} as {values.dtype}", "texts")
-    return values.tolist()
+    codes = np.frombuffer(values.tobytes(), np.dtype("u4").newbyteorder(values.dtype.byteorder))
+    if codes.max(initial=0) > sys.maxunicode:  # of which Python would make strings that crash it
+        raise _refused(path, f"holds {name} with characters that there are not", "Unicode")
+    texts = values.tolist()
+    if strange := [text for text in {*texts} if not printable(text)]:
+        raise _refused(path, f"holds {name} that cannot be printed, such as {brief(min(strange))}", "texts")
+    return texts
 
 
 def _places(path: Path, name: str, values: Sequence[str], known: Sequence[str]) -> Tensor:
     place = {label: i for i, label in enumerate(known)}
     if strange := sorted({*values} - {*known}):
-        raise _refused(path, f"holds {name} without a name: {shorten(strange)}", f"{shorten(known)}")
+        told, names = (shorten(text[:60] for text in texts) for texts in (strange, known))
+        raise _refused(path, f"holds {name} without a name: {told}", names)
     return torch.tensor([place[value] for value in values])
 
 
 def _rows(path: Path, name: str, values: np.ndarray, mask: np.ndarray) -> Tensor:
     if values.dtype.kind != "f":
         raise _refused(path, f"holds {name} as {values.dtype}", "floating-point numbers")
-    rows = torch.from_numpy(values.astype(np.float32, copy=False))
+    with np.errstate(over="ignore"):  # what is too large is refused below
+        rows = torch.from_numpy(values.astype(np.float32, copy=False))
     if name == "prototypes":
         rows[~torch.from_numpy(mask)] = 0.0
     length = rows.reshape(-1, rows.shape[-1]).norm(dim=1)
@@ -177,8 +191,8 @@ def _rows(path: Path, name: str, values: np.ndarray, mask: np.ndarray) -> Tensor
         row = int((~length.isfinite()).nonzero()[0])
         raise _refused(path, f"holds NaN, infinite or too large values in row {row} of {name}", "finite ones")
     needs = torch.from_numpy(mask).flatten() if name == "prototypes" else torch.ones(len(length), dtype=torch.bool)
-    if bool((length[needs] == 0).any()):
-        row = int(((length == 0) & needs).nonzero()[0])
+    if bool((length[needs] <= SHORTEST).any()):
+        row = int(((length <= SHORTEST) & needs).nonzero()[0])
         raise _refused(path, f"holds a row of length zero: {row} of {name}", "vectors with a direction")
     return rows
 

@@ -27,6 +27,7 @@ PROMISES = {
         test_models::test_a_checkpoint_that_is_garbage_is_named_and_runs_nothing
         test_models::test_a_pickle_with_code_is_refused_whatever_open_clip_would_do
         test_promises::test_a_pickle_runs_nothing_whatever_reads_it
+        test_stored::test_a_pickle_in_an_archive_is_never_run
     """,
     "What is damaged is refused": """
         test_edit::test_a_truncated_file_is_refused
@@ -35,6 +36,8 @@ PROMISES = {
         test_models::test_weights_missing_in_a_folder_are_told_and_no_untrained_model_is_made
         test_prototypes::test_a_damaged_file_is_named_and_made_again
         test_pictures::test_a_bomb_is_refused_by_its_header
+        test_stored::test_an_unfit_file_is_refused_with_its_name_and_the_field
+        test_fuzz_stored::test_nothing_but_value_errors_that_name_the_file
     """,
     "Nothing is written outside its target": """
         test_files::test_a_file_appears_whole

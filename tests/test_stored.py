@@ -122,6 +122,13 @@ def test_prototypes_of_some_cells_only_are_left_alone(file):
     assert cn.embed_vocabulary(clip, clip.model.stored.vocabulary).prototypes is None
 
 
+def at(name, value):
+    """The second row of a field full of `value`."""
+    values = fields()[name].copy()
+    values.reshape(-1, D)[1] = value
+    return {name: values}
+
+
 def nan(name):
     values = fields()[name].copy()
     values.reshape(-1, D)[1, 0] = np.nan
@@ -149,6 +156,12 @@ BAD = {
     "whole numbers": ({"images": np.ones((N, D), int)}, r"images as int64; expected floating-point"),
     "mask": ({"prototype_mask": np.ones((C, K))}, r"prototype_mask as float64; expected bool"),
     "twice": ({"class_names": np.array(["cat", "cat", "house"])}, r"unfit names"),
+    "large": (at("images", 1e300), r"NaN, infinite or too large values in row 1 of images"),
+    "short": (at("texts_free", 1e-20), r"a row of length zero: 1 of texts_free"),
+    "control": ({"model": np.array("a\x1b[2J")}, r"model that cannot be printed, such as 'a\\x1b\[2J'"),
+    "code": ({"note": np.array([0x110000], "u4").view("U1").reshape(())}, r"note with characters that there are not"),
+    "swapped": ({"note": np.array([0x11], "u4").view(">U1").reshape(())}, r"note with characters that there are not"),
+    "long": ({"classes": np.array(["x" * 9_000] * N)}, r"classes without a name: 'x{60}'; expected .cat."),
     "others": ({"other_names": None}, r"only one of other_texts and other_names"),
 }
 
@@ -206,6 +219,26 @@ def test_a_damaged_file_gives_nothing_but_a_value_error(file, tmp_path):
             cn.load(str(path), device="cpu")
         except ValueError as error:
             assert "broken.npz" in str(error)
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_is_large_is_refused_without_another_word(file):
+    with pytest.raises(ValueError, match="too large values in row 1"):
+        stored.read(file(**at("images", 1e300)))
+
+
+def test_a_member_that_is_no_array_is_refused(file):
+    path = file(note=None)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("note", b"plain text")
+    with pytest.raises(ValueError, match=r"made\.npz' holds note as bytes; expected arrays of NumPy"):
+        stored.read(path)
+
+
+def test_whatever_byte_stands_for_true_is_true(file):
+    mask = np.full((C, K), 2, np.uint8).view(bool)
+    found = stored.read(file(prototype_mask=mask))
+    assert (found.mask.view(torch.uint8) == 1).all() and found.vectors["prototypes"].norm(dim=-1).min() > 0
 
 
 def test_a_pickle_in_an_archive_is_never_run(tmp_path):
