@@ -50,13 +50,14 @@ HOW = (
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """A model and a folder of pictures. tag: of the model's weights, None where it brings its own or has none."""
+    """A model and a folder of pictures, at most so many a cell. tag: of weights, None if it brings its own or none."""
 
     model: str
     tag: str | None
     root: Path
     name: str
     images: Images
+    most: int | None
 
     @property
     def untrained(self) -> bool:
@@ -156,7 +157,7 @@ def _pairs(folders: Sequence[str | Path], models: dict[str, str | None], most: i
     known = [(root, name_of(folder), load_images(root)) for folder in named for root in [root_of(Path(folder))]]
     for model, tag in models.items():
         for root, name, images in known:
-            yield Pair(model, tag, root, name, images if most is None else at_most(images, most))
+            yield Pair(model, tag, root, name, images if most is None else at_most(images, most), most)
 
 
 def _tag(model: str, pretrained: str | None) -> str | None:
@@ -241,7 +242,7 @@ def _measured(
     images, stored = load_images(embeddings), load(str(embeddings))
     swept = bench.sweep(stored, images, methods, paradigms)
     found = bench.document(stored, images, pair.title, swept, paradigms)
-    found |= {"untrained": pair.untrained, "prototypes": prototypes, "inputs": asked}
+    found |= {"untrained": pair.untrained, "most": pair.most, "prototypes": prototypes, "inputs": asked}
     write_text(rows, json.dumps(found, indent=1, allow_nan=False) + "\n")
     return found
 
@@ -290,7 +291,7 @@ def _figure(name: str, rows: Sequence[dict]) -> str:
 
 def _about(entry: dict) -> str:
     texts = "texts and one synthesized picture a cell" if entry["prototypes"] else "texts alone"
-    return (
-        f"- {entry['name']}: {entry['pictures']} pictures, {entry['classes']} classes × {entry['domains']} domains; "
-        f"edits made from {texts}{'; random weights, nothing learned' if entry['untrained'] else ''}."
-    )
+    drawn = f" (at most {entry['most']} a cell, drawn at random)" if entry["most"] else ""
+    shape = f"{entry['classes']} classes × {entry['domains']} domains"
+    learned = "; random weights, nothing learned" if entry["untrained"] else ""
+    return f"- {entry['name']}: {entry['pictures']} pictures{drawn}, {shape}; edits made from {texts}{learned}."

@@ -1,11 +1,14 @@
 """`clipnull paper`: from folders to the page, with random weights on a few pictures."""
 
 import json
+import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from helpers import VIT
 from PIL import Image
 
@@ -254,25 +257,26 @@ def test_the_command_hands_on_what_is_asked(monkeypatch, capsys):
     assert asked[1] == (folders[:1], ["RN50"], None, Path("x"), ["ridge"], ["global"], 5, False)
 
 
+@pytest.mark.skipif(not shutil.which("make"), reason="no make")
+def test_make_paper_asks_for_folders_and_hands_them_on():
+    make = ["make", "-n", "-o", ".venv/ready", "paper"]
+    done = subprocess.run(make, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and "DATA: no folder is named; expected such as make paper DATA=" in done.stderr
+    done = subprocess.run([*make, "DATA=pacs home", "OPTIONS=--most 5"], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == ".venv/bin/python -m clipnull paper pacs home --most 5", done.stderr
+
+
 @pytest.mark.slow
-def test_the_command_with_an_architecture_of_open_clip(pacs, tmp_path, monkeypatch, capsys):
+def test_the_command_with_an_architecture_of_open_clip(pacs, tmp_path, capsys):
     """Nothing is put in the place of anything, but weights: random, and the same ones at both times."""
-    monkeypatch.setenv("CLIPNULL_CACHE", str(tmp_path / "cache"))
-    arguments = [
-        "paper",
-        str(pacs),
-        "--models",
-        "ViT-S-32-alt",
-        "miniclip",
-        "--untrained",
-        "--out",
-        str(tmp_path / "out"),
-    ]
-    assert cli.main([*arguments, "--most", "2"]) == 0
+    arguments = ["paper", str(pacs), "--models", "ViT-S-32-alt", "miniclip", "--untrained", "--no-prototypes"]
+    arguments += ["--most", "2", "--out", str(tmp_path / "out")]
+    assert cli.main(arguments) == 0
     page = tmp_path / "out" / "PAPER.md"
     told, text = capsys.readouterr(), page.read_text(encoding="utf-8")
     assert told.out == f"written: {page}\n" and "forgetting: pacs ViT-S-32-alt random weights" in told.err
     assert [row[0] for row in table(page)[1::15]] == ["pacs ViT-S-32-alt random weights", "pacs miniclip"]
     assert text.count("random weights, nothing learned") == 1, "miniclip is trained"
-    assert cli.main([*arguments, "--most", "2"]) == 0
+    assert text.count("12 pictures (at most 2 a cell, drawn at random), 3 classes") == 2
+    assert cli.main(arguments) == 0
     assert page.read_text(encoding="utf-8") == text and capsys.readouterr().err.count("is there, and is taken") == 4
