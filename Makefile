@@ -8,7 +8,7 @@ READY := .venv/ready
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadgroup
 
 .DEFAULT_GOAL := help
-.PHONY: help run check test nightly env notebooks lab outputs student book results bench measure format lock clean
+.PHONY: help run check test nightly env notebooks lab outputs student book results bench paper measure format lock clean
 
 help: ## say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -61,6 +61,10 @@ bench: $(READY) ## every request x every method on miniworld and, if named, PACS
 	$(PY) -m clipnull bench --json build/bench-miniworld.json
 	$(if $(CLIPNULL_DATA),$(PY) -m clipnull bench "$(CLIPNULL_DATA)/test" --json build/bench-data.json)
 	$(PY) -m clipnull bench --speed
+
+paper: $(READY) ## ViT-B/16 and L/14 on folders of pictures, beside the paper's figures: DATA="pacs DomainNet"
+	$(if $(DATA),,$(error DATA: no folder is named; expected such as make paper DATA="pacs office-home DomainNet"))
+	$(PY) -m clipnull paper $(DATA) $(OPTIONS)
 
 measure: $(READY) ## print the figures of the model card
 	$(PY) data/build/measure.py

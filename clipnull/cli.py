@@ -9,6 +9,8 @@
 `clipnull goldens`  take the metrics of an earlier run over into the goldens
 `clipnull seeds`    run with several seeds, and propose tolerances from the spread
 `clipnull bench`    every request x every method on a data set; with --speed, the time of the closed form
+`clipnull embed`    write what a model makes of pictures and names into one file
+`clipnull paper`    both for several models and folders, beside the paper's two figures
 `clipnull results`  write the tables of RESULTS.md from what was measured
 
 A user's error is told in one line, with exit status 2; failed notebooks and metrics outside their tolerance, a line
@@ -53,10 +55,13 @@ def parser() -> tuple[Parser, Mapping[str, Parser]]:
         ("execute", "execute one notebook, in this process"),
         ("bench", "every request x every method on a data set"),
         ("embed", "write what a model makes of pictures and names into one file, for machines without it"),
+        ("paper", "embed and bench several models and folders, beside the paper's two figures"),
         ("results", "write the tables of RESULTS.md from what was measured"),
     ):
         commands.add_parser(name, help=text, description=text)
-    run, seeds, bench, one = (commands.choices[name] for name in ("run", "seeds", "bench", "execute"))
+    run, seeds, bench, embed, paper, results, one = (
+        commands.choices[name] for name in ("run", "seeds", "bench", "embed", "paper", "results", "execute")
+    )
     for command in (run, seeds):
         command.add_argument("--jobs", type=int, help="notebooks at a time [2; 1 with a GPU]")
         command.add_argument("--limit", type=float, default=900, help="seconds for a whole notebook [900]")
@@ -82,20 +87,26 @@ def parser() -> tuple[Parser, Mapping[str, Parser]]:
     )
     bench.add_argument("--model", default="miniclip", help="of open_clip [the embedded miniclip]")
     bench.add_argument("--pretrained", metavar="TAG", help="its weights")
-    bench.add_argument("--methods", nargs="+", metavar="METHOD", help="[all]")
-    bench.add_argument("--paradigms", nargs="+", metavar="PARADIGM", help="global, selective, complete [all]")
+    for command in (bench, paper):
+        command.add_argument("--methods", nargs="+", metavar="METHOD", help="[all]")
+        command.add_argument("--paradigms", nargs="+", metavar="PARADIGM", help="global, selective, complete [all]")
     bench.add_argument("--prompts", default="free", help="those of the table: free, domain or build [free]")
     bench.add_argument("--json", type=Path, metavar="FILE", help="write all rows there, for `clipnull results`")
     bench.add_argument("--name", help="of the pictures, as results tell it [that of the folder]")
     bench.add_argument("--speed", action="store_true", help="time the closed form instead")
-    embed = commands.choices["embed"]
     embed.add_argument("data", metavar="DATA", help="folder <domain>/<class>/*")
     embed.add_argument("--model", required=True, help="of open_clip, or miniclip")
     embed.add_argument("--pretrained", metavar="TAG", help="its weights")
     embed.add_argument("--out", type=Path, required=True, metavar="FILE.npz", help="the file; goes on where it stopped")
     embed.add_argument("--other", type=Path, metavar="FOLDER", help="unrelated pictures, to measure collateral damage")
-    embed.add_argument("--no-prototypes", action="store_true", help="synthesize none: minutes in place of hours")
-    results = commands.choices["results"]
+    paper.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="<domain>/<class>/*, such as PACS")
+    paper.add_argument("--models", nargs="+", default=["ViT-B-16", "ViT-L-14"], help="[ViT-B-16 ViT-L-14]")
+    paper.add_argument("--pretrained", metavar="TAG", default="openai", help="their weights [openai]")
+    paper.add_argument("--untrained", dest="pretrained", action="store_const", const=None, help="random weights")
+    paper.add_argument("--out", type=Path, default=Path("build/paper"), help="goes on where it stopped [build/paper]")
+    paper.add_argument("--most", type=int, metavar="N", help="only N pictures of each class in each domain [all]")
+    for command in (embed, paper):
+        command.add_argument("--no-prototypes", action="store_true", help="synthesize none: minutes in place of hours")
     results.add_argument("files", nargs="*", type=Path, metavar="JSON", help="what `clipnull bench --json` has written")
     results.add_argument("--picture", action="store_true", help="draw the picture of the README anew, too")
     return top, commands.choices
@@ -234,6 +245,7 @@ def _bench(args: argparse.Namespace) -> int:
     from .files import write_text
     from .methods import METHODS
     from .models import load
+    from .results import name_of
     from .stored import is_stored
     from .wording import PROMPTS
 
@@ -251,7 +263,7 @@ def _bench(args: argparse.Namespace) -> int:
         images = load_images(args.data)
         clip = load(args.data if is_stored(args.data) else args.model, args.pretrained)
         rows = bench.sweep(clip, images, methods, paradigms)
-        found = bench.document(clip, images, args.name or _name_of(args.data), rows, paradigms)
+        found = bench.document(clip, images, args.name or name_of(args.data), rows, paradigms)
         text = bench.table(rows, bench.every_request(images, paradigms), args.prompts)
     if args.json:
         write_text(args.json, json.dumps(found, indent=1, allow_nan=False) + "\n")
@@ -270,10 +282,12 @@ def _embed(args: argparse.Namespace) -> int:
     return 0
 
 
-def _name_of(data: str | None) -> str:
-    """What results call a folder of pictures: its name, or where that is a split, the name of the folder above."""
-    folder = Path(data or "miniworld").resolve()
-    return folder.parent.name if folder.name in ("train", "val", "test") else folder.name.removesuffix(".npz")
+def _paper(args: argparse.Namespace) -> int:
+    from .paper import measure
+
+    chosen = args.out, args.methods, args.paradigms, args.most, not args.no_prototypes
+    print(f"written: {measure(args.folders, args.models, args.pretrained, *chosen)}")
+    return 0
 
 
 def _results(args: argparse.Namespace) -> int:

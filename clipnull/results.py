@@ -191,6 +191,12 @@ def short_table(known: Sequence[dict]) -> str:
     return "\n".join(lines)
 
 
+def name_of(data: str | Path | None) -> str:
+    """What results call a folder of pictures: its name, or where that is a split, the name of the folder above."""
+    folder = Path(data or "miniworld").resolve()
+    return folder.parent.name if folder.name in ("train", "val", "test") else folder.name.removesuffix(".npz")
+
+
 def picture(root: Path = Path()) -> Path:
     """Draw the picture of the README: guitars forgotten in line drawings only, on the embedded test pictures."""
     from . import plots

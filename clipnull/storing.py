@@ -35,6 +35,7 @@ def store(
     other: str | Path | None = None,
     prototypes: bool = True,
     progress: bool = True,
+    note: str = "",
 ) -> Path:
     """Write all that `clip` makes of `images` and of their names into a file that `load` and `load_images` take.
 
@@ -54,6 +55,8 @@ def store(
         Synthesize one for each cell: a second or so each on two cores with miniclip, minutes with a ViT-L.
     progress : bool
         Standard error tells what is done.
+    note : str
+        Added to what the file says of itself.
 
     Returns
     -------
@@ -94,7 +97,7 @@ def store(
         "other_names": unrelated_words(vocabulary),
         "model": clip.name,
         "fingerprint": clip.fingerprint,
-        "note": f"build: {'; '.join(TEMPLATES['build'])}. free: {'; '.join(TEMPLATES['free'])}",
+        "note": f"build: {'; '.join(TEMPLATES['build'])}. free: {'; '.join(TEMPLATES['free'])}. {note}".rstrip(". "),
     }
     if clip.pretrained is not None:
         made["pretrained"] = clip.pretrained

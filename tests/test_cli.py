@@ -13,8 +13,10 @@ import pytest
 
 import clipnull
 from clipnull import bench, cli
+from clipnull.results import name_of
 
-COMMANDS = ["run", "publish", "seeds", "student", "book", "course", "goldens", "execute", "bench", "embed", "results"]
+COMMANDS = "run publish seeds student book course goldens execute bench embed paper results"
+COMMANDS = COMMANDS.split()
 
 
 def usage_error(capsys, *arguments):
@@ -268,7 +270,7 @@ def test_bench_writes_rows_and_prints_the_table(folder, found, capsys):
 
 @pytest.mark.parametrize("data, name", [(None, "miniworld"), ("a/pacs/test", "pacs"), ("a/pacs", "pacs"), ("/x/", "x")])
 def test_results_call_a_data_set_by_its_folder(data, name):
-    assert cli._name_of(data) == name
+    assert name_of(data) == name
 
 
 @pytest.mark.parametrize(

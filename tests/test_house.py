@@ -20,6 +20,7 @@ LIBRARY = """
 errors files wording projections sources quiet stored models prompts prototypes subspace gates applying requests patches
 edit exporting pictures data methods.cells methods.nullspace methods.residual methods.ridge methods.oblique
 methods.gated methods unlearning embedding storing evaluate auditing bench speed cards plots results
+paper
 """
 COURSE = """
 course course.metrics course.profiles course.formulas course.notebooks course.run course.goldens course.seeds

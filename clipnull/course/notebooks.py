@@ -25,9 +25,9 @@ NUMBERED = "[0-9][0-9]_*.ipynb"
 OUTSIDE = {
     "__main__.py", "cli.py", "console.py", "results.py", "speed.py", "course/book.py", "course/editions.py",
     "course/formulas.py", "course/goldens.py", "course/notebooks.py", "course/profiles.py", "course/run.py",
-    "course/seeds.py", "storing.py",
+    "course/seeds.py", "paper.py", "storing.py",
 }  # fmt: skip
-"""The modules that no output of a notebook depends on: what executes, compares and publishes, and `clipnull embed`."""
+"""The modules that no output of a notebook depends on: what executes and publishes, and `embed` and `paper`."""
 
 PAGE = """{%- extends 'lab/index.html.j2' -%}
 {%- block html_head_js -%}{%- endblock -%}

@@ -419,7 +419,8 @@ def train(model, tokenizer, stage: Stage, pictures: Pictures, groups: list[list[
         m.eval()
     with open(out / "log.jsonl", "a", buffering=1) as log:
         for step in range(first, stage.steps):
-            fall = 1.0 if words else 0.5 * (1 + math.cos(math.pi * step / stage.steps)) * (1 - stage.floor) + stage.floor
+            fall = 0.5 * (1 + math.cos(math.pi * step / stage.steps))
+            fall = 1.0 if words else fall * (1 - stage.floor) + stage.floor
             for group, top in zip(opt.param_groups, peak, strict=True):
                 group["lr"] = top * min(1, (step + 1) / 100) * fall
             if words:
