@@ -10,7 +10,7 @@ LARGEST = 1e12
 """The largest value in an edit: the product of two such, times an embedding, is far from what float32 can hold."""
 
 
-ROWS = 2048
+ROWS = 8192
 """Embeddings that are edited or classified at a time: what is computed for them stays small, however many there are."""
 
 

@@ -1,6 +1,7 @@
 """`clipnull paper`: from folders to the page, with random weights on a few pictures."""
 
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -260,9 +261,11 @@ def test_the_command_hands_on_what_is_asked(monkeypatch, capsys):
 @pytest.mark.skipif(not shutil.which("make"), reason="no make")
 def test_make_paper_asks_for_folders_and_hands_them_on():
     make = ["make", "-n", "-o", ".venv/ready", "paper"]
-    done = subprocess.run(make, cwd=ROOT, capture_output=True, text=True)
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}  # of `make check` itself
+    done = subprocess.run(make, cwd=ROOT, env=clean, capture_output=True, text=True)
     assert done.returncode == 2 and "DATA: no folder is named; expected such as make paper DATA=" in done.stderr
-    done = subprocess.run([*make, "DATA=pacs home", "OPTIONS=--most 5"], cwd=ROOT, capture_output=True, text=True)
+    make += ["DATA=pacs home", "OPTIONS=--most 5"]
+    done = subprocess.run(make, cwd=ROOT, env=clean, capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == ".venv/bin/python -m clipnull paper pacs home --most 5", done.stderr
 
 
