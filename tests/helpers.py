@@ -10,6 +10,7 @@ import zlib
 import torch
 import torch.nn.functional as F
 from hypothesis import settings
+from hypothesis import strategies as st
 
 from clipnull.edit import Edit
 from clipnull.gates import Gate
@@ -52,6 +53,26 @@ RESNET = VIT | {"vision_cfg": {"layers": [1, 1, 1, 1], "width": 16, "patch_size"
 def examples(n: int) -> settings:
     """`@examples(n)`: so many for a test of hypothesis, 20 times as many in the nightly run."""
     return settings(max_examples=n * (20 if NIGHTLY else 1))
+
+
+@st.composite
+def mangled(draw, content: bytes, length: bool = False) -> bytes:
+    """Bytes as chance would change them: bits flipped, the end lost, bytes put in or over others; with `length`, also
+    the eight bytes that say how long the head of a safetensors file is."""
+    content = bytearray(content)
+    for _ in range(draw(st.integers(1, 3))):
+        what, at = draw(st.integers(0, 4 if length else 3)), draw(st.integers(0, max(0, len(content) - 1)))
+        if what == 0 and content:
+            content[at] ^= 1 << draw(st.integers(0, 7))
+        elif what == 1:
+            del content[at:]
+        elif what == 2:
+            content[at:at] = draw(st.binary(min_size=1, max_size=16))
+        elif what == 4:
+            content[:8] = draw(st.integers(0, 2**64 - 1) | st.integers(0, 2_000)).to_bytes(8, "little")
+        else:
+            content[at : at + 8] = draw(st.binary(max_size=8))
+    return bytes(content)
 
 
 def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:

@@ -13,7 +13,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from helpers import examples
+from helpers import examples, mangled
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -132,23 +132,6 @@ def tampered(draw):
             members[f"./{key}"] = members.pop(key)
     method = draw(st.sampled_from([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA]))
     return archive([*members.items(), *draw(st.lists(st.sampled_from(sorted(members.items())), max_size=1))], method)
-
-
-@st.composite
-def mangled(draw, content):
-    """Bytes as chance would change them: bits flipped, the end lost, bytes put in or over others."""
-    content = bytearray(content)
-    for _ in range(draw(st.integers(1, 3))):
-        what, at = draw(st.integers(0, 3)), draw(st.integers(0, max(0, len(content) - 1)))
-        if what == 0 and content:
-            content[at] ^= 1 << draw(st.integers(0, 7))
-        elif what == 1:
-            del content[at:]
-        elif what == 2:
-            content[at:at] = draw(st.binary(min_size=1, max_size=16))
-        else:
-            content[at : at + 8] = draw(st.binary(max_size=8))
-    return bytes(content)
 
 
 def assert_sound(found):
