@@ -17,7 +17,8 @@ PACKAGE = ROOT / "clipnull"
 FILES = sorted(PACKAGE.rglob("*.py"))
 # A module imports only from those before it.
 LIBRARY = """
-errors files wording projections sources quiet stored models prompts prototypes subspace gates applying requests patches
+errors files wording projections clean
+sources quiet stored models prompts prototypes subspace gates applying requests patches
 edit exporting pictures data methods.cells methods.nullspace methods.residual methods.ridge methods.oblique
 methods.gated methods unlearning embedding storing evaluate auditing bench speed cards plots results
 paper
