@@ -346,7 +346,10 @@ def form(node: object) -> object:
 
 def digest(source: str) -> str:
     """Of the functions and constants that a prototype's pixels depend on."""
-    functions, constants = {"ascend", "_view", "_embed", "synthesize", "_hash"}, {"SCALES", "COLOURS", "WHITE", "VIEWS"}
+    functions, constants = (
+        {"ascend", "_view", "_embed", "synthesize", "_hash"},
+        {"SCALES", "COLOURS", "WHITE", "NOISE", "VIEWS"},
+    )
     found, code = set(), []
     for node in ast.parse(source).body:
         names = {node.name} if isinstance(node, ast.FunctionDef) else set()
