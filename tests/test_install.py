@@ -133,7 +133,12 @@ def test_the_wheel_holds_what_is_needed_outside_a_clone(wheel):
         names = set(archive.namelist())
         (metadata,) = (archive.read(n).decode() for n in names if n.endswith(".dist-info/METADATA"))
         (scripts,) = (archive.read(n).decode() for n in names if n.endswith("entry_points.txt"))
-    for folder, pattern in (("data/miniworld", "**/*"), ("data/miniclip", "*"), ("data/clean", "*"), ("notebooks", "*")):
+    for folder, pattern in (
+        ("data/miniworld", "**/*"),
+        ("data/miniclip", "*"),
+        ("data/clean", "*"),
+        ("notebooks", "*"),
+    ):
         inside = {
             f"clipnull/_data/{p.relative_to(ROOT / 'data' if 'data' in folder else ROOT)}"
             for p in (ROOT / folder).glob(pattern)
