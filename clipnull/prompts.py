@@ -36,6 +36,11 @@ def prompt_sets(clip: Clip) -> tuple[str, ...]:
     return tuple(p for p in PROMPTS if clip.encoder or f"texts_{p}" in clip.model.stored.vectors)
 
 
+def can_embed(clip: Clip, text: str) -> bool:
+    """Whether `clip` has an embedding of `text`: always, but of a file of embeddings for the prompts of its names."""
+    return clip.encoder or text in clip.tokenizer.rows
+
+
 def text_classifiers(clip: Clip, vocabulary: Vocabulary, prompts: str = "free") -> Tensor:
     """The text classifier (C, d) that a prompt set makes for the pictures of each domain: unit rows, (K, C, d).
 

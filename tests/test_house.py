@@ -19,7 +19,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LIBRARY = """
 errors files wording projections sources quiet stored models prompts prototypes subspace gates applying requests patches
 edit exporting pictures data methods.cells methods.nullspace methods.residual methods.ridge methods.oblique
-methods.gated methods unlearning embedding storing evaluate auditing bench speed cards plots results
+methods.gated methods unlearning embedding storing evaluate geometry auditing bench speed cards plots results
 paper
 """
 COURSE = """
