@@ -59,10 +59,9 @@ def measure(clip: Clip, images: Images, features: Tensor) -> dict[str, float]:
     rest = texts - mean - parts[0][:, None] - parts[1]
     variance = [float(part.square().sum(-1).mean()) for part in (*parts, rest)]
     shares = [100 * v / sum(variance) for v in variance]
-    plain, centred = (_between(x) for x in (texts, texts - mean))
     figures = [len(images), c, k, _mean_cosine(texts.flatten(0, 1)), _mean_cosine(z), float((z * own).sum(1).mean())]
     figures += [float((z.mean(0) - own.mean(0)).norm()), *shares, _agreement(texts, z, images)]
-    figures += [*plain, centred[2]]
+    figures += [*_angles(texts), _kept_energy(texts), _kept_energy(texts - mean)]
     return dict(zip(FIGURES, figures, strict=True))
 
 
@@ -72,14 +71,18 @@ def _mean_cosine(x: Tensor) -> float:
     return float((x.sum(0).square().sum() - x.square().sum()) / (n * (n - 1)))
 
 
-def _between(texts: Tensor) -> tuple[float, float, float]:
-    """Means over pairs of classes: smallest and mean principal angle, and energy of one in the span of the other."""
-    angles = [principal_angles(texts[p], texts[q]).rad2deg() for p in range(len(texts)) for q in range(p)]
-    spans = [basis(rows) for rows in texts]
-    energy = torch.stack([captured_energy(texts.flatten(0, 1), u).view(texts.shape[:2]).mean(1) for u in spans])
-    kept = energy[~torch.eye(len(texts), dtype=torch.bool)].mean()
-    smallest, mean = (float(torch.stack([f(a) for a in angles]).mean()) for f in (torch.min, torch.mean))
-    return smallest, mean, 100 * float(kept)
+def _angles(texts: Tensor) -> tuple[float, float]:
+    """The smallest principal angle between the spans of two classes, and the mean one: means over pairs, degrees."""
+    pairs = [(p, q) for p in range(len(texts)) for q in range(p)]
+    angles = torch.stack([principal_angles(texts[p], texts[q]).rad2deg() for p, q in pairs])
+    return float(angles[:, 0].mean()), float(angles.mean())
+
+
+def _kept_energy(texts: Tensor) -> float:
+    """Energy of the rows of a class in the span of another: a mean over pairs, percent."""
+    flat, spans = texts.flatten(0, 1), [basis(rows) for rows in texts]
+    energy = torch.stack([captured_energy(flat, u).view(texts.shape[:2]).mean(1) for u in spans])  # (C, C)
+    return 100 * float(energy[~torch.eye(len(texts), dtype=torch.bool)].mean())
 
 
 def _agreement(texts: Tensor, z: Tensor, images: Images) -> float:

@@ -4,6 +4,7 @@ T[c, k] is the normalised mean of the text embeddings of the prompts of a cell, 
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -38,7 +39,8 @@ def prompt_sets(clip: Clip) -> tuple[str, ...]:
 
 def can_embed(clip: Clip, text: str) -> bool:
     """Whether `clip` has an embedding of `text`: always, but of a file of embeddings for the prompts of its names."""
-    return clip.encoder or text in clip.tokenizer.rows
+    tokenizer: Any = clip.tokenizer
+    return clip.encoder or text in tokenizer.rows
 
 
 def text_classifiers(clip: Clip, vocabulary: Vocabulary, prompts: str = "free") -> Tensor:

@@ -56,7 +56,7 @@ def preset(profile: str) -> dict[str, str]:
         raise ValueError(f"profile: {profile!r} is not known; expected one of {', '.join(PROFILES)}")
     if PROFILES[profile].device == "cuda" and default_profile() != "gpu":
         raise ValueError(f"profile: {profile!r} needs a GPU; torch sees none")
-    parameters = PROFILES[profile].parameters
+    parameters = dict(PROFILES[profile].parameters)
     for variable, what in NEEDED.items():
         folder = os.environ.get(variable, "")
         if not folder and f"{{{variable}}}" in "".join(parameters.values()):
