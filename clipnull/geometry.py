@@ -74,8 +74,8 @@ def _mean_cosine(x: Tensor) -> float:
 def _angles(texts: Tensor) -> tuple[float, float]:
     """The smallest principal angle between the spans of two classes, and the mean one: means over pairs, degrees."""
     pairs = [(p, q) for p in range(len(texts)) for q in range(p)]
-    angles = torch.stack([principal_angles(texts[p], texts[q]).rad2deg() for p, q in pairs])
-    return float(angles[:, 0].mean()), float(angles.mean())
+    angles = [principal_angles(texts[p], texts[q]).rad2deg() for p, q in pairs]  # as many as the smaller rank
+    return float(torch.stack([a[0] for a in angles]).mean()), float(torch.stack([a.mean() for a in angles]).mean())
 
 
 def _kept_energy(texts: Tensor) -> float:

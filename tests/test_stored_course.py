@@ -131,7 +131,7 @@ def test_a_notebook_that_needs_pictures_says_so_in_its_first_code_cell(number, f
 
 def test_prompts_that_the_comparison_cannot_be_measured_with_are_refused(file, monkeypatch):
     names, rest = begun("08", monkeypatch, data=file(texts_domain=None), prompts="domain")
-    with pytest.raises(ValueError, match="prompts: 'domain' is not known; expected 'free' or 'build'"):
+    with pytest.raises(ValueError, match="prompts: 'domain' is not known; expected one of 'free', 'build'"):
         exec(rest[0], names)
 
 
