@@ -35,8 +35,10 @@ def features_before_projection(clip: Clip, images: Images) -> Tensor:
     """f(x), the features before the projection, of all pictures: (n, D) float32.
 
     The tower runs as it is, but with the identity in the place of W and without what a gated edit put after it. It
-    shares all other weights with `clip`, which is untouched.
+    shares all other weights with `clip`, which is untouched. Raises ValueError for a file of embeddings, which are
+    those after the projection.
     """
+    clip.validate_encoder()
     found = find_projection(clip.model)
     shared = {id(t): t for t in [*clip.model.parameters(), *clip.model.buffers()]}
     model = copy.deepcopy(clip.model, shared)  # the memo makes deepcopy keep what it maps

@@ -20,7 +20,7 @@ LIBRARY = """
 errors files wording projections clean
 sources quiet stored models prompts prototypes subspace gates applying requests patches
 edit exporting pictures data methods.cells methods.nullspace methods.residual methods.ridge methods.oblique
-methods.gated methods unlearning embedding storing evaluate auditing bench speed cards plots results
+methods.gated methods unlearning embedding storing evaluate geometry auditing bench speed cards plots results
 paper
 """
 COURSE = """

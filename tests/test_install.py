@@ -17,6 +17,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import clipnull
+from clipnull.geometry import KNOWN
 
 ROOT = Path(__file__).parent.parent
 COURSE = "IPython jupyterlab ipywidgets matplotlib seaborn sklearn papermill nbformat psutil sphinx concept_erasure"
@@ -44,6 +45,7 @@ def test_an_import_loads_nothing_that_is_costly_until_a_name_asks_for_it():
     code = """
 import json, sys
 import clipnull
+from clipnull.geometry import KNOWN
 names = dir(clipnull)
 print(json.dumps([sorted(sys.modules), names]))
 """
@@ -149,6 +151,7 @@ def test_the_wheel_holds_what_is_needed_outside_a_clone(wheel):
         str(p.relative_to(ROOT)) for p in (ROOT / "clipnull").rglob("*") if p.suffix in (".py", ".pyi", ".typed")
     }
     assert sources | {"clipnull/py.typed", "clipnull/__init__.pyi", "clipnull/_data/goldens.json"} <= names
+    assert {f"clipnull/_data/results/geometry/{name}.json" for name in KNOWN} <= names
     assert not {n for n in names if n.startswith(("tests/", "data/")) or "__pycache__" in n}
     assert {n.partition(".dist-info/licenses/")[2] for n in names if ".dist-info/licenses/" in n} == {
         "LICENSE",
