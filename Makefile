@@ -53,14 +53,18 @@ student: $(READY) ## write the course without solutions and outputs into build/s
 book: $(READY) ## render the course, as stored, to a static site in build/book/
 	$(PY) -m clipnull book
 
-results: $(READY) ## write RESULTS.md from what was measured
-	$(PY) -m clipnull results
+results: $(READY) ## write RESULTS.md and the README's table and picture, with what `make bench` measured
+	$(PY) -m clipnull results $(wildcard build/bench-*.json) --picture
 
-bench: $(READY) ## every request x every method on miniworld and, if named, PACS; the speed of the closed form
+bench: $(READY) ## every request x every method on miniworld and, if named, PACS and stored embeddings; the speed
 	@mkdir -p build
-	$(PY) -m clipnull bench --json build/bench-miniworld.json
-	$(if $(CLIPNULL_DATA),$(PY) -m clipnull bench "$(CLIPNULL_DATA)/test" --json build/bench-data.json)
-	$(PY) -m clipnull bench --speed
+	$(PY) -m clipnull bench --name "miniworld test" --json build/bench-miniworld.json
+	$(if $(CLIPNULL_DATA),$(PY) -m clipnull bench "$(CLIPNULL_DATA)/test" --name "PACS test" --json build/bench-pacs.json)
+	$(if $(CLIPNULL_EMBEDDINGS),$(PY) -m clipnull bench "$(CLIPNULL_EMBEDDINGS)/vitb32_style.npz" \
+	  --name "OpenAI ViT-B/32, photo and drawing" --json build/bench-style.json)
+	$(if $(CLIPNULL_EMBEDDINGS),$(PY) -m clipnull bench "$(CLIPNULL_EMBEDDINGS)/vitb32_source.npz" \
+	  --name "OpenAI ViT-B/32, photo and CIFAR" --json build/bench-source.json)
+	$(PY) -m clipnull bench --speed --json build/bench-speed.json
 
 paper: $(READY) ## ViT-B/16 and L/14 on folders of pictures, beside the paper's figures: DATA="pacs DomainNet"
 	$(if $(DATA),,$(error DATA: no folder is named; expected such as make paper DATA="pacs office-home DomainNet"))

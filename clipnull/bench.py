@@ -7,10 +7,12 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+import torch
 from joblib import Parallel, delayed
-from scipy import stats
 from torch import Tensor
 
+from . import bootstrap
+from .collateral import Others, is_measurable, others_of
 from .data import Images
 from .embedding import embed
 from .errors import names, one_of
@@ -30,7 +32,13 @@ COLUMNS = {
     "sibling_class_drop": "sibling class",
     "sibling_domain_drop": "sibling domain",
     "worst_cell_drop": "worst cell",
+    "collateral": "collateral",
 }
+"""The figures of a row. All but the first are in percentage points or, collateral, in percent."""
+
+COUNTS = ("forgotten", "before", "after", "kept", "lost", "gained", "worst_of", "worst_lost", "others", "renamed")
+COUNTED = ("forgotten, right", "kept: lost, gained", "worst cell: lost", "others renamed")
+"""What is counted of pictures, added over requests."""
 
 
 def every_request(images: Images, paradigms: Iterable[str] = PARADIGMS) -> list[Forget]:
@@ -49,10 +57,8 @@ def sweep(
 ) -> list[dict]:
     """One row for each request, method (by default all) and prompt set; texts and pictures are embedded once.
 
-    A row is ready for JSON, None where a figure does not exist. `classes`, `domains`: None for all of them;
-    `forgetting_rate` and the drops (in percentage points): see `evaluate.rates`; `accuracy`: on the forgotten cells;
-    `chance`: 1/C; `prompts`: see `prompts.text_classifiers`, those that `clip` has texts of; `seconds`: of the closed
-    form. A request whose cells had nothing to lose has no row.
+    What is in a row: see `row_of`. The prompts are those that `clip` has texts of. A request whose cells had nothing to
+    lose has no row.
 
     Requests are independent jobs of joblib: one after another here, or where `joblib.parallel_config` sends them.
     """
@@ -61,8 +67,9 @@ def sweep(
     cells = embed_vocabulary(clip, images.vocabulary)
     z = embed(clip, images)
     classifiers = {prompts: text_classifiers(clip, images.vocabulary, prompts) for prompts in prompt_sets(clip)}
+    others = others_of(clip, images.vocabulary)
     start = time.perf_counter()
-    jobs = (delayed(rows_of)(request, methods, images, cells, z, classifiers) for request in asked)
+    jobs = (delayed(rows_of)(request, methods, images, cells, z, classifiers, others) for request in asked)
     rows, printed = [], start
     for done, found in enumerate(Parallel(return_as="generator")(jobs), 1):
         rows += found
@@ -84,90 +91,208 @@ def rows_of(
     cells: Cells,
     z: Tensor,
     classifiers: dict[str, Tensor],
+    others: Others | None = None,
 ) -> list[dict]:
     """The rows of one request. z: embeddings of the images (n, d); classifiers: by prompt set, (K, C, d)."""
     mask, rows = request.mask(images.vocabulary), []
-    before = {
-        prompts: accuracy_matrix(classify(z, classifier, images.domains), images)
-        for prompts, classifier in classifiers.items()
-    }
+    before = {prompts: classify(z, classifier, images.domains) for prompts, classifier in classifiers.items()}
     for method in methods:
         start = time.perf_counter()
         edit = solve(cells, mask, method)
         seconds = time.perf_counter() - start
+        changed = others.changed(edit.transform) if others and is_measurable(request) else None
         for prompts, classifier in classifiers.items():
-            after = accuracy_matrix(classify(z, classifier, images.domains, edit.transform), images)
-            found = rates(before[prompts], after, mask)
-            if math.isnan(found["forgetting_rate"]):
-                continue
-            accuracy = {"before": macro(before[prompts], mask), "after": macro(after, mask)}
-            rows.append(
-                {
-                    "paradigm": request.paradigm,
-                    "classes": request.classes and list(request.classes),
-                    "domains": request.domains and list(request.domains),
-                    "method": method,
-                    "prompts": prompts,
-                    **{name: None if math.isnan(value) else value for name, value in found.items()},
-                    "accuracy": accuracy,
-                    "chance": 1 / len(mask),
-                    "seconds": seconds,
-                }
-            )
+            after = classify(z, classifier, images.domains, edit.transform)
+            row = row_of(request, method, prompts, before[prompts], after, images, changed)
+            if row["forgetting_rate"] is not None:
+                rows.append(row | {"seconds": seconds})
     return rows
 
 
-def mean_and_half(values: Iterable[float | None]) -> tuple[float, float]:
-    """Mean of what is not None, half the width of its 95 % interval (Student's t); NaN where there is too little."""
-    x = np.array([v for v in values if v is not None])
-    if len(x) < 2:
-        return float(x[0]) if len(x) else math.nan, math.nan
-    return float(x.mean()), float(stats.t.ppf(0.975, len(x) - 1) * x.std(ddof=1) / len(x) ** 0.5)
+def row_of(
+    request: Forget,
+    method: str,
+    prompts: str,
+    before: Tensor,
+    after: Tensor | None,
+    images: Images,
+    changed: Tensor | None = None,
+) -> dict:
+    """What a method did to one request, ready for JSON but for `bits`; None where a figure does not exist.
 
+    Parameters
+    ----------
+    request, method, prompts
+        What was asked, and of whom.
+    before, after : (n,) int64
+        The classes that the pictures are classified as; -1 in `before`, no answer: that picture does not count. `after`
+        None: the method does not take part, and has no figure.
+    images : Images
+    changed : (m,) bool, optional
+        Which unrelated pictures got another answer, see `collateral.Others`.
 
-def table(rows: Sequence[dict], asked: Sequence[Forget], prompts: str = "free") -> str:
-    """For each paradigm, the mean over requests and its 95 % interval by method, as plain text.
-
-    asked: all requests of the sweep, so that those without a row can be counted.
+    Returns
+    -------
+    dict
+        `classes`, `domains`: None for all of them. `forgetting_rate` and the drops, in percentage points: see
+        `evaluate.rates`. `collateral`: share of unrelated pictures whose answer changed, in percent. `accuracy`: on the
+        forgotten cells. `chance`: 1/C. `pictures`: how many are in forgotten cells and right before and after; how many
+        are in kept cells, right only before (lost) or after (gained); what the worst of these cells lost, of how many;
+        how many unrelated ones there are, and how many got another answer (renamed).
+        `by_domain`: of a single class, [pictures, right before, right after] in each domain. `bits`, for `summary`:
+        which pictures count; of these, which were right before, and which changed; which unrelated ones did.
     """
-    rows = [row for row in rows if row["prompts"] == one_of("prompts", prompts, PROMPTS)]
+    mask, answered = request.mask(images.vocabulary), before != -1
+    if not answered.all():
+        images, before, after = images.where(answered), before[answered], None if after is None else after[answered]
+    start = accuracy_matrix(before, images)
+    end = start if after is None else accuracy_matrix(after, images)
+    found = rates(start, end, mask) | {
+        "collateral": math.nan if changed is None else 100 * float(changed.double().mean())
+    }
+    if after is None:
+        found, after = dict.fromkeys(found, math.nan), before
+    right, right_after = before == images.classes, after == images.classes
+    inside = mask[images.classes, images.domains]
+    drop = (start - end).masked_fill(mask, math.nan)
+    place = int(drop.nan_to_num(nan=-2.0).argmax())
+    worst = ~inside & (images.classes * mask.shape[1] + images.domains == place)
+    counts = {
+        "forgotten": inside, "before": inside & right, "after": inside & right_after, "kept": ~inside,
+        "lost": ~inside & right & ~right_after, "gained": ~inside & ~right & right_after, "worst_of": worst,
+    }  # fmt: skip
+    pictures = {name: int(chosen.sum()) for name, chosen in counts.items()}
+    pictures["worst_lost"] = int((worst & right).sum()) - int((worst & right_after).sum())
+    pictures |= (
+        {"others": 0, "renamed": 0} if changed is None else {"others": len(changed), "renamed": int(changed.sum())}
+    )
+    return {
+        "paradigm": request.paradigm,
+        "classes": request.classes and list(request.classes),
+        "domains": request.domains and list(request.domains),
+        "method": method,
+        "prompts": prompts,
+        **{name: None if math.isnan(value) else value for name, value in found.items()},
+        "accuracy": {"before": macro(start, mask), "after": macro(end, mask)},
+        "chance": 1 / len(mask),
+        "pictures": pictures,
+        "by_domain": _by_domain(request, images, right, right_after),
+        "bits": [None if x is None else bootstrap.pack(x) for x in (answered, right, right != right_after, changed)],
+    }
+
+
+def _by_domain(request: Forget, images: Images, *right: Tensor) -> dict[str, list[int]] | None:
+    if len(request.classes or ()) != 1:
+        return None
+    own = images.classes == images.vocabulary.classes.index(request.classes[0])
+    here = {name: own & (images.domains == k) for k, name in enumerate(images.vocabulary.domains)}
+    return {name: [int(x.sum()) for x in (chosen, *(chosen & r for r in right))] for name, chosen in here.items()}
+
+
+def summary(rows: Sequence[dict], images: Images, asked: Sequence[Forget]) -> list[dict]:
+    """For each paradigm, method and prompt set: the figures of COLUMNS, means over requests with 95 % intervals.
+
+    Parameters
+    ----------
+    rows : sequence of dict
+        Of `row_of`, all on the same pictures.
+    images : Images
+        These pictures.
+    asked : sequence of Forget
+        All requests, so that those without a row can be counted.
+
+    Returns
+    -------
+    list of dict
+        Ready for JSON. Each figure is [mean, low, high], see `clipnull.bootstrap`, None where there is none;
+        `requests`: how many were asked; `measured`: how many have a row; `pictures`: their counts, see `row_of`, added.
+    """
+    if rows:
+        images = images.where(torch.from_numpy(bootstrap.unpack(rows[0]["bits"][0], len(images))))
+    groups: dict[tuple[str, str, str], list[dict]] = {}
+    for row in rows:
+        own = groups.setdefault((row["paradigm"], row["method"], row["prompts"]), [])
+        own += [row] * any(row[name] is not None for name in COLUMNS)  # else the method took no part
+    m = max((row["pictures"]["others"] for row in rows), default=0)
+    drawn = iter(bootstrap.intervals(images, [_group(own, images) for own in groups.values() if own], m))
+    number, found = Counter(request.paradigm for request in asked), []
+    for (paradigm, method, prompts), own in groups.items():
+        ends, figures = next(drawn) if own else {}, {}
+        for name in COLUMNS:
+            values = [row[name] for row in own if row[name] is not None]
+            figures[name] = [round(x, 6) for x in (float(np.mean(values)), *ends[name][1:])] if values else [None] * 3
+        about = {"paradigm": paradigm, "method": method, "prompts": prompts, "requests": number[paradigm]}
+        about["measured"] = sum(row["forgetting_rate"] is not None for row in own)
+        counts = {name: sum(row["pictures"][name] for row in own) for name in COUNTS}
+        found.append(about | figures | {"pictures": counts})
+    return found
+
+
+def _group(rows: Sequence[dict], images: Images) -> bootstrap.Group:
+    masks = np.stack([Forget(row["classes"], row["domains"]).mask(images.vocabulary).numpy() for row in rows])
+    _, right, changed, others = zip(*(row["bits"] for row in rows), strict=True)
+    return bootstrap.Group(masks, bootstrap.unpack(right[0], len(images)), changed, others)
+
+
+def table(found: Sequence[dict], asked: Sequence[Forget], prompts: str = "free") -> str:
+    """For each paradigm, the mean over requests and its 95 % interval by method, then counts of pictures: plain text.
+
+    found: of `summary`. asked: all requests, so that paradigms without a row are told.
+    """
+    found = [row for row in found if row["prompts"] == one_of("prompts", prompts, PROMPTS)]
     blocks = []
     for paradigm, n in Counter(request.paradigm for request in asked).items():
-        mine = [row for row in rows if row["paradigm"] == paradigm]
-        methods = dict.fromkeys(row["method"] for row in mine)
-        kept = len(mine) // max(1, len(methods))
+        mine = [row for row in found if row["paradigm"] == paradigm]
+        kept = max((row["measured"] for row in mine), default=0)
         left_out = f"; {n - kept} left out, with nothing to lose" if kept < n else ""
         lines = [
             f"{paradigm}: {kept} requests, prompts {prompts!r}{left_out}",
-            f"  {'':<10}" + "".join(f"{title:>18}" for title in COLUMNS.values()),
+            f"  {'':<10}" + "".join(f"{title:>22}" for title in COLUMNS.values()),
+            *(f"  {row['method']:<10}" + "".join(f"{told(name, row[name]):>22}" for name in COLUMNS) for row in mine),
+            f"  {'pictures':<10}" + "".join(f"{title:>22}" for title in COUNTED),
+            *(f"  {row['method']:<10}" + "".join(f"{text:>22}" for text in counted(row)) for row in mine),
         ]
-        for method in methods:
-            entries = [
-                told(name, *mean_and_half(row[name] for row in mine if row["method"] == method)) for name in COLUMNS
-            ]
-            lines.append(f"  {method:<10}" + "".join(f"{entry:>18}" for entry in entries))
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks)
 
 
-def told(name: str, mean: float, half: float) -> str:
-    """A mean and half its interval as text, a rate with three digits, points with one."""
-    form = ".3f" if name == "forgetting_rate" else "+.1f"
+def told(name: str, ends: Sequence[float | None], none: str = "-") -> str:
+    """A mean and its interval as text, a rate with three digits, points and percent with one; `none` for none."""
+    mean, low, high = (math.nan if x is None else x for x in ends)
+    form = ".3f" if name == "forgetting_rate" else ".1f" if name == "collateral" else "+.1f"
     if math.isnan(mean):
-        return "-"
-    return f"{mean:{form}}" + ("" if math.isnan(half) else f" ± {half:{form.removeprefix('+')}}")
+        return none
+    return f"{mean:{form}}" + ("" if math.isnan(low) else f" [{low:{form}}, {high:{form}}]")
+
+
+def counted(row: dict, none: str = "-") -> list[str]:
+    """The counts of a row of `summary` as text, in the order of COUNTED; `none` where the method took no part."""
+    if row["forgetting_rate"][0] is None:
+        return [none] * len(COUNTED)
+    n = row["pictures"]
+    return [
+        f"{n['before']} → {n['after']} of {n['forgotten']}",
+        f"{n['lost']}, {n['gained']} of {n['kept']}",
+        f"{n['worst_lost']} of {n['worst_of']}",
+        f"{n['renamed']} of {n['others']}" if n["others"] else none,
+    ]
 
 
 def document(clip: Clip, images: Images, name: str, rows: Sequence[dict], paradigms: Sequence[str] = PARADIGMS) -> dict:
     """What a sweep found with what it was run on, ready for JSON. name: of the pictures, as results tell it."""
+    asked = every_request(images, paradigms)
     return {
         "kind": "bench",
         "name": name,
         "model": clip.name,
         "pretrained": clip.pretrained,
+        "stored": not clip.encoder,
+        "note": "" if clip.encoder else clip.model.stored.words.get("note", ""),
+        "prototypes": clip.encoder or bool(clip.model.stored.mask.all()),
         "pictures": len(images),
         "classes": images.vocabulary.shape[0],
         "domains": images.vocabulary.shape[1],
-        "requests": dict(Counter(request.paradigm for request in every_request(images, paradigms))),
-        "rows": list(rows),
+        "requests": dict(Counter(request.paradigm for request in asked)),
+        "summary": summary(rows, images, asked),
+        "rows": [{key: value for key, value in row.items() if key != "bits"} for row in rows],
     }

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from . import bench
 from .auditing import features_before_projection, linear_probe
 from .data import Images
 from .edit import Edit
@@ -188,25 +189,23 @@ def _refuses(edit: Edit) -> str:
 
 def _measured(results: dict[str, Comparison], images: Images) -> str:
     c, k = images.vocabulary.shape
+    titles = " | ".join(bench.COLUMNS.values())
     what = "pictures" if images.has_pixels else "stored embeddings of pictures"
     lines = [
-        f"On {len(images)} {what}, {c} classes × {k} domains, all {c} classes as candidates; means over cells, "
-        "drops in percentage points (negative: a gain).",
+        f"On {len(images)} {what}, {c} classes × {k} domains, all {c} classes as candidates; means over cells with "
+        "95 % intervals (pictures resampled), drops in percentage points (negative: a gain).",
         "",
-        "| asked with | right on forgotten cells | forgetting rate | retain drop | sibling class | sibling domain "
-        "| worst cell |",
-        "|---" * 7 + "|",
+        f"| asked with | right on forgotten cells | {titles} | kept pictures: lost, gained | worst cell: lost |",
+        "|---" * (4 + len(bench.COLUMNS)) + "|",
     ]
     for prompts, result in results.items():
-        r, mask = result.rates, result.mask
-        drops = " | ".join(
-            "–" if r[name] != r[name] else f"{r[name]:+.1f}"
-            for name in ("retain_drop", "sibling_class_drop", "sibling_domain_drop", "worst_cell_drop")
-        )
-        rate = "–" if r["forgetting_rate"] != r["forgetting_rate"] else f"{r['forgetting_rate']:.3f}"
+        row = bench.row_of(result.request, "", prompts, *result.answers, result.images, result.renamed)
+        (found,) = bench.summary([row], result.images, [result.request])
+        figures = " | ".join(bench.told(name, found[name], "–") for name in bench.COLUMNS)
+        _, kept, worst, *_ = bench.counted(found)
         lines.append(
-            f"| {ASKED[prompts]} | {100 * macro(result.before, mask):.1f} % → "
-            f"{100 * macro(result.after, mask):.1f} % | {rate} | {drops} |"
+            f"| {ASKED[prompts]} | {100 * macro(result.before, result.mask):.1f} % → "
+            f"{100 * macro(result.after, result.mask):.1f} % | {figures} | {kept} | {worst} |"
         )
     free = results["free"]
     n, mask = images.counts()[free.mask], free.mask
@@ -221,6 +220,11 @@ def _measured(results: dict[str, Comparison], images: Images) -> str:
         f"Counted by pictures rather than cells: of {int(n.sum())} forgotten ones {spans[0]} before, "
         f"{spans[1]} after, the class alone being named.",
     ]
+    if free.renamed is not None:
+        lines[-1] += (
+            f" Collateral: of {len(free.renamed)} unrelated pictures, {int(free.renamed.sum())} got another name "
+            "among words that no request mentions."
+        )
     if mask.all(0).any():
         lines[-1] += f" Whole domains are forgotten: the rate is the way gone to chance, {100 / c:.1f} %."
     return "\n".join(lines)

@@ -264,7 +264,7 @@ def _bench(args: argparse.Namespace) -> int:
         clip = load(args.data if is_stored(args.data) else args.model, args.pretrained)
         rows = bench.sweep(clip, images, methods, paradigms)
         found = bench.document(clip, images, args.name or name_of(args.data), rows, paradigms)
-        text = bench.table(rows, bench.every_request(images, paradigms), args.prompts)
+        text = bench.table(found["summary"], bench.every_request(images, paradigms), args.prompts)
     if args.json:
         write_text(args.json, json.dumps(found, indent=1, allow_nan=False) + "\n")
     print(text)

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 
 import torch
 import torch.nn.functional as F
 from scipy import stats
 from torch import Tensor
 
+from .collateral import is_measurable, others_of
 from .data import Images
 from .embedding import embed, readable, validate_kind
 from .errors import at_least, one_of
@@ -166,7 +167,12 @@ def wilson(right: int, n: int) -> tuple[float, float]:
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Accuracy before and after an edit, (C, K) each, on `images`; `mask` (C, K) bool: the forgotten cells."""
+    """Accuracy before and after an edit, (C, K) each, on `images`; `mask` (C, K) bool: the forgotten cells.
+
+    answers: the class that each of the n pictures is classified as before and after, (2, n). renamed: which unrelated
+    pictures got another answer, (m,) bool, see `clipnull.collateral`; None where they are not known, and where whole
+    domains go.
+    """
 
     before: Tensor
     after: Tensor
@@ -174,11 +180,14 @@ class Comparison:
     images: Images
     request: Forget
     prompts: str
+    answers: Tensor
+    renamed: Tensor | None = None
 
     @property
     def rates(self) -> dict[str, float]:
-        """See `evaluate.rates`."""
-        return rates(self.before, self.after, self.mask)
+        """See `evaluate.rates`; and `collateral`, the share of unrelated pictures with another answer, in percent."""
+        collateral = float("nan") if self.renamed is None else 100 * float(self.renamed.double().mean())
+        return rates(self.before, self.after, self.mask) | {"collateral": collateral}
 
     def __str__(self) -> str:
         lines = [
@@ -187,7 +196,8 @@ class Comparison:
             f"{len(self.images)} pictures"
         ]
         lines += [
-            f"  {name.replace('_', ' '):20} {value:8.3f}" + ("" if name == "forgetting_rate" else " points")
+            f"  {name.replace('_', ' '):20} {value:8.3f}"
+            + {"forgetting_rate": "", "collateral": " %"}.get(name, " points")
             for name, value in self.rates.items()
             if value == value
         ]
@@ -221,8 +231,9 @@ def compare(
     Returns
     -------
     Comparison
-        `before`, `after`: accuracy (C, K); `rates`: see `evaluate.rates`; `images`: those that count. Printed, it
-        tells means.
+        `before`, `after`: accuracy (C, K); `rates`: see `evaluate.rates`, and `collateral` where unrelated pictures
+        and words are known of this model and `after` is an edit of it; `images`: those that count. Printed, it tells
+        means.
 
     Raises
     ------
@@ -245,8 +256,23 @@ def compare(
         images, (z,) = readable(images, embed(clip, images))
         features = z, embed(after, images)
     z, z_after = (None, None) if features is None else features
-    answers = predict(clip, images, prompts, z), predict(after, images, prompts, z_after)
-    answered = (answers[0] != -1) & (answers[1] != -1)
-    images = images if answered.all() else images.where(answered)
-    before, changed = (accuracy_matrix(predicted[answered], images) for predicted in answers)
-    return Comparison(before, changed, mask, images, request, prompts)
+    answers = torch.stack([predict(clip, images, prompts, z), predict(after, images, prompts, z_after)])
+    answered = (answers != -1).all(0)
+    images, answers = (images, answers) if answered.all() else (images.where(answered), answers[:, answered])
+    before, changed = (accuracy_matrix(predicted, images) for predicted in answers)
+    return Comparison(before, changed, mask, images, request, prompts, answers, _renamed(clip, after, images, request))
+
+
+def _renamed(clip: Clip, after: Clip, images: Images, request: Forget) -> Tensor | None:
+    """Which unrelated pictures `clip` and `after`, edits of one model, name differently: (m,) bool; None if unknown."""
+    base = clip.base or clip
+    if (after.base or after) is not base or not is_measurable(request):
+        return None
+    others = others_of(base, images.vocabulary)
+    if others is None:
+        return None
+
+    def through(edited: Clip) -> Tensor:
+        return others.answers(lambda z: reduce(lambda x, edit: edit.transform(x), edited.edits, z))
+
+    return through(after) != through(clip)

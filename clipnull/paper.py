@@ -43,7 +43,8 @@ ABOUT = (
 )
 HOW = (
     "Every class (global), every cell that holds pictures (selective) and every domain (complete) is forgotten alone; "
-    "prompts that name no domain, held-out wording; means over requests, with 95 % intervals. The retain drop is in "
+    "prompts that name no domain, held-out wording; means over requests, with 95 % intervals (requests and pictures "
+    "resampled). The retain drop is in "
     "percentage points, negative: a gain. Requests with nothing to lose are left out."
 )
 
@@ -233,7 +234,7 @@ def _measured(
     if rows.exists():
         try:
             found = json.loads(rows.read_text(encoding="utf-8"))
-            if found["inputs"] == asked:
+            if found["inputs"] == asked and "summary" in found:
                 _tell(progress, f"{rows} is there, and is taken")
                 return found
         except (ValueError, TypeError, KeyError):
@@ -269,12 +270,10 @@ def page(found: Sequence[dict], missing: Sequence[str] = ()) -> str:
     lines = [f"| measured | paradigm | method | requests | {' | '.join(columns)} |", "|---" * (4 + len(columns)) + "|"]
     lines.append(f"| the paper, its abstract | average | its edit | | {' | '.join(FIGURES.values())} |")
     for entry in found:
-        rows = [row for row in entry["rows"] if row["prompts"] == "free"]
-        for paradigm, asked in entry["requests"].items():
-            for method in dict.fromkeys(row["method"] for row in rows):
-                own = [row for row in rows if (row["paradigm"], row["method"]) == (paradigm, method)]
-                figures = " | ".join(_figure(name, own) for name in FIGURES)
-                lines.append(f"| {entry['name']} | {paradigm} | `{method}` | {len(own)} of {asked} | {figures} |")
+        for row in (row for row in entry["summary"] if row["prompts"] == "free"):
+            figures = " | ".join(bench.told(figure, row[figure]) for figure in FIGURES)
+            counts = f"{row['measured']} of {row['requests']}"
+            lines.append(f"| {entry['name']} | {row['paradigm']} | `{row['method']}` | {counts} | {figures} |")
     parts = ["# The paper's two figures, and ours"]
     if any(entry["untrained"] for entry in found):
         parts.append(UNTRAINED)
@@ -282,11 +281,6 @@ def page(found: Sequence[dict], missing: Sequence[str] = ()) -> str:
     if missing:
         parts.append(f"**Not measured yet:** {', '.join(missing)}. The same command goes on with them.")
     return "\n\n".join(parts) + "\n"
-
-
-def _figure(name: str, rows: Sequence[dict]) -> str:
-    """The mean of a figure over `rows`, with its interval."""
-    return bench.told(name, *bench.mean_and_half(row[name] for row in rows))
 
 
 def _about(entry: dict) -> str:

@@ -5,18 +5,20 @@
 """
 
 import json
-import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from .bench import COLUMNS, mean_and_half, told
+from .bench import COLUMNS, COUNTED, counted, told
 from .errors import one_of
-from .files import write_text, written
+from .files import write_text
+from .reporting import caption, draw, example_of, examples, stored_part
 from .speed import report
 
 FOLDER, PAGE, README = Path("data", "results"), Path("RESULTS.md"), Path("README.md")
-PICTURE = FOLDER / "selective.png"
+PICTURE = FOLDER / "cats.png"
+SHOW, SHOWN = "<!-- picture: written by `clipnull results` -->", "<!-- end of picture -->"
 BEGIN, END = "<!-- results: written by `clipnull results` -->", "<!-- end of results -->"
+_PLAIN = str.maketrans(" /", "--")
 KINDS = ("model", "bench", "speed", "times")
 TARGETS = {  # (method, paradigm): forgetting rate at least; retain drop, sibling class, worst cell at most
     ("gated", "global"): (0.99, 0.3, None, 2),
@@ -26,6 +28,7 @@ TARGETS = {  # (method, paradigm): forgetting rate at least; retain drop, siblin
     ("oblique", "selective"): (0.93, 1.0, 6, 15),
     ("oblique", "complete"): (0.85, 6, None, 20),
 }
+SHORT = ("forgetting_rate", "retain_drop", "worst_cell_drop", "collateral")
 TARGET_COLUMNS = ("forgetting_rate", "retain_drop", "sibling_class_drop", "worst_cell_drop")
 
 
@@ -40,7 +43,7 @@ def write(files: Iterable[Path] = (), root: Path = Path()) -> list[Path]:
             raise ValueError(f"root: {str(folder)!r} does not exist; expected the folder of a clone")
     paths = [
         write_text(
-            root / FOLDER / f"{entry['name'].lower().replace(' ', '-')}.json",
+            root / FOLDER / f"{entry['name'].lower().replace(',', '').translate(_PLAIN)}.json",
             json.dumps(entry, indent=1, allow_nan=False) + "\n",
         )
         for entry in entries
@@ -53,27 +56,20 @@ def write(files: Iterable[Path] = (), root: Path = Path()) -> list[Path]:
 def read(root: Path = Path()) -> list[dict]:
     """The entries of data/results, by kind and name."""
     entries = [json.loads(path.read_text(encoding="utf-8")) for path in (root / FOLDER).glob("*.json")]
-    return sorted(entries, key=lambda entry: (KINDS.index(entry["kind"]), entry["name"]))
+    return sorted(entries, key=lambda entry: (KINDS.index(entry["kind"]), entry.get("stored", False), entry["name"]))
 
 
 def summary(found: dict, source: str) -> dict:
-    """What is kept of a measurement: of a sweep, means over requests with half their 95 % interval (free prompts)."""
+    """What is kept of a measurement: of a sweep, what its requests have in common, with prompts that name no domain."""
     if not isinstance(found, dict) or "name" not in found:
         raise ValueError(f"file: {source!r} holds no measurement; expected what `clipnull bench --json` writes")
     if one_of("kind", found.get("kind"), KINDS) != "bench":
         return found
-    rows = []
-    for paradigm, asked in found["requests"].items():
-        mine = [row for row in found["rows"] if row["paradigm"] == paradigm and row["prompts"] == "free"]
-        for method in dict.fromkeys(row["method"] for row in mine):
-            own = [row for row in mine if row["method"] == method]
-            figures = {name: [_finite(x) for x in mean_and_half(row[name] for row in own)] for name in COLUMNS}
-            rows.append({"paradigm": paradigm, "method": method, "requests": asked, "measured": len(own)} | figures)
-    return {key: value for key, value in found.items() if key not in ("rows", "requests")} | {"summary": rows}
-
-
-def _finite(x: float) -> float | None:
-    return None if math.isnan(x) else round(x, 6)
+    if "summary" not in found:
+        raise ValueError(f"file: {source!r} holds no intervals; expected what today's `clipnull bench --json` writes")
+    rows, example = [row for row in found["summary"] if row["prompts"] == "free"], example_of(found)
+    kept = {key: value for key, value in found.items() if key not in ("rows", "requests")} | {"summary": rows}
+    return kept | ({"example": example} if example else {})
 
 
 def page(known: Sequence[dict]) -> str:
@@ -87,7 +83,7 @@ def page(known: Sequence[dict]) -> str:
         parts += {"model": model_part, "bench": bench_part, "speed": speed_part, "times": times_part}[entry["kind"]](
             entry
         )
-    benches = [entry for entry in known if entry["kind"] == "bench"]
+    benches = [entry for entry in known if entry["kind"] == "bench" and not entry["stored"]]
     return "\n\n".join([*parts, *target_part(benches)]) + "\n"
 
 
@@ -98,22 +94,28 @@ def model_part(entry: dict) -> list[str]:
 
 
 def bench_part(entry: dict) -> list[str]:
-    titles = " | ".join(title for name, title in COLUMNS.items())
-    lines = [f"| paradigm | method | requests | {titles} |", "|---" * (3 + len(COLUMNS)) + "|"]
-    for row in entry["summary"]:
-        cells = [told(name, *(math.nan if x is None else x for x in row[name])) for name in COLUMNS]
-        lines.append(
-            f"| {row['paradigm']} | `{row['method']}` | {row['measured']} of {row['requests']} | "
-            + " | ".join("–" if cell == "-" else cell for cell in cells)
-            + " |"
-        )
     about = (
         f"{entry['model']} on {entry['pictures']} pictures, {entry['classes']} classes × {entry['domains']} domains. "
         "Every class, every cell that holds pictures and every domain is forgotten alone; prompts that name no domain, "
-        "held-out wording; means over requests ± half the 95 % interval. Drops are in percentage points, negative: a "
-        "gain. Requests with nothing to lose are left out."
+        "held-out wording; means over requests with 95 % intervals (requests and pictures resampled, "
+        "`clipnull.bootstrap`). Drops are in percentage points, negative: a gain. Collateral: percent of unrelated "
+        "pictures that get another name among words that no request mentions. Requests with nothing to lose are left "
+        "out. The second table counts pictures, added over the requests."
     )
-    return [f"## Forgetting: {entry['name']}", about, "\n".join(lines)]
+    said = stored_part(entry) if entry["stored"] else []
+    return [f"## Forgetting: {entry['name']}", *said, about, *tables(entry["summary"])]
+
+
+def tables(rows: Sequence[dict]) -> list[str]:
+    """The figures with intervals, and the counts of pictures, as two tables."""
+    head = "| paradigm | method | requests | "
+    figures = [head + " | ".join(COLUMNS.values()) + " |", "|---" * (3 + len(COLUMNS)) + "|"]
+    counts = [head + " | ".join(COUNTED) + " |", "|---" * (3 + len(COUNTED)) + "|"]
+    for row in rows:
+        start = f"| {row['paradigm']} | `{row['method']}` | {row['measured']} of {row['requests']} | "
+        figures.append(start + " | ".join(told(name, row[name], "–") for name in COLUMNS) + " |")
+        counts.append(start + " | ".join(counted(row, "–")) + " |")
+    return ["\n".join(figures), "\n".join(counts)]
 
 
 def target_part(benches: Sequence[dict]) -> list[str]:
@@ -163,30 +165,38 @@ def times_part(entry: dict) -> list[str]:
 
 
 def in_readme(text: str, known: Sequence[dict]) -> str:
-    """The text of the README with its table of results written anew between its two marks."""
-    if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise ValueError(f"README: expected the marks {BEGIN!r} and {END!r}, once each")
-    head, rest = text.split(BEGIN)
-    return head + BEGIN + "\n\n" + short_table(known) + "\n\n" + END + rest.split(END)[1]
+    """The text of the README with its table of results and its picture's caption written anew between their marks."""
+    entry = examples(known)
+    for first, last, made in ((BEGIN, END, short_tables(known)), (SHOW, SHOWN, caption(entry) if entry else "")):
+        if text.count(first) != 1 or text.count(last) != 1:
+            raise ValueError(f"README: expected the marks {first!r} and {last!r}, once each")
+        head, rest = text.split(first)
+        text = head + first + "\n\n" + made + "\n\n" + last + rest.split(last)[1]
+    return text
 
 
-def short_table(known: Sequence[dict]) -> str:
-    """The table of the README: each method on the data set with most pictures."""
+def short_tables(known: Sequence[dict]) -> str:
+    """The tables of the README: each method on the pictures with most of them, and on a real CLIP's embeddings."""
     benches = [entry for entry in known if entry["kind"] == "bench"]
-    if not benches:
-        return ""
-    entry = max(benches, key=lambda e: e["pictures"])
+    chosen = [max(some, key=lambda e: e["pictures"]) for stored in (False, True)
+              if (some := [entry for entry in benches if entry["stored"] is stored])]  # fmt: skip
+    return "\n\n".join(map(short_table, chosen))
+
+
+def short_table(entry: dict) -> str:
+    """Means of a measurement, a row a method."""
     paradigms = list(dict.fromkeys(row["paradigm"] for row in entry["summary"]))
     lines = [
-        f"| {entry['name']}: forgetting rate / retain drop / worst cell | " + " | ".join(paradigms) + " |",
+        f"| {entry['name']}: forgetting rate / retain drop / worst cell / collateral | " + " | ".join(paradigms) + " |",
         "|---" * (1 + len(paradigms)) + "|",
     ]
     for method in dict.fromkeys(row["method"] for row in entry["summary"]):
         cells = []
         for paradigm in paradigms:
             row = next(r for r in entry["summary"] if (r["method"], r["paradigm"]) == (method, paradigm))
-            rate, drop, worst = (row[name][0] for name in ("forgetting_rate", "retain_drop", "worst_cell_drop"))
-            cells.append(f"{rate:.2f} / {drop:+.1f} / {worst:+.0f}")
+            rate, drop, worst, other = (row[name][0] for name in SHORT)
+            told_ = f"{rate:.2f} / {drop:+.1f} / {worst:+.0f} / "
+            cells.append(told_ + ("–" if other is None else f"{other:.0f} %"))
         lines.append(f"| `{method}` | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -198,19 +208,8 @@ def name_of(data: str | Path | None) -> str:
 
 
 def picture(root: Path = Path()) -> Path:
-    """Draw the picture of the README: guitars forgotten in line drawings only, on the embedded test pictures."""
-    from . import plots
-    from .data import load_images
-    from .evaluate import compare
-    from .models import load
-    from .requests import Forget
-    from .unlearning import unlearn
-
-    clip, images, request = load(device="cpu"), load_images(), Forget(["guitar"], ["line"])
-    after = unlearn(clip, request, images.vocabulary, "gated").apply(clip)
-    plots.style()
-    figure = plots.comparison(compare(clip, after, images, request))
-    with written(root / PICTURE) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
-    plots.plt.close(figure)
-    return root / PICTURE
+    """Draw the picture of the README from the files in data/results."""
+    entry = examples(read(root))
+    if entry is None:
+        raise ValueError("picture: no file in data/results has the example of the picture; expected one of stored cats")
+    return draw(entry, root / PICTURE)

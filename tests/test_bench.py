@@ -4,6 +4,7 @@ import json
 import math
 import pickle
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import joblib
@@ -28,8 +29,12 @@ KEYS = [
     "prompts",
     "forgetting_rate",
     *DROPS,
+    "collateral",
     "accuracy",
     "chance",
+    "pictures",
+    "by_domain",
+    "bits",
     "seconds",
 ]
 
@@ -73,6 +78,10 @@ def without_time(rows):
     return [{**row, "seconds": None} for row in rows]
 
 
+def without_bits(rows):
+    return [{key: value for key, value in row.items() if key != "bits"} for row in rows]
+
+
 # --- the sweep ---------------------------------------------------------------------------------------------------
 
 
@@ -109,7 +118,25 @@ def test_rows_hold_what_they_promise(rows):
         assert row["forgetting_rate"] <= 1 and row["chance"] == pytest.approx(1 / 3) and row["seconds"] > 0
         assert list(row["accuracy"]) == ["before", "after"] and 0 <= row["accuracy"]["after"] <= 1
         assert all(row[d] is None or -100 <= row[d] <= 100 for d in DROPS)
-    assert json.loads(json.dumps(rows, allow_nan=False)) == rows
+        assert (row["collateral"] is None) == (row["paradigm"] == "complete"), "known of miniclip, but for domains"
+        assert row["collateral"] is None or 0 <= row["collateral"] <= 100
+    plain = without_bits(rows)
+    assert json.loads(json.dumps(plain, allow_nan=False)) == plain
+
+
+def test_counts_of_pictures_agree_with_the_figures(rows, small):
+    n = small.counts()
+    for row in rows:
+        mask, seen = cn.Forget(row["classes"], row["domains"]).mask(small.vocabulary), row["pictures"]
+        assert seen["forgotten"] == n[mask].sum() and seen["kept"] == n[~mask].sum()
+        assert row["worst_cell_drop"] == pytest.approx(100 * seen["worst_lost"] / seen["worst_of"])
+        if row["collateral"] is not None:
+            assert row["collateral"] == pytest.approx(100 * seen["renamed"] / seen["others"]) and seen["others"] > 400
+        if row["paradigm"] == "selective" and mask.sum() == 1:  # a single cell
+            (before, after), cell = row["accuracy"].values(), row["by_domain"][row["domains"][0]]
+            assert [before, after] == pytest.approx([seen[k] / seen["forgotten"] for k in ("before", "after")])
+            assert cell == [seen["forgotten"], seen["before"], seen["after"]]
+        assert (row["by_domain"] is None) == (row["classes"] is None)
 
 
 def test_siblings_that_do_not_exist_are_none(rows):
@@ -185,18 +212,23 @@ def test_jobs_can_be_sent_to_another_process(clip, small, z):
 # --- rows by hand ------------------------------------------------------------------------------------------------
 
 
+def cats_and_dogs():
+    """Two pictures in each cell of 3 classes x 2 domains."""
+    return cn.Images(
+        files=tuple(map(Path, "abcdefghijkl")),
+        classes=torch.arange(12) // 4,
+        domains=torch.arange(12) // 2 % 2,
+        vocabulary=cn.Vocabulary(("cat", "dog", "fish"), ("line", "photo")),
+    )
+
+
 @pytest.fixture
 def cats(monkeypatch):
     """Two pictures in each cell of 3 classes x 2 domains, an edit that is a table, and the row it gives.
 
     A picture is its class (three numbers) and itself (twelve); the classifiers look at the class only.
     """
-    images = cn.Images(
-        files=tuple("abcdefghijkl"),
-        classes=torch.arange(12) // 4,
-        domains=torch.arange(12) // 2 % 2,
-        vocabulary=cn.Vocabulary(("cat", "dog", "fish"), ("line", "photo")),
-    )
+    images = cats_and_dogs()
     classifiers = {"free": F.pad(torch.eye(3), (0, 12)).expand(2, -1, -1)}
 
     def picture(classes):
@@ -239,8 +271,40 @@ def test_requests_with_nothing_to_lose_are_left_out_and_counted(cats):
     asked = [cn.Forget(["cat"], ["line"]), cn.Forget(["dog"], ["line"])]
     rows = [row for request in asked for row in cats(request, wrong, AFTER)]
     assert [row["classes"] for row in rows] == [["dog"]]
-    assert "selective: 1 requests, prompts 'free'; 1 left out" in bench.table(rows, asked)
+    found = bench.summary(rows, cats_and_dogs(), asked)
+    assert [(row["requests"], row["measured"]) for row in found] == [(2, 1)]
+    assert "selective: 1 requests, prompts 'free'; 1 left out" in bench.table(found, asked)
     assert "selective: 0 requests, prompts 'free'; 2 left out" in bench.table([], asked)
+
+
+def test_counts_by_hand(cats):
+    (row,) = cats(cn.Forget(["cat"], ["line"]), BEFORE, AFTER)
+    seen = {"forgotten": 2, "before": 2, "after": 0, "kept": 10, "lost": 2, "gained": 1, "worst_of": 2, "worst_lost": 1}
+    assert row["pictures"] == seen | {"others": 0, "renamed": 0} and row["collateral"] is None
+    assert row["by_domain"] == {"line": [2, 2, 0], "photo": [2, 2, 1]}
+    (found,) = bench.summary([row], cats_and_dogs(), [cn.Forget(["cat"], ["line"])])
+    assert found["pictures"] == row["pictures"]
+    assert bench.counted(found) == ["2 → 0 of 2", "2, 1 of 10", "1 of 2", "-"]
+
+
+def test_an_approach_that_takes_no_part_has_no_figure():
+    images, answers = cats_and_dogs(), torch.as_tensor(BEFORE)
+    request = cn.Forget(domains=["line"])
+    row = bench.row_of(request, "filter", "free", answers, None, images)
+    assert all(row[name] is None for name in bench.COLUMNS)
+    (found,) = bench.summary([row], images, [request])
+    assert found["measured"] == 0 and bench.told("forgetting_rate", found["forgetting_rate"]) == "-"
+    assert bench.counted(found) == ["-"] * 4
+
+
+def test_pictures_without_an_answer_count_for_nothing(cats):
+    images, request = cats_and_dogs(), cn.Forget(["cat"], ["line"])
+    before, after = torch.as_tensor(BEFORE), torch.as_tensor(AFTER)
+    broken = torch.arange(12) == 5
+    row = bench.row_of(request, "x", "free", before.masked_fill(broken, -1), after.masked_fill(broken, -1), images)
+    whole = bench.row_of(request, "x", "free", before[~broken], after[~broken], images.where(~broken))
+    assert without_bits([row]) == without_bits([whole]) and row["pictures"]["kept"] == 9
+    assert bench.summary([row], images, [request]) == bench.summary([whole], images.where(~broken), [request])
 
 
 def test_each_prompt_set_has_its_own_before(cats):
@@ -253,17 +317,29 @@ def test_each_prompt_set_has_its_own_before(cats):
 # --- the table ---------------------------------------------------------------------------------------------------
 
 
-def test_mean_and_interval_by_hand():
-    mean, half = bench.mean_and_half([1.0, None, 2.0, 3.0])
-    assert (mean, half) == (2, pytest.approx(4.302653 / 3**0.5, rel=1e-6))  # t of two degrees of freedom
-    assert bench.mean_and_half([5.0])[0] == 5 and math.isnan(bench.mean_and_half([5.0])[1])
-    assert all(map(math.isnan, bench.mean_and_half([None])))
+def test_a_summary_has_the_means_of_the_rows_and_intervals_around_them(rows, small):
+    asked = bench.every_request(small)
+    found = bench.summary(rows, small, asked)
+    assert len(found) == 3 * len(METHODS) * len(PROMPTS) and json.loads(json.dumps(found, allow_nan=False)) == found
+    for entry in found:
+        own = [row for row in rows if all(row[key] == entry[key] for key in ("paradigm", "method", "prompts"))]
+        assert entry["measured"] == len(own)
+        for name in bench.COLUMNS:
+            values = [row[name] for row in own if row[name] is not None]
+            mean, low, high = entry[name]
+            if not values:
+                assert entry[name] == [None, None, None]
+                continue
+            assert mean == pytest.approx(sum(values) / len(values), abs=1e-5) and low <= mean <= high and low < high
+            assert high <= (1 if name == "forgetting_rate" else 100)
+    assert found == bench.summary(rows, small, asked), "a fixed seed"
 
 
 def test_table_shows_the_chosen_prompts(rows, small):
+    found = bench.summary(rows, small, bench.every_request(small))
     for prompts in ("free", "build"):
-        text = bench.table(rows, bench.every_request(small), prompts)
-        assert [line for line in text.splitlines() if ":" in line] == [
+        text = bench.table(found, bench.every_request(small), prompts)
+        assert [line for line in text.splitlines() if "requests" in line] == [
             f"{paradigm}: {n} requests, prompts '{prompts}'"
             for paradigm, n in (("global", 3), ("selective", 4), ("complete", 2))
         ]
@@ -273,9 +349,9 @@ def test_table_shows_the_chosen_prompts(rows, small):
             if (row["paradigm"], row["method"], row["prompts"]) == ("global", "ridge", prompts)
         ]
         line = next(line for line in text.splitlines() if line.startswith("  ridge"))
-        assert f"{sum(values) / 3:+.1f} ± " in line and line.split().count("-") == 2  # no siblings
+        assert f"{sum(values) / 3:+.1f} [" in line and line.split().count("-") == 2  # no siblings
     with pytest.raises(ValueError, match="prompts: 'fre' is not known; did you mean 'free'"):
-        bench.table(rows, bench.every_request(small), "fre")
+        bench.table(found, bench.every_request(small), "fre")
 
 
 # --- from pictures to a file
@@ -283,7 +359,7 @@ def test_table_shows_the_chosen_prompts(rows, small):
 
 def test_a_document_holds_the_rows_and_what_they_were_measured_on(clip, small, rows):
     found = bench.document(clip, small, "mine", rows)
-    assert found["rows"] == rows and found["requests"] == {"global": 3, "selective": 4, "complete": 2}
+    assert found["rows"] == without_bits(rows) and found["requests"] == {"global": 3, "selective": 4, "complete": 2}
     assert [found[name] for name in ("kind", "name", "model", "pretrained")] == ["bench", "mine", "miniclip", None]
     assert [found[name] for name in ("pictures", "classes", "domains")] == [len(small), 3, 2]
     assert bench.document(clip, small, "mine", [], ["complete"])["requests"] == {"complete": 2}
@@ -293,14 +369,15 @@ def test_the_command_writes_rows_and_prints_the_table(clip, folder, rows, small,
     monkeypatch.setattr(models, "load", lambda name, pretrained: clip)
     assert cli.main(["bench", str(folder), "--json", str(tmp_path / "rows.json")]) == 0
     out, err = capsys.readouterr()
-    assert out.strip() == bench.table(rows, bench.every_request(small))
+    asked = bench.every_request(small)
+    assert out.strip() == bench.table(bench.summary(rows, small, asked), asked)
     assert f"9 of 9 requests x {len(METHODS)} methods x 3 prompt sets" in err
 
     def strict(constant):
         raise ValueError(f"{constant} is not JSON")
 
     written = json.loads((tmp_path / "rows.json").read_text(), parse_constant=strict)
-    assert without_time(written["rows"]) == without_time(rows)
+    assert without_time(written["rows"]) == without_time(without_bits(rows))
 
 
 def test_unknown_methods_paradigms_and_prompts_are_refused(clip, small, rows):

@@ -83,11 +83,17 @@ def test_its_figures_are_those_of_compare(text, selective, clip, corner, feature
         assert row[1] == (
             f"{100 * macro(result.before, result.mask):.1f} % → {100 * macro(result.after, result.mask):.1f} %"
         )
-        assert float(row[2]) == pytest.approx(r["forgetting_rate"], abs=5e-4)
-        assert [float(x) for x in row[3:]] == pytest.approx(
-            [r[name] for name in ("retain_drop", "sibling_class_drop", "sibling_domain_drop", "worst_cell_drop")],
-            abs=0.05,
-        )
+        names = ["forgetting_rate", "retain_drop", "sibling_class_drop", "sibling_domain_drop", "worst_cell_drop"]
+        for cell, name in zip(row[2:], [*names, "collateral"], strict=False):
+            mean, low, high = (float(x) for x in re.fullmatch(r"(\S+) \[(\S+), (\S+)\]", cell).groups())
+            assert mean == pytest.approx(r[name], abs=5e-4 if name == "forgetting_rate" else 0.05)
+            assert low <= mean <= high and low < high, "an interval over pictures"
+        right = result.answers == result.images.classes
+        kept = ~result.mask[result.images.classes, result.images.domains]
+        lost, gained = (int((kept & x).sum()) for x in (right[0] & ~right[1], right[1] & ~right[0]))
+        assert row[8] == f"{lost}, {gained} of {int(kept.sum())}" and re.fullmatch(r"-?\d+ of \d+", row[9])
+    renamed = result.renamed
+    assert f"of {len(renamed)} unrelated pictures, {int(renamed.sum())} got another name" in text
 
 
 def test_the_worst_cells_are_the_worst(text, selective, clip, corner, features):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import torch
 
 import clipnull
 from clipnull import bench, cli
@@ -241,7 +242,11 @@ def folder(tmp_path, monkeypatch):
 def found(monkeypatch, clip):
     """What bench.sweep was asked for, and the rows that it gives."""
     asked = []
-    row = {name: 0.5 for name in bench.COLUMNS} | {"paradigm": "complete", "method": "gated", "prompts": "domain"}
+    request, answers = clipnull.Forget(domains=["photo"]), torch.tensor([0, 1, 0, 1])
+    images = clipnull.Images(
+        (), answers, torch.tensor([0, 0, 1, 1]), clipnull.Vocabulary(["bird", "car"], ["line", "photo"])
+    )
+    row = bench.row_of(request, "gated", "domain", answers, 1 - answers, images)
 
     def sweep(clip, images, methods, paradigms):
         asked.append((len(images), methods, paradigms))
@@ -261,7 +266,11 @@ def test_bench_writes_rows_and_prints_the_table(folder, found, capsys):
     assert asked == [(4, ("gated",), ("complete",))]
     assert capsys.readouterr().out.startswith("complete: 1 requests, prompts 'domain'; 1 left out")
     written = json.loads(file.read_text())
-    assert written["rows"] == [row] and written["kind"] == "bench" and written["name"] == "pictures"
+    assert (
+        written["rows"] == [{key: value for key, value in row.items() if key != "bits"}]
+        and written["kind"] == "bench"
+        and written["name"] == "pictures"
+    )
     assert written["pictures"] == 4 and written["requests"] == {"complete": 2}
     assert cli.main(["bench", str(folder), "--name", "mine", "--json", str(file), "--prompts", "domain"]) == 0
     assert json.loads(file.read_text())["name"] == "mine"

@@ -5,34 +5,44 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from clipnull import results
+from clipnull import reporting, results
 
 ROOT = Path(__file__).parent.parent
-ROW = {
-    "paradigm": "global", "classes": ["dog"], "domains": None, "prompts": "free", "forgetting_rate": 1.0,
-    "retain_drop": 0.5, "sibling_class_drop": None, "sibling_domain_drop": None, "worst_cell_drop": 4.0,
-}  # fmt: skip
+PICTURES = {"forgotten": 9, "before": 8, "after": 1, "kept": 90, "lost": 3, "gained": 2, "worst_of": 7, "worst_lost": 2,
+            "others": 100, "renamed": 5}  # fmt: skip
+CATS = {"drawing": [20, 10, 1], "photo": [30, 29, 27]}
 
 
 def sweep(**changes):
     """What `clipnull bench --json` writes, made up: two methods on every paradigm."""
-    rows = [
-        ROW | {"paradigm": paradigm, "method": method, "forgetting_rate": rate, "retain_drop": drop}
+    summary = [
+        {
+            "paradigm": paradigm, "method": method, "prompts": prompts, "requests": 2 + (paradigm == "selective"),
+            "measured": 2, "forgetting_rate": [0.85, 0.7, 1.0] if prompts == "free" else [0.0, 0.0, 0.1],
+            "retain_drop": [2.0, -1.0, 5.04], "sibling_class_drop": [None] * 3, "sibling_domain_drop": [None] * 3,
+            "worst_cell_drop": [4.0, 0.0, 9.0], "collateral": [5.0, 3.0, 8.0], "pictures": PICTURES,
+        }
         for paradigm in ("global", "selective", "complete")
         for method in ("oblique", "gated")
-        for rate, drop in ((0.9, 1.0), (0.8, 3.0))
-    ]
-    rows += [row | {"prompts": "build", "forgetting_rate": 0.0} for row in rows]
+        for prompts in ("free", "build")
+    ]  # fmt: skip
+    asked = {"classes": ["cat"], "domains": ["drawing"], "by_domain": CATS}
+    rows = [asked | {"method": method, "prompts": "free"} for method in ("oblique", "gated")]
+    rows += [row | {"prompts": "build", "by_domain": {}} for row in rows] + [rows[0] | {"classes": ["dog"]}]
     requests = {"global": 2, "selective": 3, "complete": 2}
-    found = {"kind": "bench", "name": "My Pictures", "model": "miniclip", "pretrained": None, "pictures": 10}
-    return found | {"classes": 4, "domains": 2, "requests": requests, "rows": rows} | changes
+    found = {"kind": "bench", "name": "My Pictures", "model": "miniclip", "pretrained": None, "stored": False}
+    found |= {"note": "", "prototypes": True, "pictures": 10, "classes": 4, "domains": 2}
+    return found | {"requests": requests, "summary": summary, "rows": rows} | changes
 
 
 @pytest.fixture
 def clone(tmp_path):
     (tmp_path / "data" / "results").mkdir(parents=True)
-    (tmp_path / "README.md").write_text(f"# A\n\n{results.BEGIN}\nold\n{results.END}\n\nend\n", encoding="utf-8")
+    (tmp_path / "README.md").write_text(
+        f"# A\n\n{results.SHOW}\nold\n{results.SHOWN}\n{results.BEGIN}\nold\n{results.END}\n\nend\n", encoding="utf-8"
+    )
     return tmp_path
 
 
@@ -53,16 +63,72 @@ def test_the_committed_page_and_table_are_those_of_the_committed_files():
 def test_a_measurement_becomes_means_with_intervals_a_page_and_a_table(clone):
     written = results.write([measured(clone, sweep())], clone)
     assert [path.name for path in written] == ["my-pictures.json", "RESULTS.md", "README.md"]
-    row = json.loads(written[0].read_text())["summary"][0]
-    assert row["requests"] == row["measured"] == 2 and row["forgetting_rate"][0] == pytest.approx(0.85)
-    assert row["retain_drop"] == pytest.approx([2.0, 12.706205], abs=1e-5) and row["sibling_class_drop"] == [None, None]
+    entry = json.loads(written[0].read_text())
+    assert {row["prompts"] for row in entry["summary"]} == {"free"} and "rows" not in entry
+    assert entry["example"] == {"oblique": CATS, "gated": CATS}
     page, readme = ((clone / name).read_text(encoding="utf-8") for name in ("RESULTS.md", "README.md"))
-    assert "| global | `oblique` | 2 of 2 | 0.850 ± 0.635 | +2.0 ± 12.7 | – | – | +4.0 ± 0.0 |" in page
+    assert (
+        "| global | `oblique` | 2 of 2 | 0.850 [0.700, 1.000] | +2.0 [-1.0, +5.0] | – | – | +4.0 [+0.0, +9.0] "
+        "| 5.0 [3.0, 8.0] |" in page
+    )
+    assert "| global | `oblique` | 2 of 2 | 8 → 1 of 9 | 3, 2 of 90 | 2 of 7 | 5 of 100 |" in page
     assert "| selective | `gated` | 2 of 3 |" in page, "a request with nothing to lose is counted"
     assert "| `oblique`, complete | ≥ 0.850 / ≤ 6.0 / – / ≤ 20.0 | 0.850 / +2.0 / – / +4.0 |" in page
     assert "| `gated`, global | ≥ 0.990 / ≤ 0.3 / – / ≤ 2.0 | **0.850** / **+2.0** / – / **+4.0** |" in page
-    assert "old" not in readme and "| `gated` | 0.85 / +2.0 / +4 | " in readme and readme.endswith("end\n")
+    assert "old" not in readme and "| `gated` | 0.85 / +2.0 / +4 / 5 % | " in readme and readme.endswith("end\n")
+    assert "names 29 of 30 photographs and 10 of 20 children's drawings" in readme
     assert results.write([], clone) == written[1:], "without files, only the pages are written"
+
+
+def test_stored_embeddings_have_a_section_that_tells_what_holds_and_what_is_unknown(clone):
+    name = "OpenAI ViT-B/32, photo and drawing"
+    about = {"stored": True, "prototypes": False, "note": "a C", "model": "ViT-B-32-quickgelu", "pretrained": "openai"}
+    written = results.write([measured(clone, sweep(name=name, pictures=99) | about)], clone)
+    assert written[0].name == "openai-vit-b-32-photo-and-drawing.json", "a slash is no folder"
+    page, readme = ((clone / name).read_text(encoding="utf-8") for name in ("RESULTS.md", "README.md"))
+    part = page[page.index(f"## Forgetting: {name}") :]
+    for told in (
+        "Stored embeddings of ViT-B-32-quickgelu, openai", "texts alone, without any picture (a C)",
+        "Global: 0.850 [0.700, 1.000] forgotten (8 pictures right before, 1 after)", "vislearnlab/across-site-draw",
+        "61b2b6e", "what other backbones do, and PACS. No prototypes", "clipnull embed PACS/test", "clipnull bench",
+    ):  # fmt: skip
+        assert told in part, told
+    assert "## Targets" not in page, "targets are those of the embedded model"
+    assert f"| {name}: forgetting rate / retain drop / worst cell / collateral | global |" in readme
+    results.write([measured(clone, sweep())], clone)
+    page = (clone / "RESULTS.md").read_text(encoding="utf-8")
+    assert (
+        page.index("My Pictures") < page.index(f"## Forgetting: {name}") and "My Pictures |" in page.split("Targets")[1]
+    )
+
+
+def test_the_picture_shows_the_counts_of_the_file(clone):
+    with pytest.raises(ValueError, match="picture: no file in data/results has the example"):
+        results.picture(clone)
+    results.write([measured(clone, sweep())], clone)
+    path = results.picture(clone)
+    with Image.open(path) as picture:
+        assert picture.width >= 1600 and picture.info["dpi"][0] > 150, "for screens of twice the resolution"
+        drawn = json.loads(picture.info["Description"])
+    assert drawn["unedited"] == {"drawing": [20, 10], "photo": [30, 29]}
+    assert drawn["gated"] == drawn["oblique"] == {"drawing": [20, 1], "photo": [30, 27]}
+
+
+def test_the_committed_picture_and_its_caption_are_those_of_the_committed_file():
+    entry = reporting.examples(results.read(ROOT))
+    with Image.open(ROOT / results.PICTURE) as picture:
+        assert json.loads(picture.info["Description"]) == reporting.shown(entry)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert reporting.caption(entry) in readme
+    for found in entry["example"].values():
+        assert f"{found['photo'][2]} photographs, {found['drawing'][2]} drawings" in readme
+        assert found["photo"][:2] == next(iter(entry["example"].values()))["photo"][:2], "one model before"
+
+
+def test_a_sweep_of_an_older_version_is_refused(clone):
+    old = {key: value for key, value in sweep().items() if key != "summary"}
+    with pytest.raises(ValueError, match="holds no intervals; expected what today's `clipnull bench --json` writes"):
+        results.write([measured(clone, old)], clone)
 
 
 @pytest.mark.parametrize(

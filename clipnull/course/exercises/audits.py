@@ -3,10 +3,10 @@
 import math
 
 import torch
+from scipy import stats
 from torch import Tensor
 
 from ... import auditing, evaluate
-from ...bench import mean_and_half
 from ...errors import import_extra
 from .registry import exercise, normal
 
@@ -105,8 +105,9 @@ def _pairs_of_results() -> list[tuple]:
     "sqrt(n), multiply by t with n - 1 degrees of freedom; (2,): low, high",
 )
 def paired_interval(first: Tensor, second: Tensor) -> Tensor:
-    mean, half = mean_and_half((first - second).tolist())
-    return torch.tensor([mean - half, mean + half], dtype=torch.float64)
+    difference = first - second
+    half = stats.t.ppf(0.975, len(difference) - 1) * difference.std() / len(difference) ** 0.5
+    return torch.stack([difference.mean() - half, difference.mean() + half])
 
 
 def _bits() -> list[tuple]:

@@ -1,0 +1,175 @@
+"""Intervals of means over requests: what is drawn, how far they reach, and that they hold the truth."""
+
+import numpy as np
+import pytest
+import torch
+
+import clipnull as cn
+from clipnull import bootstrap
+from clipnull.bootstrap import RANGES, Group, families, intervals, of_mean, pack, unpack
+from clipnull.evaluate import accuracy_matrix, rates
+
+
+def pictures(c=4, k=3, n=10, seed=0):
+    """About n pictures in each cell, of which only embeddings are stored."""
+    generator = np.random.default_rng(seed)
+    classes, domains = generator.integers(0, c, n * c * k), generator.integers(0, k, n * c * k)
+    names = cn.Vocabulary([f"class {i}" for i in range(c)], [f"domain {i}" for i in range(k)])
+    return cn.Images((), torch.from_numpy(classes), torch.from_numpy(domains), names, torch.zeros(len(classes), 1))
+
+
+def forget(images, paradigm="selective"):
+    c, k = images.vocabulary.shape
+    full = {"global": c, "selective": c * k, "complete": k}[paradigm]
+    masks = np.zeros((full, c, k), bool)
+    for i in range(full):
+        if paradigm == "global":
+            masks[i, i] = True
+        elif paradigm == "complete":
+            masks[i, :, i] = True
+        else:
+            masks[i, i // k, i % k] = True
+    return masks
+
+
+def trial(images, masks, before=0.8, gone=0.9, flips=0.05, seed=1):
+    """A group as chance makes it: most forgotten pictures become wrong, and some kept ones flip."""
+    generator = np.random.default_rng(seed)
+    n = len(images)
+    right = generator.random(n) < before
+    inside = masks[:, images.classes.numpy(), images.domains.numpy()]
+    changed = np.where(
+        inside, right & (generator.random((len(masks), n)) < gone), generator.random(inside.shape) < flips
+    )
+    return Group(masks, right, list(changed))
+
+
+@pytest.mark.parametrize("paradigm", ["global", "selective", "complete"])
+def test_means_are_those_of_the_rates_of_each_request(paradigm):
+    images = pictures()
+    group = trial(images, forget(images, paradigm))
+    (found,) = intervals(images, [group], times=20)
+    before = accuracy_matrix(torch.where(torch.from_numpy(group.right), images.classes, images.classes + 1), images)
+    rows = []
+    for mask, changed in zip(group.masks, group.changed, strict=True):
+        right = torch.from_numpy(group.right ^ changed)
+        after = accuracy_matrix(torch.where(right, images.classes, images.classes + 1), images)
+        rows.append(rates(before, after, torch.from_numpy(mask)))
+    for name in rows[0]:
+        expected = np.nanmean([row[name] for row in rows]) if any(row[name] == row[name] for row in rows) else np.nan
+        assert found[name][0] == pytest.approx(expected, abs=1e-4, nan_ok=True), name
+        assert found[name][1] <= found[name][0] <= found[name][2] or np.isnan(expected)
+
+
+def test_an_interval_stays_in_its_range_and_nothing_is_certain():
+    images = pictures(n=2)
+    nothing = Group(forget(images), np.ones(len(images), bool), [np.zeros(len(images), bool)] * 12)
+    everything = trial(images, forget(images), before=1.1, gone=1.1, flips=0)
+    for group, rate in ((nothing, 0.0), (everything, 1.0)):
+        (found,) = intervals(images, [group])
+        for name, (low, high) in RANGES.items():
+            mean, a, b = found[name]
+            assert name == "collateral" or low <= a < b <= high, "an interval without width, or out of range"
+        n = len(images)
+        least = bootstrap.Z**2 / (n + bootstrap.Z**2)
+        assert found["forgetting_rate"][0] == rate and found["forgetting_rate"][1] <= rate - least + 1e-6
+        assert found["retain_drop"] == pytest.approx((0, -100 * least, 100 * least), abs=1e-4)
+
+
+def test_packed_pictures_give_the_same_and_the_seed_decides():
+    images = pictures()
+    group = trial(images, forget(images))
+    packed = Group(group.masks, group.right, [pack(x) for x in group.changed])
+    once, again, other = (intervals(images, [g], seed=s) for g, s in ((group, 0), (packed, 0), (group, 1)))
+    assert str(once) == str(again) != str(other)
+    bits = np.random.default_rng(0).random(1001) < 0.5
+    assert (unpack(pack(bits), 1001) == bits).all() and len(pack(np.zeros(10**6, bool))) < 2000
+
+
+def test_few_draws_at_a_time_say_about_the_same(monkeypatch):
+    images = pictures()
+    group = trial(images, forget(images))
+    (whole,) = intervals(images, [group])
+    monkeypatch.setattr(bootstrap, "MEMORY", 10 * len(images))
+    (parts,) = intervals(images, [group])
+    for name in ("forgetting_rate", "retain_drop"):
+        width = whole[name][2] - whole[name][1]
+        assert parts[name] == pytest.approx(whole[name], abs=0.15 * width) and width > 0
+
+
+def test_pictures_of_one_family_are_drawn_together(tmp_path):
+    """Ten redrawings of one design are no ten pictures: what they have in common makes the interval wider."""
+    images = pictures(c=2, k=2, n=40)
+    group = trial(images, forget(images, "global"), flips=0)
+    cell = (images.classes * 2 + images.domains).numpy()
+    place = np.zeros(len(images), int)
+    for at in range(4):
+        place[cell == at] = np.arange((cell == at).sum()) // 8
+    right = (place + cell) % 3 > 0  # all pictures of a family are right, or none
+    group = Group(group.masks, right, [right & group.masks[i][images.classes, images.domains] & (place % 2 == 0)
+                                       for i in range(2)])  # fmt: skip
+    alone = intervals(images, [group])[0]["forgetting_rate"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bootstrap, "families", lambda images: [str(i) for i in place])
+        together = intervals(images, [group])[0]["forgetting_rate"]
+    assert alone[0] == pytest.approx(together[0])
+    assert together[2] - together[1] > 1.3 * (alone[2] - alone[1])
+
+
+def test_families_are_those_of_the_index(images, tmp_path):
+    found = families(images)
+    assert len(found) == len(images) and 0.3 * len(images) < len({*found}) < len(images)
+    assert families(pictures()) == [str(i) for i in range(120)]
+    for content in (b"file,family\n", b"other,columns\n1,2\n", b"\xff\xfe\x00"):
+        folder = tmp_path / "line" / "dog"
+        folder.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "index.csv").write_bytes(content)
+        own = cn.Images(
+            (folder / "a.png",), torch.tensor([0]), torch.tensor([0]), cn.Vocabulary(["dog", "cat"], ["line"])
+        )
+        assert families(own) == ["0"]
+    (tmp_path / "index.csv").write_text("file,family\nline/dog/a.png,fluent:dog\n")
+    assert families(own) == ["family fluent:dog"]
+
+
+def test_collateral_is_drawn_over_other_pictures():
+    images, masks = pictures(), forget(pictures(), "global")
+    others = np.random.default_rng(0).random((len(masks), 200)) < 0.1
+    group = trial(images, masks)
+    group = Group(masks, group.right, group.changed, [pack(x) for x in others[:3]] + [None])
+    (found,) = intervals(images, [group], others=200)
+    mean, low, high = found["collateral"]
+    assert mean == pytest.approx(100 * others[:3].mean(), abs=1e-3) and 0 <= low < mean < high < 25
+    (found,) = intervals(images, [Group(masks, group.right, group.changed, [None] * 4)], others=200)
+    assert all(map(np.isnan, found["collateral"]))
+
+
+def test_one_fewer_is_drawn_and_at_least_one():
+    drawn = bootstrap._draw(np.random.default_rng(0), np.array([0, 1, 1, 1, 4, 4]), 500)
+    assert (drawn[:, 0] == 1).all() and (drawn[:, 1:4].sum(1) == 2).all() and (drawn[:, 4:].sum(1) == 1).all()
+    assert drawn.mean(0) == pytest.approx([1, 2 / 3, 2 / 3, 2 / 3, 0.5, 0.5], abs=0.1)
+
+
+def test_most_intervals_hold_the_truth():
+    """Pictures of a world in which 90 % are forgotten and 5 points lost: about 95 of 100 intervals say so."""
+    held = {"forgetting_rate": 0, "retain_drop": 0}
+    for seed in range(40):
+        images = pictures(n=12, seed=seed)
+        generator = np.random.default_rng(seed)
+        masks = forget(images, "global")
+        right = np.ones(len(images), bool)
+        changed = [
+            generator.random(len(images)) < np.where(m[images.classes, images.domains], 0.9, 0.05) for m in masks
+        ]
+        (found,) = intervals(images, [Group(masks, right, changed)], times=300)
+        for name, truth in (("forgetting_rate", 0.9), ("retain_drop", 5.0)):
+            held[name] += found[name][1] <= truth <= found[name][2]
+    assert all(count >= 35 for count in held.values()), held
+
+
+def test_a_mean_of_requests_alone():
+    values = np.random.default_rng(0).normal(0.7, 0.1, 30)
+    mean, low, high = of_mean([*values, None, np.nan], 0, 1)
+    half = 1.96 * values.std(ddof=1) / 30**0.5
+    assert mean == pytest.approx(values.mean()) and (low, high) == pytest.approx((mean - half, mean + half), abs=0.012)
+    assert of_mean([0.99, 1.0, 0.2], 0, 1)[2] <= 1 and all(map(np.isnan, of_mean([None], 0, 1)))
