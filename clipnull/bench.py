@@ -5,6 +5,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import product
 
 import numpy as np
 import torch
@@ -199,7 +200,7 @@ def summary(rows: Sequence[dict], images: Images, asked: Sequence[Forget]) -> li
     images : Images
         These pictures.
     asked : sequence of Forget
-        All requests, so that those without a row can be counted.
+        All requests, those of the rows among them, so that those without a row can be counted.
 
     Returns
     -------
@@ -209,13 +210,14 @@ def summary(rows: Sequence[dict], images: Images, asked: Sequence[Forget]) -> li
     """
     if rows:
         images = images.where(torch.from_numpy(bootstrap.unpack(rows[0]["bits"][0], len(images))))
-    groups: dict[tuple[str, str, str], list[dict]] = {}
+    number, found = Counter(request.paradigm for request in asked), []
+    known = (dict.fromkeys(row[key] for row in rows) for key in ("method", "prompts"))
+    groups: dict[tuple[str, str, str], list[dict]] = {key: [] for key in product(number, *known)}
     for row in rows:
-        own = groups.setdefault((row["paradigm"], row["method"], row["prompts"]), [])
-        own += [row] * any(row[name] is not None for name in COLUMNS)  # else the method took no part
+        if any(row[name] is not None for name in COLUMNS):  # else the method took no part
+            groups[row["paradigm"], row["method"], row["prompts"]].append(row)
     m = max((row["pictures"]["others"] for row in rows), default=0)
     drawn = iter(bootstrap.intervals(images, [_group(own, images) for own in groups.values() if own], m))
-    number, found = Counter(request.paradigm for request in asked), []
     for (paradigm, method, prompts), own in groups.items():
         ends, figures = next(drawn) if own else {}, {}
         for name in COLUMNS:

@@ -129,6 +129,8 @@ def intervals(
     list of dict of str to (mean, low, high)
         NaN where no request has the figure.
     """
+    if not groups:
+        return []
     c, k = images.vocabulary.shape
     cell = (images.classes * k + images.domains).numpy()
     labels = [(int(at), own) for at, own in zip(cell, families(images), strict=True)]

@@ -28,7 +28,12 @@ TARGETS = {  # (method, paradigm): forgetting rate at least; retain drop, siblin
     ("oblique", "selective"): (0.93, 1.0, 6, 15),
     ("oblique", "complete"): (0.85, 6, None, 20),
 }
-SHORT = ("forgetting_rate", "retain_drop", "worst_cell_drop", "collateral")
+SHORT = {
+    "forgetting_rate": "{:.2f}",
+    "retain_drop": "{:+.1f}",
+    "worst_cell_drop": "{:+.0f}",
+    "collateral": "{:.0f} %",
+}
 TARGET_COLUMNS = ("forgetting_rate", "retain_drop", "sibling_class_drop", "worst_cell_drop")
 
 
@@ -194,9 +199,8 @@ def short_table(entry: dict) -> str:
         cells = []
         for paradigm in paradigms:
             row = next(r for r in entry["summary"] if (r["method"], r["paradigm"]) == (method, paradigm))
-            rate, drop, worst, other = (row[name][0] for name in SHORT)
-            told_ = f"{rate:.2f} / {drop:+.1f} / {worst:+.0f} / "
-            cells.append(told_ + ("–" if other is None else f"{other:.0f} %"))
+            told_ = ("–" if row[name][0] is None else form.format(row[name][0]) for name, form in SHORT.items())
+            cells.append(" / ".join(told_))
         lines.append(f"| `{method}` | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
