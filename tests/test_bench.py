@@ -172,7 +172,7 @@ def test_a_class_is_forgotten_and_others_are_not(rows):
     found = {
         row["method"]: row
         for row in rows
-        if row["classes"] == ["bird"] and row["paradigm"] == "global" and row["prompts"] == "domain"
+        if row["classes"] == ["fish"] and row["paradigm"] == "global" and row["prompts"] == "domain"
     }
     for method in ("ridge", "gated"):
         assert found[method]["forgetting_rate"] > 0.9 and found[method]["retain_drop"] < 10
