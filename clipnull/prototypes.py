@@ -49,8 +49,8 @@ then green. Columns are scaled square roots of the covariance of colours in phot
 WHITE, SMOOTH = 1.0, 10.0
 """The logit of an empty page; the price of the mean squared difference between neighbouring pixels."""
 
-NOISE = 0.075
-"""Standard deviation of the noise on each view, of pixels in [0, 1]: what is drawn must survive it."""
+NOISE = 0.15
+"""Standard deviation, at the start, of the noise on each view, of pixels in [0, 1]; it fades to none at the end."""
 
 VIEWS = 4
 """A picture's embedding is the normalised mean over so many random views: it should not depend on one crop."""
@@ -92,7 +92,7 @@ def ascend(
         )
         x = torch.sigmoid(WHITE + 2 * torch.einsum("oc,nchw->nohw", colours, drawn))
         grain = torch.stack([torch.randn(3, size, size, generator=g) for g in noise]).to(clip.device)
-        cosines = (_embed(clip, _view(x, draws[step]) + NOISE * grain) * targets).sum(1)
+        cosines = (_embed(clip, _view(x, draws[step]) + NOISE * (1 - step / steps) * grain) * targets).sum(1)
         yield x.detach(), cosines.detach()
         if step < steps:
             rough = x.diff(dim=-1).square().mean((1, 2, 3)) + x.diff(dim=-2).square().mean((1, 2, 3))
