@@ -20,7 +20,8 @@ PROFILES = {
     "gpu": Profile("mini", {}, "cuda"),
     "pacs": Profile(
         "pacs",
-        {"data": "{CLIPNULL_DATA}/test", "shown_domain": "sketch", "forget_domain": "sketch", "domain": "sketch"},
+        {"data": "{CLIPNULL_DATA}/test", "forget_class": "dog"}
+        | dict.fromkeys(("shown_domain", "forget_domain", "domain"), "sketch"),
     ),
     "realclip": Profile(
         "realclip",
