@@ -1,9 +1,9 @@
 """Models that never knew: miniclip trained again without one class or domain, as the yardstick of forgetting.
 
 "Accuracy fell" is not "the model forgot". What a model answers that was never taught a class says what forgetting
-would look like. Three such models come with miniclip, "miniclip-no-dog", "miniclip-no-house" and
-"miniclip-no-cartoon": the same script, settings and seeds, without a picture and without a caption of the class or the
-domain or a near word of it (`data/clean/README.md` says how, and what they still answer).
+would look like. Two such models come with miniclip, "miniclip-no-dog" and "miniclip-no-cartoon": the same script,
+settings and seeds, without a picture and without a caption of the class or the domain or a near word of it
+(`data/clean/README.md` says how, and what they still answer).
 
 They are stored as differences to miniclip: of each weight that differs its values, of the table of tokens only the
 rows that differ.
@@ -18,7 +18,7 @@ from torch import Tensor
 from .files import data_folder
 
 BASE = "miniclip"
-NAMES = tuple(f"{BASE}-no-{what}" for what in ("dog", "house", "cartoon"))
+NAMES = tuple(f"{BASE}-no-{what}" for what in ("dog", "cartoon"))
 ROWS, TABLE = "rows", "token_embedding.weight"
 
 

@@ -9,6 +9,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from clipnull.files import data_folder
 
@@ -125,3 +127,26 @@ def test_an_interrupted_download_leaves_no_folder(build, tmp_path, monkeypatch):
     with pytest.raises(fetch.subprocess.CalledProcessError):
         fetch.unpack("npm", "openmoji", "17.0.0", tmp_path / "npm/x/openmoji-17.0.0")
     assert list((tmp_path / "npm/x").iterdir()) == []
+
+
+def test_shared_weights_of_another_recipe_are_refused(build, tmp_path):
+    train, file = build("train"), tmp_path / "common.safetensors"
+    save_file({"w": torch.ones(2)}, file, metadata={"recipe": "of now"})
+    assert torch.equal(train.shared(file, "of now")["w"], torch.ones(2))
+    with pytest.raises(
+        SystemExit, match=re.escape(f"{file}: a checkpoint of another recipe (of now, this one is of then)")
+    ):
+        train.shared(file, "of then")
+    save_file({"w": torch.ones(2)}, file)
+    with pytest.raises(SystemExit, match="another recipe"):
+        train.shared(file, "of now")
+
+
+def test_the_shared_weights_that_come_along_are_those_of_a_whole_model(build):
+    train = build("train")
+    with safe_open(BUILD / "common.safetensors", "pt") as file:
+        assert re.fullmatch("[0-9a-f]{16}", file.metadata()["recipe"])
+        shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118 - not a dict
+    with torch.device("meta"):
+        ours = train.open_clip.CLIP(**train.CONFIG).state_dict()
+    assert shapes == {key: tuple(value.shape) for key, value in ours.items() if not key.endswith("attn_mask")}

@@ -31,7 +31,7 @@ miniclip, trained again by the same script with the same settings and seeds, wit
 it, and no caption with its name or a near word (`WITHOUT` in `data/build/captions.py`), in WordNet neither. What such a
 model answers is the yardstick of forgetting: more cannot be asked of an edit.
 
-`clipnull.load("miniclip-no-dog")`, `"miniclip-no-house"`, `"miniclip-no-cartoon"`. Each file holds the difference to
+`clipnull.load("miniclip-no-dog")`, `clipnull.load("miniclip-no-cartoon")`. Each file holds the difference to
 miniclip (`clipnull/clean.py`); licence and origin of the data are miniclip's.
 
 ## What they answer
@@ -54,10 +54,11 @@ Pictures that no model was trained on; the prompt "a picture of a ..."; means ov
 ## Recipe
 
 The first three stages of training are shared with miniclip, which met neither dogs nor houses nor cartoons there; each
-clean model then has a last stage of its own, {steps:,} steps at 96 px (`data/build/README.md`). Commands:
+clean model then has a last stage of its own, {steps:,} steps at 96 px (`data/build/README.md`), about 20 minutes on two
+quiet cores. `--without house` makes a third one, which is not here yet. Commands, in `data/build`:
 
 ```
-python train.py RENDERED PACS/train WORDNET NO-DOG --without dog --common OUT
+python train.py RENDERED PACS/train WORDNET NO-DOG --without dog --common common.safetensors
 python export.py NO-DOG/no-dog.pt ../clean/no-dog.safetensors --base ../miniclip
 python answers.py --pacs PACS/test
 ```

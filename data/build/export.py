@@ -1,7 +1,8 @@
 """Write trained weights as a model folder that stock open_clip loads: python export.py CKPT OUT [--image-size 112].
 
 The folder has the hub's layout: open_clip_config.json and open_clip_model.safetensors (float16). With --base FOLDER,
-OUT is one file, the difference to the model in FOLDER (clipnull.clean).
+OUT is one file, the difference to the model in FOLDER (clipnull.clean). With --stage, CKPT is the checkpoint of a
+stage, and OUT one file of its weights, for train.py --common.
 """
 
 import argparse
@@ -20,6 +21,7 @@ WEIGHTS = "open_clip_model.safetensors"
 
 def halves_of(checkpoint: Path) -> dict[str, torch.Tensor]:
     weights = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    weights = weights.get("ema", weights)  # of a stage, the moving average is what the next one starts from
     return {
         k: (v.half() if v.is_floating_point() else v).contiguous()
         for k, v in weights.items()
@@ -27,10 +29,10 @@ def halves_of(checkpoint: Path) -> dict[str, torch.Tensor]:
     }
 
 
-def write(weights: dict[str, torch.Tensor], path: Path) -> None:
+def write(weights: dict[str, torch.Tensor], path: Path, **metadata: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".tmp")
-    save_file(weights, partial, metadata={"format": "pt"})
+    save_file(weights, partial, metadata={"format": "pt", **metadata})
     partial.chmod(0o644)
     os.replace(partial, path)
 
@@ -59,8 +61,14 @@ if __name__ == "__main__":
     parser.add_argument(
         "--base", type=Path, help="write only the difference to the model in this folder, to the file OUT"
     )
+    parser.add_argument(
+        "--stage", action="store_true", help="write only the weights of a finished stage, to the file OUT"
+    )
     args = parser.parse_args()
-    if args.base:
+    if args.stage:
+        recipe = torch.load(args.checkpoint, map_location="cpu", weights_only=True)["recipe"]
+        write(halves_of(args.checkpoint), args.out, recipe=recipe)
+    elif args.base:
         write(difference(load_file(args.base / WEIGHTS), halves_of(args.checkpoint)), args.out)
     else:
         export(args.checkpoint, args.out, args.image_size)

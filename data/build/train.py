@@ -7,8 +7,9 @@ the batch, "a dog" every dog) on pictures and captions; the text tower also sees
 Four stages. `words`: the text tower alone, on WordNet. `small` and `common`: pictures; all that any clean model must
 not know is left out, so that these stages are shared by all of them. `last`: pictures of everything, or of everything
 but what `--without` names. Each stage writes OUT/<stage>.pt; a run goes on from its last checkpoint, and `last` starts
-from `--common`, the folder of another run, where it is given. A checkpoint of another recipe (settings, captions,
-pictures or how often they are drawn) is refused. The weights are OUT/<name>.pt.
+from `--common`, the folder of another run or the file common.safetensors beside this script, where it is given. A
+checkpoint of another recipe (settings, captions, pictures or how often they are drawn) is refused. The weights are
+OUT/<name>.pt.
 """
 
 import argparse
@@ -35,6 +36,7 @@ import torch.nn.functional as F
 from PIL import Image
 from render import read_index
 from review import CLASSES
+from safetensors import safe_open
 from split import splits
 
 CONFIG = {
@@ -394,6 +396,21 @@ def recipe_of(before: str, stage: Stage, pictures: Pictures, groups: list[list[s
     return h.hexdigest()[:16]
 
 
+def validate_recipe(path: Path, found: str | None, recipe: str) -> None:
+    if found != recipe:
+        raise SystemExit(
+            f"{path}: a checkpoint of another recipe ({found}, this one is {recipe}): settings, captions or pictures "
+            "have changed. Name another folder, or delete the checkpoint"
+        )
+
+
+def shared(path: Path, recipe: str) -> dict[str, torch.Tensor]:
+    """The weights after the stage `common`, of the file that export.py wrote; refused if they are of another recipe."""
+    with safe_open(path, "pt") as file:
+        validate_recipe(path, (file.metadata() or {}).get("recipe"), recipe)
+        return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+
+
 def save(state: dict, path: Path) -> None:
     torch.save(state, path.with_suffix(".tmp"))
     path.with_suffix(".tmp").rename(path)
@@ -426,11 +443,7 @@ def train(model, tokenizer, stage: Stage, pictures: Pictures, groups: list[list[
     first, spent, path = 0, 0.0, out / f"{stage.name}.pt"
     if path.exists():
         state = torch.load(path, weights_only=True)
-        if state.get("recipe") != recipe:
-            raise SystemExit(
-                f"{path}: a checkpoint of another recipe ({state.get('recipe')}, this one is {recipe}): settings, "
-                "captions or pictures have changed. Name another folder, or delete the checkpoint"
-            )
+        validate_recipe(path, state.get("recipe"), recipe)
         model.load_state_dict(state["model"])
         ema, first, spent = state["ema"], state["step"], state["seconds"]
         opt.load_state_dict(state["optimizer"])
@@ -488,7 +501,7 @@ def main() -> None:
     p.add_argument("wordnet", type=Path)
     p.add_argument("out", type=Path)
     p.add_argument("--without", choices=CLEAN, help="what the model must never meet")
-    p.add_argument("--common", type=Path, help="the folder of another run, whose first two stages are taken")
+    p.add_argument("--common", type=Path, help="another run's folder, or common.safetensors: shared stages")
     p.add_argument("--threads", type=int, default=2)
     p.add_argument("--shift", type=int, default=0, help="added to every seed: another run of the same recipe")
     args = p.parse_args()
@@ -507,6 +520,10 @@ def main() -> None:
             print(stage.name, "without", without, int((pictures.weight > 0).sum()), "pictures,", len(groups), "synsets")
         stage = replace(stage, seed=stage.seed + args.shift)
         recipe = recipe_of(recipe, stage, pictures, groups)
+        if stage.name != "last" and args.common and args.common.is_file():
+            if stage.name == "common":
+                model.load_state_dict({**model.state_dict(), **shared(args.common, recipe)})
+            continue
         folder = (args.common if stage.name != "last" else None) or args.out
         train(model, tokenizer, stage, pictures, groups, folder, recipe)
     save(model.state_dict(), args.out / f"{'no-' + args.without if args.without else 'miniclip'}.pt")
