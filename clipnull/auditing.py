@@ -35,8 +35,10 @@ def features_before_projection(clip: Clip, images: Images) -> Tensor:
     """f(x), the features before the projection, of all pictures: (n, D) float32.
 
     The tower runs as it is, but with the identity in the place of W and without what a gated edit put after it. It
-    shares all other weights with `clip`, which is untouched.
+    shares all other weights with `clip`, which is untouched. Raises ValueError for a file of embeddings, which are
+    those after the projection.
     """
+    clip.validate_encoder()
     found = find_projection(clip.model)
     shared = {id(t): t for t in [*clip.model.parameters(), *clip.model.buffers()]}
     model = copy.deepcopy(clip.model, shared)  # the memo makes deepcopy keep what it maps
@@ -114,8 +116,10 @@ def paraphrases(
     return clip.embed_texts([format_prompt(template, words.get(c, c)) for c in classes])
 
 
-def retrieval_precision(features: Tensor, labels: Tensor, k: int = 5) -> Tensor:
+def retrieval_precision(features: Tensor, labels: Tensor, k: int = 5, where: Tensor | None = None) -> Tensor:
     """The share of pictures of the same label among the k nearest others by cosine, for each picture: (n,) float64.
+
+    where: (n,) bool, only for these m pictures, among all others: (m,).
 
     Others at equal distance share the last places, so that embeddings which are all alike score chance. Raises
     ValueError for features that are not finite, such as those of broken pictures (see `evaluate.readable`).
@@ -123,8 +127,11 @@ def retrieval_precision(features: Tensor, labels: Tensor, k: int = 5) -> Tensor:
     finite(features)
     if at_least("k", k, 1) >= len(features):
         raise ValueError(f"k: {k} neighbours of {len(features)} pictures; expected fewer than there are others")
+    if where is not None and (where.shape != (len(features),) or where.dtype != torch.bool):
+        raise ValueError(f"where: {tuple(where.shape)} {where.dtype}; expected bool ({len(features)},)")
     z, precision = F.normalize(features.double(), dim=-1), []
-    for rows in torch.arange(len(z)).split(1024):
+    chosen = torch.arange(len(z)) if where is None else where.nonzero()[:, 0]
+    for rows in chosen.split(1024):
         cosines = z[rows] @ z.T
         cosines[torch.arange(len(rows)), rows] = -2.0  # not its own neighbour
         last = cosines.topk(k).values[:, -1:]

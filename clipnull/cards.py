@@ -15,8 +15,8 @@ from .errors import brief
 from .evaluate import Comparison, compare, macro, wilson
 from .files import alone, write_text
 from .models import Clip
+from .prompts import prompt_sets
 from .requests import Forget
-from .wording import PROMPTS
 
 PATCH, CARD = "edit.safetensors", "README.md"
 ASKED = {
@@ -49,7 +49,7 @@ def card(edit: Edit, clip: Clip, images: Images, licence: str = "") -> str:
     after = edit.apply(clip)
     images, (z,) = readable(images, embed(clip, images))  # broken pictures are told, and count for nothing
     counts, features = images.counts(), (z, embed(after, images))
-    results = {prompts: compare(clip, after, images, request, prompts, features) for prompts in PROMPTS}
+    results = {prompts: compare(clip, after, images, request, prompts, features) for prompts in prompt_sets(clip)}
     head = {
         "base_model": _public(clip.name),
         "library_name": "clipnull",
@@ -175,17 +175,24 @@ def _use(edit: Edit, clip: Clip) -> str:
             "# then, in their order, the edits that this one was made after: clip = other.apply(clip)\n"
             * bool(edit.after)
         )
-        + f'edit = cn.Edit.load("{PATCH}", clip)    # refuses any weights but those it was made for\n'
+        + f'edit = cn.Edit.load("{PATCH}", clip)    # {_refuses(edit)}\n'
         "after = edit.apply(clip)                         # edit.remove(after) gives clip back\n```\n\n"
         f"Fingerprint of the base weights: `{edit.fingerprint or 'none'}`."
     )
 
 
+def _refuses(edit: Edit) -> str:
+    if edit.fingerprint:
+        return "refuses any weights but those it was made for"
+    return "names no weights: see to it that clip has those it was made for"
+
+
 def _measured(results: dict[str, Comparison], images: Images) -> str:
     c, k = images.vocabulary.shape
     titles = " | ".join(bench.COLUMNS.values())
+    what = "pictures" if images.has_pixels else "stored embeddings of pictures"
     lines = [
-        f"On {len(images)} pictures, {c} classes × {k} domains, all {c} classes as candidates; means over cells with "
+        f"On {len(images)} {what}, {c} classes × {k} domains, all {c} classes as candidates; means over cells with "
         "95 % intervals (pictures resampled), drops in percentage points (negative: a gain).",
         "",
         f"| asked with | right on forgotten cells | {titles} | kept pictures: lost, gained | worst cell: lost |",
@@ -246,13 +253,14 @@ def _remains(after: Clip, images: Images, mask: Tensor, features: tuple[Tensor, 
     if min(int(labels.sum()), int((~labels).sum())) < 2:
         told = "With fewer than two forgotten or kept pictures, no probe could be trained here."
     else:
-        first, before, last = (
-            100 * linear_probe(z, labels).accuracy for z in (features_before_projection(after, images), *features)
-        )
+        before, last = (f"{100 * linear_probe(z, labels).accuracy:.0f} %" for z in features)
+        first = "not measured"  # a file of embeddings has none
+        if after.encoder:
+            first = f"{100 * linear_probe(features_before_projection(after, images), labels).accuracy:.0f} %"
         told = (
             "A linear probe that is trained with labels to tell forgotten pictures from all others (balanced "
-            f"accuracy, cross-validated; chance 50 %): {first:.0f} % on the features before the projection, "
-            f"which the edit does not reach; {before:.0f} % on embeddings before the edit, {last:.0f} % after."
+            f"accuracy, cross-validated; chance 50 %): {first} on the features before the projection, "
+            f"which the edit does not reach; {before} on embeddings before the edit, {last} after."
         )
     return (
         f"{told}\n\nThe edit suppresses behaviour; it erases nothing that was learned. Whoever has the weights can "

@@ -112,7 +112,7 @@ def zero_shot(clip: Clip, images: Images, prompts: str = "free", features: Tenso
     Examples
     --------
     >>> import clipnull as cn
-    >>> clip, images = cn.load(device="cpu"), cn.load_images().select(["car", "dog"], ["line"])
+    >>> clip, images = cn.load(device="cpu"), cn.load_images().select(["boat", "car"], ["line"])
     >>> float(cn.zero_shot(clip, images).nanmean()) > 0.7
     True
     """

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from . import sources
+from . import clean, sources
 from .errors import at_least, one_line, one_of, shorten
 from .projections import Projection as Projection
 from .projections import find_projection
@@ -162,8 +162,9 @@ def load(name: str = "miniclip", pretrained: str | None = None, device: str | No
     Parameters
     ----------
     name : str
-        "miniclip"; a name of `open_clip.list_models()`; "hf-hub:org/repo" or "local-dir:folder" in the layout of
-        the hub; or a file of stored embeddings, "FILE.npz", which has no encoder (`clipnull.stored`).
+        "miniclip", or a model that never met a class or domain (`clipnull.clean`); a name of
+        `open_clip.list_models()`; "hf-hub:org/repo" or "local-dir:folder" in the layout of the hub; or a file of stored
+        embeddings, "FILE.npz", which has no encoder (`clipnull.stored`).
     pretrained : str, optional
         A tag of that architecture ("openai", "laion2b_s34b_b79k") or a checkpoint file. None: untrained weights, useful
         only to try the machinery (miniclip brings its own). Preprocessing and activation are those the tag was trained
@@ -246,6 +247,8 @@ def load(name: str = "miniclip", pretrained: str | None = None, device: str | No
     for key, value in model.named_parameters() if file is not None else ():
         if not value.isfinite().all():
             raise ValueError(f"{argument}: {str(file)!r} holds NaN or infinity in {key}; expected finite weights")
+    if name in clean.NAMES:
+        model.load_state_dict(clean.weights(name, model.state_dict()))
     model.eval().requires_grad_(False)
     return Clip(model, preprocess, tokenizer, name, pretrained)
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from .data import Images
 from .errors import import_extra
 from .evaluate import Comparison
+from .stored import left_out
 
 if TYPE_CHECKING:
     import IPython.display as ipython
@@ -155,6 +156,26 @@ def pictures(shown: Sequence, titles: Sequence[str] | None = None, columns: int 
             if titles:
                 ax.set_title(literal(titles[i]), fontsize=9)
     return fig
+
+
+def thumbnails(
+    images: Images, places: Sequence[int], titles: Sequence[str], columns: int = 8, side: float = 1.15
+) -> plt.Figure | None:
+    """A grid of the `images` at `places`; where only embeddings are stored, one line that says so and None."""
+    if not images.has_pixels:
+        left_out(f"a look at {len(places)} pictures")
+        return None
+    return pictures([images.image(i) for i in places], titles, columns, side)
+
+
+def picture(images: Images, i: int, ax: plt.Axes, title: str = "") -> None:
+    """Picture `i` in `ax`; where only embeddings are stored, a frame that says so."""
+    if images.has_pixels:
+        ax.imshow(images.image(i))
+    else:
+        ax.text(0.5, 0.5, "stored as\nan embedding", ha="center", va="center", color="0.4", transform=ax.transAxes)
+    ax.axis("off")
+    ax.set_title(literal(title))
 
 
 def one_per_cell(images: Images, classes: Sequence[str] | None = None) -> plt.Figure:

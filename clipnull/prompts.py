@@ -4,6 +4,7 @@ T[c, k] is the normalised mean of the text embeddings of the prompts of a cell, 
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -34,6 +35,12 @@ def embed_domains(clip: Clip, domains: Sequence[str]) -> Tensor:
 def prompt_sets(clip: Clip) -> tuple[str, ...]:
     """The prompt sets that `clip` has texts of: all, but those that a file of embeddings may lack."""
     return tuple(p for p in PROMPTS if clip.encoder or f"texts_{p}" in clip.model.stored.vectors)
+
+
+def can_embed(clip: Clip, text: str) -> bool:
+    """Whether `clip` has an embedding of `text`: always, but of a file of embeddings for the prompts of its names."""
+    tokenizer: Any = clip.tokenizer
+    return clip.encoder or text in tokenizer.rows
 
 
 def text_classifiers(clip: Clip, vocabulary: Vocabulary, prompts: str = "free") -> Tensor:

@@ -3,14 +3,14 @@
 A prototype of a target t maximises cos(z(x), t) over pictures x by gradient ascent (activation maximisation). A free
 choice of pixels ends in noise that only the model understands; habits of feature visualisation (Olah, Mordvintsev and
 Schubert 2017) keep the ascent in the range of pictures: several scales, colours as they vary in photographs, random
-crops and mirror images, a start on white paper, and a price on differences between neighbouring pixels.
+crops and mirror images, noise, a start on white paper, and a price on differences between neighbouring pixels.
 
 Chosen on training pictures of miniworld and PACS, by the cosine to the mean embedding of real pictures. What helped:
-small steps (large ones saturate pixels), colours, a mean over views; white paper and smoothness helped drawings a
-little and the eye much. What did not: rotations, stronger zoom, fewer and larger steps.
+small steps (large ones saturate pixels), colours, a mean over views; white paper, smoothness and noise helped drawings
+a little and the eye much. What did not: rotations, stronger zoom, fewer and larger steps.
 
-Prototypes of the cells of a vocabulary are kept on disk, since they take a second or so each. They are found again by
-what they depend on: ALGORITHM, the fingerprint of the model, the prompts and the settings.
+Prototypes of the cells of a vocabulary are kept on disk, a second or so each, under a hash of what they depend on:
+ALGORITHM, the fingerprint of the model, the prompts and the settings.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ from .models import Clip
 from .prompts import embed_cells
 from .wording import TEMPLATES, Vocabulary, format_prompt
 
-ALGORITHM = 1
+ALGORITHM = 2
 """The version of `synthesize`: a higher number wherever the same seed gives another picture than before."""
 
 SCALES = (1, 2, 4, 8, 16, 32)
@@ -48,6 +48,9 @@ then green. Columns are scaled square roots of the covariance of colours in phot
 
 WHITE, SMOOTH = 1.0, 10.0
 """The logit of an empty page; the price of the mean squared difference between neighbouring pixels."""
+
+NOISE = 0.15
+"""Standard deviation, at the start, of the noise on each view, of pixels in [0, 1]; it fades to none at the end."""
 
 VIEWS = 4
 """A picture's embedding is the normalised mean over so many random views: it should not depend on one crop."""
@@ -88,7 +91,8 @@ def ascend(
             for w, y in zip(weights, layers, strict=False)
         )
         x = torch.sigmoid(WHITE + 2 * torch.einsum("oc,nchw->nohw", colours, drawn))
-        cosines = (_embed(clip, _view(x, draws[step])) * targets).sum(1)
+        grain = torch.stack([torch.randn(3, size, size, generator=g) for g in noise]).to(clip.device)
+        cosines = (_embed(clip, _view(x, draws[step]) + NOISE * (1 - step / steps) * grain) * targets).sum(1)
         yield x.detach(), cosines.detach()
         if step < steps:
             rough = x.diff(dim=-1).square().mean((1, 2, 3)) + x.diff(dim=-2).square().mean((1, 2, 3))

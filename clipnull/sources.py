@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
+from .clean import BASE, NAMES
 from .errors import one_line, one_of
 from .files import data_folder
 
@@ -34,11 +35,11 @@ HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 def source_of(name: str, known: list[str]) -> str:
     """What open_clip calls the model `name`; `known` are its own architectures."""
-    if name == "miniclip":
-        return f"local-dir:{data_folder(name)}"
+    if name in (BASE, *NAMES):
+        return f"local-dir:{data_folder(BASE)}"
     if isinstance(name, str) and name.startswith(("hf-hub:", "local-dir:")):
         return name
-    return one_of("name", name, ["miniclip", *known])
+    return one_of("name", name, [BASE, *NAMES, *known])
 
 
 def validate_source(source: str) -> bool:

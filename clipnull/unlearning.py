@@ -1,6 +1,7 @@
 """A request and a method give an edit, from names alone."""
 
 from dataclasses import replace
+from typing import Any
 
 import torch.nn.functional as F
 
@@ -51,10 +52,8 @@ def embed_vocabulary(clip: Clip, vocabulary: Vocabulary, prototypes: Prototypes 
     """
     texts = embed_cells(clip, vocabulary)
     domains = embed_domains(clip, vocabulary.domains) + F.normalize(texts.mean(0), dim=-1)
-    if prototypes is True and not clip.encoder:  # which may have none
-        prototypes = bool(clip.model.stored.mask.all()) and vocabulary == clip.model.stored.vocabulary
     if prototypes is True:
-        prototypes = cell_prototypes(clip.base or clip, vocabulary)
+        prototypes = prototypes_of(clip.base or clip, vocabulary)
     if not prototypes:
         return Cells(texts, None, domains)
     if not prototypes.mask.all():
@@ -63,6 +62,13 @@ def embed_vocabulary(clip: Clip, vocabulary: Vocabulary, prototypes: Prototypes 
     for edit in clip.edits:
         v = edit.transform(v)
     return Cells(texts, F.normalize(v, dim=-1).view_as(texts), domains)
+
+
+def prototypes_of(clip: Clip, vocabulary: Vocabulary, **settings: Any) -> Prototypes | bool:
+    """What `prototypes.cell_prototypes` gives, with its settings; False for a file of embeddings that lacks some."""
+    if not clip.encoder and not (clip.model.stored.mask.all() and vocabulary == clip.model.stored.vocabulary):
+        return False
+    return cell_prototypes(clip, vocabulary, **settings)
 
 
 def unlearn(

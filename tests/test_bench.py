@@ -50,9 +50,9 @@ def quick(texts_once):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Three pictures in cells of three classes x two domains: no photos of cars, no windmills in line drawings."""
+    """Three pictures in cells of three classes x two domains: no photos of cars, no fish in line drawings."""
     root = tmp_path_factory.mktemp("pictures")
-    for cell in ("line/bird", "line/car", "photo/bird", "photo/windmill"):
+    for cell in ("line/bird", "line/car", "photo/bird", "photo/fish"):
         (root / cell).mkdir(parents=True)
         for file in sorted((data_folder("miniworld") / "test" / cell).iterdir())[:3]:
             shutil.copy(file, root / cell)
@@ -90,11 +90,11 @@ def test_requests_are_every_class_every_filled_cell_and_every_domain(small):
     assert asked == [
         "bird everywhere",
         "car everywhere",
-        "windmill everywhere",
+        "fish everywhere",
         "bird in line",
         "bird in photo",
         "car in line",
-        "windmill in photo",
+        "fish in photo",
         "everything in line",
         "everything in photo",
     ]
@@ -144,7 +144,7 @@ def test_siblings_that_do_not_exist_are_none(rows):
         if row["paradigm"] != "selective":
             assert row["sibling_class_drop"] is None and row["sibling_domain_drop"] is None
         else:  # a car has no photo: nothing is left of the class to be hurt
-            assert (row["sibling_class_drop"] is None) == (row["classes"] in (["car"], ["windmill"]))
+            assert (row["sibling_class_drop"] is None) == (row["classes"] in (["car"], ["fish"]))
             assert row["sibling_domain_drop"] is not None
 
 
@@ -172,7 +172,7 @@ def test_a_class_is_forgotten_and_others_are_not(rows):
     found = {
         row["method"]: row
         for row in rows
-        if row["classes"] == ["bird"] and row["paradigm"] == "global" and row["prompts"] == "domain"
+        if row["classes"] == ["fish"] and row["paradigm"] == "global" and row["prompts"] == "domain"
     }
     for method in ("ridge", "gated"):
         assert found[method]["forgetting_rate"] > 0.9 and found[method]["retain_drop"] < 10

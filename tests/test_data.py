@@ -243,11 +243,14 @@ def test_miniworld_is_what_its_card_says():
     files = {p.relative_to(folder).as_posix() for p in folder.glob("*/*/*/*.webp")}
     assert files == {r["file"] for r in rows}
     counts = Counter((r["class"], r["domain"]) for r in rows)
-    assert len({c for c, _ in counts}) >= 12 and len({d for _, d in counts}) >= 6 and "photo" in {d for _, d in counts}
-    assert min(counts.values()) >= 5
+    assert 12 <= len({c for c, _ in counts}) <= 20 and len({d for _, d in counts}) == 6
     assert len(set(counts.values())) > 1 and sum(counts.values()) == len(rows)
     splits = Counter((r["class"], r["domain"], r["split"]) for r in rows)
-    assert min(splits.values()) >= 2 and len(splits) == 2 * len(counts)
+    assert len(splits) == 2 * len(counts)
+    assert min(n for (*_, split), n in splits.items() if split == "test") >= 5
+    assert min(n for (*_, split), n in splits.items() if split == "train") >= 3
+    fish = {domain: n for (label, domain, split), n in splits.items() if (label, split) == ("fish", "test")}
+    assert fish["line"] >= 8 and sum(fish.values()) - fish["line"] >= 25  # the story of notebook 05
     assert sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) <= 25e6
 
 

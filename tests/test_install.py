@@ -17,6 +17,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import clipnull
+from clipnull.geometry import KNOWN
 
 ROOT = Path(__file__).parent.parent
 COURSE = "IPython jupyterlab ipywidgets matplotlib seaborn sklearn papermill nbformat psutil sphinx concept_erasure"
@@ -133,7 +134,12 @@ def test_the_wheel_holds_what_is_needed_outside_a_clone(wheel):
         names = set(archive.namelist())
         (metadata,) = (archive.read(n).decode() for n in names if n.endswith(".dist-info/METADATA"))
         (scripts,) = (archive.read(n).decode() for n in names if n.endswith("entry_points.txt"))
-    for folder, pattern in (("data/miniworld", "**/*"), ("data/miniclip", "*"), ("notebooks", "*")):
+    for folder, pattern in (
+        ("data/miniworld", "**/*"),
+        ("data/miniclip", "*"),
+        ("data/clean", "*"),
+        ("notebooks", "*"),
+    ):
         inside = {
             f"clipnull/_data/{p.relative_to(ROOT / 'data' if 'data' in folder else ROOT)}"
             for p in (ROOT / folder).glob(pattern)
@@ -144,6 +150,7 @@ def test_the_wheel_holds_what_is_needed_outside_a_clone(wheel):
         str(p.relative_to(ROOT)) for p in (ROOT / "clipnull").rglob("*") if p.suffix in (".py", ".pyi", ".typed")
     }
     assert sources | {"clipnull/py.typed", "clipnull/__init__.pyi", "clipnull/_data/goldens.json"} <= names
+    assert {f"clipnull/_data/results/geometry/{name}.json" for name in KNOWN} <= names
     assert not {n for n in names if n.startswith(("tests/", "data/")) or "__pycache__" in n}
     assert {n.partition(".dist-info/licenses/")[2] for n in names if ".dist-info/licenses/" in n} == {
         "LICENSE",

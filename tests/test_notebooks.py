@@ -29,6 +29,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 GOLDENS = json.loads((ROOT / "tests" / "goldens.json").read_text(encoding="utf-8"))
 MACHINE = re.compile(r"(?<![\w.])/(work|root|home|tmp|Users)/")
 PICTURE = re.compile(r"data:image/(?:png|webp);base64,[A-Za-z0-9+/=]*")
+SHOWN = ("01", "05")  # on a real CLIP with each change; `make nightly` executes all
 LARGEST, ALL = 500_000, 4_000_000  # bytes a notebook, and of all of them
 
 
@@ -294,6 +295,28 @@ def test_executed_metrics_match_goldens(path):
 )
 def test_executed_metrics_on_pacs_match_goldens(path):
     assert execution_faults(path, "pacs") == []
+
+
+@pytest.mark.notebooks
+@pytest.mark.skipif(not os.environ.get("CLIPNULL_EMBEDDINGS"), reason="CLIPNULL_EMBEDDINGS names no folder")
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, id=path.stem, marks=() if path.name.startswith(SHOWN) else pytest.mark.nightly)
+        for path in NOTEBOOKS
+        if path.stem in GOLDENS.get("realclip", {})
+    ],
+)
+def test_executed_metrics_on_a_real_clip_match_goldens(path):
+    assert execution_faults(path, "realclip") == []
+
+
+def test_goldens_of_a_real_clip_are_of_all_notebooks_that_take_its_embeddings(monkeypatch):
+    monkeypatch.setenv("CLIPNULL_EMBEDDINGS", "/embeddings")
+    taking = {path.stem for path in NOTEBOOKS if notebooks.preset_for(path, "realclip")}
+    assert set(GOLDENS["realclip"]) == taking
+    assert {path.name[:2] for path in NOTEBOOKS} - {name[:2] for name in taking} == {"00", "02", "09"}
+    assert sum(name.startswith(SHOWN) for name in taking) == len(SHOWN) == 2
 
 
 def test_goldens_of_pacs_are_of_all_notebooks_that_take_pictures(monkeypatch):

@@ -25,10 +25,28 @@ def test_a_profile_sets_only_what_a_notebook_has(notebook, monkeypatch, no_gpu):
     assert notebooks.preset_for(pictures, "pacs") == {"data": "/pictures/test", "domain": "sketch"}
 
 
+def test_a_profile_leaves_out_the_notebooks_that_it_goes_without(notebook, monkeypatch, no_gpu):
+    monkeypatch.setenv("CLIPNULL_EMBEDDINGS", "/embeddings")
+    parameters = "# parameters\ndata = ''  # folder\nforget_class = 'dog'  # of the examples"
+    with_pixels, with_embeddings = notebook("02_pictures", parameters), notebook("03_angles", parameters)
+    assert notebooks.preset_for(with_pixels, "realclip") == {}
+    assert notebooks.preset_for(with_pixels, "mini") == {} == notebooks.preset_for(with_embeddings, "mini")
+    assert notebooks.preset_for(with_embeddings, "realclip") == {
+        "data": "/embeddings/vitb32_style.npz",
+        "forget_class": "cat",
+    }
+
+
 def test_a_profile_without_what_it_needs_is_refused(notebook, monkeypatch, no_gpu, tmp_path):
-    monkeypatch.delenv("CLIPNULL_DATA", raising=False)
+    for variable in ("CLIPNULL_DATA", "CLIPNULL_EMBEDDINGS"):
+        monkeypatch.delenv(variable, raising=False)
     path = notebook("a", PARAMETERS)
-    for profile, words in (("pacs", "CLIPNULL_DATA"), ("gpu", "no*n*e"), ("max", "expected one of mini, gpu, pacs")):
+    for profile, words in (
+        ("pacs", "needs the variable CLIPNULL_DATA; expected the folder of PACS"),
+        ("realclip", "needs the variable CLIPNULL_EMBEDDINGS; expected the folder of vitb32_style.npz"),
+        ("gpu", "no*n*e"),
+        ("max", "expected one of mini, gpu, pacs, realclip"),
+    ):
         with pytest.raises(ValueError, match=f"profile: '{profile}' .*{words}"):
             run([path], tmp_path / "out", profile=profile)
     assert not (tmp_path / "out").exists()

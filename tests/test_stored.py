@@ -19,13 +19,13 @@ C, K, D, N = 3, 2, 8, 30
 CLASSES, DOMAINS = ("cat", "dog", "house"), ("photo", "line")
 
 
-def fields(**changes):
-    """A whole file: pictures near the texts of their cells. None leaves a field out."""
+def fields(n=N, **changes):
+    """A whole file: n pictures near the texts of their cells. None leaves a field out."""
     draw = np.random.default_rng(0).normal
     texts = draw(size=(C, 1, D)) + 0.5 * draw(size=(1, K, D))
-    c, k = np.arange(N) % C, np.arange(N) // C % K
+    c, k = np.arange(n) % C, np.arange(n) // C % K
     made = {
-        "images": 3 * texts[c, k] + 0.1 * draw(size=(N, D)),
+        "images": 3 * texts[c, k] + 0.1 * draw(size=(n, D)),
         "classes": np.array(CLASSES)[c],
         "domains": np.array(DOMAINS)[k],
         "class_names": np.array(CLASSES),

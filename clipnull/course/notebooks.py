@@ -18,14 +18,14 @@ from typing import Any
 from ..errors import import_extra, near, one_line
 from ..files import write_text
 from .formulas import mathml
-from .profiles import preset
+from .profiles import PROFILES, preset
 
 PACKAGE = Path(__file__).resolve().parent.parent
 NUMBERED = "[0-9][0-9]_*.ipynb"
 OUTSIDE = {
     "__main__.py", "cli.py", "console.py", "results.py", "speed.py", "course/book.py", "course/editions.py",
     "course/formulas.py", "course/goldens.py", "course/notebooks.py", "course/profiles.py", "course/run.py",
-    "course/seeds.py", "paper.py", "storing.py",
+    "course/seeds.py", "paper.py", "reporting.py", "storing.py",
 }  # fmt: skip
 """The modules that no output of a notebook depends on: what executes and publishes, and `embed` and `paper`."""
 
@@ -145,12 +145,13 @@ def validate_parameters(path: Path, given: Mapping[str, object]) -> dict[str, ob
 
 
 def preset_for(path: Path, profile: str) -> dict[str, str]:
-    """What `profile` sets in the notebook at `path`: those of its parameters that the notebook has.
+    """What `profile` sets in the notebook at `path`: those of its parameters that the notebook has; nothing in those
+    that the profile goes without.
 
     Raises ValueError where `profiles.preset` does.
     """
     given = preset(profile)
-    known = parameters_of(path) if given else {}
+    known = parameters_of(path) if given and not path.name.startswith(PROFILES[profile].without) else {}
     return {name: value for name, value in given.items() if name in known}
 
 

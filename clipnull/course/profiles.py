@@ -12,6 +12,7 @@ class Profile:
     goldens: str
     parameters: Mapping[str, str]  # {CLIPNULL_DATA} stands for the variable of the environment
     device: str = ""  # "cpu" hides every GPU, "cuda" demands one
+    without: tuple[str, ...] = ()  # numbers of notebooks that cannot run so
 
 
 PROFILES = {
@@ -21,9 +22,22 @@ PROFILES = {
         "pacs",
         {"data": "{CLIPNULL_DATA}/test", "shown_domain": "sketch", "forget_domain": "sketch", "domain": "sketch"},
     ),
+    "realclip": Profile(
+        "realclip",
+        {"data": "{CLIPNULL_EMBEDDINGS}/vitb32_style.npz"}
+        | dict.fromkeys(("shown_class", "forget_class", "forgotten"), "cat")
+        | dict.fromkeys(("shown_domain", "forget_domain", "domain"), "drawing")
+        | {"other_words": "kitten, pet", "parts": "paw, tail"},
+        "cpu",
+        without=("02", "09"),
+    ),
 }
 """`mini`: the embedded model and pictures on the CPU. `gpu`: the same on a GPU, with the same goldens. `pacs`: the
-notebooks that take pictures, on those of PACS in the folder that the variable CLIPNULL_DATA names."""
+notebooks that take pictures, on those of PACS in the folder that the variable CLIPNULL_DATA names. `realclip`: those
+that take a file of embeddings, on what OpenAI's ViT-B/32 made of drawings and photographs, in the folder that the
+variable CLIPNULL_EMBEDDINGS names; the others need pixels or an encoder."""
+
+NEEDED = {"CLIPNULL_DATA": "the folder of PACS", "CLIPNULL_EMBEDDINGS": "the folder of vitb32_style.npz"}
 
 
 def default_profile() -> str:
@@ -42,8 +56,10 @@ def preset(profile: str) -> dict[str, str]:
         raise ValueError(f"profile: {profile!r} is not known; expected one of {', '.join(PROFILES)}")
     if PROFILES[profile].device == "cuda" and default_profile() != "gpu":
         raise ValueError(f"profile: {profile!r} needs a GPU; torch sees none")
-    parameters = PROFILES[profile].parameters
-    folder = os.environ.get("CLIPNULL_DATA", "")
-    if not folder and "{CLIPNULL_DATA}" in "".join(parameters.values()):
-        raise ValueError(f"profile: {profile!r} needs the variable CLIPNULL_DATA; expected the folder of PACS")
-    return {name: value.replace("{CLIPNULL_DATA}", folder) for name, value in parameters.items()}
+    parameters = dict(PROFILES[profile].parameters)
+    for variable, what in NEEDED.items():
+        folder = os.environ.get(variable, "")
+        if not folder and f"{{{variable}}}" in "".join(parameters.values()):
+            raise ValueError(f"profile: {profile!r} needs the variable {variable}; expected {what}")
+        parameters = {name: value.replace(f"{{{variable}}}", folder) for name, value in parameters.items()}
+    return parameters

@@ -1,6 +1,7 @@
 """Write trained weights as a model folder that stock open_clip loads: python export.py CKPT OUT [--image-size 112].
 
-The folder has the hub's layout: open_clip_config.json and open_clip_model.safetensors (float16).
+The folder has the hub's layout: open_clip_config.json and open_clip_model.safetensors (float16). With --base FOLDER,
+OUT is one file, the difference to the model in FOLDER (clipnull.clean).
 """
 
 import argparse
@@ -9,17 +10,32 @@ import os
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from train import CONFIG
 
+from clipnull.clean import difference
 
-def export(checkpoint: Path, out: Path, image_size: int) -> None:
+WEIGHTS = "open_clip_model.safetensors"
+
+
+def halves_of(checkpoint: Path) -> dict[str, torch.Tensor]:
     weights = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    halves = {
+    return {
         k: (v.half() if v.is_floating_point() else v).contiguous()
         for k, v in weights.items()
         if not k.endswith("attn_mask")
     }
+
+
+def write(weights: dict[str, torch.Tensor], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".tmp")
+    save_file(weights, partial, metadata={"format": "pt"})
+    partial.chmod(0o644)
+    os.replace(partial, path)
+
+
+def export(checkpoint: Path, out: Path, image_size: int) -> None:
     model = {**CONFIG, "vision_cfg": {**CONFIG["vision_cfg"], "image_size": image_size}}
     config = {
         "model_cfg": model,
@@ -31,10 +47,7 @@ def export(checkpoint: Path, out: Path, image_size: int) -> None:
             "resize_mode": "squash",
         },
     }
-    out.mkdir(parents=True, exist_ok=True)
-    save_file(halves, out / "weights.tmp", metadata={"format": "pt"})
-    (out / "weights.tmp").chmod(0o644)
-    os.replace(out / "weights.tmp", out / "open_clip_model.safetensors")
+    write(halves_of(checkpoint), out / WEIGHTS)
     (out / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
@@ -43,5 +56,11 @@ if __name__ == "__main__":
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--image-size", type=int, default=112, help="of the pictures it will take [112]")
+    parser.add_argument(
+        "--base", type=Path, help="write only the difference to the model in this folder, to the file OUT"
+    )
     args = parser.parse_args()
-    export(args.checkpoint, args.out, args.image_size)
+    if args.base:
+        write(difference(load_file(args.base / WEIGHTS), halves_of(args.checkpoint)), args.out)
+    else:
+        export(args.checkpoint, args.out, args.image_size)

@@ -1,8 +1,8 @@
 """Render every artwork of index.csv.gz to one array: python render.py PACKAGES OUT [--size 128].
 
-PACKAGES is the folder `fetch.sh` filled. OUT/pictures.npy holds (n, size, size, 4) uint8 RGBA, in the
-order of the index: cropped to the alpha box, padded by 5 %, transparent around it. OUT/failed.txt names
-what could not be rendered (those pictures stay empty).
+PACKAGES is the folder `fetch.py` filled. OUT/pictures.npy holds (n, size, size, 4) uint8 RGBA, in the order of the
+index: cropped to the alpha box, padded by 5 %, transparent around it. If a picture cannot be rendered, OUT/failed.txt
+says which and why, and pictures.npy is not written.
 """
 
 import argparse
@@ -154,9 +154,8 @@ if __name__ == "__main__":
     args = parser.parse_args()
     rows = read_index()
     args.out.mkdir(parents=True, exist_ok=True)
-    pictures = np.lib.format.open_memmap(
-        args.out / "pictures.npy", "w+", np.uint8, (len(rows), args.size, args.size, 4)
-    )
+    partial = args.out / "pictures.partial.npy"
+    pictures = np.lib.format.open_memmap(partial, "w+", np.uint8, (len(rows), args.size, args.size, 4))
     failed = []
     with ProcessPoolExecutor() as pool:
         jobs = ((args.packages, row, args.size) for row in rows)
@@ -168,5 +167,12 @@ if __name__ == "__main__":
             if i % 5000 == 0:
                 print(f"{i}/{len(rows)} rendered, {len(failed)} failed", flush=True)
     pictures.flush()
-    (args.out / "failed.txt").write_text("\n".join(failed) + "\n")
-    print(f"{len(rows) - len(failed)} pictures in {args.out}, {len(failed)} failed")
+    (args.out / "failed.txt").unlink(missing_ok=True)
+    if failed:
+        partial.unlink()
+        (args.out / "failed.txt").write_text("\n".join(failed) + "\n")
+        raise SystemExit(
+            f"{len(failed)} of {len(rows)} pictures failed ({args.out / 'failed.txt'}), first: {failed[0]}"
+        )
+    partial.rename(args.out / "pictures.npy")
+    print(f"{len(rows)} pictures in {args.out}")

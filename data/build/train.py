@@ -4,13 +4,15 @@ RENDERED is what render.py wrote, PACS_TRAIN a folder <domain>/<class>/*, WORDNE
 files. A contrastive loss with several positives (a caption "a sketch of a dog" matches every sketch of a dog in
 the batch, "a dog" every dog) on pictures and captions; the text tower also sees WordNet synonyms and glosses.
 
-Three stages. `words`: the text tower alone, on WordNet. `common`: small pictures; all that any clean model must
-not know is left out, so that this stage is shared by all of them. `last`: larger pictures of everything, or of
-everything but what `--without` names. Each stage writes OUT/<stage>.pt; a run goes on from its last checkpoint, and
-`last` starts from `--common`, the folder of another run, where it is given. The weights are OUT/<name>.pt.
+Four stages. `words`: the text tower alone, on WordNet. `small` and `common`: pictures; all that any clean model must
+not know is left out, so that these stages are shared by all of them. `last`: pictures of everything, or of everything
+but what `--without` names. Each stage writes OUT/<stage>.pt; a run goes on from its last checkpoint, and `last` starts
+from `--common`, the folder of another run, where it is given. A checkpoint of another recipe (settings, captions,
+pictures or how often they are drawn) is refused. The weights are OUT/<name>.pt.
 """
 
 import argparse
+import hashlib
 import json
 import math
 import os
@@ -47,6 +49,7 @@ CONFIG = {
     "text_cfg": {"context_length": 32, "vocab_size": 49408, "width": 160, "heads": 5, "layers": 4},
 }
 SIZE, BATCH = 128, 128
+RECIPE = 2  # to be raised when the arithmetic of a step changes: checkpoints of before are refused
 CLEAN = ("dog", "house", "cartoon")
 """What there is a clean model without. No stage but the last one meets any of it."""
 
@@ -55,7 +58,8 @@ CLEAN = ("dog", "house", "cartoon")
 class Stage:
     """One stretch of training. `size`: side of the pictures in pixels. `frozen`: blocks of the trunk, with its stem,
     that stay as they are. `class_weight`: how often a picture of a named class is drawn. `pacs`: PACS's share of a
-    batch. `candidates`: further class captions a step. `floor`: the learning rate falls to this share of its peak."""
+    batch. `candidates`: further class captions a step. `noisy`, `sigma`: the share of pictures that get noise, and its
+    largest standard deviation. `floor`: the learning rate falls to this share of its peak."""
 
     name: str
     steps: int
@@ -65,13 +69,16 @@ class Stage:
     class_weight: float = 1.0
     pacs: float = 0.0
     candidates: int = 0
+    noisy: float = 0.0
+    sigma: float = 0.0
     floor: float = 0.02
 
 
 STAGES = (
     Stage("words", 500, 0, 1),
-    Stage("common", 1600, 64, 2, class_weight=3.0, pacs=0.30, candidates=32, floor=0.3),
-    Stage("last", 2200, 96, 3, frozen=2, class_weight=6.0, pacs=0.34, candidates=96),
+    Stage("small", 800, 64, 2, class_weight=3.0, pacs=0.30, candidates=32, noisy=0.5, sigma=0.4, floor=0.5),
+    Stage("common", 1500, 96, 3, 2, class_weight=4.0, pacs=0.30, candidates=64, noisy=0.33, sigma=0.3, floor=0.3),
+    Stage("last", 1100, 96, 4, 2, class_weight=6.0, pacs=0.34, candidates=96, noisy=0.25, sigma=0.25),
 )
 
 
@@ -180,7 +187,8 @@ class Pictures:
         weight = np.ones(len(self.rows))
         weight[[bool(r["class"]) for r in self.rows]] = stage.class_weight
         weight[np.isin([r["class"] for r in self.rows], CLASSES) & self.is_art] *= 2
-        weight[(self.domain == 0) & self.is_art] *= 3
+        for k in set(self.domain[self.is_art]):  # styles, too, by the square root of their size
+            weight[self.is_art & (self.domain == k)] *= (self.is_art & (self.domain == k)).sum() ** -0.5
         cells: dict[tuple, int] = {}
         for i in np.flatnonzero(pacs):
             cells[self.concept[i], self.domain[i]] = cells.get((self.concept[i], self.domain[i]), 0) + 1
@@ -199,9 +207,9 @@ class Pictures:
         self.domains = [d for d in captions.DOMAIN_WORDS if d not in without]
 
 
-def augment(pixels: np.ndarray, is_art: np.ndarray, size: int, g: torch.Generator) -> torch.Tensor:
+def augment(pixels: np.ndarray, is_art: np.ndarray, stage: Stage, g: torch.Generator) -> torch.Tensor:
     """Random crop, scale, turn, flip, ink, ground, colour, noise: (b, 128, 128, 4) uint8 -> (b, 3, size, size)."""
-    b = len(pixels)
+    b, size = len(pixels), stage.size
     x = torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div_(255)
     art = torch.from_numpy(is_art)
 
@@ -245,9 +253,9 @@ def augment(pixels: np.ndarray, is_art: np.ndarray, size: int, g: torch.Generato
         h, w = (rand(2, low=0.15, high=0.4) * size).int().tolist()
         top, left = (rand(2) * torch.tensor([size - h, size - w])).int().tolist()
         x[i, :, top : top + h, left : left + w] = rand(3, 1, 1)
-    # Noise on every second picture: features that survive it have gradients one can look at (Kaur, Cohen & Lipton,
+    # Noise on some of the pictures: features that survive it have gradients one can look at (Kaur, Cohen & Lipton,
     # "Are Perceptually-Aligned Gradients a General Property of Robust Classifiers?", 2019), which prototypes need.
-    sigma = torch.where(rand(b) < 0.5, rand(b, high=0.4), 0.0).view(-1, 1, 1, 1)
+    sigma = torch.where(rand(b) < stage.noisy, rand(b, high=stage.sigma), 0.0).view(-1, 1, 1, 1)
     x = (x * 2 - 1 + sigma * torch.randn(x.shape, generator=g)).clamp(-1, 1)
     return x.contiguous(memory_format=torch.channels_last)
 
@@ -261,7 +269,7 @@ def restyle(pixels: np.ndarray, domains: np.ndarray, npr: np.random.Generator) -
     pixels[filled] = np.where(pixels[filled][..., 3:] > 127, np.array([0, 0, 0, 255], np.uint8), np.uint8(0))
     domains[filled] = names.index("silhouette")
     drawn = np.isin(domains, [names.index(d) for d in ("line", "silhouette")])
-    change = np.where(drawn, npr.choice([0, 0, 0, -1, 1], len(pixels)), 0)
+    change = np.where(drawn, npr.choice([0, 0, 0, 0, -1, 1], len(pixels)), 0)
     for sign in (-1, 1):
         alpha = torch.from_numpy(pixels[change == sign][..., 3]).float()
         if len(alpha):
@@ -347,7 +355,7 @@ def contrast(model, tokenizer, pictures: Pictures, stage: Stage, rng, g, npr) ->
     index = npr.choice(len(pictures.rows), BATCH, replace=False, p=pictures.weight)
     domain_words = list(captions.DOMAIN_WORDS)
     pixels, domains = restyle(pictures.pixels[index], pictures.domain[index], npr)
-    x = augment(pixels, pictures.is_art[index], stage.size, g)
+    x = augment(pixels, pictures.is_art[index], stage, g)
     texts, want = [], []  # want: (concept or -1, domain or -1)
     for i, k in zip(index, domains, strict=True):
         text, fixes = captions.sample(rng, pictures.names[i], domain_words[k])
@@ -375,12 +383,23 @@ def contrast(model, tokenizer, pictures: Pictures, stage: Stage, rng, g, npr) ->
     ) / 2
 
 
+def recipe_of(before: str, stage: Stage, pictures: Pictures, groups: list[list[str]]) -> str:
+    """A digest of all that a stage's weights depend on, `before` being that of the stage before it."""
+    h = hashlib.sha256(repr((RECIPE, CONFIG, BATCH, before, stage, groups)).encode())
+    h.update(repr((captions.DOMAIN_WORDS, captions.FREE, captions.STYLED, captions.DOMAIN_ONLY)).encode())
+    if stage.size:
+        h.update(repr((pictures.names, pictures.classes, pictures.domains)).encode())
+        h.update(pictures.weight.round(12).tobytes())
+        h.update(np.ascontiguousarray(pictures.pixels[::50]).tobytes())
+    return h.hexdigest()[:16]
+
+
 def save(state: dict, path: Path) -> None:
     torch.save(state, path.with_suffix(".tmp"))
     path.with_suffix(".tmp").rename(path)
 
 
-def train(model, tokenizer, stage: Stage, pictures: Pictures, groups: list[list[str]], out: Path) -> None:
+def train(model, tokenizer, stage: Stage, pictures: Pictures, groups: list[list[str]], out: Path, recipe: str) -> None:
     """Run a stage, or what is left of it; afterwards the model holds the moving average of its weights."""
     rng, g, npr = (
         random.Random(stage.seed),
@@ -407,6 +426,11 @@ def train(model, tokenizer, stage: Stage, pictures: Pictures, groups: list[list[
     first, spent, path = 0, 0.0, out / f"{stage.name}.pt"
     if path.exists():
         state = torch.load(path, weights_only=True)
+        if state.get("recipe") != recipe:
+            raise SystemExit(
+                f"{path}: a checkpoint of another recipe ({state.get('recipe')}, this one is {recipe}): settings, "
+                "captions or pictures have changed. Name another folder, or delete the checkpoint"
+            )
         model.load_state_dict(state["model"])
         ema, first, spent = state["ema"], state["step"], state["seconds"]
         opt.load_state_dict(state["optimizer"])
@@ -448,7 +472,7 @@ def train(model, tokenizer, stage: Stage, pictures: Pictures, groups: list[list[
                         for m in frozen:
                             m.eval()
                         model.load_state_dict(now)
-                    state = {"model": now, "ema": ema, "optimizer": opt.state_dict(), "step": done}
+                    state = {"model": now, "ema": ema, "optimizer": opt.state_dict(), "step": done, "recipe": recipe}
                     state |= {"random": rng.getstate(), "torch": g.get_state(), "numpy": npr.bit_generator.state}
                     save(state | {"seconds": time.time() - start}, path)
                 log.write(json.dumps(line) + "\n")
@@ -474,6 +498,7 @@ def main() -> None:
     model.to(memory_format=torch.channels_last)
     quicken(model.visual.trunk)
     pictures = Pictures(args.rendered, args.pacs)
+    recipe = ""
     for stage in STAGES:
         without = CLEAN if stage.name != "last" else (args.without,) if args.without else ()
         groups = captions.wordnet(args.wordnet, without)
@@ -481,7 +506,9 @@ def main() -> None:
             pictures.weigh(stage, without)
             print(stage.name, "without", without, int((pictures.weight > 0).sum()), "pictures,", len(groups), "synsets")
         stage = replace(stage, seed=stage.seed + args.shift)
-        train(model, tokenizer, stage, pictures, groups, (args.common if stage.name != "last" else None) or args.out)
+        recipe = recipe_of(recipe, stage, pictures, groups)
+        folder = (args.common if stage.name != "last" else None) or args.out
+        train(model, tokenizer, stage, pictures, groups, folder, recipe)
     save(model.state_dict(), args.out / f"{'no-' + args.without if args.without else 'miniclip'}.pt")
 
 

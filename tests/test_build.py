@@ -1,0 +1,127 @@
+"""The scripts that made the embedded pictures and models: what they promise, as far as it can be seen without them."""
+
+import importlib
+import re
+import sys
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from clipnull.files import data_folder
+
+BUILD = data_folder("build")
+
+
+@pytest.fixture(scope="module")
+def build():
+    """Import a script of data/build by its name."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(BUILD))
+        yield importlib.import_module
+    for name in {path.stem for path in BUILD.glob("*.py")}:
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture(scope="module")
+def rows(build):
+    return build("render").read_index()
+
+
+def test_no_design_family_is_in_both_splits(build, rows):
+    split = build("split")
+    family, part = split.families(rows), split.splits(rows)
+    assert not {f for f, p in zip(family, part, strict=True) if p == "test"} & {
+        f for f, p in zip(family, part, strict=True) if p == "train"
+    }
+
+
+def test_a_model_without_a_class_meets_neither_its_pictures_nor_its_words(build):
+    captions = build("captions")
+    for name, near in (("dog", "a photo of a poodle"), ("house", "two cottages"), ("cartoon", "a comic drawing")):
+        assert captions.mentions((name,)).search(near) and captions.mentions((name,)).search(name)
+        assert not captions.mentions((name,)).search("a sketch of a horse")
+    assert not captions.mentions(()).search("a dog in a house")
+    for name, words in captions.SYNONYMS.items():  # every word that a picture of the class may be called by
+        if name in captions.WITHOUT:
+            assert all(captions.mentions((name,)).search(word) for word in words), name
+
+
+def test_stages_shared_by_all_models_leave_out_whatever_one_of_them_must_not_know(build):
+    train, captions = build("train"), build("captions")
+    assert set(train.CLEAN) == set(captions.WITHOUT)
+    assert [stage.name for stage in train.STAGES][-1] == "last"
+
+
+def of_two(build, weight=(0.5, 0.5), names=(["cat"], ["dog"])):
+    return SimpleNamespace(
+        names=list(names),
+        classes=["cat", "dog"],
+        domains=["line"],
+        weight=np.array(weight),
+        pixels=np.zeros((2, 1, 1, 4)),
+    )
+
+
+def test_the_recipe_changes_with_settings_words_pictures_and_what_came_before(build):
+    train = build("train")
+    stage, groups = train.STAGES[-1], [["dog", "a hound"]]
+    recipe = train.recipe_of("", stage, of_two(build), groups)
+    assert recipe == train.recipe_of("", stage, of_two(build), groups)
+    others = [
+        train.recipe_of("before", stage, of_two(build), groups),
+        train.recipe_of("", replace(stage, steps=stage.steps + 1), of_two(build), groups),
+        train.recipe_of("", replace(stage, seed=stage.seed + 1), of_two(build), groups),
+        train.recipe_of("", stage, of_two(build, (0.25, 0.75)), groups),
+        train.recipe_of("", stage, of_two(build, names=(["cat"], ["hound"])), groups),
+        train.recipe_of("", stage, of_two(build), [["dog"]]),
+    ]
+    assert len({recipe, *others}) == 1 + len(others)
+
+
+def test_a_checkpoint_of_another_recipe_is_refused_before_anything_is_trained(build, tmp_path):
+    train = build("train")
+    model = train.open_clip.CLIP(**train.CONFIG)
+    torch.save({"model": model.state_dict(), "recipe": "of before"}, tmp_path / "words.pt")
+    before = (tmp_path / "words.pt").read_bytes()
+    with pytest.raises(
+        SystemExit, match=re.escape(f"{tmp_path / 'words.pt'}: a checkpoint of another recipe (of before")
+    ):
+        train.train(model, None, train.STAGES[0], None, [], tmp_path, "of now")
+    assert (tmp_path / "words.pt").read_bytes() == before and not (tmp_path / "log.jsonl").exists()
+
+
+def test_a_package_that_cannot_be_had_is_named_with_what_is_lost(build, tmp_path, monkeypatch):
+    fetch = build("fetch")
+
+    def unpack(kind, name, version, folder):
+        if name == "scratch":
+            raise ValueError("version 2.0 is offered; expected 1.4.0.6")
+        folder.mkdir(parents=True)
+
+    monkeypatch.setattr(fetch, "unpack", unpack)
+    monkeypatch.setattr(sys, "argv", ["fetch.py", str(tmp_path)])
+    with pytest.raises(SystemExit, match=r"deb scratch 1\.4\.0\.6: version 2\.0 is offered.*; 269 pictures \(cartoon"):
+        fetch.main()
+    assert not (tmp_path / "deb/x/scratch").exists() and (tmp_path / "deb/x/fonts-symbola").exists()
+
+
+def test_every_picture_of_the_index_comes_from_one_of_the_packages(build, rows):
+    fetch = build("fetch")
+    lost = [int(fetch.lost(rows, start).split()[0]) for *_, start in fetch.SOURCES]
+    assert min(lost) > 0 and sum(lost) == len(rows)
+
+
+def test_an_interrupted_download_leaves_no_folder(build, tmp_path, monkeypatch):
+    fetch = build("fetch")
+
+    def run(command, cwd=None, **_):
+        (cwd / "a.tgz").write_bytes(b"half a file")
+        raise fetch.subprocess.CalledProcessError(1, command, stderr="connection lost")
+
+    monkeypatch.setattr(fetch.subprocess, "run", run)
+    with pytest.raises(fetch.subprocess.CalledProcessError):
+        fetch.unpack("npm", "openmoji", "17.0.0", tmp_path / "npm/x/openmoji-17.0.0")
+    assert list((tmp_path / "npm/x").iterdir()) == []

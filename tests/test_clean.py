@@ -1,0 +1,68 @@
+"""Models that never knew a class or a domain."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import clipnull as cn
+from clipnull import clean
+from clipnull.evaluate import domain_accuracy
+from clipnull.files import data_folder
+from clipnull.models import state
+
+
+def weights(seed=0):
+    g = torch.Generator().manual_seed(seed)
+    return {
+        clean.TABLE: torch.randn(6, 3, generator=g).half(),
+        "w": torch.randn(2, 2, generator=g).half(),
+        "n": torch.tensor(5),
+    }
+
+
+def test_a_difference_and_its_base_give_the_model_back_bit_by_bit():
+    base, other = weights(), weights(1)
+    other[clean.TABLE][1:] = base[clean.TABLE][1:]
+    found = clean.difference(base, other)
+    assert found[clean.ROWS].tolist() == [0] and "n" not in found  # what is the same is not stored
+    back = clean.restore(base, found)
+    assert back.keys() == other.keys() and all(torch.equal(back[key], other[key]) for key in other)
+    assert torch.equal(base[clean.TABLE], weights()[clean.TABLE])  # the base is not touched
+
+
+@pytest.mark.parametrize("change", [{"w": torch.zeros(3, 2)}, {"v": torch.zeros(1)}], ids=["shape", "name"])
+def test_weights_of_another_architecture_are_refused(change):
+    with pytest.raises(ValueError, match=f"other: {next(iter(change))} is .*; expected .*, as in base"):
+        clean.difference(weights(), weights() | change)
+
+
+def test_every_clean_model_that_is_named_comes_with_the_package():
+    files = {path.stem for path in data_folder("clean").glob("*.safetensors")}
+    assert files == {name.removeprefix("miniclip-") for name in clean.NAMES}
+    assert all(path.stat().st_size < 26e6 for path in data_folder("clean").iterdir())
+
+
+@pytest.mark.parametrize("name", clean.NAMES)
+def test_a_clean_model_is_another_model_of_the_same_kind(clip, name):
+    other = cn.load(name, device="cpu")
+    assert other.name == name and other.fingerprint != clip.fingerprint
+    ours, theirs = state(clip.model), state(other.model)
+    assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in theirs.items()}
+    stored = load_file(data_folder("clean") / f"{name.removeprefix('miniclip-')}.safetensors")
+    changed = {key for key in ours if not torch.equal(ours[key], theirs[key])}
+    assert changed == set(stored) - {clean.ROWS} and "visual.head.proj.weight" in changed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", clean.NAMES)
+def test_a_clean_model_does_not_know_what_it_never_met_and_knows_the_rest(clip, images, z, name):
+    what, other = name.removeprefix("miniclip-no-"), cn.load(name, device="cpu")
+    theirs = cn.embed(other, images)
+    if what in images.vocabulary.classes:
+        mask = cn.Forget([what]).mask(images.vocabulary)
+        before, after = cn.zero_shot(clip, images, features=z), cn.zero_shot(other, images, features=theirs)
+        assert (after - before)[~mask].nanmean() > -0.05
+    else:
+        mask = cn.Forget(domains=[what]).mask(images.vocabulary)
+        before, after = domain_accuracy(clip, images, z), domain_accuracy(other, images, theirs)
+    assert before[mask].nanmean() > 0.6 and after[mask].nanmean() < 0.2

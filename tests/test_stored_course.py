@@ -1,0 +1,192 @@
+"""The course on a file of embeddings: notebooks, controls and cards do what they can, and say what they leave out."""
+
+import ast
+import json
+import re
+import warnings
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import nbformat
+import numpy as np
+import pytest
+import torch
+from test_stored import CLASSES, DOMAINS, fields
+
+import clipnull as cn
+from clipnull import plots
+from clipnull.auditing import features_before_projection, paraphrases
+from clipnull.cards import card
+from clipnull.course import panel
+from clipnull.prompts import can_embed
+from clipnull.stored import NEEDED, left_out
+from clipnull.unlearning import prototypes_of
+
+FOLDER = Path(__file__).parent.parent / "notebooks"
+NAMES = dict.fromkeys(("shown_class", "forget_class", "forgotten", "forget_classes"), CLASSES[1]) | dict.fromkeys(
+    ("shown_domain", "forget_domain", "domain", "forget_domains"), DOMAINS[1]
+)
+GOLDENS = json.loads((Path(__file__).parent / "goldens.json").read_text(encoding="utf-8"))["mini"]
+TAKING = ("01", "03", "04", "05", "06", "07", "08")
+
+
+@pytest.fixture
+def file(tmp_path):
+    def write(whole=True, **changes):
+        made = fields(n=120, **changes)
+        np.savez(tmp_path / "made.npz", **(made if whole else {name: made[name] for name in NEEDED}))
+        return str(tmp_path / "made.npz")
+
+    return write
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    yield
+    plt.close("all")
+
+
+def code_of(number):
+    """The code cells of a notebook: those up to its parameters, and all others."""
+    (path,) = FOLDER.glob(f"{number}_*.ipynb")
+    code = [c for c in nbformat.read(path, 4).cells if c.cell_type == "code"]
+    last = next(i for i, c in enumerate(code) if "parameters" in c.metadata.get("tags", ()))
+    return [c.source for c in code[: last + 1]], [c.source for c in code[last + 1 :]]
+
+
+def begun(number, monkeypatch, **changes):
+    """The names after imports and parameters, changed, and the other cells."""
+    monkeypatch.chdir(FOLDER)
+    names, (first, rest) = {}, code_of(number)
+    for source in first:
+        exec(source, names)
+    (parameters,) = (ast.parse(source) for source in first[-1:])
+    known = {node.targets[0].id for node in parameters.body}
+    return names | {name: value for name, value in (NAMES | changes).items() if name in known}, rest
+
+
+LEFT_OUT = {  # number -> what is left out: of any file; of one without optional fields, too
+    "01": (["the projection W", "how far the single templates agree"], ["domain named, held-out templates"]),
+    "03": ([], ["prototypes"]),
+    "04": ([], ["prototypes"]),
+    "05": (["a look at"], ["prototypes"]),
+    "06": ([], ["prototypes"]),
+    "07": (["f(x)", "other templates"], ["prototypes"]),
+    "08": ([], ["prototypes", "what prototypes add"]),
+}
+UNRECORDED = {
+    "01": ([], ["zero_shot_domain"]),
+    "03": ([], ["prototype_energy_in_texts", "pictures_in_both"]),
+    "07": (["front_probe", "paraphrased_recall"], []),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("whole", [True, False], ids=["every field", "needed fields"])
+@pytest.mark.parametrize("number", TAKING)
+def test_a_notebook_runs_on_a_file(number, whole, file, monkeypatch, capsys):
+    recorded = {}
+    names, rest = begun(number, monkeypatch, data=file(whole), other_words="bell, hound", parts="", union_draws=1)
+    monkeypatch.setattr(cn, "record", lambda **metrics: recorded.update(metrics))
+    for source in rest:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of tiny samples
+            exec(source, names)
+    told = re.findall(
+        r"^Left out, as the file of embeddings lacks what it needs: (.*)\.$", capsys.readouterr().out, re.M
+    )
+    wanted, more = LEFT_OUT[number]
+    assert len(told) == len(wanted) + len(more) * (not whole)
+    assert all(any(line.startswith(what) for line in told) for what in wanted + more * (not whole))
+    if number == "07":
+        assert any(line.endswith(": hound") == whole and "hound" in line for line in told)
+    (path,) = FOLDER.glob(f"{number}_*.ipynb")
+    missing, more = UNRECORDED.get(number, ([], []))
+    assert set(recorded) == set(GOLDENS[path.stem]) - {*missing} - {*(() if whole else more)}
+    assert all(value == value for value in map(float, recorded.values()))
+
+
+@pytest.mark.parametrize("number", TAKING)
+def test_the_first_code_cell_refuses_an_unfit_file(number, file, monkeypatch):
+    for path, message in (
+        ("none.npz", r"file: 'none\.npz' is not there; expected a file of embeddings"),
+        (file(texts_free=None), r"file: '.*made\.npz' lacks texts_free"),
+    ):
+        names, rest = begun(number, monkeypatch, data=path)
+        with pytest.raises(ValueError, match=message):
+            exec(rest[0], names)
+    names, rest = begun(number, monkeypatch, data=file(), pretrained="openai")
+    with pytest.raises(ValueError, match="pretrained: 'openai' given"):
+        exec(rest[0], names)
+
+
+@pytest.mark.parametrize("number", ["02", "09"])
+def test_a_notebook_that_needs_pictures_says_so_in_its_first_code_cell(number, file, monkeypatch):
+    names, rest = begun(number, monkeypatch, data=file())
+    with pytest.raises(
+        ValueError, match="images: embeddings of 120 pictures are stored, not the pictures; expected a f"
+    ):
+        exec(rest[0], names)
+
+
+def test_prompts_that_the_comparison_cannot_be_measured_with_are_refused(file, monkeypatch):
+    names, rest = begun("08", monkeypatch, data=file(texts_domain=None), prompts="domain")
+    with pytest.raises(ValueError, match="prompts: 'domain' is not known; expected one of 'free', 'build'"):
+        exec(rest[0], names)
+
+
+def test_which_texts_pictures_and_prototypes_there_are(file, clip, images):
+    model, pictures = cn.load(file(), device="cpu"), cn.load_images(file())
+    assert can_embed(model, "a picture of a dog") and can_embed(model, "a picture of a bell")
+    assert not can_embed(model, "a dog") and not can_embed(model, "a picture of a cow") and can_embed(clip, "a cow")
+    assert images.has_pixels and not pictures.has_pixels and images.validate_pixels() is None
+    assert paraphrases(model, CLASSES, "a picture of {a}", {"dog": "bell"}).shape == (3, model.width)
+    assert torch.equal(prototypes_of(model, pictures.vocabulary, seed=3).mask, torch.ones(3, 2, dtype=torch.bool))
+    assert (
+        prototypes_of(cn.load(file(prototypes=None, prototype_mask=None), device="cpu"), pictures.vocabulary) is False
+    )
+    assert prototypes_of(model, cn.Vocabulary(CLASSES[:2], DOMAINS)) is False
+    with pytest.raises(ValueError, match="is a file of embeddings, without an encoder"):
+        features_before_projection(model, pictures)
+
+
+def test_what_has_no_pixels_is_not_drawn(file, images, capsys):
+    pictures = cn.load_images(file())
+    assert plots.thumbnails(pictures, [0, 1], ["a", "b"]) is None
+    assert capsys.readouterr().out.strip() == (
+        "Left out, as the file of embeddings lacks what it needs: a look at 2 pictures."
+    )
+    fig, axes = plt.subplots(1, 2)
+    plots.picture(pictures, 0, axes[0], "cat")
+    plots.picture(images, 0, axes[1], "$dog$")
+    assert [len(ax.images) for ax in axes] == [0, 1] and axes[0].texts[0].get_text() == "stored as\nan embedding"
+    assert [ax.get_title() for ax in axes] == ["cat", r"\$dog\$"]
+    shown = plots.thumbnails(images, [0, 1], ["a", "b"])
+    assert [len(ax.images) for ax in shown.axes[:2]] == [1, 1]
+    left_out("that")
+    assert capsys.readouterr().out == "Left out, as the file of embeddings lacks what it needs: that.\n"
+
+
+@pytest.mark.parametrize("method", cn.METHODS)
+def test_controls_take_a_file(file, method):
+    clip, images = cn.load(file(), device="cpu"), cn.load_images(file())
+    request, cells = cn.Forget(["dog"], ["line"]), cn.embed_vocabulary(clip, images.vocabulary)
+    shown = panel.Panel(clip, images, cells, request, method).shown.value
+    edit = cn.solve(cells, request.mask(images.vocabulary), method)
+    after = cn.zero_shot(clip, images, features=edit.transform(cn.embed(clip, images)))
+    found = [int(number) for number in re.findall(r">(\d+) \([+-]\d+\)(?: ×)?</td>", shown)]
+    assert found == [int(f"{100 * value:.0f}") for value in after.flatten().tolist()]
+
+
+@pytest.mark.parametrize("fingerprint", [np.array("0123456789abcdef"), None], ids=["known weights", "unknown weights"])
+def test_a_card_is_written_for_a_file(file, tmp_path, fingerprint):
+    path = file(texts_domain=None, fingerprint=fingerprint)
+    clip, images = cn.load(path, device="cpu"), cn.load_images(path)
+    edit = cn.unlearn(clip, cn.Forget(["dog"]), images.vocabulary, "oblique")
+    text = (cn.release(tmp_path / "out", edit, clip, images) / "README.md").read_text(encoding="utf-8")
+    assert 'clip = cn.load("ViT-B-32", "openai")' in text and "On 120 stored embeddings of pictures, 3 classes" in text
+    assert text.count("| the class alone, held-out wording |") == 1 and "class and domain, held-out" not in text
+    assert re.search(r"chance 50 %\): not measured on the features before the projection.*; \d+ % on embeddings", text)
+    assert ("refuses any weights" in text) == (fingerprint is not None)
+    assert ("names no weights: see to it" in text) == (fingerprint is None)
+    assert card(edit, clip, images) == text
