@@ -97,14 +97,13 @@ def caption(entry: dict) -> str:
     n, before, _ = first["photo"]
     drawn, named, _ = first["drawing"]
     said = "; ".join(
-        f"`{method}` {found['photo'][2]} photographs, {found['drawing'][2]} drawings"
-        for method, found in entry["example"].items()
+        f"`{method}` {found['photo'][2]} and {found['drawing'][2]}" for method, found in entry["example"].items()
     )
     return (
         "![Cats that are named right, by method, as bars with counts](data/results/cats.png)\n\n"
         f"*Drawings of cats are forgotten; photographs of cats should stay. Measured on OpenAI's ViT-B/32, on public "
         f"embeddings ([sources](RESULTS.md)). Unedited, it names {before} of {n} photographs and {named} of {drawn} "
-        f"children's drawings of cats right. After each method: {said}. Bars with 95 % intervals (Wilson).*"
+        f"children's drawings of cats right. Photographs and drawings after each method: {said}. Bars with 95 % intervals (Wilson).*"
     )
 
 
@@ -153,7 +152,7 @@ def draw(entry: dict, path: Path) -> Path:
         ax.set_yticks(range(0, 101, 25))
         ax.tick_params(axis="y", labelsize=14)
         ax.set_ylabel("named right (%)", fontsize=15)
-        ax.axvline(0.5, color="0.7", lw=1)
+        ax.axvline(0.5, ymax=0.85, color="0.7", lw=1)
         ax.legend(loc="upper center", ncols=2, frameon=False, fontsize=14)
         with written(path) as temporary:
             figure.savefig(

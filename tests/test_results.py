@@ -121,7 +121,7 @@ def test_the_committed_picture_and_its_caption_are_those_of_the_committed_file()
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert reporting.caption(entry) in readme
     for found in entry["example"].values():
-        assert f"{found['photo'][2]} photographs, {found['drawing'][2]} drawings" in readme
+        assert f"{found['photo'][2]} and {found['drawing'][2]}" in readme
         assert found["photo"][:2] == next(iter(entry["example"].values()))["photo"][:2], "one model before"
 
 
