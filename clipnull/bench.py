@@ -249,10 +249,10 @@ def table(found: Sequence[dict], asked: Sequence[Forget], prompts: str = "free")
         left_out = f"; {n - kept} left out, with nothing to lose" if kept < n else ""
         lines = [
             f"{paradigm}: {kept} requests, prompts {prompts!r}{left_out}",
-            f"  {'':<10}" + "".join(f"{title:>22}" for title in COLUMNS.values()),
-            *(f"  {row['method']:<10}" + "".join(f"{told(name, row[name]):>22}" for name in COLUMNS) for row in mine),
-            f"  {'pictures':<10}" + "".join(f"{title:>22}" for title in COUNTED),
-            *(f"  {row['method']:<10}" + "".join(f"{text:>22}" for text in counted(row)) for row in mine),
+            f"  {'':<10}" + "".join(f"{title:>24}" for title in COLUMNS.values()),
+            *(f"  {row['method']:<10}" + "".join(f"{told(name, row[name]):>24}" for name in COLUMNS) for row in mine),
+            f"  {'pictures':<10}" + "".join(f"{title:>24}" for title in COUNTED),
+            *(f"  {row['method']:<10}" + "".join(f"{text:>24}" for text in counted(row)) for row in mine),
         ]
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks)

@@ -6,8 +6,8 @@ family together where the data know families. The interval is from the 2.5th to 
 
 - One fewer is drawn than there are, requests and families in a cell (Rao and Wu, 1988): to draw all of m makes the
   variance too small by 1 / m, half of it where m is 2.
-- The worst cell is the one found, and is not looked for again in each draw: the largest of many noisy drops grows with
-  the noise.
+- The worst cell is the one found, or those that tie, and is not looked for again in each draw: the largest of many
+  noisy drops grows with the noise.
 - Nothing changed in n pictures does not mean that nothing ever changes: the interval reaches at least
   z^2 / (n + z^2), z = 1.96, to both sides of the mean, as that of Wilson (1927) does where 0 of n are seen; n counts
   the families that a figure is measured on.
@@ -224,7 +224,7 @@ class _Prepared:
         self.floor = np.where(whole, 1 / masks.shape[1], 0.0).astype(np.float32)
         drops = self.lost @ sparse.csr_array((np.ones(g, np.float32), (np.arange(g), strata)), (g, cells))  # (R, cells)
         drops = np.where(~flat & filled, drops.toarray() / np.maximum(size, 1), -np.inf)
-        regions["worst_cell_drop"] = np.eye(cells, dtype=bool)[drops.argmax(1)] & (~flat & filled).any(1)[:, None]
+        regions["worst_cell_drop"] = (drops > drops.max(1, keepdims=True) - 1e-6) & ~flat & filled  # all, in a tie
         self.regions = {
             name: (region / np.maximum(region.sum(1, keepdims=True), 1)).astype(np.float32)
             for name, region in regions.items()

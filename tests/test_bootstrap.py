@@ -76,6 +76,13 @@ def test_an_interval_stays_in_its_range_and_nothing_is_certain():
         assert found["retain_drop"] == pytest.approx((0, -100 * least, 100 * least), abs=1e-4)
 
 
+def test_where_no_cell_lost_anything_all_kept_cells_are_the_worst():
+    images = pictures()
+    group = trial(images, forget(images, "global"), flips=0)
+    (found,) = intervals(images, [group])
+    assert found["worst_cell_drop"] == pytest.approx(found["retain_drop"], abs=1e-4), "and not the first of them"
+
+
 def test_packed_pictures_give_the_same_and_the_seed_decides():
     images = pictures()
     group = trial(images, forget(images))
