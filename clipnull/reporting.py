@@ -103,7 +103,8 @@ def caption(entry: dict) -> str:
         "![Cats that are named right, by method, as bars with counts](data/results/cats.png)\n\n"
         f"*Drawings of cats are forgotten; photographs of cats should stay. Measured on OpenAI's ViT-B/32, on public "
         f"embeddings ([sources](RESULTS.md)). Unedited, it names {before} of {n} photographs and {named} of {drawn} "
-        f"children's drawings of cats right. Photographs and drawings after each method: {said}. Bars with 95 % intervals (Wilson).*"
+        f"children's drawings of cats right. Photographs and drawings after each method: {said}. Bars with 95 % "
+        "intervals (Wilson).*"
     )
 
 
