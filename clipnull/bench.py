@@ -183,7 +183,7 @@ def row_of(
 
 
 def _by_domain(request: Forget, images: Images, *right: Tensor) -> dict[str, list[int]] | None:
-    if len(request.classes or ()) != 1:
+    if request.classes is None or len(request.classes) != 1:
         return None
     own = images.classes == images.vocabulary.classes.index(request.classes[0])
     here = {name: own & (images.domains == k) for k, name in enumerate(images.vocabulary.domains)}
@@ -211,8 +211,8 @@ def summary(rows: Sequence[dict], images: Images, asked: Sequence[Forget]) -> li
     if rows:
         images = images.where(torch.from_numpy(bootstrap.unpack(rows[0]["bits"][0], len(images))))
     number, found = Counter(request.paradigm for request in asked), []
-    known = (dict.fromkeys(row[key] for row in rows) for key in ("method", "prompts"))
-    groups: dict[tuple[str, str, str], list[dict]] = {key: [] for key in product(number, *known)}
+    methods, sets = (dict.fromkeys(row[key] for row in rows) for key in ("method", "prompts"))
+    groups: dict[tuple[str, str, str], list[dict]] = {key: [] for key in product(number, methods, sets)}
     for row in rows:
         if any(row[name] is not None for name in COLUMNS):  # else the method took no part
             groups[row["paradigm"], row["method"], row["prompts"]].append(row)

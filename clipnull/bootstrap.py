@@ -230,8 +230,8 @@ class _Prepared:
             for name, region in regions.items()
         }
         self.empty = {name: ~region.any(1) for name, region in regions.items()}
-        self.n = {name: int(region.any(0)[strata].sum()) for name, region in regions.items()}
-        self.n["forgetting_rate"] = int((regions["forgetting_rate"].any(0)[strata] & (self.right > 0)).sum())
+        self.n = {name: int(np.any(region, axis=0)[strata].sum()) for name, region in regions.items()}
+        self.n["forgetting_rate"] = int((np.any(regions["forgetting_rate"], axis=0)[strata] & (self.right > 0)).sum())
         self.n["collateral"] = others
         self.ones = (1 / size[strata]).astype(np.float32)[None]
         self.others = None
@@ -281,8 +281,8 @@ def _regions(masks: np.ndarray, forgotten: np.ndarray, kept: np.ndarray) -> tupl
     masks: (R, C, K); forgotten, kept: those of the cells that hold pictures.
     """
     classes, domains = masks.any(2, keepdims=True), masks.any(1, keepdims=True)
-    whole_domains = (masks.all(1) == domains[:, 0]).all(1)
-    whole_classes = (masks.all(2) == classes[:, :, 0]).all(1)
+    whole_domains = (masks.all(1, keepdims=True) == domains).all((1, 2))
+    whole_classes = (masks.all(2, keepdims=True) == classes).all((1, 2))
     selective = ~whole_domains & ~whole_classes
     same_class, same_domain = (np.broadcast_to(x, masks.shape).reshape(kept.shape) for x in (classes, domains))
     return {

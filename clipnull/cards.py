@@ -199,7 +199,8 @@ def _measured(results: dict[str, Comparison], images: Images) -> str:
         "|---" * (4 + len(bench.COLUMNS)) + "|",
     ]
     for prompts, result in results.items():
-        row = bench.row_of(result.request, "", prompts, *result.answers, result.images, result.renamed)
+        before, after = result.answers
+        row = bench.row_of(result.request, "", prompts, before, after, result.images, result.renamed)
         (found,) = bench.summary([row], result.images, [result.request])
         figures = " | ".join(bench.told(name, found[name], "–") for name in bench.COLUMNS)
         _, kept, worst, *_ = bench.counted(found)

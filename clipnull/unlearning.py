@@ -16,7 +16,7 @@ from .requests import Forget
 from .wording import Vocabulary
 
 
-def embed_vocabulary(clip: Clip, vocabulary: Vocabulary, prototypes: Prototypes | bool = True) -> Cells:
+def embed_vocabulary(clip: Clip, vocabulary: Vocabulary, prototypes: Prototypes | bool | None = True) -> Cells:
     """What `clip` makes of the cells of `vocabulary`, from their names alone.
 
     Parameters
@@ -28,8 +28,9 @@ def embed_vocabulary(clip: Clip, vocabulary: Vocabulary, prototypes: Prototypes 
     prototypes : bool or Prototypes
         True: one synthesized picture for each cell, by gradient ascent on pixels. That is done once for a model and a
         vocabulary, takes a second or so a cell on two cores, is told on standard error, and is kept in the cache folder
-        (`files.cache_path`); those of miniclip for the names of miniworld and PACS come with it. False: texts only, at
-        once. Or what `prototypes.cell_prototypes` gave, for all cells. Of a file of embeddings: its own, if it has all.
+        (`files.cache_path`); those of miniclip for the names of miniworld and PACS come with it. False or None:
+        texts only, at once. Or what `prototypes.cell_prototypes` gave, for all cells. Of a file of embeddings: its own,
+        if it has all.
 
     Returns
     -------
@@ -52,22 +53,21 @@ def embed_vocabulary(clip: Clip, vocabulary: Vocabulary, prototypes: Prototypes 
     """
     texts = embed_cells(clip, vocabulary)
     domains = embed_domains(clip, vocabulary.domains) + F.normalize(texts.mean(0), dim=-1)
-    if prototypes is True:
-        prototypes = prototypes_of(clip.base or clip, vocabulary)
-    if not prototypes:
+    made = prototypes_of(clip.base or clip, vocabulary) if prototypes is True else prototypes or None
+    if made is None:
         return Cells(texts, None, domains)
-    if not prototypes.mask.all():
-        raise ValueError(f"prototypes: {int((~prototypes.mask).sum())} cells have none; expected those of all cells")
-    v = prototypes.embeddings.flatten(0, 1)
+    if not made.mask.all():
+        raise ValueError(f"prototypes: {int((~made.mask).sum())} cells have none; expected those of all cells")
+    v = made.embeddings.flatten(0, 1)
     for edit in clip.edits:
         v = edit.transform(v)
     return Cells(texts, F.normalize(v, dim=-1).view_as(texts), domains)
 
 
-def prototypes_of(clip: Clip, vocabulary: Vocabulary, **settings: Any) -> Prototypes | bool:
-    """What `prototypes.cell_prototypes` gives, with its settings; False for a file of embeddings that lacks some."""
+def prototypes_of(clip: Clip, vocabulary: Vocabulary, **settings: Any) -> Prototypes | None:
+    """What `prototypes.cell_prototypes` gives, with its settings; None for a file of embeddings that lacks some."""
     if not clip.encoder and not (clip.model.stored.mask.all() and vocabulary == clip.model.stored.vocabulary):
-        return False
+        return None
     return cell_prototypes(clip, vocabulary, **settings)
 
 
@@ -76,7 +76,7 @@ def unlearn(
     request: Forget,
     vocabulary: Vocabulary,
     method: str = "nullspace",
-    prototypes: Prototypes | bool = True,
+    prototypes: Prototypes | bool | None = True,
     **settings: float,
 ) -> Edit:
     """The edit that makes `clip` forget `request`, from the names in `vocabulary` alone.

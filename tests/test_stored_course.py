@@ -142,10 +142,8 @@ def test_which_texts_pictures_and_prototypes_there_are(file, clip, images):
     assert images.has_pixels and not pictures.has_pixels and images.validate_pixels() is None
     assert paraphrases(model, CLASSES, "a picture of {a}", {"dog": "bell"}).shape == (3, model.width)
     assert torch.equal(prototypes_of(model, pictures.vocabulary, seed=3).mask, torch.ones(3, 2, dtype=torch.bool))
-    assert (
-        prototypes_of(cn.load(file(prototypes=None, prototype_mask=None), device="cpu"), pictures.vocabulary) is False
-    )
-    assert prototypes_of(model, cn.Vocabulary(CLASSES[:2], DOMAINS)) is False
+    assert prototypes_of(cn.load(file(prototypes=None, prototype_mask=None), device="cpu"), pictures.vocabulary) is None
+    assert prototypes_of(model, cn.Vocabulary(CLASSES[:2], DOMAINS)) is None
     with pytest.raises(ValueError, match="is a file of embeddings, without an encoder"):
         features_before_projection(model, pictures)
 
