@@ -21,7 +21,7 @@ from train import STAGES
 import clipnull as cn
 from clipnull import clean
 from clipnull.auditing import features_before_projection
-from clipnull.evaluate import accuracy_matrix, classify, domain_accuracy, macro
+from clipnull.evaluate import accuracy_matrix, domain_accuracy, macro, predict
 from clipnull.files import data_folder, write_text
 from clipnull.prompts import embed_classes, embed_domains
 
@@ -86,7 +86,7 @@ def rows(images: cn.Images, data: str, what: str) -> Iterator[list[str]]:
         clip = cn.load(name, device="cpu")
         z = F.normalize(cn.embed(clip, images), dim=-1)
         classifier = embed_classes(clip, classes)
-        answers = classify(z, classifier)
+        answers = predict(clip, images, features=z)
         accuracy = accuracy_matrix(answers, images)
         told, right = "–", domain_accuracy(clip, images, z)  # of a domain: is it named?
         if what in classes:
