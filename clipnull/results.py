@@ -150,7 +150,7 @@ def target_part(benches: Sequence[dict]) -> list[str]:
         "What the best method (`gated`) and the best method that fits into the weights (`oblique`) should reach; a "
         "figure in bold misses its target. Forgetting in one domain and sparing the next is bounded by how well a "
         "model tells the domains apart (notebooks 05 and 06 draw the trade-off), and the worst cells of miniworld hold "
-        "5 to 10 pictures, so that one picture is up to 20 points.",
+        "6 to 10 pictures, so that one picture is up to 17 points.",
         "\n".join(lines),
     ]
 
