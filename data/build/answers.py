@@ -31,7 +31,7 @@ miniclip, trained again by the same script with the same settings and seeds, wit
 it, and no caption with its name or a near word (`WITHOUT` in `data/build/captions.py`), in WordNet neither. What such a
 model answers is the yardstick of forgetting: more cannot be asked of an edit.
 
-`clipnull.load("miniclip-no-dog")`, `clipnull.load("miniclip-no-cartoon")`. Each file holds the difference to
+`clipnull.load("miniclip-no-dog")`, `"miniclip-no-house"`, `"miniclip-no-cartoon"`. Each file holds the difference to
 miniclip (`clipnull/clean.py`); licence and origin of the data are miniclip's.
 
 ## What they answer
@@ -42,9 +42,11 @@ Pictures that no model was trained on; the prompt "a picture of a ..."; means ov
 
 - *right*: of the pictures of what it never met, how many are still named right. A name that no caption held is only a
   string of tokens; so what is right is chance or what parts of the word mean elsewhere.
-- *everything else*: accuracy on all other cells. The two models differ there by what a second run of training changes,
+- *everything else*: accuracy on all other cells. The models differ there by what a second run of training changes,
   and by the one class more.
 - *classified as*: the names that its pictures get most often.
+  Asked to choose between names it knows and one it does not, a model may still choose the latter where none of the
+  others fits: so for houses. The AUC does not depend on such a choice.
 - *AUC of the score*: does the score of the name rank its pictures above all others? 50 is ignorance.
 - *probe*: a linear classifier, trained on labelled pictures (five folds), tells these pictures from all others: AUC
   before the projection, and after it. What tells a dog from a horse is useful for horses, too, and the tower starts
@@ -55,7 +57,9 @@ Pictures that no model was trained on; the prompt "a picture of a ..."; means ov
 
 The first three stages of training are shared with miniclip, which met neither dogs nor houses nor cartoons there; each
 clean model then has a last stage of its own, {steps:,} steps at 96 px (`data/build/README.md`), about 20 minutes on two
-quiet cores. `--without house` makes a third one, which is not here yet. Commands, in `data/build`:
+quiet cores. That of the model without houses starts from `common.safetensors`, of half precision, with new tokens for
+"house" and "houses", which WordNet's "boathouse" and 59 more words had taught the shared stages. Commands, in
+`data/build`:
 
 ```
 python train.py RENDERED PACS/train WORDNET NO-DOG --without dog --common common.safetensors

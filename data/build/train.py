@@ -494,6 +494,15 @@ def train(model, tokenizer, stage: Stage, pictures: Pictures, groups: list[list[
         model.load_state_dict({k: ema[k].to(v.dtype) for k, v in model.state_dict().items()})
 
 
+@torch.no_grad()
+def renew(model: open_clip.CLIP, tokenizer: open_clip.SimpleTokenizer, words: list[str], seed: int) -> None:
+    """Give the tokens of `words` new random embeddings, as before any training."""
+    tokens = sorted({token for word in words for token in tokenizer.encode(word)})
+    g = torch.Generator().manual_seed(seed)
+    table = model.token_embedding.weight
+    table[tokens] = 0.02 * torch.randn(len(tokens), table.shape[1], generator=g)  # open_clip's
+
+
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("rendered", type=Path)
@@ -524,6 +533,8 @@ def main() -> None:
             if stage.name == "common":
                 model.load_state_dict({**model.state_dict(), **shared(args.common, recipe)})
             continue
+        if stage.name == "last" and args.without:
+            renew(model, tokenizer, captions.WITHOUT[args.without]["inside"].split(), stage.seed)
         folder = (args.common if stage.name != "last" else None) or args.out
         train(model, tokenizer, stage, pictures, groups, folder, recipe)
     save(model.state_dict(), args.out / f"{'no-' + args.without if args.without else 'miniclip'}.pt")
