@@ -13,6 +13,7 @@ from .methods import METHODS as METHODS
 from .methods import solve as solve
 from .models import Clip as Clip
 from .models import load as load
+from .prompts import near as near
 from .requests import Forget as Forget
 from .unlearning import embed_vocabulary as embed_vocabulary
 from .unlearning import unlearn as unlearn

@@ -23,6 +23,7 @@ from .methods.cells import Cells
 from .models import Clip
 from .prompts import prompt_sets, text_classifiers
 from .requests import Forget
+from .rows import by_domain, mean_pairs, pair_forgetting
 from .unlearning import embed_vocabulary
 from .wording import PROMPTS
 
@@ -94,7 +95,7 @@ def rows_of(
     classifiers: dict[str, Tensor],
     others: Others | None = None,
 ) -> list[dict]:
-    """The rows of one request. z: embeddings of the images (n, d); classifiers: by prompt set, (K, C, d)."""
+    """The rows of one request, with seconds and form. z: embeddings (n, d); classifiers: by prompt set, (K, C, d)."""
     mask, rows = request.mask(images.vocabulary), []
     before = {prompts: classify(z, classifier, images.domains) for prompts, classifier in classifiers.items()}
     for method in methods:
@@ -106,7 +107,8 @@ def rows_of(
             after = classify(z, classifier, images.domains, edit.transform)
             row = row_of(request, method, prompts, before[prompts], after, images, changed)
             if row["forgetting_rate"] is not None:
-                rows.append(row | {"seconds": seconds})
+                pairs = pair_forgetting(z, classifier, images, request, edit.transform)
+                rows.append(row | {"seconds": seconds, "form": edit.form, "pair_forgetting": pairs})
     return rows
 
 
@@ -177,17 +179,9 @@ def row_of(
         "accuracy": {"before": macro(start, mask), "after": macro(end, mask)},
         "chance": 1 / len(mask),
         "pictures": pictures,
-        "by_domain": _by_domain(request, images, right, right_after),
+        "by_domain": by_domain(request, images, right, right_after),
         "bits": [None if x is None else bootstrap.pack(x) for x in (answered, right, right != right_after, changed)],
     }
-
-
-def _by_domain(request: Forget, images: Images, *right: Tensor) -> dict[str, list[int]] | None:
-    if request.classes is None or len(request.classes) != 1:
-        return None
-    own = images.classes == images.vocabulary.classes.index(request.classes[0])
-    here = {name: own & (images.domains == k) for k, name in enumerate(images.vocabulary.domains)}
-    return {name: [int(x.sum()) for x in (chosen, *(chosen & r for r in right))] for name, chosen in here.items()}
 
 
 def summary(rows: Sequence[dict], images: Images, asked: Sequence[Forget]) -> list[dict]:
@@ -206,7 +200,8 @@ def summary(rows: Sequence[dict], images: Images, asked: Sequence[Forget]) -> li
     -------
     list of dict
         Ready for JSON. Each figure is [mean, low, high], see `clipnull.bootstrap`, None where there is none;
-        `requests`: how many were asked; `measured`: how many have a row; `pictures`: their counts, see `row_of`, added.
+        `requests`: how many were asked; `measured`: how many have a row; `pictures`: their counts, see `row_of`, added;
+        `form`: of the edits, see `Edit.form`; `pair_forgetting`: mean over global requests, see `clipnull.rows`.
     """
     if rows:
         images = images.where(torch.from_numpy(bootstrap.unpack(rows[0]["bits"][0], len(images))))
@@ -223,10 +218,16 @@ def summary(rows: Sequence[dict], images: Images, asked: Sequence[Forget]) -> li
         for name in COLUMNS:
             values = [row[name] for row in own if row[name] is not None]
             figures[name] = [round(x, 6) for x in (float(np.mean(values)), *ends[name][1:])] if values else [None] * 3
-        about = {"paradigm": paradigm, "method": method, "prompts": prompts, "requests": number[paradigm]}
-        about["measured"] = sum(row["forgetting_rate"] is not None for row in own)
+        measured = sum(row["forgetting_rate"] is not None for row in own)
+        about = {
+            "paradigm": paradigm,
+            "method": method,
+            "prompts": prompts,
+            "requests": number[paradigm],
+            "measured": measured,
+        }
         counts = {name: sum(row["pictures"][name] for row in own) for name in COUNTS}
-        found.append(about | figures | {"pictures": counts})
+        found.append(about | mean_pairs(own) | figures | {"pictures": counts})
     return found
 
 
@@ -292,8 +293,7 @@ def document(clip: Clip, images: Images, name: str, rows: Sequence[dict], paradi
         "note": "" if clip.encoder else clip.model.stored.words.get("note", ""),
         "prototypes": clip.encoder or bool(clip.model.stored.mask.all()),
         "pictures": len(images),
-        "classes": images.vocabulary.shape[0],
-        "domains": images.vocabulary.shape[1],
+        **dict(zip(("classes", "domains"), images.vocabulary.shape, strict=True)),
         "requests": dict(Counter(request.paradigm for request in asked)),
         "summary": summary(rows, images, asked),
         "rows": [{key: value for key, value in row.items() if key != "bits"} for row in rows],

@@ -156,6 +156,9 @@ def _about(edit: Edit, clip: Clip) -> str:
         "a matrix, multiplied into the weights of the image projection: it costs nothing at inference, and "
         "`cn.fuse` writes an ordinary checkpoint"
         if edit.linear
+        else "a hidden layer after the image projection; where the tower comes from timm, `cn.fuse` writes it into an "
+        "ordinary checkpoint, else `cn.export` a program"
+        if edit.form == "layer"
         else "a gate after the image tower, which cannot be multiplied into weights; `cn.export` writes a program"
     )
     weights = f" ({_code(_public(clip.pretrained))})" if clip.pretrained else ""
@@ -163,6 +166,11 @@ def _about(edit: Edit, clip: Clip) -> str:
         f"A patch for {_code(_public(clip.name))}{weights}, made in closed form "
         f"from names alone, without training and without pictures. It is {kind}. It changes image embeddings only; "
         f"texts are embedded as before. Rank {edit.rank} in a space {clip.width} wide."
+        + (
+            " The names of the domains do not put zero between them; the middle is a mean picture."
+            if edit.settings.get("origin")
+            else ""
+        )
     )
 
 

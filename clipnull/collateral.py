@@ -7,7 +7,7 @@ The pictures and words of a file of embeddings are in the file. Those of minicli
 artworks of classes that are neither in miniworld nor in PACS (`data/build/others.py`). They are found by fingerprint.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,8 +20,9 @@ from torch import Tensor
 from .files import data_folder
 from .gates import ROWS
 from .models import Clip
+from .prompts import kept_names
 from .requests import Forget
-from .wording import Vocabulary, words
+from .wording import Vocabulary, is_near, words
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +63,8 @@ def others_of(clip: Clip, vocabulary: Vocabulary) -> Others | None:
     """The unrelated pictures and words that are known of `clip`; None where there are none.
 
     Words that hold the name of a class, are held by one or differ from it by a blank or a plural only are left out, and
-    the pictures that are known to show them.
+    the pictures that are known to show them. So are `prompts.kept_names`: edits are made to keep them, and what is
+    measured here is what becomes of words that no edit has met.
     """
     if clip.encoder:
         found = _shipped(clip.fingerprint)
@@ -74,28 +76,14 @@ def others_of(clip: Clip, vocabulary: Vocabulary) -> Others | None:
     if found is None:
         return None
     images, texts, names, shown = found
-    kept = [not is_near(name, vocabulary.classes) for name in names]
+    met = {*map(words, kept_names(clip))}
+    kept = [not is_near(name, vocabulary.classes) and words(name) not in met for name in names]
     if sum(kept) < 2:
         return None
     chosen = torch.tensor(kept)
     if shown is not None:
         images = images[chosen[shown]]
     return Others(images, F.normalize(texts[chosen], dim=-1), tuple(n for n, k in zip(names, kept, strict=True) if k))
-
-
-def is_near(name: str, classes: Sequence[str]) -> bool:
-    """Whether `name` holds the name of a class as words, is held by one, or is one but for blanks and a plural.
-
-    >>> [is_near(name, ["fire truck", "cat"]) for name in ("truck", "firetrucks", "Cats", "black cat", "cattle")]
-    [True, True, True, True, False]
-    """
-    said = words(name)
-    for own in map(words, classes):
-        if f" {own} " in f" {said} " or f" {said} " in f" {own} ":
-            return True
-        if said.replace(" ", "").rstrip("s") == own.replace(" ", "").rstrip("s"):
-            return True
-    return False
 
 
 def is_measurable(request: Forget) -> bool:

@@ -20,7 +20,8 @@ from .models import Clip
 class Edit:
     """What an unlearning method takes away from an image embedding: z -> z - (z left) right^T + bias.
 
-    Stored as two thin factors, as EleutherAI's concept-erasure stores LEACE. With a gate,
+    Stored as two thin factors, as EleutherAI's concept-erasure stores LEACE. With a threshold,
+    z -> z - relu(z left - threshold |z|) right^T, a hidden layer. With a gate,
     z -> z - (relu(z left) * open[k]) right^T for a picture classified as domain k, see `gates.Gate`.
 
     Parameters
@@ -41,6 +42,8 @@ class Edit:
     after : str
         Of an edit that was made on an edited model: which edits it comes after, as `history` says. Empty: it was made
         on the bare model, and goes with other such edits in any order.
+    threshold : (r,), optional
+        With neither bias nor gate.
 
     Raises
     ------
@@ -69,6 +72,7 @@ class Edit:
     gate: Gate | None = field(default=None, repr=False)
     model: str = ""
     after: str = ""
+    threshold: Tensor | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.left.ndim != 2 or self.left.shape != self.right.shape:
@@ -83,6 +87,13 @@ class Edit:
             )
         if self.bias is not None and (self.bias.shape != (d,) or not is_sound(self.bias)):
             raise ValueError(f"bias: shape {tuple(self.bias.shape)} or values not valid; expected finite ({d},)")
+        if self.threshold is not None and (
+            self.threshold.shape != (r,) or not is_sound(self.threshold) or self.gate or self.bias is not None
+        ):
+            raise ValueError(
+                f"threshold: shape {tuple(self.threshold.shape)} or values not valid, or given with a gate or a bias; "
+                f"expected finite ({r},) alone"
+            )
         if self.gate and (self.gate.domains.shape[1] != d or self.gate.open.shape[1] != r or self.bias is not None):
             raise ValueError(
                 f"gate: {self.gate.domains.shape[1]} wide, of rank {self.gate.open.shape[1]}; expected "
@@ -94,14 +105,19 @@ class Edit:
         return self.left.shape[1]
 
     @property
+    def form(self) -> str:
+        """ "linear", a matrix that multiplies into the projection; "layer", one hidden layer; "module", a gate."""
+        return "module" if self.gate else "layer" if self.threshold is not None else "linear"
+
+    @property
     def linear(self) -> bool:
-        """Whether it can be multiplied into the projection: everything but a gated edit."""
-        return self.gate is None
+        """Whether it can be multiplied into the projection."""
+        return self.form == "linear"
 
     def matrix(self) -> Tensor:
         """P = I - left right^T, so that a linear edit is z -> z P + bias: (d, d)."""
         if not self.linear:
-            raise ValueError("edit: a gated edit is no single matrix; expected a linear one")
+            raise ValueError(f"edit: one of form {self.form!r} is no single matrix; expected a linear one")
         return torch.eye(len(self.left), dtype=self.left.dtype) - self.left @ self.right.T
 
     def transform(self, z: Tensor) -> Tensor:
@@ -118,13 +134,13 @@ class Edit:
 
     def layer(self, dtype: torch.dtype = torch.float32) -> EditLayer:
         """The edit as a module, (n, d) -> (n, d), which computes in `dtype`."""
-        return EditLayer(self.left, self.right, self.bias, self.gate, dtype)
+        return EditLayer(self.left, self.right, self.bias, self.gate, dtype, self.threshold)
 
     def apply(self, clip: Clip) -> Clip:
         """`clip` with the edit on top. The given model is untouched; all other weights are shared with it.
 
-        A linear edit is multiplied into a copy of the projection: W becomes W P, a bias b becomes b P + bias. A gated
-        edit, all that follow it, and a bias for which the tower has no place, run after the tower, on what
+        A linear edit is multiplied into a copy of the projection: W becomes W P, a bias b becomes b P + bias. An edit
+        of another form, all that follow it, and a bias for which the tower has no place, run after the tower, on what
         `encode_image` and `visual` give; `forward_intermediates` goes past them.
         Only the pooled embedding changes: CoCa's captions come from tokens before the projection and still leak.
 
@@ -219,7 +235,7 @@ class Edit:
 
     def tensors(self) -> dict[str, Tensor]:
         """What is saved: float32 and bool; `right` is left out where it equals `left`."""
-        named = {"left": self.left, "right": self.right, "bias": self.bias}
+        named = {"left": self.left, "right": self.right, "bias": self.bias, "threshold": self.threshold}
         if self.gate:
             named |= {f"gate.{name}": value for name, value in vars(self.gate).items()}
         if torch.equal(self.left, self.right):

@@ -29,6 +29,7 @@ class Gate:
     open: (K, r) bool; column j of the edit's factors acts on pictures classified as domain k.
     replaced: (K,) bool; pictures classified as such a domain all get the embedding `average` (d,), nothing else.
     offset: (K,), added to the scores: a threshold.
+    spread: (d, q), optional; what reads no more than |z spread| in a picture is left alone.
     """
 
     domains: Tensor
@@ -36,24 +37,29 @@ class Gate:
     replaced: Tensor
     average: Tensor
     offset: Tensor
+    spread: Tensor | None = None
 
     def __post_init__(self) -> None:
         k, d = self.domains.shape if self.domains.ndim == 2 else (0, 0)
         r = self.open.shape[1] if self.open.ndim == 2 else -1
+        q = self.spread.shape[1] if self.spread is not None and self.spread.ndim == 2 else -1
         shapes = {
             "domains": (k, d),
             "open": (k, r),
             "replaced": (k,),
             "average": (d,),
             "offset": (k,),
+            "spread": (d, q),
         }
         for name, shape in shapes.items():
             value = getattr(self, name)
+            if value is None and name == "spread":
+                continue
             sound = value.dtype == torch.bool if name in ("open", "replaced") else is_sound(value)
             if not k or not d or value.shape != shape or not sound:
                 raise ValueError(
                     f"gate: {name} of shape {tuple(value.shape)}, {value.dtype}; expected finite domains "
-                    "(K, d), average (d,), offset (K,), and bool open (K, r), replaced (K,)"
+                    "(K, d), average (d,), offset (K,), spread (d, q), and bool open (K, r), replaced (K,)"
                 )
         lengths = self.domains.norm(dim=1)
         if ((lengths - 1).abs() > 1e-3).any():
@@ -63,7 +69,7 @@ class Gate:
 class EditLayer(nn.Module):
     """An edit as a module after the tower: (n, d) -> (n, d), computed in `dtype`. A state dict holds nothing of it.
 
-    left, right, bias, gate: see `Edit`.
+    left, right, bias, gate, threshold: see `Edit`.
     """
 
     left: Tensor
@@ -74,6 +80,8 @@ class EditLayer(nn.Module):
     replaced: Tensor
     average: Tensor
     offset: Tensor
+    spread: Tensor | None
+    threshold: Tensor | None
 
     def __init__(
         self,
@@ -82,10 +90,11 @@ class EditLayer(nn.Module):
         bias: Tensor | None = None,
         gate: Gate | None = None,
         dtype: torch.dtype = torch.float32,
+        threshold: Tensor | None = None,
     ):
         super().__init__()
         self.gated = gate is not None
-        values = {"left": left, "right": right, "bias": bias} | (vars(gate) if gate else {})
+        values = {"left": left, "right": right, "bias": bias, "threshold": threshold} | (vars(gate) if gate else {})
         for name, value in values.items():
             if value is not None and value.dtype != torch.bool:
                 value = value.to(dtype)
@@ -94,11 +103,16 @@ class EditLayer(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         wide = z.to(self.left.dtype)
         read = wide @ self.left
+        if self.threshold is not None:
+            fire = (read - self.threshold * wide.norm(dim=-1, keepdim=True)).relu()
+            return torch.where((fire > 0).any(1)[:, None], (wide - fire @ self.right.T).to(z.dtype), z)
         if not self.gated:
             out = wide - read @ self.right.T
             return (out if self.bias is None else out + self.bias).to(z.dtype)
         k = (F.normalize(wide, dim=-1) @ self.domains.T + self.offset).argmax(-1)
-        out = (wide - (read.relu() * self.open[k]) @ self.right.T).to(z.dtype)
-        out = torch.where(self.open.any(1)[k][:, None], out, z)
+        read = read.relu() * self.open[k]
+        if self.spread is not None:
+            read = read * (read > (wide @ self.spread).norm(dim=-1, keepdim=True))
+        out = torch.where((read > 0).any(1)[:, None], (wide - read @ self.right.T).to(z.dtype), z)
         replaced = self.replaced[k] & (z == z).all(-1)  # NaN, the features of a broken picture, stay NaN
         return torch.where(replaced[:, None], self.average.to(z.dtype), out)

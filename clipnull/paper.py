@@ -39,7 +39,8 @@ ABOUT = (
     "points are lost on what is kept, on average. These two figures are the paper's; all others on this page are ours, "
     "measured by `clipnull paper`, version {version}. The paper's templates, its rank rule and its weights of texts "
     "against pictures are not public: `nullspace` is a reconstruction of its edit, and no row below is known to "
-    "average over what the paper's figures do. `ridge` is CCUP's edit; `residual`, `oblique` and `gated` are our own."
+    "average over what the paper's figures do. `ridge` is CCUP's edit; `residual`, `oblique`, `neuron` and `gated` are "
+    "ours."
 )
 HOW = (
     "Every class (global), every cell that holds pictures (selective) and every domain (complete) is forgotten alone; "

@@ -29,11 +29,13 @@ RANKS = {
     "left": 2,
     "right": 2,
     "bias": 1,
+    "threshold": 1,
     "gate.domains": 2,
     "gate.open": 2,
     "gate.replaced": 1,
     "gate.average": 1,
     "gate.offset": 1,
+    "gate.spread": 2,
 }
 BOOLEAN = {"gate.open", "gate.replaced"}
 FLOATING = {"F16", "BF16", "F32", "F64"}

@@ -6,30 +6,43 @@ T[c, k] is the normalised mean of the text embeddings of the prompts of a cell, 
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .errors import one_of
+from .errors import at_least, distinct, one_of
 from .models import Clip
-from .wording import DOMAIN_PROMPTS, PROMPTS, TEMPLATES, Vocabulary, format_prompt
+from .requests import Forget
+from .wording import DOMAIN_PROMPTS, PROMPTS, TEMPLATES, Vocabulary, common_names, format_prompt, is_near
+
+COMMON, NEAR = 250, 0.5
+"""How many common words an encoder embeds; from which cosine to a class on, both less their means, a word is near."""
 
 
-def embed_classes(clip: Clip, classes: Sequence[str]) -> Tensor:
-    """The text classifier that names no domain, from the prompt set "free": unit rows, (C, d)."""
-    return _mean_over_templates(clip, [[format_prompt(t, c) for t in TEMPLATES["free"]] for c in classes])
+def embed_classes(clip: Clip, classes: Sequence[str | Sequence[str]]) -> Tensor:
+    """The text classifier that names no domain, from the prompt set "free": unit rows, (C, d).
+
+    classes: a name each, or all the names it goes by.
+    """
+    named = [(c,) if isinstance(c, str) else c for c in classes]
+    return _means(clip, [[format_prompt(t, n) for n in names for t in TEMPLATES["free"]] for names in named])
 
 
 def embed_cells(clip: Clip, vocabulary: Vocabulary, prompts: str = "build") -> Tensor:
     """T, the text embedding of every cell, from the prompt set "build" or "domain": unit vectors, (C, K, d)."""
     templates = TEMPLATES[one_of("prompts", prompts, ["build", "domain"])]
-    groups = [[format_prompt(t, c, k) for t in templates] for c in vocabulary.classes for k in vocabulary.domains]
-    return _mean_over_templates(clip, groups).unflatten(0, vocabulary.shape)
+    groups = [
+        [format_prompt(t, n, k) for n in names for t in templates]
+        for names in vocabulary.names
+        for k in vocabulary.domains
+    ]
+    return _means(clip, groups).unflatten(0, vocabulary.shape)
 
 
 def embed_domains(clip: Clip, domains: Sequence[str]) -> Tensor:
     """The text classifier of domains, from prompts that name no object: unit rows, (K, d)."""
     groups = [[format_prompt(t, "", k) for t in DOMAIN_PROMPTS] for k in domains]
-    return _mean_over_templates(clip, groups)
+    return _means(clip, groups)
 
 
 def prompt_sets(clip: Clip) -> tuple[str, ...]:
@@ -50,10 +63,97 @@ def text_classifiers(clip: Clip, vocabulary: Vocabulary, prompts: str = "free") 
         domain, in held-out wording; "build" does so in the wording that builds edits.
     """
     if one_of("prompts", prompts, PROMPTS) == "free":
-        return embed_classes(clip, vocabulary.classes).expand(len(vocabulary.domains), -1, -1)
+        return embed_classes(clip, vocabulary.names).expand(len(vocabulary.domains), -1, -1)
     return embed_cells(clip, vocabulary, prompts).transpose(0, 1)
 
 
-def _mean_over_templates(clip: Clip, groups: list[list[str]]) -> Tensor:
+def kept_names(clip: Clip) -> list[str]:
+    """The common words that edits of `clip` leave alone, if they are not near a class: see `common_words`.
+
+    COMMON of `wording.common_names`, evenly spaced; of a file of embeddings those that it holds, as `common_names` or
+    among its other words.
+    """
+    names = common_names()
+    if clip.encoder:
+        return list(names[:: -(-len(names) // COMMON)])
+    stored = clip.model.stored
+    return list(stored.common_names or [name for name in names if can_embed(clip, _asked(clip, name))])
+
+
+def _asked(clip: Clip, name: str) -> str:
+    plain = format_prompt("{a}", name)
+    return plain if clip.encoder or can_embed(clip, plain) else format_prompt(TEMPLATES["free"][0], name)
+
+
+def common_words(clip: Clip, vocabulary: Vocabulary) -> Tensor | None:
+    """The texts of the common words that an edit is to leave alone, unit rows (w, d); None where there are no two.
+
+    Those of `kept_names` that are not near a class of the vocabulary, by name (`wording.is_near`) or by meaning (NEAR):
+    who forgets dogs does not want "beagle" to be kept.
+    """
+    chosen = kept_names(clip)
+    if len(chosen) < 2:
+        return None
+    texts = clip.embed_texts([_asked(clip, name) for name in chosen])
+    own = F.normalize(embed_cells(clip, vocabulary).mean(1), dim=-1)
+    cosine = F.normalize(texts - texts.mean(0), dim=-1) @ F.normalize(own - own.mean(0), dim=-1).T
+    far = (cosine.amax(1) < NEAR).tolist()
+    kept = [i for i, name in enumerate(chosen) if far[i] and not is_near(name, vocabulary.classes)]
+    return texts[kept] if len(kept) > 1 else None
+
+
+def near(
+    clip: Clip, request: Forget, vocabulary: Vocabulary, candidates: Sequence[str] | None = None, most: int = 8
+) -> dict[str, list[tuple[str, float]]]:
+    """What stands beside each forgotten class in the text tower: words that may answer in its place.
+
+    Whoever forgets "dog" should decide whether "beagle" goes along (give the class both names, see `Vocabulary`) or
+    stays. An edit lowers the class it is told, and neither.
+
+    Parameters
+    ----------
+    clip : Clip
+    request : Forget
+        Of names in `vocabulary`.
+    vocabulary : Vocabulary
+    candidates : sequence of str, optional
+        Words to look among; by default `wording.common_names`, or the other words of a file of embeddings.
+    most : int
+        How many words for a class.
+
+    Returns
+    -------
+    dict
+        For each forgotten class, words with their cosine to it, both less the mean of all words; nearest first.
+
+    Examples
+    --------
+    >>> import clipnull as cn
+    >>> clip = cn.load(device="cpu")
+    >>> names = cn.Vocabulary(["cat", "dog", "house"], ["photo", "line"])
+    >>> [word for word, _ in cn.near(clip, cn.Forget(["dog"]), names, ["puppy", "kettle", "church"], most=1)["dog"]]
+    ['puppy']
+    """
+    at_least("most", most, 1)
+    if candidates is None:
+        candidates = common_names() if clip.encoder else clip.model.stored.other_names
+    own = [name for names in vocabulary.names for name in names]
+    others = [name for name in distinct("candidates", candidates) if name not in own]
+    groups = [*vocabulary.names, *((name,) for name in others)]
+    texts = embed_classes(clip, groups)
+    texts = F.normalize(texts - texts.mean(0), dim=-1)
+    labels, found = [*vocabulary.classes, *others], {}
+    for c in request.mask(vocabulary).any(1).nonzero()[:, 0].tolist():
+        cosines = texts @ texts[c]
+        order = [i for i in cosines.argsort(descending=True).tolist() if i != c][:most]
+        found[vocabulary.classes[c]] = [(labels[i], float(cosines[i])) for i in order]
+    return found
+
+
+def _means(clip: Clip, groups: list[list[str]]) -> Tensor:
+    """The normalised mean over the prompts of each group: unit rows, (number of groups, d)."""
     texts = clip.embed_texts([text for group in groups for text in group])
-    return F.normalize(texts.view(len(groups), -1, texts.shape[-1]).mean(1), dim=-1)
+    sizes = torch.tensor([len(group) for group in groups], device=texts.device)
+    places = torch.arange(len(groups), device=texts.device).repeat_interleave(sizes)
+    sums = torch.zeros(len(groups), texts.shape[1], dtype=texts.dtype, device=texts.device).index_add_(0, places, texts)
+    return F.normalize(sums, dim=-1)

@@ -206,6 +206,12 @@ def cell_prototypes(
     return Prototypes(stored["pixels"], stored["embeddings"] * mask[..., None], mask)
 
 
+def are_made(clip: Clip, vocabulary: Vocabulary) -> bool:
+    """Whether all of them come with `clip`, so that nothing is left to synthesize."""
+    name = f"prototypes-{_hash(_inputs(clip, vocabulary, 60, 0)):016x}.safetensors"
+    return bool(_stored(data_folder("miniclip") / name, clip, vocabulary)["mask"].all())
+
+
 def _of_file(clip: Clip, vocabulary: Vocabulary) -> Prototypes:
     """The prototypes in a file of embeddings, without their pictures."""
     stored = clip.model.stored
@@ -281,18 +287,11 @@ def _stored(path: Path, clip: Clip, vocabulary: Vocabulary) -> dict[str, Tensor]
 def _inputs(clip: Clip, vocabulary: Vocabulary, steps: int, seed: int) -> list:
     """All that the prototypes of a vocabulary depend on."""
     prompts = [
-        [[format_prompt(t, c, k) for t in TEMPLATES["build"]] for k in vocabulary.domains] for c in vocabulary.classes
+        [[format_prompt(t, n, k) for n in names for t in TEMPLATES["build"]] for k in vocabulary.domains]
+        for names in vocabulary.names
     ]
-    return [
-        ALGORITHM,
-        clip.fingerprint,
-        clip.model.visual.preprocess_cfg,
-        vocabulary.classes,
-        vocabulary.domains,
-        prompts,
-        steps,
-        seed,
-    ]
+    preprocess, names = clip.model.visual.preprocess_cfg, [vocabulary.classes, vocabulary.domains]
+    return [ALGORITHM, clip.fingerprint, preprocess, *names, prompts, steps, seed]
 
 
 def _hash(value: object) -> int:

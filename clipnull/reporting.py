@@ -11,7 +11,12 @@ from .files import written
 EXAMPLE = (["cat"], ["drawing"])
 """Classes and domains of the request that the picture of the README shows."""
 
-ABOUT = {"nullspace": "the paper's edit", "oblique": "ours, in the weights", "gated": "ours, a module after the tower"}
+ABOUT = {
+    "nullspace": "the paper's edit",
+    "oblique": "ours, in the weights",
+    "neuron": "ours, a hidden layer",
+    "gated": "ours, a module after the tower",
+}
 PHOTOGRAPHS = "`ahmedembeddedx/Cross-Modality_Search_Engine` at 9378ecb"
 UNRELATED = (
     "Unrelated pictures: `youta7965s/image-factorization` at 9cecf76 (products) and "

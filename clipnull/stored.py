@@ -16,6 +16,7 @@ need not have unit length:
 | `image_mean` | (d,) | optional: the raw mean of unrelated pictures |
 | `other_images` | (m, d) | optional: unrelated pictures |
 | `other_texts`, `other_names` | (w, d), (w,) | optional: words that no request mentions |
+| `common_texts`, `common_names` | (v, d), (v,) | optional: common words that edits leave alone |
 | `model`, `pretrained`, `fingerprint`, `note` | () | optional texts |
 
 Every function of the library takes such a file as it takes an encoder: its tower is the identity, its tokenizer looks a
@@ -42,9 +43,16 @@ SUFFIX = ".npz"
 VECTORS = {
     "images": ("n", "d"), "texts_build": ("C", "K", "d"), "texts_free": ("C", "d"), "texts_domain": ("C", "K", "d"),
     "domain_texts": ("K", "d"), "prototypes": ("C", "K", "d"), "image_mean": ("d",), "other_images": ("m", "d"),
-    "other_texts": ("w", "d"),
+    "other_texts": ("w", "d"), "common_texts": ("v", "d"),
 }  # fmt: skip
-NAMES = {"classes": ("n",), "domains": ("n",), "class_names": ("C",), "domain_names": ("K",), "other_names": ("w",)}
+NAMES = {
+    "classes": ("n",),
+    "domains": ("n",),
+    "class_names": ("C",),
+    "domain_names": ("K",),
+    "other_names": ("w",),
+    "common_names": ("v",),
+}
 WORDS = ("model", "pretrained", "fingerprint", "note")
 NEEDED = ("images", "classes", "domains", "class_names", "domain_names", "texts_build", "texts_free")
 OTHERS = {"prototype_mask": ("C", "K"), **dict.fromkeys(WORDS, ())}
@@ -78,6 +86,7 @@ class Stored:
     domains: Tensor
     vectors: dict[str, Tensor] = field(repr=False)
     other_names: tuple[str, ...] = field(repr=False)
+    common_names: tuple[str, ...] = field(repr=False)
     words: dict[str, str]
     mask: Tensor = field(repr=False)
 
@@ -140,8 +149,8 @@ def read(path: str | Path) -> Stored:
     mask = (mask.view(np.uint8) != 0) & ("prototypes" in found)  # a true one may be any byte but zero
     vectors = {name: _rows(path, name, found[name], mask) for name in VECTORS if name in found}
     words = {name: _texts(path, name, found[name].reshape(1))[0] for name in WORDS if name in found}
-    other = tuple(names.get("other_names", ()))
-    return Stored(path, vocabulary, classes, domains, vectors, other, words, torch.from_numpy(mask))
+    other, common = (tuple(names.get(name, ())) for name in ("other_names", "common_names"))
+    return Stored(path, vocabulary, classes, domains, vectors, other, common, words, torch.from_numpy(mask))
 
 
 def _refused(path: Path, what: str, expected: str) -> ValueError:
@@ -160,8 +169,9 @@ def _check_shapes(path: Path, found: dict[str, np.ndarray]) -> None:
             known, first = sizes.setdefault(axis, (size, name))
             if size != known:
                 raise _refused(path, f"holds {name} of shape {shape}", f"{axis} = {known}, as in {first}")
-    if ("other_texts" in found) != ("other_names" in found):
-        raise _refused(path, "holds only one of other_texts and other_names", "both or none")
+    for texts, names in (("other_texts", "other_names"), ("common_texts", "common_names")):
+        if (texts in found) != (names in found):
+            raise _refused(path, f"holds only one of {texts} and {names}", "both or none")
 
 
 def _texts(path: Path, name: str, values: np.ndarray) -> list[str]:
@@ -220,6 +230,8 @@ class StoredTexts:
 
         for i, name in enumerate(stored.other_names):
             put([format_prompt(t, name) for t in TEMPLATES["free"]], vectors["other_texts"][i])
+        for i, name in enumerate(stored.common_names):
+            put([format_prompt("{a}", name)], vectors["common_texts"][i])
         for k, domain in enumerate(domains):
             texts = F.normalize(vectors["texts_build"][:, k], dim=-1)
             named = vectors["domain_texts"][k] if "domain_texts" in vectors else texts.mean(0)

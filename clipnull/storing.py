@@ -19,10 +19,10 @@ from .embedding import embed
 from .files import written
 from .models import Clip, open_clip
 from .pictures import SUFFIXES
-from .prompts import embed_cells, embed_classes, embed_domains
+from .prompts import embed_cells, embed_classes, embed_domains, kept_names
 from .prototypes import cell_prototypes
 from .stored import SUFFIX
-from .wording import TEMPLATES, Vocabulary, words
+from .wording import TEMPLATES, Vocabulary, format_prompt, words
 
 CHUNK = 1024
 """Pictures embedded between two files: what an interruption can cost."""
@@ -91,10 +91,11 @@ def store(
         "class_names": vocabulary.classes,
         "domain_names": vocabulary.domains,
         "texts_build": embed_cells(clip, vocabulary),
-        "texts_free": embed_classes(clip, vocabulary.classes),
+        "texts_free": embed_classes(clip, vocabulary.names),
         "texts_domain": embed_cells(clip, vocabulary, "domain"),
         "domain_texts": embed_domains(clip, vocabulary.domains),
         "other_names": unrelated_words(vocabulary),
+        "common_names": kept_names(clip),
         "model": clip.name,
         "fingerprint": clip.fingerprint,
         "note": f"build: {'; '.join(TEMPLATES['build'])}. free: {'; '.join(TEMPLATES['free'])}. {note}".rstrip(". "),
@@ -102,6 +103,7 @@ def store(
     if clip.pretrained is not None:
         made["pretrained"] = clip.pretrained
     made["other_texts"] = embed_classes(clip, made["other_names"])
+    made["common_texts"] = clip.embed_texts([format_prompt("{a}", name) for name in made["common_names"]])
     if unrelated is not None:
         rest = in_chunks(clip, unrelated, partial, "unrelated pictures", progress)
         made["other_images"] = rest[~rest.norm(dim=1).isnan()]

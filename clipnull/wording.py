@@ -6,8 +6,10 @@ the score of one prompt to zero and then to measure with the same prompt proves 
 
 import re
 import unicodedata
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 from .errors import distinct
 
@@ -50,14 +52,22 @@ class Vocabulary:
 
     Parameters
     ----------
-    classes, domains : sequence of str
-        Names of distinct words: an underscore stands for a space, capitals and the number of blanks do not count.
+    classes : sequence of str, or mapping of str to sequence of str
+        Names of distinct words: an underscore stands for a space, capitals and the number of blanks do not count. A
+        mapping gives each class all the names it goes by, {"dog": ("dog", "puppy", "hound")}: its texts are means over
+        them, so that a request covers them all. `called` asks with one of them.
+    domains : sequence of str
 
     Raises
     ------
     ValueError
-        If a name is given twice, is blank or no text, if two names become the same words, if there is no domain, and if
-        there is only one class.
+        If a name is given twice, is blank or no text, if two names become the same words, of two classes or of one, if
+        there is no domain, and if there is only one class.
+
+    Attributes
+    ----------
+    names : tuple of tuple of str
+        What each class goes by.
 
     Examples
     --------
@@ -71,8 +81,12 @@ class Vocabulary:
 
     classes: Sequence[str]
     domains: Sequence[str]
+    names: tuple[tuple[str, ...], ...] = field(default=(), init=False)
 
     def __post_init__(self) -> None:
+        given: Any = self.classes
+        if isinstance(given, Mapping):
+            object.__setattr__(self, "classes", tuple(given))
         for argument in ("classes", "domains"):
             object.__setattr__(self, argument, distinct(argument, getattr(self, argument)))
         if len(self.classes) < 2:
@@ -85,6 +99,21 @@ class Vocabulary:
                     raise ValueError(
                         f"{argument}: {other!r} and {name!r} become the same words; expected each {kind} once"
                     )
+        listed = given.items() if isinstance(given, Mapping) else ((name, (name,)) for name in self.classes)
+        names = tuple(distinct(f"classes: {name}", value) for name, value in listed)
+        object.__setattr__(self, "names", names)
+        owner: dict[str, str] = {}
+        for c, own in zip(self.classes, names, strict=True):
+            for name in own:
+                if (other := owner.setdefault(words(name), c)) != c:
+                    raise ValueError(f"classes: {name!r} is a name of {other!r} and of {c!r}; expected it for one")
+
+    def called(self, class_name: str, name: str) -> "Vocabulary":
+        """The same, but that the class goes by this name alone: for prompts that ask with one of its names."""
+        if class_name not in self.classes or not isinstance(name, str):
+            raise ValueError(f"class_name, name: {class_name!r}, {name!r}; expected a class of the vocabulary, a name")
+        own: Any = {c: (name,) if c == class_name else n for c, n in zip(self.classes, self.names, strict=True)}
+        return Vocabulary(own, self.domains)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -115,3 +144,26 @@ def format_prompt(template: str, class_name: str, domain: str = "") -> str:
     article = "an" if noun[:1].lower() in "aeiou" else "a"
     text = template.format(a=f"{article} {noun}", n=noun, d=phrase_of(domain))
     return re.sub(r"\ba (?=[aeiou])", "an ", text)
+
+
+def is_near(name: str, classes: Sequence[str]) -> bool:
+    """Whether `name` holds the name of a class as words, is held by one, or is one but for blanks and a plural.
+
+    >>> [is_near(name, ["fire truck", "cat"]) for name in ("truck", "firetrucks", "Cats", "black cat", "cattle")]
+    [True, True, True, True, False]
+    """
+    said = words(name)
+    for own in map(words, classes):
+        if f" {own} " in f" {said} " or f" {said} " in f" {own} ":
+            return True
+        if said.replace(" ", "").rstrip("s") == own.replace(" ", "").rstrip("s"):
+            return True
+    return False
+
+
+def common_names() -> tuple[str, ...]:
+    """Names of common things, most of them animals and objects: first names of ImageNet's 1,000 classes (WordNet).
+
+    From the list that the library timm carries (Apache-2.0), in small letters; without doubles and accents, 997.
+    """
+    return tuple((Path(__file__).parent / "common_words.txt").read_text(encoding="utf-8").split("\n")[:-1])

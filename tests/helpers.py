@@ -109,7 +109,7 @@ def pixels(clip: Clip, n: int = 3) -> torch.Tensor:
     return random(n, 3, clip.image_size, clip.image_size)
 
 
-def noisy_cells(clip: Clip, vocabulary: Vocabulary, prototypes: object = True) -> Cells:
+def noisy_cells(clip: Clip, vocabulary: Vocabulary, prototypes: object = True, mean: object = None) -> Cells:
     """Texts, and texts with noise in the place of prototypes, which take seconds to make."""
     texts = embed_cells(clip, vocabulary)
     noise = random(*texts.shape) / texts.shape[-1] ** 0.5

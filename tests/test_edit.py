@@ -595,7 +595,7 @@ def test_bad_edits_are_refused():
         replace(plain(16), gate=gated(16).gate)
     with pytest.raises(ValueError, match="no bias"):
         replace(gated(16), bias=torch.zeros(16))
-    with pytest.raises(ValueError, match="a gated edit is no single matrix"):
+    with pytest.raises(ValueError, match="one of form 'module' is no single matrix"):
         gated(16).matrix()
     with pytest.raises(ValueError, match=r"z: shape \(2, 15\) is not valid; expected \(n, 16\)"):
         plain(16).transform(torch.zeros(2, 15))

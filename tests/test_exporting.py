@@ -11,6 +11,7 @@ from helpers import BARE, COCA, RESNET, SIGLIP, VIT, gated, pixels, plain, rando
 
 import clipnull as cn
 from clipnull import exporting
+from clipnull.evaluate import predict
 from clipnull.exporting import export, fuse
 
 MODELS = {"miniclip": None, "vit": VIT, "bare": BARE, "siglip": SIGLIP}
@@ -86,6 +87,53 @@ def test_a_bias_without_a_place_is_not_fused(small, tmp_path):
     after = plain(clip.width, bias=random(clip.width).double()).apply(clip)
     with pytest.raises(ValueError, match="adds a bias, and open_clip has no place for one at visual of local-dir"):
         fuse(after, tmp_path / "fused")
+    assert not (tmp_path / "fused").exists()
+
+
+def cut(features, threshold=0.5):
+    """A hidden layer that fires on about half of `features` (n, d), and moves what it fires on."""
+    n, d = features.shape
+    left = F.normalize(features[:2] - features.mean(0), dim=1).T.double()
+    read = features.double() @ left / features.double().norm(dim=1, keepdim=True)
+    least = read.quantile(threshold, dim=0)
+    return cn.Edit(left, 3 * random(d, 2, seed=5).double() / d**0.5, "neuron", threshold=least.clamp(min=0.01))
+
+
+@pytest.mark.parametrize("first", [False, True], ids=["alone", "after a matrix"])
+def test_a_hidden_layer_goes_into_a_stock_checkpoint(clip, images, z, first, tmp_path):
+    before = plain(clip.width, 3).apply(clip) if first else clip
+    features = plain(clip.width, 3).transform(z) if first else z
+    edit = cut(features)
+    folder = fuse(edit.apply(before), tmp_path / "fused")
+    vision = json.loads((folder / "open_clip_config.json").read_text())["model_cfg"]["vision_cfg"]
+    assert vision["timm_proj"] == "mlp"
+    again = cn.load(f"local-dir:{folder}", device="cpu")
+    fires = (features.double() @ edit.left > edit.threshold * features.double().norm(dim=1, keepdim=True)).any(1)
+    assert 0.2 < fires.double().mean() < 0.9
+    cosine = F.cosine_similarity(cn.embed(again, images), edit.transform(features))
+    moved = F.cosine_similarity(features, edit.transform(features))[fires]
+    assert cosine.mean() > 0.999 and cosine.min() > 0.97 and moved.mean() < 0.95  # so it is more than the identity
+
+
+def test_an_edit_by_neuron_answers_alike_in_a_stock_checkpoint(clip, images, z, tmp_path):
+    request = cn.Forget(["dog"], ["line"]) | cn.Forget(["house"])
+    edit = cn.unlearn(clip, request, images.vocabulary, "neuron", prototypes=False)
+    again = cn.load(f"local-dir:{fuse(edit.apply(clip), tmp_path)}", device="cpu")
+    answers = [predict(m, images, features=x) for m, x in ((clip, edit.transform(z)), (again, cn.embed(again, images)))]
+    assert (answers[0] == answers[1]).double().mean() > 0.98
+
+
+def test_a_hidden_layer_without_a_place_is_not_fused(clip, small, tmp_path):
+    vit = small(VIT)
+    edit = cut(random(50, vit.width))
+    with pytest.raises(ValueError, match="a hidden layer, and open_clip has no place for one at visual of .*'oblique'"):
+        fuse(edit.apply(vit), tmp_path / "fused")
+    edit = cut(random(50, clip.width))
+    with pytest.raises(ValueError, match="is a hidden layer and another one follows"):
+        fuse(edit.apply(edit.apply(clip)), tmp_path / "fused")
+    many = cn.Edit(edit.left.repeat(1, 40), edit.right.repeat(1, 40), "m", threshold=edit.threshold.repeat(40))
+    with pytest.raises(ValueError, match="has 80 units; expected at most 64 in 256 dimensions"):
+        fuse(many.apply(clip), tmp_path / "fused")
     assert not (tmp_path / "fused").exists()
 
 

@@ -63,6 +63,7 @@ def whole():
     made |= {name: value.astype(np.float32) for name, value in made.items() if name != "texts_free"}
     made |= {"classes": CLASSES[np.arange(N) % C], "domains": DOMAINS[np.arange(N) % K]}
     made |= {"class_names": CLASSES, "domain_names": DOMAINS, "other_names": np.array(["apple", "bell"])}
+    made |= {"common_names": np.array(["kettle", "tench"])}
     return made | {"prototype_mask": np.ones((C, K), bool)} | {name: np.array("text") for name in stored.WORDS}
 
 
@@ -138,6 +139,7 @@ def assert_sound(found):
     """Shapes that fit, finite rows of a direction, names to print; and a model can be made of it."""
     c, k = found.vocabulary.shape
     sizes = {"C": c, "K": k, "d": found.width, "n": len(found.classes), "w": len(found.other_names)}
+    sizes["v"] = len(found.common_names)
     sizes["m"] = len(found.vectors.get("other_images", ()))
     assert set(stored.NEEDED) & set(stored.VECTORS) <= found.vectors.keys() <= set(stored.VECTORS)
     for name, value in found.vectors.items():
@@ -149,7 +151,13 @@ def assert_sound(found):
     assert (found.mask.view(torch.uint8) <= 1).all() and ("prototypes" in found.vectors or not found.mask.any())
     for places, size in ((found.classes, c), (found.domains, k)):
         assert places.shape == found.vectors["images"].shape[:1] and places.min() >= 0 and places.max() < size
-    told = [*found.vocabulary.classes, *found.vocabulary.domains, *found.other_names, *found.words.values()]
+    told = [
+        *found.vocabulary.classes,
+        *found.vocabulary.domains,
+        *found.other_names,
+        *found.common_names,
+        *found.words.values(),
+    ]
     assert all(isinstance(text, str) and printable(text) for text in told) and {*found.words} <= {*stored.WORDS}
     texts = stored.StoredTexts(found)
     model = stored.StoredModel(found, texts.table)

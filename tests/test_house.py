@@ -17,11 +17,10 @@ PACKAGE = ROOT / "clipnull"
 FILES = sorted(PACKAGE.rglob("*.py"))
 # A module imports only from those before it.
 LIBRARY = """
-errors files wording projections clean
-sources quiet stored models prompts prototypes subspace gates applying requests patches
-edit exporting pictures data methods.cells methods.nullspace methods.residual methods.ridge methods.oblique
-methods.gated methods unlearning embedding storing collateral evaluate geometry bootstrap auditing bench speed cards
-plots reporting results paper
+errors files wording projections clean sources quiet stored models requests prompts prototypes subspace gates
+applying patches edit pictures data methods.cells methods.nullspace methods.residual methods.ridge methods.oblique
+methods.neuron methods.gated methods unlearning embedding exporting storing collateral evaluate rows geometry bootstrap
+auditing bench speed cards plots reporting results paper
 """
 COURSE = """
 course course.metrics course.profiles course.formulas course.notebooks course.run course.goldens course.seeds

@@ -14,14 +14,15 @@ from hypothesis import strategies as st
 import clipnull as cn
 from clipnull import methods
 from clipnull.methods.cells import Cells
+from clipnull.methods.gated import spread
 from clipnull.methods.nullspace import nullspace
-from clipnull.methods.oblique import detector, detectors
+from clipnull.methods.oblique import detector
 from clipnull.methods.residual import residual
 from clipnull.methods.ridge import ridge
 from clipnull.subspace import basis
 
 SEEDS = st.integers(0, 10**6)
-NAMES = ["nullspace", "residual", "ridge", "oblique", "gated"]
+NAMES = ["nullspace", "residual", "ridge", "oblique", "neuron", "gated"]
 
 
 def noise(seed, *shape):
@@ -182,17 +183,35 @@ def test_oblique_moves_kept_scores_within_its_bound(seed, mask):
     cells = random_cells(seed)
     edit, w, z = cn.solve(cells, mask, "oblique"), cells.classifier, noise(seed + 9, 20, 24)
     moved = (edit.transform(z) - z) @ w.T
-    bound = (z @ edit.left).abs() @ (edit.right.T @ w.T).abs()
-    assert (moved.abs() <= bound + 1e-9).all()
-    g = w @ w.T
-    cross = cells.duals @ w.T
-    cross.fill_diagonal_(0)
-    eye = torch.eye(len(g), dtype=torch.float64)
-    assert cross.abs().max() <= 0.01 * largest(torch.linalg.inv(g + 0.01 * eye)) + 1e-9
-    if not mask.all(0).any():  # no decoy: only forgotten classes are moved on purpose
-        push = edit.right.norm(dim=0) / cells.duals.norm(dim=1).min()
-        limit = (z @ edit.left).abs() @ push * cross.abs().max()
-        assert (moved[:, ~mask.any(1)].abs() <= limit[:, None] + 1e-9).all()
+    torch.testing.assert_close(moved, -(z @ edit.left) @ (edit.right.T @ w.T))
+    if not mask.all(0).any():  # no decoy: what forgotten classes lose in lead is what is read
+        classes = mask.any(1).nonzero()[:, 0]
+        own = (edit.right.T @ cells.leads[classes].T).diag()
+        torch.testing.assert_close(own.tolist(), [1.15 * cells.lead_of(c, mask[c]) for c in classes.tolist()])
+
+
+@given(SEEDS, st.booleans(), st.booleans())
+def test_readings_are_one_apart_on_the_cells_they_were_made_for(seed, visual, common):
+    cells = random_cells(seed)
+    cells = Cells(cells.texts, cells.prototypes if visual else None, None, noise(seed + 5, 7, 24) if common else None)
+    x, row = cells.pictures, torch.tensor([True, False, False])
+    r = cells.class_reading(2)
+    assert abs(float(x[2].mean(0) @ r - x.mean((0, 1)) @ r) - 1) < 1e-9
+    assert not cells.domain_reading(torch.ones(3, dtype=torch.bool)).any()
+    if not cells.origin.any():
+        r = cells.domain_reading(row)
+        assert abs(float((x[:, row].mean((0, 1)) - x[:, ~row].mean((0, 1))) @ r) - 2) < 1e-9
+
+
+@given(SEEDS)
+def test_the_middle_is_a_mean_picture_only_where_it_leans(seed):
+    cells = random_cells(seed)
+    assert cells.origin.norm() == 0 or cells.lean > 0.5
+    apart = 3 * cells.styles[1]  # a mean that is all of one domain
+    moved = Cells(cells.texts, None, None, None, apart)
+    assert moved.lean > 0.5 and torch.equal(moved.origin, apart)
+    assert abs(float(moved.domain_reading(torch.tensor([True, False, False])) @ apart)) < 1e-9
+    assert Cells(cells.texts).lean == 0 and not Cells(cells.texts).origin.any()
 
 
 @given(SEEDS)
@@ -206,18 +225,32 @@ def test_a_detector_is_one_on_its_cells_and_low_elsewhere(seed):
     assert answers[:, ~mask].square().mean() < 0.1
 
 
-@given(SEEDS, masks(), st.booleans())
-def test_detectors_of_many_classes_are_those_of_each(seed, mask, visual):
+# --- neuron
+
+
+@given(SEEDS, masks())
+def test_neuron_is_the_identity_where_its_units_are_silent_and_bounded_where_they_fire(seed, mask):
     cells = random_cells(seed)
-    cells = cells if visual else Cells(cells.texts)
-    whole = mask.all(0)
-    for c in (mask & ~whole).any(1).nonzero()[:, 0]:
-        alike = (mask == mask[c]).all(1).nonzero()[:, 0]
-        got = detectors(cells, mask, alike, rho=0.02)[alike == c][0]
-        its = (torch.arange(5) == c)[:, None]
-        kept_in = ~mask[c] if not mask[c].all() else ~whole
-        expected = detector(cells, mask & ~whole & its, [~mask & its, ~mask & kept_in], rho=0.02)
-        torch.testing.assert_close(got, expected)
+    edit, z = cn.solve(cells, mask, "neuron"), noise(seed + 9, 60, 24).float()
+    after, wide = edit.transform(z), z.double()
+    fire = (wide @ edit.left - edit.threshold * wide.norm(dim=1, keepdim=True)).relu()
+    silent = (fire == 0).all(1)
+    assert torch.equal(after[silent], z[silent]) and edit.form == "layer" and not edit.linear
+    torch.testing.assert_close(after, (wide - fire @ edit.right.T).float())
+    bound = ((edit.left.norm(dim=0) - edit.threshold).clamp(min=0) * edit.right.norm(dim=0)).sum() * wide.norm(dim=1)
+    assert ((after - z).norm(dim=1) <= bound + 1e-5).all()
+
+
+def test_neuron_takes_the_cell_and_spares_its_siblings():
+    cells, mask = random_cells(0, 8, 3, 64), torch.zeros(8, 3, dtype=torch.bool)
+    mask[2, 0] = True
+    edit = cn.solve(cells, mask, "neuron")
+    before, after = (
+        (x @ cells.classifier.T).argmax(-1)
+        for x in (cells.pictures, edit.transform(cells.pictures.flatten(0, 1)).view_as(cells.pictures))
+    )
+    assert before[2].tolist() == [2, 2, 2] and after[2, 0] != 2 and after[2, 1:].tolist() == [2, 2]
+    assert torch.equal(after[~mask], before[~mask])
 
 
 # --- gated
@@ -228,15 +261,32 @@ def test_gated_is_the_identity_where_its_gate_is_shut(seed, mask):
     cells = random_cells(seed)
     edit, z = cn.solve(cells, mask, "gated"), noise(seed + 9, 60, 24).float()
     after = edit.transform(z)
-    domain = (F.normalize(z.double(), dim=1) @ cells.domains.T).argmax(1)
+    domain = (F.normalize(z.double(), dim=1) @ cells.styles.T - cells.styles @ cells.origin).argmax(1)
     whole = mask.all(0)
-    leads = z.double() @ (cells.classifier - cells.classifier.mean(0)).T > 0
+    leads = z.double() @ cells.leads.T > 0  # five classes: too few to speak of a spread
     shut = ~whole[domain] & ~(leads & mask.T[domain]).any(1)
     assert torch.equal(after[shut], z[shut])
     opened = ~whole[domain] & (leads & mask.T[domain] & ~whole[domain, None]).any(1)
     assert not torch.isclose(after[opened], z[opened]).all(1).any()
     gone = after[whole[domain]]
     assert torch.equal(gone, gone[:1].expand_as(gone))  # nothing tells one picture from another
+
+
+@given(SEEDS, st.integers(2, 40))
+def test_the_spread_is_the_standard_deviation_over_names(seed, n):
+    leads = noise(seed, n, 24)
+    leads = leads - leads.mean(0)
+    z = noise(seed + 1, 9, 24)
+    torch.testing.assert_close((z @ spread(leads)).norm(dim=1), (z @ leads.T).std(1))
+
+
+def test_gated_leaves_alone_what_does_not_stand_out():
+    cells, mask = random_cells(0, 9, 2, 48), torch.zeros(9, 2, dtype=torch.bool)
+    mask[3] = True
+    edit, z = cn.solve(cells, mask, "gated", deviations=1.0), noise(5, 300, 48)
+    leads = z @ cells.leads.T
+    out = leads[:, 3] > leads.std(1)
+    assert 20 < out.sum() < 100 and torch.equal((edit.transform(z) != z).any(1), out)
 
 
 # --- cells
@@ -260,7 +310,14 @@ def test_the_classifier_and_its_duals_by_their_formulas():
     w = F.normalize(cells.texts.mean(1), dim=-1)
     torch.testing.assert_close(cells.classifier, w)
     eye = torch.eye(5, dtype=torch.float64)
-    torch.testing.assert_close(w @ cells.duals.T, eye - 0.01 * torch.linalg.inv(w @ w.T + 0.01 * eye))
+    x = w - w.mean(0)
+    torch.testing.assert_close(cells.leads, x)
+    d = torch.eye(24, dtype=torch.float64)
+    for common in (None, noise(3, 4, 24), noise(3, 40, 24)):  # fewer names than dimensions, and more
+        y = x if common is None else torch.cat([x, (common - common.mean(0)) * (100 / len(common)) ** 0.5])
+        u = torch.linalg.solve(y.T @ y + 0.05 * d, x.T).T
+        torch.testing.assert_close(Cells(cells.texts, None, None, common).duals, u / (u * x).sum(1, keepdim=True))
+    torch.testing.assert_close((cells.duals * x).sum(1), eye.diag())
     torch.testing.assert_close(cells.domains, F.normalize(cells.texts.mean(0), dim=-1))
     named = Cells(cells.texts, None, 3 * noise(7, 3, 24))
     torch.testing.assert_close(named.domains, F.normalize(noise(7, 3, 24), dim=-1))
@@ -312,7 +369,8 @@ def test_an_edit_shares_no_memory_with_the_cells_it_was_made_of(method):
     first = cn.solve(cells, mask, method)
     kept = {name: tensor.clone() for name, tensor in first.tensors().items()}
     for tensor in (first.left, first.right, *(vars(first.gate).values() if first.gate else ())):
-        tensor.zero_()
+        if tensor is not None:
+            tensor.zero_()
     again = cn.solve(cells, mask, method).tensors()
     assert all(torch.equal(again[name], kept[name]) for name in kept)
 
@@ -332,7 +390,7 @@ def test_the_tensors_that_cells_were_made_of_may_change_afterwards(dtype):
 
 
 def test_the_table_is_in_the_order_of_results():
-    assert list(cn.METHODS)[:5] == NAMES and len(cn.METHODS) >= 5
+    assert list(cn.METHODS)[:6] == NAMES and len(cn.METHODS) >= 6
     assert repr(cn.METHODS).startswith("Methods(nullspace, residual, ")
     with pytest.raises(KeyError):
         cn.METHODS["none"]
@@ -355,9 +413,9 @@ def test_solve_is_the_method_with_all_its_settings_told(name, visual):
     cells = random_cells(0) if visual else Cells(random_cells(0).texts)
     edit, direct = cn.solve(cells, one_of_each(), name), cn.METHODS[name](cells, one_of_each())
     assert type(edit) is cn.Edit and edit.same(direct)
-    assert edit.rank >= 1 and edit.method == direct.method == name and edit.linear == (name != "gated")
+    assert edit.rank >= 1 and edit.method == direct.method == name and edit.linear == (name not in ("neuron", "gated"))
     defaults = {p.name: p.default for p in list(inspect.signature(cn.METHODS[name]).parameters.values())[2:]}
-    assert edit.settings == {**defaults, "prototypes": visual}
+    assert edit.settings == {**defaults, "prototypes": visual, "origin": bool(cells.origin.any())}
     setting = next(iter(defaults))
     given_ = cn.solve(cells, one_of_each(), name, **{setting: 0.5})
     assert given_.settings == edit.settings | {setting: 0.5} and not given_.same(edit)
@@ -375,8 +433,11 @@ def test_solve_is_the_method_with_all_its_settings_told(name, visual):
         (dict(alpha="1"), "alpha"),
         (dict(energy=2), "energy: 2 is out of range"),
         (dict(alhpa=1), "settings: 'alhpa' is not known; did you mean 'alpha'"),
-        (dict(method="oblique", alpha=1), "settings: 'alpha' is not known; expected one of 'strength', 'rho'"),
-        (dict(method="gated", center=False), "settings: 'center' is not known; expected one of 'strength', 'offset'"),
+        (dict(method="oblique", alpha=1), "settings: 'alpha' is not known; expected one of 'strength', 'class_sha"),
+        (
+            dict(method="gated", center=False),
+            "settings: 'center' is not known; expected one of 'strength', 'dev",
+        ),
         (dict(method="ridge", keeping=-1), "keeping: -1 is out of range"),
         (dict(method="residual", tau=-2), "tau: -2 is out of range"),
         (dict(method="oblique", rho=0), "rho: 0 is out of range"),
@@ -423,7 +484,7 @@ def test_methods_of_other_packages_come_after_ours_and_never_in_their_place(tabl
 
 def test_a_method_from_outside_is_solved_like_ours(table):
     edit = cn.solve(random_cells(0), one_of_each(), "mine", share=0.5)
-    assert edit.method == "mine" and edit.settings == {"share": 0.5, "prototypes": True}
+    assert edit.method == "mine" and edit.settings == {"share": 0.5, "prototypes": True, "origin": False}
     assert edit.same(outside(random_cells(0), one_of_each(), share=0.5))
     with pytest.raises(ValueError, match="settings: 'shre' is not known; did you mean 'share'"):
         cn.solve(random_cells(0), one_of_each(), "mine", shre=1)

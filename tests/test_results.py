@@ -25,7 +25,7 @@ def sweep(**changes):
             "worst_cell_drop": [4.0, 0.0, 9.0], "collateral": [5.0, 3.0, 8.0], "pictures": PICTURES,
         }
         for paradigm in ("global", "selective", "complete")
-        for method in ("oblique", "gated")
+        for method in ("oblique", "neuron", "gated")
         for prompts in ("free", "build")
     ]  # fmt: skip
     asked = {"classes": ["cat"], "domains": ["drawing"], "by_domain": CATS}
@@ -73,8 +73,8 @@ def test_a_measurement_becomes_means_with_intervals_a_page_and_a_table(clone):
     )
     assert "| global | `oblique` | 2 of 2 | 8 → 1 of 9 | 3, 2 of 90 | 2 of 7 | 5 of 100 |" in page
     assert "| selective | `gated` | 2 of 3 |" in page, "a request with nothing to lose is counted"
-    assert "| `oblique`, complete | ≥ 0.850 / ≤ 6.0 / – / ≤ 20.0 | 0.850 / +2.0 / – / +4.0 |" in page
-    assert "| `gated`, global | ≥ 0.990 / ≤ 0.3 / – / ≤ 2.0 | **0.850** / **+2.0** / – / **+4.0** |" in page
+    assert "| `oblique`, complete | ≥ 0.900 / ≤ 1.5 / – / ≤ 9.0 | **0.850** / **+2.0** / – / +4.0 |" in page
+    assert "| `gated`, global | ≥ 0.990 / ≤ 0.0 / – / ≤ 1.0 | **0.850** / **+2.0** / – / **+4.0** |" in page
     assert "old" not in readme and "| `gated` | 0.85 / +2.0 / +4 / 5 % | " in readme and readme.endswith("end\n")
     assert "names 29 of 30 photographs and 10 of 20 children's drawings" in readme
     assert results.write([], clone) == written[1:], "without files, only the pages are written"

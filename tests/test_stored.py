@@ -40,6 +40,8 @@ def fields(n=N, **changes):
         "other_images": draw(size=(5, D)),
         "other_texts": draw(size=(4, D)),
         "other_names": np.array(["apple", "bell", "candle", "drum"]),
+        "common_texts": draw(size=(2, D)),
+        "common_names": np.array(["kettle", "tench"]),
         "model": np.array("ViT-B-32"),
         "pretrained": np.array("openai"),
         "fingerprint": np.array("0123456789abcdef"),
@@ -95,7 +97,8 @@ def test_edits_act_on_stored_embeddings_as_in_a_model(file, method, tmp_path):
 
 @pytest.mark.parametrize("missing", OPTIONAL)
 def test_an_optional_field_is_done_without(file, missing):
-    together = {"other_texts": "other_names", "other_names": "other_texts"}
+    together = {"other_texts": "other_names", "common_texts": "common_names"}
+    together |= {names: texts for texts, names in together.items()}
     path = file(**{missing: None, together.get(missing, missing): None})
     clip, images = cn.load(path, device="cpu"), cn.load_images(path)
     rows = bench.sweep(clip, images, ["nullspace"], ["global"])
@@ -113,11 +116,18 @@ def test_half_precision_and_rows_of_any_length(file):
     )
 
 
-def test_prototypes_of_some_cells_only_are_left_alone(file):
+def test_prototypes_of_some_cells_do_if_each_domain_has_two(file):
     mask = np.ones((C, K), bool)
     mask[0, 0] = False
     prototypes = fields()["prototypes"]
     prototypes[0, 0] = np.nan  # which nobody made
+    clip = cn.load(file(prototypes=prototypes, prototype_mask=mask), device="cpu")
+    cells = cn.embed_vocabulary(clip, clip.model.stored.vocabulary)
+    there, made = torch.from_numpy(mask), F.normalize(torch.from_numpy(prototypes), dim=-1).double()
+    torch.testing.assert_close(cells.prototypes[there], made[there], atol=1e-6, rtol=0)
+    assert cells.prototypes[0, 0] @ cells.texts[0, 0] > 0.5  # carried over from its text
+    mask[1, 0] = False
+    prototypes[1, 0] = np.nan
     clip = cn.load(file(prototypes=prototypes, prototype_mask=mask), device="cpu")
     assert cn.embed_vocabulary(clip, clip.model.stored.vocabulary).prototypes is None
 

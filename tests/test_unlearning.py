@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import warnings
 
 import pytest
 import torch
@@ -9,8 +10,9 @@ import torch.nn.functional as F
 
 import clipnull as cn
 from clipnull import unlearning
-from clipnull.prompts import embed_cells, embed_domains
+from clipnull.prompts import common_words, embed_cells, embed_classes, embed_domains, kept_names
 from clipnull.prototypes import cell_prototypes
+from clipnull.wording import format_prompt
 
 VOCABULARY = cn.Vocabulary(("cat", "dog", "fish"), ("photo", "line"))
 
@@ -74,9 +76,9 @@ def test_forgetting_in_turn_reads_prototypes_through_the_edits_before(clip, quic
 
 def test_prototypes_are_synthesized_by_default(clip, monkeypatch):
     asked = []
-    monkeypatch.setattr(unlearning, "cell_prototypes", lambda *arguments: asked.append(arguments))
+    monkeypatch.setattr(unlearning, "cell_prototypes", lambda *given, mask: asked.append((*given, mask)))
     cn.unlearn(clip, cn.Forget(["dog"]), VOCABULARY)
-    assert asked == [(clip, VOCABULARY)]
+    assert [(a, b) for a, b, _ in asked] == [(clip, VOCABULARY)] and asked[0][2].all()
     assert inspect.signature(cell_prototypes).parameters["steps"].default == 60
 
 
@@ -86,9 +88,9 @@ def test_prototypes_given_are_used(clip):
     torch.testing.assert_close(cells.prototypes, made.embeddings.double(), atol=1e-6, rtol=0)
 
 
-def test_prototypes_of_all_cells_are_needed(clip):
+def test_prototypes_of_every_domain_are_needed(clip):
     some = cell_prototypes(clip, VOCABULARY, torch.tensor([[True, False]] * 3), steps=1)
-    with pytest.raises(ValueError, match="prototypes: 3 cells have none"):
+    with pytest.raises(ValueError, match="prototypes: less than two in .*; expected two or more in each domain"):
         cn.unlearn(clip, cn.Forget(classes=["dog"]), VOCABULARY, prototypes=some)
 
 
@@ -112,3 +114,103 @@ def test_it_is_told_before_anything_is_synthesized(clip, monkeypatch, request_, 
     monkeypatch.setattr(unlearning, "cell_prototypes", lambda *_: pytest.fail("work began"))
     with pytest.raises(ValueError, match="is not known"):
         cn.unlearn(clip, cn.Forget(request_), VOCABULARY, method)
+
+
+# --- few prototypes, common words, domains that are alike
+
+
+@pytest.mark.parametrize("shape", [(7, 4), (345, 6), (2, 3), (14, 6), (5, 40)])
+def test_prototypes_of_a_large_vocabulary_are_few_and_balanced(shape):
+    mask = unlearning.chosen_cells(shape)
+    each = mask.sum(0)
+    assert (each == each[0]).all() and each[0] >= 2 and (mask.sum() <= unlearning.MOST or each[0] == 2)
+    if each[0] < shape[0] and shape[1] < 10:
+        assert mask.any(1).sum() >= min(shape[0], int(mask.sum())) * 0.8  # classes taken in turn
+
+
+def test_a_text_is_carried_to_where_the_picture_of_its_cell_is(clip):
+    names = cn.Vocabulary(("dog", "horse", "elephant", "giraffe", "guitar", "house", "person"),
+                          ("photo", "art_painting", "cartoon", "sketch"))  # fmt: skip
+    cells = cn.embed_vocabulary(clip, names)
+    mask = unlearning.chosen_cells(names.shape, 8)
+    found = unlearning.carried(cells.texts, cells.prototypes, mask)
+    assert torch.equal(found[mask], cells.prototypes[mask])
+    torch.testing.assert_close(found.norm(dim=-1), torch.ones(names.shape, dtype=torch.float64))
+    near, text = ((x * cells.prototypes).sum(-1)[~mask].mean() for x in (found, cells.texts))
+    assert near > 0.75 and near > text  # as far as the text alone is from it
+    assert torch.equal(unlearning.carried(cells.texts, cells.prototypes, torch.ones_like(mask)), cells.prototypes)
+
+
+def test_common_words_are_kept_unless_they_are_near(clip):
+    names = cn.Vocabulary(("dog", "kettle", "trombone"), ("photo", "line"))
+    kept = kept_names(clip)
+    words = common_words(clip, names)
+    own = embed_cells(clip, names).mean(1)
+    texts = clip.embed_texts([format_prompt("{a}", name) for name in kept])
+    assert 200 < len(kept) <= 260 and 100 < len(words) < len(kept)
+    left_out = [name for name, text in zip(kept, texts, strict=True) if not (words == text).all(1).any()]
+    assert any("terrier" in name or "hound" in name or "dog" in name for name in left_out), left_out
+    centred = F.normalize(words - texts.mean(0), dim=-1) @ F.normalize(own - own.mean(0), dim=-1).T
+    assert centred.max() < 0.5
+
+
+def test_near_words_are_told_for_each_forgotten_class(clip):
+    found = cn.near(clip, cn.Forget(["dog"]) | cn.Forget(["cat"], ["line"]), VOCABULARY, ["puppy", "kettle", "kitten"])
+    assert list(found) == ["cat", "dog"]
+    assert [word for word, _ in found["dog"]].index("puppy") < [word for word, _ in found["dog"]].index("kettle")
+    cosines = [cosine for _, cosine in found["cat"]]
+    assert cosines == sorted(cosines, reverse=True) and -1 <= cosines[-1] <= cosines[0] <= 1
+    assert "dog" in dict(found["cat"]) and "cat" not in dict(found["cat"])
+    with pytest.raises(ValueError, match="most: 0 is not valid"):
+        cn.near(clip, cn.Forget(["dog"]), VOCABULARY, most=0)
+
+
+def test_a_class_of_several_names_is_the_mean_of_them(clip):
+    named = cn.Vocabulary({"cat": ["cat"], "dog": ["dog", "puppy", "hound"], "fish": ["fish"]}, VOCABULARY.domains)
+    assert named.classes == VOCABULARY.classes and named.names[1] == ("dog", "puppy", "hound")
+    texts, plain = embed_cells(clip, named), embed_cells(clip, VOCABULARY)
+    torch.testing.assert_close(texts[[0, 2]], plain[[0, 2]])
+    alone = [embed_cells(clip, named.called("dog", name)) for name in named.names[1]]
+    assert not torch.allclose(texts[1], plain[1], atol=1e-2) and torch.allclose(alone[0], plain, atol=1e-6)
+    edit = cn.unlearn(clip, cn.Forget(["dog"]), named, "gated", prototypes=False)
+    for name in named.names[1]:  # each of the names goes down
+        own, kept = embed_classes(clip, [name, "cat"])
+        lead = texts[1] @ (own - kept)
+        assert ((edit.transform(texts[1]) @ (own - kept)) < lead - 0.1).all(), name
+    assert embed_classes(clip, named.names).shape == (3, clip.width)
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        ({"dog": ["dog", "hound"], "cat": ["cat", "Hound"]}, "classes: 'Hound' is a name of 'dog' and of 'cat'"),
+        ({"dog": [], "cat": ["cat"]}, "classes: dog: the list is empty"),
+        ({"dog": "dog", "cat": ["cat"]}, "classes: dog: 'dog' is not a list of names"),
+        ({"dog": ["dog"]}, "classes: only 'dog' given; expected at least two"),
+    ],
+)
+def test_unfit_names_of_classes_are_refused(classes, message):
+    with pytest.raises(ValueError, match=message):
+        cn.Vocabulary(classes, ["photo"])
+
+
+def test_domains_that_nothing_tells_apart_are_named(clip):
+    twins = cn.Vocabulary(("cat", "dog", "fish"), ("photo", "photograph", "line"))
+    with pytest.warns(
+        UserWarning, match="domains: 'photo' is hardly told from 'photograph'; .* about 50 %"
+    ):
+        cn.unlearn(clip, cn.Forget(["dog"], ["photo"]), twins, "gated", prototypes=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        cn.unlearn(clip, cn.Forget(["dog"]), twins, "gated", prototypes=False)  # domains do not matter
+        cn.unlearn(clip, cn.Forget(["dog"], ["line"]), VOCABULARY, "gated", prototypes=False)
+
+
+def test_a_mean_of_ones_own_moves_the_middle(clip):
+    leaning = 5 * embed_domains(clip, ["line"])[0]
+    plain = cn.unlearn(clip, cn.Forget(["dog"], ["line"]), VOCABULARY, "gated", prototypes=False)
+    moved = cn.unlearn(clip, cn.Forget(["dog"], ["line"]), VOCABULARY, "gated", prototypes=False, mean=leaning)
+    assert not plain.settings["origin"] and moved.settings["origin"]
+    assert plain.gate and moved.gate and not plain.gate.offset.any() and moved.gate.offset.any()
+    with pytest.raises(ValueError, match=r"mean: shape \(3,\)"):
+        cn.embed_vocabulary(clip, VOCABULARY, prototypes=False, mean=torch.ones(3))

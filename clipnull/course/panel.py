@@ -22,7 +22,8 @@ DIALS = {  # the setting of each method that says how hard it hits
     "nullspace": ("alpha", 0.0, 1.0, 1.0),
     "residual": ("alpha", 0.0, 1.0, 1.0),
     "ridge": ("forgetting", 0, 5, 1000.0),
-    "oblique": ("strength", 0.0, 5.0, 2.2),
+    "oblique": ("strength", 0.0, 5.0, 1.15),
+    "neuron": ("strength", 0.0, 5.0, 1.5),
     "gated": ("strength", 0.0, 5.0, 1.5),
 }
 """Method -> (setting, lowest, highest, at first); for `ridge`, powers of ten. Any other method keeps its defaults."""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..edit import Edit
 from ..errors import one_of
-from . import gated, nullspace, oblique, residual, ridge
+from . import gated, neuron, nullspace, oblique, residual, ridge
 from .cells import Cells
 
 Method = Callable[..., Edit]
@@ -29,8 +29,8 @@ class Methods(Mapping[str, Method]):
     Examples
     --------
     >>> import clipnull as cn
-    >>> list(cn.METHODS)[:5]
-    ['nullspace', 'residual', 'ridge', 'oblique', 'gated']
+    >>> list(cn.METHODS)[:6]
+    ['nullspace', 'residual', 'ridge', 'oblique', 'neuron', 'gated']
     >>> cn.METHODS["ridge"].__module__
     'clipnull.methods.ridge'
     """
@@ -63,6 +63,7 @@ METHODS = Methods(
         "residual": residual.residual,
         "ridge": ridge.ridge,
         "oblique": oblique.oblique,
+        "neuron": neuron.neuron,
         "gated": gated.gated,
     },
     {point.name: point for point in entry_points(group="clipnull.methods")},
@@ -111,4 +112,5 @@ def solve(cells: Cells, mask: Tensor, method: str = "nullspace", **settings: flo
     for name in settings:
         one_of("settings", name, defaults)
     edit = function(cells, mask, **settings)
-    return replace(edit, method=method, settings={**defaults, **settings, "prototypes": cells.prototypes is not None})
+    known = {"prototypes": cells.prototypes is not None, "origin": bool(cells.origin.any())}
+    return replace(edit, method=method, settings={**defaults, **settings, **known})
