@@ -196,9 +196,7 @@ def test_unfit_names_of_classes_are_refused(classes, message):
 
 def test_domains_that_nothing_tells_apart_are_named(clip):
     twins = cn.Vocabulary(("cat", "dog", "fish"), ("photo", "photograph", "line"))
-    with pytest.warns(
-        UserWarning, match="domains: 'photo' is hardly told from 'photograph'; .* about 50 %"
-    ):
+    with pytest.warns(UserWarning, match="domains: 'photo' is hardly told from 'photograph'; .* about 50 %"):
         cn.unlearn(clip, cn.Forget(["dog"], ["photo"]), twins, "gated", prototypes=False)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
