@@ -15,8 +15,9 @@ from .errors import brief
 from .evaluate import Comparison, compare, macro, wilson
 from .files import alone, write_text
 from .models import Clip
-from .prompts import prompt_sets
+from .prompts import kept_names, near, prompt_sets
 from .requests import Forget
+from .wording import Vocabulary
 
 PATCH, CARD = "edit.safetensors", "README.md"
 ASKED = {
@@ -65,7 +66,7 @@ def card(edit: Edit, clip: Clip, images: Images, licence: str = "") -> str:
         "## Measured",
         _measured(results, images),
         "## Whom it hurts",
-        _worst(results["free"], counts),
+        _worst(results["free"], counts) + _beside(clip, request, images.vocabulary),
         "## What remains",
         _remains(after, images, mask, features),
         "## Made by",
@@ -166,11 +167,8 @@ def _about(edit: Edit, clip: Clip) -> str:
         f"A patch for {_code(_public(clip.name))}{weights}, made in closed form "
         f"from names alone, without training and without pictures. It is {kind}. It changes image embeddings only; "
         f"texts are embedded as before. Rank {edit.rank} in a space {clip.width} wide."
-        + (
-            " The names of the domains do not put zero between them; the middle is a mean picture."
-            if edit.settings.get("origin")
-            else ""
-        )
+        + " The names of the domains do not put zero between them: the middle is a mean picture."
+        * bool(edit.settings.get("origin"))
     )
 
 
@@ -254,6 +252,21 @@ def _worst(result: Comparison, counts: Tensor, most: int = 5) -> str:
     return (
         f"{hurt} of {int((~drop.isnan()).sum())} kept cells that hold pictures lost some; the worst:\n\n"
         "| kept cell | pictures | right before | right after |\n|---|---|---|---|\n" + "\n".join(lines)
+    )
+
+
+def _beside(clip: Clip, request: Forget, vocabulary: Vocabulary, most: int = 3) -> str:
+    """The common words next to each forgotten class; nothing where whole domains go, or of many classes."""
+    told = kept_names(clip) if clip.encoder else clip.model.stored.other_names
+    if request.paradigm in ("complete", "mixed") or not told:
+        return ""
+    lines = []
+    for name, found in list(near(clip, request, vocabulary, told, most + len(vocabulary.classes)).items())[:8]:
+        others = [f"{_text(word)} ({cosine:.2f})" for word, cosine in found if word not in vocabulary.classes][:most]
+        lines.append(f"- {_text(name)}: {', '.join(others)}")
+    return (
+        "\n\nWords that stand beside a forgotten name in the text tower (cosine, less the mean of all words) are not "
+        "forgotten with it, and may be named in its place:\n\n" + "\n".join(lines)
     )
 
 

@@ -131,7 +131,8 @@ def warn_of_alike(cells: Cells, mask: Tensor, vocabulary: Vocabulary) -> None:
     if (mask.any(1) == mask.all(1)).all() and not mask.all(0).any():
         return  # whole classes: domains do not matter
     s = cells.styles
-    named = (cells.pictures @ s.T - s @ cells.origin).argmax(2)  # (C, K)
+    middle = s @ cells.origin if cells.prototypes is not None else 0  # which is that of pictures
+    named = (cells.pictures @ s.T - middle).argmax(2)  # (C, K)
     right = (named == torch.arange(len(s))).double().mean(0)
     twins = torch.cdist(s, s).fill_diagonal_(9).amin(1) < 0.2
     for k in ((right <= ALIKE) | twins).nonzero()[:, 0].tolist():

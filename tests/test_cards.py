@@ -130,6 +130,14 @@ def test_the_code_in_it_runs(selective, clip, corner, tmp_path, monkeypatch):
     assert "license" not in (folder / "README.md").read_text(encoding="utf-8").split("---")[1]
 
 
+def test_words_beside_a_forgotten_name_are_told(make, clip, corner, quick):
+    text = card(make(cn.Forget(["bird"])), clip, corner)
+    told = text[text.index("## Whom it hurts") : text.index("## What remains")]
+    words = re.search(r"^- bird: (.*)$", told, re.M).group(1)
+    assert len(re.findall(r"\(-?0\.\d\d\)", words)) == 3 and "may be named in its place" in told
+    assert "may be named in its place" not in card(make(cn.Forget(domains=["photo"])), clip, corner)
+
+
 def test_a_gated_edit_says_what_it_is(make, clip, corner, quick):
     gated = card(make(cn.Forget(["person"], ["flat"]), "gated"), clip, corner)
     assert "cannot be multiplied into weights" in gated and "costs nothing" not in gated

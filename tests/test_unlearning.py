@@ -212,3 +212,10 @@ def test_a_mean_of_ones_own_moves_the_middle(clip):
     assert plain.gate and moved.gate and not plain.gate.offset.any() and moved.gate.offset.any()
     with pytest.raises(ValueError, match=r"mean: shape \(3,\)"):
         cn.embed_vocabulary(clip, VOCABULARY, prototypes=False, mean=torch.ones(3))
+
+
+def test_a_leaning_mean_does_not_make_texts_of_domains_alike(clip):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        leaning = 5 * embed_domains(clip, ["line"])[0]
+        cn.unlearn(clip, cn.Forget(["dog"], ["line"]), VOCABULARY, "gated", prototypes=False, mean=leaning)
