@@ -509,12 +509,12 @@ import clipnull as cn
 from clipnull import bench
 from clipnull.unlearning import embed_vocabulary
 
-assert list(cn.METHODS)[5:] == ["mine", "broken"], list(cn.METHODS)
+assert list(cn.METHODS)[6:] == ["mine", "broken"], list(cn.METHODS)
 assert "brought" not in sys.modules, "a method is imported when it is used, not before"
 clip, images = cn.load(device="cpu"), cn.load_images().select(["car", "dog"], ["line"])
 names = cn.Vocabulary(["car", "dog"], ["line", "photo"])
 edit = cn.unlearn(clip, cn.Forget(["dog"]), names, "mine", prototypes=False, share=0.5)
-assert (edit.method, edit.settings, edit.rank) == ("mine", {"share": 0.5, "prototypes": False}, 1)
+assert (edit.method, edit.settings, edit.rank) == ("mine", {"share": 0.5, "prototypes": False, "origin": False}, 1)
 assert cn.solve(cn.embed_vocabulary(clip, names, False), torch.tensor([[True, True], [False, False]]), "mine").rank == 1
 with contextlib.suppress(ValueError):
     cn.unlearn(clip, cn.Forget(["dog"]), names, "mine", prototypes=False, shre=0.5)

@@ -283,7 +283,7 @@ def test_the_command_with_an_architecture_of_open_clip(pacs, tmp_path, capsys):
     page = tmp_path / "out" / "PAPER.md"
     told, text = capsys.readouterr(), page.read_text(encoding="utf-8")
     assert told.out == f"written: {page}\n" and "forgetting: pacs ViT-S-32-alt random weights" in told.err
-    assert [row[0] for row in table(page)[1::15]] == ["pacs ViT-S-32-alt random weights", "pacs miniclip"]
+    assert [row[0] for row in table(page)[1::18]] == ["pacs ViT-S-32-alt random weights", "pacs miniclip"]
     assert text.count("random weights, nothing learned") == 1, "miniclip is trained"
     assert text.count("12 pictures (at most 2 a cell, drawn at random), 3 classes") == 2
     assert cli.main(arguments) == 0

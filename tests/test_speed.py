@@ -57,7 +57,7 @@ def test_measure_times_every_method_on_every_request(tiny):
     assert fitted == [((20, 16), (20, 5))]
     assert list(found) == ["threads", "leace", "first", "closed_form", "forward", "added", "answer", "many", "embed"]
     assert found["closed_form"] == {method: dict.fromkeys(WHATS, 0.01) for method in METHODS}
-    assert found["added"] == {method: 0.03 if method == "gated" else 0.0 for method in METHODS}
+    assert found["added"] == {method: 0.03 if method in ("neuron", "gated") else 0.0 for method in METHODS}
     assert (found["leace"], found["forward"], found["answer"]) == (0.5, 1.0, 0.1)
     assert found["threads"] == torch.get_num_threads() and found["first"] > 0
     assert list(found["many"]["seconds"]) == METHODS and found["many"]["input"] == 50 * 16 * 4
