@@ -176,11 +176,12 @@ def test_memory_beyond_the_embeddings_does_not_grow_with_them():
     d = 128
     edits = {"linear": plain(d), "bias": plain(d, bias=random(d).double()), "gated": gated(d)}
     classifiers = F.normalize(random(6, 345, d), dim=-1)
-    few, more = (speed.alone(speed.edit_many, n, edits, classifiers) for n in (60_000, 120_000))
-    assert list(few["seconds"]) == list(edits) and few["input"] == 60_000 * d * 4 == more["input"] / 2
+    few, more = (speed.alone(speed.edit_many, n, edits, classifiers) for n in (60_000, 240_000))
+    assert list(few["seconds"]) == list(edits) and few["input"] == 60_000 * d * 4 == more["input"] / 4
     if few["peak"] is None:
         pytest.skip("this system does not tell how much memory a process had")
-    assert few["input"] < few["peak"] and more["beyond"] - few["beyond"] < few["input"] / 4
+    grown = more["beyond"] - few["beyond"]  # what the allocator keeps varies by 20 MB, a copy would be 92 MB
+    assert few["input"] < few["peak"] and grown < (more["input"] - few["input"]) / 3
 
 
 def test_memory_is_asked_of_linux_then_of_resource_then_of_nobody(monkeypatch):
