@@ -14,6 +14,7 @@ import torch
 
 import clipnull
 from clipnull import bench, cli
+from clipnull.commands import executing
 from clipnull.results import name_of
 
 COMMANDS = "run publish seeds student book course goldens execute bench embed paper results"
@@ -34,7 +35,7 @@ def usage_error(capsys, *arguments):
 
 def test_commands_are_these_and_each_has_a_function():
     assert list(cli.parser()[1]) == COMMANDS
-    assert all(callable(getattr(cli, f"_{name}")) for name in COMMANDS)
+    assert all(callable(command.get_default("function")) for command in cli.parser()[1].values())
 
 
 @pytest.mark.parametrize(
@@ -91,7 +92,7 @@ def test_errors_end_with_their_status(monkeypatch, capsys, error, status, line):
     def fail(_):
         raise error
 
-    monkeypatch.setattr(cli, "_course", fail)
+    monkeypatch.setattr(executing, "course", fail)
     before = signal.getsignal(signal.SIGTERM)
     assert cli.main(["course", "x"]) == status
     out, err = capsys.readouterr()
@@ -113,7 +114,7 @@ def test_a_signal_ends_the_program_as_an_exception_and_a_second_one_does_not_dis
                 signal.raise_signal(again)
             cleaned.append(True)
 
-    monkeypatch.setattr(cli, "_course", work)
+    monkeypatch.setattr(executing, "course", work)
     both = (signal.SIGTERM, signal.SIGHUP)
     before = [signal.signal(n, signal.SIG_DFL) for n in both]  # nohup has SIGHUP ignored
     try:
@@ -128,7 +129,7 @@ def test_a_signal_ends_the_program_as_an_exception_and_a_second_one_does_not_dis
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no SIGHUP on this system")
 def test_a_program_that_was_told_to_outlive_its_terminal_does(monkeypatch):
-    monkeypatch.setattr(cli, "_course", lambda _: signal.raise_signal(signal.SIGHUP) or 0)
+    monkeypatch.setattr(executing, "course", lambda _: signal.raise_signal(signal.SIGHUP) or 0)
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
     try:
         assert cli.main(["course", "x"]) == 0
@@ -140,11 +141,11 @@ def test_a_program_that_was_told_to_outlive_its_terminal_does(monkeypatch):
 def test_nothing_is_lost_where_the_terminal_lacks_a_character(what):
     """A bench of minutes ends with a table, which has other signs than ASCII knows, and names of other alphabets."""
     program = (
-        "import sys\nfrom clipnull import cli\n"
+        "import sys\nfrom clipnull import cli\nfrom clipnull.commands import measuring\n"
         "def work(args):\n"
         "    if args.name == 'error': raise ValueError('donn\\xe9es: nothing there \\udcff')\n"
         "    print('\\u03b1 \\xb1 \\u03b2: \\u72d7'); return 0\n"
-        "cli._bench = work\nsys.exit(cli.main(['bench', '--name', sys.argv[1]]))"
+        "measuring.bench = work\nsys.exit(cli.main(['bench', '--name', sys.argv[1]]))"
     )
     ascii = {"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     command = [sys.executable, "-c", program, what]
@@ -156,7 +157,7 @@ def test_nothing_is_lost_where_the_terminal_lacks_a_character(what):
 
 
 def test_an_error_of_ours_is_not_hidden(monkeypatch):
-    monkeypatch.setattr(cli, "_course", lambda _: {}["x"])
+    monkeypatch.setattr(executing, "course", lambda _: {}["x"])
     with pytest.raises(KeyError):
         cli.main(["course", "x"])
 
@@ -193,10 +194,10 @@ def test_python_m_is_the_command_and_starts_without_torch(tmp_path):
 
 def test_sigterm_ends_a_command_in_good_order():
     program = (
-        "import sys, time\nfrom clipnull import cli\n"
+        "import sys, time\nfrom clipnull import cli\nfrom clipnull.commands import executing\n"
         "def wait(_):\n    try:\n        print('here', flush=True)\n        time.sleep(60)\n"
         "    finally:\n        print('cleaned', flush=True)\n"
-        "cli._course = wait\nsys.exit(cli.main(['course', 'x']))"
+        "executing.course = wait\nsys.exit(cli.main(['course', 'x']))"
     )
     process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "here\n"

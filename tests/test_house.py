@@ -28,7 +28,7 @@ course.editions course.exercises.registry course.exercises.spaces course.exercis
 course.exercises course.checking course.panel course.book
 """
 LIBRARY, COURSE = LIBRARY.split(), COURSE.split()
-ORDER = [*LIBRARY, *COURSE, "console", "cli", "__main__"]
+ORDER = [*LIBRARY, *COURSE, "console", "commands.executing", "commands.measuring", "commands", "cli", "__main__"]
 HEAVY = ["torch", "open_clip", "IPython", "seaborn", "matplotlib", "sklearn"]
 
 

@@ -1,0 +1,118 @@
+"""The commands that measure: a model on pictures, every request and method, and the tables made of it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+from ..errors import names, one_of
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """Put the parsers of these commands among those of `clipnull`."""
+    for name, function, text in (
+        ("bench", bench, "every request x every method on a data set"),
+        ("embed", embed, "write what a model makes of pictures and names into one file, for machines without it"),
+        ("paper", paper, "embed and bench several models and folders, beside the paper's two figures"),
+        ("results", results, "write the tables of RESULTS.md from what was measured"),
+    ):
+        commands.add_parser(name, help=text, description=text).set_defaults(function=function)
+    of = commands.choices
+    of["bench"].add_argument(
+        "data",
+        nargs="?",
+        metavar="DATA",
+        help="folder <domain>/<class>/*, or FILE.npz of embeddings, in place of a model too [the embedded miniworld]",
+    )
+    of["bench"].add_argument("--model", default="miniclip", help="of open_clip [the embedded miniclip]")
+    of["bench"].add_argument("--pretrained", metavar="TAG", help="its weights")
+    for command in (of["bench"], of["paper"]):
+        command.add_argument("--methods", nargs="+", metavar="METHOD", help="[all]")
+        command.add_argument("--paradigms", nargs="+", metavar="PARADIGM", help="global, selective, complete [all]")
+    of["bench"].add_argument("--prompts", default="free", help="those of the table: free, domain or build [free]")
+    of["bench"].add_argument("--json", type=Path, metavar="FILE", help="write all rows there, for `clipnull results`")
+    of["bench"].add_argument("--name", help="of the pictures, as results tell it [that of the folder]")
+    of["bench"].add_argument("--speed", action="store_true", help="time the closed form instead")
+    of["embed"].add_argument("data", metavar="DATA", help="folder <domain>/<class>/*")
+    of["embed"].add_argument("--model", required=True, help="of open_clip, or miniclip")
+    of["embed"].add_argument("--pretrained", metavar="TAG", help="its weights")
+    of["embed"].add_argument(
+        "--out", type=Path, required=True, metavar="FILE.npz", help="the file; goes on where it stopped"
+    )
+    of["embed"].add_argument(
+        "--other", type=Path, metavar="FOLDER", help="unrelated pictures, to measure collateral damage"
+    )
+    of["paper"].add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="<domain>/<class>/*, such as PACS")
+    of["paper"].add_argument("--models", nargs="+", default=["ViT-B-16", "ViT-L-14"], help="[ViT-B-16 ViT-L-14]")
+    of["paper"].add_argument("--pretrained", metavar="TAG", default="openai", help="their weights [openai]")
+    of["paper"].add_argument("--untrained", dest="pretrained", action="store_const", const=None, help="random weights")
+    of["paper"].add_argument(
+        "--out", type=Path, default=Path("build/paper"), help="goes on where it stopped [build/paper]"
+    )
+    of["paper"].add_argument("--most", type=int, metavar="N", help="only N pictures of each class in each domain [all]")
+    for command in (of["embed"], of["paper"]):
+        command.add_argument("--no-prototypes", action="store_true", help="synthesize none: minutes in place of hours")
+    of["results"].add_argument(
+        "files", nargs="*", type=Path, metavar="JSON", help="what `clipnull bench --json` has written"
+    )
+    of["results"].add_argument("--picture", action="store_true", help="draw the picture of the README anew, too")
+
+
+def bench(args: argparse.Namespace) -> int:
+    from .. import bench
+    from ..data import load_images
+    from ..files import write_text
+    from ..methods import METHODS
+    from ..models import load
+    from ..results import name_of
+    from ..stored import is_stored
+    from ..wording import PROMPTS
+
+    if args.json and (args.json.is_dir() or not os.access(args.json.parent, os.W_OK)):
+        raise ValueError(f"json: {str(args.json)!r} cannot be written; expected a file in a folder that can be")
+    if args.speed:
+        from .. import speed
+
+        found = {"kind": "speed", "name": "speed"} | speed.measure()
+        text = speed.report(found)
+    else:
+        methods = names("methods", args.methods or list(METHODS), list(METHODS))
+        paradigms = names("paradigms", args.paradigms or bench.PARADIGMS, bench.PARADIGMS)
+        one_of("prompts", args.prompts, PROMPTS)
+        images = load_images(args.data)
+        clip = load(args.data if is_stored(args.data) else args.model, args.pretrained)
+        rows = bench.sweep(clip, images, methods, paradigms)
+        found = bench.document(clip, images, args.name or name_of(args.data), rows, paradigms)
+        text = bench.table(found["summary"], bench.every_request(images, paradigms), args.prompts)
+    if args.json:
+        write_text(args.json, json.dumps(found, indent=1, allow_nan=False) + "\n")
+    print(text)
+    return 0
+
+
+def embed(args: argparse.Namespace) -> int:
+    from ..data import load_images
+    from ..models import load
+    from ..storing import store
+
+    images = load_images(args.data)
+    clip = load(args.model, args.pretrained)
+    print(f"written: {store(clip, images, args.out, args.other, not args.no_prototypes)}")
+    return 0
+
+
+def paper(args: argparse.Namespace) -> int:
+    from ..paper import measure
+
+    chosen = args.out, args.methods, args.paradigms, args.most, not args.no_prototypes
+    print(f"written: {measure(args.folders, args.models, args.pretrained, *chosen)}")
+    return 0
+
+
+def results(args: argparse.Namespace) -> int:
+    from ..results import picture, write
+
+    print("written:", *write(args.files), *([picture()] if args.picture else []))
+    return 0
