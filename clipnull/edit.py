@@ -1,4 +1,4 @@
-"""An edit of the joint space, kept as two thin factors: transform embeddings, apply, take back, save, load."""
+"""An edit of the joint space, kept as two thin factors: edit embeddings, apply, take back, save, load."""
 
 import hashlib
 import warnings
@@ -44,6 +44,8 @@ class Edit:
         on the bare model, and goes with other such edits in any order.
     threshold : (r,), optional
         With neither bias nor gate.
+    mean_text : (d,), optional
+        The mean text embedding of the vocabulary: an index of pictures of the same model leans to it.
 
     Raises
     ------
@@ -56,7 +58,7 @@ class Edit:
     >>> import clipnull as cn, torch
     >>> u = torch.tensor([[1.0], [0.0], [0.0]], dtype=torch.float64)
     >>> edit = cn.Edit(u, u, "by hand")
-    >>> edit.transform(torch.tensor([[3.0, 2.0, 1.0]]))
+    >>> edit.images(torch.tensor([[3.0, 2.0, 1.0]]))
     tensor([[0., 2., 1.]])
     >>> edit.rank, edit.linear
     (1, True)
@@ -73,6 +75,7 @@ class Edit:
     model: str = ""
     after: str = ""
     threshold: Tensor | None = field(default=None, repr=False)
+    mean_text: Tensor | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.left.ndim != 2 or self.left.shape != self.right.shape:
@@ -85,8 +88,9 @@ class Edit:
                 f"left, right: NaN, infinite or too large values, {self.left.dtype} and {self.right.dtype}, d = {d}; "
                 f"expected finite factors of one floating type, up to {LARGEST:g}, and d at least 1"
             )
-        if self.bias is not None and (self.bias.shape != (d,) or not is_sound(self.bias)):
-            raise ValueError(f"bias: shape {tuple(self.bias.shape)} or values not valid; expected finite ({d},)")
+        for name, value in (("bias", self.bias), ("mean_text", self.mean_text)):
+            if value is not None and (value.shape != (d,) or not is_sound(value)):
+                raise ValueError(f"{name}: shape {tuple(value.shape)} or values not valid; expected finite ({d},)")
         if self.threshold is not None and (
             self.threshold.shape != (r,) or not is_sound(self.threshold) or self.gate or self.bias is not None
         ):
@@ -120,10 +124,13 @@ class Edit:
             raise ValueError(f"edit: one of form {self.form!r} is no single matrix; expected a linear one")
         return torch.eye(len(self.left), dtype=self.left.dtype) - self.left @ self.right.T
 
-    def transform(self, z: Tensor) -> Tensor:
-        """Edited embeddings, computed in float64 and cast back: (n, d) -> (n, d). They are not normalised.
+    def images(self, z: Tensor) -> Tensor:
+        """Edited embeddings of pictures, (n, d) -> (n, d): computed in float64 and cast back. They are not normalised.
 
-        ROWS of them at a time, so that nothing but the result grows with n.
+        ROWS of them at a time, so that nothing but the result grows with n. Where queries are edited in place of the
+        pictures (`queries`), all inner products are the same. Cosines are not: an edited unit row is as long as
+        1 - m to 1 + m, m = |images(z) - z|, so a cosine is the inner product divided by a number in that range. The
+        order of two pictures can change only if one score is less than (1 + m) / (1 - m) times the other.
         """
         if z.ndim != 2 or z.shape[1] != len(self.left):
             raise ValueError(f"z: shape {tuple(z.shape)} is not valid; expected (n, {len(self.left)})")
@@ -131,6 +138,31 @@ class Edit:
         for first in range(0, len(z), ROWS):
             edited[first : first + ROWS] = layer(z[first : first + ROWS])
         return edited
+
+    def transform(self, z: Tensor) -> Tensor:
+        """The former name of `images`."""
+        return self.images(z)
+
+    def queries(self, t: Tensor) -> Tensor:
+        """Edited embeddings of queries for an index that stays as it is: t -> t P^T, (n, d) or (d,). Not normalised.
+
+        <z P, t> = <z, t P^T>: each picture z scores as it would if `images` had edited it and nothing were normalised
+        after. `images` says how far the cosine with a normalised edited picture is from that.
+
+        Raises ValueError for an edit that is more than one matrix: it depends on the picture, which a query lacks.
+        """
+        if not self.linear or self.bias is not None:
+            why = (
+                f"one of form {self.form!r} decides for each picture anew, and a query holds none"
+                if self.bias is None
+                else "its bias adds <bias, t> to every score, which no other query does"
+            )
+            raise ValueError(f"edit: {why}; expected a linear one without bias, or an index edited by `images`")
+        if t.ndim not in (1, 2) or t.shape[-1] != len(self.left):
+            raise ValueError(f"t: shape {tuple(t.shape)} is not valid; expected (n, {len(self.left)}) or one row of it")
+        wide = t.double()
+        left, right = self.left.to(wide), self.right.to(wide)
+        return (wide - (wide @ right) @ left.T).to(t.dtype)
 
     def layer(self, dtype: torch.dtype = torch.float32) -> EditLayer:
         """The edit as a module, (n, d) -> (n, d), which computes in `dtype`."""
@@ -200,9 +232,10 @@ class Edit:
         Raises ValueError for other ones, and OSError if the file cannot be written; then nothing is.
         """
         request = self.request.as_dict() if hasattr(self.request, "as_dict") else self.request
+        mean = {} if self.mean_text is None else {"mean_text": self.mean_text.float().cpu().contiguous()}
         return patches.write(
             path,
-            self.tensors(),
+            self.tensors() | mean,
             request,
             self.settings,
             method=self.method,
@@ -234,7 +267,7 @@ class Edit:
         return edit
 
     def tensors(self) -> dict[str, Tensor]:
-        """What is saved: float32 and bool; `right` is left out where it equals `left`."""
+        """What acts, as it is saved: float32 and bool; `right` is left out where it equals `left`."""
         named = {"left": self.left, "right": self.right, "bias": self.bias, "threshold": self.threshold}
         if self.gate:
             named |= {f"gate.{name}": value for name, value in vars(self.gate).items()}

@@ -273,6 +273,6 @@ def _renamed(clip: Clip, after: Clip, images: Images, request: Forget) -> Tensor
         return None
 
     def through(edited: Clip) -> Tensor:
-        return others.answers(lambda z: reduce(lambda x, edit: edit.transform(x), edited.edits, z))
+        return others.answers(lambda z: reduce(lambda x, edit: edit.images(x), edited.edits, z))
 
     return through(after) != through(clip)

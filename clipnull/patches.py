@@ -30,6 +30,7 @@ RANKS = {
     "right": 2,
     "bias": 1,
     "threshold": 1,
+    "mean_text": 1,
     "gate.domains": 2,
     "gate.open": 2,
     "gate.replaced": 1,

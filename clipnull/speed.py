@@ -86,7 +86,7 @@ def answer() -> float:
     mask[0, 0] = True
 
     def matrix(method: str) -> Tensor:
-        return accuracy_matrix(classify(solve(cells, mask, method).transform(z), classifiers, images.domains), images)
+        return accuracy_matrix(classify(solve(cells, mask, method).images(z), classifiers, images.domains), images)
 
     return max(least_seconds(partial(matrix, method), patience=0.5) for method in METHODS)
 

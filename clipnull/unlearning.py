@@ -82,7 +82,7 @@ def embed_vocabulary(
         raise ValueError(f"prototypes: less than two in {', '.join(few)}; expected two or more in each domain")
     v = made.embeddings.flatten(0, 1)
     for edit in clip.edits:
-        v = edit.transform(v)
+        v = edit.images(v)
     return Cells(texts, carried(texts, F.normalize(v, dim=-1).view_as(texts), made.mask), domains, common, mean)
 
 
@@ -209,4 +209,5 @@ def unlearn(
     cells = embed_vocabulary(clip, vocabulary, prototypes, mean)
     warn_of_alike(cells, mask, vocabulary)
     edit = solve(cells, mask, method, **settings)
-    return replace(edit, request=request, fingerprint=clip.fingerprint, model=clip.name, after=history(clip.edits))
+    told = {"fingerprint": clip.fingerprint, "model": clip.name, "after": history(clip.edits)}
+    return replace(edit, request=request, mean_text=cells.texts.mean((0, 1)), **told)

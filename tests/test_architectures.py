@@ -174,10 +174,10 @@ def test_a_fused_edit_is_exact(name, quick):
         stock = open_clip.create_model(f"local-dir:{fuse(edit.apply(clip), Path(folder, 'fused'))}").eval()
         with torch.inference_mode():
             got = stock.encode_image(pixels, normalize=True)
-        torch.testing.assert_close(got, F.normalize(edit.transform(z), dim=-1), atol=1e-5, rtol=0)
+        torch.testing.assert_close(got, F.normalize(edit.images(z), dim=-1), atol=1e-5, rtol=0)
 
         clip.model.bfloat16()
-        expected = F.normalize(edit.transform(clip.embed_pixels(pixels)), dim=-1)
+        expected = F.normalize(edit.images(clip.embed_pixels(pixels)), dim=-1)
         got = F.normalize(edit.apply(clip).embed_pixels(pixels), dim=-1)
         torch.testing.assert_close(got, expected, atol=1e-2, rtol=0)
 
@@ -238,7 +238,7 @@ def test_a_text_tower_of_transformers_comes_through(name, kind, quick, monkeypat
     with torch.inference_mode():
         torch.testing.assert_close(stock.encode_text(texts), clip.model.encode_text(texts))
         got = stock.encode_image(pixels, normalize=True)
-    expected = F.normalize(edit.transform(clip.embed_pixels(pixels)), dim=-1)
+    expected = F.normalize(edit.images(clip.embed_pixels(pixels)), dim=-1)
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)
 
 

@@ -32,7 +32,7 @@ def features(clip, corner):
 @pytest.fixture
 def quick(features, monkeypatch):
     """Embeddings are edited, not made anew by the edited model, and nothing is probed."""
-    monkeypatch.setattr(cards, "embed", lambda clip, corner: reduce(lambda z, e: e.transform(z), clip.edits, features))
+    monkeypatch.setattr(cards, "embed", lambda clip, corner: reduce(lambda z, e: e.images(z), clip.edits, features))
     monkeypatch.setattr(cards, "features_before_projection", lambda *_: features)
     monkeypatch.setattr(cards, "linear_probe", lambda *_: Probe(torch.zeros(1), 0.5, 0.5))
 
@@ -97,7 +97,7 @@ def test_its_figures_are_those_of_compare(text, selective, clip, corner, feature
 
 
 def test_the_worst_cells_are_the_worst(text, selective, clip, corner, features):
-    both = features, selective.transform(features)
+    both = features, selective.images(features)
     result = cn.compare(clip, selective.apply(clip), corner, selective.request, features=both)
     drop, rows = 100 * (result.before - result.after), table(text, "Whom it hurts")
     found = [100 * (int(before) - int(after)) / int(n) for _, n, before, after in rows]

@@ -38,7 +38,7 @@ def test_a_gate_leaves_what_it_is_not_open_for_bit_identical(seed, dtype):
     edit, z = gated(16, seed), random(40, 16, seed=seed + 9).to(dtype)
     z[0] = -0.0
     k = (F.normalize(z.double(), dim=-1) @ edit.gate.domains.T).argmax(1)
-    out = edit.transform(z)
+    out = edit.images(z)
     closed = ~edit.gate.open.any(1)[k] & ~edit.gate.replaced[k]
     assert torch.equal(out[closed].view(torch.uint8), z[closed].view(torch.uint8))
     assert (out[edit.gate.replaced[k]] == edit.gate.average.to(dtype)).all()
@@ -51,13 +51,54 @@ def test_a_gate_leaves_what_it_is_not_open_for_bit_identical(seed, dtype):
 def test_the_offset_is_a_threshold(seed):
     edit, z = gated(16, seed), random(20, 16, seed=seed + 9)
     never = replace(edit, gate=replace(edit.gate, offset=torch.tensor([-9.0, -9, -9, -9, 9])))
-    assert torch.equal(never.transform(z), z)
+    assert torch.equal(never.images(z), z)
 
 
 @given(seeds, st.integers(1, 5))
 def test_a_linear_edit_is_its_matrix(seed, n):
     edit, z = plain(16, seed, bias=random(16, seed=seed + 1).double()), random(n, 16, seed=seed + 2).double()
-    torch.testing.assert_close(edit.transform(z), z @ edit.matrix() + edit.bias)
+    torch.testing.assert_close(edit.images(z), z @ edit.matrix() + edit.bias)
+
+
+@given(seeds, st.integers(1, 5), st.sampled_from([torch.float64, torch.float32, torch.float16]))
+def test_a_query_is_edited_in_place_of_the_pictures(seed, n, dtype):
+    edit, z, t = plain(16, seed), random(n, 16, seed=seed + 2).to(dtype), random(4, 16, seed=seed + 3).to(dtype)
+    moved = edit.queries(t)
+    scale = 1 + edit.left.norm() * edit.right.norm()
+    rounding = 20 * torch.finfo(dtype).eps * z.double().norm(dim=1)[:, None] * t.double().norm(dim=1) * scale
+    assert ((edit.images(z).double() @ t.double().T - z.double() @ moved.double().T).abs() <= rounding).all()
+    torch.testing.assert_close(edit.queries(t[0]), moved[0])
+
+
+@given(seeds, st.floats(0.01, 1.0))
+def test_only_the_length_of_pictures_differs_between_the_two_sides(seed, size):
+    """The bound in the docstring of `images`, and what it says of the order of pictures."""
+    edit, z = plain(16, seed), F.normalize(random(30, 16, seed=seed + 2).double(), dim=1)
+    edit = replace(edit, left=size * edit.left)
+    t = random(16, seed=seed + 3).double()
+    moved, scores = edit.images(z), z @ edit.queries(t)
+    lengths, m = moved.norm(dim=1), (moved - z).norm(dim=1)
+    assert ((lengths >= 1 - m - 1e-9) & (lengths <= 1 + m + 1e-9)).all()
+    torch.testing.assert_close(F.normalize(moved, dim=1) @ t, scores / lengths)
+    if (most := float(m.max())) < 1:
+        high = scores[scores > 0].sort(descending=True).values
+        apart = high[:-1] > high[1:] * (1 + most) / (1 - most)
+        cosines = (F.normalize(moved, dim=1) @ t)[scores.argsort(descending=True)][: len(high)]
+        assert (cosines[:-1] > cosines[1:])[apart].all()
+
+
+def test_what_cannot_be_done_to_a_query_is_said():
+    wide = plain(16)
+    t = torch.zeros(2, 16)
+    for edit, why in (
+        (gated(16), "'module' decides for each picture"),
+        (replace(wide, threshold=torch.ones(wide.rank).double()), "'layer' decides for each picture"),
+        (replace(wide, bias=torch.ones(16).double()), "its bias adds"),
+    ):
+        with pytest.raises(ValueError, match=f"edit: .*{why}.*; expected a linear one without bias"):
+            edit.queries(t)
+    with pytest.raises(ValueError, match=r"t: shape \(2, 15\) is not valid; expected \(n, 16\)"):
+        wide.queries(torch.zeros(2, 15))
 
 
 @given(seeds, st.floats(-3, 3), st.integers(1, 6), st.integers(1, 6))
@@ -78,7 +119,7 @@ def test_ten_edits_and_more_in_sequence(clip):
     edits = [plain(clip.width, seed, fingerprint=clip.fingerprint) for seed in range(12)]
     after, expected = clip, clip.embed_pixels(x)
     for edit in edits:
-        after, expected = edit.apply(after), edit.transform(expected)
+        after, expected = edit.apply(after), edit.images(expected)
     assert after.edits == tuple(edits) and after.base is clip and after.fingerprint == clip.fingerprint
     torch.testing.assert_close(after.embed_pixels(x), expected, atol=2e-4, rtol=1e-4)
     backwards = clip
@@ -131,7 +172,7 @@ def test_sequences_of_linear_and_gated_edits_are_exact(clip):
         after, expected = clip, clip.embed_pixels(x)
         for seed, make in enumerate(makers):
             edit = make(clip.width, seed)
-            after, expected = edit.apply(after), edit.transform(expected)
+            after, expected = edit.apply(after), edit.images(expected)
         torch.testing.assert_close(after.embed_pixels(x), expected, atol=1e-3, rtol=1e-4)
         assert after.model.state_dict().keys() == clip.model.state_dict().keys()
 
@@ -155,7 +196,7 @@ def test_half_precision(small, config, precision, make):
     edit, x = make(clip.width), pixels(clip)
     z, got = clip.embed_pixels(x), edit.apply(clip).embed_pixels(x)
     assert edit.apply(clip).weights.dtype == clip.weights.dtype != torch.float32
-    torch.testing.assert_close(F.normalize(got, dim=-1), F.normalize(edit.transform(z), dim=-1), atol=1e-2, rtol=0)
+    torch.testing.assert_close(F.normalize(got, dim=-1), F.normalize(edit.images(z), dim=-1), atol=1e-2, rtol=0)
 
 
 @pytest.mark.parametrize("make", [plain, gated])
@@ -166,7 +207,7 @@ def test_towers_of_other_kinds(small, config, make):
     clip = small(config)
     edit, x = make(clip.width), pixels(clip)
     z, after = clip.embed_pixels(x), edit.apply(clip)
-    torch.testing.assert_close(after.embed_pixels(x), edit.transform(z), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(after.embed_pixels(x), edit.images(z), atol=1e-5, rtol=1e-4)
     texts = ["a dog", "a house"]
     if config is COCA:
         assert torch.equal(after.model._encode_image(x)[1], clip.model._encode_image(x)[1])  # the tokens stay
@@ -186,7 +227,7 @@ def test_compiled_models(small, make, whole):
     compiled = replace(clip, model=model)
     assert compiled.fingerprint == clip.fingerprint
     edit = make(clip.width, fingerprint=clip.fingerprint)
-    expected = edit.transform(clip.embed_pixels(x))
+    expected = edit.images(clip.embed_pixels(x))
     torch.testing.assert_close(edit.apply(compiled).embed_pixels(x), expected, atol=1e-5, rtol=1e-4)
     after = edit.apply(clip)
     after.model.visual = torch.compile(after.model.visual, backend="eager")  # and the other way round
@@ -200,15 +241,15 @@ def test_models_on_cuda(small, make):
     clip = replace(clip, model=copy.deepcopy(clip.model).cuda())
     edit, x = make(clip.width), pixels(clip)
     z, after = clip.embed_pixels(x), edit.apply(clip)
-    torch.testing.assert_close(after.embed_pixels(x), edit.transform(z), atol=1e-4, rtol=1e-3)
-    assert edit.transform(z.cuda()).is_cuda
+    torch.testing.assert_close(after.embed_pixels(x), edit.images(z), atol=1e-4, rtol=1e-3)
+    assert edit.images(z.cuda()).is_cuda
 
 
 def test_a_bias_without_a_place_runs_behind_the_tower(small):
     clip = small(VIT)
     edit, x = plain(clip.width, bias=random(clip.width).double()), pixels(clip)
     torch.testing.assert_close(
-        edit.apply(clip).embed_pixels(x), edit.transform(clip.embed_pixels(x)), atol=1e-5, rtol=1e-4
+        edit.apply(clip).embed_pixels(x), edit.images(clip.embed_pixels(x)), atol=1e-5, rtol=1e-4
     )
 
 
@@ -239,7 +280,7 @@ def test_what_is_saved_comes_back(clip, make, tmp_path):
         getattr(edit, f) for f in ("method", "settings", "fingerprint", "model", "linear")
     ]
     z = random(20, clip.width)
-    torch.testing.assert_close(back.transform(z), edit.transform(z), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(back.images(z), edit.images(z), atol=1e-4, rtol=1e-4)
     assert Edit.load(back.save(tmp_path / "again.safetensors")).same(back)
     Edit.load(path, back.apply(clip))  # an edited model has the same fingerprint
 
@@ -598,7 +639,7 @@ def test_bad_edits_are_refused():
     with pytest.raises(ValueError, match="one of form 'module' is no single matrix"):
         gated(16).matrix()
     with pytest.raises(ValueError, match=r"z: shape \(2, 15\) is not valid; expected \(n, 16\)"):
-        plain(16).transform(torch.zeros(2, 15))
+        plain(16).images(torch.zeros(2, 15))
 
 
 def test_validate_for_says_whether_an_edit_was_made_for_a_model(clip, small):

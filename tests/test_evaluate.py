@@ -139,14 +139,14 @@ def forgetting_a_class(clip, images, z, edit, z_after, projection):
     assert other.rates["forgetting_rate"] < 0.3  # the request, not the edit, makes the mask
     random_ = projection(random(edit.rank, clip.width), energy=1.0)
     assert random_.rank == edit.rank
-    features = (z, random_.transform(z))
+    features = (z, random_.images(z))
     assert cn.compare(clip, clip, images, request, features=features).rates["forgetting_rate"] < 0.2
 
 
 @pytest.mark.slow
 def test_forgetting_a_class_on_pictures(clip, images, z, cells, projection):
     edit = cn.solve(cells, cn.Forget(["car"]).mask(images.vocabulary), "nullspace")
-    forgetting_a_class(clip, images, z, edit, edit.transform(z), projection)
+    forgetting_a_class(clip, images, z, edit, edit.images(z), projection)
 
 
 @pytest.mark.slow
@@ -180,14 +180,14 @@ def test_rows_are_edited_and_classified_some_at_a_time_with_the_same_result(kind
     sizes = []
     for module in (evaluate, edit_module):
         monkeypatch.setattr(module, "ROWS", 7)
-    torch.testing.assert_close(edit.transform(z), whole, equal_nan=True, atol=1e-6, rtol=1e-6)
-    assert edit.transform(z).dtype == z.dtype and edit.transform(z.double()).dtype == torch.float64
+    torch.testing.assert_close(edit.images(z), whole, equal_nan=True, atol=1e-6, rtol=1e-6)
+    assert edit.images(z).dtype == z.dtype and edit.images(z.double()).dtype == torch.float64
     for classifiers in (F.normalize(random(4, 8), dim=-1), F.normalize(random(3, 4, 8), dim=-1)):
-        change = lambda rows: sizes.append(len(rows)) or edit.transform(rows)  # noqa: E731
+        change = lambda rows: sizes.append(len(rows)) or edit.images(rows)  # noqa: E731
         found = classify(z, classifiers, domains, change)
         scores = torch.einsum("nd,ncd->nc", whole, classifiers.expand(3, 4, 8)[domains])
         assert found.tolist() == [-1 if i in (5, 6, 22) else int(scores[i].argmax()) for i in range(n)]
-        assert torch.equal(found, classify(edit.transform(z), classifiers, domains))
+        assert torch.equal(found, classify(edit.images(z), classifiers, domains))
     assert max(sizes, default=0) <= 7 and sum(sizes) == 2 * n
 
 
@@ -201,7 +201,7 @@ def test_the_row_that_is_infinite_is_named_by_its_place_among_all(monkeypatch):
 def test_a_gradient_goes_through_the_rows(monkeypatch):
     monkeypatch.setattr(edit_module, "ROWS", 2)
     z = random(5, 8).requires_grad_()
-    EDITS["linear"].transform(z).sum().backward()
+    EDITS["linear"].images(z).sum().backward()
     torch.testing.assert_close(z.grad, EDITS["linear"].matrix().sum(1).float().expand(5, 8), atol=1e-5, rtol=1e-5)
 
 
@@ -237,7 +237,7 @@ def test_broken_pictures_count_neither_before_nor_after(clip, corner):
     few = corner.select(domains=["photo"])
     z = cn.embed(clip, few)
     edit, request = plain(clip.width), cn.Forget(["bird"])
-    after, z_after = edit.apply(clip), edit.transform(z)
+    after, z_after = edit.apply(clip), edit.images(z)
     hurt, hurt_after, keep = z.clone(), z_after.clone(), torch.ones(len(few), dtype=torch.bool)
     hurt[1], hurt_after[4], keep[[1, 4]] = NAN, NAN, False
     result = cn.compare(clip, after, few, request, features=(hurt, hurt_after))
@@ -251,7 +251,7 @@ def test_broken_pictures_count_neither_before_nor_after(clip, corner):
 def test_no_edit_makes_an_answer_of_nan(make):
     z = random(4, 24)
     z[2] = NAN
-    assert make(24).transform(z).isnan().any(1).tolist() == [False, False, True, False]
+    assert make(24).images(z).isnan().any(1).tolist() == [False, False, True, False]
 
 
 def test_predictions_are_the_largest_scores(clip, corner):

@@ -31,7 +31,7 @@ def test_what_is_fused_is_the_edited_model(which, clip, small, tmp_path):
     folder = fuse(after, tmp_path / "new" / "fused")
     assert {"open_clip_config.json", "open_clip_model.safetensors"} <= {file.name for file in folder.iterdir()}
     again, x = cn.load(f"local-dir:{folder}", device="cpu"), pixels(clip)
-    expected = edits[1].transform(edits[0].transform(clip.embed_pixels(x)))
+    expected = edits[1].images(edits[0].images(clip.embed_pixels(x)))
     torch.testing.assert_close(again.embed_pixels(x), expected, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(again.embed_pixels(x), after.embed_pixels(x), atol=1e-5, rtol=1e-5)
     assert torch.equal(again.embed_texts(["a dog"]), clip.embed_texts(["a dog"]))
@@ -58,7 +58,7 @@ def test_stock_open_clip_loads_what_is_fused(clip, small, tmp_path):
     torch.save(x, tmp_path / "pixels")
     got = stock(STOCK, tmp_path / "pixels", *(fuse(after, folder) for folder, (_, _, after) in made.items()))
     for found, (folder, (model, edits, _)) in zip(got, made.items(), strict=True):
-        expected = edits[1].transform(edits[0].transform(model.embed_pixels(x[folder])))
+        expected = edits[1].images(edits[0].images(model.embed_pixels(x[folder])))
         found = found[:, : model.width]
         torch.testing.assert_close(found[:-1], F.normalize(expected, dim=-1), atol=1e-5, rtol=0)
         torch.testing.assert_close(found[-1:], model.embed_texts(["a dog"]), atol=1e-5, rtol=0)
@@ -102,7 +102,7 @@ def cut(features, threshold=0.5):
 @pytest.mark.parametrize("first", [False, True], ids=["alone", "after a matrix"])
 def test_a_hidden_layer_goes_into_a_stock_checkpoint(clip, images, z, first, tmp_path):
     before = plain(clip.width, 3).apply(clip) if first else clip
-    features = plain(clip.width, 3).transform(z) if first else z
+    features = plain(clip.width, 3).images(z) if first else z
     edit = cut(features)
     folder = fuse(edit.apply(before), tmp_path / "fused")
     vision = json.loads((folder / "open_clip_config.json").read_text())["model_cfg"]["vision_cfg"]
@@ -110,8 +110,8 @@ def test_a_hidden_layer_goes_into_a_stock_checkpoint(clip, images, z, first, tmp
     again = cn.load(f"local-dir:{folder}", device="cpu")
     fires = (features.double() @ edit.left > edit.threshold * features.double().norm(dim=1, keepdim=True)).any(1)
     assert 0.2 < fires.double().mean() < 0.9
-    cosine = F.cosine_similarity(cn.embed(again, images), edit.transform(features))
-    moved = F.cosine_similarity(features, edit.transform(features))[fires]
+    cosine = F.cosine_similarity(cn.embed(again, images), edit.images(features))
+    moved = F.cosine_similarity(features, edit.images(features))[fires]
     assert cosine.mean() > 0.999 and cosine.min() > 0.97 and moved.mean() < 0.95  # so it is more than the identity
 
 
@@ -119,7 +119,7 @@ def test_an_edit_by_neuron_answers_alike_in_a_stock_checkpoint(clip, images, z, 
     request = cn.Forget(["dog"], ["line"]) | cn.Forget(["house"])
     edit = cn.unlearn(clip, request, images.vocabulary, "neuron", prototypes=False)
     again = cn.load(f"local-dir:{fuse(edit.apply(clip), tmp_path)}", device="cpu")
-    answers = [predict(m, images, features=x) for m, x in ((clip, edit.transform(z)), (again, cn.embed(again, images)))]
+    answers = [predict(m, images, features=x) for m, x in ((clip, edit.images(z)), (again, cn.embed(again, images)))]
     assert (answers[0] == answers[1]).double().mean() > 0.98
 
 

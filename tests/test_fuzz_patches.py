@@ -107,7 +107,7 @@ def assert_sound(edit):
         assert all((mask.view(torch.uint8) <= 1).all() for mask in (edit.gate.open, edit.gate.replaced))
     assert all(value.dtype == torch.float64 and (value.abs() <= LARGEST).all() for value in floating)
     z = random(5, d)
-    assert torch.isfinite(edit.transform(z)).all() and torch.isfinite(edit.layer()(1e3 * z)).all()
+    assert torch.isfinite(edit.images(z)).all() and torch.isfinite(edit.layer()(1e3 * z)).all()
     if edit.request is not None:
         assert str(Forget.from_dict(edit.request))
     assert all(isinstance(v, bool | int | float | str | None) for v in edit.settings.values())

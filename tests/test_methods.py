@@ -182,7 +182,7 @@ def test_ridge_minimises_what_it_says(seed, lam, mu, center):
 def test_oblique_moves_kept_scores_within_its_bound(seed, mask):
     cells = random_cells(seed)
     edit, w, z = cn.solve(cells, mask, "oblique"), cells.classifier, noise(seed + 9, 20, 24)
-    moved = (edit.transform(z) - z) @ w.T
+    moved = (edit.images(z) - z) @ w.T
     torch.testing.assert_close(moved, -(z @ edit.left) @ (edit.right.T @ w.T))
     if not mask.all(0).any():  # no decoy: what forgotten classes lose in lead is what is read
         classes = mask.any(1).nonzero()[:, 0]
@@ -232,7 +232,7 @@ def test_a_detector_is_one_on_its_cells_and_low_elsewhere(seed):
 def test_neuron_is_the_identity_where_its_units_are_silent_and_bounded_where_they_fire(seed, mask):
     cells = random_cells(seed)
     edit, z = cn.solve(cells, mask, "neuron"), noise(seed + 9, 60, 24).float()
-    after, wide = edit.transform(z), z.double()
+    after, wide = edit.images(z), z.double()
     fire = (wide @ edit.left - edit.threshold * wide.norm(dim=1, keepdim=True)).relu()
     silent = (fire == 0).all(1)
     assert torch.equal(after[silent], z[silent]) and edit.form == "layer" and not edit.linear
@@ -247,7 +247,7 @@ def test_neuron_takes_the_cell_and_spares_its_siblings():
     edit = cn.solve(cells, mask, "neuron")
     before, after = (
         (x @ cells.classifier.T).argmax(-1)
-        for x in (cells.pictures, edit.transform(cells.pictures.flatten(0, 1)).view_as(cells.pictures))
+        for x in (cells.pictures, edit.images(cells.pictures.flatten(0, 1)).view_as(cells.pictures))
     )
     assert before[2].tolist() == [2, 2, 2] and after[2, 0] != 2 and after[2, 1:].tolist() == [2, 2]
     assert torch.equal(after[~mask], before[~mask])
@@ -260,7 +260,7 @@ def test_neuron_takes_the_cell_and_spares_its_siblings():
 def test_gated_is_the_identity_where_its_gate_is_shut(seed, mask):
     cells = random_cells(seed)
     edit, z = cn.solve(cells, mask, "gated"), noise(seed + 9, 60, 24).float()
-    after = edit.transform(z)
+    after = edit.images(z)
     domain = (F.normalize(z.double(), dim=1) @ cells.styles.T - cells.styles @ cells.origin).argmax(1)
     whole = mask.all(0)
     leads = z.double() @ cells.leads.T > 0  # five classes: too few to speak of a spread
@@ -286,7 +286,7 @@ def test_gated_leaves_alone_what_does_not_stand_out():
     edit, z = cn.solve(cells, mask, "gated", deviations=1.0), noise(5, 300, 48)
     leads = z @ cells.leads.T
     out = leads[:, 3] > leads.std(1)
-    assert 20 < out.sum() < 100 and torch.equal((edit.transform(z) != z).any(1), out)
+    assert 20 < out.sum() < 100 and torch.equal((edit.images(z) != z).any(1), out)
 
 
 # --- cells
@@ -561,4 +561,4 @@ def test_every_method_answers_every_mask(seed, mask):
     cells = random_cells(seed)
     for name in NAMES:
         edit = cn.solve(cells, mask, name)
-        assert torch.isfinite(edit.transform(noise(seed + 9, 5, 24))).all()
+        assert torch.isfinite(edit.images(noise(seed + 9, 5, 24))).all()

@@ -82,7 +82,7 @@ def test_an_edit_is_exact_on_a_real_architecture():
     clip = cn.load("RN50", device="cpu")  # the one whose weights bypass the module's forward
     edit, pixels = plain(clip.width), random(2, 3, clip.image_size, clip.image_size, seed=1)
     torch.nn.init.normal_(clip.model.visual.attnpool.c_proj.bias)
-    expected = F.normalize(edit.transform(clip.embed_pixels(pixels)), dim=-1)
+    expected = F.normalize(edit.images(clip.embed_pixels(pixels)), dim=-1)
     got = F.normalize(edit.apply(clip).embed_pixels(pixels), dim=-1)
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)
 

@@ -41,7 +41,7 @@ def test_the_matrix_is_that_of_the_edit(panel, clip, images, cells, z, method, c
     mask = cn.Forget(classes, domains).mask(images.vocabulary)
     edit = cn.solve(cells, mask, method)  # the dials begin at the defaults
     names = embed_classes(clip, images.vocabulary.classes)
-    after = accuracy_matrix((F.normalize(edit.transform(z), dim=-1) @ names.T).argmax(1), images)
+    after = accuracy_matrix((F.normalize(edit.images(z), dim=-1) @ names.T).argmax(1), images)
     before = cn.zero_shot(clip, images, features=z)
     there = ~before.isnan()
     shown = numbers(panel.shown.value)

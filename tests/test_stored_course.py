@@ -171,7 +171,7 @@ def test_controls_take_a_file(file, method):
     request, cells = cn.Forget(["dog"], ["line"]), cn.embed_vocabulary(clip, images.vocabulary)
     shown = panel.Panel(clip, images, cells, request, method).shown.value
     edit = cn.solve(cells, request.mask(images.vocabulary), method)
-    after = cn.zero_shot(clip, images, features=edit.transform(cn.embed(clip, images)))
+    after = cn.zero_shot(clip, images, features=edit.images(cn.embed(clip, images)))
     found = [int(number) for number in re.findall(r">(\d+) \([+-]\d+\)(?: ×)?</td>", shown)]
     assert found == [int(f"{100 * value:.0f}") for value in after.flatten().tolist()]
 

@@ -28,5 +28,5 @@ def test_pacs(clip):
     assert macro(domain_accuracy(clip, pacs, z)) >= 0.95
     request = cn.Forget(classes=["dog"])
     edit = cn.unlearn(clip, request, pacs.vocabulary, prototypes=False)
-    rates = cn.compare(clip, edit.apply(clip), pacs, request, features=(z, edit.transform(z))).rates
+    rates = cn.compare(clip, edit.apply(clip), pacs, request, features=(z, edit.images(z))).rates
     assert rates["forgetting_rate"] > 0.9 and rates["retain_drop"] < 2 and rates["worst_cell_drop"] < 10

@@ -38,17 +38,17 @@ def test_unlearn_zeroes_what_it_was_built_from(clip, quick):
     edit = cn.unlearn(clip, request, VOCABULARY, energy=1.0, prototypes=False, center=False)
     texts = embed_cells(clip, VOCABULARY)
     assert edit.rank == 2
-    assert edit.transform(texts[1]).norm(dim=1).max() < 1e-5
-    assert edit.transform(texts[0]).norm(dim=1).min() > 0.3  # cats are still there
+    assert edit.images(texts[1]).norm(dim=1).max() < 1e-5
+    assert edit.images(texts[0]).norm(dim=1).min() > 0.3  # cats are still there
     assert cn.unlearn(clip, request, VOCABULARY, energy=1.0, center=False).rank == 4  # both modalities
 
 
 def test_centred_rows_leave_the_forgotten_cells_average(clip):
     texts = embed_cells(clip, VOCABULARY)
     edit = cn.unlearn(clip, cn.Forget(classes=["dog"]), VOCABULARY, energy=1.0, prototypes=False)
-    average = edit.transform(texts.mean((0, 1))[None])
-    torch.testing.assert_close(edit.transform(texts[1]), average.expand(2, -1), atol=1e-5, rtol=0)
-    assert (edit.transform(texts[0]) - average).norm(dim=1).min() > 0.3
+    average = edit.images(texts.mean((0, 1))[None])
+    torch.testing.assert_close(edit.images(texts[1]), average.expand(2, -1), atol=1e-5, rtol=0)
+    assert (edit.images(texts[0]) - average).norm(dim=1).min() > 0.3
 
 
 @pytest.mark.parametrize("method", cn.METHODS)
@@ -67,7 +67,7 @@ def test_forgetting_in_turn_reads_prototypes_through_the_edits_before(clip, quic
     after = first.apply(clip)
     cells, plain = cn.embed_vocabulary(after, VOCABULARY), cn.embed_vocabulary(clip, VOCABULARY)
     assert torch.equal(cells.texts, plain.texts)
-    expected = F.normalize(first.transform(plain.prototypes.flatten(0, 1)), dim=-1)
+    expected = F.normalize(first.images(plain.prototypes.flatten(0, 1)), dim=-1)
     torch.testing.assert_close(cells.prototypes.flatten(0, 1), expected, atol=1e-6, rtol=0)
     assert not torch.allclose(cells.prototypes, plain.prototypes, atol=1e-2)
     second = cn.unlearn(after, cn.Forget(["cat"]), VOCABULARY, "ridge").apply(after)
@@ -176,7 +176,7 @@ def test_a_class_of_several_names_is_the_mean_of_them(clip):
     for name in named.names[1]:  # each of the names goes down
         own, kept = embed_classes(clip, [name, "cat"])
         lead = texts[1] @ (own - kept)
-        assert ((edit.transform(texts[1]) @ (own - kept)) < lead - 0.1).all(), name
+        assert ((edit.images(texts[1]) @ (own - kept)) < lead - 0.1).all(), name
     assert embed_classes(clip, named.names).shape == (3, clip.width)
 
 

@@ -94,7 +94,7 @@ class Panel:
             self.shown.value = "<p role='status'>Choose a class or a domain to forget, and leave something to keep.</p>"
             return
         settings = {DIALS[method][0]: self.dials[method].value} if method in DIALS else {}
-        after = self.accuracy(solve(self.cells, mask, method, **settings).transform(self.z))
+        after = self.accuracy(solve(self.cells, mask, method, **settings).images(self.z))
         told = "; ".join(
             f"{name.replace('_', ' ')} {value:.2f}"
             for name, value in rates(self.before, after, mask).items()
