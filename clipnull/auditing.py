@@ -38,6 +38,11 @@ def features_before_projection(clip: Clip, images: Images) -> Tensor:
     shares all other weights with `clip`, which is untouched. Raises ValueError for a file of embeddings, which are
     those after the projection.
     """
+    return embed(bare_tower(clip), images)
+
+
+def bare_tower(clip: Clip) -> Clip:
+    """`clip` with the identity in the place of W and without what an edit put after it: it gives f(x)."""
     clip.validate_encoder()
     found = find_projection(clip.model)
     shared = {id(t): t for t in [*clip.model.parameters(), *clip.model.buffers()]}
@@ -51,7 +56,7 @@ def features_before_projection(clip: Clip, images: Images) -> Tensor:
         setattr(holder, "weight" if found.transposed else "proj", nn.Parameter(identity, requires_grad=False))
         if found.bias is not None:
             holder.register_parameter("bias", None)
-    return embed(replace(clip, model=model), images)
+    return replace(clip, model=model)
 
 
 def finite(features: Tensor) -> None:
@@ -73,10 +78,13 @@ class Probe:
     chance: float  # 1 / number of labels
 
 
-def linear_probe(features: Tensor, labels: Tensor, seed: int = 0, folds: int = 5) -> Probe:
+def linear_probe(
+    features: Tensor, labels: Tensor, seed: int = 0, folds: int = 5, groups: Sequence[str] | None = None
+) -> Probe:
     """Logistic regression on standardised features, cross-validated: each picture is named by one that never saw it.
 
     features: (n, d); labels: (n,) integers or bool; all labels weigh the same. `seed` draws the stratified `folds`.
+    groups: of n pictures, such as `bootstrap.families`; one never saw a relative of the picture either.
     Raises ValueError unless at least two labels have two pictures each, and for features that are not finite, such as
     those of broken pictures (see `evaluate.readable`); ImportError without scikit-learn.
     """
@@ -94,12 +102,13 @@ def linear_probe(features: Tensor, labels: Tensor, seed: int = 0, folds: int = 5
             f"labels: {len(y)} for {len(features)} pictures, number by label {told}; expected one for "
             "each picture, and two labels that have two pictures each"
         )
-    splits = model_selection.StratifiedKFold(min(folds, int(counts.max())), shuffle=True, random_state=seed)
+    of = model_selection.StratifiedKFold if groups is None else model_selection.StratifiedGroupKFold
+    splits = of(min(folds, int(counts.max())), shuffle=True, random_state=seed)
     regression = linear_model.LogisticRegression(C=0.1, class_weight="balanced", max_iter=2000)
     model = pipeline.make_pipeline(preprocessing.StandardScaler(), regression)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The least populated class")  # it is in fewer folds
-        predicted = model_selection.cross_val_predict(model, features.double().numpy(), y, cv=splits)
+        predicted = model_selection.cross_val_predict(model, features.double().numpy(), y, groups=groups, cv=splits)
         accuracy = metrics.balanced_accuracy_score(y, predicted)
     return Probe(torch.from_numpy(predicted), float(accuracy), 1 / len(values))
 

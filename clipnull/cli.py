@@ -9,6 +9,7 @@
 `clipnull goldens`  take the metrics of an earlier run over into the goldens
 `clipnull seeds`    run with several seeds, and propose tolerances from the spread
 `clipnull bench`    every request x every method on a data set; with --speed, the time of the closed form
+`clipnull audit`    what remains of the forgotten and what is damaged, the worst first
 `clipnull embed`    write what a model makes of pictures and names into one file
 `clipnull paper`    both for several models and folders, beside the paper's two figures
 `clipnull results`  write the tables of RESULTS.md from what was measured
@@ -22,10 +23,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 
-from .commands import executing, measuring
+from .commands import executing, inspecting, measuring
 from .console import Parser, terminable, write_anything
 
-GROUPS = executing, measuring
+GROUPS = executing, measuring, inspecting
 
 
 def parser() -> tuple[Parser, Mapping[str, Parser]]:

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from .audits.findings import Audit, told
 from .data import Images
 from .errors import import_extra
 from .evaluate import Comparison
@@ -231,3 +232,28 @@ def show_source(*functions: Callable) -> None:
     text = "\n\n".join(textwrap.dedent(inspect.getsource(function)) for function in functions)
     names = [f"{function.__module__}.{function.__qualname__}" for function in functions]
     ipython.display(ipython.Markdown(f"```python\n{text}```"), metadata={"clipnull": {"source": names}})
+
+
+def audit(report: Audit, most: float = 10.0) -> plt.Figure:
+    """The judged findings of `cn.audit`: how many times its limit each one is, with the answers of the three models.
+
+    Bars end at `most` times the limit. Left of the line is what is tolerated.
+    """
+    judged = [f for f in report.findings if f.excess is not None]
+    if not judged:
+        raise ValueError("report: nothing in it is judged; expected an audit with a clean model, or with pictures kept")
+    fig, ax = plt.subplots(figsize=(9.6, 1.2 + 0.27 * len(judged)))
+    times = [min(most, max(0.02, f.times)) for f in judged]
+    ax.barh(range(len(judged)), times, 0.7, color=["C0" if f.within else "C1" for f in judged])
+    ax.axvline(1, color="0.3", lw=1.2)
+    for row, f in enumerate(judged):
+        answers = (told(v) for v in (f.unedited, f.edited, f.clean))
+        ax.text(1.02, row, "   ".join(f"{a:>5}" for a in answers), va="center", fontfamily="monospace", fontsize=8,
+                transform=ax.get_yaxis_transform())  # fmt: skip
+    ax.text(1.02, -1, "   ".join(("before", "after", "clean")), va="center", fontfamily="monospace", fontsize=8,
+            transform=ax.get_yaxis_transform())  # fmt: skip
+    ax.set_yticks(range(len(judged)), [f"{f.check}: {f.asked}" for f in judged], fontsize=8)
+    ax.set(xlim=(0, most), xlabel="times the limit (1: the most that is tolerated)")
+    ax.invert_yaxis()
+    sns.despine(fig)
+    return fig

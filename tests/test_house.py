@@ -20,7 +20,8 @@ LIBRARY = """
 errors files wording projections clean sources quiet stored models requests prompts prototypes subspace gates
 applying patches edit pictures data methods.cells methods.nullspace methods.residual methods.ridge methods.oblique
 methods.neuron methods.gated methods unlearning embedding exporting storing collateral evaluate rows geometry bootstrap
-auditing bench speed cards plots reporting results paper
+auditing audits.findings audits.case audits.probing audits.wordings audits.retrieving audits.traces audits.surviving
+audits bench speed cards plots reporting results paper
 """
 COURSE = """
 course course.metrics course.profiles course.formulas course.notebooks course.run course.goldens course.seeds
@@ -28,7 +29,17 @@ course.editions course.exercises.registry course.exercises.spaces course.exercis
 course.exercises course.checking course.panel course.book
 """
 LIBRARY, COURSE = LIBRARY.split(), COURSE.split()
-ORDER = [*LIBRARY, *COURSE, "console", "commands.executing", "commands.measuring", "commands", "cli", "__main__"]
+ORDER = [
+    *LIBRARY,
+    *COURSE,
+    "console",
+    "commands.executing",
+    "commands.measuring",
+    "commands.inspecting",
+    "commands",
+    "cli",
+    "__main__",
+]
 HEAVY = ["torch", "open_clip", "IPython", "seaborn", "matplotlib", "sklearn"]
 
 
@@ -160,7 +171,7 @@ def test_no_function_of_the_library_keeps_its_results(name):
 
 
 def test_few_names_are_public():
-    assert len(cn.__all__) <= 20 and sorted(cn.__all__) == list(cn.__all__)
+    assert len(cn.__all__) <= 24 and sorted(cn.__all__) == list(cn.__all__)
     assert set(cn.__all__) <= set(dir(cn)) and re.fullmatch(r"\d+\.\d+\.\d+", cn.__version__)
 
 

@@ -23,9 +23,10 @@ from .profiles import PROFILES, preset
 PACKAGE = Path(__file__).resolve().parent.parent
 NUMBERED = "[0-9][0-9]_*.ipynb"
 OUTSIDE = {
-    "__main__.py", "cli.py", "commands/executing.py", "commands/measuring.py", "console.py", "results.py", "speed.py",
-    "course/book.py", "course/editions.py", "course/formulas.py", "course/goldens.py", "course/notebooks.py",
-    "course/profiles.py", "course/run.py", "course/seeds.py", "paper.py", "reporting.py", "storing.py",
+    "__main__.py", "cli.py", "commands/executing.py", "commands/inspecting.py", "commands/measuring.py", "console.py",
+    "results.py", "speed.py", "course/book.py", "course/editions.py", "course/formulas.py", "course/goldens.py",
+    "course/notebooks.py", "course/profiles.py", "course/run.py", "course/seeds.py", "paper.py", "reporting.py",
+    "storing.py",
 }  # fmt: skip
 """The modules that no output of a notebook depends on: what executes and publishes, and `embed` and `paper`."""
 

@@ -1,0 +1,72 @@
+"""The command that audits an edit: what remains of the forgotten, and what is damaged."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ..errors import one_of
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """Put the parser of this command among those of `clipnull`."""
+    text = "what remains of the forgotten and what is damaged, the worst first"
+    audit_ = commands.add_parser("audit", help=text, description=text)
+    audit_.set_defaults(function=audit)
+    audit_.add_argument(
+        "data", nargs="?", metavar="DATA", help="folder <domain>/<class>/*, or FILE.npz of embeddings [miniworld]"
+    )
+    audit_.add_argument("--model", default="miniclip", help="of open_clip [the embedded miniclip]")
+    audit_.add_argument("--pretrained", metavar="TAG", help="its weights")
+    audit_.add_argument("--classes", nargs="+", metavar="CLASS", help="to forget [those of the patch]")
+    audit_.add_argument("--domains", nargs="+", metavar="DOMAIN", help="in which [all]; alone: whole domains")
+    audit_.add_argument("--method", default="oblique", help="that makes the edit [oblique]")
+    audit_.add_argument("--patch", type=Path, metavar="FILE", help="the edit, in place of making one")
+    audit_.add_argument("--clean", metavar="MODEL", help="that never knew [the one that comes with miniclip, if any]")
+    audit_.add_argument("--words", default="", metavar="A,B", help="other names of the class, to ask with")
+    audit_.add_argument("--slow", action="store_true", help="fine-tune, too: what comes back in 100 steps (miniworld)")
+    audit_.add_argument("--json", type=Path, metavar="FILE", help="write all findings there")
+    audit_.add_argument("--figure", type=Path, metavar="FILE.png", help="draw the findings there")
+    audit_.add_argument("--seed", type=int, default=0, help="of folds and draws [0]")
+
+
+def audit(args: argparse.Namespace) -> int:
+    from ..audits import audit as ask
+    from ..data import load_images
+    from ..edit import Edit
+    from ..files import write_text, written
+    from ..methods import METHODS
+    from ..models import load
+    from ..requests import Forget
+    from ..stored import is_stored
+    from ..unlearning import unlearn
+
+    one_of("method", args.method, METHODS)
+    if args.slow and args.data:
+        raise ValueError("slow: fine-tuning needs training pictures, which only miniworld has; expected no DATA")
+    images = load_images(args.data)
+    clip = load(args.data if is_stored(args.data) else args.model, args.pretrained)
+    edit = Edit.load(args.patch, clip) if args.patch else None
+    if args.classes or args.domains:
+        request = Forget(args.classes, args.domains)
+    elif edit is not None and edit.request:
+        request = Forget.from_dict(edit.request)
+    else:
+        raise ValueError("classes, domains: neither is given; expected names to forget, or a patch that tells them")
+    edit = edit or unlearn(clip, request, images.vocabulary, args.method)
+    words = [word.strip() for word in args.words.split(",") if word.strip()]
+    if words and (request.classes is None or len(request.classes) != 1):
+        raise ValueError(f"words: given for {request}; expected one class that they are names of")
+    named = {request.classes[0]: words} if words and request.classes else None
+    clean = load(args.clean) if args.clean else True
+    train = load_images(split="train") if args.slow else None
+    report = ask(clip, edit, images, request, clean, named, train, args.seed)
+    if args.json:
+        write_text(args.json, report.to_json())
+    if args.figure:
+        from ..plots import audit as draw
+
+        with written(args.figure) as part:
+            draw(report).savefig(part, format="png", dpi=150, bbox_inches="tight")
+    print(report)
+    return 0
