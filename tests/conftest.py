@@ -1,8 +1,12 @@
 """What every test shares: no network, no window, a cache of its own, repeatable examples."""
 
+import functools
+import http.server
 import json
 import os
 import socket
+import tempfile
+import threading
 from pathlib import Path
 
 import pytest
@@ -178,3 +182,57 @@ def small(tmp_path_factory):
         return made[key]
 
     return once
+
+
+@pytest.fixture(scope="session")
+def devtools():
+    """A browser without a window: the address of its DevTools, for `browsing.tab` and `browsing.visit`."""
+    import browsing
+
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile, browsing.started(Path(profile)) as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def browser(devtools):
+    """`browser(address)`: load the page in a window of 800 pixels, and what it shows and complains of."""
+    import browsing
+
+    return functools.partial(browsing.visit, devtools)
+
+
+@pytest.fixture(scope="session")
+def serve():
+    """`serve(folder)`: the address of a server of the files in `folder`."""
+    servers = []
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    def start(folder: Path) -> str:
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder))
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        return f"http://127.0.0.1:{server.server_address[1]}"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory):
+    """The folder of the book of the course, with the demo; all workers of pytest-xdist share it."""
+    from filelock import FileLock
+
+    from clipnull.course import book
+
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+    pages = [*sorted((ROOT / "notebooks").glob("*.ipynb")), ROOT / "notebooks" / "INSTRUCTOR.md"]
+    with FileLock(folder / "book.lock"):
+        if not (folder / "book" / "index.html").is_file():
+            book.build(pages, folder / "book", with_demo=True)
+    return folder / "book"

@@ -4,67 +4,22 @@ Without a browser the tests that need one fail: `apt-get install chromium`. Wher
 CLIPNULL_NO_BROWSER=1 leaves them out.
 """
 
-import functools
-import http.server
-import itertools
-import json
-import os
 import shutil
-import subprocess
 import sys
-import tempfile
-import threading
-import time
 from pathlib import Path
-from types import SimpleNamespace
 from urllib.parse import unquote, urlparse
 
 import nbformat
 import pytest
-import websocket
-from filelock import FileLock
+from browsing import find_browser, page_faults
 
 from clipnull import cli
-from clipnull.course import book
+from clipnull.course import book, demo
 from clipnull.course.metrics import MIME
 
 ROOT = Path(__file__).parent.parent
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-dev-shm-usage",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--remote-debugging-port=0",
-)
-SEEN = """({title: document.title, text: document.body.innerText.length,
-           images: [...document.images].map(i => [i.getAttribute("alt") || "", i.complete && i.naturalWidth > 0]),
-           links: [...document.querySelectorAll("a[href]")].map(a => a.href),
-           ids: [...document.querySelectorAll("[id]")].map(e => e.id),
-           formulas: [...document.querySelectorAll("math")].map(m => m.getBoundingClientRect().height),
-           tables: [...document.querySelectorAll("p")].filter(p => /[|] *[-—]+[|]/.test(p.innerText)).length,
-           wide: document.documentElement.scrollWidth - window.innerWidth, width: window.innerWidth})"""
 
-
-# --- a browser, driven through its DevTools protocol
-
-
-def find_browser() -> str:
-    """The program of a browser; without one a test fails, or is skipped where CLIPNULL_NO_BROWSER=1 is set."""
-    program = next(filter(None, map(shutil.which, NAMES)), None)
-    if program is None and os.environ.get("CLIPNULL_NO_BROWSER") == "1":
-        pytest.skip("no browser, as CLIPNULL_NO_BROWSER=1 says")
-    if program is None:
-        pytest.fail(
-            f"no browser found, looked for {', '.join(NAMES)}; expected one: apt-get install chromium, or "
-            "leave the tests that need it out: CLIPNULL_NO_BROWSER=1"
-        )
-    return program
+# --- a browser
 
 
 def test_a_missing_browser_fails_unless_it_is_left_out(monkeypatch):
@@ -77,131 +32,7 @@ def test_a_missing_browser_fails_unless_it_is_left_out(monkeypatch):
         find_browser()
 
 
-@pytest.fixture(scope="module")
-def browser():
-    """`browser(address)`: load the page in a window of 800 pixels, and what it shows and complains of."""
-    program = find_browser()
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        process = subprocess.Popen(
-            [program, *FLAGS, f"--user-data-dir={profile}", "about:blank"],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        try:
-            yield functools.partial(visit, wait_for_port(Path(profile, "DevToolsActivePort"), process))
-        finally:
-            process.terminate()
-            process.wait(60)
-
-
-def wait_for_port(path: Path, process: subprocess.Popen) -> str:
-    end = time.monotonic() + 60
-    while not (path.exists() and len(lines := path.read_text().split()) == 2):
-        assert process.poll() is None and time.monotonic() < end, "the browser did not start"
-        time.sleep(0.05)
-    return f"ws://127.0.0.1:{lines[0]}{lines[1]}"
-
-
-def visit(devtools: str, address: str, program: str = "", width: int = 800) -> SimpleNamespace:
-    """Open `address` in a tab of its own, `width` pixels wide, wait for it (and for `program`), and look at it."""
-    socket = websocket.create_connection(devtools, timeout=60, suppress_origin=True)
-    numbers, events, session = itertools.count(1), [], {}
-
-    def receive() -> dict:
-        message = json.loads(socket.recv())
-        if "method" in message:
-            events.append(message)
-        return message
-
-    def call(method: str, **parameters) -> dict:
-        number = next(numbers)
-        socket.send(json.dumps({"id": number, "method": method, "params": parameters, **session}))
-        while (answer := receive()).get("id") != number:
-            pass
-        assert "error" not in answer, answer
-        return answer["result"]
-
-    try:
-        target = call("Target.createTarget", url="about:blank")["targetId"]
-        session["sessionId"] = call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        for domain in ("Page", "Runtime", "Log", "Network"):
-            call(f"{domain}.enable")
-        call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
-        call("Page.navigate", url=address)
-        while not any(e["method"] == "Page.loadEventFired" for e in events):
-            receive()
-        if program:
-            call("Runtime.evaluate", expression=program, awaitPromise=True)
-        seen = call("Runtime.evaluate", expression=SEEN, returnByValue=True)["result"]["value"]
-        call("Runtime.evaluate", expression="new Promise(done => setTimeout(done, 100))", awaitPromise=True)
-        call("Target.closeTarget", targetId=target)
-    finally:
-        socket.close()
-    return SimpleNamespace(**seen, complaints=[c for c in map(complaint, events) if c])
-
-
-def complaint(event: dict) -> str:
-    """What an event of the DevTools protocol complains of, or nothing."""
-    kind, told = event["method"], event["params"]
-    if kind == "Runtime.exceptionThrown":
-        return f"exception: {told['exceptionDetails']['text']}"
-    if kind == "Runtime.consoleAPICalled" and told["type"] in ("error", "assert"):
-        return f"console: {[a.get('value') for a in told['args']]}"
-    if kind == "Log.entryAdded" and told["entry"]["level"] == "error":
-        return f"log: {told['entry']['text']} {told['entry'].get('url', '')}"
-    if kind == "Network.loadingFailed" and not told.get("canceled"):
-        return f"network: {told['errorText']}"
-    if kind == "Network.responseReceived" and told["response"]["status"] >= 400:
-        return f"network: {told['response']['status']} {told['response']['url']}"
-    if kind == "Network.requestWillBeSent" and urlparse(told["request"]["url"]).hostname not in ("127.0.0.1", None):
-        return f"asks another site: {told['request']['url']}"
-    return ""
-
-
-@pytest.fixture(scope="module")
-def serve():
-    """`serve(folder)`: the address of a server of the files in `folder`."""
-    servers = []
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_):
-            pass
-
-    def start(folder: Path) -> str:
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder))
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        servers.append(server)
-        return f"http://127.0.0.1:{server.server_address[1]}"
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
-
-
-def page_faults(page: SimpleNamespace) -> list[str]:
-    faults = list(page.complaints)
-    faults += ["no title"] * (not page.title) + ["no text"] * (page.text < 40)
-    faults += [f"image {i} has no alt text" for i, (alt, _) in enumerate(page.images) if not alt.strip()]
-    faults += [f"image {i} is missing" for i, (_, there) in enumerate(page.images) if not there]
-    faults += [f"formula {i} is not drawn" for i, height in enumerate(page.formulas) if height < 3]
-    faults += [f"{page.tables} tables are not drawn"] * (page.tables > 0)
-    return faults + [f"{page.wide} pixels wider than the window"] * (page.wide > 0)
-
-
 # --- the book of the course
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    """The folder of the book; all workers of pytest-xdist share it."""
-    folder = tmp_path_factory.getbasetemp()
-    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
-    pages = [*sorted((ROOT / "notebooks").glob("*.ipynb")), ROOT / "notebooks" / "INSTRUCTOR.md"]
-    with FileLock(folder / "book.lock"):
-        if not (folder / "book" / "index.html").is_file():
-            book.build(pages, folder / "book")
-    return folder / "book"
 
 
 @pytest.fixture(scope="module")
@@ -215,6 +46,7 @@ def opened(site, browser, serve):
 def test_every_page_opens_without_a_complaint_and_every_picture_has_a_text(opened):
     address, pages = opened
     expected = {p.with_suffix(".html").name for p in (ROOT / "notebooks").iterdir() if p.is_file()}
+    expected |= {Path(name).with_suffix(".html").name for name in demo.PAGES}
     assert set(pages) == expected | {"index.html", "genindex.html", "search.html"}
     assert {name: faults for name, page in pages.items() if (faults := page_faults(page))} == {}
 
@@ -238,13 +70,16 @@ def test_pages_show_the_stored_pictures_and_formulas(opened):
 
 
 @pytest.mark.slow
-def test_every_link_within_the_book_leads_somewhere(opened):
+def test_every_link_within_the_book_leads_somewhere(opened, site):
     address, pages = opened
     inside = {link for page in pages.values() for link in page.links if link.startswith(address)}
     assert len(inside) > len(pages)
     for link in inside:
         parts = urlparse(link)
         name = unquote(parts.path).lstrip("/") or "index.html"
+        if name.startswith("_static/"):
+            assert (site / name).is_file(), link
+            continue
         assert name in pages, link
         assert not parts.fragment or unquote(parts.fragment) in pages[name].ids, link
     linked = {unquote(urlparse(link).path).lstrip("/") for link in pages["index.html"].links}
@@ -353,10 +188,17 @@ def test_the_book_of_a_folder_has_its_notebooks_and_the_page_for_instructors(not
     path = notebook("00_a")
     nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# A\n\nFor $x$.")])
     nbformat.write(nb, path)
+
+    def written(source: Path) -> tuple[str]:
+        (source / "demo.md").write_text("# A demo")
+        return ("demo.md",)
+
+    monkeypatch.setattr(demo, "write", written)
     monkeypatch.chdir(tmp_path)
     assert cli.main(["book"]) == 0
     assert {p.name for p in Path("build", "book").glob("*.html")} == {
         "00_a.html",
+        "demo.html",
         "index.html",
         "genindex.html",
         "search.html",

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import import_extra
+from ..files import write_text
+from . import demo
 from .formulas import mathml
 from .notebooks import read, write
 
@@ -24,10 +26,11 @@ INDEX = """# clipnull
 
 Learn, see and measure how a pretrained CLIP can be made to forget, without training and without data. These pages are
 the notebooks of the course with their outputs, in order. Solutions of exercises are folded away.
-
+"""
+PART = """
 ```{toctree}
 :maxdepth: 1
-:caption: The course
+:caption: %s
 
 %s
 ```
@@ -63,8 +66,10 @@ SETTINGS = {
 }
 
 
-def build(pages: Sequence[Path], out: Path) -> Path:
+def build(pages: Sequence[Path], out: Path, with_demo: bool = False) -> Path:
     """Render `pages` (notebooks and Markdown) into the folder `out`, which is replaced as a whole; return its index.
+
+    with_demo: add the page that computes in the browser (`course.demo`), which embeds the pictures of miniworld.
 
     Raises ValueError for a missing page and for an `out` that holds something else, RuntimeError with all that Sphinx
     complains of, such as a broken link, and ImportError without Sphinx. `out` then stays as it was.
@@ -85,7 +90,11 @@ def build(pages: Sequence[Path], out: Path) -> Path:
         Path(source, "_static").mkdir(parents=True)
         Path(source, "_static", "course.css").write_text(STYLE, encoding="utf-8")
         Path(source, "_static", "icon.svg").write_text(ICON, encoding="utf-8")
-        Path(source, "index.md").write_text(INDEX % "\n".join(page.stem for page in pages), encoding="utf-8")
+        parts = {"The course": [page.stem for page in pages]}
+        if with_demo:
+            parts["Without a kernel"] = [Path(name).stem for name in demo.write(source)]
+        index = INDEX + "".join(PART % (title, "\n".join(stems)) for title, stems in parts.items())
+        Path(source, "index.md").write_text(index, encoding="utf-8")
         for page in pages:
             _copy(page, source / page.name)
         settings = {
@@ -105,6 +114,9 @@ def build(pages: Sequence[Path], out: Path) -> Path:
             found = re.sub(r"\x1b\[[0-9;]*m", "", stream.read()).replace(f"{source}{os.sep}", "").strip()
         if found or app.statuscode:
             raise RuntimeError(f"the book was not built:\n{found}")
+        for page in site.glob("*.html"):  # Sphinx makes captions headings of no level, which readers of screens need
+            text = page.read_text(encoding="utf-8")
+            write_text(page, text.replace('role="heading"', 'role="heading" aria-level="2"'))
         if out.exists():
             os.replace(out, Path(scratch, "former"))
         os.replace(site, out)

@@ -1,0 +1,120 @@
+"""The demo, a page of the book: the reader chooses a request and a method, and the browser computes what they do.
+
+No server and no framework. The page holds miniworld's test embeddings, the texts and prototypes of its cells, and what
+is fixed for the vocabulary (the duals, the settings of the methods); what depends on the request is solved in the page.
+`linear.js` is the linear algebra, `methods.js` the six methods and the measures, `page.js` what is shown.
+
+Embeddings of pictures come as 16-bit integers, each row scaled by its largest value: the length of an embedding changes
+no answer of any method, and on the test pictures of miniworld neither does the rounding.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import inspect
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ...data import Images, load_images
+from ...embedding import embed
+from ...files import data_folder, write_text
+from ...methods import METHODS
+from ...methods.cells import FAINT
+from ...models import Clip, load
+from ...prompts import embed_classes
+from ...unlearning import embed_vocabulary
+
+SCRIPTS = ("linear.js", "methods.js", "page.js")
+SHOWN = ("nullspace", "residual", "ridge", "oblique", "neuron", "gated")
+SIDE, COLUMNS = 96, 26
+"""The side of a thumbnail in pixels, and how many are in a row of their picture."""
+
+PAGES = ("demo.md", "LICENSES.md")
+
+
+def write(source: Path) -> tuple[str, ...]:
+    """Put the demo among the sources of a book, in the folder `source`; returns the names of its pages.
+
+    Beside the page: `_static/demo` with scripts, style, data and thumbnails, and the licences of the pictures.
+    """
+    here, static, pictures = Path(__file__).parent, source / "_static" / "demo", data_folder("miniworld")
+    static.mkdir(parents=True)
+    for name in (*SCRIPTS, "demo.css"):
+        shutil.copyfile(here / name, static / name)
+    for name in ("demo.md", "demo.html"):
+        shutil.copyfile(here / name, source / name)
+    shutil.copyfile(pictures / "LICENSES.md", source / "LICENSES.md")
+    shutil.copyfile(pictures / "index.csv", static / "index.csv")
+    clip, images = load(), load_images()
+    write_text(static / "data.js", script(data(clip, images, embed(clip, images))))
+    thumbnails(images).save(static / "thumbnails.webp", quality=60, method=6)
+    return PAGES
+
+
+def script(values: dict[str, Any]) -> str:
+    """A script that holds what `data` gives: unlike a file of numbers, it loads without a server."""
+    return f"const DATA = {json.dumps(values, separators=(',', ':'))};\n"
+
+
+def data(clip: Clip, images: Images, z: Tensor) -> dict[str, Any]:
+    """What the page computes with, in JSON's types; numbers as base64 of little-endian arrays.
+
+    z: embeddings of the pictures of miniworld, `images`, (n, d).
+    """
+    cells = embed_vocabulary(clip, images.vocabulary)
+    assert cells.prototypes is not None and cells.domains is not None
+    with (data_folder("miniworld") / "index.csv").open(encoding="utf-8", newline="") as file:
+        told = {row["file"]: f"{row['name']}, {row['source']}, {row['licence']}" for row in csv.DictReader(file)}
+    return {
+        "classes": images.vocabulary.classes,
+        "domains": images.vocabulary.domains,
+        "width": clip.width,
+        "pictures": {
+            "embeddings": packed(rounded(z), torch.int16),
+            "classes": images.classes.tolist(),
+            "domains": images.domains.tolist(),
+            "credits": [told["/".join(file.parts[-4:])] for file in images.files],
+            "columns": COLUMNS,
+        },
+        "queries": packed(embed_classes(clip, images.vocabulary.names), torch.float32),
+        "texts": packed(cells.texts, torch.float32),
+        "prototypes": packed(cells.prototypes, torch.float32),
+        "names": packed(cells.domains, torch.float64),
+        "duals": packed(cells.duals, torch.float64),
+        "origin": packed(cells.origin, torch.float64),
+        "faint": FAINT,
+        "settings": {name: settings(name) for name in SHOWN},
+    }
+
+
+def rounded(z: Tensor) -> Tensor:
+    """Embeddings (n, d) as whole numbers, the largest of each row 32767: what the page computes with."""
+    return (32767 * z / z.abs().amax(1, keepdim=True)).round()
+
+
+def settings(method: str) -> dict[str, float]:
+    """The settings of a method that is in the table, as they are by default."""
+    parameters = inspect.signature(METHODS[method]).parameters.values()
+    return {p.name: p.default for p in parameters if p.default is not p.empty}
+
+
+def packed(values: Tensor, dtype: torch.dtype) -> str:
+    """The values in order as `dtype`, little-endian, in base64."""
+    array = values.to("cpu", dtype).numpy()
+    return base64.b64encode(array.astype(array.dtype.newbyteorder("<")).tobytes()).decode("ascii")
+
+
+def thumbnails(images: Images) -> Image.Image:
+    """All pictures in one, COLUMNS in a row, SIDE pixels each."""
+    sheet = Image.new("RGB", (COLUMNS * SIDE, -(-len(images) // COLUMNS) * SIDE), "white")
+    for i in range(len(images)):
+        picture = images.image(i).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+        sheet.paste(picture, (i % COLUMNS * SIDE, i // COLUMNS * SIDE))
+    return sheet

@@ -1,0 +1,244 @@
+"""The demo: what the browser computes is what Python computes, within a megabyte and a tenth of a second."""
+
+import json
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from browsing import SEEN, page_faults, tab, visit
+
+import clipnull as cn
+from clipnull.course import demo
+from clipnull.prompts import embed_classes
+
+CONTRAST = """(() => {
+    const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+    const rgb = (...colours) => {
+        for (const colour of colours) { canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1) }
+        return [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3) };
+    const light = (c) => c.map(x => x / 255).map(x => x <= .04045 ? x / 12.92 : ((x + .055) / 1.055) ** 2.4)
+        .reduce((sum, x, i) => sum + x * [.2126, .7152, .0722][i], 0);
+    const behind = (e) => e ? [...behind(e.parentElement), getComputedStyle(e).backgroundColor] : ["white"];
+    const found = {}, kinds = "label, legend, p, dt, dd, small, caption, th, td, h3, li";
+    for (const e of document.querySelectorAll(`#demo :is(${kinds})`)) {
+        if (!e.innerText.trim()) continue;
+        const ground = behind(e), colours = [rgb(...ground, getComputedStyle(e).color), rgb(...ground)];
+        const [a, b] = colours.map(light).sort((x, y) => y - x), key = e.tagName + "." + e.className;
+        found[key] = Math.min(found[key] ?? 99, (a + .05) / (b + .05));
+    }
+    return found })()"""
+"""The least contrast of text by the rule of WCAG 2, for each kind of element."""
+
+REQUESTS = {
+    "a cell": (["dog"], ["line"]),
+    "a cell without pictures": (["car"], ["photo"]),
+    "two classes in two domains": (["bird", "shoe"], ["flat", "silhouette"]),
+    "a class": (["train"], []),
+    "two classes": (["dog", "umbrella"], []),
+    "a class, all domains named": (["fish"], ["cartoon", "flat", "line", "photo", "shaded", "silhouette"]),
+    "a domain": ([], ["silhouette"]),
+    "two domains": ([], ["photo", "line"]),
+    "all domains but one": ([], ["cartoon", "flat", "line", "photo", "shaded"]),
+}
+
+
+@pytest.fixture(scope="module")
+def rounded(z):
+    return demo.rounded(z)
+
+
+@pytest.fixture(scope="module")
+def known(clip, images):
+    return cn.embed_vocabulary(clip, images.vocabulary)
+
+
+@pytest.fixture
+def page(site, serve, devtools):
+    """The demo in a tab."""
+    with tab(devtools, f"{serve(site)}/demo.html", 1280) as opened:
+        yield opened
+        assert opened.complaints == []
+
+
+def choose(page, classes=(), domains=(), method="nullspace") -> None:
+    """Set the form and tell it so, as a click would."""
+    page.run(f"""{{ const wanted = {json.dumps([*classes, *domains, method])};
+        for (const input of document.querySelectorAll("#demo input")) input.checked = wanted.includes(input.value);
+        document.querySelector("#demo input").dispatchEvent(new Event("change", {{ bubbles: true }})) }}""")
+
+
+# --- what Python gives the page
+
+
+def test_the_length_of_an_embedding_and_its_rounding_change_no_answer(clip, images, z, rounded, known):
+    texts = embed_classes(clip, images.vocabulary.names)
+    masks = [cn.Forget(classes=[c]).mask(images.vocabulary) for c in images.vocabulary.classes[::3]]
+    masks += [cn.Forget(["dog"], [k]).mask(images.vocabulary) for k in ("line", "flat")]
+    masks += [cn.Forget(domains=[k]).mask(images.vocabulary) for k in ("line", "photo")]
+    assert rounded.abs().amax(1).eq(32767).all() and rounded.eq(rounded.to(torch.int16)).all()
+    for method in demo.SHOWN:
+        for mask in masks:
+            edit = cn.solve(known, mask, method)
+            exact, whole = ((edit.images(x) @ texts.T).argmax(1) for x in (z, rounded))
+            assert exact.equal(whole), (method, mask)
+
+
+def test_the_page_knows_every_method_and_its_settings():
+    assert list(demo.SHOWN) == [name for name in cn.METHODS if cn.METHODS[name].__module__.startswith("clipnull.")]
+    assert demo.settings("nullspace") == {"alpha": 1.0, "energy": 0.9, "center": True}
+
+
+# --- what the page makes of it
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", demo.SHOWN)
+def test_the_browser_gives_the_answers_and_rates_of_python(page, clip, images, rounded, known, texts_once, method):
+    texts, names = embed_classes(clip, images.vocabulary.names).double(), images.vocabulary.classes
+    for name, (classes, domains) in REQUESTS.items():
+        request = cn.Forget(classes or None, domains or None)
+        edit = cn.solve(known, request.mask(images.vocabulary), method)
+        wanted = cn.compare(clip, clip, images, request, features=(rounded, edit.images(rounded)))
+        query = names.index(classes[0]) if classes else 0
+        chosen = f"place(DATA.classes, {json.dumps(classes)}), place(DATA.domains, {json.dumps(domains)})"
+        found = page.run(f"""(() => {{ const place = (all, some) => some.map((name) => all.indexOf(name));
+            const {{ z, answers, rates }} = forget(maskOf({chosen}), "{method}");
+            const first = retrieve(z, queries[{query}]).slice(0, 12);
+            return {{ answers, rates, first, was: before.answers }} }})()""")
+        assert found["was"] == wanted.answers[0].tolist()
+        assert found["answers"] == wanted.answers[1].tolist(), name
+        rates = {key: math.nan if value is None else value for key, value in found["rates"].items()}
+        expected = {key: value for key, value in wanted.rates.items() if key != "collateral"}
+        assert rates == pytest.approx(expected, abs=1e-6, nan_ok=True), name
+        cosines = F.normalize(edit.images(rounded.double()), dim=1) @ texts[query]
+        order = (1e9 * cosines).round().sort(descending=True, stable=True).indices
+        assert found["first"] == order[:12].tolist(), name
+
+
+@pytest.mark.slow
+def test_the_matrix_shows_the_counts_of_python(page, clip, images, rounded, known, texts_once):
+    choose(page, ["dog"], ["line"], "oblique")
+    edit = cn.solve(known, cn.Forget(["dog"], ["line"]).mask(images.vocabulary), "oblique")
+    result = cn.compare(clip, clip, images, cn.Forget(["dog"], ["line"]), features=(rounded, edit.images(rounded)))
+    shown = page.run("""[...document.querySelectorAll("#matrix tbody tr")].map(row =>
+        [...row.querySelectorAll("td")].map(cell => cell.textContent))""")
+    counts = images.counts()
+    for c in range(len(counts)):
+        for k, n in enumerate(counts[c].tolist()):
+            was, now = (round(float(x[c, k]) * n) if n else 0 for x in (result.before, result.after))
+            text = f"{now}/{n}" + (f"{'▼' if now < was else '▲'} {was} before" if now != was else "")
+            mark = "✕ to forget: " if result.mask[c, k] else ""
+            assert shown[c][k] == mark + (text if n else "–no pictures"), (c, k)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("classes", "domains", "told"),
+    [
+        ((), (), "Nothing is chosen: choose a class, a domain or both."),
+        ("all", (), "Everything would be forgotten"),
+        ((), "all", "Everything would be forgotten"),
+        ("all", "all", "Everything would be forgotten"),
+    ],
+)
+def test_nothing_and_everything_are_told_in_a_sentence(page, images, classes, domains, told):
+    names = images.vocabulary
+    every = {"classes": names.classes, "domains": names.domains}
+    choose(page, every["classes"] if classes else (), every["domains"] if domains else ())
+    assert page.run("document.querySelector('#told').textContent").startswith(told)
+    assert page.run("document.querySelectorAll('#demo td.forgotten, #demo td.lost, #rates *').length") == 0
+    choose(page, ["dog"], ["line"])
+    assert "pictures to forget" in page.run("document.querySelector('#told').textContent")
+
+
+@pytest.mark.slow
+def test_an_address_sets_the_request_and_unknown_names_are_told(site, serve, devtools):
+    address = f"{serve(site)}/demo.html"
+    with tab(devtools, f"{address}#classes=car,zebra&domains=flat&method=gated") as page:
+        shown = page.run("[...document.querySelectorAll('#demo input:checked')].map(input => input.value)")
+        told = page.run("document.querySelector('#told').textContent")
+    assert shown == ["car", "flat", "gated"] and told.startswith("The link names zebra, which is not here. Of the 10")
+    with tab(devtools, f"{address}#classes=book&method=ridge") as page:
+        assert page.run("location.hash") == "#classes=book&domains=&method=ridge&find=book"
+
+
+@pytest.mark.slow
+def test_the_keyboard_reaches_everything_and_changes_it(page):
+    told, active = "document.querySelector('#told').textContent", "document.activeElement.value || ''"
+    page.run("document.querySelector('#classes input').focus()")
+    first = page.run(told)
+    page.press(" ", " ")
+    assert page.run(active) == "bird" and page.run(told) != first
+    reached = []
+    for _ in range(13 + 6 + 3):
+        page.press("Tab")
+        reached.append(page.run("document.activeElement.value || document.activeElement.textContent"))
+    assert reached[12:20] == ["umbrella", "cartoon", "flat", "line", "photo", "shaded", "silhouette", "Choose nothing"]
+    assert reached[20:] == ["nullspace", "bird"]  # the chosen method, then what is searched for
+    page.run("document.querySelector('#methods input:checked').focus()")
+    before = page.run(told)
+    page.press("ArrowDown")
+    assert page.run(active) == "residual" and page.run(told) != before
+
+
+@pytest.mark.slow
+def test_a_screen_reader_is_told_what_everything_is(page):
+    page.call("Accessibility.enable")
+    nodes = page.call("Accessibility.getFullAXTree")["nodes"]
+    found = [(n["role"]["value"], n.get("name", {}).get("value", "")) for n in nodes if not n.get("ignored")]
+    names = {role: [name for r, name in found if r == role] for role, _ in found}
+    assert names["checkbox"] == page.run("[...DATA.classes, ...DATA.domains]")
+    assert [name.partition(":")[0] for name in names["radio"]] == list(demo.SHOWN)
+    groups = [name.partition(" (")[0] for name in names["group"]]
+    assert {"Forget these classes", "in these domains", "with the method"} <= {*groups}
+    assert names["rowheader"] == page.run("DATA.classes") and set(page.run("DATA.domains")) <= {*names["columnheader"]}
+    assert names["combobox"] == ["The 12 pictures nearest to “a picture of a ”"]
+    assert len(names["status"]) == 1 and sum("picture" in name for name in names["table"]) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [400, 1280])
+@pytest.mark.parametrize("dark", [False, True])
+def test_the_page_fits_small_and_wide_windows(site, serve, devtools, width, dark):
+    with tab(devtools, f"{serve(site)}/demo.html", width, dark) as page:
+        seen = page.run(SEEN)
+        assert page_faults(SimpleNamespace(**seen, complaints=page.complaints)) == []
+        ratio = page.run(CONTRAST)
+    assert min(ratio.values()) >= 4.5, ratio
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", demo.SHOWN)
+def test_a_change_takes_a_tenth_of_a_second_of_work(page, images, method):
+    """Counted in time of the processor, which does not depend on what else it has to do."""
+    page.call("Performance.enable", timeDomain="threadTicks")
+
+    def worked() -> float:
+        return {m["name"]: m["value"] for m in page.call("Performance.getMetrics")["metrics"]}["TaskDuration"]
+
+    for classes, domains in [*REQUESTS.values(), (images.vocabulary.classes[1:], ())]:
+        choose(page, classes, domains, method)
+        times = []
+        for _ in range(4):
+            start = worked()
+            page.run("update(); document.body.offsetHeight")
+            times.append(1000 * (worked() - start))
+        assert 1 < min(times) <= 100, (classes, domains, times)
+
+
+@pytest.mark.slow
+def test_scripts_and_embeddings_are_within_a_megabyte_and_the_page_needs_no_server(site, devtools):
+    files = {path.name: path.stat().st_size for path in (site / "_static" / "demo").iterdir()}
+    assert sum(files[name] for name in (*demo.SCRIPTS, "data.js", "demo.css")) <= 1_000_000, files
+    assert files["thumbnails.webp"] <= 700_000
+    page = visit(devtools, (site / "demo.html").as_uri())
+    assert page.complaints == [] and page.text > 1000
+    assert any(link.endswith("/LICENSES.html") for link in page.links)
+
+
+@pytest.mark.slow
+def test_the_same_data_are_written_each_time(site, clip, images, z):
+    written = (site / "_static" / "demo" / "data.js").read_text(encoding="utf-8")
+    assert written == demo.script(demo.data(clip, images, z))
