@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 else:
     plt, sns, ipython = (import_extra(name, "course") for name in ("matplotlib.pyplot", "seaborn", "IPython.display"))
 
+FEW = 20
+"""Below so many pictures a share is written as a count."""
+
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*")
 
 
@@ -91,18 +94,30 @@ def matrix(
     form: str = ".0f",
     cmap: str = "viridis",
     outline: Tensor | None = None,
+    counts: Tensor | None = None,
+    told: Tensor | None = None,
 ) -> plt.Axes:
-    """A heat map with its numbers: `values` (R, K), NaN left blank; cells of the mask `outline` get a frame."""
+    """A heat map with its numbers: `values` (R, K), NaN left blank; cells of the mask `outline` get a frame.
+
+    told: (R, K), the numbers to write, where they are not the values that make the colours. counts: the number of
+    pictures in each cell, (R, K), where the numbers are shares in percent: a share of fewer than FEW is written as
+    "3/8", so that nobody takes it for more exact than it is.
+    """
     ax = ax or plt.subplots(figsize=(1.2 + 0.75 * len(columns), 0.9 + 0.34 * len(rows)))[1]
     numbers = np.asarray(values, dtype=float)
+    shown = numbers if told is None else np.asarray(told, dtype=float)
+    labels = np.vectorize(lambda value: format(value, form), otypes=[object])(shown)
+    if counts is not None:
+        for r, c in zip(*np.nonzero((np.asarray(counts) < FEW) & ~np.isnan(shown)), strict=True):
+            labels[r, c] = f"{shown[r, c] * int(counts[r, c]) / 100:.0f}/{int(counts[r, c])}"
     sns.heatmap(
         numbers,
         ax=ax,
         vmin=low,
         vmax=high,
         cmap=cmap,
-        annot=True,
-        fmt=form,
+        annot=labels,
+        fmt="",
         cbar=False,
         mask=np.isnan(numbers),
         linewidths=0.5,
@@ -120,27 +135,25 @@ def matrix(
 
 
 def comparison(result: Comparison) -> plt.Figure:
-    """Accuracy before and after an edit and the difference, side by side; forgotten cells are framed."""
-    vocabulary = result.images.vocabulary
+    """Accuracy before and after an edit side by side, the second coloured by the change; forgotten cells are framed."""
+    vocabulary, counts = result.images.vocabulary, result.images.counts()
     fig, axes = plt.subplots(
-        1, 3, figsize=(3 + 2.1 * vocabulary.shape[1], 1.2 + 0.34 * vocabulary.shape[0]), sharey=True
+        1, 2, figsize=(2.4 + 1.4 * vocabulary.shape[1], 1.2 + 0.34 * vocabulary.shape[0]), sharey=True
     )
-    for ax, values, title, cmap, low in (
-        (axes[0], 100 * result.before, "before (% right)", "viridis", 0),
-        (axes[1], 100 * result.after, "after (% right)", "viridis", 0),
-        (axes[2], 100 * (result.after - result.before), "change (points)", "PuOr", -100),
-    ):
-        matrix(
-            values,
-            vocabulary.classes,
-            vocabulary.domains,
-            title,
-            ax,
-            low=low,
-            cmap=cmap,
-            outline=result.mask,
-            form=".0f" if low == 0 else "+.0f",
-        )
+    names = vocabulary.classes, vocabulary.domains
+    before, after = 100 * result.before, 100 * result.after
+    matrix(before, *names, "before (counts, or % right)", axes[0], outline=result.mask, counts=counts)
+    matrix(
+        after - before,
+        *names,
+        "after (colour: the change)",
+        axes[1],
+        -100,
+        cmap="PuOr",
+        outline=result.mask,
+        counts=counts,
+        told=after,
+    )
     return fig
 
 

@@ -7,6 +7,7 @@ import torch
 
 import clipnull as cn
 from clipnull import plots
+from clipnull.evaluate import Comparison
 
 ODD = ["$x$", "a$b$c", "$\\frac{$", "$", "5 $ or 6 $", r"\\$a\\$", "plain", "$\\nosuch$"]
 
@@ -41,3 +42,23 @@ def test_an_alternative_text_is_text(monkeypatch):
     monkeypatch.setattr(plots.ipython, "display", lambda page: shown.append(page.data))
     plots.show(plt.figure(), 'what "<b>$x$</b>" & <script> are in a figure')
     assert shown[0].count("&lt;b&gt;$x$&lt;/b&gt;") == 2 and "<b>" not in shown[0] and "<script>" not in shown[0]
+
+
+def test_a_share_of_few_pictures_is_written_as_a_count():
+    shares = torch.tensor([[75.0, 75.0], [float("nan"), 0.0]])
+    ax = plots.matrix(shares, ["a", "b"], ["c", "d"], counts=torch.tensor([[8, 400], [0, plots.FEW - 1]]))
+    assert [text.get_text() for text in ax.texts] == ["6/8", "75", "0/19"]
+    ax = plots.matrix(shares - 50, ["a", "b"], ["c", "d"], low=-100, told=shares, counts=torch.full((2, 2), plots.FEW))
+    assert [text.get_text() for text in ax.texts] == ["75", "75", "0"]
+
+
+def test_a_comparison_shows_counts_before_and_after(images):
+    counts = images.counts()
+    before = torch.where(counts > 0, 1.0, torch.nan).double()
+    request = cn.Forget(["dog"], ["line"])
+    mask = request.mask(images.vocabulary)
+    result = Comparison(before, before * ~mask, mask, images, request, "free", torch.zeros(2, len(images)))
+    sizes, gone = counts[counts > 0].tolist(), mask[counts > 0].tolist()
+    shown = [[text.get_text() for text in ax.texts] for ax in plots.comparison(result).axes]
+    assert shown[0] == [f"{n}/{n}" for n in sizes]
+    assert shown[1] == [f"{0 if forgotten else n}/{n}" for n, forgotten in zip(sizes, gone, strict=True)]
