@@ -28,19 +28,19 @@ from .wording import DOMAIN_PHRASES, DOMAIN_PROMPTS, TEMPLATES
 
 PAGE = "PAPER.md"
 FIGURES = {"forgetting_rate": "0.923", "retain_drop": "+0.76"}
-"""What the abstract of arXiv 2512.14113 says: 92.3 % forgetting and 0.76 points lost on what is kept, both averages."""
+"""What arXiv 2512.14113 is said to report: 92.3 % forgetting and 0.76 points lost on what is kept, both averages."""
 
 UNTRAINED = (
     "**Nothing was learned here.** Weights are random, so that such a model cannot tell one picture from another. Its "
     "figures show that the commands run from end to end, and nothing else: do not quote them."
 )
 ABOUT = (
-    "The abstract of [arXiv 2512.14113](https://arxiv.org/abs/2512.14113) says that 92.3 % is forgotten and 0.76 "
-    "points are lost on what is kept, on average. These two figures are the paper's; all others on this page are ours, "
-    "measured by `clipnull paper`, version {version}. The paper's templates, its rank rule and its weights of texts "
-    "against pictures are not public: `nullspace` is a reconstruction of its edit, and no row below is known to "
-    "average over what the paper's figures do. `ridge` is CCUP's edit; `residual`, `oblique`, `neuron` and `gated` are "
-    "ours."
+    "[arXiv 2512.14113](https://arxiv.org/abs/2512.14113) is said to report that 92.3 % is forgotten and 0.76 points "
+    "are lost on what is kept, on average; its abstract has no figures. These two are the paper's; all others on this "
+    "page are ours, measured by `clipnull paper`, version {version}. The paper's templates, its rank rule and its "
+    "weights of texts against pictures are not known to us: `nullspace` is a reconstruction of its edit, and no row "
+    "below is known to average over what the paper's figures do. `ridge` is CCUP's edit; `residual`, `oblique`, "
+    "`neuron` and `gated` are ours."
 )
 HOW = (
     "Every class (global), every cell that holds pictures (selective) and every domain (complete) is forgotten alone; "
@@ -269,7 +269,7 @@ def page(found: Sequence[dict], missing: Sequence[str] = ()) -> str:
     """PAPER.md: a row for each pair, paradigm and method of `found`, as `bench` documents it; `missing`: titles."""
     columns = [bench.COLUMNS[name] for name in FIGURES]
     lines = [f"| measured | paradigm | method | requests | {' | '.join(columns)} |", "|---" * (4 + len(columns)) + "|"]
-    lines.append(f"| the paper, its abstract | average | its edit | | {' | '.join(FIGURES.values())} |")
+    lines.append(f"| the paper | average | its edit | | {' | '.join(FIGURES.values())} |")
     for entry in found:
         for row in (row for row in entry["summary"] if row["prompts"] == "free"):
             figures = " | ".join(bench.told(figure, row[figure]) for figure in FIGURES)

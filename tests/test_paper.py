@@ -71,7 +71,7 @@ def test_from_folders_to_a_page_beside_the_two_figures(tiny, pacs, tmp_path):
     made = [f"{stem}{ending}" for stem in stems for ending in (".npz", ".json")]
     assert sorted(p.name for p in page.parent.iterdir()) == sorted(["PAPER.md", *made]) and tiny == PAIR
     rows = table(page)
-    assert rows[0] == ["the paper, its abstract", "average", "its edit", "", "0.923", "+0.76"]
+    assert rows[0] == ["the paper", "average", "its edit", "", "0.923", "+0.76"]
     assert len(rows) == 1 + 4 * 3 * 2 and {len(row) for row in rows} == {6}
     assert [row[0] for row in rows[1::6]] == [
         f"{name} {model} random weights" for model in PAIR for name in ("pacs", "Office Home")
