@@ -24,6 +24,8 @@ TASK = re.compile(
     r"<details><summary>Hint</summary>\n\n.+</details>$"
 )
 
+OPEN = re.compile(r"## Open task\n\n\*\*[^*]+\*\* \(\d+ min, no check\)\. ")
+
 # identity -> two plausible wrong answers, and a right one that is written differently from the solution
 ANSWERS = {
     "00-1": (
@@ -78,12 +80,12 @@ ANSWERS = {
              """,
     ),
     "02-2": (
-        "def f(x): return x.diff(dim=-1).square().mean() + x.diff(dim=-2).square().mean()",
-        "def f(x): return x.diff(dim=-1).abs().mean((1, 2, 3)) + x.diff(dim=-2).abs().mean((1, 2, 3))",
+        "def f(a, target): return F.normalize(a @ target, dim=0)",
+        "def f(a, target): return target @ torch.linalg.pinv(a)",
         """
-             def f(x):
-                 across, down = x[..., 1:] - x[..., :-1], x[..., 1:, :] - x[..., :-1, :]
-                 return torch.stack([(a ** 2).mean() + (b ** 2).mean() for a, b in zip(across, down)])
+             def f(a, target):
+                 x = torch.linalg.solve(a @ a.T, a @ target)
+                 return x / x.norm()
              """,
     ),
     "03-1": (
@@ -114,15 +116,20 @@ ANSWERS = {
         "def f(u, v): return torch.as_tensor(subspace_angles(u.numpy(), v.numpy())[::-1].copy())",
     ),
     "04-1": (
-        "def f(rows, alpha): return torch.eye(rows.shape[1], dtype=rows.dtype) - alpha * rows.T @ rows",
         """
-             from clipnull.subspace import basis
-             def f(rows, alpha): return alpha * basis(rows) @ basis(rows).T
+             def f(z, u, own, rival):
+                 return (z @ (own - rival)) / ((z @ u) @ (u.T @ (own - rival)))
              """,
         """
-             def f(rows, alpha):
-                 inside = rows.T @ torch.linalg.inv(rows @ rows.T) @ rows
-                 return torch.eye(len(inside), dtype=inside.dtype) - alpha * inside
+             def f(z, u, own, rival):
+                 alpha = (z @ (own - rival)) / ((z @ u) @ (u.T @ own))
+                 return torch.where((alpha >= 0) & (alpha <= 1), alpha, torch.inf)
+             """,
+        """
+             def f(z, u, own, rival):
+                 whole = torch.eye(len(own), dtype=z.dtype) - u @ u.T
+                 start, end = z @ (own - rival), z @ whole @ (own - rival)
+                 return torch.tensor([float(a / (a - b)) if b <= 0 else float("inf") for a, b in zip(start, end)])
              """,
     ),
     "04-2": (
@@ -135,14 +142,15 @@ ANSWERS = {
              """,
     ),
     "05-1": (
-        "def f(texts): return texts - texts.mean(1, keepdim=True) - texts.mean(0, keepdim=True)",
-        "def f(texts): return texts - texts.mean((0, 1))",
+        "def f(wanted): return wanted.mean(1, keepdim=True) + wanted.mean(0, keepdim=True)",
+        "def f(wanted): return wanted.mean(1, keepdim=True) * wanted.mean(0, keepdim=True) / wanted.mean()",
         """
-             def f(texts):
-                 c, k = texts.shape[:2]
-                 rows = torch.eye(c, dtype=texts.dtype) - 1 / c
-                 columns = torch.eye(k, dtype=texts.dtype) - 1 / k
-                 return torch.einsum('ab,bkd,kj->ajd', rows, texts, columns)
+             def f(wanted):
+                 c, k = wanted.shape
+                 of_class = torch.eye(c, dtype=wanted.dtype).repeat_interleave(k, 0)
+                 of_domain = torch.eye(k, dtype=wanted.dtype).repeat(c, 1)
+                 design = torch.cat([of_class, of_domain], 1)
+                 return (design @ torch.linalg.pinv(design) @ wanted.flatten()).view(c, k)
              """,
     ),
     "05-2": (
@@ -164,16 +172,23 @@ ANSWERS = {
         "def f(before, after, classes): return 1 - max(0, after - 1 / classes) / (before - 1 / classes)",
     ),
     "06-2": (
-        "def f(scores, scale): return -(scores.softmax(1) * scores.log_softmax(1)).sum(1)",
         """
-             def f(scores, scale):
-                 p = (scale * scores).softmax(0)
-                 return -(p * p.log()).sum(1) / np.log(scores.shape[1])
+             def f(classifier, decoy, margin):
+                 r = classifier[decoy] - classifier.mean(0)
+                 return margin * r / (r @ r)
              """,
         """
-             def f(scores, scale):
-                 entropy = torch.distributions.Categorical(logits=scale * scores).entropy()
-                 return entropy / np.log(scores.shape[1])
+             def f(classifier, decoy, margin):
+                 wanted = torch.zeros(len(classifier), dtype=classifier.dtype)
+                 wanted[decoy] = margin
+                 return torch.linalg.pinv(classifier) @ wanted
+             """,
+        """
+             def f(classifier, decoy, margin):
+                 others = [c for c in range(len(classifier)) if c != decoy]
+                 apart = classifier[decoy] - classifier[others]
+                 wanted = torch.full((len(others),), margin, dtype=apart.dtype)
+                 return apart.T @ torch.linalg.solve(apart @ apart.T, wanted)
              """,
     ),
     "07-1": (
@@ -358,8 +373,11 @@ def exercise_faults(number: str, nb) -> list[str]:
             for n in (name, answer)
             if any(re.search(rf"\b{re.escape(n)}\b", source) for source in others)
         ]
-    if stubs and not any(re.match("## Summary", c.source) for c in cells[stubs[-1] + 3 : stubs[-1] + 4]):
-        faults.append("the summary does not follow the last exercise")
+    after = [c.source for c in cells[stubs[-1] + 3 : stubs[-1] + 5]] if stubs else ["## Summary"]
+    if after and OPEN.match(after[0]):
+        del after[0]
+    if not after or not after[0].startswith("## Summary"):
+        faults.append("neither the summary nor an open task and the summary follow the last exercise")
     if any(b - a != 4 for a, b in zip(stubs, stubs[1:], strict=False)):
         faults.append("the exercises are not in a row")
     return faults
@@ -586,6 +604,14 @@ def test_faults_of_exercises_are_found(harm):
     nb = sound()
     harm(nb.cells)
     assert exercise_faults("07", nb)
+
+
+def test_an_open_task_may_stand_between_the_exercises_and_the_summary():
+    task = "## Open task\n\n**Break it** (20 min, no check). Find a request."
+    for place, source, is_sound in ((9, task, True), (5, task, False), (9, "## Open task\n\nBreak it.", False)):
+        nb = sound()
+        nb.cells.insert(place, nbformat.v4.new_markdown_cell(source))
+        assert (exercise_faults("07", nb) == []) == is_sound, (place, source)
 
 
 def test_a_missing_package_of_a_reference_is_no_fault_of_the_answer(monkeypatch):

@@ -5,21 +5,32 @@ import math
 import torch
 from torch import Tensor
 
-from ... import evaluate, subspace
+from ... import evaluate
 from .registry import exercise, normal
 
 # --- 04 global unlearning ----------------------------------------------------------------------------------------
 
 
+def _margins() -> list[tuple]:
+    def case(seed: int, n: int, d: int, r: int) -> tuple:
+        double = torch.float64
+        own, rival = (normal(seed + i, d, dtype=double) for i in (1, 2))
+        u = torch.linalg.qr(torch.cat([own[:, None], normal(seed + 3, d, r - 1, dtype=double)], 1))[0]
+        z = normal(seed, n, d, dtype=double)
+        return z * (z @ (own - rival)).sign()[:, None], u, own, rival  # every picture is of its own class before
+
+    return [case(10, 9, 6, 2), case(20, 5, 8, 1), case(30, 7, 5, 3)]
+
+
 @exercise(
     "04-1",
-    lambda: [(normal(1, 3, 6, dtype=torch.float64), 1.0), (normal(2, 2, 5, dtype=torch.float64), 0.4)],
-    "P has shape (d, d). The rows are neither orthogonal nor of length 1: take an orthonormal basis U (d, r) of "
-    "their span first (clipnull.subspace.basis), then I - alpha U U^T",
+    _margins,
+    "the lead z P (own - rival) is a straight line in alpha: the lead before, minus alpha times (z U) (U^T (own - "
+    "rival)). Where does it cross zero? Beyond alpha = 1, or never, counts as infinity",
 )
-def null_projector(rows: Tensor, alpha: float) -> Tensor:
-    u = subspace.basis(rows)
-    return torch.eye(rows.shape[1], dtype=rows.dtype) - alpha * u @ u.T
+def needed_strength(z: Tensor, u: Tensor, own: Tensor, rival: Tensor) -> Tensor:
+    lead, taken = z @ (own - rival), (z @ u) @ (u.T @ (own - rival))
+    return torch.where(taken >= lead, lead / taken, torch.inf)
 
 
 def _matrices() -> list[tuple]:
@@ -44,14 +55,20 @@ def rate_of_forgetting(before: Tensor, after: Tensor, mask: Tensor) -> float:
 # --- 05 selective unlearning -------------------------------------------------------------------------------------
 
 
+def _wanted() -> list[tuple]:
+    one = torch.zeros(4, 3, dtype=torch.float64)
+    one[1, 2] = 1.0
+    return [(one,), (normal(1, 2, 5, dtype=torch.float64),)]
+
+
 @exercise(
     "05-1",
-    lambda: [(normal(1, 4, 3, 6),), (2 + normal(2, 2, 5, 4),)],
-    "the class mean is over axis 1, the domain mean over axis 0; both contain the common mean: add it once",
+    _wanted,
+    "a linear reading of class plus domain is a number for the class plus a number for the domain. The nearest such "
+    "table has the row means and the column means of what is wanted; both contain the mean of all: count it once",
 )
-def own_part(texts: Tensor) -> Tensor:
-    x = texts - texts.mean((0, 1))
-    return x - x.mean(1, keepdim=True) - x.mean(0, keepdim=True)
+def best_reading(wanted: Tensor) -> Tensor:
+    return wanted.mean(1, keepdim=True) + wanted.mean(0, keepdim=True) - wanted.mean()
 
 
 @exercise(
@@ -80,10 +97,14 @@ def way_to_chance(before: float, after: float, classes: int) -> float:
 
 @exercise(
     "06-2",
-    lambda: [(normal(1, 5, 4), 10.0), (normal(2, 3, 7), 1.5)],
-    "softmax over classes (dim 1) of scale * scores; entropy is -sum p log p; divide by the log of the number of "
-    "classes",
+    lambda: [
+        (normal(1, 4, 9, dtype=torch.float64), 2, 0.5),
+        (normal(2, 6, 7, dtype=torch.float64), 0, 2.0),
+        (normal(3, 2, 5, dtype=torch.float64), 1, 1.0),
+    ],
+    "C - 1 conditions: (w_decoy - w_c) r = margin for every other class c. Stack the differences to a matrix (C - 1, "
+    "d); of all r that meet them, the pseudoinverse (torch.linalg.pinv) gives the shortest",
 )
-def relative_entropy(scores: Tensor, scale: float) -> Tensor:
-    p = (scale * scores).softmax(1)
-    return -(p * p.log()).sum(1) / math.log(scores.shape[1])
+def decoy_shift(classifier: Tensor, decoy: int, margin: float) -> Tensor:
+    apart = classifier[decoy] - torch.cat([classifier[:decoy], classifier[decoy + 1 :]])
+    return torch.linalg.pinv(apart) @ torch.full((len(apart),), margin, dtype=apart.dtype)

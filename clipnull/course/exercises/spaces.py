@@ -87,14 +87,23 @@ def ascent_step(x: Tensor, embed: Callable[[Tensor], Tensor], target: Tensor, ra
     return (x + rate * torch.autograd.grad(cosines.sum(), x)[0]).detach()
 
 
+def _towers() -> list[tuple]:
+    double = torch.float64
+    return [
+        (normal(1, 3, 6, dtype=double), normal(2, 6, dtype=double)),
+        (normal(3, 4, 4, dtype=double), normal(4, 4, dtype=double)),
+        (normal(5, 2, 7, dtype=double) * 3, normal(6, 7, dtype=double)),
+    ]
+
+
 @exercise(
     "02-2",
-    lambda: [(normal(1, 2, 3, 5, 5),), (normal(2, 3, 3, 4, 6),)],
-    "x.diff(dim=-1) holds differences of horizontal neighbours, x.diff(dim=-2) of vertical ones; square, take "
-    "the mean over all axes but the first, (n, 3, h, w) -> (n,), and add the two",
+    _towers,
+    "x A is a combination of the rows of A. Of all vectors in their span, the one at the smallest angle to the target "
+    "is its orthogonal projection on the span: solve x A = that (torch.linalg.pinv or lstsq), then give x length 1",
 )
-def roughness(x: Tensor) -> Tensor:
-    return x.diff(dim=-1).square().mean((1, 2, 3)) + x.diff(dim=-2).square().mean((1, 2, 3))
+def best_picture(a: Tensor, target: Tensor) -> Tensor:
+    return F.normalize(target @ torch.linalg.pinv(a), dim=0)
 
 
 # --- 03 subspace angles ------------------------------------------------------------------------------------------
