@@ -10,6 +10,7 @@ rows that differ by more than rounding. A row that no caption of the last stage 
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
@@ -48,4 +49,9 @@ def restore(base: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> dict[str
 
 def weights(name: str, base: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The weights of the clean model `name`, one of NAMES, from those of miniclip."""
-    return restore(base, load_file(data_folder("clean") / f"{name.removeprefix(BASE + '-')}.safetensors"))
+    return restore(base, load_file(path_of(name)))
+
+
+def path_of(name: str) -> Path:
+    """The file of the clean model `name`."""
+    return data_folder("clean") / f"{name.removeprefix(BASE + '-')}.safetensors"

@@ -16,6 +16,7 @@ from .audits.findings import Audit, told
 from .data import Images
 from .errors import import_extra
 from .evaluate import Comparison
+from .sequences import FIGURES, WAYS
 from .stored import left_out
 
 if TYPE_CHECKING:
@@ -268,5 +269,31 @@ def audit(report: Audit, most: float = 10.0) -> plt.Figure:
     ax.set_yticks(range(len(judged)), [f"{f.check}: {f.asked}" for f in judged], fontsize=8)
     ax.set(xlim=(0, most), xlabel="times the limit (1: the most that is tolerated)")
     ax.invert_yaxis()
+    sns.despine(fig)
+    return fig
+
+
+def sequences(found: Sequence[dict], figures: Sequence[str] = ("forgetting_rate", "beyond_filter")) -> plt.Figure:
+    """Curves of `sequences.curves`: a row a figure, a column a way, a line a method, a band from lowest to highest."""
+    ways = [way for way in WAYS if any(row["way"] == way for row in found)]
+    methods = list(dict.fromkeys(row["method"] for row in found))
+    fig, axes = plt.subplots(
+        len(figures), len(ways), figsize=(3.7 * len(ways), 3.1 * len(figures)), sharex=True, sharey="row", squeeze=False
+    )
+    for line, figure in zip(axes, figures, strict=True):
+        for ax, way in zip(line, ways, strict=True):
+            for i, method in enumerate(methods):
+                own = [row for row in found if (row["method"], row["way"]) == (method, way)]
+                sizes = [row["classes"] for row in own]
+                mean, low, high = (np.array([row[figure][j] for row in own], dtype=float) for j in range(3))
+                ax.plot(sizes, mean, marker=MARKERS[i % len(MARKERS)], color=f"C{i}", lw=2, label=literal(method))
+                ax.fill_between(sizes, low, high, color=f"C{i}", alpha=0.12, lw=0)
+            ax.set_xticks(sorted({row["classes"] for row in found}))
+        line[0].set_ylabel(FIGURES[figure])
+    for ax, way in zip(axes[0], ways, strict=True):
+        ax.set_title(WAYS[way])
+    for ax in axes[-1]:
+        ax.set_xlabel("classes forgotten")
+    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False)
     sns.despine(fig)
     return fig

@@ -1,6 +1,6 @@
 """RESULTS.md and the table and picture of the README, written from the JSON files in data/results.
 
-`clipnull results [FILE ...]` takes over what `clipnull bench --json FILE`, `clipnull bench --speed --json FILE` and
+`clipnull results [FILE ...]` takes over what `clipnull bench --json FILE`, also with `--rivals` or `--speed`, and
 `data/build/measure.py --json FILE` measured, and writes both anew; a test holds them against the files.
 """
 
@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from . import standings
 from .bench import COLUMNS, COUNTED, counted, told
 from .errors import one_of
 from .files import write_text
@@ -19,7 +20,7 @@ PICTURE = FOLDER / "cats.png"
 SHOW, SHOWN = "<!-- picture: written by `clipnull results` -->", "<!-- end of picture -->"
 BEGIN, END = "<!-- results: written by `clipnull results` -->", "<!-- end of results -->"
 _PLAIN = str.maketrans(" /", "--")
-KINDS = ("model", "bench", "speed", "times")
+KINDS = ("model", "bench", "rivals", "speed", "times")
 TARGETS = {  # (method, paradigm): forgetting rate at least; retain drop, sibling class, worst cell at most
     ("gated", "global"): (0.99, 0.0, None, 1),
     ("gated", "selective"): (0.99, 0.0, 1.5, 2),
@@ -70,8 +71,8 @@ def summary(found: dict, source: str) -> dict:
     """What is kept of a measurement: of a sweep, what its requests have in common, with prompts that name no domain."""
     if not isinstance(found, dict) or "name" not in found:
         raise ValueError(f"file: {source!r} holds no measurement; expected what `clipnull bench --json` writes")
-    if one_of("kind", found.get("kind"), KINDS) != "bench":
-        return found
+    if (kind := one_of("kind", found.get("kind"), KINDS)) != "bench":
+        return {key: value for key, value in found.items() if kind != "rivals" or key != "rows"}
     if "summary" not in found:
         raise ValueError(f"file: {source!r} holds no intervals; expected what today's `clipnull bench --json` writes")
     rows, example = [row for row in found["summary"] if row["prompts"] == "free"], example_of(found)
@@ -87,9 +88,7 @@ def page(known: Sequence[dict]) -> str:
         "`make measure` measure anew.",
     ]
     for entry in known:
-        parts += {"model": model_part, "bench": bench_part, "speed": speed_part, "times": times_part}[entry["kind"]](
-            entry
-        )
+        parts += PARTS[entry["kind"]](entry)
     benches = sorted((e for e in known if e["kind"] == "bench"), key=lambda e: not e["stored"])
     return "\n\n".join([*parts, *target_part(benches)]) + "\n"
 
@@ -174,6 +173,10 @@ def times_part(entry: dict) -> list[str]:
     lines = ["| command | seconds |", "|---|---|"]
     lines += [f"| {row['what']} | {row['seconds']} |" for row in entry["rows"]]
     return ["## Times", entry["note"], "\n".join(lines)]
+
+
+PARTS = {"model": model_part, "bench": bench_part, "rivals": standings.part, "speed": speed_part, "times": times_part}
+"""The section of each kind."""
 
 
 def in_readme(text: str, known: Sequence[dict]) -> str:

@@ -60,6 +60,12 @@ def test_the_committed_page_and_table_are_those_of_the_committed_files():
     assert readme == results.in_readme(readme, known)
 
 
+def test_of_a_measurement_of_rivals_all_but_the_rows_is_kept():
+    known = next(entry for entry in results.read(ROOT) if entry["kind"] == "rivals")
+    assert results.summary(known | {"rows": [1]}, "file") == known
+    assert f"## R{known['name'][1:]}" in results.page([known])
+
+
 def test_a_measurement_becomes_means_with_intervals_a_page_and_a_table(clone):
     written = results.write([measured(clone, sweep())], clone)
     assert [path.name for path in written] == ["my-pictures.json", "RESULTS.md", "README.md"]

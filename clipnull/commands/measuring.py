@@ -35,6 +35,15 @@ def add(commands: argparse._SubParsersAction) -> None:
     of["bench"].add_argument("--json", type=Path, metavar="FILE", help="write all rows there, for `clipnull results`")
     of["bench"].add_argument("--name", help="of the pictures, as results tell it [that of the folder]")
     of["bench"].add_argument("--speed", action="store_true", help="time the closed form instead")
+    of["bench"].add_argument(
+        "--rivals", action="store_true", help="our methods and other people's in one table; --methods names either"
+    )
+    of["bench"].add_argument(
+        "--labelled",
+        metavar="DATA",
+        help="of --rivals: pictures for those that need labels [the train split of miniworld]",
+    )
+    of["bench"].add_argument("--seeds", type=int, default=3, help="of --rivals: for what is drawn [3]")
     of["embed"].add_argument("data", metavar="DATA", help="folder <domain>/<class>/*")
     of["embed"].add_argument("--model", required=True, help="of open_clip, or miniclip")
     of["embed"].add_argument("--pretrained", metavar="TAG", help="its weights")
@@ -77,6 +86,8 @@ def bench(args: argparse.Namespace) -> int:
 
         found = {"kind": "speed", "name": "speed"} | speed.measure()
         text = speed.report(found)
+    elif args.rivals:
+        found, text = rivals(args)
     else:
         methods = names("methods", args.methods or list(METHODS), list(METHODS))
         paradigms = names("paradigms", args.paradigms or bench.PARADIGMS, bench.PARADIGMS)
@@ -90,6 +101,24 @@ def bench(args: argparse.Namespace) -> int:
         write_text(args.json, json.dumps(found, indent=1, allow_nan=False) + "\n")
     print(text)
     return 0
+
+
+def rivals(args: argparse.Namespace) -> tuple[dict, str]:
+    """What `bench --rivals` measures, and its tables."""
+    from .. import bench, contest, standings
+    from ..data import load_images
+    from ..models import load
+    from ..results import name_of
+    from ..stored import is_stored
+
+    paradigms = names("paradigms", args.paradigms or bench.PARADIGMS, bench.PARADIGMS)
+    entrants = args.methods and names("methods", args.methods, list(contest.ALL))
+    images = load_images(args.data)
+    labelled = load_images(args.labelled) if args.labelled else None if args.data else load_images(split="train")
+    clip = load(args.data if is_stored(args.data) else args.model, args.pretrained)
+    name = args.name or name_of(args.data)
+    found = standings.document(clip, images, name, labelled, entrants, paradigms, args.seeds)
+    return found, standings.text(found)
 
 
 def embed(args: argparse.Namespace) -> int:

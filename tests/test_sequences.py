@@ -1,0 +1,132 @@
+"""Forgetting class after class: three ways, random orders, and where a method breaks."""
+
+import math
+
+import pytest
+import torch
+from helpers import field_of, made_of_numbers
+
+import clipnull as cn
+from clipnull import contest, materials, sequences
+from clipnull.evaluate import accuracy_matrix, rates
+
+
+@pytest.fixture(scope="module")
+def material():
+    return made_of_numbers()
+
+
+@pytest.fixture(scope="module")
+def on(material):
+    return field_of(material)
+
+
+@pytest.fixture(scope="module")
+def rows(on, material):
+    return sequences.sequence(on, material, ["nullspace", "gated", "slug"], sizes=[1, 3], orders=3)
+
+
+def test_sizes_double_up_to_half_of_all_classes():
+    assert [sequences.sizes_of(n) for n in (2, 7, 14, 16)] == [[1], [1, 2, 3], [1, 2, 4, 7], [1, 2, 4, 8]]
+
+
+def test_there_is_a_row_for_each_entrant_order_size_and_way(rows):
+    keys = [(row["method"], row["order"], row["classes"], row["way"]) for row in rows]
+    assert len({*keys}) == len(keys) == 3 * 3 * 2 * 3
+    for row in rows:
+        assert len(row["forgotten"]) == row["classes"]
+    orders = {tuple(row["forgotten"]) for row in rows if row["classes"] == 3}
+    assert len(orders) == 3, "other orders"
+
+
+def test_the_three_ways_are_one_for_a_single_class(rows):
+    for method in ("nullspace", "gated", "slug"):
+        for order in range(3):
+            own = [r for r in rows if (r["method"], r["order"], r["classes"]) == (method, order, 1)]
+            assert len({(r["forgetting_rate"], r["retain_drop"], r["worst_cell_drop"]) for r in own}) == 1
+
+
+def test_the_ways_are_what_they_say(rows, on, material):
+    row = next(r for r in rows if (r["method"], r["classes"], r["way"]) == ("slug", 3, "union"))
+    masks = [cn.Forget([name]).mask(on.images.vocabulary) for name in row["forgotten"]]
+    union = contest.edit_of("slug", material, masks[0] | masks[1] | masks[2]).images(on.z)
+    apart, after, model = on.z, on.z, material
+    for mask in masks:
+        apart = contest.edit_of("slug", material, mask).images(apart)
+        edit = contest.edit_of("slug", model, mask)
+        after, model = edit.images(after), model.after(edit)
+    before = accuracy_matrix(on.before, on.images)
+    for way, z in (("union", union), ("apart", apart), ("after", after)):
+        answers = contest.classify(z, on.classifier, on.images.domains)
+        wanted = rates(before, accuracy_matrix(answers, on.images), masks[0] | masks[1] | masks[2])
+        found = next(r for r in rows if (r["method"], r["order"], r["classes"], r["way"]) == ("slug", 0, 3, way))
+        assert found["forgetting_rate"] == pytest.approx(wanted["forgetting_rate"])
+        assert found["retain_drop"] == pytest.approx(wanted["retain_drop"])
+
+
+def test_beyond_the_filter_nothing_is_lost_by_what_acts_as_it_does(on, material, monkeypatch):
+    """An edit that changes nothing gains nothing, and the filter may: their difference is what is told."""
+    zero = torch.zeros(48, 1).double()
+    monkeypatch.setattr(sequences, "edit_of", lambda *_: cn.Edit(zero, zero, "nothing"))
+    for row in sequences.sequence(on, material, ["ridge"], sizes=[2], orders=1):
+        left = [c for c, name in enumerate(on.images.vocabulary.classes) if name not in row["forgotten"]]
+        filtered = torch.tensor(left)[contest.classify(on.z, on.classifier[:, left], on.images.domains)]
+        mask = cn.Forget(row["forgotten"]).mask(on.images.vocabulary)
+        gain = rates(*(accuracy_matrix(p, on.images) for p in (on.before, filtered)), mask)["retain_drop"]
+        assert row["retain_drop"] == 0 and row["beyond_filter"] == pytest.approx(-gain)
+
+
+def test_curves_tell_the_mean_and_the_spread_over_orders(rows):
+    found = sequences.curves(rows)
+    assert len(found) == 3 * 3 * 2
+    for point in found:
+        own = [r for r in rows if all(r[key] == point[key] for key in ("method", "way", "classes"))]
+        values = [r["retain_drop"] for r in own]
+        assert point["orders"] == 3
+        assert point["retain_drop"] == pytest.approx([sum(values) / 3, min(values), max(values)])
+    empty = sequences.curves([rows[0] | {"forgetting_rate": math.nan}])
+    assert empty[0]["forgetting_rate"] == [None] * 3
+
+
+def curve(way, *points):
+    none = [0.0] * 3
+    return [
+        {"method": "m", "way": way, "classes": n, "forgetting_rate": [f] * 3, "beyond_filter": [d] * 3,
+         "retain_drop": none, "worst_cell_drop": none}
+        for n, f, d in points
+    ]  # fmt: skip
+
+
+def test_a_method_breaks_where_it_first_forgets_too_little_or_loses_too_much():
+    found = curve("union", (1, 1.0, 0.0), (4, 0.5, 9.0), (2, 0.8, 1.0))
+    found += curve("after", (1, 1.0, 5.0), (2, 0.95, 5.1)) + curve("apart", (1, 1.0, 0.0))
+    assert sequences.breaks(found) == {
+        ("m", "union"): "2: forgets 0.80", ("m", "after"): "2: loses 5.1 points", ("m", "apart"): "–",
+    }  # fmt: skip
+
+
+def test_what_cannot_be_asked_for_is_named(on, material):
+    for name in ("filter", "clean", "uce"):
+        with pytest.raises(ValueError, match=f"entrants: '{name}' makes no edit of pictures"):
+            sequences.sequence(on, material, [name])
+    with pytest.raises(ValueError, match="entrants: 'slug' needs labelled pictures"):
+        sequences.sequence(on, materials.Material(material.cells, 40.0), ["slug"])
+    with pytest.raises(ValueError, match=r"sizes: \[1, 4\] of 4 classes; expected at least one"):
+        sequences.sequence(on, material, sizes=[4, 1])
+    with pytest.raises(ValueError, match="orders: 0"):
+        sequences.sequence(on, material, sizes=[1], orders=0)
+    with pytest.raises(ValueError, match="sizes: 0 "):
+        sequences.sequence(on, material, sizes=[0])
+
+
+def test_curves_are_drawn_with_a_panel_for_each_figure_and_way(rows):
+    from clipnull import plots
+
+    figure = plots.sequences(sequences.curves(rows))
+    panels = figure.axes
+    assert len(panels) == 6 and [ax.get_title() for ax in panels[:3]] == list(sequences.WAYS.values())
+    drawn = {line.get_label(): line.get_ydata() for line in panels[0].lines}
+    assert list(drawn) == ["nullspace", "gated", "slug"]
+    point = next(p for p in sequences.curves(rows) if (p["method"], p["way"], p["classes"]) == ("slug", "union", 3))
+    assert drawn["slug"][-1] == pytest.approx(point["forgetting_rate"][0])
+    plots.plt.close(figure)
