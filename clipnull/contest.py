@@ -84,11 +84,19 @@ def field(clip: Clip, images: Images, prompts: str = "free") -> Field:
 
 
 def edit_of(name: str, material: Material, mask: Tensor, seed: int = 0) -> Edit | None:
-    """The edit of a method or rival that forgets the cells in `mask` (C, K); None where it makes none."""
+    """The edit of a method or rival that forgets the cells in `mask` (C, K); None where it makes none.
+
+    Raises ValueError for an unknown name, a mask that does not fit, and pictures that `material` lacks.
+    """
     if one_of("name", name, ALL) in METHODS:
         return solve(material.cells, mask, name)
-    make = RIVALS[name].make
-    return None if make is None else make(material, mask, seed)
+    rival = RIVALS[name]
+    if rival.make is None:
+        return None
+    material.cells.validate(mask)
+    if rival.pictures not in material.kinds:
+        raise ValueError(f"material: no {rival.pictures} pictures; expected some, for {name!r} (`materials.gather`)")
+    return rival.make(material, mask, seed)
 
 
 def left_out(material: Material, on: Field | None = None) -> dict[str, str]:

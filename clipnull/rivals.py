@@ -7,7 +7,7 @@ once, and every rival is then an edit like ours; what a rival would gain from th
 Their settings were chosen on the train splits of miniworld and PACS, like ours.
 
 The paper's edit and CCUP (arXiv 2512.14137) are `nullspace` and `ridge` among the methods. The clean model, which was
-trained without what is to be forgotten (`clipnull.clean`), is no rival but the ceiling.
+trained without what is to be forgotten (`clipnull.clean`), is no rival but the yardstick.
 """
 
 import warnings
@@ -68,7 +68,7 @@ def speed(material: Material, mask: Tensor, seed: int = 0, energy: float = 0.7, 
         return torch.linalg.solve(gram, x @ through).T
 
     shift = (kept @ factor(torch.eye(x.shape[1], dtype=x.dtype)) @ difference).norm(dim=1)
-    u = basis(kept[shift > shift.mean()], energy)
+    u = basis(kept[shift >= shift.mean()], energy)
     return Edit(factor(torch.eye(len(u), dtype=u.dtype) - u @ u.T), difference.T, "speed")
 
 

@@ -145,6 +145,12 @@ def test_who_lacks_pictures_is_left_out_and_cannot_be_asked_for(on, material):
         contest.run(on, bare, ["random", "leace"])
     with pytest.raises(ValueError, match="seeds: 3, and noise was drawn 2 times"):
         contest.run(on, material, ["lipschitz"], seeds=3)
+    mask = cn.Forget(["car"]).mask(on.images.vocabulary)
+    with pytest.raises(ValueError, match="material: no labelled pictures; expected some, for 'slug'"):
+        contest.edit_of("slug", bare, mask)
+    with pytest.raises(ValueError, match="mask: .* with 8 cells; expected bool"):
+        contest.edit_of("slug", material, mask | True)
+    assert contest.edit_of("filter", bare, mask) is None
     with pytest.raises(ValueError, match="entrants: 'leece' is not known; did you mean 'leace'"):
         contest.run(on, material, ["leece"])
     names = {row["method"] for row in contest.run(on, bare, paradigms=["complete"], seeds=1)}
