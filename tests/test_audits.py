@@ -14,7 +14,7 @@ from test_stored import fields
 import clipnull as cn
 from clipnull import audits, cli, plots
 from clipnull.auditing import features_before_projection
-from clipnull.audits import probing, surviving, traces, wordings
+from clipnull.audits import deep, probing, surviving, traces, wordings
 from clipnull.audits.findings import Audit, finding, ordered, told
 
 
@@ -253,3 +253,31 @@ def test_the_clean_model_is_found_by_the_request(clip, few):
 def test_the_command_names_wrong_arguments(arguments, message, capsys):
     assert cli.main(["audit", *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+# --- one step deeper
+
+
+def test_the_rest_of_the_tower_gives_what_the_tower_gives(clip, few):
+    some = few.where(torch.arange(len(few)) < 6)
+    f, z = deep.behind(clip, deep.bottleneck(clip, some))
+    assert torch.allclose(f, features_before_projection(clip, some), atol=1e-4)
+    assert torch.allclose(z, cn.embed(clip, some), atol=1e-4)
+    assert not clip.model.visual.trunk.conv_head._forward_pre_hooks
+
+
+def test_a_span_is_gone_at_every_place():
+    generator = torch.Generator().manual_seed(0)
+    h, prototypes = torch.randn(5, 8, 2, 3, generator=generator), torch.randn(4, 3, 8, generator=generator)
+    apart = prototypes[1] - prototypes.mean((0, 1))
+    assert torch.einsum("nwij,kw->nkij", deep.without(h, prototypes, 1), apart).abs().max() < 1e-5
+
+
+def test_other_towers_have_no_last_convolution(clip, few):
+    vision = {"layers": 1, "width": 24, "head_width": 8, "patch_size": 16, "image_size": 32}
+    text = {"context_length": 32, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
+    other = cn.Clip(open_clip.CLIP(12, vision, text), clip.preprocess, clip.tokenizer, "ViT", None)
+    with pytest.raises(ValueError, match="the tower of ViT has no 1 x 1 conv_head; expected an EfficientNet"):
+        deep.bottleneck(other, few)
+    with pytest.raises(ValueError, match="images, pixels: both or neither"):
+        deep.bottleneck(clip)

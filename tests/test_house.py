@@ -21,7 +21,7 @@ errors files wording projections clean sources quiet stored models requests prom
 applying patches edit pictures data methods.cells methods.nullspace methods.residual methods.ridge methods.oblique
 methods.neuron methods.gated methods unlearning embedding exporting storing collateral evaluate rows geometry bootstrap
 auditing audits.findings audits.case audits.probing audits.wordings audits.retrieving audits.traces audits.surviving
-audits bench speed materials rivals contest sequences standings cards plots reporting results paper
+audits.deep audits bench speed materials rivals contest sequences standings cards plots reporting results paper
 """
 COURSE = """
 course course.metrics course.profiles course.formulas course.notebooks course.run course.goldens course.seeds

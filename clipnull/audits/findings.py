@@ -104,14 +104,14 @@ class Audit:
     def __str__(self) -> str:
         n = sum(f.within is False for f in self.findings)
         judged = sum(f.excess is not None for f in self.findings)
+        names = [f"{f.check}: {f.asked}" + (f" ({f.unit})" if f.unit else "") for f in self.findings]
+        width = max(map(len, names))
         lines = [f"forget {self.about['request']}: {n} of {judged} findings beyond their limit, the worst first"]
-        lines.append(f"{'':58}" + "".join(f"{model:>10}" for model in MODELS) + f"{'judged':>10}{'limit':>8}")
-        for f in self.findings:
-            name = f"{f.check}: {f.asked}" + (f" ({f.unit})" if f.unit else "")
-            mark = " " if f.within is not False else "✗"
-            cells = [told(getattr(f, model)) for model in MODELS]
-            excess, limit = told(f.excess), told(f.limit)
-            lines.append(f"{mark} {name:56}" + "".join(f"{c:>10}" for c in cells) + f"{excess:>10}{limit:>8}")
+        lines.append(" " * (width + 2) + "".join(f"{head:>9}" for head in (*MODELS, "judged", "limit")))
+        for name, f in zip(names, self.findings, strict=True):
+            cells = [told(value) for value in (f.unedited, f.edited, f.clean, f.excess, f.limit)]
+            mark = "✗" if f.within is False else " "
+            lines.append(f"{mark} {name:{width}}" + "".join(f"{cell:>9}" for cell in cells))
         return "\n".join([*lines, *(f"left out: {what}" for what in self.left_out)])
 
 
