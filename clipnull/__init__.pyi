@@ -1,3 +1,4 @@
+from .adapters import wrap as wrap
 from .audits import audit as audit
 from .cards import release as release
 from .course.checking import check as check

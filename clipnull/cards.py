@@ -7,6 +7,7 @@ from pathlib import Path
 from torch import Tensor
 
 from . import bench
+from .adapters import recipe
 from .auditing import features_before_projection, linear_probe
 from .data import Images
 from .edit import Edit
@@ -176,7 +177,7 @@ def _use(edit: Edit, clip: Clip) -> str:
     arguments = ", ".join(_json(_public(a)) for a in (clip.name, clip.pretrained) if a)
     return (
         "```python\nimport clipnull as cn\n\n"
-        f"clip = cn.load({arguments})\n"
+        f"clip = {recipe(clip, arguments)}\n"
         + (
             "# then, in their order, the edits that this one was made after: clip = other.apply(clip)\n"
             * bool(edit.after)
@@ -188,9 +189,8 @@ def _use(edit: Edit, clip: Clip) -> str:
 
 
 def _refuses(edit: Edit) -> str:
-    if edit.fingerprint:
-        return "refuses any weights but those it was made for"
-    return "names no weights: see to it that clip has those it was made for"
+    known = "refuses any weights but those it was made for"
+    return known if edit.fingerprint else "names no weights: see to it that clip has those it was made for"
 
 
 def _measured(results: dict[str, Comparison], images: Images) -> str:

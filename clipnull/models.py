@@ -36,7 +36,7 @@ PREPARED = ("size", "mean", "std", "interpolation", "resize_mode")
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """An open_clip model with its preprocessing and tokenizer. It is never changed: an edit gives a new one.
+    """A CLIP with its preprocessing and tokenizer, from `load` or `wrap`. It is never changed: an edit gives a new one.
 
     Attributes
     ----------
@@ -112,14 +112,16 @@ class Clip:
     def fingerprint(self) -> str:
         """A hash of all that embeddings depend on, of the unedited model if this one is edited: 16 hexadecimal digits.
 
-        It covers every weight by its content, whatever name a library gives it; whether the activation is QuickGELU,
-        which has no weights; and how pictures are prepared. Computed once and kept: who changes weights in place makes
+        It covers every weight by its content, whatever name a library gives it (a model of transformers is hashed as
+        open_clip would hold it, see `layouts`); whether the activation is QuickGELU, which has no weights; and how
+        pictures are prepared. Computed once and kept: who changes weights in place makes
         a new Clip of them (`dataclasses.replace`).
         """
         if self.base:
             return self.base.fingerprint
         weights = []
-        for value in state(self.model).values():
+        laid_out = getattr(self.model, "as_open_clip", None)  # of `adapters`
+        for value in (laid_out() if laid_out else state(self.model)).values():
             content = value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data
             weights.append(f"{tuple(value.shape)} {value.dtype} {hashlib.sha256(content).hexdigest()}")
         prepared = {key: self.model.visual.preprocess_cfg.get(key) for key in PREPARED}
@@ -148,7 +150,7 @@ class Clip:
 
 def uses_quick_gelu(model: nn.Module) -> bool:
     """Whether a tower has OpenAI's activation x * sigmoid(1.702 x) in place of GELU, which weights do not tell."""
-    return any(isinstance(module, open_clip.transformer.QuickGELU) for module in model.modules())
+    return any(type(module).__name__ in ("QuickGELU", "QuickGELUActivation") for module in model.modules())
 
 
 def state(model: nn.Module) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Where the image tower of a model keeps its last linear map, on which every edit acts."""
+"""Where the towers of a model keep their last linear maps; every edit acts on that of the image tower."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,7 @@ def uncompiled(module: Any) -> Any:
 
 @dataclass(frozen=True)
 class Projection:
-    """The last linear map of the image tower, z = f W (+ bias)."""
+    """The last linear map of a tower, z = f W (+ bias)."""
 
     module: str  # name of the module that holds it, "visual" or "visual.head.proj"
     weight: Tensor | None  # (D, d), or (d, D) if transposed; None: not there, but has a place
@@ -32,7 +32,7 @@ LINEAR_HEADS = (
 
 
 def find_projection(model: Any) -> Projection:
-    """Where `model` keeps its image projection (open_clip 3.3: ViT, ResNet, timm towers).
+    """Where `model` keeps its image projection (open_clip 3.3: ViT, ResNet, timm towers; `adapters.wrap`).
 
     SigLIP's towers end in an attention pool without one. open_clip's own place for it is `visual.head.proj`: that is
     the answer, with `weight` None, and an edit puts one there.
@@ -51,8 +51,40 @@ def find_projection(model: Any) -> Projection:
         if isinstance(module, nn.Linear):
             return Projection(name, module.weight, module.bias, True, module.out_features)
     if isinstance(getattr(visual, "head", None), nn.Sequential) and not len(visual.head):
-        return Projection("visual.head.proj", None, None, True, visual.trunk.num_features)
+        width = getattr(visual, "num_features", None) or visual.trunk.num_features
+        return Projection("visual.head.proj", None, None, True, width)
     raise ValueError(
         f"model: its image tower ({type(visual).__name__}) does not end in a linear projection; looked "
         f"for visual.proj, {', '.join(LINEAR_HEADS)}"
+    )
+
+
+TEXT_HEADS = (
+    "text_projection",
+    "text.text_projection",
+    "text.proj",
+    "text.proj.2",
+    "inner.text_projection",
+    "inner.text_model.head",
+)
+
+
+def find_text_projection(model: Any) -> Projection:
+    """Where `model` keeps its text projection, t = h W (+ bias): open_clip's own towers, those of transformers, both.
+
+    Raises ValueError for text towers that do not end in a linear map.
+    """
+    for name in TEXT_HEADS:
+        holder, _, last = name.rpartition(".")
+        try:
+            found = getattr(model.get_submodule(holder), last)
+        except AttributeError:
+            continue
+        if isinstance(found, nn.Parameter):
+            return Projection(holder, found, None, False, found.shape[1])
+        if isinstance(found, nn.Linear):
+            return Projection(name, found.weight, found.bias, True, found.out_features)
+    raise ValueError(
+        f"model: its text tower ({type(getattr(model, 'text', model)).__name__}) does not end in a linear projection; "
+        f"looked for {', '.join(TEXT_HEADS)}"
     )

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import sys
 from dataclasses import replace
 
 import pytest
@@ -11,6 +12,7 @@ from helpers import BARE, COCA, RESNET, SIGLIP, VIT, gated, pixels, plain, rando
 
 import clipnull as cn
 from clipnull import exporting
+from clipnull.applying import on_texts
 from clipnull.evaluate import predict
 from clipnull.exporting import export, fuse
 
@@ -173,6 +175,116 @@ def test_every_kind_of_tower_is_exported(small, config, tmp_path):
     x, after = pixels(clip, 3), gated(clip.width).apply(clip)
     program = torch.export.load(export(after, tmp_path / "edited.pt2")).module()
     torch.testing.assert_close(program(x), F.normalize(after.embed_pixels(x), dim=-1), atol=1e-5, rtol=0)
+
+
+def onnx(path, x):
+    """What onnxruntime makes of the model at `path`."""
+    session = pytest.importorskip("onnxruntime").InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return torch.from_numpy(session.run(["embeddings"], {"pixels": x.numpy()})[0])
+
+
+@pytest.mark.slow
+def test_what_is_exported_to_onnx_gives_the_same_embeddings(small, tmp_path):
+    clip = small(VIT)
+    d, x = clip.width, pixels(clip, 7)
+    after = cut(random(50, d)).apply(gated(d).apply(plain(d, 99).apply(clip)))  # an edit of every form
+    path = export(after, tmp_path / "edited.onnx")
+    assert [file.name for file in tmp_path.iterdir()] == ["edited.onnx"]
+    for some in (x, x[:1], x[:2]):  # any number of pictures
+        torch.testing.assert_close(onnx(path, some), F.normalize(after.embed_pixels(some), dim=-1), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("off", [0.0, 9e-6, 2e-5])
+def test_an_onnx_file_is_tried_before_it_gets_its_name(off, small, tmp_path, monkeypatch):
+    runtime, clip = pytest.importorskip("onnxruntime"), small(VIT)
+
+    class Program:
+        def save(self, path, external_data):
+            path.write_bytes(b"a model")
+
+    class Session:
+        def __init__(self, path, providers):
+            pass
+
+        def run(self, names, inputs):
+            return [(F.normalize(clip.embed_pixels(torch.from_numpy(inputs["pixels"])), dim=-1) + off).numpy()]
+
+    monkeypatch.setattr(torch.onnx, "export", lambda *args, **kwargs: Program())
+    monkeypatch.setattr(runtime, "InferenceSession", Session)
+    if off <= 1e-5:
+        assert export(clip, tmp_path / "a.onnx").read_bytes() == b"a model"
+    else:
+        with pytest.raises(RuntimeError, match="a.onnx' is not written: onnxruntime gives .* differ by 2.0e-05; expec"):
+            export(clip, tmp_path / "a.onnx")
+        assert not list(tmp_path.iterdir())
+
+
+def test_what_one_onnx_file_cannot_hold_is_refused(small, tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match=r"weights of torch.bfloat16, .* expected torch.float32 and less than"):
+        export(small(VIT, "bf16"), tmp_path / "a.onnx")
+    monkeypatch.setattr(exporting, "ONNX_BYTES", 1000)
+    with pytest.raises(
+        ValueError, match=r"weights of torch.float32, [\d,]+ bytes; expected .* less than 1,000 for ONNX"
+    ):
+        export(small(VIT), tmp_path / "a.onnx")
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        with monkeypatch.context() as patch, pytest.raises(ImportError, match=f"{name} is not .*the extra 'onnx'"):
+            patch.setitem(sys.modules, name, None)
+            export(small(VIT), tmp_path / "a.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+# --- the text side
+
+
+@pytest.mark.parametrize("which", ["vit", "bare", "coca"])
+def test_edits_on_texts_give_the_same_products(which, small, tmp_path):
+    clip = small({"vit": VIT, "bare": BARE, "coca": COCA}[which])
+    edits = [plain(clip.width, 0), plain(clip.width, 1)]
+    skew = cn.Edit(random(clip.width, 2).double(), random(clip.width, 2, seed=1).double(), "oblique")
+    after, x = skew.apply(edits[1].apply(edits[0].apply(clip))), pixels(clip)
+    moved, tokens = on_texts(after), clip.tokenizer(["a dog", "a house", "two cars"])
+    with torch.inference_mode():
+        t, t_moved = (model.model.encode_text(tokens, normalize=False) for model in (clip, moved))
+    expected, z = after.embed_pixels(x) @ t.T, clip.embed_pixels(x)
+    torch.testing.assert_close(z @ t_moved.T, expected, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(expected, z @ t.T, atol=1e-3)
+    assert torch.equal(moved.embed_pixels(x), z) and not moved.edits and moved.fingerprint != clip.fingerprint
+
+    again = cn.load(f"local-dir:{fuse(after, tmp_path / 'texts', side='text')}", device="cpu")
+    assert torch.equal(again.embed_pixels(x), z)
+    torch.testing.assert_close(again.embed_texts(["a dog"]), moved.embed_texts(["a dog"]), atol=1e-6, rtol=0)
+    assert on_texts(clip).fingerprint == clip.fingerprint
+
+
+def test_a_cosine_on_texts_is_the_one_on_pictures_times_two_lengths(small):
+    """What the docstring of `on_texts` says of it, in numbers."""
+    clip = small(VIT)
+    edit = cn.Edit(random(64, 2).double() / 8, random(64, 2, seed=1).double() / 8, "oblique")
+    x, texts, p = pixels(clip, 5), ["a dog", "a house"], edit.matrix()
+    z = F.normalize(clip.embed_pixels(x).double(), dim=1)
+    t = clip.embed_texts(texts).double()
+    lengths = (z @ p).norm(dim=1)[:, None] / (t @ p.T).norm(dim=1)
+    after = F.normalize(edit.apply(clip).embed_pixels(x).double(), dim=1) @ t.T
+    torch.testing.assert_close(z @ on_texts(edit.apply(clip)).embed_texts(texts).double().T, after * lengths)
+
+
+def test_what_texts_cannot_carry_is_refused(small, tmp_path):
+    clip = small(VIT)
+    for edit, message in [
+        (plain(64, bias=random(64).double()), "edit: its bias adds <bias, t> to every score"),
+        (gated(64), "edit: one of form 'module' decides for each picture anew"),
+        (cut(random(50, 64)), "edit: one of form 'layer' decides for each picture anew"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            fuse(edit.apply(clip), tmp_path / "fused", side="text")
+    with pytest.raises(ValueError, match="side: 'txt' is not known; did you mean 'text'"):
+        fuse(clip, tmp_path / "fused", side="txt")
+    model = copy.deepcopy(clip.model)
+    model.text_projection = None
+    with pytest.raises(ValueError, match=r"its text tower \(CLIP\) does not end in a linear projection"):
+        on_texts(plain(64).apply(replace(clip, model=model)))
+    assert not (tmp_path / "fused").exists()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -17,9 +17,11 @@ PACKAGE = ROOT / "clipnull"
 FILES = sorted(PACKAGE.rglob("*.py"))
 # A module imports only from those before it.
 LIBRARY = """
-errors files wording projections clean sources quiet stored models requests prompts prototypes subspace gates
+errors files wording projections clean sources quiet stored layouts models adapters requests prompts prototypes
+subspace gates
 applying patches edit pictures data methods.cells methods.nullspace methods.residual methods.ridge methods.oblique
-methods.neuron methods.gated methods unlearning embedding exporting storing collateral evaluate rows geometry bootstrap
+methods.neuron methods.gated methods unlearning embedding heads exporting storing collateral evaluate rows geometry
+bootstrap
 auditing audits.findings audits.case audits.probing audits.wordings audits.retrieving audits.traces audits.surviving
 audits.deep audits bench speed materials rivals contest sequences standings cards plots reporting results paper
 """

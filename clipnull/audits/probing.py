@@ -22,9 +22,9 @@ PROBE, RELEARNED = 5.0, 0.05
 
 
 def blocks_of(visual: Any) -> dict[str, nn.Module]:
-    """The blocks of an image tower in their order, by the names that open_clip and timm give them; empty if unknown."""
+    """The blocks of an image tower in their order, by the names that their libraries give them; empty if unknown."""
     tower = uncompiled(visual)
-    for path in ("trunk.blocks", "trunk.stages", "trunk.layers", "transformer.resblocks"):
+    for path in ("trunk.blocks", "trunk.stages", "trunk.layers", "trunk.encoder.layers", "transformer.resblocks"):
         try:
             found = tower.get_submodule(path)
         except AttributeError:

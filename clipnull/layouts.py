@@ -1,0 +1,111 @@
+"""The weights of a CLIP of transformers under open_clip's names and in its shapes.
+
+Both libraries compute the same from the same numbers and keep them differently: open_clip stores the matrices of
+queries, keys and values as one, and OpenAI's projections as (D, d) where a Linear has (d, D). A fingerprint is by
+content, so that it has to see one and the same form: that of open_clip.
+"""
+
+import re
+
+import torch
+from torch import Tensor
+
+CLIP = {
+    "logit_scale": "logit_scale",
+    "text_projection.weight": "text_projection",
+    "text_model.embeddings.token_embedding.weight": "token_embedding.weight",
+    "text_model.embeddings.position_embedding.weight": "positional_embedding",
+    "text_model.final_layer_norm": "ln_final",
+    "visual_projection.weight": "visual.proj",
+    "vision_model.embeddings.class_embedding": "visual.class_embedding",
+    "vision_model.embeddings.patch_embedding.weight": "visual.conv1.weight",
+    "vision_model.embeddings.position_embedding.weight": "visual.positional_embedding",
+    "vision_model.pre_layrnorm": "visual.ln_pre",
+    "vision_model.post_layernorm": "visual.ln_post",
+}
+SIGLIP = {
+    "logit_scale": "logit_scale",
+    "logit_bias": "logit_bias",
+    "text_model.embeddings.token_embedding.weight": "text.token_embedding.weight",
+    "text_model.embeddings.position_embedding.weight": "text.positional_embedding",
+    "text_model.final_layer_norm": "text.ln_final",
+    "text_model.head": "text.text_projection",
+    "vision_model.embeddings.patch_embedding": "visual.trunk.patch_embed.proj",
+    "vision_model.embeddings.position_embedding.weight": "visual.trunk.pos_embed",
+    "vision_model.post_layernorm": "visual.trunk.norm",
+    "vision_model.head.probe": "visual.trunk.attn_pool.latent",
+    "vision_model.head.attention.in_proj_": "visual.trunk.attn_pool.in_proj_",
+    "vision_model.head.attention.out_proj": "visual.trunk.attn_pool.proj",
+    "vision_model.head.layernorm": "visual.trunk.attn_pool.norm",
+    "vision_model.head.mlp": "visual.trunk.attn_pool.mlp",
+}
+RESBLOCK = {
+    "self_attn.in_proj_": "attn.in_proj_",
+    "self_attn.out_proj": "attn.out_proj",
+    "layer_norm1": "ln_1",
+    "layer_norm2": "ln_2",
+    "mlp.fc1": "mlp.c_fc",
+    "mlp.fc2": "mlp.c_proj",
+}
+TIMM_BLOCK = {
+    "self_attn.in_proj_": "attn.qkv.",
+    "self_attn.out_proj": "attn.proj",
+    "layer_norm1": "norm1",
+    "layer_norm2": "norm2",
+    "mlp": "mlp",
+}
+BLOCKS = {
+    ("CLIP", "text_model"): ("transformer.resblocks", RESBLOCK),
+    ("CLIP", "vision_model"): ("visual.transformer.resblocks", RESBLOCK),
+    ("Siglip", "text_model"): ("text.transformer.resblocks", RESBLOCK),
+    ("Siglip", "vision_model"): ("visual.trunk.blocks", TIMM_BLOCK),
+}
+
+
+def as_open_clip(state: dict[str, Tensor], kind: str) -> dict[str, Tensor]:
+    """The weights `state` of a CLIPModel (`kind` "CLIP") or SiglipModel ("Siglip") as open_clip's model holds them.
+
+    The image tower of SigLIP is timm's. Raises ValueError for a weight that such a model does not have.
+    """
+    names, result = CLIP if kind == "CLIP" else SIGLIP, {}
+    for key, value in _joined(state).items():
+        block = re.fullmatch(r"(\w+)\.encoder\.layers\.(\d+)\.(.+)", key)
+        if block and (kind, block[1]) in BLOCKS:
+            place, inside = BLOCKS[kind, block[1]]
+            name = f"{place}.{block[2]}.{_renamed(block[3], inside)}"
+        else:
+            name = _renamed(key, names)
+        if name in ("visual.proj", "text_projection"):
+            value = value.T
+        elif name == "visual.trunk.pos_embed":
+            value = value[None]
+        elif name in ("logit_scale", "logit_bias"):
+            value = value.reshape(())
+        if name.startswith("visual.trunk.attn_pool.in_proj_"):
+            form, width = name.removeprefix("visual.trunk.attn_pool.in_proj_"), len(value) // 3
+            result[f"visual.trunk.attn_pool.q.{form}"] = value[:width]
+            result[f"visual.trunk.attn_pool.kv.{form}"] = value[width:]
+        else:
+            result[name] = value
+    return result
+
+
+def _joined(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """`state` with the projections of queries, keys and values as one tensor, in this order."""
+    result = {}
+    for key, value in state.items():
+        found = re.fullmatch(r"(.+\.self_attn\.)([qkv])_proj\.(weight|bias)", key)
+        if found is None:
+            result[key] = value
+        elif found[2] == "q":
+            parts = [state[f"{found[1]}{part}_proj.{found[3]}"] for part in "qkv"]
+            result[f"{found[1]}in_proj_{found[3]}"] = torch.cat(parts)
+    return result
+
+
+def _renamed(key: str, names: dict[str, str]) -> str:
+    """`key` with the one of `names` that it begins with replaced."""
+    for old, new in names.items():
+        if key == old or key.startswith(old if old.endswith("_") else f"{old}."):
+            return new + key.removeprefix(old)
+    raise ValueError(f"model: it has the weight {key!r}, which open_clip has no place for; expected a stock model")

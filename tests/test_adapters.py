@@ -1,0 +1,463 @@
+"""Models of transformers: wrapped, they are what open_clip's are; fused, stock transformers loads them."""
+
+import copy
+import json
+from types import SimpleNamespace
+
+import open_clip
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from helpers import gated, pixels, plain, python, random
+from PIL import Image
+from test_architectures import create_shallow
+from torch import nn
+
+import clipnull as cn
+from clipnull.adapters import Tokens, preparation
+from clipnull.applying import on_texts
+from clipnull.auditing import features_before_projection, projection_matrix
+from clipnull.audits.probing import blocks_of, stage_features
+from clipnull.cards import _use
+from clipnull.layouts import as_open_clip
+from clipnull.models import Clip, quiet, uses_quick_gelu
+from clipnull.prototypes import synthesize
+
+transformers = pytest.importorskip("transformers")
+
+TEXTS = ["a photo of a dog", "a drawing of two houses and a cat in front of them, in blue"]
+OPEN = {  # what the configurations below are for open_clip
+    "embed_dim": 48,
+    "vision_cfg": {"layers": 2, "width": 64, "head_width": 32, "patch_size": 16, "image_size": 32},
+    "text_cfg": {"context_length": 8, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
+}
+BOTH = {"num_hidden_layers": 2, "num_attention_heads": 2}
+VISION = BOTH | {"hidden_size": 64, "intermediate_size": 256, "patch_size": 16, "image_size": 32}
+TEXT = BOTH | {"hidden_size": 32, "intermediate_size": 128, "max_position_embeddings": 8, "vocab_size": 49408}
+ENDS = {"bos_token_id": 49406, "eos_token_id": 49407, "pad_token_id": 49407}
+
+
+def filled(model: nn.Module, seed: int = 0) -> nn.Module:
+    """`model` with no weight left at zero or one, so that none can be confused with another."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            value.add_(0.05 * torch.randn(value.shape, generator=generator) * (not name.startswith("logit")))
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    """CLIP's tokenizer for transformers, of the vocabulary that comes with open_clip."""
+    folder, own = tmp_path_factory.mktemp("tokenizer"), open_clip.SimpleTokenizer()
+    names = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
+    (folder / "vocab.json").write_text(json.dumps({names.get(k, k): v for k, v in own.encoder.items()}))
+    merges = "\n".join(" ".join(pair) for pair in own.bpe_ranks)
+    (folder / "merges.txt").write_text(f"#version: 0.2\n{merges}\n", encoding="utf-8")
+    return transformers.CLIPTokenizer.from_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def clip_of_hf(tokenizer):
+    """`clip_of_hf(activation)`: a CLIPModel of random weights, and its processor."""
+
+    def make(activation: str = "gelu", size: int = 32, **settings):
+        config = transformers.CLIPConfig(
+            text_config=TEXT | ENDS | {"hidden_act": activation} | settings,
+            vision_config=VISION | {"hidden_act": activation},
+            projection_dim=48,
+        )
+        images = transformers.CLIPImageProcessor(
+            size={"shortest_edge": size}, crop_size={"height": size, "width": size}
+        )
+        torch.manual_seed(0)
+        processor = transformers.CLIPProcessor(image_processor=images, tokenizer=tokenizer)
+        return filled(transformers.CLIPModel(config)), processor
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def siglip_of_hf(tokenizer):
+    """A SiglipModel of random weights with its processor; GELU as open_clip has it, not the one by tanh."""
+
+    def make(**vision: int):
+        vision = VISION | {"hidden_act": "gelu"} | vision
+        text = TEXT | {"hidden_act": "gelu", "projection_size": vision["hidden_size"]}
+        config = transformers.SiglipConfig(text_config=text, vision_config=vision)
+        size = {"height": vision["image_size"], "width": vision["image_size"]}
+        images = transformers.SiglipImageProcessor(size=size)
+        torch.manual_seed(0)
+        processor = transformers.SiglipProcessor(image_processor=images, tokenizer=tokenizer)
+        return filled(transformers.SiglipModel(config)), processor
+
+    return make
+
+
+def in_open_clip(config: dict, weights: dict, tmp_path, **settings) -> Clip:
+    """The Clip of a model that open_clip builds from `config`, with `weights`, none of them left over."""
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, **settings}))
+    source = f"local-dir:{tmp_path}"
+    with quiet():
+        model, _, preprocess = open_clip.create_model_and_transforms(source, load_weights=False)
+    model.load_state_dict(weights)
+    return Clip(model.eval().requires_grad_(False), preprocess, open_clip.get_tokenizer(source), source, None)
+
+
+def inverse(model: nn.Module, kind: str, weights: dict) -> dict:
+    """`weights` of open_clip in the form of `model`, by telling each of its numbers where it goes."""
+    numbers, places, first = {}, {}, 0
+    for key, value in model.state_dict().items():
+        places[key] = torch.arange(first, first + value.numel()).view(value.shape)
+        first += value.numel()
+    numbers = torch.full((first,), torch.nan)
+    for key, place in as_open_clip(places, kind).items():
+        numbers[place.flatten()] = weights[key].flatten()
+    return {key: numbers[place] for key, place in places.items()}
+
+
+def assert_same(one: Clip, other: Clip) -> None:
+    x = pixels(one)
+    assert one.fingerprint == other.fingerprint and len(one.fingerprint) == 16
+    torch.testing.assert_close(one.embed_pixels(x), other.embed_pixels(x), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(one.embed_texts(TEXTS), other.embed_texts(TEXTS), atol=1e-5, rtol=0)
+    assert one.logit_scale == pytest.approx(other.logit_scale) and one.width == other.width
+
+
+# --- the same weights in both libraries
+
+
+@pytest.mark.parametrize("activation", ["gelu", "quick_gelu"])
+def test_one_patch_fits_the_same_weights_in_both_libraries(activation, clip_of_hf, tmp_path):
+    model, processor = clip_of_hf(activation)
+    wrapped = cn.wrap(model, processor)
+    config = OPEN | {"quick_gelu": activation == "quick_gelu"}
+    twin = in_open_clip(config, wrapped.model.as_open_clip(), tmp_path)
+    assert_same(wrapped, twin)
+    assert uses_quick_gelu(wrapped.model) == (activation == "quick_gelu")
+
+    names = cn.Vocabulary(["dog", "cat", "house"], ["photo", "line"])
+    edit = cn.unlearn(wrapped, cn.Forget(["dog"]), names, "oblique", prototypes=False)
+    again = cn.Edit.load(edit.save(tmp_path / "patch.safetensors"), twin)
+    x = pixels(wrapped)
+    got, expected = again.apply(twin).embed_pixels(x), edit.apply(wrapped).embed_pixels(x)
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(got, wrapped.embed_pixels(x), atol=1e-3)
+
+
+def test_weights_of_open_clip_come_to_transformers(small, clip_of_hf):
+    model, processor = clip_of_hf()
+    own = small(OPEN)
+    model.load_state_dict(inverse(model, "CLIP", own.model.state_dict()))
+    assert_same(own, cn.wrap(model, processor))
+
+
+@pytest.mark.slow
+def test_siglip_is_the_same_in_both_libraries(siglip_of_hf, tmp_path, monkeypatch):
+    monkeypatch.setattr(timm, "create_model", create_shallow)
+    shape = {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12, "num_hidden_layers": 1}
+    model, processor = siglip_of_hf(**shape, image_size=64)
+    wrapped = cn.wrap(model, processor)
+    config = open_clip.get_model_config("ViT-B-16-SigLIP")
+    config["text_cfg"] |= {"vocab_size": 49408, "context_length": 8, "width": 32, "heads": 2, "layers": 2}
+    config["text_cfg"].pop("hf_tokenizer_name")
+    config["vision_cfg"]["image_size"] = 64
+    prepared = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "squash"}
+    twin = in_open_clip(config, wrapped.model.as_open_clip(), tmp_path, preprocess_cfg=prepared)
+    twin = Clip(twin.model, twin.preprocess, wrapped.tokenizer, twin.name, None)
+    assert_same(wrapped, twin)
+
+
+def test_the_fingerprint_tells_other_weights_and_another_preparation_apart(clip_of_hf):
+    model, processor = clip_of_hf()
+    clips = [cn.wrap(model, processor)]
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        other.vision_model.encoder.layers[1].self_attn.k_proj.weight[3, 3] += 1e-3
+    clips.append(cn.wrap(other, processor))
+    swapped = copy.deepcopy(model)
+    attention = swapped.vision_model.encoder.layers[0].self_attn
+    attention.q_proj, attention.k_proj = attention.k_proj, attention.q_proj
+    clips.append(cn.wrap(swapped, processor))
+    plainer = copy.deepcopy(processor)
+    plainer.image_processor.image_mean = [0.5, 0.5, 0.5]
+    clips.append(cn.wrap(model, plainer))
+    assert len({clip.fingerprint for clip in clips}) == 4
+    with pytest.raises(ValueError, match="do not match; expected those the edit was made for"):
+        plain(48, fingerprint=clips[0].fingerprint).apply(clips[1])
+
+
+def test_a_weight_that_open_clip_has_no_place_for_is_named(clip_of_hf):
+    model, _ = clip_of_hf()
+    weights = model.state_dict() | {"vision_model.adapter.weight": torch.zeros(1)}
+    with pytest.raises(ValueError, match=r"it has the weight 'vision_model.adapter.weight', which open_clip has no"):
+        as_open_clip(weights, "CLIP")
+
+
+# --- in
+
+
+def test_a_wrapped_model_gives_what_transformers_gives(clip_of_hf, siglip_of_hf):
+    noise = Image.effect_noise((50, 40), 60).convert("RGB")
+    for model, processor in (clip_of_hf(), siglip_of_hf()):
+        clip = cn.wrap(model, processor)
+        inputs = processor(text=TEXTS[:1], images=noise, return_tensors="pt", padding="max_length", max_length=8)
+        with torch.inference_mode():
+            taken = model(input_ids=inputs["input_ids"], pixel_values=inputs["pixel_values"])
+        z = clip.embed_pixels(clip.preprocess(noise)[None])
+        torch.testing.assert_close(F.normalize(z, dim=-1), taken.image_embeds, atol=1e-6, rtol=0)
+        torch.testing.assert_close(clip.embed_texts(TEXTS[:1]), taken.text_embeds, atol=1e-6, rtol=0)
+
+
+def test_wrapping_changes_nothing_and_shares_the_weights(clip_of_hf):
+    model, processor = clip_of_hf()
+    model.train()
+    clip = cn.wrap(model, processor, "mine")
+    assert model.training and all(p.requires_grad for p in model.parameters())
+    assert not clip.model.training and not any(p.requires_grad for p in clip.model.parameters())
+    assert clip.weights.data_ptr() == model.visual_projection.weight.data_ptr() and clip.name == "mine"
+    before = copy.deepcopy(model.state_dict())
+    plain(48).apply(clip)
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    assert cn.wrap(torch.compile(model, backend="eager"), processor).fingerprint == clip.fingerprint
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+def test_edits_of_every_form_act_on_a_wrapped_model(kind, clip_of_hf, siglip_of_hf):
+    clip = cn.wrap(*(clip_of_hf() if kind == "clip" else siglip_of_hf()))
+    d, x = clip.width, pixels(clip)
+    z = clip.embed_pixels(x)
+    unit = cn.Edit(
+        random(d, 2).double(), random(d, 2, seed=1).double(), "neuron", threshold=torch.tensor([0.1, 0.2]).double()
+    )
+    edits = [plain(d), plain(d, 1, bias=random(d).double()), unit, gated(d)]
+    for edit in edits:
+        after = edit.apply(clip)
+        torch.testing.assert_close(after.embed_pixels(x), edit.images(z), atol=1e-4, rtol=1e-4)
+        assert torch.equal(after.embed_texts(TEXTS), clip.embed_texts(TEXTS))
+        assert edit.remove(after) is clip and after.fingerprint == clip.fingerprint
+    both = edits[1].apply(edits[0].apply(clip))
+    expected = edits[1].images(edits[0].images(z))
+    torch.testing.assert_close(both.embed_pixels(x), expected, atol=1e-4, rtol=1e-4)
+    assert torch.equal(clip.embed_pixels(x), z)
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+def test_prototypes_and_audits_work_on_a_wrapped_model(kind, clip_of_hf, siglip_of_hf, corner):
+    clip = cn.wrap(*(clip_of_hf() if kind == "clip" else siglip_of_hf()))
+    targets = F.normalize(random(2, clip.width), dim=1)
+    x, v = synthesize(clip, targets, steps=3, rate=0.1, progress=False)
+    start, v0 = synthesize(clip, targets, steps=1, rate=0.0, progress=False)
+    assert ((v * targets).sum(1) > (v0 * targets).sum(1)).all() and not torch.equal(x, start)
+    few = corner.where(torch.arange(len(corner)) < 3)
+    f, (w, b) = features_before_projection(clip, few), projection_matrix(clip)
+    torch.testing.assert_close(f.double() @ w + b, cn.embed(clip, few).double(), atol=1e-4, rtol=1e-4)
+    assert list(blocks_of(clip.model.visual)) == ["layers 1 of 2", "layers 2 of 2"]
+    stages = stage_features(clip, few)
+    assert [tuple(x.shape) for x in stages.values()] == [(3, 64)] * 2  # one block, and what is before the projection
+
+
+def test_unlearn_and_compare_work_on_a_wrapped_model(clip_of_hf, corner):
+    clip = cn.wrap(*clip_of_hf())
+    request = cn.Forget(["bird"])
+    edit = cn.unlearn(clip, request, corner.vocabulary, "nullspace", prototypes=False)
+    assert edit.model == "CLIPModel" and edit.fingerprint == clip.fingerprint
+    found = cn.compare(clip, edit.apply(clip), corner, request)
+    assert found.before.shape == (3, 3)
+
+
+def test_a_card_says_how_to_wrap_the_model_again(clip, clip_of_hf):
+    wrapped = cn.wrap(*clip_of_hf(), "openai/clip-vit-base-patch32")
+    name = '"openai/clip-vit-base-patch32"'
+    made = f"transformers.CLIPModel.from_pretrained({name}), transformers.AutoProcessor.from_pretrained({name})"
+    assert f"clip = cn.wrap({made})\n" in _use(plain(48), wrapped)
+    assert 'clip = cn.load("miniclip")\n' in _use(plain(256), clip)
+
+
+# --- what does not belong together
+
+
+def broken(change):
+    """A processor in which `change` has set something."""
+
+    def make(clip_of_hf):
+        model, processor = clip_of_hf()
+        processor = copy.deepcopy(processor)
+        change(processor)
+        return model, processor
+
+    return make
+
+
+def images_with(**settings):
+    """A model and its processor, which prepares pictures with other `settings`."""
+    return broken(lambda processor: [setattr(processor.image_processor, *item) for item in settings.items()])
+
+
+REFUSED = {
+    "no model": (lambda make: (nn.Linear(2, 2), None), "model: Linear; expected a CLIPModel or SiglipModel of trans"),
+    "one tower": (lambda make: (make()[0].vision_model, make()[1]), r"model: CLIPVision\w+; expected a CLIPModel or"),
+    "open_clip's": (lambda make: (SimpleNamespace(visual=1), None), r"model: SimpleNamespace; expected"),
+    "a tokenizer": (lambda make: (make()[0], make()[1].tokenizer), r"processor: \w+; expected one with an image_proc"),
+    "none": (lambda make: (make()[0], None), "processor: NoneType; expected one with an image_processor"),
+    "other pictures": (
+        lambda make: (make()[0], make(size=48)[1]),
+        "processor: it makes pictures of 48 x 48 pixels; expected 32 x 32, as this model takes",
+    ),
+    "too many tokens": (
+        lambda make: make(vocab_size=1000, eos_token_id=999),
+        "processor: its tokenizer has 49,408 tokens; expected at most 1,000, as this model knows",
+    ),
+    "another end": (
+        lambda make: make(eos_token_id=5, bos_token_id=4),
+        "processor: its tokenizer ends a text with the token 49407; expected 5, where this model reads the text",
+    ),
+    "no padding": (
+        broken(lambda processor: setattr(processor.tokenizer, "pad_token", None)),
+        r"processor: its tokenizer cannot pad a text to 8 tokens \(ValueError",
+    ),
+    "bytes": (images_with(do_rescale=False), "has do_rescale = False; expected True"),
+    "factor": (images_with(rescale_factor=1 / 127.5), "has rescale_factor = 0.0078.*; expected 1/255"),
+    "size": (images_with(do_center_crop=False), r"has size = \{.*expected the shortest edge with a crop"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_does_not_match_is_refused_in_words(what, clip_of_hf):
+    make, message = REFUSED[what]
+    with pytest.raises(ValueError, match=message):
+        cn.wrap(*make(clip_of_hf))
+
+
+def test_a_siglip_without_head_is_refused(siglip_of_hf):
+    model, processor = siglip_of_hf()
+    model.vision_model.use_head = False
+    with pytest.raises(ValueError, match="model: its image tower has no head"):
+        cn.wrap(model, processor)
+
+
+def test_old_configurations_end_a_text_at_the_highest_token(clip_of_hf):
+    model, processor = clip_of_hf(eos_token_id=2)
+    torch.testing.assert_close(cn.wrap(model, processor).embed_texts(TEXTS), cn.wrap(*clip_of_hf()).embed_texts(TEXTS))
+
+
+def test_preparation_in_words_of_open_clip(clip_of_hf, siglip_of_hf):
+    images = clip_of_hf()[1].image_processor
+    assert preparation(images) == open_clip.transform.PreprocessCfg(size=(32, 32)).__dict__
+    squashed = preparation(siglip_of_hf()[1].image_processor)
+    assert squashed["resize_mode"] == "squash" and squashed["mean"] == (0.5, 0.5, 0.5)
+    larger = copy.deepcopy(images)
+    larger.size = {"shortest_edge": 36}
+    assert preparation(larger)["resize_mode"] == "shortest 36" and preparation(larger)["size"] == (32, 32)
+    larger.do_normalize, larger.resample = False, 2
+    assert preparation(larger)["mean"] == (0.0, 0.0, 0.0) and preparation(larger)["interpolation"] == "bilinear"
+
+
+# --- out
+
+LOAD = """
+import json, sys; sys.modules["clipnull"] = None
+import torch, transformers
+found, pixels = [], torch.linspace(-1, 1, 3 * 32 * 32).view(1, 3, 32, 32)
+for folder in sys.argv[1:]:
+    model = transformers.AutoModel.from_pretrained(folder).eval()
+    processor = transformers.AutoProcessor.from_pretrained(folder)
+    text = processor(text=["a photo of a dog"], padding="max_length", max_length=8, return_tensors="pt")["input_ids"]
+    with torch.inference_mode():
+        out = model(input_ids=text, pixel_values=pixels)
+    found.append([type(model).__name__, out.image_embeds[0].tolist(), out.text_embeds[0].tolist()])
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.slow
+def test_stock_transformers_loads_what_is_fused(clip_of_hf, siglip_of_hf, tmp_path):
+    """An edit in the image tower of CLIP; in the text tower of SigLIP, whose image tower has no place for it."""
+    clip, siglip = cn.wrap(*clip_of_hf()), cn.wrap(*siglip_of_hf())
+    edited = [plain(model.width, 1).apply(plain(model.width).apply(model)) for model in (clip, siglip)]
+    folders = [cn.fuse(edited[0], tmp_path / "new" / "clip"), cn.fuse(edited[1], tmp_path / "siglip", side="text")]
+    assert not list((tmp_path / "new").glob(".*"))
+    x, found = torch.linspace(-1, 1, 3 * 32 * 32).view(1, 3, 32, 32), json.loads(python(LOAD, *folders))
+    texts = on_texts(edited[1]).embed_texts(TEXTS[:1])
+    assert not torch.allclose(texts, siglip.embed_texts(TEXTS[:1]), atol=1e-3)
+    for (kind, image, text), name, z, t in zip(
+        found,
+        ["CLIPModel", "SiglipModel"],
+        [edited[0].embed_pixels(x), siglip.embed_pixels(x)],
+        [clip.embed_texts(TEXTS[:1]), texts],
+        strict=True,
+    ):
+        assert kind == name
+        torch.testing.assert_close(torch.tensor(image), F.normalize(z, dim=-1)[0], atol=1e-5, rtol=0)
+        torch.testing.assert_close(torch.tensor(text), t[0], atol=1e-5, rtol=0)
+
+
+@pytest.mark.slow
+def test_a_wrapped_model_is_exported(clip_of_hf, siglip_of_hf, tmp_path):
+    """SigLIP's attention pool as ONNX, CLIP as a program of torch."""
+    siglip, clip = cn.wrap(*siglip_of_hf()), cn.wrap(*clip_of_hf())
+    after, x = gated(siglip.width).apply(siglip), pixels(siglip)
+    runtime = pytest.importorskip("onnxruntime")
+    session = runtime.InferenceSession(str(cn.export(after, tmp_path / "a.onnx")), providers=["CPUExecutionProvider"])
+    found = torch.from_numpy(session.run(None, {"pixels": x.numpy()})[0])
+    torch.testing.assert_close(found, F.normalize(after.embed_pixels(x), dim=1), atol=1e-5, rtol=0)
+    after = gated(clip.width).apply(clip)
+    program = torch.export.load(cn.export(after, tmp_path / "a.pt2")).module()
+    torch.testing.assert_close(program(x), F.normalize(after.embed_pixels(x), dim=1), atol=1e-5, rtol=0)
+
+
+def test_what_is_fused_is_the_edited_model_and_wraps_again(clip_of_hf, tmp_path):
+    model, processor = clip_of_hf()
+    clip = cn.wrap(model, processor)
+    folder = cn.fuse(plain(48).apply(clip), tmp_path / "fused")
+    again = cn.wrap(transformers.CLIPModel.from_pretrained(folder), transformers.CLIPProcessor.from_pretrained(folder))
+    x = pixels(clip)
+    torch.testing.assert_close(again.embed_pixels(x), plain(48).images(clip.embed_pixels(x)), atol=1e-5, rtol=1e-4)
+    assert torch.equal(again.embed_texts(TEXTS), clip.embed_texts(TEXTS)) and again.fingerprint != clip.fingerprint
+    unedited = cn.fuse(clip, tmp_path / "unedited")
+    assert cn.wrap(transformers.CLIPModel.from_pretrained(unedited), processor).fingerprint == clip.fingerprint
+
+
+def test_what_stock_transformers_has_no_place_for_is_refused(clip_of_hf, siglip_of_hf, tmp_path):
+    clip, siglip = cn.wrap(*clip_of_hf()), cn.wrap(*siglip_of_hf())
+    d = clip.width
+    layer = cn.Edit(random(d, 1).double(), random(d, 1).double(), "neuron", threshold=torch.ones(1).double())
+    for after, message in [
+        (
+            plain(d, bias=random(d).double()).apply(clip),
+            "'nullspace' cannot be fused: CLIPModel .* no place for a bias",
+        ),
+        (gated(d).apply(clip), "'gated' cannot be fused: CLIPModel .* cannot hold it"),
+        (layer.apply(clip), "'neuron' cannot be fused: CLIPModel .* cannot hold it"),
+        (plain(siglip.width).apply(siglip), "SiglipModel of transformers has no linear map .* side='text'"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            cn.fuse(after, tmp_path / "fused")
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_half_written_and_nothing_written_over(clip_of_hf, tmp_path, monkeypatch):
+    clip = cn.wrap(*clip_of_hf())
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match=r"folder: .*full' is there and not empty; expected a new one"):
+        cn.fuse(clip, tmp_path / "full")
+    (tmp_path / "empty").mkdir()
+    assert (cn.fuse(clip, tmp_path / "empty") / "config.json").is_file()
+
+    def full(*args, **kwargs):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(type(clip.preprocess.processor), "save_pretrained", full)
+    with pytest.raises(OSError, match="No space left"):
+        cn.fuse(clip, tmp_path / "new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "full"]
+
+
+def test_tokens_are_those_of_open_clip(clip_of_hf):
+    _, processor = clip_of_hf()
+    mine, theirs = Tokens(processor, 8)(TEXTS), open_clip.SimpleTokenizer()(TEXTS, 8)
+    assert mine.shape == (2, 8) and mine[1].tolist() == theirs[1].tolist()
+    ends = (theirs[0] == 49407).nonzero()[0, 0]
+    assert mine[0, : ends + 1].tolist() == theirs[0, : ends + 1].tolist()
