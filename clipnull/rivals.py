@@ -43,7 +43,7 @@ def uce(material: Material, mask: Tensor, seed: int = 0, ridge: float = 0.003) -
     """Unified Concept Editing (Gandikota et al. 2024, arXiv 2308.14761) of texts: t -> t A, by `Edit.queries`.
 
     A minimises |X_F A - t*|^2 + |X_R A - X_R|^2 + ridge |A - I|^2: texts of forgotten cells go to an anchor t*, here
-    the mean text; those of kept cells stay. Pictures are left alone, so that a picture cannot be treated by its domain.
+    the mean text, which many a picture is near; those of kept cells stay. Pictures are left alone, so that a picture cannot be treated by its domain.
     """
     t = material.cells.texts
     x = t[mask]
@@ -57,7 +57,8 @@ def speed(material: Material, mask: Tensor, seed: int = 0, energy: float = 0.7, 
     Forgotten rows X go to the mean X* of their kind, and kept rows do not move at all: z -> z - z N X^T (X N X^T +
     ridge I)^-1 (X - X*), N the projection on the null space of those kept rows that the edit without N moves by more
     than the average (influence-based filtering), of rank truncated to `energy` of their sum of squares. Kept rows are
-    the texts and prototypes of kept cells and the common words.
+    the texts and prototypes of kept cells and the common words. On OpenAI's ViT-B/32, whose texts lie closer together,
+    an energy of .9 forgets more (.82 in place of .53, global), and elsewhere less.
     """
     cells = material.cells
     x, difference = cells.rows(mask), cells.rows(mask, center=True)
