@@ -14,6 +14,11 @@
 `clipnull embed`    write what a model makes of pictures and names into one file
 `clipnull paper`    both for several models and folders, beside the paper's two figures
 `clipnull results`  write the tables of RESULTS.md from what was measured
+`clipnull near`     words that stand beside a name that is to be forgotten
+`clipnull forget`   make a patch, from names alone
+`clipnull check`    what an index answers before and after a patch
+`clipnull apply`    write an edited copy of an index, or of the queries in front of it
+`clipnull undo`     write what an edited index was before
 
 A user's error is told in one line, with exit status 2; failed notebooks and metrics outside their tolerance, a line
 each, with 1. What a command needs is imported when it runs.
@@ -24,10 +29,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 
-from .commands import executing, inspecting, measuring
+from .commands import executing, indexing, inspecting, measuring
 from .console import Parser, terminable, write_anything
 
-GROUPS = executing, measuring, inspecting
+GROUPS = executing, measuring, inspecting, indexing
 
 
 def parser() -> tuple[Parser, Mapping[str, Parser]]:

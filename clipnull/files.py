@@ -103,3 +103,12 @@ def write_text(path: str | Path, text: str) -> Path:
     with written(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
     return Path(path)
+
+
+def read_lines(argument: str, path: str | Path) -> list[str]:
+    """The lines of a text file (UTF-8) that are not blank. Raises ValueError that names `argument` if it is none."""
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{argument}: {str(path)!r} cannot be read ({error}); expected a text, one a line") from error
+    return [line.strip() for line in text.splitlines() if line.strip()]

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from . import clean, sources
 from .errors import at_least, one_line, one_of, shorten
+from .listed import has_texts_alone, read_texts
 from .projections import Projection as Projection
 from .projections import find_projection
 from .projections import uncompiled as uncompiled
@@ -166,7 +167,7 @@ def load(name: str = "miniclip", pretrained: str | None = None, device: str | No
     name : str
         "miniclip", or a model that never met a class or domain (`clipnull.clean`); a name of
         `open_clip.list_models()`; "hf-hub:org/repo" or "local-dir:folder" in the layout of the hub; or a file of stored
-        embeddings, "FILE.npz", which has no encoder (`clipnull.stored`).
+        embeddings, "FILE.npz", which has no encoder (`clipnull.stored`), or of texts alone (`clipnull.listed`).
     pretrained : str, optional
         A tag of that architecture ("openai", "laion2b_s34b_b79k") or a checkpoint file. None: untrained weights, useful
         only to try the machinery (miniclip brings its own). Preprocessing and activation are those the tag was trained
@@ -263,8 +264,8 @@ def _load_stored(name: str, pretrained: str | None, device: str) -> Clip:
     if pretrained is not None:
         raise ValueError(f"pretrained: {pretrained!r} given for {name!r}, which holds embeddings; expected None")
     _validate_device(device)
-    stored = read(name)
-    del stored.vectors["images"]  # which `load_images` hands out, and a model has no use for
+    stored = read_texts(name) if has_texts_alone(name) else read(name)
+    stored.vectors.pop("images", None)  # which `load_images` hands out, and a model has no use for
     texts = StoredTexts(stored)
     model = StoredModel(stored, texts.table).eval().requires_grad_(False).to(device)
     clip = Clip(model, _no_pictures, texts, stored.words.get("model", str(name)), stored.words.get("pretrained"))

@@ -117,7 +117,8 @@ def near(
         Of names in `vocabulary`.
     vocabulary : Vocabulary
     candidates : sequence of str, optional
-        Words to look among; by default `wording.common_names`, or the other words of a file of embeddings.
+        Words to look among, besides the vocabulary; by default `wording.common_names`, or the other words of a file of
+        embeddings.
     most : int
         How many words for a class.
 
@@ -135,9 +136,9 @@ def near(
     ['puppy']
     """
     at_least("most", most, 1)
-    if candidates is None:
-        candidates = common_names() if clip.encoder else clip.model.stored.other_names
     own = [name for names in vocabulary.names for name in names]
+    if candidates is None:
+        candidates = common_names() if clip.encoder else clip.model.stored.other_names or own
     others = [name for name in distinct("candidates", candidates) if name not in own]
     groups = [*vocabulary.names, *((name,) for name in others)]
     texts = embed_classes(clip, groups)

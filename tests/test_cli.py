@@ -18,6 +18,7 @@ from clipnull.commands import executing
 from clipnull.results import name_of
 
 COMMANDS = "run publish seeds student book course goldens execute bench embed paper results audit"
+COMMANDS += " near forget check apply undo"
 COMMANDS = COMMANDS.split()
 
 

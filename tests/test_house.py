@@ -17,13 +17,13 @@ PACKAGE = ROOT / "clipnull"
 FILES = sorted(PACKAGE.rglob("*.py"))
 # A module imports only from those before it.
 LIBRARY = """
-errors files wording projections clean sources quiet stored layouts models adapters requests prompts prototypes
+errors files wording projections clean sources quiet stored listed layouts models adapters requests prompts prototypes
 subspace gates
 applying patches edit pictures data methods.cells methods.nullspace methods.residual methods.ridge methods.oblique
 methods.neuron methods.gated methods unlearning embedding heads exporting storing collateral evaluate rows geometry
 bootstrap
 auditing audits.findings audits.case audits.probing audits.wordings audits.retrieving audits.traces audits.surviving
-audits.deep audits bench speed materials rivals contest sequences standings cards plots reporting results paper
+audits.deep audits vectors tables rewriting switching answering bench speed materials rivals contest sequences standings cards plots reporting results paper
 """
 COURSE = """
 course course.metrics course.profiles course.formulas course.notebooks course.run course.goldens course.seeds
@@ -38,6 +38,7 @@ ORDER = [
     "commands.executing",
     "commands.measuring",
     "commands.inspecting",
+    "commands.indexing",
     "commands",
     "cli",
     "__main__",

@@ -1,0 +1,499 @@
+"""An edit of an index in files, and back: exact rows, nothing half-written, nothing of the source touched."""
+
+import errno
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers import gated, plain, python, random
+from safetensors.torch import load_file, save_file
+
+from clipnull import rewriting, switching, vectors
+from clipnull.edit import Edit
+from clipnull.rewriting import record_of
+from clipnull.switching import apply_edit, inverted, undo
+from clipnull.tables import open_folder, open_tables, open_vectors
+
+N, D = 300, 16
+Z = F.normalize(random(N, D, seed=1), dim=1)
+EDITS = {
+    "linear": replace(plain(D), left=0.7 * plain(D).left),
+    "bias": plain(D, bias=0.1 * random(D, seed=5).double()),
+    "layer": replace(plain(D), threshold=0.1 * torch.ones(3).double()),
+    "module": gated(D),
+}
+EPS = {torch.float64: 1e-7, torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 2e-2}
+
+
+def npy(path, z):
+    np.save(path, z.numpy())
+
+
+def npz(path, z, save=np.savez):
+    save(path, images=z.numpy(), ids=np.arange(len(z)), model=np.array("a model"))
+
+
+def packed(path, z):
+    npz(path, z, np.savez_compressed)
+
+
+def tensors(path, z):
+    save_file({"images": z.contiguous(), "more": torch.ones(5, 3), "a": torch.zeros(2, 2)}, path, {"model": "a model"})
+
+
+def column(kind):
+    def write(path, z):
+        flat = pa.array(z.numpy().reshape(-1))
+        ends = np.arange(0, z.numel() + 1, D)
+        made = {
+            "list": lambda: pa.ListArray.from_arrays(ends.astype("i4"), flat),
+            "large": lambda: pa.LargeListArray.from_arrays(ends, flat),
+            "fixed": lambda: pa.FixedSizeListArray.from_arrays(flat, D),
+        }[kind]()
+        table = pa.table({"id": np.arange(len(z)), "embedding": made, "caption": [f"row {i}" for i in range(len(z))]})
+        pq.write_table(
+            table.replace_schema_metadata({"model": "a model"}), path, row_group_size=128, compression="zstd"
+        )
+
+    return write
+
+
+def folder(path, z):
+    for name in ("img_emb", "text_emb", "metadata"):
+        (path / name).mkdir(parents=True)
+    for i, part in enumerate(z.split(120)):
+        np.save(path / "img_emb" / f"img_emb_{i}.npy", part.numpy())
+        np.save(path / "text_emb" / f"text_emb_{i}.npy", part.flip(0).numpy())
+        pq.write_table(pa.table({"caption": ["?"] * len(part)}), path / "metadata" / f"metadata_{i}.parquet")
+
+
+KINDS = {
+    "npy": (npy, ".npy"), "npz": (npz, ".npz"), "packed": (packed, ".npz"), "safetensors": (tensors, ".safetensors"),
+    "list": (column("list"), ".parquet"), "large": (column("large"), ".parquet"),
+    "fixed": (column("fixed"), ".parquet"), "folder": (folder, ""),
+}  # fmt: skip
+
+
+def rows_of(path, side="images"):
+    return torch.cat([chunk.clone() for table in open_tables(path, side) for chunk in table.chunks()])
+
+
+def content(path):
+    files = sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]
+    return {f.relative_to(path.parent).as_posix(): f.read_bytes() for f in files}
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch):
+    monkeypatch.setattr(vectors, "CHUNK", 64)
+    monkeypatch.setattr(rewriting, "BLOCK", 40)
+    monkeypatch.setattr(rewriting, "SAVED", 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_file_there_and_back(kind, dtype, tmp_path):
+    write, suffix = KINDS[kind]
+    if dtype == torch.bfloat16 and kind != "safetensors":
+        pytest.skip("NumPy and Arrow have no bfloat16")
+    source, out, z = tmp_path / f"in{suffix}", tmp_path / f"out{suffix}", Z.to(dtype)
+    write(source, z)
+    before, edit = content(source), EDITS["linear"]
+    assert torch.equal(rows_of(source), z)
+    lengths = apply_edit(edit, source, out)
+    assert (lengths.rows, lengths.broken) == (N, 0) and content(source) == before
+    found = rows_of(out)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.double(), edit.images(z.double()), atol=EPS[dtype], rtol=0)
+    assert [p.name for p in tmp_path.glob("*.partial")] == []
+    undo(edit, out, tmp_path / f"exact{suffix}")
+    assert [*content(tmp_path / f"exact{suffix}").values()] == [*before.values()]
+    shutil.rmtree(source) if source.is_dir() else source.unlink()
+    told = undo(edit, out, tmp_path / f"back{suffix}")
+    error = float(told.split("within ")[1].split(" ")[0])
+    assert "inverse" in told and error < 100 * torch.finfo(dtype).eps
+    gap = (rows_of(tmp_path / f"back{suffix}").double() - z.double()).norm(dim=1)
+    assert gap.max() <= error
+
+
+@pytest.mark.parametrize("form", EDITS)
+def test_every_form_of_edit_does_what_images_does(form, tmp_path):
+    npy(tmp_path / "in.npy", Z)
+    apply_edit(EDITS[form], tmp_path / "in.npy", tmp_path / "out.npy")
+    torch.testing.assert_close(rows_of(tmp_path / "out.npy"), EDITS[form].images(Z), atol=2e-6, rtol=1e-5)
+
+
+def test_all_else_in_a_file_stays(tmp_path):
+    npz(tmp_path / "in.npz", Z)
+    tensors(tmp_path / "in.safetensors", Z)
+    column("fixed")(tmp_path / "in.parquet", Z)
+    for suffix in (".npz", ".safetensors", ".parquet"):
+        apply_edit(EDITS["linear"], tmp_path / f"in{suffix}", tmp_path / f"out{suffix}")
+    with np.load(tmp_path / "out.npz", allow_pickle=False) as found:
+        assert found["ids"].tolist() == [*range(N)] and str(found["model"]) == "a model"
+    found = load_file(tmp_path / "out.safetensors")
+    assert torch.equal(found["more"], torch.ones(5, 3)) and torch.equal(found["a"], torch.zeros(2, 2))
+    old, new = pq.read_table(tmp_path / "in.parquet"), pq.read_table(tmp_path / "out.parquet")
+    assert new.schema.equals(old.schema, check_metadata=True) and new.drop(["embedding"]).equals(
+        old.drop(["embedding"])
+    )
+    for suffix in (".npz", ".safetensors", ".parquet"):
+        assert open_vectors(tmp_path / f"out{suffix}").words == {"model": "a model"}
+
+
+def test_queries_in_place_of_pictures(tmp_path):
+    folder(tmp_path / "in", Z)
+    edit = EDITS["linear"]
+    apply_edit(edit, tmp_path / "in", tmp_path / "out", "queries")
+    texts = rows_of(tmp_path / "in", "queries")
+    torch.testing.assert_close(rows_of(tmp_path / "out", "queries"), edit.queries(texts), atol=2e-6, rtol=0)
+    assert torch.equal(rows_of(tmp_path / "out"), Z)  # the pictures are as they were
+    undo(edit, tmp_path / "out", tmp_path / "back", side="queries")
+    assert [*content(tmp_path / "back").values()] == [*content(tmp_path / "in").values()]
+    with pytest.raises(ValueError, match="decides for each picture"):
+        apply_edit(EDITS["module"], tmp_path / "in", tmp_path / "no", "queries")
+
+
+class Stopped(Exception):
+    pass
+
+
+def stop_after(monkeypatch, times, error=Stopped):
+    """Let `rewriting` write so many blocks, then fail."""
+    real, left = rewriting._put, [times]
+
+    def put(file, rows):
+        if not left[0]:
+            raise error
+        left[0] -= 1
+        real(file, rows)
+
+    monkeypatch.setattr(rewriting, "_put", put)
+    return lambda: monkeypatch.setattr(rewriting, "_put", real)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("times", [0, 3, 5])
+def test_what_was_stopped_goes_on_and_gives_the_same_bytes(kind, times, tmp_path, monkeypatch):
+    write, suffix = KINDS[kind]
+    source, out, whole = (tmp_path / f"{name}{suffix}" for name in ("in", "out", "whole"))
+    write(source, Z)
+    npy(tmp_path / "wide.npy", Z)
+    edit = EDITS["linear"]
+    expected = apply_edit(edit, source, whole)
+    again = stop_after(monkeypatch, times)
+    with pytest.raises(Stopped):
+        apply_edit(edit, source, out)
+    assert not out.exists() and not record_of(out).exists()
+    again()
+    edited = []
+    real = rewriting._changed
+    monkeypatch.setattr(rewriting, "_changed", lambda block, *rest: edited.append(len(block)) or real(block, *rest))
+    assert apply_edit(edit, source, out) == expected
+    assert sum(edited) <= N - 64 * (times // 2 if kind != "folder" else 0) and not (tmp_path / "out.partial").exists()
+    assert [*content(out).values()][-1] == [*content(whole).values()][-1] and torch.equal(rows_of(out), rows_of(whole))
+
+
+def test_a_stopped_copy_of_another_source_begins_anew(tmp_path, monkeypatch):
+    npy(tmp_path / "in.npy", Z)
+    again = stop_after(monkeypatch, 4)
+    with pytest.raises(Stopped):
+        apply_edit(EDITS["linear"], tmp_path / "in.npy", tmp_path / "out.npy")
+    again()
+    npy(tmp_path / "in.npy", 2 * Z)
+    apply_edit(EDITS["linear"], tmp_path / "in.npy", tmp_path / "out.npy")
+    torch.testing.assert_close(rows_of(tmp_path / "out.npy"), EDITS["linear"].images(2 * Z), atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_full_disk_leaves_nothing(kind, tmp_path, monkeypatch):
+    write, suffix = KINDS[kind]
+    source, out = tmp_path / f"in{suffix}", tmp_path / f"out{suffix}"
+    write(source, Z)
+    before = content(tmp_path)
+    stop_after(monkeypatch, 4, OSError(errno.ENOSPC, "No space left on device"))
+    with pytest.raises(OSError, match="out: .* cannot be made .No space left on device.; expected a disk with room"):
+        apply_edit(EDITS["linear"], source, out)
+    assert content(tmp_path) == before
+    monkeypatch.setattr(rewriting.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
+    with pytest.raises(OSError, match="bytes are needed and 1,000 free; expected a disk with room"):
+        apply_edit(EDITS["linear"], source, out)
+    assert content(tmp_path) == before
+
+
+LIMITED = """
+import resource, signal, sys
+import torch
+from clipnull.edit import Edit
+from clipnull.switching import apply_edit
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))
+u = torch.eye(16, dtype=torch.float64)[:, :1]
+try:
+    apply_edit(Edit(u, u, "by hand"), sys.argv[1], sys.argv[2])
+except OSError as error:
+    print(error)
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_may_write_no_more_leaves_nothing(tmp_path):
+    npy(tmp_path / "in.npy", Z)
+    before = content(tmp_path)
+    assert "cannot be made (File too large)" in python(LIMITED, tmp_path / "in.npy", tmp_path / "out.npy")
+    assert content(tmp_path) == before
+
+
+def test_a_source_that_is_written_to_is_refused(tmp_path, monkeypatch):
+    npy(tmp_path / "in.npy", Z)
+    real = rewriting._changed
+
+    def changed(block, *rest):
+        with open(tmp_path / "in.npy", "ab") as file:
+            file.write(b"more")
+        return real(block, *rest)
+
+    monkeypatch.setattr(rewriting, "_changed", changed)
+    with pytest.raises(ValueError, match="was written to meanwhile; expected a file at rest"):
+        apply_edit(EDITS["linear"], tmp_path / "in.npy", tmp_path / "out.npy")
+    assert [p.name for p in tmp_path.iterdir()] == ["in.npy"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 0.99])
+def test_a_truncated_file_is_refused(kind, share, tmp_path):
+    write, suffix = KINDS[kind]
+    source = tmp_path / f"in{suffix}"
+    write(source, Z)
+    cut = source / "img_emb" / "img_emb_1.npy" if kind == "folder" else source
+    cut.write_bytes(cut.read_bytes()[: int(share * cut.stat().st_size)])
+    with pytest.raises(ValueError, match="file: .*in"):
+        apply_edit(EDITS["linear"], source, tmp_path / f"out{suffix}")
+    assert [p.name for p in tmp_path.iterdir()] == [source.name]
+
+
+def test_another_model_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(vectors, "CHUNK", 4096)
+    mean = F.normalize(Z.mean(0).double(), dim=0)
+    away = torch.eye(D).double()[0] - mean[0] * mean  # at a right angle to the mean picture
+    edit = replace(EDITS["linear"], model="ViT-B-16", fingerprint="f" * 16, mean_text=away)
+    npy(tmp_path / "wide.npy", random(N, 20))
+    npz(tmp_path / "in.npz", Z)
+    save_file({"images": Z}, tmp_path / "in.safetensors", {"fingerprint": "0" * 16, "model": "ViT-B-16"})
+    npy(tmp_path / "in.npy", Z)
+    near = F.normalize(Z + edit.mean_text.float(), dim=1)
+    npy(tmp_path / "near.npy", near)
+    for name, message in (
+        ("wide.npy", "is 20 wide; expected 16, as the patch of ViT-B-16 is"),
+        ("in.npz", "is of a model ; expected the model of the patch, ViT-B-16 ffff"),
+        ("in.safetensors", "is of ViT-B-16 0000000000000000; expected the model of the patch, ViT-B-16 ffff"),
+        ("in.npy", "as if of another model; expected its own. If they are, say so: --model ViT-B-16"),
+    ):
+        with pytest.raises(ValueError, match=f"index: .*{message}"):
+            apply_edit(edit, tmp_path / name, tmp_path / f"out-{name}")
+    with pytest.raises(ValueError, match="is of ViT-L-14 ; expected the model of the patch"):
+        apply_edit(edit, tmp_path / "in.npy", tmp_path / "out.npy", model="ViT-L-14")
+    apply_edit(edit, tmp_path / "in.npy", tmp_path / "out.npy", model="ViT-B-16")
+    apply_edit(edit, tmp_path / "near.npy", tmp_path / "out-near.npy")
+
+
+def test_rows_of_any_length_are_edited_in_proportion_and_told(tmp_path):
+    size = 10 ** random(N, seed=3)
+    z = Z * size[:, None]
+    z[7], z[9, 3], z[11, 0] = 0.0, torch.nan, torch.inf
+    npy(tmp_path / "in.npy", z)
+    for form, edit in EDITS.items():
+        lengths = apply_edit(edit, tmp_path / "in.npy", tmp_path / f"{form}.npy")
+        assert lengths.broken == 2 and lengths.other > 290 and lengths.least == 0
+        assert "not of unit length (0 to " in str(lengths) and "2 with NaN or infinity, left so" in str(lengths)
+        found, sound = rows_of(tmp_path / f"{form}.npy"), z.isfinite().all(1)
+        torch.testing.assert_close(found[~sound], z[~sound], atol=0, rtol=0, equal_nan=True)
+        if form != "module":  # which replaces some rows by one and the same
+            expected = edit.images(Z.double()) * size[:, None].double()
+            expected[7] = 0.0
+            sizes = size[:, None].clamp(min=1e-3)
+            torch.testing.assert_close(
+                found[sound] / sizes[sound], (expected / sizes)[sound].float(), atol=1e-5, rtol=0
+            )
+
+
+def test_rows_of_unit_length_on_demand(tmp_path):
+    npy(tmp_path / "in.npy", Z)
+    apply_edit(EDITS["linear"], tmp_path / "in.npy", tmp_path / "out.npy", normalize=True)
+    torch.testing.assert_close(
+        rows_of(tmp_path / "out.npy"), F.normalize(EDITS["linear"].images(Z), dim=1), atol=2e-6, rtol=0
+    )
+    (tmp_path / "in.npy").unlink()
+    assert "unit length" in undo(EDITS["linear"], tmp_path / "out.npy", tmp_path / "back.npy")
+    torch.testing.assert_close(rows_of(tmp_path / "back.npy"), Z, atol=1e-5, rtol=0)
+
+
+def test_twice_is_refused_and_several_in_turn_are_not(tmp_path):
+    npy(tmp_path / "0.npy", Z)
+    first, second = EDITS["linear"], replace(plain(D, 9), left=0.5 * plain(D, 9).left)
+    apply_edit(first, tmp_path / "0.npy", tmp_path / "1.npy")
+    with pytest.raises(ValueError, match="was edited with this patch before"):
+        apply_edit(first, tmp_path / "1.npy", tmp_path / "2.npy")
+    with pytest.raises(ValueError, match="holds edited images; expected queries"):
+        apply_edit(second, tmp_path / "1.npy", tmp_path / "2.npy", "queries")
+    apply_edit(second, tmp_path / "1.npy", tmp_path / "2.npy")
+    assert [e["patch"] for e in json.loads(record_of(tmp_path / "2.npy").read_text())["edits"]] != []
+    with pytest.raises(ValueError, match="was last edited with another"):
+        undo(first, tmp_path / "2.npy", tmp_path / "3.npy")
+    undo(second, tmp_path / "2.npy", tmp_path / "3.npy")
+    undo(first, tmp_path / "3.npy", tmp_path / "4.npy")
+    assert torch.equal(rows_of(tmp_path / "4.npy"), Z) and not record_of(tmp_path / "4.npy").exists()
+
+
+def test_what_cannot_be_undone_is_said(tmp_path):
+    npy(tmp_path / "in.npy", Z)
+    for form, message in (("layer", "one of form 'layer' has no inverse"), ("module", "'module' has no inverse")):
+        apply_edit(EDITS[form], tmp_path / "in.npy", tmp_path / f"{form}.npy")
+        with pytest.raises(ValueError, match=message):
+            inverted(EDITS[form])
+    with pytest.raises(ValueError, match="nullspace takes 3 directions away for good; expected the original"):
+        inverted(plain(D))
+    shutil.move(tmp_path / "in.npy", tmp_path / "kept.npy")
+    with pytest.raises(ValueError, match="'layer' has no inverse"):
+        undo(EDITS["layer"], tmp_path / "layer.npy", tmp_path / "back.npy")
+    with pytest.raises(ValueError, match="original: .* is not what was edited"):
+        undo(EDITS["layer"], tmp_path / "layer.npy", tmp_path / "back.npy", tmp_path / "module.npy")
+    told = undo(EDITS["layer"], tmp_path / "layer.npy", tmp_path / "back.npy", tmp_path / "kept.npy")
+    assert told.startswith("exact") and torch.equal(rows_of(tmp_path / "back.npy"), Z)
+
+
+def test_the_inverse_with_a_bias():
+    edit = replace(EDITS["linear"], bias=random(D, seed=8).double())
+    inverse, worst = inverted(edit)
+    torch.testing.assert_close(inverse.images(edit.images(Z.double())), Z.double())
+    assert worst == pytest.approx(float(torch.linalg.cond(edit.matrix())))
+
+
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        ("out.npz", "ends in '.npz'; expected '.npy'"),
+        ("in.npy", "is there already; expected a new name"),
+        ("no/out.npy", "has no place"),
+    ],
+)
+def test_places_that_do_not_fit(out, message, tmp_path):
+    npy(tmp_path / "in.npy", Z)
+    with pytest.raises(ValueError, match=f"out: .*{message}"):
+        apply_edit(EDITS["linear"], tmp_path / "in.npy", tmp_path / out)
+    folder(tmp_path / "set", Z)
+    with pytest.raises(ValueError, match="outside of the source"):
+        apply_edit(EDITS["linear"], tmp_path / "set", tmp_path / "set" / "out")
+
+
+def test_tables_that_do_not_fit(tmp_path):
+    np.save(tmp_path / "a.npy", Z.numpy().astype(">f4"))
+    np.save(tmp_path / "b.npy", np.arange(9))
+    np.save(tmp_path / "c.npy", np.asfortranarray(Z.numpy()))
+    np.save(tmp_path / "d.npy", np.array([{}, {}]), allow_pickle=True)
+    np.save(tmp_path / "e.npy", np.empty((0, 5), "f4"))
+    np.savez(tmp_path / "f.npz", one=Z.numpy(), two=Z.numpy())
+    np.savez(tmp_path / "g.npz", ids=np.arange(3))
+    (tmp_path / "h.txt").write_text("1 2 3")
+    pq.write_table(pa.table({"embedding": [[1.0, 2.0], None], "id": [1, 2]}), tmp_path / "i.parquet")
+    (tmp_path / "j").mkdir()
+    for name, message in (
+        ("a.npy", "no rows"), ("b.npy", "no rows"), ("c.npy", "Fortran order"), ("d.npy", "no rows"),
+        ("e.npy", "holds no vectors"), ("f.npz", "'one, two': name the one"), ("g.npz", "no table of vectors"),
+        ("h.txt", "is no table of vectors"), ("i.parquet", "empty or of another length"),
+        ("j", "has no img_emb"), ("nothing.npy", "is not there"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            [table.rows() for table in open_tables(tmp_path / name)]
+    assert open_vectors(tmp_path / "f.npz", name="two").shape == (N, D)
+    with pytest.raises(ValueError, match="name: 'tow' is not known; did you mean 'two'"):
+        open_vectors(tmp_path / "f.npz", name="tow")
+
+
+def test_shards_come_in_the_order_of_their_numbers(tmp_path):
+    (tmp_path / "img_emb").mkdir()
+    for i in range(12):
+        np.save(tmp_path / "img_emb" / f"img_emb_{i}.npy", np.full((2, 3), i, "f4"))
+    assert torch.cat([table.rows() for table in open_folder(tmp_path)])[:, 0].tolist() == sorted([*range(12)] * 2)
+    np.save(tmp_path / "img_emb" / "img_emb_12.npy", np.ones((2, 4), "f4"))
+    with pytest.raises(ValueError, match="is 4 wide, and img_emb_0.npy 3"):
+        open_folder(tmp_path)
+
+
+KILLED = """
+import sys, time, torch
+from clipnull import rewriting
+from clipnull.edit import Edit
+from clipnull.switching import apply_edit
+u = torch.eye(512, dtype=torch.float64)[:, :1]
+rewriting.SAVED = 1
+real = rewriting._changed
+rewriting._changed = lambda *given: time.sleep(0.02) or real(*given)
+print("begun", flush=True)
+apply_edit(Edit(u, u, "by hand"), sys.argv[1], sys.argv[2])
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_process_goes_on(tmp_path):
+    z = F.normalize(random(40_000, 512), dim=1)
+    npy(tmp_path / "in.npy", z)
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(tmp_path / "in.npy"), str(tmp_path / "out.npy")], stdout=subprocess.PIPE
+    )
+    process.stdout.readline()
+    state = tmp_path / "out.npy.partial" / "state.json"
+    while not state.is_file() and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = json.loads(state.read_text())["rows"]
+    assert 0 < done < len(z) and not (tmp_path / "out.npy").exists()
+    u = torch.eye(512, dtype=torch.float64)[:, :1]
+    apply_edit(Edit(u, u, "by hand"), tmp_path / "in.npy", tmp_path / "out.npy")
+    z[:, 0] = 0
+    torch.testing.assert_close(rows_of(tmp_path / "out.npy"), z, atol=1e-7, rtol=0)
+
+
+MEASURED = """
+import sys, torch
+from clipnull.edit import Edit
+from clipnull.speed import peak_memory
+from clipnull.switching import apply_edit
+u = torch.eye(256, dtype=torch.float64)[:, :1]
+for name in sys.argv[2:]:
+    apply_edit(Edit(u, u, "by hand"), f"{sys.argv[1]}/{name}", f"{sys.argv[1]}/out-{name}")
+    print(peak_memory())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak of memory is read from /proc")
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".safetensors", ".parquet"])
+def test_memory_does_not_grow_with_the_number_of_rows(suffix, tmp_path, monkeypatch):
+    for name, n in (("small", 10_000), ("large", 150_000)):
+        z = F.normalize(random(n, 256), dim=1)
+        if suffix == ".parquet":
+            flat = pa.FixedSizeListArray.from_arrays(pa.array(z.numpy().reshape(-1)), 256)
+            pq.write_table(pa.table({"embedding": flat}), tmp_path / f"{name}{suffix}")
+        else:
+            {".npy": npy, ".npz": npz, ".safetensors": tensors}[suffix](tmp_path / f"{name}{suffix}", z)
+    small, large = map(int, python(MEASURED, tmp_path, f"small{suffix}", f"large{suffix}").split())
+    assert large - small < 60e6  # of 154e6 bytes of rows
+
+
+def test_switching_is_lazy():
+    assert "pyarrow" not in python(
+        "import sys; import clipnull.switching; print([m for m in sys.modules if m == 'pyarrow'])"
+    )
+    assert 0.05 < switching.LEAN / 512**0.5 < 0.27
