@@ -85,21 +85,21 @@ def _asked(clip: Clip, name: str) -> str:
     return plain if clip.encoder or can_embed(clip, plain) else format_prompt(TEMPLATES["free"][0], name)
 
 
-def common_words(clip: Clip, vocabulary: Vocabulary) -> Tensor | None:
+def common_words(clip: Clip, vocabulary: Vocabulary, texts: Tensor | None = None) -> Tensor | None:
     """The texts of the common words that an edit is to leave alone, unit rows (w, d); None where there are no two.
 
     Those of `kept_names` that are not near a class of the vocabulary, by name (`wording.is_near`) or by meaning (NEAR):
-    who forgets dogs does not want "beagle" to be kept.
+    who forgets dogs does not want "beagle" to be kept. texts: what `embed_cells` gave, if it is known.
     """
     chosen = kept_names(clip)
     if len(chosen) < 2:
         return None
-    texts = clip.embed_texts([_asked(clip, name) for name in chosen])
-    own = F.normalize(embed_cells(clip, vocabulary).mean(1), dim=-1)
-    cosine = F.normalize(texts - texts.mean(0), dim=-1) @ F.normalize(own - own.mean(0), dim=-1).T
+    common = clip.embed_texts([_asked(clip, name) for name in chosen])
+    own = F.normalize((embed_cells(clip, vocabulary) if texts is None else texts).mean(1), dim=-1)
+    cosine = F.normalize(common - common.mean(0), dim=-1) @ F.normalize(own - own.mean(0), dim=-1).T
     far = (cosine.amax(1) < NEAR).tolist()
     kept = [i for i, name in enumerate(chosen) if far[i] and not is_near(name, vocabulary.classes)]
-    return texts[kept] if len(kept) > 1 else None
+    return common[kept] if len(kept) > 1 else None
 
 
 def near(

@@ -12,8 +12,8 @@ from . import standings
 from .bench import COLUMNS, COUNTED, counted, told
 from .errors import one_of
 from .files import write_text
+from .index_speed import report
 from .reporting import caption, draw, example_of, examples, stored_part
-from .speed import report
 
 FOLDER, PAGE, README = Path("data", "results"), Path("RESULTS.md"), Path("README.md")
 PICTURE = FOLDER / "cats.png"

@@ -165,7 +165,7 @@ def undo(
     if (known and stamp(kept) == known) or (original is not None and known is None):
         tables = open_tables(kept, last["side"], name)
         rewrite(tables, kept, out, None, before, progress)
-        return f"exact: a copy of the original, {kept}"
+        return f"exact: a copy of the original, {kept.name}"
     if original is not None:
         raise ValueError(f"original: {str(kept)!r} is not what was edited, or changed since; expected it as it was")
     inverse, worst = inverted(edit)

@@ -66,7 +66,8 @@ def embed_vocabulary(
     >>> cn.embed_vocabulary(cn.load(device="cpu"), names, prototypes=False).texts.shape
     torch.Size([2, 3, 256])
     """
-    texts, common = embed_cells(clip, vocabulary), common_words(clip, vocabulary)
+    texts = embed_cells(clip, vocabulary)
+    common = common_words(clip, vocabulary, texts)
     domains = embed_domains(clip, vocabulary.domains) + F.normalize(texts.mean(0), dim=-1)
     made = prototypes if isinstance(prototypes, Prototypes) else None
     if prototypes is True:

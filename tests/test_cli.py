@@ -322,10 +322,16 @@ def test_a_file_of_bench_is_replaced_whole_or_not_at_all(folder, found, capsys):
 
 def test_bench_can_time_the_closed_form(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("clipnull.speed.measure", lambda: {"leace": 1.0})
-    monkeypatch.setattr("clipnull.speed.report", lambda found: f"report of {found['leace']}")
+    monkeypatch.setattr("clipnull.index_speed.measure", lambda: {})
+    monkeypatch.setattr("clipnull.index_speed.report", lambda found: f"report of {found['leace']}")
     assert cli.main(["bench", "--speed", "--json", str(tmp_path / "speed.json")]) == 0
     assert capsys.readouterr().out == "report of 1.0\n"
-    assert json.loads((tmp_path / "speed.json").read_text()) == {"kind": "speed", "name": "speed", "leace": 1.0}
+    assert json.loads((tmp_path / "speed.json").read_text()) == {
+        "kind": "speed",
+        "name": "speed",
+        "leace": 1.0,
+        "index": {},
+    }
 
 
 def test_speed_needs_leace(monkeypatch, capsys):

@@ -23,7 +23,8 @@ applying patches edit pictures data methods.cells methods.nullspace methods.resi
 methods.neuron methods.gated methods unlearning embedding heads exporting storing collateral evaluate rows geometry
 bootstrap
 auditing audits.findings audits.case audits.probing audits.wordings audits.retrieving audits.traces audits.surviving
-audits.deep audits vectors tables rewriting switching answering bench speed materials rivals contest sequences standings cards plots reporting results paper
+audits.deep audits vectors tables rewriting switching answering bench speed index_speed materials rivals contest
+sequences standings cards plots reporting results paper
 """
 COURSE = """
 course course.metrics course.profiles course.formulas course.notebooks course.run course.goldens course.seeds

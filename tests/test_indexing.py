@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shutil
-import sqlite3
 from pathlib import Path
 
 import numpy as np
@@ -190,19 +189,17 @@ def test_faiss_forgets_by_the_index_and_by_the_query(shop, clip, images, tmp_pat
 def test_sqlite_vec_is_switched_in_one_transaction_and_back(shop, clip, images):
     sqlite_vec = pytest.importorskip("sqlite_vec")
     z, edit = torch.from_numpy(np.load(shop / "pictures.npy")), cn.Edit.load(shop / "no-dog.safetensors", clip)
-    store = sqlite3.connect(":memory:")
-    if not hasattr(store, "enable_load_extension"):
-        pytest.skip("this Python was built without extensions of SQLite")
+    apsw = pytest.importorskip("apsw")  # as Python's own sqlite3 may be built without extensions
+    store = apsw.Connection(":memory:")
     store.enable_load_extension(True)
-    sqlite_vec.load(store)
+    store.load_extension(sqlite_vec.loadable_path())
     store.execute(f"create virtual table pictures using vec0(z float[{z.shape[1]}] distance_metric=cosine)")
 
     def put(rows):
         with store:
             store.execute("delete from pictures")
-            store.executemany(
-                "insert into pictures(rowid, z) values (?, ?)", enumerate(r.numpy().tobytes() for r in rows)
-            )
+            put = "insert into pictures(rowid, z) values (?, ?)"
+            store.executemany(put, [(i, row.numpy().tobytes()) for i, row in enumerate(rows)])
 
     def found(t):
         asked = "select rowid from pictures where z match ? order by distance limit 100"

@@ -82,10 +82,10 @@ def bench(args: argparse.Namespace) -> int:
     if args.json and (args.json.is_dir() or not os.access(args.json.parent, os.W_OK)):
         raise ValueError(f"json: {str(args.json)!r} cannot be written; expected a file in a folder that can be")
     if args.speed:
-        from .. import speed
+        from .. import index_speed, speed
 
-        found = {"kind": "speed", "name": "speed"} | speed.measure()
-        text = speed.report(found)
+        found = {"kind": "speed", "name": "speed"} | speed.measure() | {"index": index_speed.measure()}
+        text = index_speed.report(found)
     elif args.rivals:
         found, text = rivals(args)
     else:
