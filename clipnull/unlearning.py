@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .edit import Edit, history
-from .errors import one_of
+from .errors import at_least, one_of
 from .methods import METHODS, solve
 from .methods.cells import Cells
 from .models import Clip
@@ -26,7 +26,7 @@ show of the contrast of texts cannot be learnt from it."""
 
 
 def embed_vocabulary(
-    clip: Clip, vocabulary: Vocabulary, prototypes: Prototypes | bool | None = True, mean: Tensor | None = None
+    clip: Clip, vocabulary: Vocabulary, prototypes: Prototypes | bool | int | None = True, mean: Tensor | None = None
 ) -> Cells:
     """What `clip` makes of the cells of `vocabulary`, from their names alone.
 
@@ -36,13 +36,13 @@ def embed_vocabulary(
         Where it is edited, its prototypes are those of its base, edited.
     vocabulary : Vocabulary
         C classes and K domains.
-    prototypes : bool or Prototypes
+    prototypes : bool, int or Prototypes
         True: synthesized pictures of the cells, by gradient ascent on pixels, of at most MOST of them; the others are
         carried over (`carried`). That is done once for a model and a vocabulary, takes a second or so a cell on two
         cores, is told on standard error, and is kept in the cache folder (`files.cache_path`); those of miniclip for
         the names of miniworld and PACS come with it, all of them. False or None: texts only, at once. Or what
         `prototypes.cell_prototypes` gave, with two cells or more in each domain. Of a file of embeddings: its own,
-        if it has as many.
+        if it has as many. A number in place of True: of at most so many cells, and two in each domain.
     mean : (d,), optional
         The mean of picture embeddings, such as those of an index of yours. By default that of the prototypes; without
         them, `image_mean` of a file of embeddings. What it is used for: `Cells.origin`.
@@ -70,9 +70,10 @@ def embed_vocabulary(
     common = common_words(clip, vocabulary, texts)
     domains = embed_domains(clip, vocabulary.domains) + F.normalize(texts.mean(0), dim=-1)
     made = prototypes if isinstance(prototypes, Prototypes) else None
-    if prototypes is True:
-        base = clip.base or clip
-        few = None if not clip.encoder or are_made(base, vocabulary) else chosen_cells(vocabulary.shape)
+    if isinstance(prototypes, bool | int) and prototypes:
+        most = MOST if prototypes is True else at_least("prototypes", prototypes, 0)
+        base, all_made = clip.base or clip, prototypes is True and are_made(clip.base or clip, vocabulary)
+        few = None if not clip.encoder or all_made else chosen_cells(vocabulary.shape, most)
         made = prototypes_of(base, vocabulary, mask=few)
     if mean is None and made is None and not clip.encoder:
         mean = clip.model.stored.vectors.get("image_mean")
@@ -152,7 +153,7 @@ def unlearn(
     request: Forget,
     vocabulary: Vocabulary,
     method: str = "nullspace",
-    prototypes: Prototypes | bool | None = True,
+    prototypes: Prototypes | bool | int | None = True,
     mean: Tensor | None = None,
     **settings: float,
 ) -> Edit:
@@ -169,7 +170,7 @@ def unlearn(
     method : str
         One of METHODS. "nullspace" is the paper's; "ridge" is CCUP's; "residual", "oblique", "neuron" and "gated" are
         ours.
-    prototypes : bool or Prototypes
+    prototypes : bool, int or Prototypes
         See `embed_vocabulary`: by default, pictures of up to MOST cells are synthesized once, which may take minutes.
     mean : (d,), optional
         The mean of picture embeddings, see `embed_vocabulary`.

@@ -16,8 +16,7 @@ def tiny(clip, monkeypatch):
     monkeypatch.setenv("CLIPNULL_CACHE", "as it was")  # and will be again
     monkeypatch.setattr(speed, "alone", lambda call: call())
     monkeypatch.setattr(index_speed, "load", lambda *_: clip)
-    real = index_speed.unlearn
-    monkeypatch.setattr(index_speed, "unlearn", lambda *given: real(*given, prototypes=False))
+    monkeypatch.setattr(index_speed, "FEW", 0)
     monkeypatch.setattr(speed, "least_seconds", lambda call, patience: call() or 0.01)
 
 

@@ -140,7 +140,7 @@ def shop(tmp_path_factory, clip, images, z):
     np.save(folder / "queries.npy", embed_classes(clip, names).numpy())
     (folder / "queries.txt").write_text("\n".join(names) + "\n")
     out = folder / "no-dog.safetensors"
-    command("forget", "--classes", "dog", "--vocabulary", folder / "names.txt", "--no-prototypes", "--out", out)
+    command("forget", "--classes", "dog", "--vocabulary", folder / "names.txt", "--prototypes", 0, "--out", out)
     return folder
 
 
@@ -324,9 +324,9 @@ def test_errors_of_the_commands_are_one_line(shop, texts_file, tmp_path, capsys)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["nullspace", "residual", "ridge", "oblique", "neuron", "gated"])
-def test_prototypes_of_one_domain(method, clip, quick):
+def test_prototypes_of_one_domain(method, clip):
     names = cn.Vocabulary(["cat", "dog", "house", "car"], ["photo"])
-    edit = cn.unlearn(clip, cn.Forget(["dog"]), names, method)
+    edit = cn.unlearn(clip, cn.Forget(["dog"]), names, method, prototypes=2)
     assert edit.settings["prototypes"]
     t = embed_classes(clip, names.classes)
     moved = (edit.images(t) @ t.T).diagonal()

@@ -41,7 +41,9 @@ def add(commands: argparse._SubParsersAction) -> None:
     of["near"].add_argument("--most", type=int, default=8, help="how many for a class [8]")
     of["forget"].add_argument("--domains", nargs="+", metavar="NAME", help="in these alone, of those in FILE [all]")
     of["forget"].add_argument("--method", default="oblique", help="one of clipnull.METHODS [oblique]")
-    of["forget"].add_argument("--no-prototypes", action="store_true", help="texts alone: seconds in place of minutes")
+    of["forget"].add_argument(
+        "--prototypes", type=int, default=8, metavar="N", help="pictures to synthesize; 0: texts alone, in seconds [8]"
+    )
     of["forget"].add_argument("--out", type=Path, required=True, metavar="PATCH", help="ends in .safetensors")
     for command in (of["check"], of["apply"], of["undo"]):
         command.add_argument("patch", type=Path, metavar="PATCH", help="what `clipnull forget` wrote")
@@ -80,7 +82,7 @@ def near(args: argparse.Namespace) -> int:
 
 
 def forget(args: argparse.Namespace) -> int:
-    from ..errors import one_of
+    from ..errors import at_least, one_of
     from ..methods import METHODS
     from ..requests import Forget
     from ..unlearning import unlearn
@@ -93,7 +95,7 @@ def forget(args: argparse.Namespace) -> int:
     request = Forget(args.classes, args.domains)
     clip, vocabulary = _asked(args)
     request.mask(vocabulary)
-    edit = unlearn(clip, request, vocabulary, args.method, prototypes=not args.no_prototypes)
+    edit = unlearn(clip, request, vocabulary, args.method, prototypes=at_least("prototypes", args.prototypes, 0))
     print(f"written: {edit.save(args.out)}: {request}, {edit.method}, {edit.form}, for {edit.model}")
     if edit.linear and edit.bias is None:
         print("It can edit an index (clipnull apply --index) or, in place of it, the queries (--queries).")
