@@ -234,5 +234,5 @@ def site(tmp_path_factory):
     pages = [*sorted((ROOT / "notebooks").glob("*.ipynb")), ROOT / "notebooks" / "INSTRUCTOR.md"]
     with FileLock(folder / "book.lock"):
         if not (folder / "book" / "index.html").is_file():
-            book.build(pages, folder / "book", with_demo=True)
+            book.build(pages, folder / "book", whole=True)
     return folder / "book"

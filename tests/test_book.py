@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlparse
 
 import nbformat
 import pytest
-from browsing import find_browser, page_faults
+from browsing import find_browser, page_faults, tab
 
 from clipnull import cli
 from clipnull.course import book, demo
@@ -47,7 +47,7 @@ def test_every_page_opens_without_a_complaint_and_every_picture_has_a_text(opene
     address, pages = opened
     expected = {p.with_suffix(".html").name for p in (ROOT / "notebooks").iterdir() if p.is_file()}
     expected |= {Path(name).with_suffix(".html").name for name in demo.PAGES}
-    assert set(pages) == expected | {"index.html", "genindex.html", "search.html"}
+    assert set(pages) == expected | {"index.html", "reference.html", "genindex.html", "search.html"}
     assert {name: faults for name, page in pages.items() if (faults := page_faults(page))} == {}
 
 
@@ -58,6 +58,17 @@ def test_every_page_fits_windows_of_all_sizes(site, browser, serve, width):
     pages = {page.name: browser(f"{address}/{page.name}", width=width) for page in sorted(site.glob("*.html"))}
     assert {page.width for page in pages.values()} == {width}
     assert {name: faults for name, page in pages.items() if (faults := page_faults(page))} == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [400, 1280])
+def test_no_code_is_cut(site, serve, devtools, width):
+    cut = """[...document.querySelectorAll(".cell_input pre, .highlight-python pre, .highlight-pycon pre, pre.prose")]
+        .filter(pre => pre.scrollWidth > pre.clientWidth + 1).map(pre => pre.innerText.slice(0, 80))"""
+    address = serve(site)
+    for name in [*(path.with_suffix(".html").name for path in (ROOT / "notebooks").glob("*.ipynb")), "reference.html"]:
+        with tab(devtools, f"{address}/{name}", width) as page:
+            assert page.run("document.querySelectorAll('pre').length") and page.run(cut) == [], name
 
 
 @pytest.mark.slow
@@ -199,6 +210,7 @@ def test_the_book_of_a_folder_has_its_notebooks_and_the_page_for_instructors(not
     assert {p.name for p in Path("build", "book").glob("*.html")} == {
         "00_a.html",
         "demo.html",
+        "reference.html",
         "index.html",
         "genindex.html",
         "search.html",

@@ -29,7 +29,8 @@ sequences standings cards plots reporting results paper
 COURSE = """
 course course.metrics course.profiles course.formulas course.notebooks course.run course.goldens course.seeds
 course.editions course.exercises.registry course.exercises.spaces course.exercises.edits course.exercises.audits
-course.exercises course.checking course.panel course.demo course.book
+course.exercises course.checking course.panel course.demo course.reference
+course.pages course.book
 """
 LIBRARY, COURSE = LIBRARY.split(), COURSE.split()
 ORDER = [

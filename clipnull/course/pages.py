@@ -1,0 +1,119 @@
+"""The pages of the book, before and after Sphinx: the index, what is left of a notebook, links, the last touches."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from .notebooks import read, write
+
+INDEX = """# clipnull
+
+Learn, see and measure how a pretrained CLIP can be made to forget, without training and without data. These pages are
+the notebooks of the course with their outputs, in order. Solutions of exercises are folded away.
+"""
+PICTURE = """
+![The pictures of miniworld, in which the course forgets: a row for each of 14 classes, from bird to umbrella, a column
+for each of 6 domains, among them photographs, line drawings and silhouettes](contact_sheet.webp)
+
+**Try it first:** [forget in your browser](demo.md). Choose what to forget and see what else is lost, without Python.
+"""
+TREE = """
+```{toctree}
+:hidden:
+:maxdepth: 1
+:caption: %s
+
+%s
+```
+"""
+UNTOUCHED = re.compile(r"(```.*?```|`[^`]*`|\[[^\]]*\]\([^)]*\)|\$\$.*?\$\$|\$[^$\n]*\$)", re.DOTALL)
+"""Code, links and formulas in Markdown."""
+
+
+def index(pages: Sequence[Path], parts: Mapping[str, Sequence[str]], pictured: bool) -> str:
+    """The first page: each of `pages` with what it teaches and its notebook to download, then the `parts` of the menu.
+
+    parts: names of pages by the title above them in the menu. pictured: with PICTURE, which needs its file.
+    """
+    lines = [INDEX, PICTURE if pictured else "", "## The chapters\n"]
+    for page in pages:
+        text = _first_text(page)
+        title = re.search(r"^# (.+)", text, re.MULTILINE)
+        lines.append(f"### [{title[1] if title else page.stem}]({page.name})\n")
+        lines.append(_goals(text))
+        if page.suffix == ".ipynb":
+            lines.append(f'<a href="_static/notebooks/{page.name}" download>Download the notebook</a>\n')
+    trees = [TREE % (title, "\n".join(Path(name).stem for name in names)) for title, names in parts.items()]
+    return "\n".join([*lines, *trees])
+
+
+def _first_text(page: Path) -> str:
+    if page.suffix != ".ipynb":
+        return page.read_text(encoding="utf-8")
+    return next((cell.source for cell in read(page).cells if cell.cell_type == "markdown"), "")
+
+
+def _goals(text: str) -> str:
+    """What a chapter says that it teaches: its goals, as sentences or as a list; else its first paragraph."""
+    paragraphs = [part for part in re.split(r"\n\s*\n", text) if not part.startswith("#")]
+    for i, part in enumerate(paragraphs):
+        if part.startswith("**Goals.**"):
+            return part.removeprefix("**Goals.**").strip() + "\n"
+        if part.startswith("**You will be able to**"):
+            return "\n\n".join(["You will be able to", *paragraphs[i + 1 : i + 2]]) + "\n"
+    return f"{paragraphs[0]}\n" if paragraphs else ""
+
+
+def copy(page: Path, source: Path, pages: Sequence[Path]) -> None:
+    """Put a page into the folder `source` of Sphinx, and a notebook as it is into its `_static/notebooks`.
+
+    Of outputs only what is for reading; the code of solutions folded; "notebook 05" becomes a link.
+    """
+    if page.suffix != ".ipynb":
+        shutil.copyfile(page, source / page.name)
+        return
+    (source / "_static" / "notebooks").mkdir(exist_ok=True)
+    shutil.copyfile(page, source / "_static" / "notebooks" / page.name)
+    nb, numbered = read(page), {p.stem[:2]: p.name for p in pages if p.suffix == ".ipynb" and p != page}
+    for cell in nb.cells:
+        tags = cell.metadata.get("tags", [])
+        if "solution" in tags:
+            cell.metadata["tags"] = [*tags, "hide-input"]
+        if cell.cell_type == "markdown":
+            cell.source = linked(cell.source, numbered)
+        for output in cell.get("outputs", ()):
+            for kind in [kind for kind in output.get("data", {}) if "clipnull" in kind]:
+                del output["data"][kind]
+    write(source / page.name, nb)
+
+
+def linked(text: str, numbered: Mapping[str, str]) -> str:
+    """Markdown in which "notebook 05" is a link, if `numbered` has a page for "05"."""
+
+    def link(found: re.Match) -> str:
+        page = numbered.get(found[2])
+        return f"[{found[0]}]({page})" if page else found[0]
+
+    parts = UNTOUCHED.split(text)
+    parts[::2] = [re.sub(r"\b([Nn]otebooks?\s)(\d\d)\b", link, part) for part in parts[::2]]
+    return "".join(parts)
+
+
+def finished(page: str) -> str:
+    """A page of Sphinx for small windows and for screen readers.
+
+    Printed sentences may wrap; printed tables, which have two blanks between columns, scroll, with the keyboard too.
+    Captions of the menu are headings of a level; the menu and the list of sections have names that differ.
+    """
+
+    def printed(found: re.Match) -> str:
+        kind = 'tabindex="0"' if re.search(r"\S {2,}\S", found[2]) else 'class="prose"'
+        return f"{found[1]}<pre {kind}>{found[2]}</pre>"
+
+    page = re.sub(r'(<div class="output[^>]*><div class="highlight">)<pre>(.*?)</pre>', printed, page, flags=re.DOTALL)
+    for drawer, label in (("sidebar-drawer", "Chapters"), ("toc-drawer", "On this page")):
+        page = page.replace(f'<aside class="{drawer}', f'<aside aria-label="{label}" class="{drawer}')
+    return page.replace('role="heading"', 'role="heading" aria-level="2"')
