@@ -43,7 +43,8 @@ def uce(material: Material, mask: Tensor, seed: int = 0, ridge: float = 0.003) -
     """Unified Concept Editing (Gandikota et al. 2024, arXiv 2308.14761) of texts: t -> t A, by `Edit.queries`.
 
     A minimises |X_F A - t*|^2 + |X_R A - X_R|^2 + ridge |A - I|^2: texts of forgotten cells go to an anchor t*, here
-    the mean text, which many a picture is near; those of kept cells stay. Pictures are left alone, so that a picture cannot be treated by its domain.
+    the mean text, which many pictures are near; those of kept cells stay. Pictures are left alone, so that none can be
+    treated by its domain.
     """
     t = material.cells.texts
     x = t[mask]

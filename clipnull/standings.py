@@ -170,9 +170,9 @@ def part(entry: dict) -> list[str]:
         f"pictures, {entry['classes']} classes × {entry['domains']} domains; {labelled} for those that need some. "
         "Rivals are short sketches of their idea, not their authors' code; those that train, train the last layer "
         f"only. What is drawn is drawn with {entry['seeds']} seeds: means over them, and intervals that reach over all "
-        "of theirs. Seconds: to make one edit, from pictures that are embedded and synthesized; bytes: what has to be "
-        f"carried. **Bold**: the best of a paradigm; of costs, among those that forget at least {NEARLY:.0%} as much "
-        "as the best. `clean`: a model that was trained without what is forgotten, where there is one; out of "
+        "of theirs. Seconds of a processor: to make one edit, from pictures embedded and synthesized; bytes: what has "
+        f"to be carried. **Bold**: the best of a paradigm; of costs, among those that forget at least {NEARLY:.0%} as "
+        "much as the best. `clean`: a model that was trained without what is forgotten, where there is one; out of "
         "competition.",
         *(["Stored embeddings: no pictures to synthesize or to fit to."] if entry["stored"] else []),
         "\n".join(lines),

@@ -63,7 +63,7 @@ def test_a_row_tells_what_the_edit_does(rows, on, material):
     after = contest.classify(on.z, on.classifier, on.images.domains, contest.edit_of("slug", material, mask).images)
     wanted = rates(accuracy_matrix(on.before, on.images), accuracy_matrix(after, on.images), mask)
     assert all(row[name] == pytest.approx(value) for name, value in wanted.items())
-    assert row["bytes"] == 4 * 48 * 48 and row["seconds"] > 0 and row["adu"] is None
+    assert row["bytes"] == 4 * 48 * 48 and row["seconds"] >= 0 and row["adu"] is None
 
 
 def test_the_filter_forgets_all_it_can_name_and_changes_nothing_else(rows):
@@ -121,7 +121,7 @@ def test_of_what_is_drawn_the_mean_is_over_seeds_and_the_interval_over_all_of_th
 
 
 def test_a_summary_tells_seconds_bytes_and_domains(found, on):
-    assert entry(found, "global", "slug")["bytes"] == 4 * 48 * 48 and entry(found, "global", "slug")["seconds"] > 0
+    assert entry(found, "global", "slug")["bytes"] == 4 * 48 * 48 and entry(found, "global", "slug")["seconds"] >= 0
     assert entry(found, "global", "filter")["seconds"] is None and entry(found, "global", "filter")["adu"] == {}
     scores = entry(found, "complete", "nullspace")["adu"]
     assert list(scores) == ["before", "after"] and list(scores["after"]) == list(contest.ADU)
