@@ -24,14 +24,16 @@ SUFFIXES = {suffix for kind in FORMATS for suffix in KINDS[kind]}
 LONGEST = 100  # times the short side: models scale the short side, so that a line of 1 x 1,000,000 would fill memory
 
 
-def find(folder: Path) -> tuple[list[Path], dict[Path, str]]:
+def find(folder: Path, levels: int = 3) -> tuple[list[Path], dict[Path, str]]:
     """The files `<domain>/<class>/<picture>` of a folder by their names, sorted; and what is left out, with the reason.
+
+    levels: 3 for these; 2 for `<class>/<picture>`.
 
     Hidden files and folders and __MACOSX are nobody's pictures, and are not told. Left out are links that lead out of
     the folder and folders that may not be listed. Nothing is opened.
     """
     root, level, left = os.path.realpath(folder), [folder], {}
-    for depth in range(3):
+    for depth in range(levels):
         below = []
         for parent in level:
             try:
@@ -41,7 +43,7 @@ def find(folder: Path) -> tuple[list[Path], dict[Path, str]]:
                 continue
             for entry in entries:
                 path = parent / entry.name
-                wanted = os.path.isdir(path) if depth < 2 else path.suffix.lower() in SUFFIXES
+                wanted = os.path.isdir(path) if depth < levels - 1 else path.suffix.lower() in SUFFIXES
                 if not wanted or entry.name.startswith(".") or entry.name == "__MACOSX":
                     continue
                 if entry.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(root):

@@ -18,8 +18,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # A module imports only from those before it.
 LIBRARY = """
 errors files wording projections clean sources quiet stored listed layouts models adapters requests prompts prototypes
-subspace gates
-applying patches edit pictures data methods.cells methods.nullspace methods.residual methods.ridge methods.oblique
+subspace gates applying patches edit pictures data datasets archives
+methods.cells methods.nullspace methods.residual methods.ridge methods.oblique
 methods.neuron methods.gated methods unlearning embedding heads exporting storing collateral evaluate rows geometry
 bootstrap
 auditing audits.findings audits.case audits.probing audits.wordings audits.retrieving audits.traces audits.surviving
