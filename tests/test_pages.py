@@ -75,6 +75,7 @@ def test_printed_sentences_wrap_and_printed_tables_scroll(printed, kind):
     page = f'<div class="output stream x"><div class="highlight"><pre>{printed}</pre></div></div><pre>code</pre>'
     assert finished(page) == page.replace("<pre>", f"<pre {kind}>", 1)
     assert 'role="heading" aria-level="2"' in finished('<p class="caption" role="heading">')
+    assert finished('<div class="table-wrapper docutils">') == '<div tabindex="0" class="table-wrapper docutils">'
     assert (
         finished('<aside class="toc-drawer no-toc">') == '<aside aria-label="On this page" class="toc-drawer no-toc">'
     )

@@ -105,7 +105,7 @@ def linked(text: str, numbered: Mapping[str, str]) -> str:
 def finished(page: str) -> str:
     """A page of Sphinx for small windows and for screen readers.
 
-    Printed sentences may wrap; printed tables, which have two blanks between columns, scroll, with the keyboard too.
+    Printed sentences may wrap; tables scroll, with the keyboard too: also printed ones, with two blanks between them.
     Captions of the menu are headings of a level; the menu and the list of sections have names that differ.
     """
 
@@ -116,4 +116,5 @@ def finished(page: str) -> str:
     page = re.sub(r'(<div class="output[^>]*><div class="highlight">)<pre>(.*?)</pre>', printed, page, flags=re.DOTALL)
     for drawer, label in (("sidebar-drawer", "Chapters"), ("toc-drawer", "On this page")):
         page = page.replace(f'<aside class="{drawer}', f'<aside aria-label="{label}" class="{drawer}')
+    page = page.replace('<div class="table-wrapper', '<div tabindex="0" class="table-wrapper')
     return page.replace('role="heading"', 'role="heading" aria-level="2"')
