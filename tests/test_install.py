@@ -151,6 +151,8 @@ def test_the_wheel_holds_what_is_needed_outside_a_clone(wheel):
     }
     assert sources | {"clipnull/py.typed", "clipnull/__init__.pyi", "clipnull/_data/goldens.json"} <= names
     assert {f"clipnull/_data/results/geometry/{name}.json" for name in KNOWN} <= names
+    shown = ("pacs-test", "openai-vit-b-32-photo-and-drawing")  # in notebook 04
+    assert {f"clipnull/_data/results/{name}.json" for name in shown} <= names
     assert not {n for n in names if n.startswith(("tests/", "data/")) or "__pycache__" in n}
     assert {n.partition(".dist-info/licenses/")[2] for n in names if ".dist-info/licenses/" in n} == {
         "LICENSE",
