@@ -11,6 +11,7 @@ from .evaluate import compare as compare
 from .evaluate import zero_shot as zero_shot
 from .exporting import export as export
 from .exporting import fuse as fuse
+from .forecasting import forecast as forecast
 from .methods import METHODS as METHODS
 from .methods import solve as solve
 from .models import Clip as Clip

@@ -1,6 +1,7 @@
 """A request and a method give an edit, from names alone."""
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -8,15 +9,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .budgets import Budget
 from .edit import Edit, history
-from .errors import at_least, one_of
+from .errors import at_least, brief, one_of
 from .methods import METHODS, solve
 from .methods.cells import Cells
 from .models import Clip
-from .prompts import common_words, embed_cells, embed_domains
+from .predicting import Outlook, choose, validate_words
+from .prompts import common_words, embed_cells, embed_domains, text_classifiers
 from .prototypes import Prototypes, are_made, cell_prototypes
 from .requests import Forget
 from .wording import Vocabulary
+
+AUTO, BUDGET = "auto", "forget >= .95, worst drop <= 5"
 
 MOST = 64
 """Prototypes that are synthesized for a vocabulary, at least two for each domain (`chosen_cells`).
@@ -148,6 +153,31 @@ def warn_of_alike(cells: Cells, mask: Tensor, vocabulary: Vocabulary) -> None:
             )
 
 
+def validate_choice(method: str, budget: str | None, settings: Mapping[str, object]) -> Budget | None:
+    """The budget of "auto", None of another method. Raises ValueError for what does not go together."""
+    one_of("method", method, [*METHODS, AUTO])
+    if method != AUTO:
+        if budget is not None:
+            raise ValueError(f"budget: {brief(budget)} given with method {method!r}; expected method='auto'")
+        return None
+    if settings:
+        raise ValueError(f"settings: {', '.join(settings)} given with method 'auto'; expected none, as it chooses them")
+    return Budget(BUDGET if budget is None else budget)
+
+
+def outlook_of(
+    clip: Clip,
+    vocabulary: Vocabulary,
+    cells: Cells,
+    prototypes: Prototypes | bool | None = True,
+    mean: Tensor | None = None,
+    prompts: str = "free",
+) -> Outlook:
+    """What forecasts for `clip` are made of. cells: its own, of `embed_vocabulary` with the same arguments."""
+    plain = embed_vocabulary(clip.base, vocabulary, prototypes, mean) if clip.edits and clip.base else cells
+    return Outlook(plain, text_classifiers(clip, vocabulary, prompts), [edit.images for edit in clip.edits])
+
+
 def unlearn(
     clip: Clip,
     request: Forget,
@@ -155,6 +185,7 @@ def unlearn(
     method: str = "nullspace",
     prototypes: Prototypes | bool | int | None = True,
     mean: Tensor | None = None,
+    budget: str | None = None,
     **settings: float,
 ) -> Edit:
     """The edit that makes `clip` forget `request`, from the names in `vocabulary` alone.
@@ -169,14 +200,16 @@ def unlearn(
         What else there is: all cells that are not forgotten are to be kept.
     method : str
         One of METHODS. "nullspace" is the paper's; "ridge" is CCUP's; "residual", "oblique", "neuron" and "gated" are
-        ours.
+        ours. Or "auto": the method and strength that are worth most by the forecast (`cn.forecast`) within `budget`.
     prototypes : bool, int or Prototypes
         See `embed_vocabulary`: by default, pictures of up to MOST cells are synthesized once, which may take minutes.
     mean : (d,), optional
         The mean of picture embeddings, see `embed_vocabulary`.
+    budget : str, optional
+        What "auto" must keep to, see `clipnull.budgets`; by default "forget >= .95, worst drop <= 5".
     **settings
         Those of the method; their defaults are one set for all models and data, chosen on the train splits of miniworld
-        and PACS.
+        and PACS. "auto" takes none.
 
     Returns
     -------
@@ -186,7 +219,8 @@ def unlearn(
     Raises
     ------
     ValueError
-        For unknown names, methods or settings, with near ones, and if nothing would be kept.
+        For unknown names, methods or settings, with near ones, and if nothing would be kept; for a budget that
+        contradicts itself or that no method is expected to keep to.
 
     Warns
     -----
@@ -207,9 +241,15 @@ def unlearn(
     dog in line - oblique of rank 1
     """
     mask = request.mask(vocabulary)
-    one_of("method", method, METHODS)
+    limits = validate_choice(method, budget, settings)
     cells = embed_vocabulary(clip, vocabulary, prototypes, mean)
     warn_of_alike(cells, mask, vocabulary)
-    edit = solve(cells, mask, method, **settings)
+    if limits:
+        cells.validate(mask)
+        outlook = outlook_of(clip, vocabulary, cells, prototypes, mean)
+        validate_words(cells, outlook.classifiers.mean(0), mask, vocabulary)
+        edit, _ = choose(cells, mask, request, limits, outlook)
+    else:
+        edit = solve(cells, mask, method, **settings)
     told = {"fingerprint": clip.fingerprint, "model": clip.name, "after": history(clip.edits)}
     return replace(edit, request=request, mean_text=cells.texts.mean((0, 1)), **told)

@@ -44,6 +44,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         help="of --rivals: pictures for those that need labels [the train split of miniworld]",
     )
     of["bench"].add_argument("--seeds", type=int, default=3, help="of --rivals: for what is drawn [3]")
+    of["bench"].add_argument("--forecast", action="store_true", help="measure how good forecasts are instead")
     of["embed"].add_argument("data", metavar="DATA", help="folder <domain>/<class>/*")
     of["embed"].add_argument("--model", required=True, help="of open_clip, or miniclip")
     of["embed"].add_argument("--pretrained", metavar="TAG", help="its weights")
@@ -72,7 +73,6 @@ def add(commands: argparse._SubParsersAction) -> None:
 def bench(args: argparse.Namespace) -> int:
     from .. import bench
     from ..data import load_images
-    from ..files import write_text
     from ..methods import METHODS
     from ..models import load
     from ..results import name_of
@@ -94,9 +94,20 @@ def bench(args: argparse.Namespace) -> int:
         one_of("prompts", args.prompts, PROMPTS)
         images = load_images(args.data)
         clip = load(args.data if is_stored(args.data) else args.model, args.pretrained)
+        if args.forecast:
+            from .. import validation
+
+            found = validation.document(args.name or name_of(args.data), *validation.check(clip, images, paradigms))
+            return _tell(args, found, validation.table(found))
         rows = bench.sweep(clip, images, methods, paradigms)
         found = bench.document(clip, images, args.name or name_of(args.data), rows, paradigms)
         text = bench.table(found["summary"], bench.every_request(images, paradigms), args.prompts)
+    return _tell(args, found, text)
+
+
+def _tell(args: argparse.Namespace, found: dict, text: str) -> int:
+    from ..files import write_text
+
     if args.json:
         write_text(args.json, json.dumps(found, indent=1, allow_nan=False) + "\n")
     print(text)
