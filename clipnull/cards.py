@@ -1,7 +1,5 @@
 """Publish an edit: the patch, and a card that says what it does, what it costs, and what it leaves."""
 
-import json
-import re
 from pathlib import Path
 
 from torch import Tensor
@@ -15,9 +13,13 @@ from .embedding import embed, readable
 from .errors import brief
 from .evaluate import Comparison, compare, macro, wilson
 from .files import alone, write_text
+from .markup import as_code, as_json, as_text, public_name
 from .models import Clip
+from .predicting import Forecast
 from .prompts import kept_names, near, prompt_sets
+from .prototypes import are_made
 from .requests import Forget
+from .unlearning import embed_vocabulary, outlook_of, prototypes_of
 from .wording import Vocabulary
 
 PATCH, CARD = "edit.safetensors", "README.md"
@@ -53,19 +55,19 @@ def card(edit: Edit, clip: Clip, images: Images, licence: str = "") -> str:
     counts, features = images.counts(), (z, embed(after, images))
     results = {prompts: compare(clip, after, images, request, prompts, features) for prompts in prompt_sets(clip)}
     head = {
-        "base_model": _public(clip.name),
+        "base_model": public_name(clip.name),
         "library_name": "clipnull",
         "tags": ["clip", "machine-unlearning"],
         **({"license": licence} if licence else {}),
     }
     parts = [
-        "---\n" + "\n".join(f"{key}: {_json(value)}" for key, value in head.items()) + "\n---",
-        f"# Forget {_text(str(request))}",
+        "---\n" + "\n".join(f"{key}: {as_json(value)}" for key, value in head.items()) + "\n---",
+        f"# Forget {as_text(str(request))}",
         _about(edit, clip),
         "## Use",
         _use(edit, clip),
         "## Measured",
-        _measured(results, images),
+        _measured(results, images, expected_of(edit, clip, request, images.vocabulary)),
         "## Whom it hurts",
         _worst(results["free"], counts) + _beside(clip, request, images.vocabulary),
         "## What remains",
@@ -123,33 +125,6 @@ def release(folder: str | Path, edit: Edit, clip: Clip, images: Images, licence:
     return folder
 
 
-def _text(name: object) -> str:
-    """A name as Markdown that shows it as it is: nothing in it is markup, HTML, or the end of a table's cell."""
-    line = " ".join(str(name).split())
-    line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*_{}\[\]()#+!|~$@:])", r"\\\1", line)
-
-
-def _code(name: object) -> str:
-    """A name as code in a line of Markdown, whatever quotes of its own it brings."""
-    line = " ".join(str(name).split()).replace("<", "‹").replace(">", "›")
-    quotes = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
-    blank = " " if line.startswith("`") or line.endswith("`") else ""
-    return f"{quotes}{blank}{line}{blank}{quotes}"
-
-
-def _json(value: object) -> str:
-    """JSON in one line, as YAML and Python read it too, without what Markdown or HTML would take for its own."""
-    text = json.dumps(value, ensure_ascii=False)
-    return re.sub("[<>&`\x7f-\x9f\u2028\u2029]", lambda found: f"\\u{ord(found.group()):04x}", text)
-
-
-def _public(name: str) -> str:
-    """A name, tag or hub address as it is; of a path on this machine only the last part."""
-    local = name.removeprefix("local-dir:")
-    return Path(local).name if local != name or Path(local).exists() else name
-
-
 # --- sections ----------------------------------------------------------------------------------------------------
 
 
@@ -163,9 +138,9 @@ def _about(edit: Edit, clip: Clip) -> str:
         if edit.form == "layer"
         else "a gate after the image tower, which cannot be multiplied into weights; `cn.export` writes a program"
     )
-    weights = f" ({_code(_public(clip.pretrained))})" if clip.pretrained else ""
+    weights = f" ({as_code(public_name(clip.pretrained))})" if clip.pretrained else ""
     return (
-        f"A patch for {_code(_public(clip.name))}{weights}, made in closed form "
+        f"A patch for {as_code(public_name(clip.name))}{weights}, made in closed form "
         f"from names alone, without training and without pictures. It is {kind}. It changes image embeddings only; "
         f"texts are embedded as before. Rank {edit.rank} in a space {clip.width} wide."
         + " The names of the domains do not put zero between them: the middle is a mean picture."
@@ -174,7 +149,7 @@ def _about(edit: Edit, clip: Clip) -> str:
 
 
 def _use(edit: Edit, clip: Clip) -> str:
-    arguments = ", ".join(_json(_public(a)) for a in (clip.name, clip.pretrained) if a)
+    arguments = ", ".join(as_json(public_name(a)) for a in (clip.name, clip.pretrained) if a)
     return (
         "```python\nimport clipnull as cn\n\n"
         f"clip = {recipe(clip, arguments)}\n"
@@ -193,7 +168,14 @@ def _refuses(edit: Edit) -> str:
     return known if edit.fingerprint else "names no weights: see to it that clip has those it was made for"
 
 
-def _measured(results: dict[str, Comparison], images: Images) -> str:
+def expected_of(edit: Edit, clip: Clip, request: Forget, vocabulary: Vocabulary) -> Forecast:
+    """What was to be expected of `edit` before a picture was seen, by prototypes where they come with the model."""
+    known = are_made(clip.base or clip, vocabulary) if clip.encoder else prototypes_of(clip, vocabulary) is not None
+    cells = embed_vocabulary(clip, vocabulary, known)
+    return outlook_of(clip, vocabulary, cells, known).forecast(edit, request.mask(vocabulary), request)
+
+
+def _measured(results: dict[str, Comparison], images: Images, expected: Forecast) -> str:
     c, k = images.vocabulary.shape
     titles = " | ".join(bench.COLUMNS.values())
     what = "pictures" if images.has_pixels else "stored embeddings of pictures"
@@ -214,6 +196,9 @@ def _measured(results: dict[str, Comparison], images: Images) -> str:
             f"| {ASKED[prompts]} | {100 * macro(result.before, result.mask):.1f} % → "
             f"{100 * macro(result.after, result.mask):.1f} % | {figures} | {kept} | {worst} |"
         )
+    figures = " | ".join(bench.told(n, expected.intervals.get(n, (None,) * 3), "–") for n in bench.COLUMNS)
+    first, last = (f"{100 * macro(x, expected.mask):.1f} %" for x in (expected.before, expected.after))
+    lines.append(f"| forecast of the first row, from names alone | {first} → {last} | {figures} | – | – |")
     free = results["free"]
     n, mask = images.counts()[free.mask], free.mask
     right = [int((matrix[mask].nan_to_num() * n).sum().round()) for matrix in (free.before, free.after)]
@@ -244,7 +229,7 @@ def _worst(result: Comparison, counts: Tensor, most: int = 5) -> str:
     for c, k in ((int(i) // drop.shape[1], int(i) % drop.shape[1]) for i in order):
         if drop[c, k] > 0:
             n, before, after = int(counts[c, k]), float(result.before[c, k]), float(result.after[c, k])
-            names = f"{_text(vocabulary.classes[c])}, {_text(vocabulary.domains[k])}"
+            names = f"{as_text(vocabulary.classes[c])}, {as_text(vocabulary.domains[k])}"
             lines.append(f"| {names} | {n} | {n * before:.0f} | {n * after:.0f} |")
     if not lines:
         return "No kept cell lost a picture."
@@ -262,8 +247,8 @@ def _beside(clip: Clip, request: Forget, vocabulary: Vocabulary, most: int = 3) 
         return ""
     lines = []
     for name, found in list(near(clip, request, vocabulary, told, most + len(vocabulary.classes)).items())[:8]:
-        others = [f"{_text(word)} ({cosine:.2f})" for word, cosine in found if word not in vocabulary.classes][:most]
-        lines.append(f"- {_text(name)}: {', '.join(others)}")
+        others = [f"{as_text(word)} ({cosine:.2f})" for word, cosine in found if word not in vocabulary.classes][:most]
+        lines.append(f"- {as_text(name)}: {', '.join(others)}")
     return (
         "\n\nWords that stand beside a forgotten name in the text tower (cosine, less the mean of all words) are not "
         "forgotten with it, and may be named in its place:\n\n" + "\n".join(lines)
@@ -292,9 +277,9 @@ def _remains(after: Clip, images: Images, mask: Tensor, features: tuple[Tensor, 
 
 
 def _made(edit: Edit, request: Forget) -> str:
-    settings = ", ".join(f"{_text(name)} = {_text(value)}" for name, value in edit.settings.items()) or "none"
+    settings = ", ".join(f"{as_text(name)} = {as_text(value)}" for name, value in edit.settings.items()) or "none"
     return (
-        f"Method {_code(edit.method)} of clipnull ({settings}), after "
+        f"Method {as_code(edit.method)} of clipnull ({settings}), after "
         "[arXiv 2512.14113](https://arxiv.org/abs/2512.14113). Request, as stored in the patch:\n\n"
-        f"```json\n{_json(request.as_dict())}\n```"
+        f"```json\n{as_json(request.as_dict())}\n```"
     )

@@ -21,8 +21,8 @@ from .requests import Forget
 from .wording import Vocabulary
 
 WIDER = 2.0
-"""Worlds differ less than the truth does from them: on pictures of PACS kept back from training, intervals of this width
-hold 91 to 98 % of truths, those of the worlds themselves 72 to 88 %."""
+"""The truth differs more from worlds than they do from each other: on pictures of PACS kept back from training,
+intervals made wider by so much hold 91 to 98 % of truths, those of the worlds themselves 72 to 88 %."""
 WORST = "worst_cell_drop"
 STRENGTHS: dict[str, tuple[str, tuple[float, ...]]] = {
     "nullspace": ("alpha", (0.5, 0.75, 1.0)),

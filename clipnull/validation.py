@@ -90,7 +90,13 @@ def document(name: str, rows: Sequence[dict], choices: Sequence[dict]) -> dict:
     for method in ("all", *methods):
         own, mean = ([row for row in some if method in ("all", row["method"])] for some in (usual, means))
         errors.append({"method": method} | {f: _errors(own, mean, f) for f in FIGURES})
-    found = {"kind": "forecast", "name": name, "requests": len(choices), "errors": errors, "means": means}
+    found = {
+        "kind": "forecast",
+        "name": f"forecast, {name}",
+        "requests": len(choices),
+        "errors": errors,
+        "means": means,
+    }
     return found | {"choice": _choice(choices)}
 
 
@@ -132,23 +138,45 @@ def _choice(choices: Sequence[dict]) -> dict:
 
 def table(found: dict) -> str:
     """What `document` holds as plain text."""
-    unit = dict.fromkeys(FIGURES, ".1f") | {"forgetting_rate": ".3f"}
     lines = [
-        f"{found['name']}: {found['requests']} requests, mean error of the forecast of one request (and of the mean "
-        "over requests; share of truths in the 95 % interval)",
+        f"{found['name']}: {found['requests']} requests; {TOLD}",
         f"  {'':<10}" + "".join(f"{title:>24}" for title in FIGURES.values()),
+        *(f"  {row['method']:<10}" + "".join(f"{text:>24}" for text in _told(row)) for row in found["errors"]),
     ]
-    for row in found["errors"]:
-        told = (
-            "-" if row[f][0] is None else f"{row[f][0]:{unit[f]}} ({row[f][1]:{unit[f]}}; {100 * row[f][2]:.0f} %)"
-            for f in FIGURES
-        )
-        lines.append(f"  {row['method']:<10}" + "".join(f"{text:>24}" for text in told))
+    return "\n".join([*lines, f"  {_of_choice(found)}"])
+
+
+def part(found: dict) -> list[str]:
+    """The part of RESULTS.md."""
+    lines = ["| method | " + " | ".join(FIGURES.values()) + " |", "|---" * (1 + len(FIGURES)) + "|"]
+    lines += [f"| {row['method']} | " + " | ".join(_told(row)) + " |" for row in found["errors"]]
+    about = (
+        f"What `cn.forecast` tells from names and prototypes alone, beside what pictures say: {found['requests']} "
+        f"requests, each class, cell and domain alone. {TOLD[0].upper()}{TOLD[1:]}."
+    )
+    choice = _of_choice(found)
+    return [f"## {found['name'].capitalize()}", about, "\n".join(lines), f"{choice[0].upper()}{choice[1:]}."]
+
+
+TOLD = (
+    "mean error of the forecast of one request (in brackets: of the mean over the requests of a paradigm; share of "
+    "truths within the 95 % interval)"
+)
+
+
+def _told(row: dict) -> list[str]:
+    unit = dict.fromkeys(FIGURES, ".1f") | {"forgetting_rate": ".3f"}
+    return [
+        "-" if row[f][0] is None else f"{row[f][0]:{unit[f]}} ({row[f][1]:{unit[f]}}; {100 * row[f][2]:.0f} %)"
+        for f in FIGURES
+    ]
+
+
+def _of_choice(found: dict) -> str:
     choice = found["choice"]
     usual = ", ".join(f"{method} {value:.1f}" for method, value in choice["usual"].items())
-    lines.append(
-        f"  method and strength chosen by forecast: worth {choice['chosen']:.1f} points, the best in hindsight "
-        f"{choice['best']:.1f}, within 2 points of it in {100 * choice['near']:.0f} % of requests; one method for all, "
-        f"as it is: {usual}"
+    return (
+        f"method and strength chosen by forecast are worth {choice['chosen']:.1f} points (100 times the forgetting "
+        f"rate, minus the retain drop and that of siblings), the best in hindsight {choice['best']:.1f}; "
+        f"within 2 points of it: {100 * choice['near']:.0f} % of requests; one method for all, as it is: {usual}"
     )
-    return "\n".join(lines)

@@ -77,7 +77,7 @@ def test_the_head_is_yaml_that_a_hub_reads(text):
 def test_its_figures_are_those_of_compare(text, selective, clip, corner, features):
     rows, after = table(text, "Measured"), selective.apply(clip)
     both = features, cn.embed(after, corner)
-    for row, prompts in zip(rows, PROMPTS, strict=True):
+    for row, prompts in zip(rows[:-1], PROMPTS, strict=True):
         result = cn.compare(clip, after, corner, selective.request, prompts, both)
         r = result.rates
         assert row[1] == (
@@ -94,6 +94,15 @@ def test_its_figures_are_those_of_compare(text, selective, clip, corner, feature
         assert row[8] == f"{lost}, {gained} of {int(kept.sum())}" and re.fullmatch(r"-?\d+ of \d+", row[9])
     renamed = result.renamed
     assert f"of {len(renamed)} unrelated pictures, {int(renamed.sum())} got another name" in text
+
+
+def test_a_forecast_stands_beside_the_truth(text, selective, clip, corner):
+    row = table(text, "Measured")[-1]
+    found = cn.forecast(clip, selective.request, corner.vocabulary, selective, prototypes=False)
+    assert row[0] == "forecast of the first row, from names alone"
+    assert row[1] == f"{100 * macro(found.before, found.mask):.1f} % → {100 * macro(found.after, found.mask):.1f} %"
+    assert float(row[2].split()[0]) == pytest.approx(found.rates["forgetting_rate"], abs=5e-4)
+    assert row[7:] == ["–", "–", "–"]
 
 
 def test_the_worst_cells_are_the_worst(text, selective, clip, corner, features):
