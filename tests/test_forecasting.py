@@ -9,6 +9,7 @@ import clipnull as cn
 from clipnull import bench, predicting, pseudo, validation
 from clipnull.predicting import Forecast, best_of, validate_words
 from clipnull.prompts import text_classifiers
+from clipnull.unlearning import outlook_of
 
 NAMES = cn.Vocabulary(("cat", "dog", "house"), ("photo", "line"))
 DOG = cn.Forget(["dog"], ["line"])
@@ -74,6 +75,7 @@ def test_no_edit_changes_nothing(clip, cells):
     assert found.rates["retain_drop"] == 0 and found.intervals["worst_cell_drop"] == (0, 0, 0)
 
 
+@pytest.mark.slow
 def test_a_forecast_has_the_figures_of_compare(clip, images, z):
     request, names = cn.Forget(["dog"], ["line"]), images.vocabulary
     found = cn.forecast(clip, request, names, "gated")
@@ -87,18 +89,20 @@ def test_a_forecast_has_the_figures_of_compare(clip, images, z):
         assert name.replace("_", " ") in str(found)
 
 
+@pytest.mark.slow
 def test_it_is_near_the_truth_for_a_good_and_a_bad_edit(clip, images, z):
-    """On all cars: what the paper's edit costs siblings is forecast, and that the gate costs little."""
+    """What the paper's edit costs siblings is forecast, and that the gate costs far less."""
     request, found, told = cn.Forget(["car"], ["line"]), {}, {}
     for method in ("nullspace", "gated"):
         edit = cn.unlearn(clip, request, images.vocabulary, method)
         found[method] = cn.forecast(clip, request, images.vocabulary, edit).rates
         told[method] = cn.compare(clip, edit.apply(clip), images, request, features=(z, edit.images(z))).rates
         assert abs(found[method]["retain_drop"] - told[method]["retain_drop"]) < 3
-    assert found["nullspace"]["sibling_class_drop"] > 20 + found["gated"]["sibling_class_drop"]
-    assert told["nullspace"]["sibling_class_drop"] > 20 + told["gated"]["sibling_class_drop"]
+    for costs in (found, told):
+        assert costs["nullspace"]["sibling_class_drop"] > 4 * costs["gated"]["sibling_class_drop"] > 0
 
 
+@pytest.mark.slow
 def test_edits_before_count(clip, cells):
     """What is forgotten already cannot be lost again."""
     request = cn.Forget(["dog"])
@@ -111,14 +115,16 @@ def test_edits_before_count(clip, cells):
 # --- the choice
 
 
+@pytest.mark.slow
 def test_auto_takes_what_is_worth_most_within_the_budget(clip, cells):
     mask = DOG.mask(NAMES)
     edit = cn.unlearn(clip, DOG, NAMES, "auto", prototypes=False, budget="forget >= .8, worst drop <= 10")
     found = cn.forecast(clip, DOG, NAMES, "auto", prototypes=False, budget="forget >= .8, worst drop <= 10")
     assert (edit.method, edit.settings) == (found.method, found.settings) and edit.request == DOG
     assert found.rates["forgetting_rate"] >= 0.8 and found.rates["worst_cell_drop"] <= 10
+    outlook = outlook_of(clip, NAMES, cells, prototypes=False)
     for other in predicting.candidates(cells, mask):
-        rival = cn.forecast(clip, DOG, NAMES, other, prototypes=False)
+        rival = outlook.forecast(other, mask, DOG)
         kept = rival.rates["forgetting_rate"] >= 0.8 and rival.rates["worst_cell_drop"] <= 10
         assert not kept or rival.points <= found.points + predicting.TIE
 
