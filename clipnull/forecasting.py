@@ -17,7 +17,7 @@ def forecast(
     request: Forget,
     vocabulary: Vocabulary,
     method: str | Edit = "nullspace",
-    prototypes: Prototypes | bool | None = True,
+    prototypes: Prototypes | bool | int | None = True,
     mean: Tensor | None = None,
     budget: str | None = None,
     prompts: str = "free",
@@ -36,7 +36,7 @@ def forecast(
     vocabulary : Vocabulary
     method : str or Edit
         As in `unlearn`, "auto" with its `budget` among them; or an edit that is there already.
-    prototypes : bool or Prototypes
+    prototypes : bool, int or Prototypes
         As in `unlearn`. Without prototypes, texts alone are carried across the modality gap: a coarser guess.
     mean : (d,), optional
         As in `unlearn`.

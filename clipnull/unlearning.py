@@ -169,7 +169,7 @@ def outlook_of(
     clip: Clip,
     vocabulary: Vocabulary,
     cells: Cells,
-    prototypes: Prototypes | bool | None = True,
+    prototypes: Prototypes | bool | int | None = True,
     mean: Tensor | None = None,
     prompts: str = "free",
 ) -> Outlook:
