@@ -14,7 +14,7 @@ import yaml
 from helpers import noisy_cells
 
 import clipnull as cn
-from clipnull import cards
+from clipnull import cards, markup
 from clipnull.auditing import Probe, features_before_projection, linear_probe
 from clipnull.cards import card
 from clipnull.edit import history
@@ -205,8 +205,9 @@ def test_pictures_without_the_forgotten_cells_are_refused(make, clip, corner):
 def test_no_path_of_the_machine_is_told(tmp_path):
     weights = tmp_path / "mine.pt"
     weights.touch()
-    assert cards._public(str(weights)) == "mine.pt" and cards._public(f"local-dir:{tmp_path}/model") == "model"
-    assert [cards._public(n) for n in ("ViT-B-16", "openai", "hf-hub:a/b")] == ["ViT-B-16", "openai", "hf-hub:a/b"]
+    assert markup.public_name(str(weights)) == "mine.pt"
+    assert markup.public_name(f"local-dir:{tmp_path}/model") == "model"
+    assert [markup.public_name(n) for n in ("ViT-B-16", "openai", "hf-hub:a/b")] == ["ViT-B-16", "openai", "hf-hub:a/b"]
 
 
 # --- names of anybody
@@ -234,7 +235,7 @@ def test_a_name_is_shown_as_it_is_and_is_no_markup(name):
     from markdown_it import MarkdownIt
 
     page = MarkdownIt("gfm-like", {"html": True, "linkify": False})
-    told = page.render(f"# Forget {cards._text(name)}\n\n| a | b |\n|---|---|\n| {cards._text(name)}, x | 3 |\n")
+    told = page.render(f"# Forget {markup.as_text(name)}\n\n| a | b |\n|---|---|\n| {markup.as_text(name)}, x | 3 |\n")
     tags = re.findall("<[^>]*>", told)
     assert set(tags) <= {f"<{s}{t}>" for s in ("", "/") for t in ("h1", "table", "thead", "tbody", "tr", "th", "td")}, (
         told
@@ -242,12 +243,12 @@ def test_a_name_is_shown_as_it_is_and_is_no_markup(name):
     line = " ".join(name.split())
     assert shown(re.search("<h1>(.*)</h1>", told).group(1)) == f"Forget {line}"
     assert [shown(cell) for cell in re.findall("<td>(.*?)</td>", told)] == [f"{line}, x", "3"]
-    quoted = page.render(f"Method {cards._code(name)} of")
+    quoted = page.render(f"Method {markup.as_code(name)} of")
     assert set(re.findall("<[^>]*>", quoted)) == {"<p>", "</p>", "<code>", "</code>"}
     assert shown(quoted).replace("‹", "<").replace("›", ">").strip() == f"Method {line} of"
-    assert json.loads(cards._json(name)) == yaml.safe_load(cards._json(name)) == name
-    assert "\n" not in cards._json(name) and not set("<>&`") & set(cards._json(name))
-    assert eval(cards._json(name)) == name  # and as Python
+    assert json.loads(markup.as_json(name)) == yaml.safe_load(markup.as_json(name)) == name
+    assert "\n" not in markup.as_json(name) and not set("<>&`") & set(markup.as_json(name))
+    assert eval(markup.as_json(name)) == name  # and as Python
 
 
 def test_a_card_of_odd_names_holds_no_markup_of_theirs(make, selective, clip, corner, quick, text):
