@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from .errors import brief, import_extra, one_line, one_of
-from .vectors import NUMPY, Archived, Column, Plain, Vectors, header_of, refused
+from .vectors import NUMPY, PAGE, Archived, Column, Plain, Vectors, header_of, refused
 
 Side = Literal["images", "queries"]
 SIDES = ("images", "queries")
@@ -142,7 +142,7 @@ def _safetensors(path: Path, side: Side, name: str | None) -> Vectors:
 def _parquet(path: Path, side: Side, name: str | None) -> Vectors:
     pa, pq = import_extra("pyarrow", "index"), import_extra("pyarrow.parquet", "index")
     kinds = {pa.float64(): torch.float64, pa.float32(): torch.float32, pa.float16(): torch.float16}
-    with pq.ParquetFile(path) as file:
+    with pq.ParquetFile(path, buffer_size=PAGE, pre_buffer=False) as file:
         schema, n = file.schema_arrow, file.metadata.num_rows
         lists = {
             f.name: kinds[f.type.value_type]

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from .errors import import_extra
 
-CHUNK = 4096
-"""Rows that are read, edited and written at a time."""
+CHUNK, PAGE = 4096, 2**22
+"""Rows that are read, edited and written at a time; bytes of a Parquet file, which else come by whole row groups."""
 
 NUMPY = {np.dtype(f"<f{size}"): dtype for size, dtype in ((8, torch.float64), (4, torch.float32), (2, torch.float16))}
 
@@ -137,7 +137,9 @@ class Column(Vectors):
 
     def chunks(self, first: int = 0) -> Iterator[Tensor]:
         seen = 0
-        with import_extra("pyarrow.parquet", "index").ParquetFile(self.path) as file:
+        with import_extra("pyarrow.parquet", "index").ParquetFile(
+            self.path, buffer_size=PAGE, pre_buffer=False
+        ) as file:
             for batch in file.iter_batches(CHUNK, columns=[self.name]):
                 start, seen = max(0, first - seen), seen + len(batch)
                 if start < len(batch):
@@ -150,7 +152,7 @@ class Column(Vectors):
 
     def finish(self, rows: Path, first: int, out: Path) -> None:
         pa, pq = import_extra("pyarrow", "index"), import_extra("pyarrow.parquet", "index")
-        with pq.ParquetFile(self.path) as file, open(rows, "rb") as edited:
+        with pq.ParquetFile(self.path, buffer_size=PAGE, pre_buffer=False) as file, open(rows, "rb") as edited:
             edited.seek(first)
             place, compression = file.schema_arrow.get_field_index(self.name), _compression(file)
             with pq.ParquetWriter(out, file.schema_arrow, compression=compression) as writer:
