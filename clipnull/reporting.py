@@ -1,9 +1,11 @@
-"""What RESULTS.md tells in words of a model that was measured on stored embeddings, and the picture of the README."""
+"""What RESULTS.md tells of stored embeddings in words, its section about audits, and the picture of the README."""
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from .audits.findings import told as number
 from .bench import told
 from .evaluate import wilson
 from .files import written
@@ -12,7 +14,7 @@ EXAMPLE = (["cat"], ["drawing"])
 """Classes and domains of the request that the picture of the README shows."""
 
 ABOUT = {
-    "nullspace": "the paper's edit",
+    "nullspace": "the paper's edit, reconstructed",
     "oblique": "ours, in the weights",
     "neuron": "ours, a hidden layer",
     "gated": "ours, a module after the tower",
@@ -166,3 +168,34 @@ def draw(entry: dict, path: Path) -> Path:
             )
     plots.plt.close(figure)
     return path
+
+
+def audit_part(entry: dict) -> list[str]:
+    """The section of RESULTS.md about audits of one request: a row a question, a column a method."""
+    audits = entry["audits"]
+    of: dict[tuple[str, str], list[dict | None]] = {}
+    for i, one in enumerate(audits):
+        for f in one["findings"]:
+            none: list[dict | None] = [None] * len(audits)
+            of.setdefault((f["check"], f["asked"]), none)[i] = f
+    methods = [f"`{' + '.join(one['methods'])}`" for one in audits]
+    lines = ["| " + " | ".join(["question", "unedited", "clean", *methods, "limit"]) + " |"]
+    lines.append("|---" * (4 + len(audits)) + "|")
+    worst = {
+        key: max(f["excess"] / f["limit"] if f and f["limit"] else -math.inf for f in row) for key, row in of.items()
+    }
+    for check, asked in sorted(of, key=lambda key: -worst[key]):
+        row = of[check, asked]
+        some = next(f for f in row if f is not None)
+        edited = [number(f["edited"]) if f else "–" for f in row]
+        edited = [f"**{x}**" if f and f["within"] is False else x for x, f in zip(edited, row, strict=True)]
+        limit = "–" if some["limit"] is None else f"{number(some['limit'])} {some['judged']}"
+        unit = f" ({some['unit']})" if some["unit"] else ""
+        cells = [f"{check}: {asked}{unit}", number(some["unedited"]), number(some["clean"]), *edited, limit]
+        lines.append("| " + " | ".join(cells) + " |")
+    about = audits[0]
+    said = (
+        f"`clipnull audit` of {about['model']}, {about['pictures']} pictures, {about['forgotten']} to be forgotten; "
+        f"clean: {about['clean'] or 'none'}, a model that never knew. **Bold**: beyond the limit. The worst first."
+    )
+    return [f"## {entry['name'][0].upper()}{entry['name'][1:]}", said, "\n".join(lines)]

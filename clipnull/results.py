@@ -13,14 +13,14 @@ from .bench import COLUMNS, COUNTED, counted, told
 from .errors import one_of
 from .files import write_text
 from .index_speed import report
-from .reporting import caption, draw, example_of, examples, stored_part
+from .reporting import audit_part, caption, draw, example_of, examples, stored_part
 
 FOLDER, PAGE, README = Path("data", "results"), Path("RESULTS.md"), Path("README.md")
 PICTURE = FOLDER / "cats.png"
 SHOW, SHOWN = "<!-- picture: written by `clipnull results` -->", "<!-- end of picture -->"
 BEGIN, END = "<!-- results: written by `clipnull results` -->", "<!-- end of results -->"
 _PLAIN = str.maketrans(" /", "--")
-KINDS = ("model", "bench", "rivals", "forecast", "speed", "times")
+KINDS = ("model", "bench", "rivals", "forecast", "audit", "speed", "times")
 TARGETS = {  # (method, paradigm): forgetting rate at least; retain drop, sibling class, worst cell at most
     ("gated", "global"): (0.99, 0.0, None, 1),
     ("gated", "selective"): (0.99, 0.0, 1.5, 2),
@@ -38,6 +38,20 @@ SHORT = {
     "collateral": "{:.0f} %",
 }
 TARGET_COLUMNS = ("forgetting_rate", "retain_drop", "sibling_class_drop", "worst_cell_drop")
+
+
+CHOICE = """## Which method for which need
+
+1. A class everywhere, in a checkpoint that stock code loads: `oblique`; `nullspace` forgets as much and changes more.
+2. A class in one domain, siblings spared: `gated` if a module after the tower is allowed, else `neuron`.
+3. A whole domain: `neuron` or `gated`. No matrix does it without sending everything to one answer.
+4. Unrelated answers are to stay: `neuron` and `gated` change the fewest; `ridge` the most.
+5. An index that cannot be touched: the query side of a linear edit (`edit.queries`).
+6. With labelled pictures: LEACE hides a class from probes better, and forgets less (*Rivals*).
+7. "The model does not know it": none. Every method leaves a mark or a readable class (*Audit*).
+8. A probe that finds the class proves little: it finds it in a model that never knew the class, too.
+9. Somebody has the weights, or labels and embeddings: none; train without the data.
+10. Domains that the model itself confuses (flat and shaded in miniworld): expect losses; the card warns."""
 
 
 def write(files: Iterable[Path] = (), root: Path = Path()) -> list[Path]:
@@ -87,6 +101,7 @@ def page(known: Sequence[dict]) -> str:
         "Written by `clipnull results` from the files in `data/results`; a test holds them together. `make bench` and "
         "`make measure` measure anew.",
     ]
+    parts += [CHOICE]
     for entry in known:
         parts += PARTS[entry["kind"]](entry)
     benches = sorted((e for e in known if e["kind"] == "bench"), key=lambda e: not e["stored"])
@@ -180,6 +195,7 @@ PARTS = {
     "bench": bench_part,
     "rivals": standings.part,
     "forecast": validation.part,
+    "audit": audit_part,
     "speed": speed_part,
     "times": times_part,
 }

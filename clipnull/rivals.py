@@ -6,8 +6,8 @@ projection W, which starts as the identity, so that W becomes W P. That is cheap
 once, and every rival is then an edit like ours; what a rival would gain from the layers before is not seen here.
 Their settings were chosen on the train splits of miniworld and PACS, like ours.
 
-The paper's edit and CCUP (arXiv 2512.14137) are `nullspace` and `ridge` among the methods. The clean model, which was
-trained without what is to be forgotten (`clipnull.clean`), is no rival but the yardstick.
+The paper's edit, as we reconstruct it, and CCUP (arXiv 2512.14137) are `nullspace` and `ridge` among the methods. The
+clean model, which was trained without what is to be forgotten (`clipnull.clean`), is no rival but the yardstick.
 """
 
 import warnings

@@ -165,7 +165,7 @@ def part(entry: dict) -> list[str]:
             )
     parts = [
         f"## {entry['name'][0].upper()}{entry['name'][1:]}",
-        "Our methods, among them the paper's edit (`nullspace`) and CCUP (`ridge`), and their rivals "
+        "Our methods, among them the paper's edit as reconstructed (`nullspace`) and CCUP (`ridge`), and their rivals "
         f"(`clipnull.rivals` cites each) on the same requests in one run: {entry['model']}, {entry['pictures']} "
         f"pictures, {entry['classes']} classes × {entry['domains']} domains; {labelled} for those that need some. "
         "Rivals are short sketches of their idea, not their authors' code; those that train, train the last layer "

@@ -16,6 +16,7 @@ from clipnull import audits, cli, plots
 from clipnull.auditing import features_before_projection
 from clipnull.audits import deep, probing, surviving, traces, wordings
 from clipnull.audits.findings import Audit, finding, ordered, told
+from clipnull.reporting import audit_part
 
 
 @pytest.fixture(scope="module")
@@ -130,12 +131,18 @@ def test_beside_a_model_that_never_knew(clip, images):
 
 @pytest.mark.slow
 def test_the_command_writes_all_of_it(tmp_path, capsys, images):
-    options = ["--classes", "dog", "--domains", "line", "--method", "gated", "--words", "puppy, hound"]
+    options = ["--classes", "dog", "--domains", "line", "--methods", "gated", "neuron", "--words", "puppy, hound"]
     files = ["--json", str(tmp_path / "a.json"), "--figure", str(tmp_path / "a.png")]
     assert cli.main(["audit", *options, *files]) == 0
     out = capsys.readouterr().out
     assert out.startswith("forget dog in line: ") and "beyond their limit" in out
-    assert json.loads((tmp_path / "a.json").read_text())["clean"] == "miniclip-no-dog"
+    found = json.loads((tmp_path / "a.json").read_text())
+    assert (found["kind"], found["name"]) == ("audit", "audit, miniworld, dog in line")
+    assert [one["methods"] for one in found["audits"]] == [["gated"], ["neuron"]]
+    assert found["audits"][0]["clean"] == "miniclip-no-dog"
+    table = audit_part(found)[-1].splitlines()
+    assert table[0] == "| question | unedited | clean | `gated` | `neuron` | limit |"
+    assert len(table) == 2 + len({(f["check"], f["asked"]) for one in found["audits"] for f in one["findings"]})
     assert (tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
 
 
@@ -245,7 +252,7 @@ def test_the_clean_model_is_found_by_the_request(clip, few):
     "arguments, message",
     [
         ([], "classes, domains: neither is given; expected names to forget, or a patch that tells them"),
-        (["--classes", "dog", "--method", "obliqe"], "method: 'obliqe' is not known; did you mean 'oblique'?"),
+        (["--classes", "dog", "--methods", "obliqe"], "methods: 'obliqe' is not known; did you mean 'oblique'?"),
         (["--domains", "line", "--words", "x"], "words: given for everything in line; expected one class"),
         (["x", "--classes", "dog", "--slow"], "slow: fine-tuning needs training pictures"),
     ],

@@ -81,7 +81,7 @@ class Audit:
     def as_dict(self) -> dict[str, Any]:
         """All of it in types of JSON."""
         found = [asdict(f) | {"within": f.within} for f in self.findings]
-        return {"kind": "audit", **self.about, "findings": found, "left_out": list(self.left_out)}
+        return {**self.about, "findings": found, "left_out": list(self.left_out)}
 
     def to_json(self) -> str:
         return json.dumps(self.as_dict(), indent=1, allow_nan=False) + "\n"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
-from ..errors import one_of
+from ..errors import names
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -20,13 +21,13 @@ def add(commands: argparse._SubParsersAction) -> None:
     audit_.add_argument("--pretrained", metavar="TAG", help="its weights")
     audit_.add_argument("--classes", nargs="+", metavar="CLASS", help="to forget [those of the patch]")
     audit_.add_argument("--domains", nargs="+", metavar="DOMAIN", help="in which [all]; alone: whole domains")
-    audit_.add_argument("--method", default="oblique", help="that makes the edit [oblique]")
+    audit_.add_argument("--methods", nargs="+", default=["oblique"], metavar="METHOD", help="that edit [oblique]")
     audit_.add_argument("--patch", type=Path, metavar="FILE", help="the edit, in place of making one")
     audit_.add_argument("--clean", metavar="MODEL", help="that never knew [the one that comes with miniclip, if any]")
     audit_.add_argument("--words", default="", metavar="A,B", help="other names of the class, to ask with")
     audit_.add_argument("--slow", action="store_true", help="fine-tune, too: what comes back in 100 steps (miniworld)")
     audit_.add_argument("--json", type=Path, metavar="FILE", help="write all findings there")
-    audit_.add_argument("--figure", type=Path, metavar="FILE.png", help="draw the findings there")
+    audit_.add_argument("--figure", type=Path, metavar="FILE.png", help="draw the (first) findings there")
     audit_.add_argument("--seed", type=int, default=0, help="of folds and draws [0]")
 
 
@@ -38,10 +39,11 @@ def audit(args: argparse.Namespace) -> int:
     from ..methods import METHODS
     from ..models import load
     from ..requests import Forget
+    from ..results import name_of
     from ..stored import is_stored
     from ..unlearning import unlearn
 
-    one_of("method", args.method, METHODS)
+    methods = names("methods", args.methods, list(METHODS))
     if args.slow and args.data:
         raise ValueError("slow: fine-tuning needs training pictures, which only miniworld has; expected no DATA")
     images = load_images(args.data)
@@ -53,20 +55,22 @@ def audit(args: argparse.Namespace) -> int:
         request = Forget.from_dict(edit.request)
     else:
         raise ValueError("classes, domains: neither is given; expected names to forget, or a patch that tells them")
-    edit = edit or unlearn(clip, request, images.vocabulary, args.method)
     words = [word.strip() for word in args.words.split(",") if word.strip()]
     if words and (request.classes is None or len(request.classes) != 1):
         raise ValueError(f"words: given for {request}; expected one class that they are names of")
     named = {request.classes[0]: words} if words and request.classes else None
     clean = load(args.clean) if args.clean else True
     train = load_images(split="train") if args.slow else None
-    report = ask(clip, edit, images, request, clean, named, train, args.seed)
+    edits = [edit] if edit else [unlearn(clip, request, images.vocabulary, method) for method in methods]
+    reports = [ask(clip, one, images, request, clean, named, train, args.seed) for one in edits]
     if args.json:
-        write_text(args.json, report.to_json())
+        name = f"audit, {name_of(args.data)}, {request}"
+        found = {"kind": "audit", "name": name, "audits": [report.as_dict() for report in reports]}
+        write_text(args.json, json.dumps(found, indent=1, allow_nan=False) + "\n")
     if args.figure:
         from ..plots import audit as draw
 
         with written(args.figure) as part:
-            draw(report).savefig(part, format="png", dpi=150, bbox_inches="tight")
-    print(report)
+            draw(reports[0]).savefig(part, format="png", dpi=150, bbox_inches="tight")
+    print(*reports, sep="\n\n")
     return 0

@@ -2,8 +2,9 @@
 
 z -> z - sum_c relu(z v_c - o_c |z|) r_c, with r_c = strength * lead_c * u_c (`Cells.duals`) and
 v_c = (reading of the class) + (reading of the forgotten domains against the others), as in `oblique`. The threshold
-makes of the sum the "and" that a matrix cannot have: a sibling shows the class and not the domain, another picture of
-the domain the domain and not the class; only both together pass it. The unit never reads below zero, so that it never
+brings the sum nearer to the "and" that a matrix cannot have: a sibling shows the class and not the domain, another
+picture of the domain the domain and not the class; both together pass it farthest. Where a model tells domains or
+classes badly, one alone passes, too (notebook 05 counts how often). The unit never reads below zero, so that it never
 raises the class it should lower, which is what most kept pictures are lost to under `oblique`.
 For domains that are forgotten whole, one unit detects them and raises the class that is least expected there.
 

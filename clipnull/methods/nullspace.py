@@ -1,4 +1,4 @@
-"""`nullspace`, the paper's edit: the forget subspace is projected away (arXiv 2512.14113).
+"""`nullspace`, the paper's edit as we reconstruct it: the forget subspace is projected away (arXiv 2512.14113).
 
 P = I - alpha U U^T, with U (d, r) an orthonormal basis of what must go: the texts and prototypes of the forgotten
 cells, each minus the mean over all cells of its kind (`center`, ours; without it, the literal reading of the paper).
