@@ -102,12 +102,12 @@ def rows_of(
         start = time.perf_counter()
         edit = solve(cells, mask, method)
         seconds = time.perf_counter() - start
-        changed = others.changed(edit.transform) if others and is_measurable(request) else None
+        changed = others.changed(edit.images) if others and is_measurable(request) else None
         for prompts, classifier in classifiers.items():
-            after = classify(z, classifier, images.domains, edit.transform)
+            after = classify(z, classifier, images.domains, edit.images)
             row = row_of(request, method, prompts, before[prompts], after, images, changed)
             if row["forgetting_rate"] is not None:
-                pairs = pair_forgetting(z, classifier, images, request, edit.transform)
+                pairs = pair_forgetting(z, classifier, images, request, edit.images)
                 rows.append(row | {"seconds": seconds, "form": edit.form, "pair_forgetting": pairs})
     return rows
 

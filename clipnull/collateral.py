@@ -43,7 +43,7 @@ class Others:
     names: tuple[str, ...]
 
     def answers(self, change: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-        """The word with the largest cosine to each picture after `change`, such as `edit.transform`: (m,) int64."""
+        """The word with the largest cosine to each picture after `change`, such as `edit.images`: (m,) int64."""
         parts = [
             ((rows if change is None else change(rows)) @ self.texts.T).argmax(1) for rows in self.images.split(ROWS)
         ]

@@ -139,10 +139,6 @@ class Edit:
             edited[first : first + ROWS] = layer(z[first : first + ROWS])
         return edited
 
-    def transform(self, z: Tensor) -> Tensor:
-        """The former name of `images`."""
-        return self.images(z)
-
     def queries(self, t: Tensor) -> Tensor:
         """Edited embeddings of queries for an index that stays as it is: t -> t P^T, (n, d) or (d,). Not normalised.
 

@@ -27,7 +27,7 @@ def classify(
 
     features: embeddings (n, d). classifiers: a text classifier for all, unit rows (C, d), or one for the pictures of
     each domain, (K, C, d), see `prompts.text_classifiers`. domains: of the pictures, (n,). change: what is done to the
-    features first, such as `edit.transform`. ROWS are changed and classified at a time: no second (n, d) is made.
+    features first, such as `edit.images`. ROWS are changed and classified at a time: no second (n, d) is made.
 
     Raises ValueError for features without a finite length, and for classifiers that are not finite.
     """

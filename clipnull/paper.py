@@ -18,6 +18,7 @@ from .data import Images, load_images
 from .errors import at_least, distinct, names, one_line, one_of, shorten
 from .files import write_text
 from .methods import METHODS
+from .methods.nullspace import PUBLISHED
 from .models import Clip, load, open_clip, source_of
 from .pictures import find
 from .prototypes import ALGORITHM
@@ -27,9 +28,6 @@ from .storing import store
 from .wording import DOMAIN_PHRASES, DOMAIN_PROMPTS, TEMPLATES
 
 PAGE = "PAPER.md"
-FIGURES = {"forgetting_rate": "0.923", "retain_drop": "+0.76"}
-"""What arXiv 2512.14113 is said to report: 92.3 % forgetting and 0.76 points lost on what is kept, both averages."""
-
 UNTRAINED = (
     "**Nothing was learned here.** Weights are random, so that such a model cannot tell one picture from another. Its "
     "figures show that the commands run from end to end, and nothing else: do not quote them."
@@ -267,12 +265,12 @@ def _tell(progress: bool, text: str) -> None:
 
 def page(found: Sequence[dict], missing: Sequence[str] = ()) -> str:
     """PAPER.md: a row for each pair, paradigm and method of `found`, as `bench` documents it; `missing`: titles."""
-    columns = [bench.COLUMNS[name] for name in FIGURES]
+    columns = [bench.COLUMNS[name] for name in PUBLISHED]
     lines = [f"| measured | paradigm | method | requests | {' | '.join(columns)} |", "|---" * (4 + len(columns)) + "|"]
-    lines.append(f"| the paper | average | its edit | | {' | '.join(FIGURES.values())} |")
+    lines.append(f"| the paper | average | its edit | | {' | '.join(PUBLISHED.values())} |")
     for entry in found:
         for row in (row for row in entry["summary"] if row["prompts"] == "free"):
-            figures = " | ".join(bench.told(figure, row[figure]) for figure in FIGURES)
+            figures = " | ".join(bench.told(figure, row[figure]) for figure in PUBLISHED)
             counts = f"{row['measured']} of {row['requests']}"
             lines.append(f"| {entry['name']} | {row['paradigm']} | `{row['method']}` | {counts} | {figures} |")
     parts = ["# The paper's two figures, and ours"]

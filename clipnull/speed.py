@@ -113,7 +113,7 @@ def edit_many(n: int, edits: dict[str, Edit], classifiers: Tensor) -> dict:
     images, start, seconds = Images((), classes, domains, vocabulary, z), peak_memory(), {}
     for name, edit in edits.items():
         begun = time.perf_counter()
-        accuracy_matrix(classify(z, classifiers, domains, edit.transform), images)
+        accuracy_matrix(classify(z, classifiers, domains, edit.images), images)
         seconds[name] = time.perf_counter() - begun
     peak = peak_memory()
     beyond = None if start is None or peak is None else peak - start

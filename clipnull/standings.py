@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from . import contest
 from .bench import COLUMNS, PARADIGMS, every_request, told
-from .contest import ADU, ALL, field, left_out, run, summary
+from .contest import ADU, ALL, field, left_out, summary
 from .data import Images
 from .materials import gather
 from .methods import METHODS
@@ -35,7 +36,7 @@ def document(
     if labelled is not None and (twice := {*map(Path.resolve, labelled.files)} & {*map(Path.resolve, images.files)}):
         raise ValueError(f"labelled: {len(twice)} of its pictures are measured, too; expected others, of a train split")
     material, on = gather(clip, images.vocabulary, labelled, seeds), field(clip, images)
-    rows, asked = run(on, material, entrants, paradigms, seeds), every_request(images, paradigms)
+    rows, asked = contest.run(on, material, entrants, paradigms, seeds), every_request(images, paradigms)
     taking = list(dict.fromkeys(row["method"] for row in rows))
     chain = [name for name in taking if name not in NO_PICTURES] if "global" in paradigms else []
     covered = [request for request in asked if str(request) in on.clean]

@@ -237,7 +237,7 @@ def cats(monkeypatch):
         return torch.cat([F.one_hot(torch.as_tensor(classes), 3).float(), torch.eye(12)], dim=1)
 
     def row(request, before, after, **more):
-        edit = SimpleNamespace(transform=lambda z: picture(after)[: len(z)], form="linear")
+        edit = SimpleNamespace(images=lambda z: picture(after)[: len(z)], form="linear")
         monkeypatch.setattr(bench, "solve", lambda cells, mask, method: edit)
         more = {prompts: classifiers["free"].roll(shift, 1) for prompts, shift in more.items()}
         return bench.rows_of(request, ["nullspace"], images, None, picture(before), classifiers | more)

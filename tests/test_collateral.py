@@ -42,8 +42,8 @@ def test_the_share_of_changed_answers_by_hand(tmp_path):
     clip, images = cn.load(path, device="cpu"), cn.load_images(path)
     others = others_of(clip, images.vocabulary)
     assert others.names == ("boat", "hat", "tree") and others.unedited.tolist() == [0, 0, 1, 1, 2, 2]
-    assert others.answers(away(3).transform).tolist() == [1, 2, 1, 1, 2, 2], "of a boat, what little else is in it"
-    assert others.changed(away(3).transform).tolist() == [True, True, False, False, False, False]
+    assert others.answers(away(3).images).tolist() == [1, 2, 1, 1, 2, 2], "of a boat, what little else is in it"
+    assert others.changed(away(3).images).tolist() == [True, True, False, False, False, False]
     request = cn.Forget(["cat"])
     result = cn.compare(clip, away(3).apply(clip), images, request)
     assert result.rates["collateral"] == pytest.approx(100 / 3) and "collateral" in str(result)
@@ -123,12 +123,12 @@ def test_another_model_has_none_of_its_own(clip, images, small):
 def test_an_edit_of_the_embedded_model_changes_some_answers(clip, corner):
     result = cn.compare(clip, plain(clip.width).apply(clip), corner, cn.Forget(["car"]))
     assert 0 < result.rates["collateral"] < 50
-    assert others_of(clip, corner.vocabulary).changed(plain(clip.width).transform).sum() == result.renamed.sum()
+    assert others_of(clip, corner.vocabulary).changed(plain(clip.width).images).sum() == result.renamed.sum()
 
 
 def test_rows_at_a_time_change_nothing(monkeypatch):
     others = Others(random(50, 8), F.normalize(random(9, 8, seed=1), dim=1), tuple("abcdefghi"))
     edit = plain(8)
-    whole = others.changed(edit.transform)
+    whole = others.changed(edit.images)
     monkeypatch.setattr(collateral, "ROWS", 7)
-    assert torch.equal(Others(others.images, others.texts, others.names).changed(edit.transform), whole)
+    assert torch.equal(Others(others.images, others.texts, others.names).changed(edit.images), whole)

@@ -101,6 +101,7 @@ def cut(features, threshold=0.5):
     return cn.Edit(left, 3 * random(d, 2, seed=5).double() / d**0.5, "neuron", threshold=least.clamp(min=0.01))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [False, True], ids=["alone", "after a matrix"])
 def test_a_hidden_layer_goes_into_a_stock_checkpoint(clip, images, z, first, tmp_path):
     before = plain(clip.width, 3).apply(clip) if first else clip
@@ -117,6 +118,7 @@ def test_a_hidden_layer_goes_into_a_stock_checkpoint(clip, images, z, first, tmp
     assert cosine.mean() > 0.999 and cosine.min() > 0.97 and moved.mean() < 0.95  # so it is more than the identity
 
 
+@pytest.mark.slow
 def test_an_edit_by_neuron_answers_alike_in_a_stock_checkpoint(clip, images, z, tmp_path):
     request = cn.Forget(["dog"], ["line"]) | cn.Forget(["house"])
     edit = cn.unlearn(clip, request, images.vocabulary, "neuron", prototypes=False)

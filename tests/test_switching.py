@@ -492,6 +492,7 @@ def test_memory_does_not_grow_with_the_number_of_rows(suffix, tmp_path, monkeypa
     assert large - small < 60e6  # of 154e6 bytes of rows
 
 
+@pytest.mark.slow
 def test_switching_is_lazy():
     assert "pyarrow" not in python(
         "import sys; import clipnull.switching; print([m for m in sys.modules if m == 'pyarrow'])"

@@ -128,6 +128,7 @@ def test_prototypes_of_a_large_vocabulary_are_few_and_balanced(shape):
         assert mask.any(1).sum() >= min(shape[0], int(mask.sum())) * 0.8  # classes taken in turn
 
 
+@pytest.mark.slow
 def test_a_text_is_carried_to_where_the_picture_of_its_cell_is(clip):
     names = cn.Vocabulary(("dog", "horse", "elephant", "giraffe", "guitar", "house", "person"),
                           ("photo", "art_painting", "cartoon", "sketch"))  # fmt: skip

@@ -32,7 +32,7 @@ def misspelt(name: str) -> list[str]:
     """The name with two letters exchanged, with one left out, and with one doubled, in its middle.
 
     >>> misspelt("elephant")
-    ['eleahpnt', 'elephnt', 'elephhant']
+    ['elehpant', 'elepant', 'elepphant']
     """
     i = len(name) // 2
     swapped = name[: i - 1] + name[i - 1 : i + 1][::-1] + name[i + 1 :]
