@@ -251,11 +251,12 @@ def show_source(*functions: Callable) -> None:
 def audit(report: Audit, most: float = 10.0) -> plt.Figure:
     """The judged findings of `cn.audit`: how many times its limit each one is, with the answers of the three models.
 
-    Bars end at `most` times the limit. Left of the line is what is tolerated.
+    Bars end at `most` times the limit. Left of the line is what is tolerated; what is not there at all is counted.
     """
     judged = [f for f in report.findings if f.excess is not None]
     if not judged:
         raise ValueError("report: nothing in it is judged; expected an audit with a clean model, or with pictures kept")
+    none, judged = sum(f.times == 0 for f in judged), [f for f in judged if f.times > 0]
     fig, ax = plt.subplots(figsize=(9.6, 1.2 + 0.27 * len(judged)))
     times = [min(most, max(0.02, f.times)) for f in judged]
     ax.barh(range(len(judged)), times, 0.7, color=["C0" if f.within else "C1" for f in judged])
@@ -267,7 +268,7 @@ def audit(report: Audit, most: float = 10.0) -> plt.Figure:
     ax.text(1.02, -1, "   ".join(("before", "after", "clean")), va="center", fontfamily="monospace", fontsize=8,
             transform=ax.get_yaxis_transform())  # fmt: skip
     ax.set_yticks(range(len(judged)), [f"{f.check}: {f.asked}" for f in judged], fontsize=8)
-    ax.set(xlim=(0, most), xlabel="times the limit (1: the most that is tolerated)")
+    ax.set(xlim=(0, most), xlabel=f"times the limit (1: the most that is tolerated); {none} more findings are at 0")
     ax.invert_yaxis()
     sns.despine(fig)
     return fig
