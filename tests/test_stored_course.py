@@ -71,7 +71,7 @@ LEFT_OUT = {  # number -> what is left out: of any file; of one without optional
     "04": (["a look at"], ["prototypes"]),
     "05": (["a look at"], ["prototypes"]),
     "06": ([], ["prototypes"]),
-    "07": (["f(x)", "other templates"], ["prototypes"]),
+    "07": (["a model that never knew", "f(x)", "other templates", "the edit in front"], ["prototypes"]),
     "08": ([], ["prototypes", "what prototypes add"]),
 }
 UNRECORDED = {
