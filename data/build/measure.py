@@ -1,9 +1,10 @@
 """Measure the embedded model: python measure.py [--pacs DIR] [--rendered DIR] [--json FILE] [--card].
 
 Prints accuracy (macro over cells, held-out prompts) and speed. PACS comes from --pacs or the variable CLIPNULL_DATA (a
-folder <domain>/<class>/*, nothing of it used in training); the 200-class figure needs what render.py wrote. What edits
-do is measured by `clipnull bench`. --json: the table of RESULTS.md, for `clipnull results FILE`. --card: the scores in
-the model card, data/miniclip/README.md, are written anew; it needs all three.
+folder <domain>/<class>/*, nothing of it used in training; a folder `train` beside it teaches the probe). The 200-class
+figure needs what render.py wrote. What edits do is measured by `clipnull bench`. --json: the table of RESULTS.md, for
+`clipnull results FILE`. --card: the scores in the model card, data/miniclip/README.md, are written anew; it needs all
+three.
 """
 
 import argparse
@@ -11,12 +12,16 @@ import json
 import os
 import time
 from collections import Counter
+from pathlib import Path
 
 import captions
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 import clipnull as cn
 from clipnull.evaluate import accuracy_matrix, domain_accuracy, macro
@@ -38,7 +43,18 @@ def with_templates(clip: cn.Clip, images: cn.Images, z: torch.Tensor, templates:
     return macro(accuracy_matrix(scores.argmax(1), images))
 
 
-def model_scores(clip: cn.Clip, name: str, images: cn.Images) -> dict:
+def probed(clip: cn.Clip, train: cn.Images, images: cn.Images, z: torch.Tensor) -> str:
+    """Accuracy of a linear classifier on z taught by `train`, means over cells: about what texts can reach."""
+    x, told = cn.embed(clip, train), []
+    for known, asked in ((train.classes, images.classes), (train.domains, images.domains)):
+        probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, class_weight="balanced", max_iter=500))
+        right = torch.from_numpy(probe.fit(x, known).predict(z)) == asked
+        cells = [right[(images.classes == c) & (images.domains == k)] for c, k in images.counts().nonzero().tolist()]
+        told.append(percent(np.mean([cell.double().mean() for cell in cells])))
+    return " and ".join(told)
+
+
+def model_scores(clip: cn.Clip, name: str, images: cn.Images, train: cn.Images | None = None) -> dict:
     """What there is to say of `images`, printed too: a text a line of the card, synonyms, and two accuracies."""
     classes, domains = images.vocabulary.classes, images.vocabulary.domains
     z = cn.embed(clip, images)
@@ -51,6 +67,8 @@ def model_scores(clip: cn.Clip, name: str, images: cn.Images) -> dict:
         "naming the domain": percent(macro(named)),
         "by domain": f"{by_domain} %",
     }
+    if train is not None:
+        lines["a linear probe on z, taught by labels: class and domain"] = probed(clip, train, images, z)
     print(f"{name}: {len(images)} pictures, {len(classes)} classes x {len(domains)} domains, means over cells")
     print("\n".join(f"  {what}: {told}" for what, told in lines.items()))
     words = {}
@@ -161,7 +179,10 @@ def main() -> None:
         if folder != "":
             images = cn.load_images(folder)
             c, k = images.vocabulary.shape
-            found[name] = model_scores(clip, name, images)
+            labelled = Path(folder).parent / "train" if folder else None
+            taught = cn.load_images(labelled) if labelled and labelled.is_dir() else None
+            taught = taught if folder else cn.load_images(split="train")
+            found[name] = model_scores(clip, name, images, taught)
             for what, target, key in zip(
                 (f"{name}, {c} classes × {k} domains", f"{name}, naming the domain"),
                 wanted,
