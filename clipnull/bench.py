@@ -9,7 +9,7 @@ from itertools import product
 
 import numpy as np
 import torch
-from joblib import Parallel, delayed
+from joblib import delayed
 from torch import Tensor
 
 from . import bootstrap
@@ -18,6 +18,7 @@ from .data import Images
 from .embedding import embed
 from .errors import names, one_of
 from .evaluate import accuracy_matrix, classify, macro, rates
+from .jobs import results_of
 from .methods import METHODS, solve
 from .methods.cells import Cells
 from .models import Clip
@@ -73,16 +74,12 @@ def sweep(
     start = time.perf_counter()
     jobs = (delayed(rows_of)(request, methods, images, cells, z, classifiers, others) for request in asked)
     rows, printed = [], start
-    for done, found in enumerate(Parallel(return_as="generator")(jobs), 1):
+    for done, found in enumerate(results_of(jobs), 1):
         rows += found
         if done == len(asked) or time.perf_counter() > printed + 2:
             printed = time.perf_counter()
-            print(
-                f"bench: {done} of {len(asked)} requests x {len(methods)} methods x {len(classifiers)} prompt sets, "
-                f"{printed - start:.1f} s after embedding",
-                file=sys.stderr,
-                flush=True,
-            )
+            what = f"{len(asked)} requests x {len(methods)} methods x {len(classifiers)} prompt sets"
+            print(f"bench: {done} of {what}, {printed - start:.1f} s after embedding", file=sys.stderr, flush=True)
     return rows
 
 

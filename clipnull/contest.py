@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from joblib import Parallel, delayed
+from joblib import delayed
 from torch import Tensor
 
 from . import bench, bootstrap, clean
@@ -19,6 +19,7 @@ from .edit import Edit
 from .embedding import embed
 from .errors import at_least, names, one_of
 from .evaluate import accuracy_matrix, classify, macro, predict
+from .jobs import results_of
 from .materials import Material
 from .methods import METHODS, solve
 from .models import Clip, load
@@ -200,7 +201,7 @@ def run(
     start = printed = time.perf_counter()
     jobs = (delayed(rows_of)(request, chosen, material, on, seeds) for request in asked)
     rows: list[dict] = []
-    for done, found in enumerate(Parallel(return_as="generator")(jobs), 1):
+    for done, found in enumerate(results_of(jobs), 1):
         rows += found
         if done == len(asked) or time.perf_counter() > printed + 5:
             printed = time.perf_counter()

@@ -19,8 +19,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from . import clean, sources
-from .errors import at_least, one_line, one_of, shorten
+from .errors import one_line, one_of, shorten
 from .listed import has_texts_alone, read_texts
+from .memory import Batch
 from .projections import Projection as Projection
 from .projections import find_projection
 from .projections import uncompiled as uncompiled
@@ -134,19 +135,25 @@ class Clip:
         """Unit embeddings of `texts`: (n, d) float32 on the CPU."""
         if isinstance(texts, str) or not len(texts):
             raise ValueError(f"texts: {texts!r} is not valid; expected a list of at least one string")
-        parts = [
-            self.model.encode_text(self.tokenizer(list(texts[i : i + batch])).to(self.device))
-            for i in range(0, len(texts), batch)
-        ]
-        return F.normalize(torch.cat(parts).float(), dim=-1).cpu()
+
+        def encode(rows: slice) -> Tensor:
+            return self.model.encode_text(self.tokenizer(list(texts[rows])).to(self.device)).float()
+
+        return F.normalize(torch.cat(Batch.of(batch).through(encode, len(texts))), dim=-1).cpu()
 
     @torch.inference_mode()
-    def embed_pixels(self, pixels: Tensor, batch: int = 64) -> Tensor:
-        """Embeddings z (not normalised) of preprocessed pictures (n, 3, s, s): (n, d) float32 on the CPU."""
-        at_least("batch", batch, 1)
+    def embed_pixels(self, pixels: Tensor, batch: int | Batch = 64) -> Tensor:
+        """Embeddings z (not normalised) of preprocessed pictures (n, 3, s, s): (n, d) float32 on the CPU.
+
+        `batch` of them go through the tower at once; fewer, with a warning, where a GPU has no memory for so many.
+        """
         dtype = self.weights.dtype
-        parts = [self.model.encode_image(p.to(self.device, dtype), normalize=False) for p in pixels.split(batch)]
-        return torch.cat(parts).float().cpu()
+
+        def encode(rows: slice) -> Tensor:
+            part = pixels[rows].to(self.device, dtype, non_blocking=self.device.type == "cuda")
+            return self.model.encode_image(part, normalize=False)
+
+        return torch.cat(Batch.of(batch).through(encode, len(pixels))).float().cpu()
 
 
 def uses_quick_gelu(model: nn.Module) -> bool:

@@ -32,6 +32,7 @@ from torch import Tensor
 
 from .errors import at_least
 from .files import cache_folder, cache_path, data_folder, written
+from .memory import Batch
 from .models import Clip
 from .prompts import embed_cells
 from .wording import TEMPLATES, Vocabulary, format_prompt
@@ -124,7 +125,7 @@ def synthesize(
     steps: int = 60,
     seed: int = 0,
     rate: float = 0.015,
-    batch: int = 32,
+    batch: int | Batch = 32,
     progress: bool = True,
     seeds: Sequence[int] | None = None,
 ) -> tuple[Tensor, Tensor]:
@@ -132,31 +133,31 @@ def synthesize(
 
     steps: steps of Adam; rate: its learning rate, in units of the logits of pixels; seed: row i starts from noise of
     seed + i, or of seeds[i]. Returns pixels (n, 3, s, s) in [0, 1] and their embeddings, means over random views,
-    unit rows (n, d). A row depends on its target and seed only, up to rounding: not on the batch it is in.
+    unit rows (n, d). A row depends on its target and seed only, up to rounding: not on the batch it is in, which is
+    halved, with a warning, where a GPU has no memory for it.
     """
     at_least("steps", steps, 1)
-    at_least("batch", batch, 1)
+    batch = Batch.of(batch)
     clip.validate_encoder()
     if targets.ndim != 2 or targets.shape[1] != clip.width or not len(targets):
         raise ValueError(f"targets: shape {tuple(targets.shape)} is not valid; expected (n, {clip.width}), n >= 1")
     seeds = list(range(seed, seed + len(targets))) if seeds is None else list(seeds)
     if len(seeds) != len(targets):
         raise ValueError(f"seeds: {len(seeds)} given; expected {len(targets)}, one for each target")
-    start, pictures, embeddings = time.time(), [], []
-    for first in range(0, len(targets), batch):
-        rows = slice(first, first + batch)
+    begun = time.time()
+
+    def make(rows: slice) -> tuple[Tensor, Tensor]:
         for x, _ in ascend(clip, targets[rows], seeds[rows], steps, rate):  # noqa: B007 - the last one counts
             pass
         with torch.inference_mode():
-            draws = torch.stack(
-                [torch.rand(VIEWS, 4, generator=torch.Generator().manual_seed(~s)) for s in seeds[rows]]
-            )
+            noise = [torch.Generator().manual_seed(~s) for s in seeds[rows]]
+            draws = torch.stack([torch.rand(VIEWS, 4, generator=g) for g in noise])
             views = [_embed(clip, _view(x, draws[:, i])) for i in range(VIEWS)]
-        embeddings.append(F.normalize(sum(views[1:], views[0]), dim=-1).cpu())
-        pictures.append(x.cpu())
         if progress:
-            done = min(first + batch, len(targets))
-            print(f"prototypes: {done}/{len(targets)} after {time.time() - start:.0f} s", file=sys.stderr, flush=True)
+            _tell(f"prototypes: {rows.stop}/{len(targets)} after {time.time() - begun:.0f} s")
+        return x.cpu(), F.normalize(sum(views[1:], views[0]), dim=-1).cpu()
+
+    pictures, embeddings = zip(*batch.through(make, len(targets)), strict=True)
     return torch.cat(pictures), torch.cat(embeddings)
 
 
@@ -235,27 +236,26 @@ def _make(
     missing, targets = (mask & ~stored["mask"]).nonzero(), embed_cells(clip, vocabulary)
     if progress:
         place = "$CLIPNULL_CACHE" if "CLIPNULL_CACHE" in os.environ else "~/.cache/clipnull"
-        print(
+        _tell(
             f"prototypes: {len(missing)} of {int(mask.sum())} cells have none yet; synthesizing them once (ascent on "
-            f"pixels, the model is not trained), kept in {place}",
-            file=sys.stderr,
-            flush=True,
+            f"pixels, the model is not trained), kept in {place}"
         )
+    batch = Batch(32)
     for chunk in missing.split(32) if len(missing) else ():  # another process may have made all
         c, k = chunk.T
         seeds = [_hash([seed, vocabulary.classes[i], vocabulary.domains[j]]) for i, j in chunk.tolist()]
-        pixels, z = synthesize(clip, targets[c, k], steps, seeds=seeds, progress=False)
+        pixels, z = synthesize(clip, targets[c, k], steps, seeds=seeds, batch=batch, progress=False)
         stored["pixels"][c, k] = (pixels * 255).round().to(torch.uint8)
         stored["embeddings"][c, k] = z
         stored["mask"][c, k] = True
         with written(path) as temporary:
             save_file(stored, temporary)
         if progress:
-            print(
-                f"prototypes: {int((mask & stored['mask']).sum())} of {int(mask.sum())} cells",
-                file=sys.stderr,
-                flush=True,
-            )
+            _tell(f"prototypes: {int((mask & stored['mask']).sum())} of {int(mask.sum())} cells")
+
+
+def _tell(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def _stored(path: Path, clip: Clip, vocabulary: Vocabulary) -> dict[str, Tensor]:

@@ -29,7 +29,7 @@ from .methods import METHODS, solve
 from .methods.cells import Cells
 from .models import Clip, load
 from .prompts import text_classifiers
-from .storing import in_chunks
+from .shards import embed_shards
 from .unlearning import embed_vocabulary
 from .wording import Vocabulary
 
@@ -153,7 +153,7 @@ def rates_of_embedding(n: int, rounds: int = 3) -> dict:
             for what in least:
                 with tempfile.TemporaryDirectory(dir=folder) as kept:
                     start = time.perf_counter()
-                    bare_loop(clip, images) if what == "bare" else in_chunks(clip, images, Path(kept), "", False)
+                    bare_loop(clip, images) if what == "bare" else embed_shards(clip, images, kept)
                     least[what] = min(least[what], time.perf_counter() - start)
     return {what: n / seconds for what, seconds in least.items()}
 

@@ -1,31 +1,22 @@
 """Write a file of embeddings (`clipnull.stored`): one machine with a CLIP serves all that have none."""
 
-import hashlib
-import json
-import shutil
-import sys
-import time
-import warnings
-from collections.abc import Sequence
+import tempfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from .data import Images
-from .embedding import embed
 from .files import written
 from .models import Clip, open_clip
 from .pictures import SUFFIXES
 from .prompts import embed_cells, embed_classes, embed_domains, kept_names
 from .prototypes import cell_prototypes
+from .shards import Shards, embed_shards
 from .stored import SUFFIX
 from .wording import TEMPLATES, Vocabulary, format_prompt, words
-
-CHUNK = 1024
-"""Pictures embedded between two files: what an interruption can cost."""
 
 
 def store(
@@ -39,7 +30,9 @@ def store(
 ) -> Path:
     """Write all that `clip` makes of `images` and of their names into a file that `load` and `load_images` take.
 
-    What is embedded is kept beside the file, in `<path>.partial`, until all is done: the same call goes on from there.
+    What is embedded is kept in shards in the cache folder (`clipnull.shards`): the same call goes on from there, and
+    another one that shows the same model the same pictures finds them. Memory does not grow with their number, but for
+    the lists of their files and names.
 
     Parameters
     ----------
@@ -54,7 +47,7 @@ def store(
     prototypes : bool
         Synthesize one for each cell: a second or so each on two cores with miniclip, minutes with a ViT-L.
     progress : bool
-        Standard error tells what is done.
+        Standard error tells what is done, how many a second, and how long the rest will take.
     note : str
         Added to what the file says of itself.
 
@@ -68,7 +61,7 @@ def store(
     ValueError
         For an edited model or stored embeddings, another ending, and a folder without pictures.
     OSError
-        If the file or the folder beside it cannot be written.
+        If the file or the cache folder cannot be written.
     """
     path = Path(path)
     clip.validate_encoder()
@@ -79,13 +72,13 @@ def store(
     if path.suffix != SUFFIX:
         raise ValueError(f"path: {str(path)!r} does not end in {SUFFIX}; expected a NumPy archive")
     unrelated = None if other is None else _pictures(Path(other), images.vocabulary)
-    partial = path.with_name(path.name + ".partial")
-    partial.mkdir(parents=True, exist_ok=True)
-    z = in_chunks(clip, images, partial, "pictures", progress)
-    kept = ~z.norm(dim=1).isnan()
-    vocabulary = images.vocabulary
-    made = {
-        "images": z[kept],
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=path.parent):  # else that would be told after hours
+        pass
+    embeddings = embed_shards(clip, images, progress="pictures" if progress else "")
+    kept, vocabulary = embeddings.whole, images.vocabulary
+    made: dict[str, Any] = {
+        "images": embeddings,
         "classes": [vocabulary.classes[c] for c in images.classes[kept].tolist()],
         "domains": [vocabulary.domains[k] for k in images.domains[kept].tolist()],
         "class_names": vocabulary.classes,
@@ -105,17 +98,30 @@ def store(
     made["other_texts"] = embed_classes(clip, made["other_names"])
     made["common_texts"] = clip.embed_texts([format_prompt("{a}", name) for name in made["common_names"]])
     if unrelated is not None:
-        rest = in_chunks(clip, unrelated, partial, "unrelated pictures", progress)
-        made["other_images"] = rest[~rest.norm(dim=1).isnan()]
-        made["image_mean"] = made["other_images"].mean(0)
+        rest = embed_shards(clip, unrelated, progress="unrelated pictures" if progress else "")
+        total = torch.stack([rows.double().nansum(0) for rows in rest.chunks()]).sum(0)
+        made |= {"other_images": rest, "image_mean": (total / rest.whole.sum()).float()}
     if prototypes:
         found = cell_prototypes(clip, vocabulary, progress=progress)
         made |= {"prototypes": found.embeddings, "prototype_mask": found.mask}
-    arrays: dict[str, Any] = {name: np.asarray(value) for name, value in made.items()}
-    with written(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, **arrays)
-    shutil.rmtree(partial)
+    with written(path) as temporary:
+        save(temporary, made)
     return path
+
+
+def save(path: Path, arrays: dict[str, Any]) -> None:
+    """A NumPy archive, byte by byte as `numpy.savez` writes it. Of Shards, the rows of pictures that are not broken."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, value in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                if not isinstance(value, Shards):
+                    np.lib.format.write_array(file, np.asarray(value), allow_pickle=False)
+                    continue
+                shape = int(value.whole.sum()), value.width
+                form = np.lib.format.dtype_to_descr(np.dtype(np.float32))
+                np.lib.format.write_array_header_1_0(file, {"descr": form, "fortran_order": False, "shape": shape})
+                for rows in value.chunks():
+                    file.write(rows[~rows[:, 0].isnan()].numpy().tobytes())
 
 
 def unrelated_words(vocabulary: Vocabulary) -> list[str]:
@@ -136,34 +142,3 @@ def _pictures(folder: Path, vocabulary: Vocabulary) -> Images:
         raise ValueError(f"other: {str(folder)!r} holds no pictures; expected a folder of them, in any layout")
     nowhere = torch.zeros(len(files), dtype=torch.int64)
     return Images(files, nowhere, nowhere, vocabulary)
-
-
-def in_chunks(clip: Clip, images: Images, partial: Path, what: str, progress: bool) -> Tensor:
-    """`embed`, with each chunk kept in `partial` under what it depends on: the model, and its files as they are."""
-    start, done, chunks = time.time(), 0, []
-    for first in range(0, len(images), CHUNK):
-        place = torch.zeros(len(images), dtype=torch.bool)
-        place[first : first + CHUNK] = True
-        some = images.where(place)
-        kept = partial / f"{_digest(clip, some.files)}.npy"
-        if kept.is_file():
-            z = torch.from_numpy(np.load(kept, allow_pickle=False))
-        else:
-            with warnings.catch_warnings(record=True) as caught:
-                warnings.simplefilter("always")
-                z = embed(clip, some)
-            for warning in caught:
-                warnings.warn(warning.message, stacklevel=3)
-            with written(kept) as temporary, open(temporary, "wb") as file:
-                np.save(file, z.numpy())
-            done += len(some)
-        chunks.append(z)
-        if progress:
-            rate = f", {done / (time.time() - start):.0f} a second" if done else ""
-            print(f"embed: {first + len(some)} of {len(images)} {what}{rate}", file=sys.stderr, flush=True)
-    return torch.cat(chunks)
-
-
-def _digest(clip: Clip, files: Sequence[Path]) -> str:
-    told = [clip.fingerprint, *([str(f), f.stat().st_size, f.stat().st_mtime_ns] for f in files)]
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]

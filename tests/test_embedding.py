@@ -1,15 +1,22 @@
-"""Pictures are read ahead of the tower: in their order, not too many, and faults arrive where they are awaited."""
+"""Pictures are read ahead of the tower: in their order, not too many, and faults arrive where they are awaited.
 
+And what they become agrees in full and in mixed precision, on CPU and GPU.
+"""
+
+import copy
 import threading
 from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
+from helpers import VIT
 from PIL import Image
+from torch import nn
 
 import clipnull as cn
 from clipnull import embedding
-from clipnull.embedding import ahead
+from clipnull.embedding import AGREE, AGREE_MIXED, ahead
 
 
 def test_the_next_is_made_while_the_caller_works():
@@ -56,3 +63,56 @@ def test_pictures_in_several_batches_are_those_in_one(clip, corner, tmp_path, mo
     gone = replace(images, files=(*images.files[:-1], tmp_path / "none.png"))
     with pytest.raises(OSError, match="none.png"):
         cn.embed(clip, gone)
+
+
+def test_processes_read_what_a_thread_reads(small, corner, tmp_path):
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no picture")
+    files = (*corner.files[:5], broken, tmp_path / "none.png")
+    clip, batches = small(VIT), [range(0, 3), range(3, 6), range(6, 7)]
+    first, second = (list(embedding._read(clip, files, batches, readers)) for readers in (0, 2))
+    for (mine, faults), (theirs, others) in zip(first, second, strict=True):
+        assert torch.equal(mine, theirs) and str(faults) == str(others)
+    assert first[1][1][:2] == ["", ""] and "broken.png" in first[1][1][2]
+    assert isinstance(first[2][1][0], FileNotFoundError) and isinstance(second[2][1][0], FileNotFoundError)
+
+
+def far(mine, theirs):
+    """How far the least of the cosines is from 1."""
+    return 1 - float(F.cosine_similarity(mine.double(), theirs.double()).min())
+
+
+def mixed(clip, images):
+    ((z, _),) = embedding.embed_files(clip, images.files, [range(len(images))], mixed=True)
+    return z
+
+
+def test_mixed_precision_agrees_with_full(clip, corner):
+    few = corner.select(["bird"], ["line"])  # float16 is slow on the CPU
+    assert 0 < far(mixed(clip, few), cn.embed(clip, few)) < AGREE_MIXED
+
+
+class Large(nn.Module):
+    """A tower with values beyond what float16 holds on the way."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.visual, self.scale = model.visual, nn.Linear(64, 64, bias=False)
+        nn.init.eye_(self.scale.weight).mul_(1e6)
+
+    def encode_image(self, x, normalize=False):
+        return self.scale(self.visual(x)) / 1e6
+
+
+@torch.inference_mode()
+def test_what_float16_cannot_hold_is_computed_in_full(small, corner):
+    clip = replace(small(VIT), model=Large(small(VIT).model))
+    with torch.autocast("cpu", torch.float16):
+        assert not clip.embed_pixels(torch.randn(2, 3, 32, 32)).isfinite().all()
+    torch.testing.assert_close(mixed(clip, corner), cn.embed(clip, corner))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_cuda_agrees_with_the_cpu(clip, corner):
+    there, z = replace(clip, model=copy.deepcopy(clip.model).cuda()), cn.embed(clip, corner)
+    assert far(cn.embed(there, corner), z) < AGREE and far(mixed(there, corner), z) < AGREE_MIXED

@@ -17,14 +17,14 @@ PACKAGE = ROOT / "clipnull"
 FILES = sorted(PACKAGE.rglob("*.py"))
 # A module imports only from those before it.
 LIBRARY = """
-errors files markup wording projections clean sources quiet stored listed layouts models adapters requests prompts
-prototypes subspace gates applying patches edit pictures data datasets archives
+errors memory jobs files markup wording projections clean sources quiet stored listed layouts models adapters requests
+prompts prototypes subspace gates applying patches edit pictures data datasets archives
 methods.cells methods.nullspace methods.residual methods.ridge methods.oblique methods.neuron methods.gated methods
-embedding heads exporting storing collateral evaluate bootstrap budgets pseudo predicting unlearning forecasting rows
-geometry
+embedding heads exporting shards storing collateral evaluate bootstrap budgets pseudo predicting unlearning forecasting
+rows geometry
 auditing audits.findings audits.case audits.probing audits.wordings audits.retrieving audits.traces audits.surviving
-audits.deep audits vectors tables rewriting switching answering bench validation speed index_speed materials rivals
-contest sequences standings cards plots reporting results paper
+audits.deep audits vectors tables rewriting switching answering bench validation speed index_speed device_speed
+materials rivals contest sequences standings cards plots reporting results paper
 """
 COURSE = """
 course course.metrics course.profiles course.formulas course.notebooks course.run course.goldens course.seeds

@@ -24,7 +24,7 @@ MASK = torch.tensor([[True, True], [False, True], [False, False]])
 PAIR = cn.Vocabulary(("cat", "dog"), ("photo", "line"))
 
 # The code that makes the pictures, as ALGORITHM says: it goes up by one where the same seed gives another picture.
-DIGEST = (2, "89406a8ddb1d101c")
+DIGEST = (2, "53c09c63f796abda")
 
 
 # --- the ascent

@@ -9,10 +9,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import gated, plain, random
+from helpers import VIT, gated, plain, random
 
 import clipnull as cn
-from clipnull import speed
+from clipnull import device_speed, speed
 
 METHODS = list(cn.METHODS)
 WHATS = ["one class", "one cell", "one domain", "half of all classes"]
@@ -244,3 +244,19 @@ def test_the_least_time_counts(monkeypatch):
     monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
     assert speed.least_seconds(call, patience=0.15) == pytest.approx(0.001)  # the third begins in time, no fourth
     assert list(waits) == [0.0001]
+
+
+def test_a_device_is_timed_on_each_model(small, monkeypatch):
+    monkeypatch.setattr(speed, "CLASSES", 5)
+    asked, clock = [], iter(range(1000))
+    monkeypatch.setattr(device_speed, "load", lambda *arguments: asked.append(arguments) or small(VIT))
+    monkeypatch.setattr(device_speed.time, "perf_counter", lambda: next(clock))  # each call takes one second
+    found = json.loads(json.dumps(device_speed.measure("cpu", ["ViT-B-32", "ViT-L-14"])))
+    assert asked == [("ViT-B-32", None, "cpu"), ("ViT-L-14", None, "cpu")]
+    text = device_speed.report(found)
+    assert "CPU, " in text and text.count("4.0 pictures a second in float32") == 2
+    assert "a prototype (1 at once), 1 steps: 1.00 s; 60 of them by arithmetic 60.0 s" in text
+    assert "oblique made in 1000 ms on the CPU, 20000 rows a second; gated made" in text
+    made = found["models"]["ViT-B-32"]["synthesize"] | {"prototypes": 32, "steps": 60}
+    found["models"]["ViT-B-32"]["synthesize"] = made
+    assert "a prototype (32 at once), 60 steps: 0.03 s\n" in device_speed.report(found)

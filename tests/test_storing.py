@@ -1,5 +1,6 @@
 """Writing a file of embeddings, and going on where it stopped."""
 
+import re
 import shutil
 from dataclasses import replace
 
@@ -9,11 +10,18 @@ import torch
 from PIL import Image
 
 import clipnull as cn
-from clipnull import cli, storing
+from clipnull import cli, shards, storing
 from clipnull.files import data_folder
 from clipnull.prompts import PROMPTS, prompt_sets
 from clipnull.prototypes import Prototypes
 from clipnull.storing import store, unrelated_words
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """A cache of one's own: shards are found again by content."""
+    monkeypatch.setenv("CLIPNULL_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
 
 
 @pytest.fixture
@@ -54,30 +62,41 @@ def test_a_file_says_what_the_model_says(clip, folder, other, tmp_path, monkeypa
     found = model.model.stored
     assert found.vectors["other_images"].shape == (3, clip.width) and len(found.other_names) > 900
     torch.testing.assert_close(found.vectors["image_mean"], found.vectors["other_images"].mean(0))
-    assert [p.name for p in tmp_path.iterdir() if "partial" in p.name] == []
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.npz", "cache", "other", "pictures"]
 
 
 def test_it_goes_on_where_it_stopped_and_notices_what_changed(clip, folder, tmp_path, monkeypatch):
-    images, whole = cn.load_images(folder), storing.embed
-    asked = []
+    images, whole, asked = cn.load_images(folder), shards.embed_files, []
 
-    def interrupted(model, some):
-        asked.append(len(some))
+    def interrupted(model, files, *rest):
+        asked.append(len(files))
         if len(asked) == 3:
             raise KeyboardInterrupt
-        return whole(model, some)
+        return whole(model, files, *rest)
 
-    monkeypatch.setattr(storing, "CHUNK", 3)
-    monkeypatch.setattr(storing, "embed", interrupted)
+    monkeypatch.setattr(shards, "SHARD", 3)
+    monkeypatch.setattr(shards, "embed_files", interrupted)
     with pytest.raises(KeyboardInterrupt):
         store(clip, images, tmp_path / "a.npz", prototypes=False)
     assert not (tmp_path / "a.npz").exists() and asked == [3, 3, 2]
-    Image.new("RGB", (8, 8)).save(images.files[0].with_suffix(".png"))
-    shutil.copy(images.files[0].with_suffix(".png"), images.files[0])  # the first chunk is out of date
-    images.files[0].with_suffix(".png").unlink()
+    Image.new("RGB", (8, 8)).save(images.files[0], "PNG")  # the first shard is out of date
     store(clip, images, tmp_path / "a.npz", prototypes=False)
     assert asked == [3, 3, 2, 3, 2]
-    torch.testing.assert_close(cn.load_images(tmp_path / "a.npz").stored, whole(clip, images))
+    found = cn.load_images(tmp_path / "a.npz")
+    torch.testing.assert_close(found.stored, cn.embed(clip, images), atol=1e-5, rtol=1e-4)
+
+
+def test_the_archive_is_the_one_that_numpy_writes(tmp_path):
+    rows = [torch.randn(3, 4), torch.randn(2, 4)]
+    rows[0][1] = torch.nan
+    paths = tuple(tmp_path / f"{i}.npy" for i in range(2))
+    for path, part in zip(paths, rows, strict=True):
+        np.save(path, part.numpy())
+    whole = torch.tensor([True, False, True, True, True])
+    texts = ["a", "longer"]
+    storing.save(tmp_path / "mine.npz", {"images": shards.Shards(paths, 4, whole), "classes": texts})
+    np.savez(tmp_path / "theirs.npz", images=torch.cat(rows)[whole].numpy(), classes=np.asarray(texts))
+    assert (tmp_path / "mine.npz").read_bytes() == (tmp_path / "theirs.npz").read_bytes()
 
 
 def test_a_broken_picture_is_left_out_with_its_label(clip, folder, tmp_path):
@@ -108,12 +127,15 @@ def test_unfit_input_writes_nothing(clip, folder, tmp_path):
         with pytest.raises(ValueError, match=message):
             store(*arguments, prototypes=False)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["empty", "pictures"]
+    with pytest.raises(OSError):  # before anything is embedded
+        store(clip, images, images.files[0] / "a.npz", prototypes=False)
+    assert not (tmp_path / "cache").exists()
 
 
 def test_the_command(folder, tmp_path, capsys):
     out = tmp_path / "a.npz"
     assert cli.main(["embed", str(folder), "--model", "miniclip", "--out", str(out), "--no-prototypes"]) == 0
     told = capsys.readouterr()
-    assert "written: " in told.out and "embed: 8 of 8 pictures" in told.err
+    assert "written: " in told.out and re.search(r"embed: 8 of 8 pictures, [\d.]+ a second, 0:00:00 left", told.err)
     with np.load(out, allow_pickle=False) as found:
         assert found["images"].shape[0] == 8 and "prototypes" not in found.files

@@ -72,4 +72,6 @@ def test_gpu_runs_nightly_and_on_demand_on_our_own_runner_and_never_for_forks():
     triggers, job, steps = load("gpu.yml")
     assert set(triggers) == {"schedule", "workflow_dispatch"} and "self-hosted" in job["runs-on"]
     assert job["if"] == "github.event.repository.fork == false" and job["env"]["CLIPNULL_CACHE"]
-    assert first(steps, "cuda.is_available()") < first(steps, "--profile gpu --jobs 1 --compare")
+    asked = [first(steps, words) for words in ("nvidia-smi", "make env TORCH=cuda", "cuda.is_available()")]
+    assert asked[0] == 0 and asked == sorted(asked) and asked[2] < first(steps, "--profile gpu --jobs 1 --compare")
+    assert asked[2] < first(steps, "bench --device cuda") and "success" in steps[first(steps, "--device cuda")]["if"]

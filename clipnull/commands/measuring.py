@@ -36,6 +36,10 @@ def add(commands: argparse._SubParsersAction) -> None:
     of["bench"].add_argument("--name", help="of the pictures, as results tell it [that of the folder]")
     of["bench"].add_argument("--speed", action="store_true", help="time the closed form instead")
     of["bench"].add_argument(
+        "--device",
+        help="time embedding, prototypes and edits of three ViTs with random weights there instead: cpu, cuda",
+    )
+    of["bench"].add_argument(
         "--rivals", action="store_true", help="our methods and other people's in one table; --methods names either"
     )
     of["bench"].add_argument(
@@ -86,6 +90,11 @@ def bench(args: argparse.Namespace) -> int:
 
         found = {"kind": "speed", "name": "speed"} | speed.measure() | {"index": index_speed.measure()}
         text = index_speed.report(found)
+    elif args.device:
+        from .. import device_speed
+
+        found = {"kind": "device"} | device_speed.measure(args.device)
+        text = device_speed.report(found)
     elif args.rivals:
         found, text = rivals(args)
     else:

@@ -1,0 +1,207 @@
+"""Embeddings in shards: found by content, whole or not there, the same bytes whoever was killed in between."""
+
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from helpers import NIGHTLY, VIT, plain, python
+
+import clipnull as cn
+from clipnull import shards
+from clipnull.shards import embed_shards
+
+
+@pytest.fixture
+def model(small):
+    return small(VIT)
+
+
+@pytest.fixture(autouse=True)
+def in_small_shards(monkeypatch):
+    monkeypatch.setattr(shards, "SHARD", 10)
+    monkeypatch.setattr(shards, "BATCH", 4)
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """How many pictures went through the tower, call by call."""
+    found, embed_files = [], shards.embed_files
+
+    def counted(clip, files, *rest):
+        found.append(len(files))
+        return embed_files(clip, files, *rest)
+
+    monkeypatch.setattr(shards, "embed_files", counted)
+    return found
+
+
+def content(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_shards_hold_what_embed_gives_in_the_order_of_the_pictures(model, corner, tmp_path, made, capsys):
+    found = embed_shards(model, corner, tmp_path / "new" / "folder", progress="pictures")
+    n = len(corner)
+    assert [len(rows) for rows in found.chunks()] == [10] * (n // 10) + [n % 10] and found.whole.all()
+    torch.testing.assert_close(torch.cat(list(found.chunks())), cn.embed(model, corner))
+    assert made == [len(rows) for rows in found.chunks()]
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == len(found.paths) and f"embed: {n} of {n} pictures, " in lines[-1]
+    again = embed_shards(model, corner, tmp_path / "new" / "folder", progress="pictures")
+    assert again.paths == found.paths and sum(made) == n
+    assert capsys.readouterr().err.splitlines()[-1] == f"embed: {n} of {n} pictures"
+
+
+def test_what_is_there_is_found_by_content_and_by_nothing_else(model, small, corner, tmp_path, made, monkeypatch):
+    copies = []
+    for i, file in enumerate(corner.files):
+        copies.append(tmp_path / f"{i}.moved")
+        copies[-1].write_bytes(file.read_bytes())
+    first = embed_shards(model, corner, tmp_path / "a")
+    made.clear()
+    moved = replace(corner, files=tuple(copies))
+    assert embed_shards(model, moved, tmp_path / "a").paths == first.paths and made == []
+    copies[11].write_bytes(copies[0].read_bytes())  # of the second shard
+    changed = embed_shards(model, moved, tmp_path / "a")
+    assert made == [10] and [a == b for a, b in zip(changed.paths, first.paths, strict=True)].count(False) == 1
+    other = small(VIT | {"embed_dim": 32})
+    assert not {*embed_shards(other, corner, tmp_path / "a").paths} & {*first.paths}
+    contents = ["a", "b"]
+    keys = [shards.key("f", contents, False), shards.key("f", contents, True), shards.key("f", ["b", "a"], False)]
+    monkeypatch.setattr(shards, "VERSION", shards.VERSION + 1)
+    assert len({*keys, shards.key("f", contents, False), shards.key("g", contents, False)}) == 5
+
+
+@pytest.mark.parametrize("damage", [b"", b"\x93NUMPY no more", "cut", "other"])
+def test_a_damaged_shard_is_made_again(model, corner, tmp_path, made, damage):
+    first = embed_shards(model, corner, tmp_path)
+    whole, path = content(tmp_path), first.paths[1]
+    if damage == "other":
+        np.save(path, np.zeros((10, 3), np.float32))
+    else:
+        path.write_bytes(path.read_bytes()[:-5] if damage == "cut" else damage)
+    made.clear()
+    embed_shards(model, corner, tmp_path)
+    assert made == [10] and content(tmp_path) == whole
+
+
+def test_several_shards_of_a_job_have_the_bytes_of_each_alone(model, corner, tmp_path, made):
+    embed_shards(model, corner, tmp_path / "alone")
+    (tmp_path / "job").mkdir()
+    made.clear()
+    paths, n = shards.make(model, corner.files, tmp_path / "job", "cpu")
+    assert n == len(corner) and made == [n] and len(paths) == -(-n // 10)
+    assert content(tmp_path / "job") == content(tmp_path / "alone")
+    paths[0].unlink(), paths[2].unlink(), made.clear()
+    assert shards.make(model, corner.files, tmp_path / "job", "cpu") == (paths, 20) and made == [20]
+    assert content(tmp_path / "job") == content(tmp_path / "alone")
+
+
+def test_broken_pictures_are_told_at_the_end_also_of_shards_that_were_there(model, corner, tmp_path):
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no picture")
+    images = replace(corner, files=(*corner.files[:12], broken, *corner.files[13:]))
+    for _ in range(2):
+        with pytest.warns(UserWarning, match=f"1 of {len(images)} pictures are broken, .*broken.png' cannot be read"):
+            found = embed_shards(model, images, tmp_path / "a")
+        assert (~found.whole).nonzero().tolist() == [[12]]
+    with pytest.raises(OSError, match="none.png"):
+        embed_shards(model, replace(corner, files=(*corner.files[:-1], tmp_path / "none.png")), tmp_path / "a")
+
+
+def test_unfit_input_writes_nothing(model, corner, tmp_path):
+    stored = replace(corner, files=(), stored=torch.ones(len(corner), 64))
+    for arguments, message in (
+        ((plain(64).apply(model), corner), "clip: it carries 1 edits"),
+        ((model, stored), "images: embeddings of"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            embed_shards(*arguments, tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError):
+        embed_shards(model, corner, tmp_path / "file")
+
+
+KILLED = """
+import os, signal, sys
+import numpy as np
+import torch
+import clipnull as cn
+from clipnull import shards
+
+torch.set_num_threads(int(sys.argv[2]))
+shards.SHARD, shards.BATCH, saved, save = 4, 4, [], np.save
+
+def cut_off(file, rows):
+    save(file, rows)
+    saved.append(file)
+    if len(saved) == 3:
+        file.truncate(file.tell() // 2)
+        file.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+np.save = cut_off
+shards.embed_shards(cn.load(device="cpu"), cn.load_images().select(["dog"], ["flat", "line", "photo"]), sys.argv[1])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
+def test_who_is_killed_repeats_one_shard_and_gets_the_same_bytes(clip, images, tmp_path, monkeypatch):
+    monkeypatch.setattr(shards, "SHARD", 4)
+    some = images.select(["dog"], ["flat", "line", "photo"])
+    killed = subprocess.run([sys.executable, "-c", KILLED, tmp_path, str(torch.get_num_threads())])
+    assert killed.returncode == -signal.SIGKILL
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".npy", ".npy", ".partial"]
+    before, whole = content(tmp_path), embed_shards(clip, some, tmp_path)
+    assert before.items() <= content(tmp_path).items() and len(whole.paths) > 3
+    embed_shards(clip, some, tmp_path / "at once")
+    assert {p.name: p.read_bytes() for p in whole.paths} == content(tmp_path / "at once")
+
+
+MANY = """
+import itertools, sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+from clipnull import shards, speed, storing
+
+n, d, folder, number = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), itertools.count()
+shards.content = lambda file: str(next(number))
+shards.embed_files = lambda clip, files, batches, mixed: ((torch.full((len(b), d), 1.0 + b.start), {}) for b in batches)
+clip = SimpleNamespace(
+    width=d, edits=(), device=torch.device("cpu"), fingerprint="f", validate_encoder=lambda: None
+)
+class Many:
+    files = (Path("a"),) * n
+    validate_pixels = staticmethod(lambda: None)
+    __len__ = lambda self: n
+
+images = Many()
+before = speed.peak_memory()
+storing.save(folder / "all.npz", {"images": shards.embed_shards(clip, images, folder)})
+print((folder / "all.npz").stat().st_size, (speed.peak_memory() or 0) - (before or 0))
+"""
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_number_of_pictures(tmp_path):
+    """In the nightly run, a million."""
+    (few, more, d), grown = (10_000, 1_000_000, 256) if NIGHTLY else (5_000, 30_000, 1024), []
+    for n in (few, more):
+        folder = tmp_path / str(n)
+        folder.mkdir()
+        size, peak = map(int, python(MANY, n, d, folder).split())
+        assert size > 4 * n * d
+        grown.append(peak)
+        for path in folder.iterdir():
+            path.unlink()
+    if not grown[0]:
+        pytest.skip("this system does not tell how much memory a process had")
+    assert grown[1] - grown[0] < 4 * (more - few) * d / 2
