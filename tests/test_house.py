@@ -18,7 +18,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # A module imports only from those before it.
 LIBRARY = """
 errors files markup wording projections clean sources quiet stored listed layouts models adapters requests prompts
-prototypes subspace gates applying patches edit pictures data datasets archives
+prototypes subspace gates applying patches edit pictures images listing datasets archives data
 methods.cells methods.nullspace methods.residual methods.ridge methods.oblique methods.neuron methods.gated methods
 embedding heads exporting storing collateral evaluate bootstrap budgets pseudo predicting unlearning forecasting rows
 geometry
