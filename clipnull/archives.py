@@ -35,8 +35,9 @@ TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 VERSION = 1
 """Of what `unpacked` makes of archives."""
 NAMES = "classnames.txt"
-SHARD = 2**29
-"""Bytes of pictures in an archive, after which `pack` begins another."""
+SHARD, SHARDS = 2**29, 4
+"""Bytes of pictures in an archive, after which `pack` begins another; and of how many there are at least, as each of
+CLIP_benchmark's processes, by default four, wants one of its own."""
 KINDS = (".webp", ".png", ".jpg", ".jpeg")
 """What CLIP_benchmark reads; `pack` writes all others as PNG."""
 
@@ -206,7 +207,7 @@ def pack(images: Images, folder: str | os.PathLike, split: str = "test") -> Path
     if os.path.lexists(folder) or not folder.parent.is_dir():
         raise ValueError(f"folder: {str(folder)!r} is there, or has no place; expected a new one in a folder that is")
     temporary = folder.with_name(f".{uuid.uuid4().hex}.partial")
-    vocabulary, shards, size, broken, out = images.vocabulary, 0, 0, [], None
+    vocabulary, shards, size, written, broken, out = images.vocabulary, 0, 0, 0, [], None
     (temporary / split).mkdir(parents=True)
     try:
         with contextlib.ExitStack() as stack:
@@ -221,7 +222,7 @@ def pack(images: Images, folder: str | os.PathLike, split: str = "test") -> Path
                     stream, kind = io.BytesIO(), ".png"
                     picture.save(stream, "PNG")
                     content = stream.getvalue()
-                if out is None or size >= SHARD:
+                if out is None or size >= SHARD or written * SHARDS >= shards * len(images):
                     stack.close()
                     out = stack.enter_context(tarfile.open(temporary / split / f"{shards}.tar", "w"))
                     shards, size = shards + 1, 0
@@ -231,7 +232,7 @@ def pack(images: Images, folder: str | os.PathLike, split: str = "test") -> Path
                     info = tarfile.TarInfo(f"{i:09}{ending}")
                     info.size = len(part)
                     out.addfile(info, io.BytesIO(part))
-                size += len(content)
+                size, written = size + len(content), written + 1
         write_text(temporary / split / "nshards.txt", f"{shards}\n")
         write_text(temporary / NAMES, "\n".join(" ".join(c.split()) for c in vocabulary.classes) + "\n")
         asked = [template.format(a="a {c}") for template in TEMPLATES["free"]]

@@ -81,7 +81,8 @@ def _counts(images: Images) -> str:
         f"{name:<{first}}" + "".join(f"{x:>{w}}" for x, w in zip(cells, width, strict=True)) + f"{total:>8}"
         for name, cells, total in rows
     )
-    return f"{len(images)} pictures, {len(classes)} classes, {len(domains)} domains\n" + "\n".join(lines)
+    several = "domains" if len(domains) > 1 else "domain"
+    return f"{len(images)} pictures, {len(classes)} classes, {len(domains)} {several}\n" + "\n".join(lines)
 
 
 def audit(args: argparse.Namespace) -> int:
