@@ -4,6 +4,7 @@ A table is n rows of width d. Its chunks are read one after the other into the s
 """
 
 import contextlib
+import errno
 import shutil
 import zipfile
 from collections.abc import Iterator
@@ -188,7 +189,7 @@ def reading(path: Path) -> Iterator[None]:
     except (ImportError, MemoryError):
         raise
     except OSError as error:
-        if error.errno is not None:
+        if error.errno not in (None, errno.EINVAL):  # which a place before the file's beginning is
             raise
         raise refused(path, f"cannot be read ({one_line(error)})") from error
     except Exception as error:  # zlib, lzma, the parsers of headers: each has errors of its own
