@@ -16,7 +16,7 @@ from .errors import brief, import_extra, one_line
 from .files import read_lines
 from .requests import Forget
 from .tables import open_tables
-from .vectors import Vectors
+from .vectors import Vectors, reading
 from .wording import TEMPLATES, format_prompt, words
 
 FIRST, RECALL, MOST, SHOWN = 10, 5, 2000, 5
@@ -100,9 +100,10 @@ def _columns(path: Path, tables: list[Vectors]) -> list[str]:
     found: list[str] = []
     for file in (f for f in files if f.suffix == ".parquet"):
         parquet = import_extra("pyarrow.parquet", "index")
-        known = [name for name in COLUMNS if name in parquet.read_schema(file).names]
-        if known:
-            found += parquet.read_table(file, columns=known[:1]).column(0).to_pylist()
+        with reading(file):
+            known = [name for name in COLUMNS if name in parquet.read_schema(file).names]
+            if known:
+                found += parquet.read_table(file, columns=known[:1]).column(0).to_pylist()
     return found
 
 
