@@ -16,7 +16,7 @@ from .errors import brief, import_extra, one_line
 from .files import read_lines
 from .requests import Forget
 from .tables import open_tables
-from .vectors import Vectors
+from .vectors import Vectors, reading
 from .wording import TEMPLATES, format_prompt, words
 
 FIRST, RECALL, MOST, SHOWN = 10, 5, 2000, 5
@@ -67,10 +67,12 @@ def read_queries(path: str | Path, rows: int, names: str | Path | None = None) -
                         own = archive[told].tolist()
                         if len(archive[vectors]) != len(own):
                             raise ValueError(f"{vectors} and {told} differ in number")
+                        if archive[vectors].ndim != 2 or archive[vectors].dtype.kind != "f":
+                            raise ValueError(f"{vectors} are no rows (m, d) of floating numbers")
                         captions = len(own) if told == "captions" else captions
                         parts.append(torch.from_numpy(archive[vectors].astype(np.float32)))
                         texts += own
-        except (OSError, ValueError, EOFError) as error:
+        except Exception as error:  # zlib and the parser of NumPy's headers have errors of their own
             raise ValueError(f"queries: {str(path)!r} cannot be read ({one_line(error)}); expected .npz") from error
     else:
         tables = open_tables(path, "queries")
@@ -81,6 +83,10 @@ def read_queries(path: str | Path, rows: int, names: str | Path | None = None) -
         raise ValueError(
             f"queries: {str(path)!r} holds {sum(map(len, parts))} vectors and {len(texts)} texts; expected one text "
             "for each, in the file or, one a line, in --names FILE"
+        )
+    if len({part.shape[1] for part in parts}) > 1 or not all(part.isfinite().all() for part in parts):
+        raise ValueError(
+            f"queries: {str(path)!r} holds vectors of several widths, NaN or infinity; expected finite, of one width"
         )
     place = torch.full((len(texts),), -1)
     if captions == rows:
@@ -94,9 +100,10 @@ def _columns(path: Path, tables: list[Vectors]) -> list[str]:
     found: list[str] = []
     for file in (f for f in files if f.suffix == ".parquet"):
         parquet = import_extra("pyarrow.parquet", "index")
-        known = [name for name in COLUMNS if name in parquet.read_schema(file).names]
-        if known:
-            found += parquet.read_table(file, columns=known[:1]).column(0).to_pylist()
+        with reading(file):
+            known = [name for name in COLUMNS if name in parquet.read_schema(file).names]
+            if known:
+                found += parquet.read_table(file, columns=known[:1]).column(0).to_pylist()
     return found
 
 
@@ -122,6 +129,10 @@ def check_index(edit: Edit, tables: Sequence[Vectors], queries: Queries) -> dict
         and their number. `collateral`: percent of other queries whose first answer is another. `still`: queries that
         still bring up such pictures, with their share among the first k. Shares and percents are lists, one a side.
     """
+    if queries.vectors.shape[1] != len(edit.left):
+        raise ValueError(
+            f"queries: they are {queries.vectors.shape[1]} wide; expected {len(edit.left)}, as the index is"
+        )
     names, n = forgotten(edit), range(len(queries.texts))
     asked = [queries.place(name) for name in names]
     about = {name: {i for i in n if says(queries.texts[i], name)} for name in names}

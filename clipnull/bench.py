@@ -45,12 +45,12 @@ COUNTED = ("forgotten, right", "kept: lost, gained", "worst cell: lost", "others
 
 
 def every_request(images: Images, paradigms: Iterable[str] = PARADIGMS) -> list[Forget]:
-    """Every single class, every single cell that holds pictures, every single domain; in the vocabulary's order."""
-    classes, domains = images.vocabulary.classes, images.vocabulary.domains
+    """Every single class and, of several domains, every cell that holds pictures and every domain; in order."""
+    classes, domains, several = images.vocabulary.classes, images.vocabulary.domains, images.vocabulary.shape[1] > 1
     every = [
         *(Forget(classes=[c]) for c in classes),
-        *(Forget([classes[c]], [domains[k]]) for c, k in images.counts().nonzero().tolist()),
-        *(Forget(domains=[k]) for k in domains),
+        *(Forget([classes[c]], [domains[k]]) for c, k in images.counts().nonzero().tolist() if several),
+        *(Forget(domains=[k]) for k in domains if several),
     ]
     return [request for request in every if request.paradigm in paradigms]
 

@@ -11,6 +11,7 @@
 `clipnull bench`    every request x every method on a data set; with --rivals, other people's
                     methods, too; with --speed, the time of the closed form; with --device, that of three
                     towers on a GPU
+`clipnull data`     which pictures would be used: layout, counts, what is left out
 `clipnull audit`    what remains of the forgotten and what is damaged, the worst first
 `clipnull embed`    write what a model makes of pictures and names into one file
 `clipnull paper`    both for several models and folders, beside the paper's two figures

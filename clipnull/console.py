@@ -13,6 +13,9 @@ from typing import Any, NoReturn
 
 from .errors import near, one_of
 
+DATA = "a folder <domain>/<class>/* or <class>/*, a table, archives, or FILE.npz of embeddings; LAYOUT:DATA if need be"
+"""What a command says of an argument that `load_images` takes."""
+
 
 class Parser(argparse.ArgumentParser):
     """Tells an error in one line, with near matches for an unknown command, option or choice."""

@@ -1,130 +1,42 @@
-"""Pictures by class and domain: the embedded miniworld, or a folder of your own."""
+"""One way in: the embedded miniworld, a data set in its published layout, a table, archives, a file of embeddings."""
 
 import os
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from PIL import Image
-from torch import Tensor
-
-from .errors import names, one_of
+from .archives import TARS, tars_in, unpacked
+from .datasets import LAYOUTS, SPLITS, Dataset, load_dataset, recognise
+from .errors import brief, one_of
 from .files import data_folder
-from .pictures import SUFFIXES, find, read, why_unreadable
+from .images import Images as Images
 from .stored import is_stored
 from .stored import read as read_stored
-from .wording import Vocabulary
 
 
-@dataclass(frozen=True, eq=False)
-class Images:
-    """n pictures with the class and domain of each. They are read from disk whenever they are used.
-
-    Attributes
-    ----------
-    files : tuple of n Path
-        Empty where only embeddings are stored.
-    classes, domains : (n,) int64
-        Places in `vocabulary.classes` and `vocabulary.domains`.
-    vocabulary : Vocabulary
-    stored : (n, d) float32, optional
-        Embeddings in place of files (`clipnull.stored`).
-
-    Examples
-    --------
-    >>> import clipnull as cn
-    >>> images = cn.load_images()
-    >>> images.counts().shape == images.vocabulary.shape
-    True
-    >>> images.select(classes=["dog"], domains=["line"]).image(0).size
-    (128, 128)
-    """
-
-    files: tuple[Path, ...]
-    classes: Tensor
-    domains: Tensor
-    vocabulary: Vocabulary
-    stored: Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(self.classes)
-
-    @property
-    def has_pixels(self) -> bool:
-        """Whether there is something to look at; False where only embeddings are stored."""
-        return self.stored is None
-
-    def validate_pixels(self) -> None:
-        """Raises ValueError where only embeddings are stored."""
-        if not self.has_pixels:
-            raise ValueError(
-                f"images: embeddings of {len(self)} pictures are stored, not the pictures; expected a folder"
-            )
-
-    def image(self, i: int) -> Image.Image:
-        """Picture `i` in RGB: upright, in 8 bits, on white where it is transparent.
-
-        Raises ValueError with the file's name if it is broken, or if only embeddings are stored, and OSError if it
-        cannot be opened.
-        """
-        self.validate_pixels()
-        return read(self.files[i])
-
-    def counts(self) -> Tensor:
-        """Pictures in each cell: (C, K) int64."""
-        c, k = self.vocabulary.shape
-        return torch.bincount(self.classes * k + self.domains, minlength=c * k).view(c, k)
-
-    def select(self, classes: Sequence[str] | None = None, domains: Sequence[str] | None = None) -> "Images":
-        """The pictures of some classes and domains, in the same vocabulary."""
-        keep = torch.ones(len(self), dtype=torch.bool)
-        for argument, wanted, known, label in (
-            ("classes", classes, self.vocabulary.classes, self.classes),
-            ("domains", domains, self.vocabulary.domains, self.domains),
-        ):
-            if wanted is not None:
-                wanted = names(argument, wanted, known)
-                keep &= torch.isin(label, torch.tensor([known.index(w) for w in wanted]))
-        return self.where(keep)
-
-    def where(self, mask: Tensor) -> "Images":
-        """The pictures at the places `mask` (n,) bool, in the same vocabulary."""
-        if mask.shape != (len(self),) or mask.dtype != torch.bool:
-            raise ValueError(f"mask: {tuple(mask.shape)} {mask.dtype}; expected bool ({len(self)},)")
-        files = tuple(file for file, wanted in zip(self.files, mask.tolist(), strict=self.stored is None) if wanted)
-        stored = None if self.stored is None else self.stored[mask]
-        return Images(files, self.classes[mask], self.domains[mask], self.vocabulary, stored)
-
-    def halves(self, seed: int = 0) -> Tensor:
-        """A random half of the pictures of each cell, rounded down: (n,) bool; the others are the second half."""
-        first, cell_of = (
-            torch.zeros(len(self), dtype=torch.bool),
-            self.classes * self.vocabulary.shape[1] + self.domains,
-        )
-        shuffled = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
-        for cell in cell_of.unique():
-            own = shuffled[cell_of[shuffled] == cell]
-            first[own[: len(own) // 2]] = True
-        return first
-
-
-def load_images(folder: str | os.PathLike | None = None, split: str = "test") -> Images:
-    """Pictures of a folder laid out as `<folder>/<domain>/<class>/<picture>`; by default the embedded miniworld.
+def load_images(folder: str | os.PathLike | None = None, split: str | None = None, layout: str | None = None) -> Images:
+    """Pictures with their classes and domains: of a folder, a table or archives; by default the embedded miniworld.
 
     Or the embeddings of pictures in a file of `clipnull embed`, FILE.npz, for the model that `load` makes of that file.
 
-    Cells may be missing. Of every file the header is read, once: what cannot be a picture is named in a warning,
-    counted and left out. One that turns out broken when it is embedded is left out then, see `embed`. Hidden files and
-    folders and __MACOSX are passed over; links that lead out of the folder are named in a warning and left out.
+    Known are the layouts of `clipnull.datasets`: PACS, Office-Home, VLCS and DomainNet as they are published, folders
+    `<domain>/<class>/*` and `<class>/*`, a .csv or .parquet file of paths; and WebDataset archives, a .tar or a folder
+    of them, which are unpacked into the cache. Class names become words: "Alarm_Clock" is "alarm clock". Cells may be
+    missing. Where a folder can be read in two ways, the error says what decides.
+
+    Of every file the header is read, once: what cannot be a picture is named in a warning, counted and left out, and so
+    are links that lead out of the folder, and pictures at another depth. One that turns out broken when it is embedded
+    is left out then, see `embed`. Hidden files and folders and __MACOSX are passed over.
 
     Parameters
     ----------
     folder : str or Path, optional
-        Or such a file.
-    split : str
-        Of miniworld: "test" or "train".
+        Or such a file. In a text, `layout` and `split` may stand before the path, as in "classes:train:PATH": that is
+        for commands and for the parameters of notebooks.
+    split : str, optional
+        "test" or "train", of miniworld [test] and of any other pictures [all of them]: as published, or else by a hash
+        of their paths (`datasets.load_dataset`).
+    layout : str, optional
+        One of `datasets.LAYOUTS`; by default it is found out.
 
     Returns
     -------
@@ -133,7 +45,9 @@ def load_images(folder: str | os.PathLike | None = None, split: str = "test") ->
     Raises
     ------
     ValueError
-        For a folder that is missing, empty, or has fewer than two domains or classes, and for an unfit file.
+        For a place that is missing, empty, has fewer than two classes or can be read in two ways; for an unfit file.
+    OSError
+        If archives cannot be unpacked into the cache.
 
     Warns
     -----
@@ -148,45 +62,61 @@ def load_images(folder: str | os.PathLike | None = None, split: str = "test") ->
     >>> len(cn.load_images(split="train")), len(cn.load_images())
     (620, 645)
     """
-    if folder is None:
-        folder = data_folder("miniworld") / one_of("split", split, ["test", "train"])
-    if is_stored(folder):
+    if folder is not None and is_stored(folder):
+        if split or layout:
+            raise ValueError(f"split, layout: {split!r}, {layout!r} given for a file of embeddings; expected neither")
         found = read_stored(Path(folder))
         return Images((), found.classes, found.domains, found.vocabulary, found.vectors["images"])
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise ValueError(f"folder: {str(folder)!r} is not a folder; expected one laid out <domain>/<class>/<picture>")
-    files, left = find(folder)
-    if left:
-        warnings.warn(f"{len(left)} links or folders are left out: {_told(left, folder)}", stacklevel=2)
-    if not files:
-        raise ValueError(
-            f"folder: {str(folder)!r} holds no pictures; expected <domain>/<class>/<picture> with one of "
-            f"{', '.join(sorted(SUFFIXES))}"
-        )
-    broken = {f: reason for f in files if (reason := why_unreadable(f))}
-    if broken:
-        warnings.warn(
-            f"{len(broken)} of {len(files)} pictures cannot be read and are left out: {_told(broken, folder)}",
-            stacklevel=2,
-        )
-        files = [f for f in files if f not in broken]
-    classes, domains = (sorted({f.parts[i] for f in files}) for i in (-2, -3))
-    for what, found in (("domain", domains), ("class", classes)):
-        if len(found) < 2:
+    dataset = find_dataset(folder, split, layout)
+    if told := dataset.told_left():
+        warnings.warn(told, stacklevel=2)
+    return dataset.images
+
+
+def find_dataset(
+    place: str | os.PathLike | None = None, split: str | None = None, layout: str | None = None
+) -> Dataset:
+    """What `load_images` takes its pictures from, and what it leaves out; not for files of embeddings."""
+    if place is None:
+        root = data_folder("miniworld") / one_of("split", split or "test", ["test", "train"])
+        return load_dataset(root, "domains")
+    path, split, layout = parse_place(place, split, layout)
+    tars = [] if layout not in (None, "webdataset") else tars_in(path, split or "all")
+    if layout == "webdataset" and not tars:
+        raise ValueError(f"folder: {str(path)!r} holds no archives; expected a {TARS[0]} file, or a folder of them")
+    if tars:
+        if layout is None and path.is_dir() and (beside := _other_layout(path)):
             raise ValueError(
-                f"folder: {str(folder)!r} holds {len(found)} {what} with readable pictures "
-                f"({', '.join(found) or 'none'}); expected at least two, as <domain>/<class>/<picture>"
+                f"folder: {str(path)!r} holds archives, and pictures laid out {beside!r}; expected one of "
+                f"'webdataset:{path}' and '{beside}:{path}'"
             )
-    return Images(
-        tuple(files),
-        torch.tensor([classes.index(f.parts[-2]) for f in files]),
-        torch.tensor([domains.index(f.parts[-3]) for f in files]),
-        Vocabulary(tuple(classes), tuple(domains)),
-    )
+        return unpacked(tars, path, split or "all")
+    return load_dataset(path, layout, split or "all")
 
 
-def _told(reasons: dict[Path, str], folder: Path) -> str:
-    """The first five files with the reason of each, in one line."""
-    some = "; ".join(f"{str(f.relative_to(folder))!r} ({reason})" for f, reason in list(reasons.items())[:5])
-    return some + (f"; and {len(reasons) - 5} more" if len(reasons) > 5 else "")
+def parse_place(
+    place: str | os.PathLike, split: str | None = None, layout: str | None = None
+) -> tuple[Path, str | None, str | None]:
+    """Path, split and layout of a text such as "classes:train:PATH"; what is not told there is as given."""
+    rest = os.fspath(place)
+    while not os.path.lexists(rest):
+        word, colon, behind = rest.partition(":")
+        if not colon or word not in (*LAYOUTS, *SPLITS):
+            break
+        known = layout if word in LAYOUTS else split
+        if known not in (None, word):
+            raise ValueError(
+                f"folder: {brief(os.fspath(place))} says {word!r}, and {known!r} is said too; expected one"
+            )
+        split, layout, rest = (split, word, behind) if word in LAYOUTS else (word, layout, behind)
+    if split is not None:
+        one_of("split", split, SPLITS)
+    return Path(rest), split, None if layout is None else one_of("layout", layout, LAYOUTS)
+
+
+def _other_layout(folder: Path) -> str:
+    """The layout in which pictures can be read that lie beside archives; "" if there are none."""
+    try:
+        return recognise(folder)[1]
+    except ValueError:
+        return ""

@@ -4,18 +4,23 @@
 |---|---|
 | `pacs` | `<domain>/<class>/*`, often below `kfold`: art_painting, cartoon, photo, sketch |
 | `office-home` | `<domain>/<class>/*`, below `OfficeHomeDataset_10072016`: Art, Clipart, Product, Real World |
-| `vlcs` | `<domain>/<full, train, test, crossval>/<0 to 4>/*`: CALTECH, LABELME, PASCAL, SUN |
+| `vlcs` | `<domain>/<full, train, test, crossval>/<0 to 4>/*`: CALTECH, LABELME, PASCAL, SUN; or, as DomainBed has \
+it, `<domain>/<class>/*`: Caltech101, LabelMe, VOC2007, SUN09 |
 | `domainnet` | `<domain>/<class>/*`, lists `<domain>_train.txt` and `<domain>_test.txt` beside the six domains |
 | `domains` | `<domain>/<class>/*`, any other |
 | `classes` | `<class>/*`, without domains |
 | `table` | a .csv or .parquet file with the columns path, class and, if there are any, domain |
+| `webdataset` | .tar files, see `clipnull.archives` |
+
+A data set may lie one or two folders down, or in a folder `train` or `test`, which `split` names. Where two readings
+are possible, none is taken, and the error says what decides.
 """
 
-import csv
 import hashlib
 import os
 import re
-from collections import defaultdict
+import unicodedata
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,24 +28,27 @@ from typing import Any
 
 import torch
 
-from .data import Images
-from .errors import import_extra, one_of
-from .pictures import find, why_unreadable
+from .errors import one_of, shorten
+from .images import Images
+from .listing import Row, read_table
+from .pictures import SUFFIXES, find, why_unreadable
 from .wording import Vocabulary
 
 DOMAINS = {
-    "pacs": {"art_painting", "cartoon", "photo", "sketch"},
-    "office-home": {"art", "clipart", "product", "real world"},
-    "vlcs": {"caltech", "labelme", "pascal", "sun"},
-    "domainnet": {"clipart", "infograph", "painting", "quickdraw", "real", "sketch"},
+    "pacs": [("art_painting", "cartoon", "photo", "sketch")],
+    "office-home": [("Art", "Clipart", "Product", "Real World")],
+    "vlcs": [("CALTECH", "LABELME", "PASCAL", "SUN"), ("Caltech101", "LabelMe", "VOC2007", "SUN09")],
+    "domainnet": [("clipart", "infograph", "painting", "quickdraw", "real", "sketch")],
 }
-LAYOUTS = (*DOMAINS, "domains", "classes", "table")
+"""The domains of each, as `DOMAIN_PHRASES` knows them; on disk, capitals do not count, nor "_" in place of a blank."""
+LAYOUTS, SPLITS = (*DOMAINS, "domains", "classes", "table", "webdataset"), ("all", "train", "test")
 VLCS = ("bird", "car", "chair", "dog", "person")
 """What the folders 0 to 4 hold."""
-UNNAMED = "picture"
-"""The one domain of a data set without any: "a picture of a dog"."""
-TEST_SHARE = 0.2
-COLUMNS = {"path": ("path", "file", "filepath", "image"), "class": ("class", "label"), "domain": ("domain",)}
+UNNAMED = "image"
+"""The one domain of a data set without any: "an image of a dog", which none of the prompts says that evaluate."""
+FOLDERS_OF_SPLITS = {"train", "training", "test", "val", "valid", "validation"}
+TEST_SHARE, TOLD = 0.2, 5
+"""Of pictures without a split of their own; files that are left out, of those that a warning names."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +66,13 @@ class Dataset:
     left: dict[str, str] = field(default_factory=dict)
     folders: dict[str, list[str]] = field(default_factory=dict)
 
+    def told_left(self) -> str:
+        """What is left out, the first few with the reason of each, in one line; "" if nothing is."""
+        some = "; ".join(f"{name!r} ({reason})" for name, reason in list(self.left.items())[:TOLD])
+        more = f"; and {len(self.left) - TOLD} more" if len(self.left) > TOLD else ""
+        told = f"{len(self.left)} files or folders are left out, beside {len(self.images)} pictures: {some}{more}"
+        return told if self.left else ""
+
     def manifest(self) -> dict[str, Any]:
         """What JSON keeps of it: counts of pictures by class and domain, what was left out and why, and a SHA-256.
 
@@ -65,7 +80,7 @@ class Dataset:
         """
         classes, domains = self.images.vocabulary.classes, self.images.vocabulary.domains
         rows = zip(self.images.files, self.images.classes.tolist(), self.images.domains.tolist(), strict=True)
-        lines = sorted(f"{_below(file, self.root)}\t{classes[c]}\t{domains[k]}" for file, c, k in rows)
+        lines = sorted(f"{below(file, self.root)}\t{classes[c]}\t{domains[k]}" for file, c, k in rows)
         counts = self.images.counts().tolist()
         return {
             "layout": self.layout,
@@ -74,47 +89,54 @@ class Dataset:
             "counts": {c: dict(zip(domains, row, strict=True)) for c, row in zip(classes, counts, strict=True)},
             "folders": self.folders,
             "left_out": self.left,
-            "sha256": hashlib.sha256("\n".join(lines).encode()).hexdigest(),
+            "sha256": hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest(),
         }
 
 
 def load_dataset(place: str | os.PathLike, layout: str | None = None, split: str = "all") -> Dataset:
     """The pictures of a data set, in the layout it is published in, for `embed` and all that takes Images.
 
-    place: a folder, or a table; a folder may hold the data set one or two levels down. layout: one of LAYOUTS; found
-    out if not given. split: "all", "train" or "test". DomainNet and VLCS bring their own; other pictures are in "test"
-    by a hash of their paths in the data set, about TEST_SHARE of them: the same on every machine, whatever else is
-    there. (PACS' own "test" lists hold its training pictures, too: they are for another domain than one trained on.)
+    place: a folder, or a table. layout: one of LAYOUTS but `webdataset`; found out if not given. split: "all", "train"
+    or "test". Folders train and test, DomainNet and VLCS bring their own; other pictures are in "test" by a hash of
+    their paths in the data set, about TEST_SHARE of them: the same on every machine, whatever else is there. (PACS' own
+    "test" lists hold its training pictures, too: they are for another domain than one trained on.)
 
     Class names become words: "Alarm_Clock", "AlarmClock" and "007.alarm_clock" are "alarm clock", and folders that
     become the same words are one class. Files that cannot be pictures are left out and told in `left` with the reason.
-    Raises ValueError where nothing can be read, and for fewer than two classes.
+    Raises ValueError where nothing can be read, for fewer than two classes, and where two readings are possible.
     """
-    place = Path(place)
-    one_of("split", split, ["all", "train", "test"])
+    place, published = Path(place), False
+    one_of("split", split, SPLITS)
+    if layout is not None:
+        one_of("layout", layout, LAYOUTS[:-1])
     if place.is_file() and layout in (None, "table"):
-        root, layout, (rows, left) = place.parent, "table", _table(place)
-    elif not place.is_dir():
-        raise ValueError(f"place: {str(place)!r} is no folder; expected one, or a .csv or .parquet file with paths")
+        root, layout, (rows, left) = place.parent, "table", read_table(place, UNNAMED)
+    elif not place.is_dir() or layout == "table":
+        raise ValueError(
+            f"folder: {str(place)!r} is not a {'table' if layout == 'table' else 'folder'}; expected a folder of "
+            "pictures, such as <domain>/<class>/<picture>, or a .csv or .parquet file with their paths"
+        )
     else:
-        root, layout = _root(place) if layout is None else (place, one_of("layout", layout, LAYOUTS[:-1]))
+        root, layout, published = recognise(place, layout, split)
         rows, left = _rows(root, layout, split)
-    published = split != "all" and layout in ("domainnet", "vlcs")
-    if published and layout == "domainnet":
-        listed = {*_listed(root, {domain for _, _, domain in rows}, split)}
-        rows = [row for row in rows if _below(row[0], root) in listed]
-    elif split != "all" and not published:
-        rows = [row for row in rows if in_test(_below(row[0], root)) == (split == "test")]
-    left |= {_below(file, root): reason for file, _, _ in rows if (reason := why_unreadable(file))}
-    kept = [row for row in rows if _below(row[0], root) not in left]
+        own = split != "all" and not published
+        if own and layout == "domainnet":
+            listed, published = {*_listed(root, {domain for _, _, domain in rows}, split)}, True
+            rows = [row for row in rows if below(row[0], root) in listed]
+        published |= own and layout == "vlcs" and _has_splits(root)
+    if split != "all" and not published:
+        rows = [row for row in rows if in_test(below(row[0], root)) == (split == "test")]
+    left |= {below(file, root): reason for file, _, _ in rows if (reason := why_unreadable(file))}
+    kept = [row for row in rows if below(row[0], root) not in left]
     folders = defaultdict(set)
     for _, name, _ in kept:
         folders[clean_name(name)].add(name)
     classes, domains = sorted(folders), sorted({domain for _, _, domain in kept})
     if len(classes) < 2:
         raise ValueError(
-            f"place: {str(place)!r}, read as {layout!r}, holds {len(classes)} classes with readable pictures "
-            f"({', '.join(classes) or 'none'}; {len(left)} files left out); expected at least two"
+            f"folder: {str(place)!r}, read as {layout!r}, holds {len(classes)} "
+            f"{'class' if len(classes) == 1 else 'classes'} with readable pictures ({', '.join(classes) or 'none'}); "
+            f"expected at least two; left out: {shorten(f'{n} ({why})' for n, why in left.items())}".removesuffix(": ")
         )
     images = Images(
         tuple(file for file, _, _ in kept),
@@ -132,64 +154,135 @@ def clean_name(name: str) -> str:
     >>> [clean_name(name) for name in ("Alarm_Clock", "007.Black_footed_Albatross", "FlipFlops", "T-Shirt", "the+sun")]
     ['alarm clock', 'black footed albatross', 'flip flops', 't-shirt', 'the sun']
     """
+    name = unicodedata.normalize("NFC", name)
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", re.sub(r"^\d+[._\- ]+(?=[^\W\d_])", "", name))
     return " ".join(re.sub(r"[_+]", " ", spaced).split()).lower() or name
 
 
 def in_test(path: str, share: float = TEST_SHARE) -> bool:
     """Whether a picture belongs to the test split, by a hash of its path with "/" in it."""
-    return int(hashlib.sha256(path.encode()).hexdigest()[:8], 16) < share * 2**32
+    return int(hashlib.sha256(path.encode(errors="surrogateescape")).hexdigest()[:8], 16) < share * 2**32
 
 
 # --- folders
 
-Row = tuple[Path, str, str]
 
-
-def _root(folder: Path) -> tuple[Path, str]:
-    """Where the data set in `folder` begins, at most two levels down, and its layout."""
+def recognise(folder: Path, layout: str | None = None, split: str = "all") -> tuple[Path, str, bool]:
+    """Where the data set in `folder` begins, at most two levels down, its layout, and whether a folder is the split."""
     level = [folder]
     for _ in range(3):
-        for place in level:
-            names = {entry.name.lower().replace("_", " ") for entry in _folders(place)}
-            for layout, domains in DOMAINS.items():
-                if {domain.replace("_", " ") for domain in domains} <= names:
-                    return place, layout
-        level = [entry for place in level for entry in _folders(place)][:100]
-    return folder, "domains" if find(folder)[0] else "classes"
+        found = [(place, known) for place in level for known in _published(place) if layout in (None, known)]
+        chosen = [place for place in found if place[0].name.lower() == split and place[0] != folder]
+        if len(found) == 1 or len(chosen) == 1:
+            return *(chosen or found)[0], bool(chosen)
+        if found:
+            some = shorten(f"{place.relative_to(folder).as_posix()} ({known})" for place, known in found)
+            raise ValueError(
+                f"folder: {str(folder)!r} holds several data sets, {some}; expected the folder of one"
+                + (", or its split: 'train:...' or 'test:...'" if {p.name for p, _ in found} & {*SPLITS} else "")
+            )
+        level = [entry for place in level for entry in _folders(place) if not entry.is_symlink()][:100]
+    if layout in DOMAINS:
+        some = " or ".join(", ".join(names) for names in DOMAINS[layout])
+        raise ValueError(f"folder: {str(folder)!r} does not hold the domains of {layout!r}; expected folders {some}")
+    return _other(folder, layout, split)
+
+
+def _other(folder: Path, layout: str | None, split: str) -> tuple[Path, str, bool]:
+    """`recognise` for folders that are no known data set."""
+    place, chosen = folder, False
+    for _ in range(3):
+        inside = _folders(place)
+        if len(inside) > 1 and {entry.name.lower() for entry in inside} <= FOLDERS_OF_SPLITS and not chosen:
+            chosen = any(entry.name == split for entry in inside)
+            if chosen:
+                place = place / split
+                continue
+            if layout != "domains":
+                some = " or ".join(f"'{entry}'" for entry in inside)
+                raise ValueError(
+                    f"folder: {str(folder)!r} holds {', '.join(entry.name for entry in inside)}; expected one of these "
+                    f"splits, {some}, or 'train:{folder}' or 'test:{folder}', or 'domains:{folder}' if they are domains"
+                )
+        flat = sum(_holds(entry) for entry in inside)
+        deep = any(_holds(entry) for parent in inside for entry in _folders(parent))
+        if layout is None and deep and (flat > 1 or len(inside) == 1):
+            told = "pictures in its folders and in folders of these" if flat else f"one folder, {inside[0].name!r}"
+            raise ValueError(
+                f"folder: {str(folder)!r} holds {told}; expected one of 'domains:{place}', <domain>/<class>/<picture>, "
+                f"and 'classes:{place if flat else inside[0]}', <class>/<picture>"
+            )
+        if deep or flat:
+            return place, layout or ("domains" if deep else "classes"), chosen
+        if len(inside) != 1 or inside[0].is_symlink():
+            break
+        place = inside[0]
+    tables = [entry.name for entry in sorted(folder.iterdir()) if entry.suffix.lower() in (".csv", ".parquet")]
+    raise ValueError(
+        f"folder: {str(folder)!r} holds no pictures; expected <domain>/<class>/<picture> or <class>/<picture> with one "
+        f"of {', '.join(sorted(SUFFIXES))}" + (f", or the name of a table, such as {tables[0]}" if tables else "")
+    )
+
+
+def _published(folder: Path) -> list[str]:
+    """The data sets whose domains a folder holds, all of them."""
+    there = {_plain(entry.name) for entry in _folders(folder)}
+    return [known for known, sets in DOMAINS.items() if any({*map(_plain, names)} <= there for names in sets)]
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("_", " ")
 
 
 def _folders(folder: Path) -> list[Path]:
+    return [folder / e.name for e in _entries(folder) if _is_folder(e) and e.name != "__MACOSX"]
+
+
+def _entries(folder: Path) -> list[os.DirEntry]:
     try:
-        return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".") and p.name != "__MACOSX")
-    except OSError:
+        return sorted((e for e in os.scandir(folder) if not e.name.startswith(".")), key=lambda e: e.name)
+    except OSError:  # which `find` tells
         return []
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
+
+
+def _holds(folder: Path) -> bool:
+    """Whether files lie in a folder itself that are pictures by their names."""
+    return any(os.path.splitext(e.name)[1].lower() in SUFFIXES and os.path.isfile(e.path) for e in _entries(folder))
+
+
+def _has_splits(root: Path) -> bool:
+    return any((domain / part).is_dir() for domain in _folders(root) for part in ("full", "test"))
 
 
 def _rows(root: Path, layout: str, split: str) -> tuple[list[Row], dict[str, str]]:
     """The pictures in `root` with class and domain as they are on disk, and what is left out."""
+    there = {_plain(entry.name) for entry in _folders(root)}
+    sets = ({_plain(name): name for name in names} for names in DOMAINS.get(layout, []))
+    canonical = next((names for names in sets if names.keys() <= there), {})
     if layout == "classes":
         files, left = find(root, 2)
         rows = [(file, file.parts[-2], UNNAMED) for file in files]
-    elif layout == "vlcs" and any(
-        (domain / "full").is_dir() or (domain / "test").is_dir() for domain in _folders(root)
-    ):
-        rows, left = [], {}
-        for domain in _folders(root):
+    elif layout == "vlcs" and _has_splits(root):
+        rows, left, numbered = [], {}, {str(i): name for i, name in enumerate(VLCS)}
+        for domain in (entry for entry in _folders(root) if _plain(entry.name) in canonical):
             whole = ["full"] if (domain / "full").is_dir() else ["train", "crossval", "test"]
             for part in whole if split == "all" else ["train", "crossval"] if split == "train" else ["test"]:
-                files, reasons = find(domain / part, 2)
+                files, reasons = find(domain / part, 2) if (domain / part).is_dir() else ([], {})
                 left |= reasons
-                names = [f.parts[-2] for f in files]
-                names = [VLCS[int(name)] if name in ("0", "1", "2", "3", "4") else name for name in names]
-                rows += [(file, name, domain.name) for file, name in zip(files, names, strict=True)]
+                named = [numbered.get(file.parts[-2], file.parts[-2]) for file in files]
+                rows += [(f, name, canonical[_plain(domain.name)]) for f, name in zip(files, named, strict=True)]
     else:
         files, left = find(root)
         rows = [(file, file.parts[-2], file.parts[-3]) for file in files]
-        if layout in DOMAINS:  # lists, sketches of the authors and the like are beside the domains
-            known = {domain.replace("_", " ") for domain in DOMAINS[layout]}
-            rows = [row for row in rows if row[2].lower().replace("_", " ") in known]
-    return rows, {_below(file, root): reason for file, reason in left.items()}
+        if canonical:  # lists, sketches of the authors and the like are beside the domains
+            beside = Counter(row[2] for row in rows if _plain(row[2]) not in canonical)
+            left |= {root / name: f"no domain of {layout}, with {n} pictures" for name, n in sorted(beside.items())}
+            rows = [(*row[:2], canonical[_plain(row[2])]) for row in rows if row[2] not in beside]
+    return rows, {below(file, root): reason for file, reason in left.items()}
 
 
 def _listed(root: Path, domains: set[str], split: str) -> Iterator[str]:
@@ -202,34 +295,6 @@ def _listed(root: Path, domains: set[str], split: str) -> Iterator[str]:
             yield line.rpartition(" ")[0]
 
 
-def _below(file: Path, root: Path) -> str:
+def below(file: Path, root: Path) -> str:
+    """The path of a file in a data set; of one outside, which a table may name, as it is."""
     return file.relative_to(root).as_posix() if file.is_relative_to(root) else file.as_posix()
-
-
-# --- tables
-
-
-def _table(file: Path) -> tuple[list[Row], dict[str, str]]:
-    """The rows of a table; paths are relative to its folder."""
-    if file.suffix.lower() == ".parquet":
-        read: Any = import_extra("pyarrow.parquet", "index").read_table(file)
-        columns = {name: read.column(name).to_pylist() for name in read.column_names}
-    elif file.suffix.lower() == ".csv":
-        with open(file, encoding="utf-8-sig", newline="") as opened:
-            lines = list(csv.DictReader(opened))
-        columns = {name: [line[name] for line in lines] for name in lines[0] if name} if lines else {}
-    else:
-        raise ValueError(f"place: {str(file)!r} is no table; expected .csv or .parquet")
-    known = {name.strip().lower(): name for name in columns}
-    chosen = {what: next((known[n] for n in names if n in known), None) for what, names in COLUMNS.items()}
-    if chosen["path"] is None or chosen["class"] is None:
-        raise ValueError(f"place: {str(file)!r} has the columns {list(columns)}; expected path and class, and domain")
-    rows, left = [], {}
-    n = len(columns[chosen["path"]])
-    told = {what: columns[name] if name else [UNNAMED] * n for what, name in chosen.items()}
-    for i, (path, name, domain) in enumerate(zip(told["path"], told["class"], told["domain"], strict=True)):
-        if not all(isinstance(value, str) and value.strip() for value in (path, name, domain)):
-            left[f"row {i + 1}"] = "path, class or domain is empty or no text"
-        else:
-            rows.append((file.parent / path, name.strip(), domain.strip()))
-    return rows, left

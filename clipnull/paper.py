@@ -7,6 +7,7 @@ by every method (`clipnull.bench`), and writes PAPER.md. What is done stays: the
 import hashlib
 import json
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +15,13 @@ from pathlib import Path
 import torch
 
 from . import __version__, bench
-from .data import Images, load_images
+from .data import Images, find_dataset, load_images, parse_place
+from .datasets import below
 from .errors import at_least, distinct, names, one_line, one_of, shorten
 from .files import write_text
 from .methods import METHODS
 from .methods.nullspace import PUBLISHED
 from .models import Clip, load, open_clip, source_of
-from .pictures import find
 from .prototypes import ALGORITHM
 from .results import name_of
 from .stored import read
@@ -94,7 +95,7 @@ def measure(
     Parameters
     ----------
     folders : sequence of str or Path
-        Each laid out `<domain>/<class>/<picture>`, or with that in the only folder that it holds.
+        In a layout that `load_images` knows.
     models : sequence of str
         See `load`.
     pretrained : str, optional
@@ -152,12 +153,15 @@ def _pairs(folders: Sequence[str | Path], models: dict[str, str | None], most: i
     if most is not None:
         at_least("most", most, 1)
     named = distinct("folders", [str(folder) for folder in folders])
-    if gone := [folder for folder in named if not Path(folder).is_dir()]:
+    if gone := [folder for folder in named if not parse_place(folder)[0].exists()]:
         raise ValueError(f"folders: {shorten(gone)} not there; expected folders laid out <domain>/<class>/<picture>")
-    known = [(root, name_of(folder), load_images(root)) for folder in named for root in [root_of(Path(folder))]]
+    known = [(name_of(folder), find_dataset(folder)) for folder in named]
+    for told in filter(None, (dataset.told_left() for _, dataset in known)):
+        warnings.warn(told, stacklevel=2)
     for model, tag in models.items():
-        for root, name, images in known:
-            yield Pair(model, tag, root, name, images if most is None else at_most(images, most), most)
+        for name, dataset in known:
+            images = dataset.images if most is None else at_most(dataset.images, most)
+            yield Pair(model, tag, dataset.root, name, images, most)
 
 
 def _tag(model: str, pretrained: str | None) -> str | None:
@@ -166,17 +170,6 @@ def _tag(model: str, pretrained: str | None) -> str | None:
         return None
     tags = open_clip.list_pretrained_tags_by_model(model)
     return one_of("pretrained", pretrained, tags or [f"none, {model} has no published weights: --untrained"])
-
-
-def root_of(folder: Path) -> Path:
-    """`folder`, or the one in it that holds the domains: some archives unpack as PACS/kfold/<domain>/<class>."""
-    root = folder
-    while not find(root)[0]:
-        inside = [path for path in root.iterdir() if path.name[0] not in "._" and path.is_dir()]
-        if len(inside) != 1 or inside[0].is_symlink():
-            return folder
-        root = inside[0]
-    return root
 
 
 def at_most(images: Images, most: int) -> Images:
@@ -249,9 +242,9 @@ def _measured(
 
 def _made_of(clip: Clip, pair: Pair, prototypes: bool) -> str:
     """A hash of all that a file of embeddings depends on; of pictures, their names and sizes."""
-    files = [[file.relative_to(pair.root).as_posix(), file.stat().st_size] for file in pair.images.files]
+    files = [[below(file, pair.root), file.stat().st_size] for file in pair.images.files]
     said = [TEMPLATES, DOMAIN_PROMPTS, DOMAIN_PHRASES]
-    told = [clip.fingerprint, ALGORITHM if prototypes else None, said, files]
+    told = [clip.fingerprint, ALGORITHM if prototypes else None, said, files, pair.images.vocabulary.classes]
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
 
 

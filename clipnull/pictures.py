@@ -30,7 +30,7 @@ def find(folder: Path, levels: int = 3) -> tuple[list[Path], dict[Path, str]]:
     levels: 3 for these; 2 for `<class>/<picture>`.
 
     Hidden files and folders and __MACOSX are nobody's pictures, and are not told. Left out are links that lead out of
-    the folder and folders that may not be listed. Nothing is opened.
+    the folder, folders that may not be listed, and pictures and folders at another depth. Nothing is opened.
     """
     root, level, left = os.path.realpath(folder), [folder], {}
     for depth in range(levels):
@@ -42,11 +42,17 @@ def find(folder: Path, levels: int = 3) -> tuple[list[Path], dict[Path, str]]:
                 left[parent] = error.strerror or str(error)
                 continue
             for entry in entries:
-                path = parent / entry.name
-                wanted = os.path.isdir(path) if depth < levels - 1 else path.suffix.lower() in SUFFIXES
-                if not wanted or entry.name.startswith(".") or entry.name == "__MACOSX":
+                path, last = parent / entry.name, depth == levels - 1
+                if entry.name.startswith(".") or entry.name == "__MACOSX":
                     continue
-                if entry.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(root):
+                picture = path.suffix.lower() in SUFFIXES
+                inner = os.path.isdir(path) if entry.is_symlink() else entry.is_dir()
+                if not (picture if last else inner):
+                    if picture or (inner and last):
+                        left[path] = (
+                            f"a {'picture' if picture else 'folder'} where {'pictures' if last else 'folders'} are"
+                        )
+                elif entry.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(root):
                     left[path] = "a link that leads out of the folder"
                 else:
                     below.append(path)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from . import standings, validation
 from .bench import COLUMNS, COUNTED, counted, told
+from .data import parse_place
 from .errors import one_of
 from .files import write_text
 from .index_speed import report
@@ -240,7 +241,7 @@ def short_table(entry: dict) -> str:
 
 def name_of(data: str | Path | None) -> str:
     """What results call a folder of pictures: its name, or where that is a split, the name of the folder above."""
-    folder = Path(data or "miniworld").resolve()
+    folder = parse_place(data or "miniworld")[0].resolve()
     return folder.parent.name if folder.name in ("train", "val", "test") else folder.name.removesuffix(".npz")
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from .files import alone, write_text
-from .vectors import Vectors
+from .vectors import Vectors, reading
 
 FORMAT, RECORD = "clipnull-applied", "clipnull.json"
 UNIT = 1e-3
@@ -148,7 +148,8 @@ def _rewrite(
                 if number % SAVED == 0:
                     write_text(state, json.dumps(done | {"lengths": asdict(lengths)}))
                 tell(len(chunk))
-        table.finish(rows, done["start"], target)
+        with reading(table.path):
+            table.finish(rows, done["start"], target)
         rows.unlink(missing_ok=True)
         done |= {"tables": i + 1, "rows": 0}
         write_text(state, json.dumps(done | {"lengths": asdict(lengths)}))

@@ -21,10 +21,11 @@ from .rewriting import FORMAT, Lengths, record_of, rewrite, stamp
 from .tables import SIDES, Side, open_tables
 from .vectors import Vectors
 
-LEAN = 1.5
-"""The mean picture of an index and the mean text of its model are not at a right angle: measured cosines of .27 to .31
-on OpenAI's ViT-B/32 and B/16, -.14 on miniclip, and .04 at most between two models. Less than LEAN / sqrt(d), 1.5
-deviations of chance, is taken for another model; who knows better says so."""
+LEAN, SPREAD = 1.5, 2.0
+"""What chance gives an index of another model than a patch, at most, in `belonging`. Measured on OpenAI's ViT-B/32 and
+B/16, two indices and three vocabularies, and on miniclip, two and four, with six methods: within one model the lean is
+5.8 and more or, miniclip's, .8 to 4.1, where the spread is 2.9 and more; between two models they are .9 and 1.8 at
+most. An index below both is taken for one of another model; who knows better says so."""
 WORST = 1e4
 """Inverses that make a rounding error larger than this many times are no way back."""
 
@@ -127,13 +128,29 @@ def validate(edit: Edit, tables: list[Vectors], side: Side, model: str = "", edi
         rows = next(table.chunks()).float()
         rows = F.normalize(rows[rows.isfinite().all(1)], dim=1)
         if len(rows) >= 100:
-            lean = float(F.normalize(rows.mean(0), dim=0) @ F.normalize(edit.mean_text.float(), dim=0))
-            if abs(lean) < LEAN / len(edit.left) ** 0.5:
+            lean, spread = belonging(edit, rows)
+            if lean < LEAN and spread < SPREAD:
                 raise ValueError(
-                    f"index: rows of {str(table.path)!r} have a cosine of {lean:.2f} with the mean text of "
-                    f"{edit.model or 'the patch'}, as if of another model; expected its own. If they are, say so: "
+                    f"index: rows of {str(table.path)!r} lean {lean:.1f} to the mean text of "
+                    f"{edit.model or 'the patch'} and spread {spread:.1f} along what is forgotten, as if of another "
+                    f"model ({LEAN} or {SPREAD} and more are of the same); expected its own. If they are, say so: "
                     f"--model {edit.model}"
                 )
+
+
+def belonging(edit: Edit, rows: Tensor) -> tuple[float, float]:
+    """How far unit `rows` (n, d) seem to be of the model of an edit, by two measures; for rows of another one, chance.
+
+    The lean of their mean to the mean text, in deviations of the cosine with a random direction, 1 / sqrt(d). And their
+    spread: the variance along the directions that the edit reads, `left`, over that along a random one.
+    """
+    mean = rows.mean(0)
+    read = torch.linalg.qr(edit.left.double())[0].float()
+    text = torch.zeros_like(mean) if edit.mean_text is None else edit.mean_text.float()
+    lean = abs(float(F.normalize(mean, dim=0) @ F.normalize(text, dim=0))) * len(mean) ** 0.5
+    apart = rows - mean
+    along, chance = float((apart @ read).square().sum()) / max(edit.rank, 1), float(apart.square().sum()) / len(mean)
+    return lean, along / max(chance, 1e-12)
 
 
 def undo(
@@ -209,9 +226,16 @@ def read_record(path: Path) -> dict[str, Any]:
         return {}
     try:
         told = json.loads(place.read_text(encoding="utf-8"))
-        if told["format"] != FORMAT or not all({"patch", "side"} <= entry.keys() for entry in told["edits"]):
+        kinds = {"patch": str, "side": str, "method": str, "normalize": bool}
+        entries = told["edits"]
+        if told["format"] != FORMAT or not isinstance(entries, list):
             raise ValueError("of another format")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        for entry in entries:
+            if not all(type(entry[key]) is kind for key, kind in kinds.items()) or entry["side"] not in SIDES:
+                raise ValueError("of another format")
+            if not isinstance(entry.get("source", {}).get("path", ""), str):
+                raise ValueError("of another format")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"record: {str(place)!r} cannot be read ({brief(error)}); expected it as written") from error
     return told
 

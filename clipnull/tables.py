@@ -8,14 +8,15 @@ import json
 import re
 import struct
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from .errors import brief, import_extra, one_line, one_of
-from .vectors import NUMPY, PAGE, Archived, Column, Plain, Vectors, header_of, refused
+from .errors import brief, import_extra, one_of, printable
+from .vectors import NUMPY, PAGE, WIDEST, Archived, Column, Plain, Vectors, header_of, reading, refused
 
 Side = Literal["images", "queries"]
 SIDES = ("images", "queries")
@@ -47,17 +48,17 @@ def open_vectors(path: str | Path, side: Side = "images", name: str | None = Non
     if path.suffix == ".parquet":
         import_extra("pyarrow.parquet", "index")
     opener = {".npy": _npy, ".npz": _npz, ".safetensors": _safetensors, ".parquet": _parquet}[path.suffix]
-    try:
+    with reading(path):
         found = opener(path, side, name)
-    except ValueError as error:
-        if str(error).startswith(("file:", "name:")):
-            raise
-        raise refused(path, f"cannot be read ({one_line(error)})") from error
-    except (OSError, EOFError, zipfile.BadZipFile, struct.error, LookupError, TypeError, NotImplementedError) as error:
-        raise refused(path, f"cannot be read ({type(error).__name__}: {one_line(error)})") from error
-    if not all(found.shape):
-        raise refused(path, f"holds no vectors: {found.shape[0]} rows of width {found.shape[1]}")
-    return found
+    return replace(found, words={word: text for word, text in found.words.items() if printable(text)})
+
+
+def _sound(path: Path, shape: Any) -> tuple[int, int]:
+    """`shape` as (n, d), whatever a file says it is."""
+    n, d = shape
+    if not (type(n) is type(d) is int and n > 0 and 0 < d <= WIDEST):
+        raise refused(path, f"holds no vectors: {brief(n)} rows of width {brief(d)}")
+    return n, d
 
 
 def open_folder(folder: str | Path, side: Side = "images") -> list[Vectors]:
@@ -95,8 +96,7 @@ def _npy(path: Path, side: Side, name: str | None) -> Vectors:
         offset, shape, dtype = header_of(path, file)
     if len(shape) != 2 or dtype not in NUMPY:
         raise refused(path, f"holds {dtype} of shape {shape}, no rows (n, d) of floating numbers")
-    table = Plain(path, "", (shape[0], shape[1]), NUMPY[dtype], offset=offset)
-    return _whole(table)
+    return _whole(Plain(path, "", _sound(path, shape), NUMPY[dtype], offset=offset))
 
 
 def _whole(table: Plain) -> Plain:
@@ -112,14 +112,17 @@ def _npz(path: Path, side: Side, name: str | None) -> Vectors:
         members = {m.removesuffix(".npy"): m for m in archive.namelist() if m.endswith(".npy")}
         for key, member in members.items():
             with archive.open(member) as file:
-                _, shape, dtype = header_of(path, file)
+                start, shape, dtype = header_of(path, file)
                 if len(shape) == 2 and dtype in NUMPY:
-                    heads[key] = (shape, dtype)
+                    heads[key] = (shape, dtype, archive.getinfo(member).file_size - start)
                 elif key in WORDS and not shape and dtype.kind == "U" and dtype.itemsize <= 16_000:
                     words[key] = str(np.frombuffer(file.read(dtype.itemsize), dtype)[0])
     chosen = _choose(path, side, name, list(heads))
-    shape, dtype = heads[chosen]
-    return Archived(path, chosen, (shape[0], shape[1]), NUMPY[dtype], words)
+    shape, dtype, size = heads[chosen]
+    table = Archived(path, chosen, _sound(path, shape), NUMPY[dtype], words)
+    if size != table.shape[0] * table.row:
+        raise refused(path, f"holds {chosen!r} with {size:,} bytes where its head says {table.shape[0] * table.row:,}")
+    return table
 
 
 def _safetensors(path: Path, side: Side, name: str | None) -> Vectors:
@@ -128,14 +131,15 @@ def _safetensors(path: Path, side: Side, name: str | None) -> Vectors:
         if size > MOST_HEAD:
             raise refused(path, f"says that its head has {size:,} bytes")
         head = json.loads(file.read(size))
-    told = head.pop("__metadata__", {}) if isinstance(head, dict) else {}
+    told = head.pop("__metadata__", {})
     tables = {key: v for key, v in head.items() if len(v["shape"]) == 2 and v["dtype"] in DTYPES}
     chosen = tables[key := _choose(path, side, name, list(tables))]
-    n, d = chosen["shape"]
+    begin, end = chosen["data_offsets"]
     words = {word: str(told[word]) for word in WORDS if word in told}
-    table = Plain(path, key, (n, d), DTYPES[chosen["dtype"]], words, offset=8 + size + chosen["data_offsets"][0])
-    if chosen["data_offsets"][1] - chosen["data_offsets"][0] != n * table.row:
-        raise refused(path, f"holds {key} with as many bytes as do not fit its shape")
+    shape, dtype = _sound(path, chosen["shape"]), DTYPES[chosen["dtype"]]
+    table = Plain(path, key, shape, dtype, words, offset=8 + size + max(0, begin))
+    if begin < 0 or end - begin != shape[0] * table.row:
+        raise refused(path, f"holds {key!r} at bytes {brief(begin)} to {brief(end)}, which do not fit its shape")
     return _whole(table)
 
 
@@ -150,10 +154,10 @@ def _parquet(path: Path, side: Side, name: str | None) -> Vectors:
             if (pa.types.is_list(f.type) or pa.types.is_large_list(f.type) or pa.types.is_fixed_size_list(f.type))
             and f.type.value_type in kinds
         }
-        chosen = _choose(path, side, name, list(lists))
+        chosen = _choose(path, side, name, [name for name in lists if schema.names.count(name) == 1])
         first: Any = next(file.iter_batches(1, columns=[chosen]), [[]])[0]
-        d = len(first[0]) if n and first[0].is_valid else 0
+        shape = _sound(path, (n, len(first[0]) if len(first) and first[0].is_valid else 0))
     told = {
         key.decode(errors="replace"): value.decode(errors="replace") for key, value in (schema.metadata or {}).items()
     }
-    return Column(path, chosen, (n, d), lists[chosen], {word: told[word] for word in WORDS if word in told})
+    return Column(path, chosen, shape, lists[chosen], {word: told[word] for word in WORDS if word in told})

@@ -4,6 +4,7 @@ A table is n rows of width d. Its chunks are read one after the other into the s
 """
 
 import contextlib
+import errno
 import shutil
 import zipfile
 from collections.abc import Iterator
@@ -15,10 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .errors import import_extra
+from .errors import import_extra, one_line, printable
 
-CHUNK, PAGE = 4096, 2**22
-"""Rows that are read, edited and written at a time; bytes of a Parquet file, which else come by whole row groups."""
+CHUNK, PAGE, MOST_BYTES, WIDEST = 4096, 2**22, 2**26, 2**20
+"""Rows that are read, edited and written at a time; bytes of a Parquet file, which else come by whole row groups; bytes
+of rows at a time, where they are wide; how wide they may be."""
 
 NUMPY = {np.dtype(f"<f{size}"): dtype for size, dtype in ((8, torch.float64), (4, torch.float32), (2, torch.float16))}
 
@@ -52,12 +54,13 @@ class Vectors:
 
     def chunks(self, first: int = 0) -> Iterator[Tensor]:
         """The rows from `first` on, at most CHUNK at a time: each (m, d), valid until the next one is asked for."""
-        buffer = bytearray(CHUNK * self.row)
-        with self._opened(first) as file:
-            for start in range(first, self.shape[0], CHUNK):
-                size = min(CHUNK, self.shape[0] - start) * self.row
+        most = max(1, min(CHUNK, self.shape[0], MOST_BYTES // self.row))
+        buffer = bytearray(most * self.row)
+        with reading(self.path), self._opened(first) as file:
+            for start in range(first, self.shape[0], most):
+                size = min(most, self.shape[0] - start) * self.row
                 if _fill(file, memoryview(buffer)[:size]) < size:
-                    raise refused(self.path, f"ends before row {self.shape[0] - 1} of {self.name or 'its rows'}")
+                    raise refused(self.path, f"ends before row {self.shape[0] - 1} of {self.name!r}")
                 yield torch.frombuffer(buffer, dtype=self.dtype, count=size // self.dtype.itemsize).view(
                     -1, self.shape[1]
                 )
@@ -136,18 +139,19 @@ class Column(Vectors):
     """A column of lists in a Parquet file."""
 
     def chunks(self, first: int = 0) -> Iterator[Tensor]:
-        seen = 0
-        with import_extra("pyarrow.parquet", "index").ParquetFile(
-            self.path, buffer_size=PAGE, pre_buffer=False
-        ) as file:
+        parquet, seen = import_extra("pyarrow.parquet", "index"), 0
+        with reading(self.path), parquet.ParquetFile(self.path, buffer_size=PAGE, pre_buffer=False) as file:
             for batch in file.iter_batches(CHUNK, columns=[self.name]):
                 start, seen = max(0, first - seen), seen + len(batch)
                 if start < len(batch):
                     yield self._tensor(batch.column(0))[start:].clone()
+            if seen != self.shape[0]:
+                raise refused(self.path, f"holds {seen} rows of {self.name!r} where it says {self.shape[0]}")
 
     def _tensor(self, column: Any) -> Tensor:
-        if column.null_count or column.flatten().null_count or len(column.flatten()) != len(column) * self.shape[1]:
-            raise refused(self.path, f"holds rows of {self.name} that are empty or of another length")
+        lengths = import_extra("pyarrow.compute", "index").list_value_length(column)
+        if column.null_count or column.flatten().null_count or set(lengths.unique().to_pylist()) != {self.shape[1]}:
+            raise refused(self.path, f"holds rows of {self.name!r} that are empty or of another length")
         return torch.from_numpy(np.array(column.flatten())).view(-1, self.shape[1])
 
     def finish(self, rows: Path, first: int, out: Path) -> None:
@@ -170,7 +174,30 @@ class Column(Vectors):
                     writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=file.schema_arrow))
 
 
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Whatever the readers of archives and tables raise of a damaged file becomes a ValueError that names it.
+
+    An OSError of the system, such as of a disk, stays one, and so does a lack of memory or of a package.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if str(error).startswith(("file:", "name:")):
+            raise
+        raise refused(path, f"cannot be read ({one_line(error)})") from error
+    except (ImportError, MemoryError):
+        raise
+    except OSError as error:
+        if error.errno not in (None, errno.EINVAL):  # which a place before the file's beginning is
+            raise
+        raise refused(path, f"cannot be read ({one_line(error)})") from error
+    except Exception as error:  # zlib, lzma, the parsers of headers: each has errors of its own
+        raise refused(path, f"cannot be read ({type(error).__name__}: {one_line(error)})") from error
+
+
 def refused(path: Path, what: str) -> ValueError:
+    what = what if printable(what) else ascii(what)
     return ValueError(f"file: {str(path)!r} {what}; expected a whole file of vectors, which nobody is writing to")
 
 

@@ -42,6 +42,10 @@ DOMAIN_PHRASES = {
     "clipart": "clip art",
     "infograph": "infographic",
     "quickdraw": "quick drawing",
+    **dict.fromkeys(("CALTECH", "Caltech101"), "Caltech photo"),
+    **dict.fromkeys(("LABELME", "LabelMe"), "LabelMe photo"),
+    **dict.fromkeys(("PASCAL", "VOC2007"), "Pascal photo"),
+    **dict.fromkeys(("SUN", "SUN09"), "SUN photo"),
 }
 """What folder names of well-known data sets become in a prompt; any other name stays, underscores become spaces."""
 

@@ -4,6 +4,7 @@ import json
 import math
 import pickle
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -101,6 +102,12 @@ def test_requests_are_every_class_every_filled_cell_and_every_domain(small):
         "everything in photo",
     ]
     assert [str(r) for r in bench.every_request(small, ["complete"])] == asked[-2:]
+
+
+def test_of_one_domain_classes_alone_are_requests(small):
+    names = cn.Vocabulary(["bird", "car"], ["image"])
+    one = replace(small, vocabulary=names, classes=small.classes.clamp(max=1), domains=torch.zeros_like(small.domains))
+    assert bench.every_request(one) == [cn.Forget(["bird"]), cn.Forget(["car"])]
 
 
 def test_each_request_has_a_row_for_each_method_and_prompt_set_in_order(rows, small):

@@ -1,17 +1,21 @@
 """Data sets in their published layouts: small generated trees with the same names."""
 
+import errno
 import io
 import json
 import tarfile
 from collections import Counter
+from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 import clipnull as cn
-from clipnull import datasets
+from clipnull import archives, cli
 from clipnull.archives import unpack
-from clipnull.datasets import VLCS, clean_name, in_test, load_dataset
+from clipnull.data import find_dataset, parse_place
+from clipnull.datasets import UNNAMED, VLCS, clean_name, in_test, load_dataset
 
 
 def picture(path, colour=0):
@@ -44,6 +48,7 @@ SETS = ("CALTECH", "LABELME", "PASCAL", "SUN")
         ("OfficeHomeDataset_10072016", OFFICE, "office-home", ("alarm clock", "backpack", "flipflops", "tv")),
         ("domainnet", NET, "domainnet", ("aircraft carrier", "the eiffel tower")),
         ("", (SETS, VLCS), "vlcs", VLCS),
+        ("VLCS", (("Caltech101", "LabelMe", "SUN09", "VOC2007"), VLCS), "vlcs", VLCS),
         ("", (("wood", "stone"), ("red_chair", "Sofa")), "domains", ("red chair", "sofa")),
     ],
 )
@@ -54,6 +59,7 @@ def test_published_layouts_are_found(below, parts, layout, classes, tmp_path):
     assert found.layout == layout and found.root == root and not found.left
     assert found.images.vocabulary.classes == classes and found.images.vocabulary.domains == tuple(sorted(parts[0]))
     assert (found.images.counts() == 3).all() and found.images.image(0).size == (8, 8)
+    assert cn.load_images(tmp_path).files == found.images.files
 
 
 def test_vlcs_has_numbers_for_names_and_splits_of_its_own(tmp_path):
@@ -94,12 +100,67 @@ def test_splits_are_the_same_whatever_else_is_there(tmp_path):
     assert [i for i in range(8) if in_test(f"photo/dog/{i}.jpg")] == [2, 4]  # for good
 
 
+@pytest.mark.parametrize(
+    ("trees", "message", "said"),
+    [
+        ({"": (("dog", "cat"),), "dog": (("old", "new"),)}, "in its folders and in folders of these", "classes"),
+        ({"": (("photo",), ("dog", "cat"))}, "holds one folder, 'photo'; expected one of", "domains"),
+        ({"": (("train", "val"), ("dog", "cat"))}, "holds train, val; expected one of these splits", "train"),
+        (
+            {"train": PACS, "test": PACS},
+            r"several data sets, 'test \(pacs\)', 'train \(pacs\)'; .*or its split",
+            "test",
+        ),
+        ({"one": PACS, "two": OFFICE}, "several data sets, 'one .pacs.', 'two .office-home.'", "office-home"),
+    ],
+)
+def test_where_two_readings_are_possible_the_error_says_what_decides(trees, message, said, tmp_path):
+    for below, parts in trees.items():
+        tree(tmp_path / below, *parts, n=1)
+    with pytest.raises(ValueError, match=f"folder: .*{message}"):
+        cn.load_images(tmp_path)
+    images = cn.load_images(f"{said}:{tmp_path}") if said != "classes" else load_dataset(tmp_path, "classes").images
+    files = {file.relative_to(tmp_path).parts[0] for file in images.files}
+    assert files == {"classes": {"dog", "cat"}, "domains": {"photo"}, "office-home": {"two"}}.get(said, {said})
+
+
+def test_a_place_may_say_layout_and_split(tmp_path):
+    tree(tmp_path, ("train", "val"), ("dog", "cat"), n=2)
+    both = f"classes:train:{tmp_path}"
+    assert parse_place(both) == parse_place(f"train:classes:{tmp_path}") == (tmp_path, "train", "classes")
+    assert len(cn.load_images(both)) == 4 and find_dataset(both).split == "train, published"
+    assert len(cn.load_images(tmp_path, "train")) == 4
+    assert parse_place("pacs:nowhere", "test") == (Path("nowhere"), "test", "pacs")
+    assert parse_place(r"C:\pictures")[0] == Path(r"C:\pictures")
+    for place, split, message in (
+        (both, "test", "says 'train', and 'test' is said too"),
+        ("classes:pacs:x", None, "says 'pacs', and 'classes' is said too"),
+        ("train:x.npz", None, "x.npz' is not there"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            cn.load_images(place, split)
+    with pytest.raises(ValueError, match="given for a file of embeddings; expected neither"):
+        cn.load_images("x.npz", layout="classes")
+
+
+def test_pictures_at_another_depth_are_told(tmp_path):
+    root = tree(tmp_path, *PACS, n=1)
+    tree(root, ("Raw images",), ("dog",))
+    tree(root / "photo" / "dog", ("more",), n=1)
+    picture(root / "photo" / "overview.png")
+    with pytest.warns(UserWarning, match="3 files or folders are left out, beside 12 pictures"):
+        cn.load_images(root)
+    assert load_dataset(root).left == {
+        "Raw images": "no domain of pacs, with 3 pictures",
+        "photo/dog/more": "a folder where pictures are",
+        "photo/overview.png": "a picture where folders are",
+    }
+
+
 def test_folders_of_classes_without_domains(tmp_path):
     tree(tmp_path, ("Alarm_Clock", "T-Shirt", ".cache"))
     found = load_dataset(tmp_path)
-    assert found.layout == "classes" and found.images.vocabulary == cn.Vocabulary(
-        ["alarm clock", "t-shirt"], ["picture"]
-    )
+    assert found.layout == "classes" and found.images.vocabulary == cn.Vocabulary(["alarm clock", "t-shirt"], [UNNAMED])
     assert len(found.images) == 6
 
 
@@ -132,6 +193,25 @@ def test_a_manifest_counts_and_tells_what_is_left_out(tmp_path):
     )
 
 
+def test_the_command_tells_what_would_be_used(tmp_path, capsys):
+    root = tree(tmp_path / "in", ("photo", "line"), ("Red_Chair", "sofa"), n=2)
+    (root / "photo" / "sofa" / "0000.jpg").write_bytes(b"")
+    assert cli.main(["data", str(root), "--json", str(tmp_path / "m.json"), "--tars", str(tmp_path / "out")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:6] == [
+        f"{root}: read as 'domains', split: all",
+        "7 pictures, 2 classes, 2 domains",
+        "               line   photo  in all",
+        "red chair         2       2       4",
+        "sofa              2       1       3",
+        "in all            4       3       7",
+    ]
+    assert "red chair (Red_Chair)" in lines[6] and lines[7:9] == ["left out: 1", "  photo/sofa/0000.jpg: not an image"]
+    assert json.loads((tmp_path / "m.json").read_text()) == load_dataset(root).manifest()
+    assert len(cn.load_images(tmp_path / "out")) == 7
+    assert cli.main(["data", str(tmp_path / "none")]) == 2 and "is not a folder" in capsys.readouterr().err
+
+
 # --- tables
 
 
@@ -143,6 +223,7 @@ def rows(root):
         ("sub/b.png", "sofa", "line"),
         ("gone.png", "sofa", "line"),
         ("", "x", "y"),
+        ("a.png", "sofa", "line"),
     ]
 
 
@@ -150,11 +231,13 @@ def test_a_csv_of_paths(tmp_path):
     lines = ["File, other ,class,domain".replace(" other ", "other"), *(f"{p},1,{c},{k}" for p, c, k in rows(tmp_path))]
     (tmp_path / "list.csv").write_text("\n".join(lines), encoding="utf-8-sig")
     found = load_dataset(tmp_path / "list.csv")
+    assert cn.load_images(f"table:{tmp_path / 'list.csv'}").files == found.images.files
     assert found.layout == "table" and found.images.files == (tmp_path / "a.png", tmp_path / "sub" / "b.png")
     assert found.images.vocabulary == cn.Vocabulary(["red chair", "sofa"], ["line", "photo"])
-    assert found.left == {"row 4": "path, class or domain is empty or no text", "gone.png": "No such file or directory"}
+    empty, twice = "path, class or domain is empty or no text", "the picture of row 1"
+    assert found.left == {"row 4": empty, "row 5": twice, "gone.png": "No such file or directory"}
     (tmp_path / "list.csv").write_text("path,class\na.png,one\nsub/b.png,two\n")
-    assert load_dataset(tmp_path / "list.csv").images.vocabulary.domains == ("picture",)
+    assert load_dataset(tmp_path / "list.csv").images.vocabulary.domains == (UNNAMED,)
 
 
 def test_a_parquet_of_paths(tmp_path):
@@ -162,18 +245,22 @@ def test_a_parquet_of_paths(tmp_path):
     paths, classes, domains = zip(*rows(tmp_path), strict=True)
     parquet.write_table(pa.table({"path": paths, "label": classes, "domain": domains}), tmp_path / "list.parquet")
     found = load_dataset(tmp_path / "list.parquet")
-    assert len(found.images) == 2 and set(found.left) == {"row 4", "gone.png"}
+    assert len(found.images) == 2 and set(found.left) == {"row 4", "row 5", "gone.png"}
 
 
 def test_what_is_no_data_set_is_refused(tmp_path):
     (tmp_path / "list.csv").write_text("path,name\na.png,b\n")
     (tmp_path / "notes.txt").write_text("")
+    (tmp_path / "bytes.csv").write_bytes(b"path,class\n\xff\xfe.png,b\n")
+    (tmp_path / "part.parquet").write_bytes(b"PAR1")
     tree(tmp_path / "one", ("dog",))
     for place, message in [
         (tmp_path / "list.csv", r"has the columns \['path', 'name'\]; expected path and class, and domain"),
-        (tmp_path / "notes.txt", "is no table; expected .csv or .parquet"),
-        (tmp_path / "gone", "is no folder; expected one, or a .csv"),
-        (tmp_path / "one", r"read as 'classes', holds 1 classes with readable pictures \(dog; 0 files left out\)"),
+        (tmp_path / "notes.txt", "is not a folder and no table; expected .csv or .parquet"),
+        (tmp_path / "bytes.csv", "bytes.csv' cannot be read .*; expected a whole table, in UTF-8"),
+        (tmp_path / "part.parquet", "part.parquet' cannot be read .*; expected a whole table"),
+        (tmp_path / "gone", "is not a folder; expected a folder of pictures"),
+        (tmp_path / "one", r"read as 'classes', holds 1 class with readable pictures \(dog\); expected at least two"),
     ]:
         with pytest.raises(ValueError, match=message):
             load_dataset(place)
@@ -181,7 +268,8 @@ def test_what_is_no_data_set_is_refused(tmp_path):
         load_dataset(tmp_path / "one", layout="pac")
     with pytest.raises(ValueError, match="split: 'val' is not known"):
         load_dataset(tmp_path / "one", split="val")
-    assert set(datasets.LAYOUTS) == {"pacs", "office-home", "vlcs", "domainnet", "domains", "classes", "table"}
+    with pytest.raises(ValueError, match="does not hold the domains of 'pacs'; expected folders art_painting"):
+        load_dataset(tmp_path / "one", layout="pacs")
 
 
 # --- archives
@@ -218,15 +306,58 @@ def test_webdataset_archives_become_a_folder(tmp_path):
     left = unpack([one, two], tmp_path / "out" / "pictures", ["cat", "dog"])
     files = sorted(p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*") if p.is_file())
     assert files == [
-        "pictures/picture/_.._x/train-000-_.._evil.jpg",
-        "pictures/picture/dog/train-000-a_001.jpg",
-        "pictures/picture/tree house/train-000-a_002.jpg",
+        "pictures/image/_.._x/train-000-_.._evil.jpg",
+        "pictures/image/dog/train-000-a_001.jpg",
+        "pictures/image/tree house/train-000-a_002.jpg",
         "pictures/sketch/dog/train-001.tar-001.jpg",
     ]
     assert set(left) == {f"train-000.tar/a/{i}" for i in ("003", "004", "005", "006")}
     assert "no picture among ['cls']" in left["train-000.tar/a/003"] and "2 names of" in left["train-000.tar/a/005"]
     found = load_dataset(tmp_path / "out" / "pictures")
     assert Counter(file.parent.name for file in found.images.files)["dog"] == 2 and found.layout == "domains"
+
+
+def test_archives_are_unpacked_into_the_cache_once(tmp_path, monkeypatch):
+    """In the layout of CLIP_benchmark, which `pack` writes."""
+    images = cn.load_images(tree(tmp_path / "in", ("photo", "line"), ("Red_Chair", "Sofa"), n=2, suffix=".bmp"))
+    monkeypatch.setenv("CLIPNULL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(archives, "SHARD", 400)
+    out = archives.pack(images, tmp_path / "out")
+    assert (out / "classnames.txt").read_text() == "red chair\nsofa\n" and len([*out.glob("test/*.tar")]) > 1
+    assert (out / "zeroshot_classification_templates.txt").read_text() == "a picture of a {c}\n"
+    assert int((out / "test" / "nshards.txt").read_text()) == len([*out.glob("test/*.tar")])
+    found = find_dataset(out)
+    assert (found.layout, found.split, found.left) == ("webdataset", "all", {})
+    assert found.images.vocabulary == images.vocabulary and torch.equal(found.images.counts(), images.counts())
+    monkeypatch.setattr(archives, "unpack", lambda *_: pytest.fail("unpacked again"))
+    assert find_dataset(f"test:{out}").split == "test, published"
+    assert cn.load_images(f"webdataset:{out}").files == found.images.files
+    tree(out, ("photo", "line"), ("dog", "cat"), n=1)
+    with pytest.raises(
+        ValueError, match="holds archives, and pictures laid out 'domains'; expected one of 'webdataset:"
+    ):
+        cn.load_images(out)
+    with pytest.raises(ValueError, match="folder: .*out' is there"):
+        archives.pack(images, out)
+
+
+def test_a_full_disk_leaves_nothing_of_archives(tmp_path, monkeypatch):
+    images = cn.load_images(tree(tmp_path / "in", ("photo", "line"), ("chair", "sofa"), n=1))
+    monkeypatch.setenv("CLIPNULL_CACHE", str(tmp_path / "cache"))
+    out = archives.pack(images, tmp_path / "out")
+    full = OSError(errno.ENOSPC, "No space left on device")
+
+    def write(path, *_):
+        raise full
+
+    monkeypatch.setattr(Path, "write_bytes", write)
+    with pytest.raises(OSError, match="cannot be unpacked into .*No space left on device.*CLIPNULL_CACHE"):
+        cn.load_images(out)
+    assert not [*(tmp_path / "cache" / "archives").iterdir()]
+    monkeypatch.setattr(tarfile.TarFile, "addfile", write)
+    with pytest.raises(OSError, match="No space left"):
+        archives.pack(images, tmp_path / "more")
+    assert {p.name for p in tmp_path.iterdir()} == {"in", "out", "cache"}
 
 
 def test_a_damaged_archive_is_told_and_its_beginning_is_kept(tmp_path):

@@ -184,7 +184,7 @@ def test_damaged_pictures_are_read_or_named(tmp_path, small):
     ours = [str(w.message) for w in told if "PIL" not in w.filename]
     assert z.isfinite().all(1).sum() == seen["read"] + len(cells)
     assert (z.isfinite().all(1) | z.isnan().all(1)).all() and matrix.isfinite().all()
-    counts = [int(n) for message in ours for n in re.findall(r"^(\d+) of \d+ pictures", message)]
+    counts = [int(n) for message in ours for n in re.findall(r"^(\d+) (?:of \d+ pictures|files)", message)]
     assert sum(counts) == len(tried) - seen["read"] and len(ours) == 2, ours
     assert all(re.search(r"\d+\.(png|jpe?g|webp|gif|bmp|tiff?|avif)'", message) for message in ours)
     with suppress(ValueError):  # and those that are broken stay named, whatever became of the others

@@ -18,13 +18,13 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # A module imports only from those before it.
 LIBRARY = """
 errors memory jobs files markup wording projections clean sources quiet stored listed layouts models adapters requests
-prompts prototypes subspace gates applying patches edit pictures data datasets archives
+prompts prototypes subspace gates applying patches edit pictures images listing datasets archives data
 methods.cells methods.nullspace methods.residual methods.ridge methods.oblique methods.neuron methods.gated methods
-embedding heads exporting shards storing collateral evaluate bootstrap budgets pseudo predicting unlearning forecasting
-rows geometry
-auditing audits.findings audits.case audits.probing audits.wordings audits.retrieving audits.traces audits.surviving
-audits.deep audits vectors tables rewriting switching answering bench validation speed index_speed device_speed
-materials rivals contest sequences standings cards plots reporting results paper
+embedding occlusion heads exporting shards storing collateral evaluate bootstrap budgets pseudo predicting aiming
+unlearning forecasting rows geometry
+auditing audits.findings audits.case audits.probing audits.languages audits.wordings audits.retrieving audits.traces
+audits.surviving audits.deep audits vectors tables rewriting switching answering bench bounds validation speed index_speed
+device_speed materials rivals contest sequences standings cards plots reporting results paper
 """
 COURSE = """
 course course.metrics course.profiles course.formulas course.notebooks course.run course.goldens course.seeds

@@ -20,7 +20,7 @@ from clipnull.answering import check_index, forgotten, read_queries, says
 from clipnull.listed import has_texts_alone, read_texts, read_vocabulary
 from clipnull.prompts import embed_classes
 from clipnull.stored import LAYOUT
-from clipnull.switching import LEAN
+from clipnull.switching import LEAN, SPREAD, belonging
 from clipnull.tables import open_tables
 
 FOLDER = os.environ.get("CLIPNULL_EMBEDDINGS")
@@ -112,6 +112,7 @@ def test_texts_alone_stand_in_for_a_model(texts_file, tmp_path, capsys):
         {"class_names": np.array(["a", "b"])}, {"class_texts": np.ones((6, 3, 2), "f4")},
         {"class_texts": np.full((6, 4), np.nan)}, {"class_texts": np.ones((6, 4), "i4")},
         {"class_names": np.array(["a"] * 6)}, {"class_names": np.array([{}] * 6)},
+        {"class_names": np.array(["a"]), "class_texts": np.ones((1, 4), "f4")},
     ],
 )  # fmt: skip
 def test_texts_that_are_none(change, texts_file):
@@ -156,9 +157,8 @@ def test_a_patch_from_one_list_of_names(shop, clip, images):
     vocabulary = read_vocabulary(shop / "names.txt")
     assert vocabulary.shape == (len(images.vocabulary.classes), 1)
     assert edit.same(cn.unlearn(clip, cn.Forget(["dog"]), vocabulary, "oblique", prototypes=False))
-    mean = edit.mean_text / edit.mean_text.norm()
-    z = torch.from_numpy(np.load(shop / "pictures.npy")).double()
-    assert abs(F.normalize(z.mean(0), dim=0) @ mean) > LEAN / 256**0.5  # so that the index is known to be of the model
+    lean, spread = belonging(edit, torch.from_numpy(np.load(shop / "pictures.npy")))
+    assert lean > LEAN and spread > 3 * SPREAD  # so that the index is known to be of the model
 
 
 def test_faiss_forgets_by_the_index_and_by_the_query(shop, clip, images, tmp_path):
@@ -227,6 +227,22 @@ def test_check_tells_what_answers_before_anything_is_switched(shop, tmp_path, ca
     assert told["collateral"]["percent"][0] == 0 and told["collateral"]["n"] == len(read_lines(shop)) - 1
     assert "dog: of 10 answers before, share among the first 10" in out and "dog: nothing that was asked" in out
     assert {f.name: f.read_bytes() for f in shop.iterdir()} == before
+
+
+def test_an_index_that_is_written_to_is_not_judged(shop, tmp_path, capsys, monkeypatch):
+    for name in ("pictures.npy", "queries.npy"):
+        shutil.copy(shop / name, tmp_path / name)
+    monkeypatch.setattr("clipnull.answering.check_index", lambda *_: shutil.copy(shop / "queries.npy", index))
+    index, asked = tmp_path / "pictures.npy", ("--queries", tmp_path / "queries.npy", "--names", shop / "queries.txt")
+    told = refused(capsys, "check", shop / "no-dog.safetensors", "--index", index, *asked)
+    assert "pictures.npy' was written to meanwhile; expected a file at rest" in told
+
+
+def test_queries_of_another_width_are_refused(shop, tmp_path, capsys):
+    np.save(tmp_path / "queries.npy", np.ones((20, 7), "f4"))
+    asked = ("--queries", tmp_path / "queries.npy", "--names", shop / "queries.txt")
+    told = refused(capsys, "check", shop / "no-dog.safetensors", "--index", shop / "pictures.npy", *asked)
+    assert told == "queries: they are 7 wide; expected 256, as the index is"
 
 
 def read_lines(shop):

@@ -15,6 +15,7 @@ from PIL import Image
 
 import clipnull as cn
 from clipnull import bench, cli, paper, results
+from clipnull.datasets import recognise
 from clipnull.paper import measure
 
 PAIR = ["ViT-B-16", "ViT-L-14"]
@@ -84,7 +85,7 @@ def test_from_folders_to_a_page_beside_the_two_figures(tiny, pacs, tmp_path):
     assert "18 pictures, 3 classes × 2 domains; edits made from texts and one synthesized picture a cell" in text
     assert "arXiv 2512.14113" in text and "reconstruction" in text and "Not measured yet" not in text
     found = cn.load_images(page.with_name("ViT-L-14-Office-Home.npz"))
-    assert found.vocabulary == cn.Vocabulary(["Alarm_Clock", "TV"], ["Art", "Real World"]) and len(found) == 12
+    assert found.vocabulary == cn.Vocabulary(["alarm clock", "tv"], ["Art", "Real World"]) and len(found) == 12
 
 
 def test_the_page_says_that_random_weights_have_learned_nothing(tiny, pacs, tmp_path):
@@ -223,8 +224,8 @@ def test_data_sets_are_taken_as_they_unpack(tiny, tmp_path):
     pictures(tmp_path / "PACS" / "__MACOSX", ("cartoon", "photo"), ("dog", "horse"), 1)
     page = untrained([domain_net, home, pacs], tmp_path / "out", PAIR[:1], prototypes=False)
     for name, classes, domains in (
-        ("DomainNet", ("The_Eiffel_Tower", "hot_air_balloon"), ("quickdraw", "real")),
-        ("OfficeHomeDataset", ("Alarm_Clock", "Postit_Notes"), ("Product", "Real World")),
+        ("DomainNet", ("hot air balloon", "the eiffel tower"), ("quickdraw", "real")),
+        ("OfficeHomeDataset", ("alarm clock", "postit notes"), ("Product", "Real World")),
         ("PACS", ("dog", "horse"), ("cartoon", "photo")),
     ):
         found = cn.load_images(page.with_name(f"ViT-B-16-{name}.npz"))
@@ -233,12 +234,13 @@ def test_data_sets_are_taken_as_they_unpack(tiny, tmp_path):
 
 def test_a_folder_is_looked_into_only_where_it_holds_nothing_else(tmp_path):
     deep = pictures(tmp_path / "a" / "b" / "c", ("line", "photo"), ("cat", "dog"), 1)
-    assert paper.root_of(tmp_path / "a") == paper.root_of(deep) == deep
+    assert recognise(tmp_path / "a")[0] == recognise(deep)[0] == deep
     (tmp_path / "a" / "b" / "other").mkdir()
-    assert paper.root_of(tmp_path / "a") == tmp_path / "a"
     (tmp_path / "link").mkdir()
     (tmp_path / "link" / "inside").symlink_to(deep)
-    assert paper.root_of(tmp_path / "link") == tmp_path / "link"
+    for folder in ("a", "link"):
+        with pytest.raises(ValueError, match="holds no pictures"):
+            recognise(tmp_path / folder)
 
 
 def test_at_most_so_many_pictures_of_each_cell_the_same_each_time(images):

@@ -124,13 +124,16 @@ def _asked(args: argparse.Namespace) -> tuple[Clip, Vocabulary]:
 def check(args: argparse.Namespace) -> int:
     from ..answering import check_index, read_queries, tell
     from ..files import write_text
+    from ..rewriting import stamp
     from ..switching import validate
     from ..tables import open_tables
 
-    edit, tables = _patch(args), open_tables(args.index, "images", args.array)
+    edit, tables, before = _patch(args), open_tables(args.index, "images", args.array), stamp(args.index)
     validate(edit, tables, "images", args.model)
     queries = read_queries(args.queries, sum(table.shape[0] for table in tables), args.names)
     found = check_index(edit, tables, queries)
+    if stamp(args.index) != before:
+        raise ValueError(f"index: {str(args.index)!r} was written to meanwhile; expected a file at rest")
     if args.json:
         write_text(args.json, json.dumps(found, indent=1, allow_nan=False) + "\n")
     print(f"{edit.method}, {edit.form}, for {edit.model}; {sum(t.shape[0] for t in tables):,} pictures in {args.index}")

@@ -1,22 +1,34 @@
-"""The command that audits an edit: what remains of the forgotten, and what is damaged."""
+"""The commands that look before and after: what pictures would be used; what remains of the forgotten."""
 
 from __future__ import annotations
 
 import argparse
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from ..console import DATA
 from ..errors import names
+
+if TYPE_CHECKING:
+    from ..images import Images
+
+SHOWN = 20
+"""Files that are left out, of those that are printed."""
 
 
 def add(commands: argparse._SubParsersAction) -> None:
-    """Put the parser of this command among those of `clipnull`."""
+    """Put the parsers of these commands among those of `clipnull`."""
+    text = "which pictures a folder, table or archive gives: layout, counts by class and domain, what is left out"
+    data_ = commands.add_parser("data", help=text, description=text)
+    data_.set_defaults(function=data)
+    data_.add_argument("data", nargs="?", metavar="DATA", help=f"{DATA} [the embedded miniworld]")
+    data_.add_argument("--json", type=Path, metavar="FILE", help="write all of it there, with a hash of the pictures")
+    data_.add_argument("--tars", type=Path, metavar="FOLDER", help="write the pictures as archives for CLIP_benchmark")
     text = "what remains of the forgotten and what is damaged, the worst first"
     audit_ = commands.add_parser("audit", help=text, description=text)
     audit_.set_defaults(function=audit)
-    audit_.add_argument(
-        "data", nargs="?", metavar="DATA", help="folder <domain>/<class>/*, or FILE.npz of embeddings [miniworld]"
-    )
+    audit_.add_argument("data", nargs="?", metavar="DATA", help=f"{DATA} [the embedded miniworld]")
     audit_.add_argument("--model", default="miniclip", help="of open_clip [the embedded miniclip]")
     audit_.add_argument("--pretrained", metavar="TAG", help="its weights")
     audit_.add_argument("--classes", nargs="+", metavar="CLASS", help="to forget [those of the patch]")
@@ -29,6 +41,48 @@ def add(commands: argparse._SubParsersAction) -> None:
     audit_.add_argument("--json", type=Path, metavar="FILE", help="write all findings there")
     audit_.add_argument("--figure", type=Path, metavar="FILE.png", help="draw the (first) findings there")
     audit_.add_argument("--seed", type=int, default=0, help="of folds and draws [0]")
+
+
+def data(args: argparse.Namespace) -> int:
+    from ..archives import pack
+    from ..data import find_dataset, load_images
+    from ..files import write_text
+    from ..stored import is_stored
+
+    if args.data is not None and is_stored(args.data):
+        if args.json or args.tars:
+            raise ValueError(f"data: {args.data!r} holds embeddings; expected pictures for --json and --tars")
+        print(_counts(load_images(args.data)))
+        return 0
+    dataset = find_dataset(args.data)
+    told = dataset.manifest()
+    if args.json:
+        write_text(args.json, json.dumps(told, indent=1) + "\n")
+    print(f"{dataset.root}: read as {told['layout']!r}, split: {told['split']}")
+    print(_counts(dataset.images))
+    renamed = [f"{name} ({', '.join(own)})" for name, own in told["folders"].items() if own != [name]]
+    if renamed:
+        print(f"named otherwise on disk: {'; '.join(renamed)}")
+    left = [f"  {name}: {why}" for name, why in dataset.left.items()]
+    more = [f"  and {len(left) - SHOWN} more, in --json FILE"] if len(left) > SHOWN else []
+    print(f"left out: {len(left) or 'nothing'}", *left[:SHOWN], *more, sep="\n")
+    if args.tars:
+        print(f"written: {pack(dataset.images, args.tars, 'train' if told['split'].startswith('train') else 'test')}")
+    return 0
+
+
+def _counts(images: Images) -> str:
+    """Pictures by class and domain, as plain text."""
+    (classes, domains), counts = (images.vocabulary.classes, images.vocabulary.domains), images.counts()
+    first, width = max(len(name) for name in (*classes, "in all")) + 2, [max(len(k), 6) + 2 for k in domains]
+    rows = [("", domains, "in all"), *((c, n, sum(n)) for c, n in zip(classes, counts.tolist(), strict=True))]
+    rows.append(("in all", counts.sum(0).tolist(), len(images)))
+    lines = (
+        f"{name:<{first}}" + "".join(f"{x:>{w}}" for x, w in zip(cells, width, strict=True)) + f"{total:>8}"
+        for name, cells, total in rows
+    )
+    several = "domains" if len(domains) > 1 else "domain"
+    return f"{len(images)} pictures, {len(classes)} classes, {len(domains)} {several}\n" + "\n".join(lines)
 
 
 def audit(args: argparse.Namespace) -> int:

@@ -7,6 +7,7 @@ import json
 import os
 from pathlib import Path
 
+from ..console import DATA
 from ..errors import names, one_of
 
 
@@ -24,7 +25,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         "data",
         nargs="?",
         metavar="DATA",
-        help="folder <domain>/<class>/*, or FILE.npz of embeddings, in place of a model too [the embedded miniworld]",
+        help=f"{DATA}, which takes the place of a model too [the embedded miniworld]",
     )
     of["bench"].add_argument("--model", default="miniclip", help="of open_clip [the embedded miniclip]")
     of["bench"].add_argument("--pretrained", metavar="TAG", help="its weights")
@@ -49,7 +50,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     )
     of["bench"].add_argument("--seeds", type=int, default=3, help="of --rivals: for what is drawn [3]")
     of["bench"].add_argument("--forecast", action="store_true", help="measure how good forecasts are instead")
-    of["embed"].add_argument("data", metavar="DATA", help="folder <domain>/<class>/*")
+    of["embed"].add_argument("data", metavar="DATA", help="as of bench, but for embeddings")
     of["embed"].add_argument("--model", required=True, help="of open_clip, or miniclip")
     of["embed"].add_argument("--pretrained", metavar="TAG", help="its weights")
     of["embed"].add_argument(
@@ -58,7 +59,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     of["embed"].add_argument(
         "--other", type=Path, metavar="FOLDER", help="unrelated pictures, to measure collateral damage"
     )
-    of["paper"].add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="<domain>/<class>/*, such as PACS")
+    of["paper"].add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="of pictures, such as PACS")
     of["paper"].add_argument("--models", nargs="+", default=["ViT-B-16", "ViT-L-14"], help="[ViT-B-16 ViT-L-14]")
     of["paper"].add_argument("--pretrained", metavar="TAG", default="openai", help="their weights [openai]")
     of["paper"].add_argument("--untrained", dest="pretrained", action="store_const", const=None, help="random weights")

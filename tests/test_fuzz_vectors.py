@@ -1,0 +1,189 @@
+"""Any bytes at all as an index, as queries or as a record: sound rows come out, or ValueError that names the file.
+
+50 inputs in `make check`, 500 in `make test`, 10,000 in the nightly run. Run with -s, it prints what came of them.
+"""
+
+import io
+import json
+import struct
+import time
+import warnings
+import zipfile
+from collections import Counter
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from helpers import examples, mangled
+from hypothesis import given
+from hypothesis import strategies as st
+
+from clipnull.answering import read_queries
+from clipnull.errors import printable
+from clipnull.rewriting import record_of
+from clipnull.switching import read_record
+from clipnull.tables import open_vectors
+
+N, D = 6, 4
+Z = np.random.default_rng(0).normal(size=(N, D)).astype("f4")
+NUMBERS = [-1, 0, 1, 3, D, N, 7, 2**20, 2**31, 2**40, 2**63, 2**70, 1.5, True, None, "6", [], {}, 1e400]
+JSONS = [
+    "",
+    "{",
+    "[]",
+    "null",
+    "1",
+    "{}",
+    "[" * 50_000,
+    '{"__metadata__": 3}',
+    '{"a": 1}',
+    "\ud800",
+    '{"a": {"shape": 5}}',
+]
+HEADERS = [
+    f"{{'descr': '{kind}', 'fortran_order': {order}, 'shape': {shape}, }}"
+    for kind, order, shape in [
+        ("<f4", False, "(-6, 4)"), ("<f4", False, "(6.0, 4)"), ("<f4", False, "(True, 4)"), ("<f4", True, "(6, 4)"),
+        ("<f4", False, "(1, 1099511627776)"), ("<f4", False, "(1099511627776, 4)"), ("|O", False, "(6, 4)"),
+        ("<f2", False, "(6, 4)"), ("<U999999999", False, "()"),
+    ]
+] + ["{", "(" * 3_000, "", "__import__('os').abort()"]  # fmt: skip
+WORDS = ["ViT-B-16", "", "\x1b[2J", "a\x00", "x" * 9_000, "\u202e", "🐶"]
+METHODS = [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA]
+
+
+def npy(array) -> bytes:
+    content = io.BytesIO()
+    np.lib.format.write_array(content, np.asanyarray(array), allow_pickle=True)
+    return content.getvalue()
+
+
+def headed(header: str, body: bytes, version: int) -> bytes:
+    """A .npy with the header as given."""
+    length = len(header).to_bytes(2 if version == 1 else 4, "little")
+    return b"\x93NUMPY" + bytes([version, 0]) + length + header.encode("latin1") + body
+
+
+def archive(members: dict[str, bytes], method=zipfile.ZIP_STORED) -> bytes:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", method) as file:
+        for name, data in members.items():
+            file.writestr(name, data)
+    return content.getvalue()
+
+
+def parquet(table: pa.Table, **settings) -> bytes:
+    content = io.BytesIO()
+    pq.write_table(table, content, **settings)
+    return content.getvalue()
+
+
+def lists(rows, kind=None) -> pa.Table:
+    return pa.table({"embedding": pa.array(rows, kind), "caption": [f"row {i}" for i in range(len(rows))]})
+
+
+ARRAYS = [
+    Z, Z.astype("f2"), Z.astype("f8"), Z.astype(">f4"), Z[:0], Z[:, :0], Z[0], Z[None], Z.astype("c8"), Z.astype("U3"),
+    np.asfortranarray(Z), Z * np.nan, np.array([{}] * N), np.array("ViT"), np.arange(N),
+]  # fmt: skip
+LISTS = [
+    lists(Z.tolist(), pa.list_(pa.float32())), lists(Z.tolist(), pa.list_(pa.float32(), D)),
+    lists(Z.tolist(), pa.large_list(pa.float64())), lists([[1.0], [1.0, 2.0, 3.0], [1.0, 2.0]] * 2),
+    lists([[1.0, 2.0], None] * 3), lists([[1.0, None], [1.0, 2.0]] * 3), lists([[]] * N, pa.list_(pa.float32())),
+    lists([], pa.list_(pa.float32())), lists([[1, 2]] * N), lists([["a"]] * N), lists([[[1.0]]] * N),
+]  # fmt: skip
+
+
+@st.composite
+def files(draw):
+    """An ending, and bytes that may stand in such a file."""
+    kind = draw(st.sampled_from([".npy", ".npz", ".safetensors", ".parquet"]))
+    if kind == ".npy":
+        made = npy(draw(st.sampled_from(ARRAYS)))
+        if draw(st.booleans()):
+            made = headed(draw(st.sampled_from(HEADERS)), Z.tobytes(), draw(st.integers(0, 4)))
+    elif kind == ".npz":
+        members = {"images.npy": npy(Z), "texts.npy": npy(Z), "captions.npy": npy(np.array(list("abcdef")))}
+        members["model.npy"] = npy(np.array(draw(st.sampled_from(WORDS))))
+        for name in draw(st.lists(st.sampled_from([*members, "class_texts.npy", "class_names.npy", "a"]), max_size=3)):
+            body = npy(draw(st.sampled_from(ARRAYS)))
+            made = headed(draw(st.sampled_from(HEADERS)), Z.tobytes(), draw(st.integers(0, 4)))
+            members[name] = draw(st.sampled_from([body, made]) | mangled(body))
+        made = archive(members, draw(st.sampled_from(METHODS)))
+    elif kind == ".safetensors":
+        told = {"dtype": draw(st.sampled_from(["F32", "F32", "F16", "I8", "", 3, []])), "shape": [N, D]}
+        told["data_offsets"] = [0, Z.nbytes]
+        for key in draw(st.lists(st.sampled_from(["shape", "data_offsets"]), max_size=2)):
+            told[key] = draw(st.lists(st.sampled_from(NUMBERS), max_size=3) | st.sampled_from(NUMBERS))
+        said = {"model": draw(st.sampled_from(WORDS))}
+        head = json.dumps({"images": told, "__metadata__": draw(st.sampled_from([said, [], 3, {"model": [1]}]))})
+        head = draw(st.sampled_from([head, head, head, *JSONS])).encode("utf-8", "surrogatepass")
+        size = draw(st.sampled_from([len(head)] * 4 + [0, 2**20, 2**63]))
+        made = struct.pack("<Q", size) + head + Z.tobytes()
+    else:
+        table = draw(st.sampled_from(LISTS)).replace_schema_metadata({"model": draw(st.sampled_from(WORDS))})
+        made = parquet(table, compression=draw(st.sampled_from(["none", "snappy", "zstd"])), row_group_size=4)
+    return kind, draw(mangled(made)) if draw(st.integers(0, 3)) == 0 else made
+
+
+@st.composite
+def records(draw):
+    entry = {"patch": "ab", "side": "images", "normalize": False, "method": "oblique", "source": {"path": "x"}}
+    for key in draw(st.lists(st.sampled_from(sorted(entry)), max_size=2)):
+        entry[key] = draw(st.sampled_from([*NUMBERS, "queries"]))
+    whole = {"format": "clipnull-applied", "edits": draw(st.sampled_from([[entry], entry, [1], "ab", None, []]))}
+    said = draw(st.sampled_from([json.dumps(whole), json.dumps(whole), *JSONS]))
+    content = said.encode("utf-8", "surrogatepass")
+    return draw(mangled(content)) if content and draw(st.integers(0, 3)) == 0 else content
+
+
+def assert_sound(path, told):
+    """As many finite or broken rows as the table says, of its width and type; words to print."""
+    table = open_vectors(path)
+    chunks = [chunk.clone() for chunk in table.chunks()]
+    assert sum(map(len, chunks)) == table.shape[0] > 0
+    assert all(chunk.shape[1] == table.shape[1] and chunk.dtype == table.dtype for chunk in chunks)
+    assert sum(map(len, table.chunks(table.shape[0] - 1))) == 1
+    assert all(printable(word) for word in (table.name, *table.words.values()))
+    told["rows"] += 1
+
+
+def assert_asked(path, told):
+    queries = read_queries(path, N)
+    assert queries.vectors.shape[0] == len(queries.texts) == len(queries.rows) > 0
+    assert queries.vectors.isfinite().all() and all(isinstance(text, str) for text in queries.texts)
+    told["queries"] += 1
+
+
+@pytest.mark.parametrize("n", [50, pytest.param(500, marks=pytest.mark.slow)])
+def test_nothing_but_value_errors_that_name_the_file(n, tmp_path):
+    told, slowest = Counter(), [0.0]
+
+    def tried(read, path):
+        start = time.perf_counter()
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                read(path, told)
+        except ValueError as error:
+            told["ValueError"] += 1
+            assert "fuzzed" in str(error) and len(str(error)) < 2_000 and printable(str(error)), str(error)
+        slowest[0] = max(slowest[0], time.perf_counter() - start)
+
+    @examples(n)
+    @given(files(), records())
+    def fuzz(file, record):
+        kind, content = file
+        path = tmp_path / f"fuzzed{kind}"
+        path.write_bytes(content)
+        tried(assert_sound, path)
+        tried(assert_asked, path)
+        record_of(path).write_bytes(record)
+        tried(lambda path, told: told.update(records=bool(read_record(path))), path)
+        told["inputs"] += 1
+
+    fuzz()
+    print(f"\nindices: {dict(told)}; slowest {1e3 * slowest[0]:.0f} ms")
+    assert told["inputs"] >= 0.9 * n and told["ValueError"] > told["inputs"] / 4, told
+    assert told["rows"] > told["inputs"] / 20 and told["queries"] and told["records"], told
