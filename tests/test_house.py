@@ -22,9 +22,9 @@ prototypes subspace gates applying patches edit pictures data datasets archives
 methods.cells methods.nullspace methods.residual methods.ridge methods.oblique methods.neuron methods.gated methods
 embedding heads exporting storing collateral evaluate bootstrap budgets pseudo predicting aiming unlearning forecasting
 rows geometry
-auditing audits.findings audits.case audits.probing audits.wordings audits.retrieving audits.traces audits.surviving
-audits.deep audits vectors tables rewriting switching answering bench validation speed index_speed materials rivals
-contest sequences standings cards plots reporting results paper
+auditing audits.findings audits.case audits.probing audits.languages audits.wordings audits.retrieving audits.traces
+audits.surviving audits.deep audits vectors tables rewriting switching answering bench validation speed index_speed
+materials rivals contest sequences standings cards plots reporting results paper
 """
 COURSE = """
 course course.metrics course.profiles course.formulas course.notebooks course.run course.goldens course.seeds

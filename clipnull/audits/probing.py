@@ -1,5 +1,6 @@
 """Can it still be read from features? Probes on every stage of the tower, and relearning from a few labels."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -73,25 +74,27 @@ def probes(case: Case) -> list[Finding]:
     labels, n = case.images.classes, int(case.inside.sum())
     read: dict[str, dict[str, Tensor]] = {"after the projection": case.features}
     if case.models["unedited"].encoder:
-        stages = {
-            model: stage_features(case.models[model], case.images)
-            for model in ("unedited", "clean")
-            if model in case.models
-        }
+        stages = case.each("stages", lambda model: {} if model == "edited" else _stages(case, model))
         stages["edited"] = stages["unedited"]
         read |= {stage: {model: own[stage] for model, own in stages.items()} for stage in stages["unedited"]}
+
+    def read_from(features: Tensor) -> tuple[float, list[float]]:
+        predicted = linear_probe(features, labels, case.seed, groups=case.families).predicted
+        hits = int((predicted == labels)[case.inside].sum())
+        return case.right(predicted), [100 * end for end in wilson(hits, n)]
+
     findings = []
     for stage, features in read.items():
-        found: dict[str, float] = {}
-        ends = {}
-        for model, x in features.items():
-            if model == "edited" and x is features["unedited"]:
-                found[model], ends[model] = found["unedited"], ends["unedited"]
-                continue
-            predicted = linear_probe(x, labels, case.seed, groups=case.families).predicted
-            found[model] = case.right(predicted)
-            hits = int((predicted == labels)[case.inside].sum())
-            ends[model] = [100 * end for end in wilson(hits, n)]
+        untouched = features["edited"] is features["unedited"]
+        both = case.each(
+            f"probe {stage}",
+            lambda model, x=features, same=untouched: (
+                (math.nan, []) if same and model == "edited" else read_from(x[model])
+            ),
+        )
+        if untouched:
+            both["edited"] = both["unedited"]
+        found = {model: share for model, (share, _) in both.items()}
         findings.append(
             finding(
                 "probe",
@@ -101,10 +104,14 @@ def probes(case: Case) -> list[Finding]:
                 above_clean(found),
                 PROBE,
                 "points above clean",
-                {"interval": {model: curve(both) for model, both in ends.items()}, "pictures": n},
+                {"interval": {model: curve(ends) for model, (_, ends) in both.items()}, "pictures": n},
             )
         )
     return findings
+
+
+def _stages(case: Case, model: str) -> dict[str, Tensor]:
+    return stage_features(case.models[model], case.images)
 
 
 def relearning(case: Case) -> list[Finding]:

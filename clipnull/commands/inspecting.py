@@ -24,7 +24,9 @@ def add(commands: argparse._SubParsersAction) -> None:
     audit_.add_argument("--methods", nargs="+", default=["oblique"], metavar="METHOD", help="that edit [oblique]")
     audit_.add_argument("--patch", type=Path, metavar="FILE", help="the edit, in place of making one")
     audit_.add_argument("--clean", metavar="MODEL", help="that never knew [the one that comes with miniclip, if any]")
-    audit_.add_argument("--words", default="", metavar="A,B", help="other names of the class, to ask with")
+    audit_.add_argument(
+        "--words", default="", metavar="A,B", help="other names of the class, in any language, to ask with"
+    )
     audit_.add_argument("--slow", action="store_true", help="fine-tune, too: what comes back in 100 steps (miniworld)")
     audit_.add_argument("--json", type=Path, metavar="FILE", help="write all findings there")
     audit_.add_argument("--figure", type=Path, metavar="FILE.png", help="draw the (first) findings there")
@@ -32,7 +34,7 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def audit(args: argparse.Namespace) -> int:
-    from ..audits import audit as ask
+    from ..audits import audit_each
     from ..data import load_images
     from ..edit import Edit
     from ..files import write_text, written
@@ -62,7 +64,7 @@ def audit(args: argparse.Namespace) -> int:
     clean = load(args.clean) if args.clean else True
     train = load_images(split="train") if args.slow else None
     edits = [edit] if edit else [unlearn(clip, request, images.vocabulary, method) for method in methods]
-    reports = [ask(clip, one, images, request, clean, named, train, args.seed) for one in edits]
+    reports = audit_each(clip, edits, images, request, clean, named, train, args.seed)
     if args.json:
         name = f"audit, {name_of(args.data)}, {request}"
         found = {"kind": "audit", "name": name, "audits": [report.as_dict() for report in reports]}
