@@ -25,6 +25,8 @@ FIGURES = {
     "worst_cell_drop": "worst cell",
 }
 """What is told of each forecast."""
+TARGETS = {"forgetting_rate": 0.08, "retain_drop": 1.5, "sibling_class_drop": 4.0}
+"""The mean error over requests and methods that a forecast should not exceed."""
 TIMES = 40
 """Draws of pictures for `Redrawn`."""
 
@@ -202,7 +204,8 @@ def part(found: dict) -> list[str]:
         f"requests, each class, cell and domain alone. {TOLD[0].upper()}{TOLD[1:]}."
     )
     choice = _of_choice(found)
-    return [f"## {found['name'].capitalize()}", about, "\n".join(lines), f"{choice[0].upper()}{choice[1:]}."]
+    title = f"## {found['name'].capitalize()}"
+    return [title, about, "\n".join(lines), _of_targets(found["errors"][0]), f"{choice[0].upper()}{choice[1:]}."]
 
 
 TOLD = (
@@ -223,6 +226,21 @@ def _told(row: dict) -> list[str]:
         more = f"; noise {noise[0]:{unit[f]}}" if noise else ""
         told.append(f"{error:{unit[f]}} ({mean:{unit[f]}}; {100 * inside:.0f} %{more})")
     return told
+
+
+def _of_targets(row: dict) -> str:
+    """Which of TARGETS the mean error over all methods reaches, and where the noise of the pictures forbids it."""
+    said = []
+    for f, target in TARGETS.items():
+        error, _, _, *noise = row[f]
+        if error is None:
+            continue
+        form = ".3f" if f == "forgetting_rate" else ".1f"
+        told = "reached" if error <= target else "missed"
+        if noise and noise[0] > target:
+            told += f"; no forecast could reach it on so few pictures, their noise alone is {noise[0]:{form}}"
+        said.append(f"{FIGURES[f]} {error:{form}} (target {target:g}, {told})")
+    return "Mean errors and targets: " + ", ".join(said) + "."
 
 
 def _of_choice(found: dict) -> str:
