@@ -26,6 +26,11 @@ RANGE, HALVINGS = (0.1, 10.0), 10
 """Where it is looked for: to half a percent."""
 
 
+def able() -> list[str]:
+    """The methods that have a strength."""
+    return [name for name in METHODS if STRENGTH in inspect.signature(METHODS[name]).parameters]
+
+
 def aims(settings: dict[str, Any]) -> bool:
     """Whether settings of a method ask for chance."""
     return settings.get(STRENGTH) == CHANCE
@@ -35,8 +40,7 @@ def validate_aim(method: str, mask: Tensor, settings: dict[str, Any]) -> None:
     """Raises ValueError if settings ask for chance of a method without a strength, or for whole domains."""
     if not aims(settings):
         return
-    able = [name for name in METHODS if STRENGTH in inspect.signature(METHODS[name]).parameters]
-    one_of("method, with strength='chance'", method, able)
+    one_of("method, with strength='chance'", method, able())
     if mask.all(0).any():
         raise ValueError("strength: 'chance' for a whole domain; expected a number, as every class of it is asked for")
 

@@ -178,7 +178,7 @@ def audit_part(entry: dict) -> list[str]:
         for f in one["findings"]:
             none: list[dict | None] = [None] * len(audits)
             of.setdefault((f["check"], f["asked"]), none)[i] = f
-    methods = [f"`{' + '.join(one['methods'])}`" for one in audits]
+    methods = [_method(one) for one in audits]
     lines = ["| " + " | ".join(["question", "unedited", "clean", *methods, "limit"]) + " |"]
     lines.append("|---" * (4 + len(audits)) + "|")
     worst = {
@@ -203,6 +203,10 @@ def audit_part(entry: dict) -> list[str]:
     return [f"## {entry['name'][0].upper()}{entry['name'][1:]}", said, "\n".join(lines), *tuned, *left_out]
 
 
+def _method(one: dict) -> str:
+    return f"`{' + '.join(one['methods'])}`" + (f" at {one['aim']}" if one.get("aim") else "")
+
+
 def _fine_tuned(audits: Sequence[dict]) -> list[str]:
     """What fine-tuning brings back: a row a model, a column a number of steps; nothing where none was asked."""
     rows, steps = {}, []
@@ -215,7 +219,7 @@ def _fine_tuned(audits: Sequence[dict]) -> list[str]:
                 if key.startswith("forgotten, ")
             }
             for model, curve in curves.items():
-                name = f"`{' + '.join(one['methods'])}`" if model == "edited" else model
+                name = _method(one) if model == "edited" else model
                 rows[name] = list(zip(curve, details[f"kept, {model}"], strict=True))
     if not rows:
         return []

@@ -134,17 +134,31 @@ def test_beside_a_model_that_never_knew(clip, images):
 
 @pytest.mark.slow
 def test_the_command_writes_all_of_it(tmp_path, capsys, images):
-    options = ["--classes", "dog", "--domains", "line", "--methods", "gated", "neuron", "--words", "puppy, hound"]
+    options = [
+        "--classes",
+        "dog",
+        "--domains",
+        "line",
+        "--methods",
+        "ridge",
+        "gated",
+        "--chance",
+        "--words",
+        "puppy, hound",
+    ]
     files = ["--json", str(tmp_path / "a.json"), "--figure", str(tmp_path / "a.png")]
     assert cli.main(["audit", *options, *files]) == 0
     out = capsys.readouterr().out
     assert out.startswith("forget dog in line: ") and "beyond their limit" in out
     found = json.loads((tmp_path / "a.json").read_text())
     assert (found["kind"], found["name"]) == ("audit", "audit, miniworld, dog in line")
-    assert [one["methods"] for one in found["audits"]] == [["gated"], ["neuron"]]
+    assert [(one["methods"], one.get("aim")) for one in found["audits"]] == [
+        (["ridge"], None), (["gated"], None), (["gated"], "chance")
+    ]  # fmt: skip
     assert found["audits"][0]["clean"] == "miniclip-no-dog"
-    table = audit_part(found)[-1].splitlines()
-    assert table[0] == "| question | unedited | clean | `gated` | `neuron` | limit |"
+    table, said = audit_part(found)[2].splitlines(), audit_part(found)[-1]
+    assert said.startswith("Left out: other languages")
+    assert table[0] == "| question | unedited | clean | `ridge` | `gated` | `gated` at chance | limit |"
     assert len(table) == 2 + len({(f["check"], f["asked"]) for one in found["audits"] for f in one["findings"]})
     assert (tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
 
@@ -316,6 +330,10 @@ def test_the_clean_model_is_found_by_the_request(clip, few):
         (["--classes", "dog", "--methods", "obliqe"], "methods: 'obliqe' is not known; did you mean 'oblique'?"),
         (["--domains", "line", "--words", "x"], "words: given for everything in line; expected one class"),
         (["x", "--classes", "dog", "--slow"], "slow: fine-tuning needs training pictures"),
+        (
+            ["--classes", "dog", "--methods", "ridge", "--chance"],
+            "chance: no method with a strength is asked; expected",
+        ),
     ],
 )
 def test_the_command_names_wrong_arguments(arguments, message, capsys):

@@ -114,7 +114,8 @@ def audit_each(
         if never.encoder != clip.encoder:
             raise ValueError(f"clean: {never.name} is {'' if never.encoder else 'no '}encoder; expected one as clip is")
         models["clean"] = never
-    rows = [embed(model, images) for model in models.values()]
+    passed = {name: probing.through(model, images) for name, model in models.items()}
+    rows = [z for z, _ in passed.values()]
     rows += [_embedded(clip, one, images, rows[0]) for one in edited]
     images, rows = readable(images, *rows)
     inside = int(mask[images.classes, images.domains].sum())
@@ -130,7 +131,8 @@ def audit_each(
         left_out.append(told)
     if never is None:
         left_out.append("a model that never knew: what only it can judge is told without a judgement")
-    reports, known, relatives = [], {}, families(images)
+    known = {("stages", name): stages for name, (_, stages) in passed.items() if stages is not None}
+    reports, relatives = [], families(images)
     for i, one in enumerate(edited, len(models)):
         of = {"unedited": (clip, rows[0]), "edited": (one, rows[i])}
         of |= {"clean": (never, rows[1])} if never else {}

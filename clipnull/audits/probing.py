@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..auditing import bare_tower, linear_probe
+from ..auditing import bare_tower, linear_probe, projection_matrix
 from ..data import Images
 from ..embedding import embed
 from ..errors import import_extra
@@ -17,6 +17,8 @@ from ..models import Clip, uncompiled
 from .case import Case
 from .findings import Finding, above_clean, curve, finding
 
+FEW = 4
+"""Pictures on which z = f(x) W + b is tried."""
 SHOTS, DRAWS = (1, 2, 4, 8, 16), 20
 PROBE, RELEARNED = 5.0, 0.05
 """Limits: points of accuracy and AUC above the clean model."""
@@ -64,6 +66,25 @@ def stage_features(clip: Clip, images: Images, most: int = 3) -> dict[str, Tenso
             handle.remove()
     stages = {name: torch.cat(parts) for name, parts in seen.items()}
     return {name: x for name, x in stages.items() if len(x) == len(images)} | {"before the projection": last}
+
+
+def through(clip: Clip, images: Images) -> tuple[Tensor, dict[str, Tensor] | None]:
+    """Embeddings (n, d) as `embed` gives them, and the `stage_features` on the way, in one pass through the tower.
+
+    z = f(x) W + b is held against `embed` on a few pictures; where it is something else, or a picture is broken, the
+    stages are None and the pictures go through the tower again. None, too, for a file of embeddings.
+    """
+    if not clip.encoder or len(images) < 2 * FEW:
+        return embed(clip, images), None
+    stages = stage_features(clip, images)
+    weight, bias = projection_matrix(clip)
+    f = stages["before the projection"].double()
+    z = (f @ weight + bias).float() if f.shape[1] == len(weight) else f.float()
+    few = torch.arange(len(images)) < FEW
+    own = embed(clip, images.where(few))
+    if not z.isfinite().all() or z[few].shape != own.shape or (z[few] - own).norm() > 1e-5 * own.norm():
+        return embed(clip, images), None
+    return z, stages
 
 
 def probes(case: Case) -> list[Finding]:
