@@ -36,11 +36,14 @@ class Others:
     texts : (w, d) float32
         Unit rows.
     names : tuple of w str
+    shows : (m,) int64, optional
+        Which word each picture shows, where that is known.
     """
 
     images: Tensor
     texts: Tensor
     names: tuple[str, ...]
+    shows: Tensor | None = None
 
     def answers(self, change: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """The word with the largest cosine to each picture after `change`, such as `edit.images`: (m,) int64."""
@@ -81,9 +84,12 @@ def others_of(clip: Clip, vocabulary: Vocabulary) -> Others | None:
     if sum(kept) < 2:
         return None
     chosen = torch.tensor(kept)
+    shows = None
     if shown is not None:
-        images = images[chosen[shown]]
-    return Others(images, F.normalize(texts[chosen], dim=-1), tuple(n for n, k in zip(names, kept, strict=True) if k))
+        images, shown = images[chosen[shown]], shown[chosen[shown]]
+        shows = (chosen.cumsum(0) - 1)[shown]
+    names = tuple(n for n, k in zip(names, kept, strict=True) if k)
+    return Others(images, F.normalize(texts[chosen], dim=-1), names, shows)
 
 
 def is_measurable(request: Forget) -> bool:

@@ -1,7 +1,10 @@
 """A forecast of what `compare` will measure, from names and prototypes alone; and how good such forecasts are."""
 
+from typing import Any
+
 from torch import Tensor
 
+from .aiming import aims, at_chance
 from .edit import Edit
 from .methods import solve
 from .models import Clip
@@ -21,7 +24,7 @@ def forecast(
     mean: Tensor | None = None,
     budget: str | None = None,
     prompts: str = "free",
-    **settings: float,
+    **settings: Any,
 ) -> Forecast:
     """What an edit is expected to do, before any picture is seen: what `compare` returns, with intervals.
 
@@ -81,4 +84,6 @@ def forecast(
     validate_words(cells, outlook.classifiers.mean(0), mask, vocabulary)
     if within:
         return choose(cells, mask, request, within, outlook)[1]
+    if made is None and aims(settings):
+        settings = at_chance(str(method), cells, mask, outlook, vocabulary, settings)
     return outlook.forecast(made or solve(cells, mask, str(method), **settings), mask, request)

@@ -8,6 +8,7 @@ from inspect import signature
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .bootstrap import RANGES, Interval
@@ -129,6 +130,24 @@ class Outlook:
         intervals[WORST] = worst, min(worst, low), max(worst, high)
         made = edit.method, dict(edit.settings), edit.form
         return Forecast(self._before.mean(0), after.mean(0), mask, request, *made, intervals)
+
+    def among_two(self, edit: Edit, mask: Tensor) -> float:
+        """How often `edit` is expected to leave a forgotten picture its name where only one other may be given.
+
+        mask: (C, K). The mean over the other names, the forgotten cells of a class, and the classes.
+        """
+        shares = []
+        for c in mask.any(1).nonzero()[:, 0].tolist():
+            others = torch.arange(len(mask)) != c
+            own = []
+            for k in mask[c].nonzero()[:, 0].tolist():
+                z = self._pseudo.z[:, c, k].flatten(0, 1)
+                for change in [*self.through, edit.images]:
+                    z = change(z)
+                scores = F.normalize(z, dim=-1) @ self.classifiers[k].to(z).T
+                own.append((scores[:, c, None] > scores[:, others]).double().mean())
+            shares.append(torch.stack(own).mean())
+        return float(torch.stack(shares).mean())
 
 
 def _interval(values: list[float], limits: tuple[float, float]) -> Interval:

@@ -178,7 +178,7 @@ def audit_part(entry: dict) -> list[str]:
         for f in one["findings"]:
             none: list[dict | None] = [None] * len(audits)
             of.setdefault((f["check"], f["asked"]), none)[i] = f
-    methods = [f"`{' + '.join(one['methods'])}`" for one in audits]
+    methods = [_method(one) for one in audits]
     lines = ["| " + " | ".join(["question", "unedited", "clean", *methods, "limit"]) + " |"]
     lines.append("|---" * (4 + len(audits)) + "|")
     worst = {
@@ -198,4 +198,35 @@ def audit_part(entry: dict) -> list[str]:
         f"`clipnull audit` of {about['model']}, {about['pictures']} pictures, {about['forgotten']} to be forgotten; "
         f"clean: {about['clean'] or 'none'}, a model that never knew. **Bold**: beyond the limit. The worst first."
     )
-    return [f"## {entry['name'][0].upper()}{entry['name'][1:]}", said, "\n".join(lines)]
+    left_out = [f"Left out: {'; '.join(about['left_out'])}."] if about.get("left_out") else []
+    tuned = _fine_tuned(audits)
+    return [f"## {entry['name'][0].upper()}{entry['name'][1:]}", said, "\n".join(lines), *tuned, *left_out]
+
+
+def _method(one: dict) -> str:
+    return f"`{' + '.join(one['methods'])}`" + (f" at {one['aim']}" if one.get("aim") else "")
+
+
+def _fine_tuned(audits: Sequence[dict]) -> list[str]:
+    """What fine-tuning brings back: a row a model, a column a number of steps; nothing where none was asked."""
+    rows, steps = {}, []
+    for one in audits:
+        for details in [f["details"] for f in one["findings"] if "of what was lost" in f["details"]]:
+            steps = details["steps"]
+            curves = {
+                key.removeprefix("forgotten, "): value
+                for key, value in details.items()
+                if key.startswith("forgotten, ")
+            }
+            for model, curve in curves.items():
+                name = _method(one) if model == "edited" else model
+                rows[name] = list(zip(curve, details[f"kept, {model}"], strict=True))
+    if not rows:
+        return []
+    lines = ["| after steps | " + " | ".join(map(str, steps)) + " |", "|---" * (1 + len(steps)) + "|"]
+    lines += [f"| {name} | " + " | ".join(f"{f:.0f} / {k:.0f}" for f, k in row) + " |" for name, row in rows.items()]
+    return [
+        "Fine-tuning on kept pictures (`--slow`; batches of 32 from the train split, the forgotten names among the "
+        "candidates): percent of forgotten / kept pictures named right.",
+        "\n".join(lines),
+    ]

@@ -74,6 +74,23 @@ def speed(material: Material, mask: Tensor, seed: int = 0, energy: float = 0.7, 
     return Edit(factor(torch.eye(len(u), dtype=u.dtype) - u @ u.T), difference.T, "speed")
 
 
+def double(material: Material, mask: Tensor, seed: int = 0, energy: float = 0.5, ridge: float = 0.01) -> Edit:
+    """Double Projections (Zhang et al., CVPR 2026, arXiv 2604.10032), from its abstract and public summaries.
+
+    First projection: forgotten rows X get proxies X* in the span of what is kept. Second: X goes to X* by a map that
+    acts in the null space of what is kept alone, z -> z - z N X^T (X N X^T + ridge I)^-1 (X - X*). Both spans are that
+    of all kept rows, of rank truncated to `energy` of their sum of squares; then X - X* is X N, and the edit is the
+    hard relative of our `residual`. Kept rows are those of `speed`. On OpenAI's ViT-B/32 an energy of .8 forgets more
+    (.81 in place of .57, global).
+    """
+    cells = material.cells
+    x, common = cells.rows(mask), [] if cells.common is None else [cells.common]
+    u = basis(torch.cat([cells.rows(~mask), *common]), energy)
+    beyond = x - x @ u @ u.T  # X N, and X - X*
+    gram = beyond @ beyond.T + ridge * torch.eye(len(x), dtype=x.dtype)
+    return Edit(torch.linalg.solve(gram, beyond).T, beyond.T, "double")
+
+
 # --- synthesized pictures ----------------------------------------------------------------------------------------
 
 
@@ -234,6 +251,7 @@ RIVALS = {
     "filter": Rival(None),
     "uce": Rival(uce, texts=True),
     "speed": Rival(speed),
+    "double": Rival(double),
     "lipschitz": Rival(lipschitz, "synthesized", trains=True, drawn=True),
     "leace": Rival(leace, "labelled"),
     "orthogonal": Rival(orthogonal, "labelled"),

@@ -1,14 +1,17 @@
 """How methods and rivals stand: all that is measured in one call, and its tables as text and for RESULTS.md."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from . import contest
+from .audits import FEW, audit_each
+from .audits.findings import told as number
 from .bench import COLUMNS, PARADIGMS, every_request, told
-from .contest import ADU, ALL, field, left_out, summary
+from .contest import ADU, ALL, Field, edit_of, field, left_out, summary
 from .data import Images
-from .materials import gather
+from .materials import Material, gather
 from .methods import METHODS
 from .models import Clip
 from .requests import Forget
@@ -55,9 +58,43 @@ def document(
         "left_out": left_out(material, on),
         "covered": {"requests": sorted(texts), "summary": summary(under, images, covered) if under else []},
         "summary": summary(rows, images, asked),
+        "audit": audited(clip, images, material, taking, on),
         "sequences": curves(sequence(on, material, chain, orders=orders)) if chain else [],
         "rows": [{key: value for key, value in row.items() if key != "bits"} for row in rows],
     }
+
+
+def audited(
+    clip: Clip, images: Images, material: Material, entrants: Sequence[str], on: Field
+) -> dict[str, Any] | None:
+    """The worst three findings of `audit_each` of every entrant that edits pictures, for one class everywhere.
+
+    The class is one that a clean model does without, or else the first with enough pictures; None without any. Seed 0
+    of what is drawn. `worst`: by name, `beyond` and `judged`, numbers of findings, and the findings; `left_out`: why
+    one is not asked.
+    """
+    counts = images.counts().sum(1).tolist()
+    asked = [Forget([c]) for c, n in zip(images.vocabulary.classes, counts, strict=True) if n >= FEW]
+    if not asked:
+        return None
+    request = next((one for one in asked if str(one) in on.clean), asked[0])
+    edits, out = {}, {}
+    for name in entrants:
+        edit = None if ALL[name].texts else edit_of(name, material, request.mask(images.vocabulary))
+        try:
+            edits |= {} if edit is None else {name: edit.apply(clip)}
+        except ValueError as error:  # a tower that takes no bias
+            out[name] = str(error)
+        if edit is None:
+            out[name] = "edits no pictures"
+    reports = audit_each(clip, list(edits.values()), images, request)
+    worst = {}
+    for name, report in zip(edits, reports, strict=True):
+        judged = [f for f in report.findings if f.within is not None]
+        three = [{key: value for key, value in asdict(f).items() if key != "details"} for f in report.worst]
+        worst[name] = {"beyond": sum(not f.within for f in judged), "judged": len(judged), "findings": three}
+    about = {key: reports[0].about[key] for key in ("request", "clean", "pictures", "forgotten")}
+    return about | {"worst": worst, "left_out": out}
 
 
 def winners(found: Sequence[dict]) -> dict[tuple[str, str], set[str]]:
@@ -130,6 +167,10 @@ def text(entry: dict) -> str:
         for name in dict.fromkeys(name for name, _ in broken):
             lines.append(f"  {name:<10}" + "".join(f"{broken[name, way]:>40}" for way in WAYS))
         blocks.append("\n".join(lines))
+    if entry.get("audit"):
+        lines = [f"audit of {entry['audit']['request']}, findings beyond their limit, and the worst three:"]
+        lines += [f"  {name:<10}{'; '.join(cells)}" for name, cells in _worst(entry["audit"]).items()]
+        blocks.append("\n".join(lines))
     blocks.append(f"best, rivals (*): {wins(entry['summary'])}")
     blocks += (
         [f"left out: {'; '.join(f'{n} ({why})' for n, why in entry['left_out'].items())}"] if entry["left_out"] else []
@@ -144,6 +185,19 @@ def _domains(found: Sequence[dict]) -> dict[str, dict]:
     ordered = sorted(after.items(), key=lambda pair: -pair[1]["H"][0])
     full = [row for row in rows if row["measured"] == row["requests"]]
     return {"unedited": full[0]["adu"]["before"]} | dict(ordered) if full else dict(ordered)
+
+
+def _worst(found: dict) -> dict[str, list[str]]:
+    """Of each entrant how many findings are beyond their limit, then the worst three in words; fewest beyond first."""
+    told_ = {}
+    for name, one in sorted(found["worst"].items(), key=lambda pair: pair[1]["beyond"] / max(1, pair[1]["judged"])):
+        told_[name] = [f"{one['beyond']} of {one['judged']}"]
+        for f in one["findings"]:
+            clean = "" if f["clean"] is None else f", clean {number(f['clean'])}"
+            unit = f" {f['unit']}" if f["unit"] else ""
+            times = max(0, f["excess"]) / f["limit"]
+            told_[name].append(f"{f['check']}: {f['asked']}: {number(f['edited'])}{unit}{clean} ({times:.1f} ×)")
+    return told_
 
 
 def _percent(ends: Sequence[float]) -> str:
@@ -193,6 +247,16 @@ def part(entry: dict) -> list[str]:
             "In percent, as ADU ([arXiv 2510.08132](https://arxiv.org/abs/2510.08132)) reports whole domains: accuracy "
             "on kept domains, 100 minus that on the forgotten one, their harmonic mean; means over cells and requests"
             + (" (`clean`: of one domain)." if "clean" in domains else "."),
+            "\n".join(lines),
+        ]
+    if entry.get("audit"):
+        about = entry["audit"]
+        lines = ["| method | beyond | worst | second | third |", "|---" * 5 + "|"]
+        lines += [f"| `{name}` | " + " | ".join(cells) + " |" for name, cells in _worst(about).items()]
+        parts += [
+            f"The audit (`clipnull.audits`) of one request, {about['request']}: how many findings are beyond their "
+            "limit, fewest first, and the worst three, with how many times their limit they are. Clean: "
+            f"{about['clean'] or 'none'}. Who edits no pictures is not asked.",
             "\n".join(lines),
         ]
     if entry["sequences"]:

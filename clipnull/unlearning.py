@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .aiming import aims, at_chance, validate_aim
 from .budgets import Budget
 from .edit import Edit, history
 from .errors import at_least, brief, one_of
@@ -186,7 +187,7 @@ def unlearn(
     prototypes: Prototypes | bool | int | None = True,
     mean: Tensor | None = None,
     budget: str | None = None,
-    **settings: float,
+    **settings: Any,
 ) -> Edit:
     """The edit that makes `clip` forget `request`, from the names in `vocabulary` alone.
 
@@ -209,7 +210,8 @@ def unlearn(
         What "auto" must keep to, see `clipnull.budgets`; by default "forget >= .95, worst drop <= 5".
     **settings
         Those of the method; their defaults are one set for all models and data, chosen on the train splits of miniworld
-        and PACS. "auto" takes none.
+        and PACS. "auto" takes none. strength="chance", of "oblique", "neuron" and "gated": the strength at which a
+        forgotten picture is expected to be named by chance where only two names may be given, see `clipnull.aiming`.
 
     Returns
     -------
@@ -220,7 +222,7 @@ def unlearn(
     ------
     ValueError
         For unknown names, methods or settings, with near ones, and if nothing would be kept; for a budget that
-        contradicts itself or that no method is expected to keep to.
+        contradicts itself or that no method is expected to keep to; for a strength "chance" that cannot be reached.
 
     Warns
     -----
@@ -242,13 +244,17 @@ def unlearn(
     """
     mask = request.mask(vocabulary)
     limits = validate_choice(method, budget, settings)
+    validate_aim(method, mask, settings)
     cells = embed_vocabulary(clip, vocabulary, prototypes, mean)
     warn_of_alike(cells, mask, vocabulary)
-    if limits:
+    if limits or aims(settings):
         cells.validate(mask)
         outlook = outlook_of(clip, vocabulary, cells, prototypes, mean)
         validate_words(cells, outlook.classifiers.mean(0), mask, vocabulary)
-        edit, _ = choose(cells, mask, request, limits, outlook)
+        if limits:
+            edit, _ = choose(cells, mask, request, limits, outlook)
+        else:
+            edit = solve(cells, mask, method, **at_chance(method, cells, mask, outlook, vocabulary, settings))
     else:
         edit = solve(cells, mask, method, **settings)
     told = {"fingerprint": clip.fingerprint, "model": clip.name, "after": history(clip.edits)}

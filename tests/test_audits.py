@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -14,7 +15,8 @@ from test_stored import fields
 import clipnull as cn
 from clipnull import audits, cli, plots
 from clipnull.auditing import features_before_projection
-from clipnull.audits import deep, probing, surviving, traces, wordings
+from clipnull.audits import deep, languages, probing, surviving, traces, wordings
+from clipnull.audits.case import Case
 from clipnull.audits.findings import Audit, finding, ordered, told
 from clipnull.reporting import audit_part
 
@@ -120,7 +122,8 @@ def test_beside_a_model_that_never_knew(clip, images):
     """Dogs in miniworld, with all that is judged: the model that never met a dog is found and asked."""
     request = cn.Forget(["dog"])
     report = cn.audit(clip, cn.unlearn(clip, request, images.vocabulary, "nullspace"), images, request)
-    assert report.about["clean"] == "miniclip-no-dog" and report.left_out == ()
+    assert report.about["clean"] == "miniclip-no-dog" and len(report.left_out) == 1
+    assert report.left_out[0].startswith("other languages: nothing says")
     found = {f"{f.check}: {f.asked}": f for f in report.findings}
     assert found["probe: after the projection"].clean > 60  # what tells dogs is useful for other animals, too
     auc = found["mark: the score of the forgotten class finds its pictures"]
@@ -131,17 +134,31 @@ def test_beside_a_model_that_never_knew(clip, images):
 
 @pytest.mark.slow
 def test_the_command_writes_all_of_it(tmp_path, capsys, images):
-    options = ["--classes", "dog", "--domains", "line", "--methods", "gated", "neuron", "--words", "puppy, hound"]
+    options = [
+        "--classes",
+        "dog",
+        "--domains",
+        "line",
+        "--methods",
+        "ridge",
+        "gated",
+        "--chance",
+        "--words",
+        "puppy, hound",
+    ]
     files = ["--json", str(tmp_path / "a.json"), "--figure", str(tmp_path / "a.png")]
     assert cli.main(["audit", *options, *files]) == 0
     out = capsys.readouterr().out
     assert out.startswith("forget dog in line: ") and "beyond their limit" in out
     found = json.loads((tmp_path / "a.json").read_text())
     assert (found["kind"], found["name"]) == ("audit", "audit, miniworld, dog in line")
-    assert [one["methods"] for one in found["audits"]] == [["gated"], ["neuron"]]
+    assert [(one["methods"], one.get("aim")) for one in found["audits"]] == [
+        (["ridge"], None), (["gated"], None), (["gated"], "chance")
+    ]  # fmt: skip
     assert found["audits"][0]["clean"] == "miniclip-no-dog"
-    table = audit_part(found)[-1].splitlines()
-    assert table[0] == "| question | unedited | clean | `gated` | `neuron` | limit |"
+    table, said = audit_part(found)[2].splitlines(), audit_part(found)[-1]
+    assert said.startswith("Left out: other languages")
+    assert table[0] == "| question | unedited | clean | `ridge` | `gated` | `gated` at chance | limit |"
     assert len(table) == 2 + len({(f["check"], f["asked"]) for one in found["audits"] for f in one["findings"]})
     assert (tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
 
@@ -176,6 +193,65 @@ def test_a_patch_is_turned_back(clip, few, z, images, method):
     edited = edit.images(z[:80].double())
     back = surviving._turned_back(edit, edited)
     assert torch.allclose(edit.images(back), edited, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["oblique", "gated"])
+def test_fine_tuning_is_a_curve_for_each_model(clip, few, edit, method, monkeypatch):
+    """A few steps on few pictures: what is forgotten stays so, what is kept stays known, the models are untouched."""
+    monkeypatch.setattr(surviving, "STEPS", (0, 1, 3))
+    train = cn.load_images(split="train").select(list(few.vocabulary.classes), list(few.vocabulary.domains))
+    edited = cn.unlearn(clip, cn.Forget(["dog"]), few.vocabulary, method).apply(clip)
+    models = {"unedited": clip, "edited": edited}
+    features = {name: cn.embed(model, few) for name, model in models.items()}
+    case = Case.of(models, few, cn.Forget(["dog"]), features, [str(i) for i in range(len(few))], 0)
+    weights = [model.weights.clone() for model in models.values()]
+    (found,) = surviving.fine_tuning(case, train)
+    assert found.asked == "3 steps of fine-tuning on kept pictures" and found.details["steps"] == [0, 1, 3]
+    curves = {name: found.details[f"forgotten, {name}"] for name in models}
+    assert curves["edited"][0] == pytest.approx(case.right(case.answers("edited")))
+    assert curves["edited"][0] < 20 < 40 < curves["unedited"][0] and len(curves["edited"]) == 3
+    assert max(curves["edited"]) < curves["unedited"][0]
+    assert min(found.details["kept, edited"]) > 60 and found.edited == pytest.approx(curves["edited"][-1])
+    assert -0.2 < found.details["of what was lost"] < 0.5 and found.limit is None
+    assert all(torch.equal(before, model.weights) for before, model in zip(weights, models.values(), strict=True))
+    assert not any(p.requires_grad for model in models.values() for p in model.model.parameters())
+    with pytest.raises(ValueError, match="train: 0 kept pictures of 14 classes; expected at least 32"):
+        surviving.fine_tuning(case, train.select(["dog"]))
+
+
+def test_what_no_edit_changes_is_asked_once(clip, few):
+    asked = []
+    known: dict = {}
+    for _ in range(2):
+        case = Case({"unedited": clip, "edited": clip, "clean": clip}, few, cn.Forget(["dog"]), {}, {}, [], 0, known)
+        assert case.each("x", lambda name: asked.append(name) or name) == {n: n for n in case.models}
+    assert asked == ["unedited", "edited", "clean", "edited"]
+
+
+def test_other_languages_are_asked_of_towers_that_read_them(clip):
+    classes = ["dog", "fish", "gryphon"]
+    assert languages.prompts_of(clip, classes, ["dog"]) == {}
+    assert languages.left_out(clip, ["dog"]).startswith("other languages: nothing says that the text tower of miniclip")
+    reader = replace(clip, name="xlm-roberta-base-ViT-B-32")
+    found = languages.prompts_of(reader, classes, ["dog"])
+    assert found["German"] == ["ein Bild von einem Hund", "ein Bild von einem Fisch", None] and len(found) == 3
+    assert languages.left_out(reader, ["dog"]) is None and languages.prompts_of(reader, classes, ["gryphon"]) == {}
+    assert "no translation of 'gryphon' is known here" in languages.left_out(reader, ["dog", "gryphon"])
+
+
+def test_unmentioned_classes_are_counted_by_their_labels(clip, few):
+    """Taking a direction away costs some of them their name; taking nothing away costs none."""
+    request, half = cn.Forget(["dog"]), torch.eye(clip.width)[:, : clip.width // 2]
+    for taken, lost in ((torch.zeros(clip.width, 1), False), (half, True)):
+        edit = cn.Edit(taken, taken, "made")
+        edited = edit.apply(clip)
+        features = {"unedited": torch.ones(len(few), clip.width), "edited": torch.ones(len(few), clip.width)}
+        case = Case.of({"unedited": clip, "edited": edited}, few, request, features, [], 0)
+        mean, worst = traces._unmentioned(case)
+        assert mean.unedited > 50 and mean.details["classes"] > 150 and mean.limit == traces.LOSS
+        assert (mean.edited < mean.unedited, mean.details["classes that lose"] > 0) == (lost, lost)
+        assert worst.limit is None and worst.details["pictures"] <= 4, "one of four pictures is 25 points: not judged"
 
 
 def test_suspicion_is_a_share_of_pairs():
@@ -255,6 +331,10 @@ def test_the_clean_model_is_found_by_the_request(clip, few):
         (["--classes", "dog", "--methods", "obliqe"], "methods: 'obliqe' is not known; did you mean 'oblique'?"),
         (["--domains", "line", "--words", "x"], "words: given for everything in line; expected one class"),
         (["x", "--classes", "dog", "--slow"], "slow: fine-tuning needs training pictures"),
+        (
+            ["--classes", "dog", "--methods", "ridge", "--chance"],
+            "chance: no method with a strength is asked; expected",
+        ),
     ],
 )
 def test_the_command_names_wrong_arguments(arguments, message, capsys):

@@ -109,6 +109,7 @@ def test_neither_miniworld_nor_pacs_is_among_them(clip, images):
         others = others_of(clip, vocabulary)
         assert len(others.names) >= 150 and not {*others.names} & {*vocabulary.classes}
         assert not any(is_near(name, vocabulary.classes) for name in others.names)
+        assert (others.unedited == others.shows).double().mean() > 0.5, "labels stay with their pictures and names"
     some = others.names[0]
     fewer = others_of(clip, cn.Vocabulary((some, "dog"), ("photo", "line")))
     assert some not in fewer.names and len(fewer.images) < len(others.images), "what shows it is left out, too"

@@ -154,7 +154,7 @@ def test_who_lacks_pictures_is_left_out_and_cannot_be_asked_for(on, material):
     with pytest.raises(ValueError, match="entrants: 'leece' is not known; did you mean 'leace'"):
         contest.run(on, material, ["leece"])
     names = {row["method"] for row in contest.run(on, bare, paradigms=["complete"], seeds=1)}
-    assert names == {*cn.METHODS, "random", "filter", "uce", "speed"}
+    assert names == {*cn.METHODS, "random", "filter", "uce", "speed", "double"}
 
 
 def test_labelled_pictures_must_not_be_measured(clip, corner):
@@ -216,6 +216,18 @@ def test_the_tables_tell_every_figure_and_mark_the_best(found):
     assert "Only requests for which there is a model that never knew (car everywhere)" in page
     assert "Left out: `clean` (none)." in page and "left out: clean (none)" in text
     assert "Stored embeddings: no" in "\n".join(standings.part(told(found, stored=True))) and "Stored" not in page
+    mark = {
+        "check": "mark",
+        "asked": "pairs",
+        "unit": "%",
+        "edited": 20.0,
+        "clean": 80.0,
+        "excess": 60.0,
+        "limit": 10.0,
+    }
+    worst = {"slug": {"beyond": 3, "judged": 9, "findings": [mark] * 3}}
+    page = "\n".join(standings.part(told(found, audit={"request": "x", "clean": None, "worst": worst})))
+    assert f"| `slug` | 3 of 9 |{' mark: pairs: 20.0 %, clean 80.0 (6.0 ×) |' * 3}" in page and "Clean: none." in page
     assert "Left out" not in "\n".join(standings.part(told(found, left_out={}, sequences=[])))
 
 
@@ -246,6 +258,10 @@ def test_the_command_measures_writes_and_refuses(tmp_path, capsys, monkeypatch):
     assert cli.main([*asked, "--methods", "ridge", "speed", "filter", "--json", str(path)]) == 0
     found, out = json.loads(path.read_text(encoding="utf-8")), capsys.readouterr().out
     assert {row["method"] for row in found["sequences"]} == {"ridge", "speed"} and "class after class" in out
+    audit = found["audit"]
+    assert audit["worst"].keys() == {"ridge", "speed"} and audit["left_out"] == {"filter": "edits no pictures"}
+    assert all(len(one["findings"]) == 3 and one["beyond"] <= one["judged"] for one in audit["worst"].values())
+    assert "audit of bird everywhere, findings beyond their limit, and the worst three" in out
     assert found["name"] == "rivals, few" and {row["method"] for row in found["rows"]} == {"ridge", "speed", "filter"}
     assert "leace (needs labelled pictures)" in out and "global: 3 requests" in out
     assert not any(math.isnan(x) for row in found["summary"] for x in row["retain_drop"])

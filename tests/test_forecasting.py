@@ -1,6 +1,7 @@
 """What an edit will do, before a picture is seen."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -211,3 +212,27 @@ def test_forecasts_are_checked_beside_the_truth(clip, corner, monkeypatch):
 def _any(clip, corner):
     cells = cn.embed_vocabulary(clip, corner.vocabulary, prototypes=False)
     return cells, cn.Forget(["car"]).mask(corner.vocabulary)
+
+
+def test_noise_is_what_few_pictures_leave_open(corner):
+    """Half of n forgotten pictures are right after: the rate of n - 1 drawn anew is off as a binomial is."""
+    mask = cn.Forget(["car"], [corner.vocabulary.domains[0]]).mask(corner.vocabulary)
+    own = mask[corner.classes, corner.domains].nonzero()[:, 0]
+    after = corner.classes.clone()
+    after[own[: len(own) // 2]] = (after[own[: len(own) // 2]] + 1) % len(mask)
+    found = validation.Redrawn(corner, times=2000).noise(corner.classes, after, mask)
+    m, p = len(own) - 1, len(own) // 2 / len(own)
+    expected = sum(math.comb(m, k) * p**k * (1 - p) ** (m - k) * abs(k / m - p) for k in range(m + 1))
+    assert found["forgetting_rate"] == pytest.approx(expected, rel=0.06) and found["retain_drop"] == 0
+    assert validation.Redrawn(corner).noise(corner.classes, corner.classes, mask)["forgetting_rate"] == 0
+
+
+def test_targets_are_told_reached_missed_or_below_the_noise():
+    row = {
+        "forgetting_rate": [0.05, 0, 1, 0.02],
+        "retain_drop": [1.9, 0, 1, 0.5],
+        "sibling_class_drop": [9.0, 0, 1, 4.1],
+    }
+    said = validation._of_targets(row)
+    assert "forgetting rate 0.050 (target 0.08, reached), retain drop 1.9 (target 1.5, missed)," in said
+    assert "9.0 (target 4, missed; no forecast could reach it on so few pictures, their noise alone is 4.1)" in said

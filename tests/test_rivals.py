@@ -68,6 +68,16 @@ def test_speed_leaves_what_it_would_move_most_exactly_where_it_was(material, mas
     assert forgotten < shares(material, mask, rivals.random(material, mask, 0))[0] - 0.5
 
 
+def test_double_moves_nothing_that_is_kept_and_what_goes_into_its_span(material, mask):
+    edit = rivals.double(material, mask, energy=1.0, ridge=1e-9)
+    kept, gone = material.cells.rows(~mask), material.cells.rows(mask)
+    assert (edit.images(kept) - kept).norm(dim=1).max() < 1e-6
+    moved, span = edit.images(gone), torch.linalg.qr(kept.T)[0]
+    assert (
+        (gone - gone @ span @ span.T).norm(dim=1).min() > 0.1 > 1e-5 > (moved - moved @ span @ span.T).norm(dim=1).max()
+    )
+
+
 def test_lipschitz_stops_where_synthesized_pictures_are_no_longer_named(material, mask):
     edit = rivals.lipschitz(material, mask, 0)
     x = material.noisy[0, 1, :, 0].double() @ edit.matrix()

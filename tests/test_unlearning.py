@@ -10,8 +10,11 @@ import torch.nn.functional as F
 
 import clipnull as cn
 from clipnull import unlearning
+from clipnull.aiming import at_chance
+from clipnull.evaluate import classify
 from clipnull.prompts import common_words, embed_cells, embed_classes, embed_domains, kept_names
 from clipnull.prototypes import cell_prototypes
+from clipnull.rows import pair_forgetting
 from clipnull.wording import format_prompt
 
 VOCABULARY = cn.Vocabulary(("cat", "dog", "fish"), ("photo", "line"))
@@ -220,3 +223,49 @@ def test_a_leaning_mean_does_not_make_texts_of_domains_alike(clip):
         warnings.simplefilter("error")
         leaning = 5 * embed_domains(clip, ["line"])[0]
         cn.unlearn(clip, cn.Forget(["dog"], ["line"]), VOCABULARY, "gated", prototypes=False, mean=leaning)
+
+
+# --- a strength that aims at chance
+
+
+@pytest.fixture(scope="module")
+def outlook(clip, images):
+    return unlearning.outlook_of(clip, images.vocabulary, cn.embed_vocabulary(clip, images.vocabulary))
+
+
+def test_chance_is_aimed_at_from_names_and_reached_on_pictures(clip, images, z, outlook):
+    """Among two names a picture is named by chance, where the usual strength leaves a mark; among all it is gone."""
+    request, v = cn.Forget(["dog"]), images.vocabulary
+    mask, cells = request.mask(v), outlook.cells
+    own = images.classes == v.classes.index("dog")
+    for method in ("oblique", "neuron", "gated"):
+        settings = at_chance(method, cells, mask, outlook, v, {"strength": "chance"})
+        edit = cn.solve(cells, mask, method, **settings)
+        assert outlook.among_two(edit, mask) == pytest.approx(0.5, abs=0.01)
+        assert pair_forgetting(z, outlook.classifiers.float(), images, request, edit.images) == pytest.approx(
+            0.5, abs=0.15
+        )
+        named = classify(z[own], outlook.classifiers.float(), images.domains[own], edit.images)
+        assert (named == images.classes[own]).double().mean() < 0.1
+    made = cn.unlearn(clip, request, v, "gated", strength="chance")
+    assert made.settings["strength"] == settings["strength"]
+
+
+@pytest.mark.parametrize(
+    ("request_", "method", "message"),
+    [
+        (cn.Forget(["dog"]), "nullspace", "method, with strength='chance': 'nullspace' is not known"),
+        (cn.Forget(domains=["line"]), "oblique", "strength: 'chance' for a whole domain; expected a number"),
+        (cn.Forget(["dog"]), "auto", "settings: strength given with method 'auto'"),
+    ],
+)
+def test_chance_is_for_classes_and_methods_with_a_strength(clip, images, request_, method, message):
+    with pytest.raises(ValueError, match=message):
+        cn.unlearn(clip, request_, images.vocabulary, method, strength="chance")
+
+
+def test_chance_out_of_reach_is_told(images, outlook):
+    """A gate that hardly ever opens leaves most pictures their name, however strong."""
+    mask, settings = cn.Forget(["dog"]).mask(images.vocabulary), {"strength": "chance", "deviations": 9.0}
+    with pytest.raises(ValueError, match=r"'chance' cannot be reached with 'gated': among two names 'dog' is expected"):
+        at_chance("gated", outlook.cells, mask, outlook, images.vocabulary, settings)

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from functools import reduce
 
+from torch import Tensor
+
 from .. import clean as clean_models
 from ..bootstrap import families
 from ..data import Images
@@ -10,11 +12,11 @@ from ..edit import Edit
 from ..embedding import embed, readable
 from ..models import Clip, load
 from ..requests import Forget
-from . import probing, retrieving, surviving, traces, wordings
+from . import languages, probing, retrieving, surviving, traces, wordings
 from .case import Case
 from .findings import Audit, Finding, ordered
 
-__all__ = ["Audit", "Finding", "audit"]
+__all__ = ["Audit", "Finding", "audit", "audit_each"]
 
 FEW = 4
 """Fewer forgotten pictures than this, or kept ones, are too few for a probe."""
@@ -48,7 +50,8 @@ def audit(
         A model that never knew. True: the one that comes with miniclip for this request, if there is one. False: none;
         then what only it can judge is told without a judgement.
     words : mapping of str to sequence of str, optional
-        What else forgotten classes are called: synonyms, hyponyms, descriptions, other languages.
+        What else forgotten classes are called: synonyms, hyponyms, descriptions, other languages. A text tower that is
+        known to read other languages is asked in some, for common things (`audits.languages`).
     train : Images, optional
         Pictures for fine-tuning (minutes): what comes back after 10 and 100 steps on the kept ones.
     seed : int
@@ -77,15 +80,33 @@ def audit(
     >>> len(report.findings) > 20, report.worst[0].within
     (True, False)
     """
+    return audit_each(clip, [after], images, request, clean, words, train, seed)[0]
+
+
+def audit_each(
+    clip: Clip,
+    afters: Sequence[Clip | Edit],
+    images: Images,
+    request: Forget,
+    clean: Clip | bool = True,
+    words: Mapping[str, Sequence[str]] | None = None,
+    train: Images | None = None,
+    seed: int = 0,
+) -> list[Audit]:
+    """`audit` of several edits for one request; what is asked of the unedited and the clean model is asked once.
+
+    Raises what `audit` raises, before anything is asked.
+    """
     mask = request.mask(images.vocabulary)
-    edited = after.apply(clip) if isinstance(after, Edit) else after
-    if (edited.base or edited) is not (clip.base or clip) and edited.width != clip.width:
-        raise ValueError(f"after: {edited.name} is {edited.width} wide; expected an edit of {clip.name}, {clip.width}")
-    named = {images.vocabulary.classes[c] for c in mask.any(1).nonzero()[:, 0].tolist()}
+    edited = [after.apply(clip) if isinstance(after, Edit) else after for after in afters]
+    for one in edited:
+        if (one.base or one) is not (clip.base or clip) and one.width != clip.width:
+            raise ValueError(f"after: {one.name} is {one.width} wide; expected an edit of {clip.name}, {clip.width}")
+    named = {images.vocabulary.classes[c]: None for c in mask.any(1).nonzero()[:, 0].tolist()}
     for name, others in (words or {}).items():
         if name not in named or isinstance(others, str):
             raise ValueError(f"words: {name!r}: {others!r}; expected for forgotten classes a list of words each")
-    models = {"unedited": clip, "edited": edited}
+    models = {"unedited": clip}
     never = clean_for(clip, request, images) if clean is True else clean or None
     if never is not None:
         if never.fingerprint == clip.fingerprint:
@@ -93,40 +114,59 @@ def audit(
         if never.encoder != clip.encoder:
             raise ValueError(f"clean: {never.name} is {'' if never.encoder else 'no '}encoder; expected one as clip is")
         models["clean"] = never
-    found = {name: embed(model, images) for name, model in models.items() if name != "edited"}
-    if edited.base is clip and clip.base is None:
-        found["edited"] = reduce(lambda z, edit: edit.images(z), edited.edits, found["unedited"])
-    else:
-        found["edited"] = embed(edited, images)
-    images, rows = readable(images, *found.values())
+    passed = {name: probing.through(model, images) for name, model in models.items()}
+    rows = [z for z, _ in passed.values()]
+    rows += [_embedded(clip, one, images, rows[0]) for one in edited]
+    images, rows = readable(images, *rows)
     inside = int(mask[images.classes, images.domains].sum())
     if min(inside, len(images) - inside) < FEW:
         raise ValueError(f"images: {inside} of {len(images)} are forgotten; expected at least {FEW}, and {FEW} kept")
-    case = Case.of(models, images, request, dict(zip(found, rows, strict=True)), families(images), seed)
-    findings = [*probing.probes(case), *probing.relearning(case), *wordings.other_words(case, words or {})]
     left_out = []
-    if clip.encoder:
+    if not clip.encoder:
+        left_out.append(
+            "stages of the tower, a prompt found by gradient, other languages, rounded weights: only embeddings are "
+            "stored"
+        )
+    elif told := languages.left_out(clip, list(named)):
+        left_out.append(told)
+    if never is None:
+        left_out.append("a model that never knew: what only it can judge is told without a judgement")
+    known = {("stages", name): stages for name, (_, stages) in passed.items() if stages is not None}
+    reports, relatives = [], families(images)
+    for i, one in enumerate(edited, len(models)):
+        of = {"unedited": (clip, rows[0]), "edited": (one, rows[i])}
+        of |= {"clean": (never, rows[1])} if never else {}
+        features = {name: z for name, (_, z) in of.items()}
+        case = Case.of({n: m for n, (m, _) in of.items()}, images, request, features, relatives, seed, known)
+        about = {
+            "request": str(request),
+            "paradigm": request.paradigm,
+            "model": clip.name,
+            "clean": never.name if never else None,
+            "methods": [edit.method for edit in one.edits],
+            "pictures": len(images),
+            "forgotten": inside,
+            "seed": seed,
+        }
+        reports.append(Audit(ordered(_asked(case, words or {}, train)), about, tuple(left_out)))
+    return reports
+
+
+def _embedded(clip: Clip, edited: Clip, images: Images, z: Tensor) -> Tensor:
+    """Embeddings of an edited model: of one of `clip`, made from those of `clip`, z."""
+    if edited.base is clip and clip.base is None:
+        return reduce(lambda x, edit: edit.images(x), edited.edits, z)
+    return embed(edited, images)
+
+
+def _asked(case: Case, words: Mapping[str, Sequence[str]], train: Images | None) -> list[Finding]:
+    findings = [*probing.probes(case), *probing.relearning(case), *wordings.other_words(case, words)]
+    if case.models["unedited"].encoder:
         findings += wordings.found_prompt(case)
-    else:
-        left_out.append("stages of the tower, a prompt found by gradient, rounded weights: only embeddings are stored")
     findings += [*retrieving.retrieval(case), *retrieving.neighbours(case), *traces.destinations(case)]
     findings += [*traces.damage(case), *traces.mark(case), *traces.membership(case)]
     findings += [*surviving.survival(case), *surviving.reversal(case)]
-    if train is not None:
-        findings += surviving.fine_tuning(case, train)
-    if never is None:
-        left_out.append("a model that never knew: what only it can judge is told without a judgement")
-    about = {
-        "request": str(request),
-        "paradigm": request.paradigm,
-        "model": clip.name,
-        "clean": never.name if never else None,
-        "methods": [edit.method for edit in edited.edits],
-        "pictures": len(images),
-        "forgotten": inside,
-        "seed": seed,
-    }
-    return Audit(ordered(findings), about, tuple(left_out))
+    return findings + (surviving.fine_tuning(case, train) if train is not None else [])
 
 
 def clean_for(clip: Clip, request: Forget, images: Images) -> Clip | None:

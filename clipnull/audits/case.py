@@ -1,6 +1,8 @@
 """What every question of an audit is asked about: models, pictures, and which of these are forgotten."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +13,8 @@ from ..evaluate import classify
 from ..models import Clip
 from ..prompts import embed_classes
 from ..requests import Forget
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +34,8 @@ class Case:
     families : list of n str
         Design families: what must not be on both sides of a probe.
     seed : int
+    known : dict
+        What `each` has computed of the models that are no edit, kept for the next edit.
     """
 
     models: dict[str, Clip]
@@ -39,6 +45,7 @@ class Case:
     texts: dict[str, Tensor]
     families: list[str]
     seed: int
+    known: dict[tuple[str, str], Any] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -49,9 +56,22 @@ class Case:
         features: dict[str, Tensor],
         families: list[str],
         seed: int,
+        known: dict[tuple[str, str], Any] | None = None,
     ) -> "Case":
         texts = {name: embed_classes(clip, images.vocabulary.names) for name, clip in models.items()}
-        return cls(models, images, request, features, texts, families, seed)
+        return cls(models, images, request, features, texts, families, seed, {} if known is None else known)
+
+    def each(self, what: str, function: Callable[[str], T]) -> dict[str, T]:
+        """`function` of the name of each model; of the unedited and the clean one, once for all edits."""
+        found = {}
+        for name in self.models:
+            if name == "edited":
+                found[name] = function(name)
+                continue
+            if (what, name) not in self.known:
+                self.known[what, name] = function(name)
+            found[name] = self.known[what, name]
+        return found
 
     @property
     def mask(self) -> Tensor:

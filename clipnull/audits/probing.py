@@ -1,5 +1,6 @@
 """Can it still be read from features? Probes on every stage of the tower, and relearning from a few labels."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..auditing import bare_tower, linear_probe
+from ..auditing import bare_tower, linear_probe, projection_matrix
 from ..data import Images
 from ..embedding import embed
 from ..errors import import_extra
@@ -16,6 +17,8 @@ from ..models import Clip, uncompiled
 from .case import Case
 from .findings import Finding, above_clean, curve, finding
 
+FEW = 4
+"""Pictures on which z = f(x) W + b is tried."""
 SHOTS, DRAWS = (1, 2, 4, 8, 16), 20
 PROBE, RELEARNED = 5.0, 0.05
 """Limits: points of accuracy and AUC above the clean model."""
@@ -65,6 +68,25 @@ def stage_features(clip: Clip, images: Images, most: int = 3) -> dict[str, Tenso
     return {name: x for name, x in stages.items() if len(x) == len(images)} | {"before the projection": last}
 
 
+def through(clip: Clip, images: Images) -> tuple[Tensor, dict[str, Tensor] | None]:
+    """Embeddings (n, d) as `embed` gives them, and the `stage_features` on the way, in one pass through the tower.
+
+    z = f(x) W + b is held against `embed` on a few pictures; where it is something else, or a picture is broken, the
+    stages are None and the pictures go through the tower again. None, too, for a file of embeddings.
+    """
+    if not clip.encoder or len(images) < 2 * FEW:
+        return embed(clip, images), None
+    stages = stage_features(clip, images)
+    weight, bias = projection_matrix(clip)
+    f = stages["before the projection"].double()
+    z = (f @ weight + bias).float() if f.shape[1] == len(weight) else f.float()
+    few = torch.arange(len(images)) < FEW
+    own = embed(clip, images.where(few))
+    if not z.isfinite().all() or z[few].shape != own.shape or (z[few] - own).norm() > 1e-5 * own.norm():
+        return embed(clip, images), None
+    return z, stages
+
+
 def probes(case: Case) -> list[Finding]:
     """Linear probes, relatives kept out: percent of the forgotten pictures named right from each stage.
 
@@ -73,25 +95,27 @@ def probes(case: Case) -> list[Finding]:
     labels, n = case.images.classes, int(case.inside.sum())
     read: dict[str, dict[str, Tensor]] = {"after the projection": case.features}
     if case.models["unedited"].encoder:
-        stages = {
-            model: stage_features(case.models[model], case.images)
-            for model in ("unedited", "clean")
-            if model in case.models
-        }
+        stages = case.each("stages", lambda model: {} if model == "edited" else _stages(case, model))
         stages["edited"] = stages["unedited"]
         read |= {stage: {model: own[stage] for model, own in stages.items()} for stage in stages["unedited"]}
+
+    def read_from(features: Tensor) -> tuple[float, list[float]]:
+        predicted = linear_probe(features, labels, case.seed, groups=case.families).predicted
+        hits = int((predicted == labels)[case.inside].sum())
+        return case.right(predicted), [100 * end for end in wilson(hits, n)]
+
     findings = []
     for stage, features in read.items():
-        found: dict[str, float] = {}
-        ends = {}
-        for model, x in features.items():
-            if model == "edited" and x is features["unedited"]:
-                found[model], ends[model] = found["unedited"], ends["unedited"]
-                continue
-            predicted = linear_probe(x, labels, case.seed, groups=case.families).predicted
-            found[model] = case.right(predicted)
-            hits = int((predicted == labels)[case.inside].sum())
-            ends[model] = [100 * end for end in wilson(hits, n)]
+        untouched = features["edited"] is features["unedited"]
+        both = case.each(
+            f"probe {stage}",
+            lambda model, x=features, same=untouched: (
+                (math.nan, []) if same and model == "edited" else read_from(x[model])
+            ),
+        )
+        if untouched:
+            both["edited"] = both["unedited"]
+        found = {model: share for model, (share, _) in both.items()}
         findings.append(
             finding(
                 "probe",
@@ -101,10 +125,14 @@ def probes(case: Case) -> list[Finding]:
                 above_clean(found),
                 PROBE,
                 "points above clean",
-                {"interval": {model: curve(both) for model, both in ends.items()}, "pictures": n},
+                {"interval": {model: curve(ends) for model, (_, ends) in both.items()}, "pictures": n},
             )
         )
     return findings
+
+
+def _stages(case: Case, model: str) -> dict[str, Tensor]:
+    return stage_features(case.models[model], case.images)
 
 
 def relearning(case: Case) -> list[Finding]:

@@ -20,9 +20,10 @@ KEPT = 0.05
 """Limit: the share of the forgetting that may be gone after weights or embeddings were rounded."""
 
 MOST = 200
-"""Forgotten pictures that are embedded anew by each rounded model."""
+"""Forgotten pictures that are embedded anew by each rounded model; kept ones, by each fine-tuned one."""
 
-STEPS, BATCH, RATE = (0, 10, 100), 32, 1e-5
+STEPS, BATCH, RATE = (0, 3, 10, 30, 100), 32, 1e-5
+"""Of fine-tuning: after how many steps it is looked at, pictures a step, and the rate."""
 
 
 def rounded(x: Tensor, kind: str) -> Tensor:
@@ -118,10 +119,12 @@ def _turned_back(edit: Any, z: Tensor, steps: int = 50) -> Tensor:
 
 
 def fine_tuning(case: Case, train: Images, told: Callable[[str], None] = lambda _: None) -> list[Finding]:
-    """Further contrastive training of the edited image tower on kept pictures only: what comes back of the forgotten?
+    """Further contrastive training of each image tower on kept pictures only: what comes back of the forgotten?
 
     AdamW, rate RATE, batches of BATCH pictures of `train` outside the request, against the free prompts of all
     classes; the text tower stays. The forgotten classes stay candidates, as they would for an owner who does not know.
+    The unedited and the clean model are trained on the same batches: an accuracy that rises there, too, does not come
+    from what the edit left. A finding for 10 steps and one for the last; curves in their details. Told, not judged.
     """
     mask = case.request.mask(train.vocabulary)
     kept = train.where(~mask[train.classes, train.domains])
@@ -130,18 +133,39 @@ def fine_tuning(case: Case, train: Images, told: Callable[[str], None] = lambda 
             f"train: {len(kept)} kept pictures of {len(train.vocabulary.classes)} classes; expected at least {BATCH}, "
             "in the vocabulary of images"
         )
-    clip = case.models["edited"]
-    texts, model = case.texts["edited"].to(clip.device), copy.deepcopy(clip.model)
+    curves = case.each("fine-tuning", lambda name: _fine_tuned(case, name, kept, told))
+    lost = curves["unedited"]["forgotten"][0] - curves["edited"]["forgotten"][0]
+    findings = []
+    for i, steps in enumerate(STEPS):
+        if steps in (10, STEPS[-1]):
+            now = {name: own["forgotten"][i] for name, own in curves.items()}
+            back = (now["edited"] - curves["edited"]["forgotten"][0]) / lost if lost > 0 else float("nan")
+            details = {"steps": list(STEPS), "of what was lost": curve([back])[0]}
+            details |= {f"{part}, {name}": curve(own[part]) for name, own in curves.items() for part in own}
+            findings.append(
+                finding("survival", f"{steps} steps of fine-tuning on kept pictures", "%", now, details=details)
+            )
+    return findings
+
+
+def _fine_tuned(case: Case, name: str, kept: Images, told: Callable[[str], None]) -> dict[str, list[float]]:
+    """Percent named right after each of STEPS, of forgotten pictures and of MOST kept ones. The model is untouched."""
+    clip, found = case.models[name], {"forgotten": [], "kept": []}
+    texts, model = case.texts[name].to(clip.device), copy.deepcopy(clip.model)
     model.visual.requires_grad_(True)
     optimizer = torch.optim.AdamW([p for p in model.visual.parameters() if p.requires_grad], lr=RATE, weight_decay=0.0)
-    generator, found, kept_right = torch.Generator().manual_seed(case.seed), [], []
-    some = case.images
+    generator = torch.Generator().manual_seed(case.seed)
+    others = (~case.inside).nonzero()[:, 0]
+    seen = case.inside.clone()
+    seen[others[torch.linspace(0, len(others) - 1, min(MOST, len(others))).long()]] = True
+    some = case.images.where(seen)
     for step in range(STEPS[-1] + 1):
         if step in STEPS:
-            z = embed(replace(clip, model=model), some)
-            found.append(_right(case, z, case.inside))
-            kept_right.append(_right(case, z, ~case.inside))
-            told(f"fine-tuning, step {step}: {found[-1]:.0f} % of the forgotten pictures are named right")
+            answer = torch.full_like(case.images.classes, -1)
+            answer[seen] = (F.normalize(embed(replace(clip, model=model), some), dim=-1) @ case.texts[name].T).argmax(1)
+            found["forgotten"].append(case.right(answer))
+            found["kept"].append(case.right(answer, seen & ~case.inside))
+            told(f"fine-tuning {name}, step {step}: {found['forgotten'][-1]:.0f} % of the forgotten are named right")
         if step == STEPS[-1]:
             break
         chosen = torch.randperm(len(kept), generator=generator)[:BATCH]
@@ -152,8 +176,4 @@ def fine_tuning(case: Case, train: Images, told: Callable[[str], None] = lambda 
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-    both = {"unedited": case.right(case.answers("unedited")), "edited": found[-1]}
-    if "clean" in case.models:
-        both["clean"] = case.right(case.answers("clean"))
-    details = {"steps": list(STEPS), "forgotten": curve(found), "kept": curve(kept_right)}
-    return [finding("survival", f"{STEPS[-1]} steps of fine-tuning on kept pictures", "%", both, details=details)]
+    return found

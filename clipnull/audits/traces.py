@@ -1,14 +1,17 @@
 """What an edit leaves to be seen: where pictures go, what is damaged, a mark, and who was forgotten."""
 
+from functools import reduce
+
 import torch
 from torch import Tensor
 
 from ..auditing import weight_difference
+from ..collateral import is_measurable, others_of
 from ..errors import import_extra
 from ..evaluate import accuracy_matrix, compare, macro
 from ..subspace import captured_energy
 from .case import Case
-from .findings import Finding, finding
+from .findings import MODELS, Finding, finding
 
 MARK, NAMED = 0.1, 0.25
 """Limits: how far a score may sort other than the clean model's; how far above chance the class may be named."""
@@ -85,7 +88,53 @@ def damage(case: Case) -> list[Finding]:
         changed = 100 - same["edited"]
         asked = "unrelated pictures that keep their name"
         found.append(finding("damage", asked, "%", same, excess=changed, limit=CHANGED, judged="changed"))
-    return found
+    return [*found, *_unmentioned(case)]
+
+
+def _unmentioned(case: Case) -> list[Finding]:
+    """Classes that the request never mentions, where their pictures have labels: points lost, on average and at worst.
+
+    Among the names of all unmentioned classes. The worst is judged only if one of its pictures is no more than WORST
+    points: with four pictures a class, as come with miniclip, a single answer is 25.
+    """
+    clip, edited = case.models["unedited"], case.models["edited"]
+    base = clip.base or clip
+    others = others_of(base, case.images.vocabulary)
+    known = (edited.base or edited) is base and is_measurable(case.request)
+    if not known or others is None or others.shows is None:
+        return []
+    shows = others.shows
+    answers = [
+        others.answers(lambda z, m=m: reduce(lambda x, edit: edit.images(x), m.edits, z)) for m in (clip, edited)
+    ]
+    counts = shows.bincount(minlength=len(others.names))
+    right = [torch.bincount(shows[given == shows], minlength=len(counts)) for given in answers]
+    there = counts > 0
+    mean = [100 * float((hits[there] / counts[there]).double().mean()) for hits in right]
+    lost = (right[0] - right[1]) / counts.clamp(min=1)
+    worst = int(lost.argmax())
+    told = {
+        "class": others.names[worst],
+        "pictures": int(counts[worst]),
+        "lost": int(right[0][worst] - right[1][worst]),
+        "classes": int(there.sum()),
+        "classes that lose": int((lost > 0).sum()),
+        "classes that gain": int((lost < 0).sum()),
+    }
+    own = [100 * float(hits[worst] / counts[worst]) for hits in right]
+    judged = (WORST, "points lost") if 100 / told["pictures"] <= WORST else (None, "")
+    return [
+        _loss("unmentioned classes", dict(zip(MODELS, mean, strict=False)), LOSS, told),
+        finding(
+            "damage",
+            "the unmentioned class that loses most",
+            "%",
+            dict(zip(MODELS, own, strict=False)),
+            own[0] - own[1],
+            *judged,
+            told,
+        ),
+    ]
 
 
 def _loss(asked: str, right: dict[str, float], limit: float, details: dict | None = None) -> Finding:

@@ -13,6 +13,7 @@ from ..prompts import can_embed, near, prompt_sets, text_classifiers
 from ..wording import TEMPLATES, format_prompt
 from .case import Case
 from .findings import Finding, above_clean, finding
+from .languages import prompts_of
 
 ASKED = ("{a}", "I can see {a} here", "what a nice {n}", "look, {a}!", "{n} clip art, no background", "two {n}s")
 """Templates that neither build nor evaluate anything else; the last makes a plural."""
@@ -111,6 +112,12 @@ def _wordings(case: Case, words: Mapping[str, Sequence[str]]) -> Iterator[tuple[
             f"{len(asked)} templates",
             {m: F.normalize(torch.stack(texts).mean(0), dim=-1) for m, texts in each.items()},
         )
+    for language, prompts in prompts_of(base, v.classes, [v.classes[c] for c in case.forgotten]).items():
+        known = torch.tensor([prompt is not None for prompt in prompts])
+        texts = {m: case.texts[m].clone() for m in case.models}
+        for m, clip in case.models.items():
+            texts[m][known] = clip.embed_texts([prompt for prompt in prompts if prompt is not None]).to(texts[m])
+        yield "other languages", language, texts
     template = TEMPLATES["free"][0]
     kinds: dict[str, Mapping[str, Sequence[str]]] = {
         "misspelt": {v.classes[c]: misspelt(v.classes[c]) for c in case.forgotten}
@@ -139,12 +146,14 @@ def found_prompt(case: Case) -> list[Finding]:
     own = case.inside & (case.images.classes == c)
     if not (own & halves).any() or not (own & ~halves).any():
         return []
-    found = {}
-    for model, clip in case.models.items():
-        z = case.unit(model).float()
-        texts = case.texts[model].clone()
-        texts[c] = fitted_prompt(clip, z[halves], case.images.classes[halves], case.inside[halves], texts, c, case.seed)
-        found[model] = case.right((z @ texts.T).argmax(1), own & ~halves)
+    labels = case.images.classes[halves], case.inside[halves]
+
+    def asked(model: str) -> float:
+        z, texts = case.unit(model).float(), case.texts[model].clone()
+        texts[c] = fitted_prompt(case.models[model], z[halves], *labels, texts, c, case.seed)
+        return case.right((z @ texts.T).argmax(1), own & ~halves)
+
+    found = case.each("found prompt", asked)
     return [
         finding(
             "words",

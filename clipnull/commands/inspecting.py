@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..console import DATA
-from ..errors import names
+from ..errors import names, shorten
 
 if TYPE_CHECKING:
     from ..images import Images
@@ -34,9 +34,16 @@ def add(commands: argparse._SubParsersAction) -> None:
     audit_.add_argument("--classes", nargs="+", metavar="CLASS", help="to forget [those of the patch]")
     audit_.add_argument("--domains", nargs="+", metavar="DOMAIN", help="in which [all]; alone: whole domains")
     audit_.add_argument("--methods", nargs="+", default=["oblique"], metavar="METHOD", help="that edit [oblique]")
+    audit_.add_argument(
+        "--chance",
+        action="store_true",
+        help="of each method that has a strength, audit the edit that aims at chance, too",
+    )
     audit_.add_argument("--patch", type=Path, metavar="FILE", help="the edit, in place of making one")
     audit_.add_argument("--clean", metavar="MODEL", help="that never knew [the one that comes with miniclip, if any]")
-    audit_.add_argument("--words", default="", metavar="A,B", help="other names of the class, to ask with")
+    audit_.add_argument(
+        "--words", default="", metavar="A,B", help="other names of the class, in any language, to ask with"
+    )
     audit_.add_argument("--slow", action="store_true", help="fine-tune, too: what comes back in 100 steps (miniworld)")
     audit_.add_argument("--json", type=Path, metavar="FILE", help="write all findings there")
     audit_.add_argument("--figure", type=Path, metavar="FILE.png", help="draw the (first) findings there")
@@ -86,7 +93,8 @@ def _counts(images: Images) -> str:
 
 
 def audit(args: argparse.Namespace) -> int:
-    from ..audits import audit as ask
+    from ..aiming import CHANCE, able
+    from ..audits import audit_each
     from ..data import load_images
     from ..edit import Edit
     from ..files import write_text, written
@@ -115,11 +123,20 @@ def audit(args: argparse.Namespace) -> int:
     named = {request.classes[0]: words} if words and request.classes else None
     clean = load(args.clean) if args.clean else True
     train = load_images(split="train") if args.slow else None
+    chance = [method for method in methods if method in able()] if args.chance else []
+    if args.chance and (args.patch or not chance):
+        raise ValueError(f"chance: no method with a strength is asked; expected --methods of {shorten(able())}")
     edits = [edit] if edit else [unlearn(clip, request, images.vocabulary, method) for method in methods]
-    reports = [ask(clip, one, images, request, clean, named, train, args.seed) for one in edits]
+    edits += [unlearn(clip, request, images.vocabulary, method, strength=CHANCE) for method in chance]
+    aims = [{}] * (len(edits) - len(chance)) + [{"aim": CHANCE}] * len(chance)
+    reports = audit_each(clip, edits, images, request, clean, named, train, args.seed)
     if args.json:
         name = f"audit, {name_of(args.data)}, {request}"
-        found = {"kind": "audit", "name": name, "audits": [report.as_dict() for report in reports]}
+        found = {
+            "kind": "audit",
+            "name": name,
+            "audits": [r.as_dict() | aim for r, aim in zip(reports, aims, strict=True)],
+        }
         write_text(args.json, json.dumps(found, indent=1, allow_nan=False) + "\n")
     if args.figure:
         from ..plots import audit as draw
