@@ -23,7 +23,7 @@ methods.cells methods.nullspace methods.residual methods.ridge methods.oblique m
 embedding heads exporting storing collateral evaluate bootstrap budgets pseudo predicting unlearning forecasting rows
 geometry
 auditing audits.findings audits.case audits.probing audits.wordings audits.retrieving audits.traces audits.surviving
-audits.deep audits vectors tables rewriting switching answering bench validation speed index_speed materials rivals
+audits.deep audits vectors tables rewriting switching answering bench bounds validation speed index_speed materials rivals
 contest sequences standings cards plots reporting results paper
 """
 COURSE = """

@@ -1,0 +1,217 @@
+"""Where a miss comes from: curves of forgetting against loss, from names alone and with labelled pictures.
+
+A method from names alone misses a target either because its form cannot do better or because names do not say where
+pictures lie. To tell these apart, the same form is given pictures with labels: half of them, to be measured on the
+other half, and the other way round. Nothing of this is data-free; it is a yardstick and no method.
+
+- `oblique`, a matrix: the detector of each forgotten class is fitted to pictures, what it changes stays as it is.
+  It is the v that is 1 on the cells to forget and 0 elsewhere, in ridge regression, where siblings count as much as
+  all other kept cells together. Strength is swept.
+- `gated`, a module: domains are told apart by ridge regression on pictures. What is added to the score of the
+  forgotten domains is swept.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import product
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .bench import COLUMNS, every_request
+from .collateral import Others, is_measurable, others_of
+from .data import Images
+from .edit import Edit
+from .embedding import embed, readable
+from .evaluate import accuracy_matrix, classify, rates
+from .methods import solve
+from .methods.cells import Cells
+from .methods.oblique import decoy_of
+from .models import Clip
+from .prompts import text_classifiers
+from .unlearning import embed_vocabulary
+
+PARADIGMS = ("selective", "complete")
+STRENGTHS = (0.4, 0.6, 0.8, 1.0, 1.3, 1.8)
+"""Of `oblique`, in units of its own, so that 1 is today's edit; with labelled pictures, in units of LABELLED."""
+LABELLED = 2.0
+OFFSETS = (-0.2, -0.1, 0.0, 0.1, 0.2)
+"""Of `gated`, in units of how far the right name of a domain is read above the others, on the names themselves."""
+DETECTOR, TELLER = 0.002, 0.01
+"""The ridges of the detectors and of what tells domains apart, both for unit embeddings."""
+
+Change = Callable[[Tensor], Tensor]
+
+
+class Half:
+    """Pictures with labels, z (n, d), and what is fitted to them; each cell counts as one, however many it holds."""
+
+    def __init__(self, z: Tensor, images: Images):
+        self.z, self.shape = F.normalize(z.double(), dim=1), images.vocabulary.shape
+        self.cell = images.classes * self.shape[1] + images.domains
+        self.count = images.counts().flatten().double()
+        sums = torch.zeros(len(self.count), z.shape[1], dtype=torch.float64).index_add_(0, self.cell, self.z)
+        self.means = (sums / self.count.clamp(min=1)[:, None]).view(*self.shape, -1)
+
+    def mean(self, mask: Tensor) -> Tensor:
+        """The mean over the cells of `mask` (C, K) that hold pictures: (d,)."""
+        return self.means[mask & (self.count.view(self.shape) > 0)].mean(0)
+
+    def weights(self, mask: Tensor) -> Tensor:
+        """Of each picture, 1 in all over the cells of `mask`, as much in each: (n,)."""
+        share = mask.flatten() / self.count.clamp(min=1)
+        w = share[self.cell]
+        return w / w.sum().clamp(min=1e-12)
+
+    def detector(self, mask: Tensor) -> Tensor:
+        """v (d,), 1 on the mean of `mask` and small on siblings and on all other kept cells: see above."""
+        siblings = ~mask & mask.any(1, keepdim=True) & ~mask.all(0).any()
+        w = sum(self.weights(cells) for cells in (mask, siblings, ~mask & ~siblings))
+        m = self.mean(mask)
+        v = torch.linalg.solve((self.z * w[:, None]).T @ self.z + DETECTOR * torch.eye(len(m), dtype=m.dtype), m)
+        return v / (v @ m)
+
+    def domains(self, z: Tensor) -> Tensor:
+        """How much z (n, d) looks like each domain, about 1 for the right one and 0 for the others: (n, K)."""
+        k = self.shape[1]
+        w = sum(self.weights((torch.arange(k) == j).expand(self.shape)) for j in range(k))
+        x, y = F.pad(self.z, (0, 1), value=1.0), F.one_hot(self.cell % k, k).double()
+        a = (x * w[:, None]).T @ x + TELLER * torch.eye(x.shape[1], dtype=x.dtype)
+        fitted = torch.linalg.solve(a, (x * w[:, None]).T @ y)
+        return F.pad(F.normalize(z.double(), dim=1), (0, 1), value=1.0) @ fitted
+
+
+def scaled(edit: Edit, strength: float) -> Change:
+    """A linear edit with `strength` times its effect."""
+    return lambda z: z - strength * (z - edit.images(z))
+
+
+def matrix(cells: Cells, mask: Tensor, half: Half) -> Edit:
+    """What `oblique` would be, did it know pictures: `half.detector` in place of the readings of names."""
+    if mask.all(0).any():
+        decoy, lead = decoy_of(cells, mask.all(0))
+        right = -lead * cells.duals[decoy]
+    else:
+        c = int(mask.any(1).nonzero()[0])
+        right = float(half.mean(mask) @ cells.leads[c]) * cells.duals[c]
+    return Edit(half.detector(mask)[:, None], LABELLED * right[:, None], "labelled")
+
+
+def gate(cells: Cells, mask: Tensor, half: Half, offset: float) -> Change:
+    """What `gated` would be, did it know pictures: domains as `half.domains` tells them, the rest as it is."""
+    whole = bool(mask.all(0).any())
+    known = solve(cells, mask if whole else mask.any(1, keepdim=True).expand_as(mask), "gated")
+    assert known.gate
+
+    def change(z: Tensor) -> Tensor:
+        inside = mask.any(0)[(half.domains(z) + offset * mask.any(0)).argmax(1)][:, None]
+        return torch.where(inside, known.gate.average.to(z.dtype) if whole else known.images(z), z)
+
+    return change
+
+
+def ways(cells: Cells, mask: Tensor, halves: Sequence[Half]) -> Iterator[tuple[str, bool, float, list[Change]]]:
+    """(method, with labelled pictures?, setting, the change for the pictures of each half)."""
+    known = solve(cells, mask, "oblique")
+    fitted = [matrix(cells, mask, half) for half in halves]
+    for s in STRENGTHS:
+        yield "oblique", False, s, [scaled(known, s)] * 2
+        yield "oblique", True, s, [scaled(edit, s) for edit in fitted]
+    apart = cells.styles @ cells.styles.T
+    unit = float((1 - (apart.sum(1) - 1) / max(1, len(apart) - 1)).mean())
+    for x in OFFSETS:
+        yield "gated", False, x, [solve(cells, mask, "gated", offset=x * unit).images] * 2
+        yield "gated", True, x, [gate(cells, mask, half, x) for half in halves]
+
+
+def curves(clip: Clip, images: Images) -> list[dict]:
+    """Means over the selective and the complete requests of `bench`, for each method, with and without labels.
+
+    Returns
+    -------
+    list of dict
+        `paradigm`, `method`, `labelled`, and `points`: for each setting, `setting` and the figures of `bench.COLUMNS`,
+        None where there is none. Collateral is that of linear edits only.
+    """
+    images, (z,) = readable(images, embed(clip, images))
+    cells, classifier = embed_vocabulary(clip, images.vocabulary), text_classifiers(clip, images.vocabulary)[0]
+    others, first = others_of(clip, images.vocabulary), images.halves()
+    halves = [Half(z[~side], images.where(~side)) for side in (first, ~first)]  # what measures each side
+    before = accuracy_matrix(classify(z, classifier, images.domains), images)
+    found: dict[tuple[str, str, bool, float], list[dict[str, float]]] = {}
+    for request in every_request(images, PARADIGMS):
+        mask, after = request.mask(images.vocabulary), torch.empty(len(z), dtype=torch.int64)
+        if not float(before[mask].nanmean()) > 0:
+            continue
+        for method, labelled, setting, changes in ways(cells, mask, halves):
+            for side, change in zip((first, ~first), changes, strict=True):
+                after[side] = classify(z[side], classifier, images.domains[side], change)
+            row = rates(before, accuracy_matrix(after, images), mask)
+            measurable = others and method == "oblique" and is_measurable(request)
+            row["collateral"] = _collateral(others, changes) if measurable and others else float("nan")
+            found.setdefault((request.paradigm, method, labelled, setting), []).append(row)
+    return [
+        {
+            "paradigm": paradigm,
+            "method": method,
+            "labelled": labelled,
+            "points": [
+                {"setting": key[3]} | {name: _mean([row[name] for row in rows]) for name in COLUMNS}
+                for key, rows in found.items()
+                if key[:3] == (paradigm, method, labelled)
+            ],
+        }
+        for paradigm, method, labelled in product(PARADIGMS, ("oblique", "gated"), (False, True))
+    ]
+
+
+def _collateral(others: Others, changes: Sequence[Change]) -> float:
+    once = changes[:1] if changes[0] is changes[1] else changes
+    return float(np.mean([100 * float(others.changed(change).double().mean()) for change in once]))
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    known = [v for v in values if v == v]
+    return round(float(np.mean(known)), 4) if known else None
+
+
+def document(name: str, images: Images, found: Sequence[dict]) -> dict:
+    """What `curves` found, ready for JSON: numbers only. name: of the pictures, as results tell it."""
+    return {"kind": "bound", "name": f"bounds, {name}", "pictures": len(images), "curves": list(found)}
+
+
+def told(entry: dict) -> Iterator[list[str]]:
+    """Rows of texts: paradigm, method, what it is made from, setting, figures."""
+    for curve in entry["curves"]:
+        source = "labelled pictures" if curve["labelled"] else "names"
+        for point in curve["points"]:
+            values = ["–" if (v := point[f]) is None else f"{v:{_FORMS[f]}}" for f in FIGURES]
+            yield [curve["paradigm"], f"`{curve['method']}`", source, f"{point['setting']:g}", *values]
+
+
+FIGURES = ("forgetting_rate", "retain_drop", "sibling_class_drop", "worst_cell_drop", "collateral")
+_FORMS = dict.fromkeys(FIGURES, "+.1f") | {"forgetting_rate": ".3f", "collateral": ".1f"}
+HEAD = ("paradigm", "method", "made from", "setting", *(COLUMNS[name] for name in FIGURES))
+
+
+def table(entry: dict) -> str:
+    """What `document` holds as plain text."""
+    lines = [f"{entry['name']}: {entry['pictures']} pictures, means over requests"]
+    rows = [HEAD, *told(entry)]
+    return "\n".join([*lines, *("  " + "".join(f"{text.strip('`'):>19}" for text in row) for row in rows)])
+
+
+def part(entry: dict) -> list[str]:
+    """The part of RESULTS.md."""
+    lines = ["| " + " | ".join(HEAD) + " |", "|---" * len(HEAD) + "|"]
+    about = (
+        "What stands in the way of a target: the same forms from names alone and with labelled pictures (half of "
+        f"{entry['pictures']}, measured on the other half, and the other way round; `clipnull.bounds`). Where labelled "
+        "pictures reach what names miss, the form is not the limit: names do not say where pictures lie. Where both "
+        "miss, the embeddings do not tell more. Setting: strength of `oblique`, 1 being the default from names; what "
+        "is added to the score of the forgotten domains by `gated`. A whole domain that is sent to one answer is "
+        "right where that answer is true, so that an empty cell or two decides how near to chance that is."
+    )
+    lines += ["| " + " | ".join(row) + " |" for row in told(entry)]
+    return [f"## {entry['name'].capitalize()}", about, "\n".join(lines)]
