@@ -11,7 +11,9 @@ other half, and the other way round. Nothing of this is data-free; it is a yards
   forgotten domains is swept.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
@@ -20,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .bench import COLUMNS, every_request
-from .collateral import Others, is_measurable, others_of
+from .collateral import is_measurable, others_of
 from .data import Images
 from .edit import Edit
 from .embedding import embed, readable
@@ -30,6 +32,7 @@ from .methods.cells import Cells
 from .methods.oblique import decoy_of
 from .models import Clip
 from .prompts import text_classifiers
+from .requests import Forget
 from .unlearning import embed_vocabulary
 
 PARADIGMS = ("selective", "complete")
@@ -82,9 +85,22 @@ class Half:
         return F.pad(F.normalize(z.double(), dim=1), (0, 1), value=1.0) @ fitted
 
 
-def scaled(edit: Edit, strength: float) -> Change:
-    """A linear edit with `strength` times its effect."""
-    return lambda z: z - strength * (z - edit.images(z))
+@dataclass(frozen=True)
+class Asked:
+    """Embeddings z (n, d), the texts (C, d) that may answer, and their inner products: what a matrix does is quick."""
+
+    z: Tensor
+    texts: Tensor
+    scores: Tensor
+
+    def answers(self, edit: Edit, strength: float) -> Tensor:
+        """Under `strength` times a linear edit: (n,) int64."""
+        left, right = (x.to(self.z.dtype) for x in (edit.left, edit.right))
+        return (self.scores - strength * (self.z @ left) @ (self.texts @ right).T).argmax(1)
+
+
+def asked(z: Tensor, texts: Tensor) -> Asked:
+    return Asked(z, texts, z @ texts.T)
 
 
 def matrix(cells: Cells, mask: Tensor, half: Half) -> Edit:
@@ -111,20 +127,6 @@ def gate(cells: Cells, mask: Tensor, half: Half, offset: float) -> Change:
     return change
 
 
-def ways(cells: Cells, mask: Tensor, halves: Sequence[Half]) -> Iterator[tuple[str, bool, float, list[Change]]]:
-    """(method, with labelled pictures?, setting, the change for the pictures of each half)."""
-    known = solve(cells, mask, "oblique")
-    fitted = [matrix(cells, mask, half) for half in halves]
-    for s in STRENGTHS:
-        yield "oblique", False, s, [scaled(known, s)] * 2
-        yield "oblique", True, s, [scaled(edit, s) for edit in fitted]
-    apart = cells.styles @ cells.styles.T
-    unit = float((1 - (apart.sum(1) - 1) / max(1, len(apart) - 1)).mean())
-    for x in OFFSETS:
-        yield "gated", False, x, [solve(cells, mask, "gated", offset=x * unit).images] * 2
-        yield "gated", True, x, [gate(cells, mask, half, x) for half in halves]
-
-
 def curves(clip: Clip, images: Images) -> list[dict]:
     """Means over the selective and the complete requests of `bench`, for each method, with and without labels.
 
@@ -137,20 +139,42 @@ def curves(clip: Clip, images: Images) -> list[dict]:
     images, (z,) = readable(images, embed(clip, images))
     cells, classifier = embed_vocabulary(clip, images.vocabulary), text_classifiers(clip, images.vocabulary)[0]
     others, first = others_of(clip, images.vocabulary), images.halves()
-    halves = [Half(z[~side], images.where(~side)) for side in (first, ~first)]  # what measures each side
+    sides = (first, ~first)  # what one of them teaches is measured on the other
+    halves = [Half(z[~side], images.where(~side)) for side in sides]
+    seen, unrelated = [asked(z[side], classifier) for side in sides], others and asked(others.images, others.texts)
     before = accuracy_matrix(classify(z, classifier, images.domains), images)
+    apart = cells.styles @ cells.styles.T
+    unit = float((1 - (apart.sum(1) - 1) / max(1, len(apart) - 1)).mean())
     found: dict[tuple[str, str, bool, float], list[dict[str, float]]] = {}
+
+    def keep(request: Forget, key: tuple[str, bool, float], parts: list[Tensor], collateral: float) -> None:
+        after = torch.empty(len(z), dtype=torch.int64)
+        for side, answers in zip(sides, parts, strict=True):
+            after[side] = answers
+        row = rates(before, accuracy_matrix(after, images), request.mask(images.vocabulary))
+        found.setdefault((request.paradigm, *key), []).append(row | {"collateral": collateral})
+
     for request in every_request(images, PARADIGMS):
-        mask, after = request.mask(images.vocabulary), torch.empty(len(z), dtype=torch.int64)
+        mask = request.mask(images.vocabulary)
         if not float(before[mask].nanmean()) > 0:
             continue
-        for method, labelled, setting, changes in ways(cells, mask, halves):
-            for side, change in zip((first, ~first), changes, strict=True):
-                after[side] = classify(z[side], classifier, images.domains[side], change)
-            row = rates(before, accuracy_matrix(after, images), mask)
-            measurable = others and method == "oblique" and is_measurable(request)
-            row["collateral"] = _collateral(others, changes) if measurable and others else float("nan")
-            found.setdefault((request.paradigm, method, labelled, setting), []).append(row)
+        known = solve(cells, mask, "oblique")
+        for labelled, edits in ((False, [known]), (True, [matrix(cells, mask, half) for half in halves])):
+            for s in STRENGTHS:
+                parts = [own.answers(edit, s) for own, edit in zip(seen, edits * (2 // len(edits)), strict=True)]
+                lost = math.nan
+                if others and unrelated and is_measurable(request):
+                    changed = [unrelated.answers(edit, s) != others.unedited for edit in edits]
+                    lost = 100 * float(torch.stack(changed).double().mean())
+                keep(request, ("oblique", labelled, s), parts, lost)
+        for x in OFFSETS:
+            usual = solve(cells, mask, "gated", offset=x * unit).images
+            for labelled, changes in ((False, [usual] * 2), (True, [gate(cells, mask, half, x) for half in halves])):
+                parts = [
+                    classify(z[side], classifier, images.domains[side], change)
+                    for side, change in zip(sides, changes, strict=True)
+                ]
+                keep(request, ("gated", labelled, x), parts, math.nan)
     return [
         {
             "paradigm": paradigm,
@@ -164,11 +188,6 @@ def curves(clip: Clip, images: Images) -> list[dict]:
         }
         for paradigm, method, labelled in product(PARADIGMS, ("oblique", "gated"), (False, True))
     ]
-
-
-def _collateral(others: Others, changes: Sequence[Change]) -> float:
-    once = changes[:1] if changes[0] is changes[1] else changes
-    return float(np.mean([100 * float(others.changed(change).double().mean()) for change in once]))
 
 
 def _mean(values: Sequence[float]) -> float | None:
