@@ -35,9 +35,9 @@ what deviations is multiplied by where there are no prototypes."""
 def gated(cells: Cells, mask: Tensor, *, strength: float = 1.5, deviations: float = 1.1, offset: float = 0.0) -> Edit:
     """Take away the lead of forgotten classes, in pictures classified as a domain where they are forgotten.
 
-    mask: cells to forget, (C, K) bool. strength, deviations: chosen on the train splits of miniworld and PACS and on
-    embeddings of OpenAI's ViT-B/32. offset: added to the score of domains in which something is forgotten; above 0
-    forgets more and hurts more.
+    mask: cells to forget, (C, K) bool. strength, deviations (times ALONE without prototypes): chosen on the train
+    splits of miniworld and PACS and on embeddings of OpenAI's ViT-B/32. offset: added to the score of domains in which
+    something is forgotten; above 0 forgets more and hurts more.
     """
     cells.validate(mask)
     within("strength", strength, 0.0, 100.0)
