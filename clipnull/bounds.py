@@ -70,7 +70,7 @@ class Half:
     def detector(self, mask: Tensor) -> Tensor:
         """v (d,), 1 on the mean of `mask` and small on siblings and on all other kept cells: see above."""
         siblings = ~mask & mask.any(1, keepdim=True) & ~mask.all(0).any()
-        w = sum(self.weights(cells) for cells in (mask, siblings, ~mask & ~siblings))
+        w = torch.stack([self.weights(cells) for cells in (mask, siblings, ~mask & ~siblings)]).sum(0)
         m = self.mean(mask)
         v = torch.linalg.solve((self.z * w[:, None]).T @ self.z + DETECTOR * torch.eye(len(m), dtype=m.dtype), m)
         return v / (v @ m)
@@ -78,7 +78,7 @@ class Half:
     def domains(self, z: Tensor) -> Tensor:
         """How much z (n, d) looks like each domain, about 1 for the right one and 0 for the others: (n, K)."""
         k = self.shape[1]
-        w = sum(self.weights((torch.arange(k) == j).expand(self.shape)) for j in range(k))
+        w = torch.stack([self.weights((torch.arange(k) == j).expand(self.shape)) for j in range(k)]).sum(0)
         x, y = F.pad(self.z, (0, 1), value=1.0), F.one_hot(self.cell % k, k).double()
         a = (x * w[:, None]).T @ x + TELLER * torch.eye(x.shape[1], dtype=x.dtype)
         fitted = torch.linalg.solve(a, (x * w[:, None]).T @ y)
@@ -118,17 +118,20 @@ def gate(cells: Cells, mask: Tensor, half: Half, offset: float) -> Change:
     """What `gated` would be, did it know pictures: domains as `half.domains` tells them, the rest as it is."""
     whole = bool(mask.all(0).any())
     known = solve(cells, mask if whole else mask.any(1, keepdim=True).expand_as(mask), "gated")
-    assert known.gate
+    assert known.gate  # which `gated` has
+    average = known.gate.average
 
     def change(z: Tensor) -> Tensor:
         inside = mask.any(0)[(half.domains(z) + offset * mask.any(0)).argmax(1)][:, None]
-        return torch.where(inside, known.gate.average.to(z.dtype) if whole else known.images(z), z)
+        return torch.where(inside, average.to(z.dtype) if whole else known.images(z), z)
 
     return change
 
 
 def curves(clip: Clip, images: Images) -> list[dict]:
     """Means over the selective and the complete requests of `bench`, for each method, with and without labels.
+
+    Requests with nothing to lose, or with no picture to learn from in one of the halves, are left out.
 
     Returns
     -------
@@ -141,7 +144,8 @@ def curves(clip: Clip, images: Images) -> list[dict]:
     others, first = others_of(clip, images.vocabulary), images.halves()
     sides = (first, ~first)  # what one of them teaches is measured on the other
     halves = [Half(z[~side], images.where(~side)) for side in sides]
-    seen, unrelated = [asked(z[side], classifier) for side in sides], others and asked(others.images, others.texts)
+    seen = [asked(z[side], classifier) for side in sides]
+    unrelated = None if others is None else asked(others.images, others.texts)
     before = accuracy_matrix(classify(z, classifier, images.domains), images)
     apart = cells.styles @ cells.styles.T
     unit = float((1 - (apart.sum(1) - 1) / max(1, len(apart) - 1)).mean())
@@ -156,14 +160,15 @@ def curves(clip: Clip, images: Images) -> list[dict]:
 
     for request in every_request(images, PARADIGMS):
         mask = request.mask(images.vocabulary)
-        if not float(before[mask].nanmean()) > 0:
+        taught = all(bool(half.count.view_as(mask)[mask].any()) for half in halves)
+        if not taught or not float(before[mask].nanmean()) > 0:  # a single picture cannot be in both halves
             continue
         known = solve(cells, mask, "oblique")
         for labelled, edits in ((False, [known]), (True, [matrix(cells, mask, half) for half in halves])):
             for s in STRENGTHS:
                 parts = [own.answers(edit, s) for own, edit in zip(seen, edits * (2 // len(edits)), strict=True)]
                 lost = math.nan
-                if others and unrelated and is_measurable(request):
+                if others is not None and unrelated is not None and is_measurable(request):
                     changed = [unrelated.answers(edit, s) != others.unedited for edit in edits]
                     lost = 100 * float(torch.stack(changed).double().mean())
                 keep(request, ("oblique", labelled, s), parts, lost)
