@@ -1,14 +1,15 @@
 """RESULTS.md and the table and picture of the README, written from the JSON files in data/results.
 
-`clipnull results [FILE ...]` takes over what `clipnull bench --json FILE`, also with `--rivals`, `--forecast` or
-`--speed`, and `data/build/measure.py --json FILE` measured, and writes both anew; a test holds them against the files.
+`clipnull results [FILE ...]` takes over what `clipnull bench --json FILE`, also with `--rivals`, `--forecast`,
+`--bound` or `--speed`, and `data/build/measure.py --json FILE` measured, and writes both anew; a test holds them
+against the files.
 """
 
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from . import standings, validation
+from . import bounds, standings, validation
 from .bench import COLUMNS, COUNTED, counted, told
 from .data import parse_place
 from .errors import one_of
@@ -21,7 +22,7 @@ PICTURE = FOLDER / "cats.png"
 SHOW, SHOWN = "<!-- picture: written by `clipnull results` -->", "<!-- end of picture -->"
 BEGIN, END = "<!-- results: written by `clipnull results` -->", "<!-- end of results -->"
 _PLAIN = str.maketrans(" /", "--")
-KINDS = ("model", "bench", "rivals", "forecast", "audit", "speed", "times")
+KINDS = ("model", "bench", "bound", "rivals", "forecast", "audit", "speed", "times")
 TARGETS = {  # (method, paradigm): forgetting rate at least; retain drop, sibling class, worst cell at most
     ("gated", "global"): (0.99, 0.0, None, 1),
     ("gated", "selective"): (0.99, 0.0, 1.5, 2),
@@ -194,6 +195,7 @@ def times_part(entry: dict) -> list[str]:
 PARTS = {
     "model": model_part,
     "bench": bench_part,
+    "bound": bounds.part,
     "rivals": standings.part,
     "forecast": validation.part,
     "audit": audit_part,

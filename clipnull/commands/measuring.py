@@ -50,6 +50,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     )
     of["bench"].add_argument("--seeds", type=int, default=3, help="of --rivals: for what is drawn [3]")
     of["bench"].add_argument("--forecast", action="store_true", help="measure how good forecasts are instead")
+    of["bench"].add_argument("--bound", action="store_true", help="curves, beside what labelled pictures would reach")
     of["embed"].add_argument("data", metavar="DATA", help="as of bench, but for embeddings")
     of["embed"].add_argument("--model", required=True, help="of open_clip, or miniclip")
     of["embed"].add_argument("--pretrained", metavar="TAG", help="its weights")
@@ -109,6 +110,11 @@ def bench(args: argparse.Namespace) -> int:
 
             found = validation.document(args.name or name_of(args.data), *validation.check(clip, images, paradigms))
             return _tell(args, found, validation.table(found))
+        if args.bound:
+            from .. import bounds
+
+            found = bounds.document(args.name or name_of(args.data), images, bounds.curves(clip, images))
+            return _tell(args, found, bounds.table(found))
         rows = bench.sweep(clip, images, methods, paradigms)
         found = bench.document(clip, images, args.name or name_of(args.data), rows, paradigms)
         text = bench.table(found["summary"], bench.every_request(images, paradigms), args.prompts)

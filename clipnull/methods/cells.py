@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 RIDGE, PROTECTED, LEANING, FAINT = 0.05, 100, 0.5, 0.25
+CLEAR = 20, 0.2
+"""The weight of common words and the ridge of `Cells.clear_leads`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,15 +103,32 @@ class Cells:
 
     @cached_property
     def _duals(self) -> Tensor:
+        u, leads = self._clear(PROTECTED, RIDGE), self.leads
+        return u / (u * leads).sum(1, keepdim=True).clamp(min=1e-9)
+
+    def _clear(self, weight: float, ridge: float) -> Tensor:
+        """(X^T X + ridge I)^-1 (w_c - mean w), X: the leads and the common words, these with the weight of `weight`."""
         x = leads = self.leads
         if self.common is not None and len(self.common):
-            x = torch.cat([x, (self.common - self.common.mean(0)) * math.sqrt(PROTECTED / len(self.common))])
+            x = torch.cat([x, (self.common - self.common.mean(0)) * math.sqrt(weight / len(self.common))])
         c, (n, d) = len(leads), x.shape
         if n < d:  # (X^T X + rI)^-1 X^T = X^T (X X^T + rI)^-1
-            u = torch.linalg.solve(x @ x.T + RIDGE * torch.eye(n, dtype=x.dtype), x)[:c]
-        else:
-            u = torch.linalg.solve(x.T @ x + RIDGE * torch.eye(d, dtype=x.dtype), leads.T).T
-        return u / (u * leads).sum(1, keepdim=True).clamp(min=1e-9)
+            return torch.linalg.solve(x @ x.T + ridge * torch.eye(n, dtype=x.dtype), x)[:c]
+        return torch.linalg.solve(x.T @ x + ridge * torch.eye(d, dtype=x.dtype), leads.T).T
+
+    @property
+    def clear_leads(self) -> Tensor:
+        """Leads read clear of other classes and of common words, (C, d): r_c ~ (X^T X + 0.2 I)^-1 (w_c - mean w).
+
+        X as in `duals`, but the common words weigh as 20 names. Scaled to read of w_c what w_c - mean w does. A picture
+        shows more than one thing, and the text of one class has something of others: less of that is read along.
+        """
+        return self._clear_leads.clone()
+
+    @cached_property
+    def _clear_leads(self) -> Tensor:
+        r, w, leads = self._clear(*CLEAR), self._classifier, self.leads
+        return r * ((leads * w).sum(1, keepdim=True) / (r * w).sum(1, keepdim=True).clamp(min=1e-9))
 
     @property
     def styles(self) -> Tensor:
@@ -156,9 +175,12 @@ class Cells:
         """The mean lead of class c in its cells of the domains `row` (K,) bool; 0 where it has none."""
         return max(0.0, float((self.pictures[c, row] @ self.leads[c]).mean()))
 
-    def class_reading(self, c: int) -> Tensor:
-        """(d,): reads the lead of class c, as 1 more on its own cells than on the average one."""
-        r = self.leads[c]
+    def class_reading(self, c: int, clear: bool = False) -> Tensor:
+        """(d,): reads the lead of class c, as 1 more on its own cells than on the average one.
+
+        clear: by `clear_leads`.
+        """
+        r = self._clear_leads[c] if clear else self.leads[c]
         return r / self._contrast([x[c].mean(0) @ r - x.mean((0, 1)) @ r for x in self.kinds])
 
     @staticmethod

@@ -4,15 +4,16 @@ z -> z - (read * open[k] * (read > spread)) R^T, read = z L, for a picture class
 the lead of class c over the average class, strength * (w_c - mean w), and u_c takes it away: at strength 1 the class
 scores as the average class does, at 1.5 it is half as far below as it was above. It acts where the lead is larger than
 `deviations` standard deviations of the leads of all classes on that picture: elsewhere the class would hardly be named.
-Of fewer than FEWEST classes that says little; there it acts on any lead.
+Of fewer than FEWEST classes that says little; there it acts on any lead. Where there are texts alone, leads are read
+clear of other classes and common words (`Cells.clear_leads`): fewer unrelated pictures are taken for the class.
 In a domain that is forgotten whole every picture gets the embedding of the average kept cell: nothing tells one from
 another.
 
 Domains are told apart by texts and prototypes together (`Cells.styles`), counted from `Cells.origin`.
 
 Theorem. Where the gate is shut (no forgotten class of the picture's domain stands out), z is unchanged, bit by bit;
-where it is open, z moves along u_c alone, by strength * lead_c. In domains forgotten whole, the edited embedding is
-independent of the picture.
+where it is open, z moves along u_c alone, by strength times the lead it reads. In domains forgotten whole, the edited
+embedding is independent of the picture.
 
 What it costs is what the gate mistakes: sibling cells lose the share of their pictures classified as the wrong domain.
 """
@@ -26,22 +27,25 @@ from ..errors import within
 from ..gates import Gate
 from .cells import Cells
 
-WIDEST, FEWEST = 64, 8
-"""Directions in which the spread of leads is measured, those with most of it; classes that it takes to speak of one."""
+WIDEST, FEWEST, ALONE = 64, 8, 0.9
+"""Directions in which the spread of leads is measured, those with most of it; classes that it takes to speak of one;
+what deviations is multiplied by where there are no prototypes."""
 
 
 def gated(cells: Cells, mask: Tensor, *, strength: float = 1.5, deviations: float = 1.1, offset: float = 0.0) -> Edit:
     """Take away the lead of forgotten classes, in pictures classified as a domain where they are forgotten.
 
-    mask: cells to forget, (C, K) bool. strength, deviations: chosen on the train splits of miniworld and PACS and on
-    embeddings of OpenAI's ViT-B/32. offset: added to the score of domains in which something is forgotten; above 0
-    forgets more and hurts more.
+    mask: cells to forget, (C, K) bool. strength, deviations (times ALONE without prototypes): chosen on the train
+    splits of miniworld and PACS and on embeddings of OpenAI's ViT-B/32. offset: added to the score of domains in which
+    something is forgotten; above 0 forgets more and hurts more.
     """
     cells.validate(mask)
     within("strength", strength, 0.0, 100.0)
     within("deviations", deviations, 0.0, 100.0)
     within("offset", offset, -2.0, 2.0)
-    leads, styles, whole = cells.leads, cells.styles, mask.all(0)
+    styles, whole, alone = cells.styles, mask.all(0), cells.prototypes is None
+    leads = cells.clear_leads if alone else cells.leads
+    least = strength * deviations * (ALONE if alone else 1.0)
     classes = (mask & ~whole).any(1)
     opened = (mask & ~whole)[classes].T.contiguous()
     average = F.normalize(cells.texts[~mask].mean(0), dim=0)
@@ -51,7 +55,7 @@ def gated(cells: Cells, mask: Tensor, *, strength: float = 1.5, deviations: floa
         whole,
         average,
         offset * mask.any(0).double() - styles @ cells.origin,
-        strength * deviations * spread(leads) if deviations and len(leads) >= FEWEST else None,
+        least * spread(leads) if deviations and len(leads) >= FEWEST else None,
     )
     return Edit(strength * leads[classes].T, cells.duals[classes].T, "gated", gate=gate)
 

@@ -1,0 +1,74 @@
+"""Curves tell a form that cannot do better from names that do not say where pictures lie."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers import random
+
+import clipnull as cn
+from clipnull import bounds, cli, results
+
+C, K, D, N = 4, 2, 24, 320
+
+
+@pytest.fixture
+def file(tmp_path):
+    """Pictures whose classes lie where names say, and whose domains do not."""
+    rows = random(C + 2 * K, D, seed=3).numpy()
+    classes, named, seen = 2 * rows[:C], rows[C : C + K], rows[C + K :]
+    away = named[0] - named[1]
+    seen = seen - (seen @ away / (away @ away))[:, None] * away
+    c, k = np.arange(N) % C, np.arange(N) // C % K
+    np.savez(
+        tmp_path / "apart.npz",
+        images=classes[c] + seen[k] + 0.1 * random(N, D, seed=4).numpy(),
+        classes=np.array(list("abcd"))[c],
+        domains=np.array(["photo", "line"])[k],
+        class_names=np.array(list("abcd")),
+        domain_names=np.array(["photo", "line"]),
+        texts_build=classes[:, None] + named[None],
+        texts_free=classes,
+    )
+    return str(tmp_path / "apart.npz")
+
+
+def test_labels_reach_what_names_do_not_say(file):
+    found = bounds.curves(cn.load(file, device="cpu"), cn.load_images(file))
+    assert len(found) == 8 and [p["setting"] for p in found[0]["points"]] == list(bounds.STRENGTHS)
+    rates = [p["forgetting_rate"] for p in found[0]["points"]]
+    assert rates == sorted(rates) and rates[0] < 0.5 < rates[-1]  # the stronger, the more is forgotten
+
+    def least(paradigm, method, labelled, figure):  # that is lost where .95 is forgotten
+        points = next(
+            c["points"] for c in found if (c["paradigm"], c["method"], c["labelled"]) == (paradigm, method, labelled)
+        )
+        return min((p[figure] for p in points if p["forgetting_rate"] >= 0.95), default=100.0)
+
+    for paradigm, figure in (("selective", "sibling_class_drop"), ("complete", "retain_drop")):
+        for method in ("oblique", "gated"):
+            assert least(paradigm, method, True, figure) < 1 < 10 < least(paradigm, method, False, figure)
+
+
+def test_a_detector_of_pictures_is_one_on_the_cells_to_forget_and_small_elsewhere(file):
+    images = cn.load_images(file)
+    half, mask = bounds.Half(images.stored, images), torch.zeros(C, K, dtype=torch.bool)
+    mask[1, 0] = True
+    read = half.means @ half.detector(mask)
+    assert abs(float(read[mask].mean()) - 1) < 1e-9 and read[~mask].abs().max() < 0.5
+    weights = half.weights(~mask)
+    assert abs(float(weights.sum()) - 1) < 1e-9 and not weights[(images.classes == 1) & (images.domains == 0)].any()
+    assert torch.equal(half.domains(F.normalize(images.stored, dim=1)).argmax(1), images.domains)
+
+
+def test_bench_draws_the_curves_and_results_tell_them(file, tmp_path, capsys):
+    out = tmp_path / "found.json"
+    assert cli.main(["bench", file, "--bound", "--name", "apart", "--json", str(out)]) == 0
+    entry = json.loads(out.read_text(encoding="utf-8"))
+    assert (entry["kind"], entry["name"], entry["pictures"]) == ("bound", "bounds, apart", N)
+    assert "labelled pictures" in capsys.readouterr().out
+    head, about, table = results.PARTS["bound"](results.summary(entry, "here"))
+    assert head == "## Bounds, apart" and f"half of {N}" in about
+    assert len(table.splitlines()) == 2 + sum(len(curve["points"]) for curve in entry["curves"])
