@@ -8,24 +8,26 @@ READY := .venv/ready
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadgroup
 
 .DEFAULT_GOAL := help
-.PHONY: help run check test nightly env notebooks lab outputs student book results bench paper measure format lock clean
+.PHONY: help run lint check test nightly env notebooks lab outputs student book results bench paper measure format lock clean
 
 help: ## say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
 
 run: env notebooks ## make the environment, execute every notebook, print its results
 
-check: $(READY) ## a minute and a half: format, style, types, the examples of the docstrings, unit tests
+lint: $(READY)
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
 	$(PY) -m pyrefly check --python-interpreter-path $(PY)
+
+check: lint ## a minute and a half: format, style, types, the examples of the docstrings, unit tests
 	$(PYTEST) --doctest-modules clipnull tests -m "not slow and not notebooks and not nightly"
 
-test: check ## what a change must pass, ten minutes: check, the slow tests, every notebook once
-	$(PYTEST) -m "(slow or notebooks) and not nightly"
+test: lint ## what a change must pass, ten minutes: all of check, the slow tests, every notebook once
+	$(PYTEST) --doctest-modules clipnull tests -m "not nightly"
 
-nightly: check ## everything: long fuzzing, clusters, all profiles, the book in a browser at all sizes
-	CLIPNULL_NIGHTLY=1 $(PYTEST)
+nightly: lint ## everything: long fuzzing, clusters, all profiles, the book in a browser at all sizes
+	CLIPNULL_NIGHTLY=1 $(PYTEST) --doctest-modules clipnull tests
 
 env: $(READY) ## only make the environment .venv; TORCH=auto, cpu or cuda says with which PyTorch
 

@@ -28,15 +28,20 @@ def embed_classes(clip: Clip, classes: Sequence[str | Sequence[str]]) -> Tensor:
     return _means(clip, [[format_prompt(t, n) for n in names for t in TEMPLATES["free"]] for names in named])
 
 
-def embed_cells(clip: Clip, vocabulary: Vocabulary, prompts: str = "build") -> Tensor:
-    """T, the text embedding of every cell, from the prompt set "build" or "domain": unit vectors, (C, K, d)."""
+def embed_cells(
+    clip: Clip, vocabulary: Vocabulary, prompts: str = "build", rows: Sequence[int] | None = None
+) -> Tensor:
+    """T, the text embedding of every cell, from the prompt set "build" or "domain": unit vectors, (C, K, d).
+
+    rows: only those of the classes at these places, (len(rows), K, d).
+    """
     templates = TEMPLATES[one_of("prompts", prompts, ["build", "domain"])]
     groups = [
         [format_prompt(t, n, k) for n in names for t in templates]
-        for names in vocabulary.names
+        for names in (vocabulary.names if rows is None else [vocabulary.names[c] for c in rows])
         for k in vocabulary.domains
     ]
-    return _means(clip, groups).unflatten(0, vocabulary.shape)
+    return _means(clip, groups).unflatten(0, (-1, len(vocabulary.domains)))
 
 
 def embed_domains(clip: Clip, domains: Sequence[str]) -> Tensor:

@@ -233,7 +233,7 @@ def _make(
     progress: bool,
 ) -> None:
     """Synthesize the cells of `mask` that `stored` lacks, into it and into the file: an interrupted run goes on."""
-    missing, targets = (mask & ~stored["mask"]).nonzero(), embed_cells(clip, vocabulary)
+    missing = (mask & ~stored["mask"]).nonzero()
     if progress:
         place = "$CLIPNULL_CACHE" if "CLIPNULL_CACHE" in os.environ else "~/.cache/clipnull"
         _tell(
@@ -244,10 +244,11 @@ def _make(
     for chunk in missing.split(32) if len(missing) else ():  # another process may have made all
         c, k = chunk.T
         seeds = [_hash([seed, vocabulary.classes[i], vocabulary.domains[j]]) for i, j in chunk.tolist()]
-        pixels, z = synthesize(clip, targets[c, k], steps, seeds=seeds, batch=batch, progress=False)
+        rows, row = c.unique(return_inverse=True)  # of classes: a vocabulary may have many more
+        targets = embed_cells(clip, vocabulary, rows=rows.tolist())[row, k]
+        pixels, z = synthesize(clip, targets, steps, seeds=seeds, batch=batch, progress=False)
         stored["pixels"][c, k] = (pixels * 255).round().to(torch.uint8)
-        stored["embeddings"][c, k] = z
-        stored["mask"][c, k] = True
+        stored["embeddings"][c, k], stored["mask"][c, k] = z, True
         with written(path) as temporary:
             save_file(stored, temporary)
         if progress:

@@ -1,9 +1,13 @@
 """Subspaces of the joint space: bases and principal angles, in float64."""
 
+import scipy.linalg
 import torch
 from torch import Tensor
 
 from .errors import within
+
+SYRK = scipy.linalg.get_blas_funcs("syrk", dtype="float64")
+EIGEN = {"driver": "evd", "overwrite_a": True, "check_finite": False}
 
 
 def basis(rows: Tensor, energy: float = 1.0) -> Tensor:
@@ -19,18 +23,44 @@ def basis(rows: Tensor, energy: float = 1.0) -> Tensor:
     if not torch.isfinite(rows).all():
         raise ValueError("rows: NaN or infinite values; expected finite embeddings")
     x = rows.double()
-    wide = len(x) <= x.shape[1]
-    values, vectors = torch.linalg.eigh(x @ x.T if wide else x.T @ x)
+    if len(x) > x.shape[1]:
+        return leading(gram(x), energy)[1]
+    values, vectors = leading(gram(x.T), energy)
+    u = x.T @ vectors / values.sqrt()
+    if len(values) and values[-1] < 1e-6 * values[0]:  # else orthonormal to 1e-10 as it is
+        u = torch.linalg.qr(u)[0]
+    return u
+
+
+def leading(a: Tensor, energy: float = 1.0) -> tuple[Tensor, Tensor]:
+    """The leading eigenvalues (r,) of a = X^T X, (d, d) float64, and eigenvectors (d, r), as `basis` chooses them.
+
+    `a` is overwritten.
+    """
+    values, vectors = (torch.from_numpy(x) for x in scipy.linalg.eigh(a.cpu().numpy().T, **EIGEN))
     values, vectors = values.flip(0).clamp(min=0), vectors.flip(1)  # descending
     share = values.cumsum(0) / values.sum()
     rank = int((share < energy - 1e-12).sum()) + 1
     rank = min(rank, int((values > 1e-12 * values[0]).sum()))
-    u = vectors[:, :rank]
-    if wide:
-        u = x.T @ u / values[:rank].sqrt()
-        if values[rank - 1] < 1e-6 * values[0]:  # else orthonormal to 1e-10 as it is
-            u = torch.linalg.qr(u)[0]
-    return u
+    return values[:rank].to(a.device), vectors[:, :rank].to(a.device)
+
+
+def gram(x: Tensor) -> Tensor:
+    """X^T X of rows (n, d) float64: (d, d). It is symmetric: of many rows only one half is computed."""
+    n, d = x.shape
+    if 4 * n < d:
+        return x.T @ x
+    flat = x.T if x.is_contiguous() else x  # column by column, as Fortran has it
+    half = torch.from_numpy(SYRK(1.0, flat.cpu().numpy(), trans=flat is x)).T  # the rest is zero
+    whole = half + half.T
+    whole.diagonal().div_(2)
+    return whole.to(x.device)
+
+
+def ridged_factor(a: Tensor, ridge: float) -> Tensor:
+    """L with L L^T = a + ridge I, for `torch.cholesky_solve`. `a` (d, d) is overwritten."""
+    a.diagonal().add_(ridge)
+    return torch.linalg.cholesky(a)
 
 
 def principal_angles(a: Tensor, b: Tensor) -> Tensor:

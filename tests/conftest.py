@@ -15,6 +15,8 @@ from hypothesis import settings
 ROOT = Path(__file__).parent.parent
 CACHE = ROOT / "build" / "test-cache"  # for all workers: clipnull locks each file in it
 
+LONGEST = ("notebooks", "slow")  # marks
+
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MPLBACKEND"] = "agg"
 os.environ["CLIPNULL_CACHE"] = str(CACHE)  # whatever it was: tests never touch the user's
@@ -32,6 +34,12 @@ def pytest_configure(config):
         import torch
 
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """Long tests first: no worker waits for a notebook that another one began at the end."""
+    items.sort(key=lambda item: next((i for i, mark in enumerate(LONGEST) if item.get_closest_marker(mark)), 9))
 
 
 @pytest.fixture(autouse=True, scope="session")

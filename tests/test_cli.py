@@ -321,8 +321,9 @@ def test_a_file_of_bench_is_replaced_whole_or_not_at_all(folder, found, capsys):
 
 
 def test_bench_can_time_the_closed_form(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("clipnull.speed.measure", lambda: {"leace": 1.0})
-    monkeypatch.setattr("clipnull.index_speed.measure", lambda: {})
+    asked = []
+    monkeypatch.setattr("clipnull.speed.measure", lambda parts: asked.append(parts) or {"leace": 1.0})
+    monkeypatch.setattr("clipnull.index_speed.measure", lambda parts: {})
     monkeypatch.setattr("clipnull.index_speed.report", lambda found: f"report of {found['leace']}")
     assert cli.main(["bench", "--speed", "--json", str(tmp_path / "speed.json")]) == 0
     assert capsys.readouterr().out == "report of 1.0\n"
@@ -332,6 +333,10 @@ def test_bench_can_time_the_closed_form(tmp_path, monkeypatch, capsys):
         "leace": 1.0,
         "index": {},
     }
+    assert cli.main(["bench", "--speed", "query", "many", "--json", str(tmp_path / "part.json")]) == 0
+    assert asked[1] == ("query", "many") and len(asked[0]) == 8
+    assert json.loads((tmp_path / "part.json").read_text())["kind"] == "part of speed"
+    assert cli.main(["bench", "--speed", "quary"]) == 2 and "did you mean 'query'?" in capsys.readouterr().err
 
 
 def test_speed_needs_leace(monkeypatch, capsys):

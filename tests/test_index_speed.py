@@ -3,6 +3,7 @@
 import math
 
 import pytest
+import torch
 
 import clipnull as cn
 from clipnull import index_speed, speed
@@ -12,20 +13,38 @@ from clipnull.index_speed import measure, report
 @pytest.fixture
 def tiny(clip, monkeypatch):
     monkeypatch.setattr(index_speed, "ROWS", 5000)
-    monkeypatch.setattr(index_speed, "NAMES", 5)
-    monkeypatch.setenv("CLIPNULL_CACHE", "as it was")  # and will be again
+    monkeypatch.setattr(index_speed, "SOME", 5)
+    monkeypatch.setattr(index_speed, "STEPS", 1)
     monkeypatch.setattr(speed, "alone", lambda call: call())
     monkeypatch.setattr(index_speed, "load", lambda *_: clip)
-    monkeypatch.setattr(index_speed, "FEW", 0)
+    monkeypatch.setattr(index_speed, "FEW", 2)
     monkeypatch.setattr(speed, "least_seconds", lambda call, patience: call() or 0.01)
 
 
 def test_everything_is_measured(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(index_speed.tempfile, "tempdir", str(tmp_path))
     found = measure(rounds=1)
+    assert list(found) == ["apply", "query", "forget"] and measure(speed.PARTS) == {}
     assert list(found["apply"]) == ["bare", *cn.METHODS] and all(0 < s < 60 for s in found["apply"].values())
-    assert found["query"] == 1e-5 and 0 < found["forget"] < 60 and not any(tmp_path.iterdir())
+    assert found["query"] == 1e-5 and found["forget"] > 0 and not any(tmp_path.iterdir())
     assert (index_speed.SHARE, index_speed.QUERY, index_speed.FORGET) == (0.7, 20e-6, 600)
+
+
+def test_seconds_of_all_names_and_steps_are_extrapolated(tiny, monkeypatch):
+    clock = [0.0]
+
+    def taking(seconds, made=None):
+        def call(*_, **__):
+            clock[0] += seconds
+            return made
+
+        return call
+
+    monkeypatch.setattr(index_speed.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(index_speed, "unlearn", taking(100.0))
+    monkeypatch.setattr(index_speed, "embed_cells", taking(1.0, torch.zeros(5, 1, 4)))
+    monkeypatch.setattr(index_speed, "ascend", taking(0.5, []))
+    assert index_speed.forget() == {"seconds": 100 + (1000 / 5 - 1) * 1.0 + 61 / 2 * 0.5}
 
 
 @pytest.mark.parametrize(
@@ -44,3 +63,5 @@ def test_a_missed_target_is_told(changes, missed, monkeypatch):
     text = report({"index": own})
     assert text.startswith("the rest") and text.count("[MISS]") == missed
     assert report({}) == "the rest"
+    for part in own:
+        assert report({"index": {part: own[part]}}).count("Target") == 1

@@ -175,6 +175,20 @@ def test_ridge_minimises_what_it_says(seed, lam, mu, center):
         assert loss(edit.matrix()) < loss(edit.matrix() + 1e-3 * noise(seed + 2 + i, 12, 12))
 
 
+@pytest.mark.parametrize("center", [True, False])
+def test_many_forgotten_rows_give_what_their_formulas_say(center):
+    """More rows than dimensions: computed through (d, d), in the place of (n, d)."""
+    cells, mask, eye = random_cells(0), torch.ones(5, 3, dtype=torch.bool), torch.eye(24, dtype=torch.float64)
+    mask[4, 2] = False
+    rows, kept = cells.rows(mask, center), moment(cells.rows(~mask))
+    u = basis(rows @ torch.linalg.inv(kept + 0.01 * eye), 0.9)
+    torch.testing.assert_close(residual(cells, mask, center=center).matrix(), eye - u @ u.T)
+    away = 1000 * moment(rows)
+    edit = ridge(cells, mask, center=center)
+    torch.testing.assert_close(edit.matrix(), eye - away @ torch.linalg.inv(eye + away + 100 * kept))
+    assert len(rows) == 28 and edit.rank == 24
+
+
 # --- oblique
 
 
@@ -304,6 +318,9 @@ def test_cells_give_rows_and_moments_of_a_mask(seed, mask, visual):
     torch.testing.assert_close(cells.rows(mask, center=True), centred)
     for some in (mask, ~mask):
         torch.testing.assert_close(cells.moment(some), moment(cells.rows(some)))
+        for center in (True, False):
+            gone, kept = cells.rows(some, center), cells.rows(~some)
+            torch.testing.assert_close(cells.grams(some, center), (gone.T @ gone, kept.T @ kept))
     assert not cells.moment(torch.zeros_like(mask)).any()
 
 

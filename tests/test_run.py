@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from clipnull import cli
+from clipnull.console import terminable
 from clipnull.course import run as runner
 from clipnull.course.metrics import MIME, metrics_of
 from clipnull.course.run import NotebookError, execute, run
@@ -124,14 +125,22 @@ def test_execute_injects_parameters_and_works_in_the_folder_of_the_notebook(note
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["a.ipynb"]
 
 
+LONG = 'raise RuntimeError("Error(s) in loading state_dict for CLIP:\\n\\tMissing key(s)\\n\\n\\tsize mismatch: why")'
+FAILING = [  # parameters, the line that fails, and its reason, which keeps the end of many lines
+    ({}, LONG, "RuntimeError: Error(s) in loading state_dict for CLIP: Missing key(s) size mismatch: why"),
+    ({"seed": 9}, "x = 1 / 0", "ZeroDivisionError: division by zero"),
+]
+
+
 @slow
-@pytest.mark.parametrize("given", [{}, {"seed": 9}])
-def test_a_failing_cell_is_named_and_what_ran_is_kept(notebook, tmp_path, given):
-    path = notebook("a", PARAMETERS, "print('before')", "x = 1 / 0\ny = 2", "print('after')")
+@pytest.mark.parametrize(("given", "line", "reason"), FAILING)
+def test_a_failing_cell_is_named_and_what_ran_is_kept(notebook, tmp_path, given, line, reason):
+    path = notebook("a", PARAMETERS, "print('before')", f"{line}\ny = 2", "print('after')")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "a.ipynb").write_text('of an earlier run: {"metadata": {"papermill": {}}}')
-    with pytest.raises(NotebookError, match=r"^a.ipynb, cell 3 \(x = 1 / 0\): ZeroDivisionError: division by zero$"):
+    with pytest.raises(NotebookError) as caught:
         execute(path, tmp_path / "out", given)
+    assert str(caught.value) == f"a.ipynb, cell 3 ({line}): {reason}"
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["a.failed.ipynb"]
     assert "before" in (tmp_path / "out" / "a.failed.ipynb").read_text()
 
@@ -189,19 +198,6 @@ def test_wrong_parameters_are_refused_before_anything_runs(notebook, tmp_path, g
         with pytest.raises(ValueError, match="did you mean seed|seed: 'many' is not valid"):
             start()
     assert not (tmp_path / "out").exists()
-
-
-LONG = 'raise RuntimeError("Error(s) in loading state_dict for CLIP:\\n\\tMissing key(s)\\n\\n\\tsize mismatch: why")'
-
-
-@slow
-def test_an_error_of_many_lines_keeps_its_reason(notebook, tmp_path):
-    with pytest.raises(NotebookError) as caught:
-        execute(notebook("a", LONG), tmp_path / "out")
-    assert str(caught.value) == (
-        f"a.ipynb, cell 1 ({LONG}): RuntimeError: Error(s) in loading state_dict for CLIP: Missing key(s) "
-        "size mismatch: why"
-    )
 
 
 @pytest.mark.parametrize(
@@ -325,6 +321,9 @@ def test_a_notebook_over_its_limit_is_stopped_with_its_kernel(notebook, tmp_path
 
 
 STATUS = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129, "SIGKILL": -9}
+late = pytest.mark.nightly  # seconds each, and what they share is tested on all signals
+RUN_ENDED = ["SIGINT", "SIGTERM", pytest.param("SIGHUP", marks=late), "SIGKILL"]
+NOTEBOOK_ENDED = [pytest.param("SIGINT", marks=late), "SIGTERM", pytest.param("SIGHUP", marks=late)]
 
 
 def in_front():
@@ -351,7 +350,7 @@ def started(notebook, tmp_path, *command):
 
 
 @slow
-@pytest.mark.parametrize("name", STATUS)
+@pytest.mark.parametrize("name", RUN_ENDED)
 def test_a_run_that_is_ended_leaves_no_result_and_no_process(notebook, tmp_path, name):
     out = tmp_path / "out"
     process, *markers = started(notebook, tmp_path, "run", "NOTEBOOK", "--out", str(out), "--jobs", "1")
@@ -367,8 +366,27 @@ def test_a_run_that_is_ended_leaves_no_result_and_no_process(notebook, tmp_path,
     assert list(out.iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_what_ends_a_program_is_an_exception_in_it(name):
+    number = getattr(signal, name)
+    before = signal.signal(number, signal.SIG_DFL)
+    try:
+        with pytest.raises(SystemExit) as caught, terminable():
+            try:
+                os.kill(os.getpid(), number)
+                time.sleep(60)
+            finally:
+                assert signal.getsignal(number) == signal.SIG_IGN  # a second one disturbs no cleaning up
+        assert caught.value.code == STATUS[name] and signal.getsignal(number) == signal.SIG_DFL
+        signal.signal(number, signal.SIG_IGN)  # as nohup does
+        with terminable():
+            assert signal.getsignal(number) == signal.SIG_IGN
+    finally:
+        signal.signal(number, before)
+
+
 @slow
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+@pytest.mark.parametrize("name", NOTEBOOK_ENDED)
 def test_a_notebook_that_is_ended_leaves_no_kernel(notebook, tmp_path, name):
     out = tmp_path / "out"
     process, kernel, _ = started(notebook, tmp_path, "execute", "NOTEBOOK", str(out))
@@ -391,10 +409,12 @@ def test_a_notebook_without_its_runner_is_not_executed(notebook, tmp_path):
 
 @slow
 def test_parameters_with_quotes_and_braces_are_values_and_no_code(notebook, tmp_path):
-    path = notebook("a", "# parameters\nname = 'x'  # of a class", "print(name)")
-    for value in ('it\'s a "dog" {name} {{x}} $HOME `ls` \\n %s', "'; import os; os._exit(3); '", "{'a': [1]}", "\\"):
-        result = execute(path, tmp_path / "out", {"name": value})
-        assert outputs_of(nbformat.read(result, 4))[-1].text == f"{value}\n"
+    values = 'it\'s a "dog" {name} {{x}} $HOME `ls` \\n %s', "'; import os; os._exit(3); '", "{'a': [1]}", "\\"
+    given = {f"name_{i}": value for i, value in enumerate(values)}
+    parameters = "\n".join(["# parameters", *(f"{name} = 'x'  # of a class" for name in given)])
+    path = notebook("a", parameters, *(f"print({name})" for name in given))
+    result = execute(path, tmp_path / "out", given)
+    assert [out.text for out in outputs_of(nbformat.read(result, 4))] == [f"{value}\n" for value in values]
 
 
 def test_run_refuses_nothing_missing_and_twice(notebook, tmp_path):

@@ -1,6 +1,7 @@
 """The course on a file of embeddings: notebooks, controls and cards do what they can, and say what they leave out."""
 
 import ast
+import functools
 import json
 import re
 import warnings
@@ -41,7 +42,9 @@ def file(tmp_path):
 
 
 @pytest.fixture(autouse=True)
-def closed():
+def closed(monkeypatch):
+    """Figures are drawn, on few pixels, and closed."""
+    monkeypatch.setattr(plt.Figure, "savefig", functools.partialmethod(plt.Figure.savefig, dpi=20))
     yield
     plt.close("all")
 

@@ -53,6 +53,11 @@ def test_basis_is_orthonormal_and_spans_the_rows(seed, n):
     torch.testing.assert_close(a.double() @ u @ u.T, a.double())
 
 
+@pytest.mark.parametrize("n", [3, 30])
+def test_rows_of_zeros_span_nothing(n):
+    assert basis(torch.zeros(n, 24)).shape == (24, 0)
+
+
 def test_energy_orders_what_is_kept():
     a = torch.diag(torch.tensor([3.0, 2.0, 1.0]))  # shares 9/14, 4/14, 1/14
     assert [basis(a, e).shape[1] for e in (0.0, 0.6, 9 / 14, 0.9, 13 / 14, 1.0)] == [1, 1, 1, 2, 2, 3]

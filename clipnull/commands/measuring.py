@@ -35,7 +35,9 @@ def add(commands: argparse._SubParsersAction) -> None:
     of["bench"].add_argument("--prompts", default="free", help="those of the table: free, domain or build [free]")
     of["bench"].add_argument("--json", type=Path, metavar="FILE", help="write all rows there, for `clipnull results`")
     of["bench"].add_argument("--name", help="of the pictures, as results tell it [that of the folder]")
-    of["bench"].add_argument("--speed", action="store_true", help="time the closed form instead")
+    of["bench"].add_argument(
+        "--speed", nargs="*", metavar="PART", help="time the closed form and the rest instead, or some parts alone"
+    )
     of["bench"].add_argument(
         "--device",
         help="time embedding, prototypes and edits of three ViTs with random weights there instead: cpu, cuda",
@@ -87,10 +89,12 @@ def bench(args: argparse.Namespace) -> int:
 
     if args.json and (args.json.is_dir() or not os.access(args.json.parent, os.W_OK)):
         raise ValueError(f"json: {str(args.json)!r} cannot be written; expected a file in a folder that can be")
-    if args.speed:
+    if args.speed is not None:
         from .. import index_speed, speed
 
-        found = {"kind": "speed", "name": "speed"} | speed.measure() | {"index": index_speed.measure()}
+        parts = names("parts", args.speed or list(index_speed.PARTS), list(index_speed.PARTS))
+        found = {"kind": "part of speed" if args.speed else "speed", "name": "speed"}  # `results` takes the whole
+        found |= speed.measure(parts) | {"index": index_speed.measure(parts)}
         text = index_speed.report(found)
     elif args.device:
         from .. import device_speed

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..subspace import gram, ridged_factor
+
 RIDGE, PROTECTED, LEANING, FAINT = 0.05, 100, 0.5, 0.25
 CLEAR = 20, 0.2
 """The weight of common words and the ridge of `Cells.clear_leads`."""
@@ -88,8 +90,11 @@ class Cells:
     @property
     def leads(self) -> Tensor:
         """w_c - mean w: z (w_c - mean w) is the lead of class c over the average class in an embedding z, (C, d)."""
-        w = self._classifier
-        return w - w.mean(0)
+        return self._leads.clone()
+
+    @cached_property
+    def _leads(self) -> Tensor:
+        return self._classifier - self._classifier.mean(0)
 
     @property
     def duals(self) -> Tensor:
@@ -103,18 +108,18 @@ class Cells:
 
     @cached_property
     def _duals(self) -> Tensor:
-        u, leads = self._clear(PROTECTED, RIDGE), self.leads
+        u, leads = self._clear(PROTECTED, RIDGE), self._leads
         return u / (u * leads).sum(1, keepdim=True).clamp(min=1e-9)
 
     def _clear(self, weight: float, ridge: float) -> Tensor:
         """(X^T X + ridge I)^-1 (w_c - mean w), X: the leads and the common words, these with the weight of `weight`."""
-        x = leads = self.leads
+        x = leads = self._leads
         if self.common is not None and len(self.common):
             x = torch.cat([x, (self.common - self.common.mean(0)) * math.sqrt(weight / len(self.common))])
         c, (n, d) = len(leads), x.shape
         if n < d:  # (X^T X + rI)^-1 X^T = X^T (X X^T + rI)^-1
-            return torch.linalg.solve(x @ x.T + ridge * torch.eye(n, dtype=x.dtype), x)[:c]
-        return torch.linalg.solve(x.T @ x + ridge * torch.eye(d, dtype=x.dtype), leads.T).T
+            return torch.cholesky_solve(x, ridged_factor(gram(x.T), ridge))[:c]
+        return torch.cholesky_solve(leads.T, ridged_factor(gram(x), ridge)).T
 
     @property
     def clear_leads(self) -> Tensor:
@@ -127,7 +132,7 @@ class Cells:
 
     @cached_property
     def _clear_leads(self) -> Tensor:
-        r, w, leads = self._clear(*CLEAR), self._classifier, self.leads
+        r, w, leads = self._clear(*CLEAR), self._classifier, self._leads
         return r * ((leads * w).sum(1, keepdim=True) / (r * w).sum(1, keepdim=True).clamp(min=1e-9))
 
     @property
@@ -173,15 +178,15 @@ class Cells:
 
     def lead_of(self, c: int, row: Tensor) -> float:
         """The mean lead of class c in its cells of the domains `row` (K,) bool; 0 where it has none."""
-        return max(0.0, float((self.pictures[c, row] @ self.leads[c]).mean()))
+        return max(0.0, float((self.pictures[c, row] @ self._leads[c]).mean()))
 
     def class_reading(self, c: int, clear: bool = False) -> Tensor:
         """(d,): reads the lead of class c, as 1 more on its own cells than on the average one.
 
         clear: by `clear_leads`.
         """
-        r = self._clear_leads[c] if clear else self.leads[c]
-        return r / self._contrast([x[c].mean(0) @ r - x.mean((0, 1)) @ r for x in self.kinds])
+        r = self._clear_leads[c] if clear else self._leads[c]
+        return r / self._contrast([(x[c].mean(0) - mean) @ r for x, mean in zip(self.kinds, self._means, strict=True)])
 
     @staticmethod
     def _contrast(kinds: list[Tensor]) -> Tensor:
@@ -200,8 +205,7 @@ class Cells:
         if row.all():
             return torch.zeros_like(s[0])
         r = s[row].mean(0) - s[~row].mean(0)
-        seen = [x.mean(0) for x in self.kinds]
-        r = r / (self._contrast([(x[row].mean(0) - x[~row].mean(0)) @ r for x in seen]) / 2)
+        r = r / (self._contrast([(x[row].mean(0) - x[~row].mean(0)) @ r for x in self._domain_means]) / 2)
         m = self.origin
         return r - (r @ m) / (m @ m).clamp(min=1e-12) * m
 
@@ -219,25 +223,40 @@ class Cells:
 
     @cached_property
     def _means(self) -> tuple[Tensor, ...]:
-        return tuple(x.mean((0, 1)) for x in self.kinds)
+        return tuple(x.mean(0) for x in self._domain_means)
+
+    @cached_property
+    def _domain_means(self) -> tuple[Tensor, ...]:
+        return tuple(x.mean(0) for x in self.kinds)
 
     def moment(self, mask: Tensor) -> Tensor:
         """X^T X / n over the n rows of the cells in `mask`: (d, d); zero if there are none."""
-        return self._gram(mask) / max(1, int(mask.sum()) * len(self.kinds))
+        return self.grams(mask)[0].div_(max(1, int(mask.sum()) * len(self.kinds)))
+
+    def grams(self, mask: Tensor, center: bool = False) -> tuple[Tensor, Tensor]:
+        """X^T X of `rows(mask, center)` and of `rows(~mask)`, each (d, d): from one product, over the smaller part."""
+        few = 2 * mask.sum() <= mask.numel()
+        part = self._gram(mask if few else ~mask)
+        found, rest = (part, self._grams[1] - part) if few else (self._grams[1] - part, part)
+        if center:
+            for x, mean in zip(self.kinds, self._means, strict=True):
+                half = x[mask].sum(0) - 0.5 * mask.sum() * mean
+                found.addr_(half, mean, alpha=-1).addr_(mean, half, alpha=-1)
+        return found, rest
 
     @cached_property
     def _grams(self) -> tuple[Tensor, Tensor]:
         """X^T X over the cells of each domain, (K, d, d), and over all: no request then has to go through them all."""
         parts = torch.cat([x.transpose(0, 1) for x in self.kinds], dim=1)  # (K, 1 or 2 x C, d)
-        grams = parts.transpose(1, 2) @ parts
+        grams = torch.stack([gram(part) for part in parts])
         return grams, grams.sum(0)
 
     def _gram(self, mask: Tensor) -> Tensor:
-        if 2 * mask.sum() > mask.numel():
-            return self._grams[1] - self._gram(~mask)
         whole = mask.all(0)
-        x = self.rows(mask & ~whole)
-        return x.T @ x + self._grams[0][whole].sum(0)
+        found = gram(self.rows(mask & ~whole))
+        for k in whole.nonzero()[:, 0].tolist():
+            found += self._grams[0][k]
+        return found
 
     def validate(self, mask: Tensor) -> None:
         """Raises ValueError unless `mask` is bool (C, K) with some cells to forget and some to keep."""

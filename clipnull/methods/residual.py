@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..edit import Edit
 from ..errors import within
-from ..subspace import basis
+from ..subspace import basis, leading, ridged_factor
 from .cells import Cells
 
 
@@ -28,15 +28,20 @@ def residual(
     cells.validate(mask)
     within("alpha", alpha, 0.0, 1.0)
     within("tau", tau, 0.0, 1e9)
-    rows, kept = cells.rows(mask, center), cells.moment(~mask)
+    forgotten, kept = cells.grams(mask, center)
+    kept /= int((~mask).sum()) * len(cells.kinds)
     if tau:
-        factor = torch.linalg.cholesky(kept + tau * torch.eye(len(kept), dtype=kept.dtype))
-        left_over = torch.cholesky_solve(tau * rows.T, factor).T
+        factor = ridged_factor(kept, tau)
+        if int(mask.sum()) * len(cells.kinds) <= len(kept):
+            u = basis(torch.cholesky_solve(tau * cells.rows(mask, center).T, factor).T, energy)
+        else:  # the same, through (d, d)
+            inverse = torch.cholesky_inverse(factor)
+            u = leading(inverse @ forgotten @ inverse, energy)[1]
     else:
-        values, vectors = torch.linalg.eigh(kept)
+        rows, (values, vectors) = cells.rows(mask, center), torch.linalg.eigh(kept)
         free = vectors[:, values <= 1e-12 * values[-1]]
         left_over = rows @ free @ free.T
         if left_over.norm() <= 1e-5 * rows.norm():  # at rounding level of embeddings
             return Edit(kept[:, :0], kept[:, :0], "residual")
-    u = basis(left_over, energy)
+        u = basis(left_over, energy)
     return Edit(alpha * u, u, "residual")

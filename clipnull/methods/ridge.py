@@ -13,13 +13,14 @@ from torch import Tensor
 
 from ..edit import Edit
 from ..errors import within
+from ..subspace import ridged_factor
 from .cells import Cells
 
 
 def ridge(
     cells: Cells, mask: Tensor, *, forgetting: float = 1000.0, keeping: float = 100.0, center: bool = True
 ) -> Edit:
-    """The closed-form minimiser of forgetting against keeping; an edit of rank n_F.
+    """The closed-form minimiser of forgetting against keeping; an edit of rank n_F, at most d.
 
     mask: cells to forget, (C, K) bool. forgetting, keeping: lambda and mu, chosen on the train splits of miniworld and
     PACS. center: see `Cells.rows`; what is kept is never centred.
@@ -27,7 +28,12 @@ def ridge(
     cells.validate(mask)
     within("forgetting", forgetting, 0.0, 1e12)
     within("keeping", keeping, 0.0, 1e12)
-    rows, kept = cells.rows(mask, center), cells.moment(~mask)
-    weight = forgetting / len(rows)
-    a = torch.eye(len(kept), dtype=kept.dtype) + weight * (rows.T @ rows) + keeping * kept
-    return Edit(weight * rows.T, torch.cholesky_solve(rows.T, torch.linalg.cholesky(a)), "ridge")
+    forgotten, kept = cells.grams(mask, center)
+    n = int(mask.sum()) * len(cells.kinds)
+    weight = forgetting / n
+    a = kept.mul_(keeping / (mask.numel() * len(cells.kinds) - n)).add_(forgotten, alpha=weight)
+    factor = ridged_factor(a, 1.0)
+    if n > len(a):
+        return Edit(weight * forgotten, torch.cholesky_inverse(factor), "ridge")
+    rows = cells.rows(mask, center).T
+    return Edit(weight * rows, torch.cholesky_solve(rows, factor), "ridge")
