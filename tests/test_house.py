@@ -20,8 +20,8 @@ LIBRARY = """
 errors files markup wording projections clean sources quiet stored listed layouts models adapters requests prompts
 prototypes subspace gates applying patches edit pictures data datasets archives
 methods.cells methods.nullspace methods.residual methods.ridge methods.oblique methods.neuron methods.gated methods
-embedding heads exporting storing collateral evaluate bootstrap budgets pseudo predicting unlearning forecasting rows
-geometry
+embedding occlusion heads exporting storing collateral evaluate bootstrap budgets pseudo predicting unlearning
+forecasting rows geometry
 auditing audits.findings audits.case audits.probing audits.wordings audits.retrieving audits.traces audits.surviving
 audits.deep audits vectors tables rewriting switching answering bench validation speed index_speed materials rivals
 contest sequences standings cards plots reporting results paper
