@@ -23,8 +23,8 @@ methods.cells methods.nullspace methods.residual methods.ridge methods.oblique m
 embedding occlusion heads exporting shards storing collateral evaluate bootstrap budgets pseudo predicting aiming
 unlearning forecasting rows geometry
 auditing audits.findings audits.case audits.probing audits.languages audits.wordings audits.retrieving audits.traces
-audits.surviving audits.deep audits vectors tables rewriting switching answering bench bounds validation speed index_speed
-device_speed materials rivals contest sequences standings cards plots reporting results paper
+audits.surviving audits.deep audits vectors tables rewriting switching answering bench bounds validation speed
+index_speed device_speed materials rivals contest sequences standings cards plots reporting results paper
 """
 COURSE = """
 course course.metrics course.profiles course.formulas course.notebooks course.run course.goldens course.seeds

@@ -71,8 +71,8 @@ def begun(number, monkeypatch, **changes):
 LEFT_OUT = {  # number -> what is left out: of any file; of one without optional fields, too
     "01": (["the projection W", "how far the single templates agree"], ["domain named, held-out templates"]),
     "03": ([], ["prototypes"]),
-    "04": (["a look at"], ["prototypes"]),
-    "05": (["a look at"], ["prototypes"]),
+    "04": (["a look at", "pictures that the edited model draws"], ["prototypes"]),
+    "05": (["a look at", "where in the picture"], ["prototypes"]),
     "06": ([], ["prototypes"]),
     "07": (["a model that never knew", "f(x)", "other templates", "the edit in front"], ["prototypes"]),
     "08": ([], ["prototypes", "what prototypes add"]),

@@ -1,0 +1,152 @@
+"""What outputs claim holds: as committed, and with other classes, domains and pictures than the prose is made for."""
+
+import math
+import os
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+from test_notebooks import GOLDENS, NOTEBOOKS, ROOT, alternatives
+
+from clipnull.course import notebooks
+from clipnull.course.profiles import PROFILES
+from clipnull.course.run import run
+
+NUMBER = r"([+-]?\d+(?:\.\d+)?)"
+CLAIMS = {  # what is claimed -> how it reads, and what then must hold of the numbers in it
+    "a part is no larger than the whole": (
+        r"(?<![\d.])(\d+) of (?:the |its |all )?(\d+)(?![\d.])",
+        lambda a, b: a <= b,
+    ),
+    "a share is at most 100 %": (r"(?<![\d.+-])(\d+(?:\.\d+)?) ?%", lambda a: a <= 100),
+    "an interval has a low and a high end": (
+        rf"interval(?: of the (?:share|mean)(?: after)?)?:? +{NUMBER} to +{NUMBER}",
+        lambda low, high: low <= high,
+    ),
+    "an interval holds its figure": (
+        rf"{NUMBER} \({NUMBER} to {NUMBER}\)",
+        lambda value, low, high: low - 1e-9 <= value <= high + 1e-9,
+    ),
+    "above is above": (rf"{NUMBER}, above the {NUMBER}", lambda a, b: a >= b),
+    "below is below": (rf"{NUMBER}, below the {NUMBER}", lambda a, b: a <= b),
+}
+
+
+def told(nb) -> str:
+    """All that outputs say: what is printed, tables, and the alternative texts of figures."""
+    parts = []
+    for cell in nb.cells:
+        for out in cell.get("outputs", ()):
+            data = out.get("data", {})
+            parts += [out.get("text", ""), *alternatives(data.get("text/html", ""))]
+            if "source" not in out.get("metadata", {}).get("clipnull", {}):  # source of the library claims nothing
+                parts.append(data.get("text/markdown", ""))
+    return "\n".join(parts)
+
+
+def claim_faults(text: str) -> list[str]:
+    faults = [f"a number that is none: {line.strip()[:90]}" for line in re.findall(r"(?m)^.*\bnan\b.*$", text)]
+    for claim, (form, holds) in CLAIMS.items():
+        for found in re.finditer(form, text):
+            if not holds(*map(float, found.groups())):
+                around = text[max(0, found.start() - 60) : found.end() + 20]
+                faults.append(f"{claim}: {' '.join(around.split())}")
+    return faults
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_what_committed_outputs_claim_holds(path):
+    text = told(nbformat.read(path, 4))
+    assert len(text) > 200 and claim_faults(text) == []
+
+
+@pytest.mark.parametrize(
+    "text, faults",
+    [
+        ("34 of 45 named right, 0 of the first 10", 0),
+        ("46 of 45 named right", 1),
+        ("100 % of 12, and 0 %", 0),
+        ("101 % of 12", 1),
+        ("95 % interval 40 to 89 %; interval of the share after: 0 to 8 %", 0),
+        ("95 % interval 89 to 40 %", 1),
+        ("mean 0.30 (0.10 to 0.40), +0.019 (+0.012 to +0.026)", 0),
+        ("mean 0.50 (0.10 to 0.40)", 1),
+        ("-0.027 (-0.011 to -0.043)", 1),
+        ("ends at 0.70, below the 0.87 of others; 1.2, above the 1.1", 0),
+        ("ends at 0.90, below the 0.87 of others", 1),
+        ("-1.3, above the -1.2", 1),
+        ("retain drop nan", 1),
+        ("an instance of nansense, 3.10 of 2 versions", 0),
+    ],
+)
+def test_claims_are_told_from_faults(text, faults):
+    assert len(claim_faults(text)) == faults, claim_faults(text)
+
+
+# --- the same, of other classes, domains and pictures than the prose was written for
+
+OTHER = {  # profile -> class, domain
+    "mini": ("house", "shaded"),
+    "pacs": ("horse", "cartoon"),
+    "realclip": ("dog", "photo"),
+}
+ASKING = [path for path in NOTEBOOKS if path.name[:2] not in ("00", "08")]  # for a class or a domain
+PLACES = {"PACS": ("pacs", "CLIPNULL_DATA"), "stored embeddings": ("realclip", "CLIPNULL_EMBEDDINGS")}
+
+
+def others(path: Path, profile: str) -> dict[str, str]:
+    """The parameters of a notebook that name classes and domains, with others in their place."""
+    name, domain = OTHER[profile]
+    wanted = dict.fromkeys(("shown_class", "forget_class", "forgotten", "forget_classes"), name)
+    wanted |= dict.fromkeys(("shown_domain", "forget_domain", "domain", "forget_domains"), domain)
+    wanted |= {"other_words": "", "parts": ""}
+    return {key: value for key, value in wanted.items() if key in notebooks.parameters_of(path)}
+
+
+def faults_with_others(path: Path, profile: str) -> list[str]:
+    """Execute the notebook with others; what fails, what is recorded otherwise, and what is claimed wrongly."""
+    out, given = ROOT / "build" / f"test-others-{profile}-{path.stem}", others(path, profile)
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    metrics, failures = run([path], out, given, profile=profile, jobs=workers)
+    if failures:
+        return failures
+    found, known = metrics[path.stem], GOLDENS[PROFILES[profile].goldens][path.stem]
+    faults = [f"recorded {sorted(found)}; expected {sorted(known)}"] if not set(found) <= set(known) else []
+    faults += [f"{metric} is {value}" for metric, value in found.items() if not math.isfinite(value)]
+    text = told(nbformat.read(out / path.name, 4))
+    faults += [f"{value!r} was asked for and is not told of" for value in given.values() if value not in text]
+    return faults + claim_faults(text)
+
+
+@pytest.mark.parametrize("profile", OTHER)
+def test_others_are_others(profile):
+    """Than those that notebooks and profiles name."""
+    for path in NOTEBOOKS:
+        usual, new = notebooks.parameters_of(path) | dict(PROFILES[profile].parameters), others(path, profile)
+        assert bool(new) == (path in ASKING)
+        if path.stem in GOLDENS[PROFILES[profile].goldens]:
+            assert all(usual[key] != value for key, value in new.items() if value), path.stem
+
+
+@pytest.mark.notebooks
+@pytest.mark.nightly
+@pytest.mark.parametrize("path", ASKING, ids=lambda p: p.stem)
+def test_a_notebook_holds_with_another_class_and_domain(path):
+    assert faults_with_others(path, "mini") == []
+
+
+@pytest.mark.notebooks
+@pytest.mark.nightly
+@pytest.mark.parametrize(
+    "profile, path",
+    [
+        pytest.param(profile, path, id=f"{place}-{path.stem}", marks=marks)
+        for place, (profile, variable) in PLACES.items()
+        for marks in [pytest.mark.skipif(not os.environ.get(variable), reason=f"{variable} names no folder")]
+        for path in ASKING
+        if path.stem in GOLDENS.get(profile, {})
+    ],
+)
+def test_a_notebook_holds_with_others_on_other_pictures(profile, path):
+    assert faults_with_others(path, profile) == []
