@@ -20,7 +20,7 @@ from typing import Any
 from ..errors import import_extra
 from ..files import data_folder, write_text
 from . import demo
-from .formulas import mathml
+from .formulas import FONT, mathml, style
 from .pages import copy, finished, index
 from .reference import reference
 
@@ -90,7 +90,8 @@ def build(pages: Sequence[Path], out: Path, whole: bool = False) -> Path:
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".book-") as scratch:
         source, site = Path(scratch, "source"), Path(scratch, "site")
         Path(source, "_static").mkdir(parents=True)
-        write_text(source / "_static" / "course.css", STYLE)
+        write_text(source / "_static" / "course.css", style(FONT.name) + STYLE)
+        shutil.copyfile(FONT, source / "_static" / FONT.name)
         write_text(source / "_static" / "icon.svg", ICON)
         parts: dict[str, Sequence[str]] = {"The course": [page.name for page in pages]}
         if whole:

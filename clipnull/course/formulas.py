@@ -1,11 +1,25 @@
 """Formulas: LaTeX to MathML, which browsers draw by themselves and screen readers can read. No script is needed."""
 
+import base64
 import re
+from pathlib import Path
 
 from ..errors import import_extra
 
 FENCES = {r"\lVert": "‖", r"\rVert": "‖", r"\Vert": "‖", r"\|": "‖", r"\lvert": "|", r"\rvert": "|"}
 """What latex2mathml leaves as it is after \\big and \\Big."""
+
+FONT = Path(__file__).parent / "fonts" / "formulas.woff2"
+"""Brackets, roots and braces grow only in a font with a table of mathematics, which few computers have."""
+
+
+def style(address: str = "") -> str:
+    """The style sheet of formulas, with FONT from `address`; without one, the font itself is in it."""
+    address = address or f"data:font/woff2;base64,{base64.b64encode(FONT.read_bytes()).decode('ascii')}"
+    return (
+        f'@font-face {{ font-family: "Clipnull Formulas"; src: url("{address}") format("woff2") }}\n'
+        'math { font-family: "Clipnull Formulas", math; font-size: 108% }\n'
+    )
 
 
 def mathml(latex: str, display: bool) -> str:

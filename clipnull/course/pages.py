@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shutil
 from collections.abc import Mapping, Sequence
@@ -70,7 +71,8 @@ def _goals(text: str) -> str:
 def copy(page: Path, source: Path, pages: Sequence[Path]) -> None:
     """Put a page into the folder `source` of Sphinx, and a notebook as it is into its `_static/notebooks`.
 
-    Of outputs only what is for reading; the code of solutions folded; "notebook 05" becomes a link.
+    Of outputs only what is for reading; solutions and code that only draws folded; "notebook 05" becomes a link; an
+    exercise gets a heading.
     """
     if page.suffix != ".ipynb":
         shutil.copyfile(page, source / page.name)
@@ -78,16 +80,53 @@ def copy(page: Path, source: Path, pages: Sequence[Path]) -> None:
     (source / "_static" / "notebooks").mkdir(exist_ok=True)
     shutil.copyfile(page, source / "_static" / "notebooks" / page.name)
     nb, numbered = read(page), {p.stem[:2]: p.name for p in pages if p.suffix == ".ipynb" and p != page}
-    for cell in nb.cells:
+    drawing = drawings([cell.source if cell.cell_type == "code" else "" for cell in nb.cells])
+    for i, cell in enumerate(nb.cells):
         tags = cell.metadata.get("tags", [])
-        if "solution" in tags:
+        if i in drawing or "solution" in tags:
             cell.metadata["tags"] = [*tags, "hide-input"]
+        if i in drawing:
+            shown = {
+                "code_prompt_show": "Show the code of the figure",
+                "code_prompt_hide": "Hide the code of the figure",
+            }
+            cell.metadata["mystnb"] = shown
         if cell.cell_type == "markdown":
-            cell.source = linked(cell.source, numbered)
+            cell.source = headed(linked(cell.source, numbered))
         for output in cell.get("outputs", ()):
             for kind in [kind for kind in output.get("data", {}) if "clipnull" in kind]:
                 del output["data"][kind]
     write(source / page.name, nb)
+
+
+def drawings(cells: Sequence[str]) -> set[int]:
+    """Which of the `cells` of code only draw: they show a figure, print nothing, and name nothing that a later one uses."""
+    trees = [ast.parse(source) for source in cells]
+    made, used = zip(*map(_names, trees), strict=True) if trees else ((), ())
+    calls = [{ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)} for tree in trees]
+    return {
+        i
+        for i, called in enumerate(calls)
+        if "plots.show" in called and "print" not in called and not made[i] & set().union(*used[i + 1 :])
+    }
+
+
+def _names(tree: ast.Module) -> tuple[set[str], set[str]]:
+    """The names that a cell makes, and those that it uses of other cells."""
+    nodes = list(ast.walk(tree))
+    passing = {
+        name for node in nodes if isinstance(node, ast.comprehension) for name in ast.walk(node.target)
+    }  # of a comprehension alone
+    names = [node for node in nodes if isinstance(node, ast.Name)]
+    own = {name.id for name in names if isinstance(name.ctx, ast.Store)}
+    own |= {node.arg for node in nodes if isinstance(node, ast.arg)}
+    made = {name.id for name in names if isinstance(name.ctx, ast.Store) and name not in passing}
+    return made, {name.id for name in names} - own
+
+
+def headed(text: str) -> str:
+    """Markdown in which a line that begins with "**Exercise 1** (6 min, easy)." is a heading and what follows."""
+    return re.sub(r"^\*\*(Exercise \d+)\*\*( \([^)]*\))?\.?\s+", r"### \1\2\n\n", text, flags=re.MULTILINE)
 
 
 def linked(text: str, numbered: Mapping[str, str]) -> str:
