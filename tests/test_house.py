@@ -24,7 +24,7 @@ embedding heads exporting storing collateral evaluate bootstrap budgets pseudo p
 geometry
 auditing audits.findings audits.case audits.probing audits.wordings audits.retrieving audits.traces audits.surviving
 audits.deep audits vectors tables rewriting switching answering bench validation speed index_speed materials rivals
-contest sequences standings cards plots reporting results paper
+contest sequences standings cards drawn plots reporting results paper
 """
 COURSE = """
 course course.metrics course.profiles course.formulas course.notebooks course.run course.goldens course.seeds

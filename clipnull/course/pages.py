@@ -100,7 +100,7 @@ def copy(page: Path, source: Path, pages: Sequence[Path]) -> None:
 
 
 def drawings(cells: Sequence[str]) -> set[int]:
-    """Which of the `cells` of code only draw: they show a figure, print nothing, and name nothing that a later one uses."""
+    """Which `cells` of code only draw: they show a figure, print nothing, and name nothing that a later one uses."""
     trees = [ast.parse(source) for source in cells]
     made, used = zip(*map(_names, trees), strict=True) if trees else ((), ())
     calls = [{ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)} for tree in trees]
