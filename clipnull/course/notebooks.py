@@ -25,8 +25,8 @@ NUMBERED = "[0-9][0-9]_*.ipynb"
 OUTSIDE = {
     "__main__.py", "cli.py", "commands/executing.py", "commands/inspecting.py", "commands/measuring.py", "console.py",
     "results.py", "speed.py", "course/book.py", "course/editions.py", "course/formulas.py", "course/goldens.py",
-    "course/notebooks.py", "course/pages.py", "course/profiles.py", "course/reference.py", "course/run.py",
-    "course/seeds.py", "paper.py", "reporting.py", "storing.py", "index_speed.py",
+    "course/notebooks.py", "course/pages.py", "course/printed.py", "course/profiles.py", "course/reference.py",
+    "course/run.py", "course/seeds.py", "paper.py", "reporting.py", "storing.py", "index_speed.py",
 }  # fmt: skip
 """The modules that no output of a notebook depends on: what executes and publishes, and `embed` and `paper`."""
 
