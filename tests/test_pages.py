@@ -7,12 +7,14 @@ import re
 
 import nbformat
 import pytest
+import yaml
+from conftest import ROOT
 from PIL import Image
 
 import clipnull as cn
 from clipnull.course.pages import copy, drawings, finished, headed, index, linked
 from clipnull.course.printed import tabled
-from clipnull.course.reference import reference
+from clipnull.course.reference import reference, stability
 
 PAGES = {"05": "05_selective.ipynb", "06": "06_complete.ipynb"}
 
@@ -165,3 +167,14 @@ def test_the_reference_tells_every_public_name_its_call_and_its_sections():
             assert f"```python\n{name}(" in part and "**Parameters**\n\n- `" in part, name
     assert "### `Edit.apply`" in parts["Edit"] and "`_" not in "".join(re.findall(r"^###.*", text, re.MULTILINE))
     assert r"W P, a bias b becomes b P + bias" in parts["Edit"] and r"\|z\|" in parts["Edit"]
+
+
+def test_the_page_on_what_is_stable_names_all_of_it_and_cites_as_the_file_of_citations_does():
+    text, cited = stability(), yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert not re.search(r"@[A-Z]+@", text) and f"This is version {cn.__version__}." in text
+    assert re.findall(r"`cn\.(\w+)`", text) == cn.__all__ and all(f"`{name}`" in text for name in cn.METHODS)
+    assert f"title   = {{{cited['title']}}}" in text and f"license = {{{cited['license']}}}" in text
+    (paper,) = cited["references"]
+    flat = re.sub(r"[\s>]+", " ", text)
+    assert f"*{paper['title']}.* {paper['identifiers'][0]['value']}, {paper['year']}." in flat
+    assert all(author["family-names"] in flat for author in paper["authors"])

@@ -22,7 +22,7 @@ from ..files import data_folder, write_text
 from . import demo
 from .formulas import FONT, mathml, style
 from .pages import copy, finished, index
-from .reference import reference
+from .reference import reference, stability
 
 ICON = (
     '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16"><circle cx="8" cy="8" r="6" fill="none" '
@@ -89,8 +89,8 @@ SETTINGS = {
 def build(pages: Sequence[Path], out: Path, whole: bool = False) -> Path:
     """Render `pages` (notebooks and Markdown) into the folder `out`, which is replaced as a whole; return its index.
 
-    whole: add the page that computes in the browser (`course.demo`), which embeds the pictures of miniworld, and the
-    reference of the public names.
+    whole: add the page that computes in the browser (`course.demo`), which embeds the pictures of miniworld, the
+    reference of the public names, and what of them is stable.
 
     Raises ValueError for a missing page and for an `out` that holds something else, RuntimeError with all that Sphinx
     complains of, such as a broken link, and ImportError without Sphinx. `out` then stays as it was.
@@ -115,7 +115,8 @@ def build(pages: Sequence[Path], out: Path, whole: bool = False) -> Path:
         if whole:
             shutil.copyfile(data_folder("miniworld") / "contact_sheet.webp", source / "contact_sheet.webp")
             write_text(source / "reference.md", reference())
-            parts |= {"Without a kernel": demo.write(source), "The library": ["reference.md"]}
+            write_text(source / "stable.md", stability())
+            parts |= {"Without a kernel": demo.write(source), "The library": ["reference.md", "stable.md"]}
         write_text(source / "index.md", index(pages, parts, pictured=whole))
         for page in pages:
             copy(page, source, pages)
