@@ -1,17 +1,15 @@
 """Figures: every one comes with a text alternative, shown as its caption."""
 
-import base64
 import html
 import inspect
-import io
 import textwrap
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
 from torch import Tensor
 
+from . import drawn
 from .audits.findings import Audit, told
 from .data import Images
 from .errors import import_extra
@@ -50,33 +48,20 @@ def style() -> None:
 
 
 def show(fig: plt.Figure, alt: str) -> None:
-    """Display `fig` with `alt`, one or two sentences that say what it shows, as alternative text and caption."""
+    """Display `fig` with `alt`, sentences that say what it shows, as its caption; what is long goes to its numbers.
+
+    The alternative text of the picture says what kind of figure it is, and its numbers are tables to unfold.
+    """
     if not isinstance(alt, str) or len(alt) < 20:
         raise ValueError(f"alt: {alt!r} is not valid; expected a sentence that says what the figure shows")
-    buffer = io.BytesIO()
-    fig.savefig(buffer, format="png")
+    source = drawn.source(fig)
+    seen, tables, (caption, more) = drawn.alternative(fig), drawn.numbers(fig), map(html.escape, drawn.caption(alt))
     plt.close(fig)
-    picture = Image.open(buffer).convert("RGB")
-    small = min(
-        (
-            _encode(picture.quantize(256, dither=Image.Dither.NONE), "png"),  # drawings
-            _encode(picture, "webp", quality=80, method=6),
-        ),
-        key=lambda kind: len(kind[1]),
-    )
-    data, text = base64.b64encode(small[1]).decode(), html.escape(alt)
-    ipython.display(
-        ipython.HTML(
-            f'<figure><img alt="{text}" src="data:image/{small[0]};base64,{data}"><figcaption>{text}</figcaption>'
-            f"</figure>"
-        )
-    )
-
-
-def _encode(picture: Image.Image, kind: str, **options: int) -> tuple[str, bytes]:
-    buffer = io.BytesIO()
-    picture.save(buffer, kind, **options)
-    return kind, buffer.getvalue()
+    page = f'<figure><img alt="{html.escape(seen)}" src="{source}"><figcaption>{caption}</figcaption></figure>'
+    if more or tables:
+        told = f"<p>{more}</p>" if more else ""
+        page += f"<details><summary>Numbers of the figure</summary>{told}{tables}</details>"
+    ipython.display(ipython.HTML(page))
 
 
 def literal(name: object) -> str:

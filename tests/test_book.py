@@ -47,7 +47,7 @@ def test_every_page_opens_without_a_complaint_and_every_picture_has_a_text(opene
     address, pages = opened
     expected = {p.with_suffix(".html").name for p in (ROOT / "notebooks").iterdir() if p.is_file()}
     expected |= {Path(name).with_suffix(".html").name for name in demo.PAGES}
-    assert set(pages) == expected | {"index.html", "reference.html", "genindex.html", "search.html"}
+    assert set(pages) == expected | {"index.html", "reference.html", "stable.html", "genindex.html", "search.html"}
     assert {name: faults for name, page in pages.items() if (faults := page_faults(page))} == {}
 
 
@@ -211,6 +211,7 @@ def test_the_book_of_a_folder_has_its_notebooks_and_the_page_for_instructors(not
         "00_a.html",
         "demo.html",
         "reference.html",
+        "stable.html",
         "index.html",
         "genindex.html",
         "search.html",

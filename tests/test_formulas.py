@@ -1,8 +1,12 @@
 """Formulas as MathML."""
 
-import pytest
+import base64
+import re
 
-from clipnull.course.formulas import mathml
+import pytest
+from browsing import tab
+
+from clipnull.course.formulas import FONT, mathml, style
 
 
 @pytest.mark.parametrize(
@@ -12,6 +16,8 @@ from clipnull.course.formulas import mathml
         (r"\arg\max_x y", ">arg<"),
         (r"\arg", ">arg<"),
         (r"\frac1n", "mfrac"),
+        (r"s\log C", '<mo lspace="0.17em" rspace="0.17em">log</mo><mi>C'),
+        (r"\exp(s)", 'rspace="0">exp</mo><mo stretchy="false">&#x00028;'),
         (r"\underbrace{a}_{\text{b c}}", "munder"),
         (r"\mathbb{R}^{d}", "msup"),
     ],
@@ -28,3 +34,21 @@ def test_a_formula_of_a_line_is_inline():
 def test_a_formula_that_would_not_be_drawn_is_refused():
     with pytest.raises(ValueError, match=r"\\nonsense"):
         mathml(r"x \nonsense y", display=False)
+
+
+def test_the_font_of_formulas_comes_along_and_holds_what_they_are_written_with():
+    sheet = style()
+    data = base64.b64decode(re.search(r'url\("data:font/woff2;base64,([^"]+)"\)', sheet)[1])
+    assert data == FONT.read_bytes() and data[:4] == b"wOF2" and len(data) < 80_000
+    assert 'url("a.woff2")' in style("a.woff2") and "SIL OPEN FONT LICENSE" in FONT.with_name("OFL.txt").read_text()
+
+
+@pytest.mark.slow
+def test_brackets_grow_with_what_is_between_them(tmp_path, serve, devtools):
+    text = mathml(r"\left(\frac{\frac{a}{b}}{\frac{c}{d}}\right)", display=True)
+    (tmp_path / "index.html").write_text(f"<!doctype html><style>{style()}</style>{text}", encoding="utf-8")
+    with tab(devtools, f"{serve(tmp_path)}/index.html") as page:
+        page.run("document.fonts.ready.then(() => 0)")
+        assert page.run("document.fonts.check('16px \"Clipnull Formulas\"', '(')")
+        high = "document.querySelector('%s').getBoundingClientRect().height"
+        assert page.run(high % "mo") > 0.8 * page.run(high % "mfrac") > 30

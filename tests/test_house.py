@@ -24,13 +24,13 @@ embedding occlusion heads exporting shards storing collateral evaluate bootstrap
 unlearning forecasting rows geometry
 auditing audits.findings audits.case audits.probing audits.languages audits.wordings audits.retrieving audits.traces
 audits.surviving audits.deep audits vectors tables rewriting switching answering bench bounds validation speed
-index_speed device_speed materials rivals contest sequences standings cards plots reporting results paper
+index_speed device_speed materials rivals contest sequences standings cards drawn plots reporting results paper
 """
 COURSE = """
 course course.metrics course.profiles course.formulas course.notebooks course.run course.goldens course.seeds
 course.editions course.exercises.registry course.exercises.spaces course.exercises.edits course.exercises.audits
 course.exercises course.checking course.panel course.demo course.reference
-course.pages course.book
+course.printed course.pages course.book
 """
 LIBRARY, COURSE = LIBRARY.split(), COURSE.split()
 ORDER = [

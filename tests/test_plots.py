@@ -37,11 +37,16 @@ def test_a_dollar_sign_in_a_name_begins_no_formula(name, images, capsys):
         assert (name, False) in texts and not any(formula for _, formula in texts), texts
 
 
-def test_an_alternative_text_is_text(monkeypatch):
-    shown = []
+def test_a_caption_is_text_and_the_alternative_text_says_something_else(monkeypatch):
+    shown, odd = [], "&lt;b&gt;$x$&lt;/b&gt;"
     monkeypatch.setattr(plots.ipython, "display", lambda page: shown.append(page.data))
     plots.show(plt.figure(), 'what "<b>$x$</b>" & <script> are in a figure')
-    assert shown[0].count("&lt;b&gt;$x$&lt;/b&gt;") == 2 and "<b>" not in shown[0] and "<script>" not in shown[0]
+    ax = plots.matrix(torch.eye(2), [name := "<b>$x$</b>", "b"], ["c", "d"], title=name)
+    plots.show(ax.figure, f"One sentence. {'X' * 400} {name}.")
+    assert f"<figcaption>what &quot;{odd}" in shown[0] and 'alt="A drawing."' in shown[0] and "<details" not in shown[0]
+    assert f'alt="Heat map “{odd}”: 2 rows from {odd} to b, 2 columns from c to d."' in shown[1]
+    assert "<figcaption>One sentence.</figcaption></figure><details>" in shown[1] and f"X {odd}.</p><table>" in shown[1]
+    assert not any("<b>" in page or "<script>" in page for page in shown)
 
 
 def test_a_share_of_few_pictures_is_written_as_a_count():

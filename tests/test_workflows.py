@@ -41,7 +41,10 @@ def test_a_file_follows_its_schema(path, schema):
 def test_workflows_may_only_read_and_always_keep_what_was_executed(path):
     text = yaml.safe_load(path.read_text(encoding="utf-8"))
     assert text["permissions"] == {"contents": "read"}
-    steps = load(path.name)[2]
+    _, job, steps = load(path.name)
+    if path.name == "book.yml":  # executes nothing
+        return
+    assert "permissions" not in job
     assert steps[-1]["if"] == "always()" and steps[-1]["with"]["path"] == "build/"
     assert any("diff.txt" in step.get("run", "") and step["if"] == "always()" for step in steps)
 
@@ -60,6 +63,15 @@ def test_nightly_runs_everything_from_an_empty_cache_and_never_for_forks():
     assert set(triggers) == {"schedule", "workflow_dispatch"}
     assert job["if"] == "github.event.repository.fork == false"
     assert first(steps, "make nightly") and not any("actions/cache" in step.get("uses", "") for step in steps)
+
+
+def test_the_book_is_published_with_each_release_by_the_one_job_that_may_write_pages():
+    triggers, job, steps = load("book.yml")
+    assert triggers == {"release": {"types": ["published"]}, "workflow_dispatch": None}
+    assert job["if"] == "github.event.repository.fork == false" and job["environment"]["name"] == "github-pages"
+    assert job["permissions"] == {"contents": "read", "pages": "write", "id-token": "write"}
+    assert first(steps, "make book") < first(steps, "upload-pages-artifact") < first(steps, "deploy-pages")
+    assert steps[first(steps, "upload-pages-artifact")]["with"]["path"] == "build/book"
 
 
 def test_every_target_that_a_workflow_makes_exists():

@@ -20,9 +20,9 @@ from typing import Any
 from ..errors import import_extra
 from ..files import data_folder, write_text
 from . import demo
-from .formulas import mathml
+from .formulas import FONT, mathml, style
 from .pages import copy, finished, index
-from .reference import reference
+from .reference import reference, stability
 
 ICON = (
     '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16"><circle cx="8" cy="8" r="6" fill="none" '
@@ -44,6 +44,23 @@ div.math { overflow: auto hidden; margin: 1em 0 }
 figure { margin: 1em 0; max-width: 100%; overflow: auto hidden }
 figure img { max-width: 100%; height: auto; background: white }
 figcaption { font-size: 90% }
+figure { margin-bottom: .3em }
+.printed table, details table { margin: .4em 0; font-size: 82%; line-height: 1.35; font-variant-numeric: tabular-nums }
+.printed :is(td, th) { padding: .15em .8em .15em 0; border: 0; text-align: left; font-weight: normal }
+.printed th[scope="col"] { border-bottom: 1px solid var(--color-background-border) }
+details:has(> summary) > summary { cursor: pointer; font-size: 90% }
+details caption { text-align: left }
+details :is(td, th) { padding: .1em .6em; text-align: left; font-weight: normal }
+img.cover {
+  float: right; width: 15em; max-width: 45%; max-height: 10em; margin: 0 0 .6em 1.2em; object-fit: contain;
+  object-position: top; background: white; border-radius: .3em
+}
+article section:has(> .cover) { overflow: auto; clear: both }
+@media (max-width: 40em) {
+  img.cover { float: none; display: block; width: 100%; max-width: 100%; margin: .3em 0 }
+  .printed :is(td, th) { padding-right: .45em }
+  .printed table, details table { font-size: 74% }
+}
 """
 WIDE = 60
 """Characters of LaTeX from which on a formula may be wider than a small window: the keyboard can scroll it."""
@@ -72,8 +89,8 @@ SETTINGS = {
 def build(pages: Sequence[Path], out: Path, whole: bool = False) -> Path:
     """Render `pages` (notebooks and Markdown) into the folder `out`, which is replaced as a whole; return its index.
 
-    whole: add the page that computes in the browser (`course.demo`), which embeds the pictures of miniworld, and the
-    reference of the public names.
+    whole: add the page that computes in the browser (`course.demo`), which embeds the pictures of miniworld, the
+    reference of the public names, and what of them is stable.
 
     Raises ValueError for a missing page and for an `out` that holds something else, RuntimeError with all that Sphinx
     complains of, such as a broken link, and ImportError without Sphinx. `out` then stays as it was.
@@ -90,13 +107,16 @@ def build(pages: Sequence[Path], out: Path, whole: bool = False) -> Path:
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".book-") as scratch:
         source, site = Path(scratch, "source"), Path(scratch, "site")
         Path(source, "_static").mkdir(parents=True)
-        write_text(source / "_static" / "course.css", STYLE)
+        write_text(source / "_static" / "course.css", style(FONT.name) + STYLE)
+        for path in (FONT, FONT.with_name("OFL.txt")):
+            shutil.copyfile(path, source / "_static" / path.name)
         write_text(source / "_static" / "icon.svg", ICON)
         parts: dict[str, Sequence[str]] = {"The course": [page.name for page in pages]}
         if whole:
             shutil.copyfile(data_folder("miniworld") / "contact_sheet.webp", source / "contact_sheet.webp")
             write_text(source / "reference.md", reference())
-            parts |= {"Without a kernel": demo.write(source), "The library": ["reference.md"]}
+            write_text(source / "stable.md", stability())
+            parts |= {"Without a kernel": demo.write(source), "The library": ["reference.md", "stable.md"]}
         write_text(source / "index.md", index(pages, parts, pictured=whole))
         for page in pages:
             copy(page, source, pages)

@@ -17,7 +17,7 @@ from typing import Any
 
 from ..errors import import_extra, near, one_line
 from ..files import write_text
-from .formulas import mathml
+from .formulas import mathml, style
 from .profiles import PROFILES, preset
 
 PACKAGE = Path(__file__).resolve().parent.parent
@@ -25,8 +25,9 @@ NUMBERED = "[0-9][0-9]_*.ipynb"
 OUTSIDE = {
     "__main__.py", "cli.py", "commands/executing.py", "commands/inspecting.py", "commands/measuring.py", "console.py",
     "results.py", "speed.py", "course/book.py", "course/editions.py", "course/formulas.py", "course/goldens.py",
-    "course/notebooks.py", "course/pages.py", "course/profiles.py", "course/reference.py", "course/run.py",
-    "course/seeds.py", "paper.py", "reporting.py", "storing.py", "index_speed.py", "shards.py", "device_speed.py",
+    "course/notebooks.py", "course/pages.py", "course/printed.py", "course/profiles.py", "course/reference.py",
+    "course/run.py", "course/seeds.py", "paper.py", "reporting.py", "storing.py", "index_speed.py", "shards.py",
+    "device_speed.py", "bounds.py",
 }  # fmt: skip
 """The modules that no output of a notebook depends on: what executes and publishes, and `embed` and `paper`."""
 
@@ -42,7 +43,7 @@ PAGE = """{%- extends 'lab/index.html.j2' -%}
 {%- endblock -%}
 {%- block html_head_css -%}
 <style>
-.formula { display: block; overflow: auto hidden }
+{{ resources.formulas }}.formula { display: block; overflow: auto hidden }
 .jp-RenderedMarkdown .highlight pre { font-family: var(--jp-code-font-family); font-size: var(--jp-code-font-size) }
 </style>
 {%- endblock -%}
@@ -237,8 +238,9 @@ def to_html(path: Path) -> Path:
     """
     nb = read(path)
     nb.metadata.pop("widgets", None)  # they would need a script; what they show as text stays
+    told = {"metadata": {"name": path.stem, "path": str(path.parent)}, "formulas": style()}
     try:
-        body, _ = _exporter().from_notebook_node(nb, {"metadata": {"name": path.stem, "path": str(path.parent)}})
+        body, _ = _exporter().from_notebook_node(nb, told)
     except ImportError:
         raise
     except Exception as error:  # of nbconvert, its templates, its filters

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import ast
+import base64
+import html
+import io
 import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from PIL import Image
+
+from ..drawn import caption
 from .notebooks import read, write
+from .printed import tabled
 
 INDEX = """# clipnull
 
@@ -31,6 +39,9 @@ TREE = """
 """
 UNTOUCHED = re.compile(r"(```.*?```|`[^`]*`|\[[^\]]*\]\([^)]*\)|\$\$.*?\$\$|\$[^$\n]*\$)", re.DOTALL)
 """Code, links and formulas in Markdown."""
+FIGURE = re.compile(r'<figure><img alt="([^"]*)" src="data:image/\w+;base64,([^"]+)"')
+SCROLLED = '<div class="table-wrapper"><table>'
+NUMBERS = re.compile(r"<details><summary>Numbers of the figure</summary>.*?</details>", re.DOTALL)
 
 
 def index(pages: Sequence[Path], parts: Mapping[str, Sequence[str]], pictured: bool) -> str:
@@ -43,6 +54,7 @@ def index(pages: Sequence[Path], parts: Mapping[str, Sequence[str]], pictured: b
         text = _first_text(page)
         title = re.search(r"^# (.+)", text, re.MULTILINE)
         lines.append(f"### [{title[1] if title else page.stem}]({page.name})\n")
+        lines.append(_cover(page))
         lines.append(_goals(text))
         if page.suffix == ".ipynb":
             lines.append(f'<a href="_static/notebooks/{page.name}" download>Download the notebook</a>\n')
@@ -54,6 +66,21 @@ def _first_text(page: Path) -> str:
     if page.suffix != ".ipynb":
         return page.read_text(encoding="utf-8")
     return next((cell.source for cell in read(page).cells if cell.cell_type == "markdown"), "")
+
+
+def _cover(page: Path) -> str:
+    """A small picture of a chapter: the figure of a cell with the tag `cover`, else the first; nothing without one."""
+    cells = [] if page.suffix != ".ipynb" else [cell for cell in read(page).cells if cell.cell_type == "code"]
+    for cell in sorted(cells, key=lambda cell: "cover" not in cell.metadata.get("tags", [])):
+        for output in cell.get("outputs", ()):
+            if found := FIGURE.search(output.get("data", {}).get("text/html", "")):
+                picture, small = Image.open(io.BytesIO(base64.b64decode(found[2]))).convert("RGB"), io.BytesIO()
+                picture.thumbnail((560, 360))
+                picture.save(small, "webp", quality=70)
+                data = base64.b64encode(small.getvalue()).decode("ascii")
+                alt = html.escape(caption(html.unescape(found[1]))[0])
+                return f'<img class="cover" alt="{alt}" src="data:image/webp;base64,{data}">\n'
+    return ""
 
 
 def _goals(text: str) -> str:
@@ -70,7 +97,8 @@ def _goals(text: str) -> str:
 def copy(page: Path, source: Path, pages: Sequence[Path]) -> None:
     """Put a page into the folder `source` of Sphinx, and a notebook as it is into its `_static/notebooks`.
 
-    Of outputs only what is for reading; the code of solutions folded; "notebook 05" becomes a link.
+    Of outputs only what is for reading; solutions and code that only draws folded; "notebook 05" becomes a link; an
+    exercise gets a heading.
     """
     if page.suffix != ".ipynb":
         shutil.copyfile(page, source / page.name)
@@ -78,16 +106,53 @@ def copy(page: Path, source: Path, pages: Sequence[Path]) -> None:
     (source / "_static" / "notebooks").mkdir(exist_ok=True)
     shutil.copyfile(page, source / "_static" / "notebooks" / page.name)
     nb, numbered = read(page), {p.stem[:2]: p.name for p in pages if p.suffix == ".ipynb" and p != page}
-    for cell in nb.cells:
+    drawing = drawings([cell.source if cell.cell_type == "code" else "" for cell in nb.cells])
+    for i, cell in enumerate(nb.cells):
         tags = cell.metadata.get("tags", [])
-        if "solution" in tags:
+        if i in drawing or "solution" in tags:
             cell.metadata["tags"] = [*tags, "hide-input"]
+        if i in drawing:
+            shown = {
+                "code_prompt_show": "Show the code of the figure",
+                "code_prompt_hide": "Hide the code of the figure",
+            }
+            cell.metadata["mystnb"] = shown
         if cell.cell_type == "markdown":
-            cell.source = linked(cell.source, numbered)
+            cell.source = headed(linked(cell.source, numbered))
         for output in cell.get("outputs", ()):
             for kind in [kind for kind in output.get("data", {}) if "clipnull" in kind]:
                 del output["data"][kind]
     write(source / page.name, nb)
+
+
+def drawings(cells: Sequence[str]) -> set[int]:
+    """Which `cells` of code only draw: they show a figure, print nothing, and name nothing that a later one uses."""
+    trees = [ast.parse(source) for source in cells]
+    made, used = zip(*map(_names, trees), strict=True) if trees else ((), ())
+    calls = [{ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)} for tree in trees]
+    return {
+        i
+        for i, called in enumerate(calls)
+        if "plots.show" in called and "print" not in called and not made[i] & set().union(*used[i + 1 :])
+    }
+
+
+def _names(tree: ast.Module) -> tuple[set[str], set[str]]:
+    """The names that a cell makes, and those that it uses of other cells."""
+    nodes = list(ast.walk(tree))
+    passing = {
+        name for node in nodes if isinstance(node, ast.comprehension) for name in ast.walk(node.target)
+    }  # of a comprehension alone
+    names = [node for node in nodes if isinstance(node, ast.Name)]
+    own = {name.id for name in names if isinstance(name.ctx, ast.Store)}
+    own |= {node.arg for node in nodes if isinstance(node, ast.arg)}
+    made = {name.id for name in names if isinstance(name.ctx, ast.Store) and name not in passing}
+    return made, {name.id for name in names} - own
+
+
+def headed(text: str) -> str:
+    """Markdown in which a line that begins with "**Exercise 1** (6 min, easy)." is a heading and what follows."""
+    return re.sub(r"^\*\*(Exercise \d+)\*\*( \([^)]*\))?\.?\s+", r"### \1\2\n\n", text, flags=re.MULTILINE)
 
 
 def linked(text: str, numbered: Mapping[str, str]) -> str:
@@ -105,15 +170,15 @@ def linked(text: str, numbered: Mapping[str, str]) -> str:
 def finished(page: str) -> str:
     """A page of Sphinx for small windows and for screen readers.
 
-    Printed sentences may wrap; tables scroll, with the keyboard too: also printed ones, with two blanks between them.
+    Printed sentences may wrap, and printed tables become tables. Tables scroll, with the keyboard too.
     Captions of the menu are headings of a level; the menu and the list of sections have names that differ.
     """
 
     def printed(found: re.Match) -> str:
-        kind = 'tabindex="0"' if re.search(r"\S {2,}\S", found[2]) else 'class="prose"'
-        return f"{found[1]}<pre {kind}>{found[2]}</pre>"
+        return f'{found[1]}<div class="printed">{tabled(found[2])}</div>'
 
     page = re.sub(r'(<div class="output[^>]*><div class="highlight">)<pre>(.*?)</pre>', printed, page, flags=re.DOTALL)
+    page = NUMBERS.sub(lambda found: found[0].replace("<table>", SCROLLED).replace("</table>", "</table></div>"), page)
     for drawer, label in (("sidebar-drawer", "Chapters"), ("toc-drawer", "On this page")):
         page = page.replace(f'<aside class="{drawer}', f'<aside aria-label="{label}" class="{drawer}')
     page = page.replace('<div class="table-wrapper', '<div tabindex="0" class="table-wrapper')

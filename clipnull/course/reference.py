@@ -5,7 +5,13 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
+from pathlib import Path
 from typing import Any
+
+from .. import __version__
+from ..methods import METHODS
+from ..patches import FORMAT, VERSION
+from .metrics import MIME
 
 HEAD = """# Reference
 
@@ -27,6 +33,20 @@ def reference(package: str = "clipnull") -> str:
             if not own.startswith("_") and inspect.isfunction(function) and function.__doc__:
                 parts.append(f"### `{name}.{own}`\n\n{_signature(own, function)}{_docstring(function)}")
     return "\n".join(parts)
+
+
+def stability(package: str = "clipnull") -> str:
+    """The page on version 1.0: what is stable of the package, what may change, how to cite."""
+    told = {
+        "VERSION": __version__,
+        "NAMES": ", ".join(f"`cn.{name}`" for name in importlib.import_module(package).__all__),
+        "METHODS": ", ".join(f"`{name}`" for name in METHODS),
+        "FORMAT": FORMAT,
+        "PATCH": VERSION,
+        "MIME": MIME,
+    }
+    page = Path(__file__).with_name("stable.md").read_text(encoding="utf-8")
+    return re.sub(r"@([A-Z]+)@", lambda found: told[found[1]], page)
 
 
 def _signature(name: str, thing: Any) -> str:
