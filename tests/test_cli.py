@@ -17,7 +17,9 @@ from clipnull import bench, cli
 from clipnull.commands import executing
 from clipnull.results import name_of
 
-COMMANDS = "run publish seeds student book course goldens execute bench embed paper results audit"
+COMMANDS = (
+    "run publish seeds student book course goldens execute slides booklet colab quiz bench embed paper results audit"
+)
 COMMANDS += " near forget check apply undo"
 COMMANDS = COMMANDS.split()
 

@@ -127,7 +127,7 @@ def book(args: argparse.Namespace) -> int:
 
     pages = _notebooks(args)
     if not args.notebooks:
-        pages = [*pages, *pages[0].parent.glob("INSTRUCTOR.md")]
+        pages = [*pages, *sorted(pages[0].parent.glob("*.md"))]
     print(f"to read: {build(pages, args.out, whole=not args.notebooks)}")
     return 0
 
