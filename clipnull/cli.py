@@ -8,6 +8,7 @@
 `clipnull slides`   make slides of the notebooks, as stored
 `clipnull booklet`  write all exercises, and all solutions, as pages to print
 `clipnull colab`    write the notebooks with a cell that installs clipnull
+`clipnull leaderboard`  measure the patches that students hand in on pictures kept back
 `clipnull quiz`     write the pages of the quiz and of its key
 `clipnull publish`  execute with the notebooks' own defaults, and write the outputs back
 `clipnull goldens`  take the metrics of an earlier run over into the goldens

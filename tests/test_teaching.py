@@ -13,10 +13,12 @@ from types import SimpleNamespace
 
 import nbformat
 import pytest
+import torch
 from pages import outside
 
+import clipnull as cn
 from clipnull import cli
-from clipnull.course import colab, quiz
+from clipnull.course import colab, leaderboard, quiz
 from clipnull.course.notebooks import read
 from clipnull.course.slides import questions
 
@@ -276,3 +278,51 @@ def test_the_address_is_told_once_in_the_metadata_of_the_package(monkeypatch):
     monkeypatch.setattr(colab.metadata, "metadata", lambda _: SimpleNamespace(get_all=lambda _: None))
     with pytest.raises(ValueError, match="address: none is given, and pyproject.toml names no Repository"):
         colab.repository()
+
+
+# --- the leaderboard
+
+
+@pytest.fixture
+def handed_in(clip, corner, tmp_path, projection):
+    """Patches of two groups: one forgets cars, one does nothing; and a file that is none."""
+    rows = torch.stack([clip.embed_texts([f"a {word} of a car"])[0] for word in ("picture", "photo")])
+    projection(rows).save(tmp_path / "able.safetensors")
+    projection(torch.eye(rows.shape[1])[:1] * 1e-6, energy=1.0).save(tmp_path / "idle.safetensors")
+    (tmp_path / "torn.safetensors").write_bytes(b"x" * 100)
+    return [tmp_path / f"{name}.safetensors" for name in ("idle", "torn", "able")]
+
+
+def test_the_leaderboard_ranks_patches_and_names_what_it_refuses(clip, corner, handed_in):
+    request = cn.Forget(classes=["car"])
+    (handed_in[2].with_suffix(".json")).write_text('{"forgetting_rate": [0, 1]}')
+    text = leaderboard.leaderboard(clip, corner, request, handed_in)
+    first, second = re.findall(r"(?m)^\| (\d) \| (\w+) \| (\S+) \| .* \| (\w+) \|$", text)
+    assert (first[1], second[1]) == ("able", "idle") and float(first[2]) > float(second[2])
+    assert first[3] == "100" and second[3] == "none" and "- torn: refused, " in text
+    assert f"{request}, {len(corner)} pictures kept back" in text
+    handed_in[2].with_suffix(".json").write_text("[1]")
+    text = leaderboard.leaderboard(clip, corner, request, handed_in)
+    assert "- able: refused, able.json: the file is [1]; expected [low, high]" in text and "| 1 | idle |" in text
+
+
+@pytest.mark.parametrize("told", ['{"speed": [0, 1]}', '{"retain_drop": [2, 1]}', '{"retain_drop": 1}', "[1]", "{"])
+def test_a_prediction_that_is_none_is_refused(tmp_path, told):
+    path = tmp_path / "able.json"
+    assert leaderboard._predicted(path) == {}, "no file, no prediction"
+    path.write_text(told)
+    with pytest.raises(ValueError):
+        leaderboard._predicted(path)
+
+
+def test_the_leaderboard_takes_files_of_different_names(clip, corner, handed_in):
+    for patches in ([], [handed_in[0], handed_in[0]]):
+        with pytest.raises(ValueError, match="patches: .*; expected one or more files whose names differ"):
+            leaderboard.leaderboard(clip, corner, cn.Forget(classes=["car"]), patches)
+    with pytest.raises(ValueError, match="cra"):
+        leaderboard.leaderboard(clip, corner, cn.Forget(classes=["cra"]), handed_in)
+
+
+@pytest.mark.parametrize(("interval", "points"), [((10.0, 14.0), 4.0), ((13.0, 13.0), 40.0), ((0.0, 10.0), 90.0)])
+def test_a_prediction_costs_its_width_and_what_it_misses(interval, points):
+    assert leaderboard.score({"worst_cell_drop": 12.0}, {"worst_cell_drop": interval}) == points

@@ -20,6 +20,15 @@ def add(commands: argparse._SubParsersAction) -> None:
     of = commands.choices
     of["colab"].add_argument("--address", help="https://github.com/OWNER/NAME [that of the package's metadata]")
     of["colab"].add_argument("--ref", default="main", help="branch, tag or commit [main]")
+    text = "measure the patches that students hand in on pictures kept back"
+    board = commands.add_parser("leaderboard", help=text, description=text)
+    board.set_defaults(function=leaderboard)
+    board.add_argument("data", metavar="DATA", help="folder <domain>/<class>/*, or FILE.npz of embeddings")
+    board.add_argument("patches", nargs="+", type=Path, metavar="PATCH", help="NAME.safetensors; NAME.json predicts")
+    board.add_argument("--classes", nargs="+", metavar="CLASS", help="to forget [all]")
+    board.add_argument("--domains", nargs="+", metavar="DOMAIN", help="in which [all]")
+    board.add_argument("--model", default="miniclip", help="of open_clip [the embedded miniclip]")
+    board.add_argument("--pretrained", metavar="TAG", help="its weights")
     text = "write the pages of the quiz and of its key from one file"
     of = commands.add_parser("quiz", help=text, description=text)
     of.set_defaults(function=quiz)
@@ -56,3 +65,16 @@ def quiz(args: argparse.Namespace) -> int:
     from ..course.quiz import write
 
     return _told(write(args.out))
+
+
+def leaderboard(args: argparse.Namespace) -> int:
+    from ..course.leaderboard import leaderboard
+    from ..data import load_images
+    from ..models import load
+    from ..requests import Forget
+    from ..stored import is_stored
+
+    request, images = Forget(args.classes, args.domains), load_images(args.data)
+    clip = load(args.data if is_stored(args.data) else args.model, args.pretrained)
+    print(leaderboard(clip, images, request, args.patches))
+    return 0

@@ -17,19 +17,21 @@ LINES = 12
 """Lines to write on, below each exercise; an open task has as many."""
 STYLE = """
 @page { margin: 18mm 16mm }
-body { max-width: 46em; margin: 0 auto; padding: 0 1em; font: 12pt/1.45 Georgia, "Times New Roman", serif }
+body.jp-Notebook { max-width: 46em; margin: 0 auto; padding: 0 1em; overflow: visible;
+  font: 12pt/1.45 Georgia, "Times New Roman", serif }
 .jp-InputPrompt, .jp-OutputPrompt, .jp-Collapser, .anchor-link { display: none }
 .jp-Notebook, .jp-Cell { padding: 0; margin: 0 }
 .jp-RenderedHTMLCommon { font: inherit; padding: 0 }
-.jp-RenderedHTMLCommon h1 { font-size: 18pt; margin: 1em 0 .4em }
-.jp-RenderedHTMLCommon h2 { font-size: 14pt; margin: 1.2em 0 .4em }
-pre, code { font-family: Consolas, Menlo, monospace; font-size: 10pt }
+body .jp-RenderedHTMLCommon h1 { font-size: 24pt; margin: 1em 0 .4em }
+body .jp-RenderedHTMLCommon h2 { font-size: 18pt; margin: 1.2em 0 .4em }
+body .jp-RenderedHTMLCommon h3 { font-size: 13pt; margin: 1em 0 .3em }
+body pre, body .jp-RenderedHTMLCommon code { font-family: Consolas, Menlo, monospace; font-size: 9pt; padding: 0 }
 .highlight pre { white-space: pre-wrap; border: 1px solid #bbb; padding: .5em }
 .hint { border-left: 3px solid #0173b2; padding-left: .8em; font-size: 11pt }
 .line { border-bottom: 1px solid #999; height: 8mm }
 @media print {
-  h1, h2 { break-after: avoid }
-  .jp-MarkdownCell, .room { break-inside: avoid }
+  h1, h2, h3 { break-after: avoid }
+  .jp-Cell { break-inside: avoid }
   .new { break-before: page }
 }
 """

@@ -25,9 +25,9 @@ NUMBERED = "[0-9][0-9]_*.ipynb"
 OUTSIDE = {
     "__main__.py", "cli.py", "commands/executing.py", "commands/inspecting.py", "commands/measuring.py", "console.py",
     "commands/teaching.py", "results.py", "speed.py", "course/book.py", "course/booklet.py", "course/colab.py",
-    "course/editions.py", "course/quiz.py", "course/slides.py", "course/formulas.py", "course/goldens.py",
-    "course/notebooks.py", "course/pages.py", "course/profiles.py", "course/reference.py", "course/run.py",
-    "course/seeds.py", "paper.py", "reporting.py", "storing.py", "index_speed.py",
+    "course/editions.py", "course/leaderboard.py", "course/quiz.py", "course/slides.py", "course/formulas.py",
+    "course/goldens.py", "course/notebooks.py", "course/pages.py", "course/profiles.py", "course/reference.py",
+    "course/run.py", "course/seeds.py", "paper.py", "reporting.py", "storing.py", "index_speed.py",
 }  # fmt: skip
 """The modules that no output of a notebook depends on: what executes and publishes, and `embed` and `paper`."""
 

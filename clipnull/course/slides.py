@@ -24,7 +24,8 @@ REVEAL = Path(__file__).parent / "reveal"
 SENTENCES = 2
 """Of a paragraph below a heading, so many sentences are shown."""
 PRINTED = 8
-"""A printed result of more lines is left out."""
+ROWS = 14
+"""A printed result of more lines, or a table of more rows, is left out."""
 WHOLE = ("Summary", "Open task")
 UNTOLD = ("", "Exercises", "Open task", "Summary", "References")
 """Sections whose outputs are left out."""
@@ -205,7 +206,9 @@ def questions(nb: Any) -> list[str]:
 def _is_short(output: Any) -> bool:
     table = str(output.get("data", {}).get("text/markdown", ""))
     printed = output.get("text", "") if output.get("name") == "stdout" else ""
-    return 0 < printed.strip().count("\n") + bool(printed.strip()) <= PRINTED or table.startswith("|")
+    return 0 < printed.strip().count("\n") + bool(printed.strip()) <= PRINTED or (
+        table.startswith("|") and table.strip().count("\n") < ROWS
+    )
 
 
 def _summary(part: str) -> str:
