@@ -118,7 +118,13 @@ def test_a_page_is_alone_and_answers_stay_folded(nb, tmp_path, capsys):
     text = page.read_text(encoding="utf-8")
     assert outside(re.sub(r"(?s)<script>.*?</script>", "", text)) == []
     assert re.search(r"(?s)<details><summary>Answer</summary>\s*<p>Secret.</p>\s*</details>", text)
-    assert "seed = 1" not in text and "PASS" not in text and "<math" in text and text.count("</script") == 3
+    assert (
+        "¶" not in text
+        and "seed = 1" not in text
+        and "PASS" not in text
+        and "<math" in text
+        and text.count("</script") == 3
+    )
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import re
 import shlex
 import shutil
@@ -34,8 +35,8 @@ MADE = (
 def test_a_target_runs_the_commands_of_the_makefile(tasks, monkeypatch, target, given):
     monkeypatch.chdir(ROOT)
     done, made = [], shutil.which("make")
-    if made is None:
-        pytest.skip("make is not installed")
+    if made is None or os.name == "nt":
+        pytest.skip("no make that reads this Makefile")
     monkeypatch.setattr(tasks, "run", done.append)
     monkeypatch.setattr(tasks, "environment", lambda given: None)
     monkeypatch.setattr(Path, "mkdir", lambda *_, **__: None)
@@ -79,7 +80,8 @@ def test_binder_has_what_the_notebooks_need_of_the_environment():
 
     here, all_ = entries(".binder/environment.yml"), entries("environment.yml")
     assert here <= all_ and {"jupyterlab>=4.0", "pytorch>=2.6", "seaborn>=0.13"} <= here
-    assert (ROOT / ".binder" / "postBuild").stat().st_mode & 0o111, "Binder runs it only if it is executable"
+    executable = (ROOT / ".binder" / "postBuild").stat().st_mode & 0o111
+    assert executable or os.name == "nt", "Binder runs it only if it is executable"
 
 
 def test_the_container_makes_the_environment():

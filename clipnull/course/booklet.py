@@ -19,7 +19,7 @@ STYLE = """
 @page { margin: 18mm 16mm }
 body.jp-Notebook { max-width: 46em; margin: 0 auto; padding: 0 1em; overflow: visible;
   font: 12pt/1.45 Georgia, "Times New Roman", serif }
-.jp-InputPrompt, .jp-OutputPrompt, .jp-Collapser, .anchor-link { display: none }
+.jp-InputPrompt, .jp-OutputPrompt, .jp-Collapser { display: none }
 .jp-Notebook, .jp-Cell { padding: 0; margin: 0 }
 .jp-RenderedHTMLCommon { font: inherit; padding: 0 }
 body .jp-RenderedHTMLCommon h1 { font-size: 24pt; margin: 1em 0 .4em }
@@ -51,10 +51,9 @@ def booklet(notebooks: Sequence[Path], out: Path) -> list[Path]:
     if not both["solutions"]:
         raise ValueError("notebooks: none of them has an exercise; expected cells tagged exercise and solution")
     Path(out).mkdir(parents=True, exist_ok=True)
-    export, written = (
-        exporter(PAGE.replace("</style>", STYLE + "</style>"), exclude_output=True, exclude_input_prompt=True),
-        [],
-    )
+    left_out = ("exclude_output", "exclude_input_prompt", "exclude_anchor_links")
+    export = exporter(PAGE.replace("</style>", STYLE + "</style>"), **dict.fromkeys(left_out, True))
+    written = []
     for name, cells in both.items():
         nb = v4.new_notebook(cells=[v4.new_markdown_cell(f"# clipnull: {name}"), *cells])
         body, _ = export.from_notebook_node(nb, {"metadata": {"name": f"clipnull: {name}", "path": ""}})

@@ -274,7 +274,8 @@ def exporter(template: str, kind: str = "HTML", **settings: Any) -> Any:
         def markdown2html(self, context: Any, source: str) -> str:
             folder = context.get("resources", {}).get("metadata", {}).get("path", "")
             attachments = context.get("cell", {}).get("attachments", {})
-            renderer = Renderer(escape=False, attachments=attachments, embed_images=True, path=folder)
+            links = {"exclude_anchor_links": self.exclude_anchor_links}
+            renderer = Renderer(escape=False, attachments=attachments, embed_images=True, path=folder, **links)
             return mistune.MarkdownWithMath(renderer=renderer).render(source)
 
     return Exporter(embed_images=True, raw_template=template, **settings)

@@ -51,7 +51,6 @@ body { margin: 0; background: white }
 .reveal ul, .reveal ol { display: block; margin: .4em 0 .4em 1.1em; padding: 0 }
 .reveal li { margin: .25em 0 }
 .reveal a { color: var(--accent) }
-.reveal .anchor-link { display: none }
 .reveal code { font: .85em "Source Code Pro", Consolas, Menlo, monospace; background: #f3f4f6; padding: 0 .15em }
 .reveal pre { font: .62em/1.4 "Source Code Pro", Consolas, Menlo, monospace; background: #f3f4f6; margin: .3em 0;
   padding: .5em .8em; width: auto; white-space: pre-wrap }
@@ -118,7 +117,8 @@ def slides(notebooks: Sequence[Path], out: Path) -> list[Path]:
     """Write the slides of each notebook, from its stored outputs, into the folder `out`: `<name>.slides.html`."""
     resources = {f"{name.replace('.', '_')}": _inline(name) for name in ("reveal.js", "reveal.css", "notes.js")}
     resources |= {"course_css": STYLE, "course_js": SCRIPT}
-    export, written = exporter(TEMPLATE, "Slides", exclude_input=True, exclude_output_prompt=True), []
+    export = exporter(TEMPLATE, "Slides", exclude_input=True, exclude_output_prompt=True, exclude_anchor_links=True)
+    written = []
     Path(out).mkdir(parents=True, exist_ok=True)
     for path in map(Path, notebooks):
         metadata = {"metadata": {"name": path.stem, "path": str(path.parent)}}
