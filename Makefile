@@ -3,12 +3,15 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 # Which PyTorch on Linux: cuda, cpu, or auto, which is cuda where NVIDIA's driver is there. Change: make clean env TORCH=cuda
 TORCH ?= auto
 PY := .venv/bin/python
+# In a call of make's `if`, a comma of its own would end the argument.
+COMMA := ,
 READY := .venv/ready
 # Two workers, one thread each. A test is quick if it has none of the three marks.
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadgroup
 
 .DEFAULT_GOAL := help
-.PHONY: help run lint check test nightly env notebooks lab outputs student book results bench paper measure format lock clean
+.PHONY: help run lint check test nightly env notebooks lab outputs student book slides booklet colab results bench paper \
+  measure format lock clean
 
 help: ## say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -55,6 +58,15 @@ student: $(READY) ## write the course without solutions and outputs into build/s
 book: $(READY) ## render the course, as stored, to a static site in build/book/
 	$(PY) -m clipnull book
 
+slides: $(READY) ## make slides of the notebooks, as stored, into build/slides/
+	$(PY) -m clipnull slides
+
+booklet: $(READY) ## write all exercises and all solutions as pages to print into build/booklet/
+	$(PY) -m clipnull booklet
+
+colab: $(READY) ## write notebooks that install clipnull themselves into build/colab/: ADDRESS=https of the repository
+	$(PY) -m clipnull colab $(if $(ADDRESS),--address $(ADDRESS))
+
 results: $(READY) ## write RESULTS.md and the README's table and picture, with what `make bench` measured
 	$(PY) -m clipnull results $(wildcard build/bench-*.json) --picture
 
@@ -63,9 +75,9 @@ bench: $(READY) ## every request x every method on miniworld and, if named, PACS
 	$(PY) -m clipnull bench --name "miniworld test" --json build/bench-miniworld.json
 	$(if $(CLIPNULL_DATA),$(PY) -m clipnull bench "$(CLIPNULL_DATA)/test" --name "PACS test" --json build/bench-pacs.json)
 	$(if $(CLIPNULL_EMBEDDINGS),$(PY) -m clipnull bench "$(CLIPNULL_EMBEDDINGS)/vitb32_style.npz" \
-	  --name "OpenAI ViT-B/32, photo and drawing" --json build/bench-style.json)
+	  --name "OpenAI ViT-B/32$(COMMA) photo and drawing" --json build/bench-style.json)
 	$(if $(CLIPNULL_EMBEDDINGS),$(PY) -m clipnull bench "$(CLIPNULL_EMBEDDINGS)/vitb32_source.npz" \
-	  --name "OpenAI ViT-B/32, photo and CIFAR" --json build/bench-source.json)
+	  --name "OpenAI ViT-B/32$(COMMA) photo and CIFAR" --json build/bench-source.json)
 	$(PY) -m clipnull bench --speed --json build/bench-speed.json
 
 paper: $(READY) ## ViT-B/16 and L/14 on folders of pictures, beside the paper's figures: DATA="pacs DomainNet"

@@ -5,6 +5,11 @@
                     with --update-goldens over into them
 `clipnull student`  write the course without solutions and outputs
 `clipnull book`     render the course, as stored, to a static site
+`clipnull slides`   make slides of the notebooks, as stored
+`clipnull booklet`  write all exercises, and all solutions, as pages to print
+`clipnull colab`    write the notebooks with a cell that installs clipnull
+`clipnull leaderboard`  measure the patches that students hand in on pictures kept back
+`clipnull quiz`     write the pages of the quiz and of its key
 `clipnull publish`  execute with the notebooks' own defaults, and write the outputs back
 `clipnull goldens`  take the metrics of an earlier run over into the goldens
 `clipnull seeds`    run with several seeds, and propose tolerances from the spread
@@ -31,10 +36,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 
-from .commands import executing, indexing, inspecting, measuring
+from .commands import executing, indexing, inspecting, measuring, teaching
 from .console import Parser, terminable, write_anything
 
-GROUPS = executing, measuring, inspecting, indexing
+GROUPS = executing, teaching, measuring, inspecting, indexing
 
 
 def parser() -> tuple[Parser, Mapping[str, Parser]]:

@@ -241,7 +241,7 @@ def site(tmp_path_factory):
 
     folder = tmp_path_factory.getbasetemp()
     folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
-    pages = [*sorted((ROOT / "notebooks").glob("*.ipynb")), ROOT / "notebooks" / "INSTRUCTOR.md"]
+    pages = [path for kind in ("*.ipynb", "*.md") for path in sorted((ROOT / "notebooks").glob(kind))]
     with FileLock(folder / "book.lock"):
         if not (folder / "book" / "index.html").is_file():
             book.build(pages, folder / "book", whole=True)

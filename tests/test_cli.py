@@ -17,8 +17,8 @@ from clipnull import bench, cli
 from clipnull.commands import executing
 from clipnull.results import name_of
 
-COMMANDS = "run publish seeds student book course goldens execute bench embed paper results data audit"
-COMMANDS += " near forget check apply undo"
+COMMANDS = "run publish seeds student book course goldens execute slides booklet colab leaderboard quiz"
+COMMANDS += " bench embed paper results data audit near forget check apply undo"
 COMMANDS = COMMANDS.split()
 
 

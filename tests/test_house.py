@@ -30,7 +30,7 @@ COURSE = """
 course course.metrics course.profiles course.formulas course.notebooks course.run course.goldens course.seeds
 course.editions course.exercises.registry course.exercises.spaces course.exercises.edits course.exercises.audits
 course.exercises course.checking course.panel course.demo course.reference
-course.printed course.pages course.book
+course.printed course.pages course.book course.slides course.booklet course.colab course.quiz course.leaderboard
 """
 LIBRARY, COURSE = LIBRARY.split(), COURSE.split()
 ORDER = [
@@ -38,6 +38,7 @@ ORDER = [
     *COURSE,
     "console",
     "commands.executing",
+    "commands.teaching",
     "commands.measuring",
     "commands.inspecting",
     "commands.indexing",

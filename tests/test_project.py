@@ -31,7 +31,7 @@ MODULES = sorted((ROOT / "clipnull").rglob("*.py"))
 CONDA_NAMES = {"torch": "pytorch", "lazy-loader": "lazy_loader"}
 TOP_LEVEL = """
 notebooks clipnull data tests environment.yml README.md RESULTS.md CHANGELOG.md CITATION.cff CONTRIBUTING.md LICENSE
-Makefile pyproject.toml requirements.lock .ci .github .gitignore .gitattributes
+Makefile pyproject.toml requirements.lock .ci .github .binder .devcontainer .gitignore .gitattributes
 """
 TOP_LEVEL = set(TOP_LEVEL.split())
 # Written in pieces, so that this file does not match.
@@ -181,7 +181,8 @@ def test_no_file_names_a_path_or_index_of_one_machine():
         except UnicodeDecodeError:
             continue
         text = re.sub("data:image/png;base64,[A-Za-z0-9+/=]*", "", text)
-        found = HERE_ONLY.search(text)
+        published = path.parent.name == "reveal"  # of others, as it came: tests/test_slides.py looks at it
+        found = None if published else HERE_ONLY.search(text)
         assert not found, f"{path.relative_to(ROOT)}: {found}"
         if path.name in NO_HOSTS or path.parent.name == "workflows":
             assert not HOSTS.search(text), f"{path.relative_to(ROOT)}: {HOSTS.search(text)}"

@@ -127,7 +127,8 @@ def book(args: argparse.Namespace) -> int:
 
     pages = _notebooks(args)
     if not args.notebooks:
-        pages = [*pages, *pages[0].parent.glob("INSTRUCTOR.md")]
+        hub_first = sorted(pages[0].parent.glob("*.md"), key=lambda page: (page.stem != "INSTRUCTOR", page.stem))
+        pages = [*pages, *hub_first]
     print(f"to read: {build(pages, args.out, whole=not args.notebooks)}")
     return 0
 

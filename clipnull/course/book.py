@@ -111,7 +111,9 @@ def build(pages: Sequence[Path], out: Path, whole: bool = False) -> Path:
         for path in (FONT, FONT.with_name("OFL.txt")):
             shutil.copyfile(path, source / "_static" / path.name)
         write_text(source / "_static" / "icon.svg", ICON)
-        parts: dict[str, Sequence[str]] = {"The course": [page.name for page in pages]}
+        written = [page.name for page in pages if page.suffix != ".ipynb"]
+        parts: dict[str, Sequence[str]] = {"The course": [page.name for page in pages if page.suffix == ".ipynb"]}
+        parts |= {"Teaching": written} if written else {}
         if whole:
             shutil.copyfile(data_folder("miniworld") / "contact_sheet.webp", source / "contact_sheet.webp")
             write_text(source / "reference.md", reference())

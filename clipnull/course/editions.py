@@ -44,7 +44,7 @@ def student(notebooks: Sequence[Path], out: Path) -> list[Path]:
     Raises ValueError if one of them is there already and differs, before anything is written.
     """
     texts = {Path(out) / Path(n).name: text_of(student_edition(read(n))) for n in notebooks}
-    return _write_new(texts, "out", ", or --out another")
+    return write_new(texts, "out", ", or --out another")
 
 
 def course(folder: Path) -> list[Path]:
@@ -53,10 +53,11 @@ def course(folder: Path) -> list[Path]:
     Raises ValueError if one of them is there already and differs, before anything is written.
     """
     texts = {Path(folder) / n.name: n.read_text(encoding="utf-8") for n in sorted(course_folder().glob(NUMBERED))}
-    return _write_new(texts, "folder")
+    return write_new(texts, "folder")
 
 
-def _write_new(texts: dict[Path, str], argument: str, hint: str = "") -> list[Path]:
+def write_new(texts: dict[Path, str], argument: str, hint: str = "") -> list[Path]:
+    """Write each text to its path; a ValueError, before anything is written, if one is there already and differs."""
     for path, text in texts.items():
         if path.exists() and path.read_text(encoding="utf-8") != text:
             raise ValueError(f"{argument}: {path} exists and differs; expected a folder without work in it{hint}")

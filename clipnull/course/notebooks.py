@@ -23,11 +23,12 @@ from .profiles import PROFILES, preset
 PACKAGE = Path(__file__).resolve().parent.parent
 NUMBERED = "[0-9][0-9]_*.ipynb"
 OUTSIDE = {
-    "__main__.py", "cli.py", "commands/executing.py", "commands/inspecting.py", "commands/measuring.py", "console.py",
-    "results.py", "speed.py", "course/book.py", "course/editions.py", "course/formulas.py", "course/goldens.py",
-    "course/notebooks.py", "course/pages.py", "course/printed.py", "course/profiles.py", "course/reference.py",
-    "course/run.py", "course/seeds.py", "paper.py", "reporting.py", "storing.py", "index_speed.py", "shards.py",
-    "device_speed.py", "bounds.py",
+    "__main__.py", "cli.py", "commands/executing.py", "commands/inspecting.py", "commands/measuring.py",
+    "commands/teaching.py", "console.py", "results.py", "speed.py", "course/book.py", "course/booklet.py",
+    "course/colab.py", "course/editions.py", "course/formulas.py", "course/goldens.py", "course/leaderboard.py",
+    "course/notebooks.py", "course/pages.py", "course/printed.py", "course/profiles.py", "course/quiz.py",
+    "course/reference.py", "course/run.py", "course/seeds.py", "course/slides.py", "paper.py", "reporting.py",
+    "storing.py", "index_speed.py", "shards.py", "device_speed.py", "bounds.py",
 }  # fmt: skip
 """The modules that no output of a notebook depends on: what executes and publishes, and `embed` and `paper`."""
 
@@ -240,7 +241,7 @@ def to_html(path: Path) -> Path:
     nb.metadata.pop("widgets", None)  # they would need a script; what they show as text stays
     told = {"metadata": {"name": path.stem, "path": str(path.parent)}, "formulas": style()}
     try:
-        body, _ = _exporter().from_notebook_node(nb, told)
+        body, _ = exporter(PAGE).from_notebook_node(nb, told)
     except ImportError:
         raise
     except Exception as error:  # of nbconvert, its templates, its filters
@@ -251,12 +252,16 @@ def to_html(path: Path) -> Path:
     return write_text(path.with_suffix(".html"), body)
 
 
-def _exporter() -> Any:
-    exporters = import_jupyter("nbconvert.exporters.html")
+def exporter(template: str, kind: str = "HTML", **settings: Any) -> Any:
+    """nbconvert's exporter of that `kind`, "HTML" or "Slides", with our `template` and formulas in MathML."""
+    base = getattr(import_jupyter(f"nbconvert.exporters.{kind.lower()}"), f"{kind}Exporter")
     mistune = import_jupyter("nbconvert.filters.markdown_mistune")
     pass_context = import_extra("jinja2", "course").pass_context
 
     class Renderer(mistune.IPythonRenderer):
+        def _html_embed_images(self, html: str) -> str:  # which would close the <details> around an answer
+            return super()._html_embed_images(html) if "<img" in html else html
+
         def inline_math(self, body: str) -> str:
             return _formula(body, display=False)
 
@@ -266,15 +271,16 @@ def _exporter() -> Any:
         def latex_environment(self, name: str, body: str) -> str:
             return self.block_math(f"\\begin{{{name}}}{body}\\end{{{name}}}")
 
-    class Exporter(exporters.HTMLExporter):
+    class Exporter(base):
         @pass_context
         def markdown2html(self, context: Any, source: str) -> str:
             folder = context.get("resources", {}).get("metadata", {}).get("path", "")
             attachments = context.get("cell", {}).get("attachments", {})
-            renderer = Renderer(escape=False, attachments=attachments, embed_images=True, path=folder)
+            links = {"exclude_anchor_links": self.exclude_anchor_links}
+            renderer = Renderer(escape=False, attachments=attachments, embed_images=True, path=folder, **links)
             return mistune.MarkdownWithMath(renderer=renderer).render(source)
 
-    return Exporter(embed_images=True, raw_template=PAGE)
+    return Exporter(embed_images=True, raw_template=template, **settings)
 
 
 def _formula(latex: str, display: bool) -> str:

@@ -1,0 +1,156 @@
+"""Slides: what of a notebook becomes one, that they need no network, and that each fits the projector."""
+
+import hashlib
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+from browsing import tab
+from pages import outside
+
+from clipnull import cli
+from clipnull.course.notebooks import read
+from clipnull.course.slides import REVEAL, deck, parts, questions, slides
+
+ROOT = Path(__file__).parent.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+code, markdown, output = nbformat.v4.new_code_cell, nbformat.v4.new_markdown_cell, nbformat.v4.new_output
+FIGURE = output(
+    "display_data", {"text/html": '<figure><img alt="A." src="data:,"><figcaption>A.</figcaption></figure>'}
+)
+
+
+def printed(text):
+    return output("stream", name="stdout", text=text)
+
+
+@pytest.fixture
+def nb():
+    long = "\n".join("0123456789")
+    return nbformat.v4.new_notebook(
+        cells=[
+            markdown("# 01 · T\n\n**Goals.** Read."),
+            code("seed = 1", metadata={"tags": ["parameters"]}, outputs=[printed("parameter")]),
+            markdown("## 1 · A\n\nOne. Two. Three.\n\n$$x^2$$\n\nMore."),
+            code("f()", outputs=[printed("short"), printed(long), FIGURE]),
+            markdown("Prose without a heading."),
+            markdown("*Question. Why\nnot?*\n\n<details><summary>Answer</summary>\n\nSecret.\n</details>"),
+            markdown("## 2 · B\n\nOnly text."),
+            code("g()", outputs=[FIGURE]),
+            markdown("## Exercises\n\nEach has a stub.\n\n**Exercise 1** (3 min, easy). Write it."),
+            code("def f(): ...", metadata={"tags": ["exercise"]}),
+            code("cn.check()", outputs=[printed("TODO")]),
+            code("def f(): 1", metadata={"tags": ["solution"]}, outputs=[printed("PASS")]),
+            markdown("## Open task\n\n**Do it.** Well."),
+            markdown("## Summary\n\n1. All."),
+            code("cn.record()", outputs=[printed("recorded")]),
+            markdown("## References\n\n- Somebody."),
+        ]
+    )
+
+
+def test_headings_figures_questions_and_exercises_become_slides(nb):
+    shown, notes = [], []
+    for cell in deck(nb).cells:
+        kind = cell.metadata.slideshow.slide_type
+        text = cell.source or " ".join(out.get("text", "FIGURE") for out in cell.outputs)
+        if kind == "slide":
+            shown.append([text])
+        else:
+            (notes if kind == "notes" else shown[-1]).append(text)
+    assert shown == [
+        ["# 01 · T\n\n**Goals.** Read."],
+        ["## 1 · A\n\nOne. Two.\n\n$$x^2$$"],
+        ['<p class="kicker">1 · A</p>', "short FIGURE"],
+        [
+            '<p class="kicker">1 · A</p>\n\n<div class="asked">\n\nWhy\nnot?\n\n</div>\n\n\n\n'
+            "<details><summary>Answer</summary>\n\nSecret.\n</details>"
+        ],
+        ["## 2 · B\n\nOnly text.", "FIGURE"],
+        ['<p class="kicker">Exercises</p>\n\n**Exercise 1** (3 min, easy). Write it.'],
+        ["## Open task\n\n**Do it.** Well."],
+        ["## Summary\n\n1. All."],
+    ]
+    assert "Three.\n\n$$x^2$$\n\nMore.\n\nProse without a heading." in notes[1]
+    assert questions(nb) == ["Why not?"]
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("*All of it?*", ["All of it?"]),
+        ("*Two\nlines, no mark.*\n\n<details>x</details>", ["Two lines, no mark."]),
+        ("Text.\n\n*After text?*", ["After text?"]),
+        ("*Only its beginning?* Text goes on.", []),
+        ("**Bold?**", []),
+        ("An *inner?* word", []),
+    ],
+)
+def test_a_question_is_a_paragraph_in_italics(source, expected):
+    assert questions(nbformat.v4.new_notebook(cells=[markdown(source)])) == expected
+
+
+def test_no_text_of_a_cell_is_lost_when_it_is_cut():
+    for path in NOTEBOOKS:
+        for cell in read(path).cells:
+            if cell.cell_type == "markdown":
+                assert "".join("".join(parts(cell.source)).split()) == "".join(cell.source.split())
+
+
+def test_reveal_is_as_its_authors_published_it():
+    """reveal.js 5.2.1 of npm: dist/reveal.js, dist/reveal.css, plugin/notes/notes.js and LICENSE."""
+    found = {path.name: hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in REVEAL.iterdir()}
+    assert found == {
+        "LICENSE": "34014800f4126ac2",
+        "notes.js": "df1201d19d03241a",
+        "reveal.css": "68f915a11ebf7203",
+        "reveal.js": "46538b52db487241",
+    }
+
+
+def test_a_page_is_alone_and_answers_stay_folded(nb, tmp_path, capsys):
+    path = tmp_path / "01_t.ipynb"
+    nbformat.write(nb, path)
+    assert cli.main(["slides", str(path), "--out", str(tmp_path / "out")]) == 0
+    page = tmp_path / "out" / "01_t.slides.html"
+    assert capsys.readouterr().out == f"written: {page}\n" and [page] == list((tmp_path / "out").iterdir())
+    text = page.read_text(encoding="utf-8")
+    assert outside(re.sub(r"(?s)<script>.*?</script>", "", text)) == []
+    assert re.search(r"(?s)<details><summary>Answer</summary>\s*<p>Secret.</p>\s*</details>", text)
+    assert (
+        "¶" not in text
+        and "seed = 1" not in text
+        and "PASS" not in text
+        and "<math" in text
+        and text.count("</script") == 3
+    )
+
+
+@pytest.mark.slow
+def test_slides_fit_the_projector_and_load_nothing(tmp_path, devtools, serve):
+    """One notebook with many figures; `make nightly` opens all."""
+    _fits([ROOT / "notebooks" / "04_global_unlearning.ipynb"], tmp_path, devtools, serve)
+
+
+@pytest.mark.nightly
+def test_slides_of_every_notebook_fit(tmp_path, devtools, serve):
+    _fits(NOTEBOOKS, tmp_path, devtools, serve)
+
+
+LOOK = """(() => { const found = [];
+for (let i = 0; i < Reveal.getTotalSlides(); i++) {
+  Reveal.slide(i);
+  const section = Reveal.getCurrentSlide(), size = parseFloat(section.style.fontSize || "100");
+  if (section.scrollHeight > 721 || section.scrollWidth > 1281 || size < 60) found.push(
+    [i, section.scrollHeight, section.scrollWidth, size, section.innerText.slice(0, 60)]);
+}
+return [Reveal.getTotalSlides(), found] })()"""
+
+
+def _fits(notebooks, folder, devtools, serve):
+    address = serve(folder)
+    for page in slides(notebooks, folder):
+        with tab(devtools, f"{address}/{page.name}", 1280) as opened:
+            total, found = opened.run(LOOK)
+            assert total > 10 and found == [] and opened.complaints == [], page.name
