@@ -51,9 +51,8 @@ def booklet(notebooks: Sequence[Path], out: Path) -> list[Path]:
     if not both["solutions"]:
         raise ValueError("notebooks: none of them has an exercise; expected cells tagged exercise and solution")
     Path(out).mkdir(parents=True, exist_ok=True)
-    left_out = ("exclude_output", "exclude_input_prompt", "exclude_anchor_links")
-    export = exporter(PAGE.replace("</style>", STYLE + "</style>"), **dict.fromkeys(left_out, True))
-    written = []
+    template, written = PAGE.replace("</style>", STYLE + "</style>"), []
+    export = exporter(template, exclude_output=True, exclude_input_prompt=True, exclude_anchor_links=True)
     for name, cells in both.items():
         nb = v4.new_notebook(cells=[v4.new_markdown_cell(f"# clipnull: {name}"), *cells])
         body, _ = export.from_notebook_node(nb, {"metadata": {"name": f"clipnull: {name}", "path": ""}})
