@@ -67,7 +67,8 @@ def alternative(fig: "plt.Figure") -> str:
     if pictures:
         named = [re.sub(r"\s+", " ", title) for title in pictures if title]
         parts.append(_count(len(pictures), "picture") + (f": {', '.join(named)}" if named else ""))
-    text = f"{len(panels)} panels. " if len(panels) > 1 else ""
+    many = sum(bool(list(_panels_of(ax))) for ax in fig.axes if ax.get_label() != "<colorbar>")
+    text = f"{many} panels. " if many > 1 else ""
     for i, part in enumerate(parts):
         if i and len(text) + len(part) > TEXT:
             return f"{text}And {len(parts) - i} more."
@@ -132,7 +133,7 @@ def _panels_of(ax: Any) -> Iterator[Panel]:
     series = [(name, points) for name, points in series if np.isfinite(points).all(1).any()]
     if any(name[:1] not in ("", "_") for name, _ in series):
         series = [(name, points) for name, points in series if name[:1] not in ("", "_")]
-    if series:
+    if series and (not bars or series[0][0][:1] not in ("", "_")):
         yield _lines(ax, series, title)
     dots = [found for found in ax.collections if isinstance(found, collections.PathCollection)]
     dots = [(_plain(found.get_label()), np.asarray(found.get_offsets(), dtype=float)) for found in dots]
@@ -156,8 +157,8 @@ def _heat_map(ax: Any, mesh: Any, title: str) -> Panel:
 
 def _bars(ax: Any, bars: list[Any], title: str) -> Panel:
     flat = bars[0].orientation == "horizontal"
-    axis, names = (ax.yaxis, _labels(ax.yaxis)) if flat else (ax.xaxis, _labels(ax.xaxis))
-    places = {place: name for place, name in zip(axis.get_ticklocs(), names, strict=False) if _word(name)}
+    axis = ax.yaxis if flat else ax.xaxis
+    places = _words(axis)
     legend = [] if ax.get_legend() is None else [_plain(text.get_text()) for text in ax.get_legend().get_texts()]
     series = legend if len(legend) == len(bars) else [_plain(found.get_label()) for found in bars]
     series = ["" if name.startswith("_") else name for name in series]
@@ -204,17 +205,16 @@ def _dots(ax: Any, dots: list[tuple[str, np.ndarray]], title: str) -> Panel:
     if total <= MOST:
         rows = [(name, _place(ax.xaxis, x), _place(ax.yaxis, y)) for name, points in dots for x, y in points]
         return Panel(told, title, (("", across, up), *rows))
-    places = {
-        place: name for place, name in zip(ax.xaxis.get_ticklocs(), _labels(ax.xaxis), strict=False) if _word(name)
-    }
+    flat = not _words(ax.xaxis) and bool(_words(ax.yaxis))
+    places, value = (_words(ax.yaxis), across) if flat else (_words(ax.xaxis), up)
     groups: dict[str, list[float]] = {}
     for name, points in dots:
-        for x, y in points:
-            near = min(places, key=lambda place: abs(place - x), default=None)
-            group = places[near] if near is not None and abs(near - x) < 0.5 else ""
-            groups.setdefault(", ".join(filter(None, (group, name))), []).append(y)
+        for place, of in points[:, ::-1] if flat else points:
+            near = min(places, key=lambda tick: abs(tick - place), default=None)
+            group = places[near] if near is not None and abs(near - place) < 0.5 else ""
+            groups.setdefault(", ".join(filter(None, (group, name))), []).append(of)
     rows = [(name, str(len(v)), *map(_number, (min(v), np.median(v), max(v)))) for name, v in groups.items()]
-    heads = ("", "dots", f"lowest {up}", "median", "highest")
+    heads = ("", "dots", f"lowest {value}", "median", "highest")
     return Panel(told, title, (heads, *rows) if len(rows) <= MOST else ())
 
 
@@ -228,6 +228,11 @@ def _plain(text: str) -> str:
 
 def _labels(axis: Any) -> list[str]:
     return [_plain(label.get_text()) for label in axis.get_ticklabels()]
+
+
+def _words(axis: Any) -> dict[float, str]:
+    """The words at the ticks of an axis, by their place."""
+    return {place: name for place, name in zip(axis.get_ticklocs(), _labels(axis), strict=False) if _word(name)}
 
 
 def _word(text: str) -> bool:

@@ -63,10 +63,18 @@ def test_points_of_methods_are_told_by_name_and_many_dots_by_group():
     assert tables[1][1:] == [["texts", "31", "0", "0.5", "1"], ["both", "31", "1", "1.5", "2"]]
 
 
+def test_dots_beside_words_on_the_left_are_grouped_by_them():
+    fig, ax = plt.subplots()
+    ax.scatter(np.linspace(0, 1, 31), np.zeros(31))
+    ax.set_yticks([0], ["both"])
+    ax.set(xlabel="cosine")
+    assert read(fig)[1] == [[["", "dots", "lowest cosine", "median", "highest"], ["both", "31", "0", "0.5", "1"]]]
+
+
 @pytest.mark.parametrize("flat", [False, True])
 def test_bars_are_told_by_the_words_at_their_feet(flat):
     fig, ax = plt.subplots()
-    (ax.barh if flat else ax.bar)(["ridge", "gated"], [3, 1.5])
+    (ax.barh if flat else ax.bar)(["ridge", "gated"], [3, 1.5], **{"xerr" if flat else "yerr": [1, 1]})
     ax.set(**{"xlabel" if flat else "ylabel": "points"})
     text, (table,) = read(fig)
     assert text == "Bars of 2 groups from ridge to gated; points."

@@ -37,7 +37,7 @@ STYLE = """/* Room for lines of 120 characters of code; of text as much as is ea
 @media (min-width: 80em) { article :is(p, ul, ol, blockquote, h1, h2, h3) { max-width: 46em } }
 pre { font-size: 76% }
 @media (max-width: 80em) {
-  :is(.cell_input, .highlight-python, .highlight-pycon) pre { white-space: pre-wrap; overflow-wrap: anywhere }
+  :is(.cell_input, [class*="highlight-"]) pre:not([tabindex]) { white-space: pre-wrap; overflow-wrap: anywhere }
 }
 pre.prose { white-space: pre-wrap; overflow-wrap: anywhere }
 div.math { overflow: auto hidden; margin: 1em 0 }
