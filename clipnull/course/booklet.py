@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files import write_text
+from .formulas import style
 from .notebooks import PAGE, exporter, import_jupyter, read
 
 LINES = 12
@@ -55,7 +56,9 @@ def booklet(notebooks: Sequence[Path], out: Path) -> list[Path]:
     export = exporter(template, exclude_output=True, exclude_input_prompt=True, exclude_anchor_links=True)
     for name, cells in both.items():
         nb = v4.new_notebook(cells=[v4.new_markdown_cell(f"# clipnull: {name}"), *cells])
-        body, _ = export.from_notebook_node(nb, {"metadata": {"name": f"clipnull: {name}", "path": ""}})
+        body, _ = export.from_notebook_node(
+            nb, {"metadata": {"name": f"clipnull: {name}", "path": ""}, "formulas": style()}
+        )
         written.append(write_text(Path(out) / f"{name}.html", body))
     return written
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files import write_text
+from .formulas import style
 from .notebooks import exporter, import_jupyter, read
 
 REVEAL = Path(__file__).parent / "reveal"
@@ -116,7 +117,7 @@ leaves().forEach(section => section.addEventListener("toggle", () => fit(section
 def slides(notebooks: Sequence[Path], out: Path) -> list[Path]:
     """Write the slides of each notebook, from its stored outputs, into the folder `out`: `<name>.slides.html`."""
     resources = {f"{name.replace('.', '_')}": _inline(name) for name in ("reveal.js", "reveal.css", "notes.js")}
-    resources |= {"course_css": STYLE, "course_js": SCRIPT}
+    resources |= {"course_css": style() + STYLE, "course_js": SCRIPT}
     export = exporter(TEMPLATE, "Slides", exclude_input=True, exclude_output_prompt=True, exclude_anchor_links=True)
     written = []
     Path(out).mkdir(parents=True, exist_ok=True)
