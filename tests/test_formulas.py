@@ -16,6 +16,7 @@ from clipnull.course.formulas import FONT, mathml, style
         (r"\arg\max_x y", ">arg<"),
         (r"\arg", ">arg<"),
         (r"\frac1n", "mfrac"),
+        (r"\lVert x\rVert_F^2", '<msubsup><mo stretchy="false">&#x02016;</mo>'),
         (r"s\log C", '<mo lspace="0.17em" rspace="0.17em">log</mo><mi>C'),
         (r"\exp(s)", 'rspace="0">exp</mo><mo stretchy="false">&#x00028;'),
         (r"\underbrace{a}_{\text{b c}}", "munder"),

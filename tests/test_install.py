@@ -147,7 +147,9 @@ def test_the_wheel_holds_what_is_needed_outside_a_clone(wheel):
         }
         assert inside <= names, folder
     sources = {
-        str(p.relative_to(ROOT)) for p in (ROOT / "clipnull").rglob("*") if p.suffix in (".py", ".pyi", ".typed")
+        str(p.relative_to(ROOT))
+        for p in (ROOT / "clipnull").rglob("*")
+        if p.suffix in (".py", ".pyi", ".typed", ".woff2", ".txt", ".md")
     }
     assert sources | {"clipnull/py.typed", "clipnull/__init__.pyi", "clipnull/_data/goldens.json"} <= names
     assert {f"clipnull/_data/results/geometry/{name}.json" for name in KNOWN} <= names

@@ -46,6 +46,7 @@ figure img { max-width: 100%; height: auto; background: white }
 figcaption { font-size: 90% }
 figure { margin-bottom: .3em }
 .printed table, details table { margin: .4em 0; font-size: 82%; line-height: 1.35; font-variant-numeric: tabular-nums }
+.printed .table-wrapper { margin: 0; padding: .3em .875rem }
 .printed :is(td, th) { padding: .15em .8em .15em 0; border: 0; text-align: left; font-weight: normal }
 .printed th[scope="col"] { border-bottom: 1px solid var(--color-background-border) }
 details:has(> summary) > summary { cursor: pointer; font-size: 90% }
@@ -58,7 +59,8 @@ img.cover {
 article section:has(> .cover) { overflow: auto; clear: both }
 @media (max-width: 40em) {
   img.cover { float: none; display: block; width: 100%; max-width: 100%; margin: .3em 0 }
-  .printed :is(td, th) { padding-right: .45em }
+  .printed .table-wrapper { margin: 0; padding: .3em .875rem }
+.printed :is(td, th) { padding-right: .45em }
   .printed table, details table { font-size: 74% }
 }
 """

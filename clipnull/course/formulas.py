@@ -38,6 +38,7 @@ def mathml(latex: str, display: bool) -> str:
     text = converter.convert(known, display="block" if display else "inline")
     for name, sign in FENCES.items():
         text = text.replace(f">{name}<", f">{sign}<")
+    text = re.sub(r"<mo>(‖|&#x02016;|&#x02225;|\||&#x0007C;)</mo>", r'<mo stretchy="false">\1</mo>', text)
     text = re.sub(r"<mi>([a-z]{2,})</mi>(<mo[^>]*>&#x00028;)?", _function, text)
     unknown = re.findall(r">([^<]*\\[^<]*)<", text)
     if unknown:
