@@ -18,7 +18,7 @@ help: ## say what can be made
 
 run: env notebooks ## make the environment, execute every notebook, print its results
 
-lint: $(READY)
+lint: $(READY) ## format, style, types
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
 	$(PY) -m pyrefly check --python-interpreter-path $(PY)

@@ -21,14 +21,14 @@ PACKAGES, READY, LOCK = VENV / "packages", VENV / "ready", Path("requirements.lo
 PYTEST = "OMP_NUM_THREADS=1 PY -m pytest -n 2 --dist loadgroup"
 TASKS = {
     "notebooks": ["PY -m clipnull run"],
-    "check": [
+    "lint": [
         "PY -m ruff format --check .",
         "PY -m ruff check .",
         "PY -m pyrefly check --python-interpreter-path PY",
-        f'{PYTEST} --doctest-modules clipnull tests -m "not slow and not notebooks and not nightly"',
     ],
-    "test": [f'{PYTEST} -m "(slow or notebooks) and not nightly"'],
-    "nightly": [f"CLIPNULL_NIGHTLY=1 {PYTEST}"],
+    "check": [f'{PYTEST} --doctest-modules clipnull tests -m "not slow and not notebooks and not nightly"'],
+    "test": [f'{PYTEST} --doctest-modules clipnull tests -m "not nightly"'],
+    "nightly": [f"CLIPNULL_NIGHTLY=1 {PYTEST} --doctest-modules clipnull tests"],
     "lab": ["PY -m jupyter lab notebooks"],
     "outputs": ["PY -m clipnull publish"],
     "student": ["PY -m clipnull student"],
@@ -39,7 +39,7 @@ TASKS = {
     "format": ["PY -m ruff check --fix-only --quiet .", "PY -m ruff format ."],
 }
 """The targets that are only commands, as in the Makefile: PY stands for the environment's Python."""
-FIRST = {"run": ["env", "notebooks"], "test": ["check"], "nightly": ["check"]}
+FIRST = {"run": ["env", "notebooks"], "check": ["lint"], "test": ["lint"], "nightly": ["lint"]}
 """What a target does before its own commands; all but `env`, `clean` and `help` make the environment first."""
 
 

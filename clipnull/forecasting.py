@@ -70,7 +70,7 @@ def forecast(
     --------
     >>> import clipnull as cn
     >>> clip, names = cn.load(device="cpu"), cn.Vocabulary(["cat", "dog", "house"], ["photo", "line"])
-    >>> found = cn.forecast(clip, cn.Forget(["dog"]), names, "oblique", prototypes=False)
+    >>> found = cn.forecast(clip, cn.Forget(["dog"]), names, "neuron", prototypes=False)
     >>> found.rates["forgetting_rate"] > 0.9, found.after.shape
     (True, torch.Size([3, 2]))
     """

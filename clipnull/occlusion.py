@@ -62,9 +62,9 @@ def importance(
     --------
     >>> import clipnull as cn
     >>> from clipnull.prompts import embed_classes
-    >>> clip, images = cn.load(device="cpu"), cn.load_images().select(["dog"], ["photo"])
+    >>> clip, images = cn.load(device="cpu"), cn.load_images().select(["dog"], ["line"])
     >>> texts = embed_classes(clip, ["dog", "house"])
-    >>> found = importance(clip, images.image(0), texts, 0, [lambda z: z], steps=2)
+    >>> found = importance(clip, images.image(0), texts, 0, [lambda z: z], steps=4)
     >>> found.shape == (1, clip.image_size, clip.image_size)
     True
     """

@@ -105,7 +105,7 @@ def test_all_cells_of_a_vocabulary_meet_the_limit_once(small, tmp_path, monkeypa
     monkeypatch.setenv("CLIPNULL_CACHE", str(tmp_path))
     vocabulary = cn.Vocabulary([f"thing {i}" for i in range(40)], ["photo"])
     tight, asked = scarce(small(VIT), 20)
-    monkeypatch.setattr(prototypes, "embed_cells", lambda clip, v: random(*v.shape, clip.width))
+    monkeypatch.setattr(prototypes, "embed_cells", lambda clip, v, rows: random(len(rows), v.shape[1], clip.width))
     with pytest.warns(UserWarning) as told:
         made = prototypes.cell_prototypes(tight, vocabulary, steps=1, progress=False)
     assert made.mask.all() and len(told) == 1 and asked.count(32) == 1

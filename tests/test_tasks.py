@@ -26,7 +26,8 @@ def tasks():
 
 VARIABLES = {"CLIPNULL_DATA": "a", "CLIPNULL_EMBEDDINGS": "b", "DATA": "pacs 'Office Home'", "ADDRESS": "https://x"}
 MADE = (
-    "run check test nightly notebooks lab outputs student book slides booklet colab results bench paper measure format"
+    "run lint check test nightly notebooks lab outputs student book slides booklet colab results bench paper measure "
+    "format"
 )
 
 

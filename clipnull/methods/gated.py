@@ -4,8 +4,9 @@ z -> z - (read * open[k] * (read > spread)) R^T, read = z L, for a picture class
 the lead of class c over the average class, strength * (w_c - mean w), and u_c takes it away: at strength 1 the class
 scores as the average class does, at 1.5 it is half as far below as it was above. It acts where the lead is larger than
 `deviations` standard deviations of the leads of all classes on that picture: elsewhere the class would hardly be named.
-Of fewer than FEWEST classes that says little; there it acts on any lead. Where there are texts alone, leads are read
-clear of other classes and common words (`Cells.clear_leads`): fewer unrelated pictures are taken for the class.
+Of fewer than FEWEST classes that says little; there it acts on any lead. Where there are texts alone, of as many
+classes, leads are read clear of others and of common words (`Cells.clear_leads`): fewer unrelated pictures are taken
+for the class.
 In a domain that is forgotten whole every picture gets the embedding of the average kept cell: nothing tells one from
 another.
 
@@ -29,7 +30,7 @@ from .cells import Cells
 
 WIDEST, FEWEST, ALONE = 64, 8, 0.9
 """Directions in which the spread of leads is measured, those with most of it; classes that it takes to speak of one;
-what deviations is multiplied by where there are no prototypes."""
+what deviations is multiplied by where there are no prototypes, and as many classes."""
 
 
 def gated(cells: Cells, mask: Tensor, *, strength: float = 1.5, deviations: float = 1.1, offset: float = 0.0) -> Edit:
@@ -43,7 +44,8 @@ def gated(cells: Cells, mask: Tensor, *, strength: float = 1.5, deviations: floa
     within("strength", strength, 0.0, 100.0)
     within("deviations", deviations, 0.0, 100.0)
     within("offset", offset, -2.0, 2.0)
-    styles, whole, alone = cells.styles, mask.all(0), cells.prototypes is None
+    styles, whole, many = cells.styles, mask.all(0), len(cells.classifier) >= FEWEST
+    alone = cells.prototypes is None and many
     leads = cells.clear_leads if alone else cells.leads
     least = strength * deviations * (ALONE if alone else 1.0)
     classes = (mask & ~whole).any(1)
@@ -55,7 +57,7 @@ def gated(cells: Cells, mask: Tensor, *, strength: float = 1.5, deviations: floa
         whole,
         average,
         offset * mask.any(0).double() - styles @ cells.origin,
-        least * spread(leads) if deviations and len(leads) >= FEWEST else None,
+        least * spread(leads) if deviations and many else None,
     )
     return Edit(strength * leads[classes].T, cells.duals[classes].T, "gated", gate=gate)
 

@@ -23,7 +23,7 @@ from ..errors import within
 from .cells import Cells
 
 ALONE = (0.87, 1.74, 1.55)
-"""What strength, class_share and the strength for whole domains are multiplied by where there are no prototypes."""
+"""What strength in some domains, class_share, and strength for whole domains are multiplied by without prototypes."""
 
 BIAS = 0.7
 """See `whole_reading`."""
@@ -64,7 +64,7 @@ def oblique(
             read = more * class_share * read + domain_share * cells.domain_reading(row)
             read = read + bias * middle / (middle @ middle)
         left.append(read[None])
-        right.append(part * strength * cells.lead_of(c, row) * u[c, None])
+        right.append((1.0 if mask[c].all() else part) * strength * cells.lead_of(c, row) * u[c, None])
     if whole.any():
         decoy, lead = decoy_of(cells, whole)
         left.append(whole_reading(cells, mask, rho)[None])
