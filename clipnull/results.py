@@ -50,7 +50,7 @@ CHOICE = """## Which method for which need
 4. Unrelated answers are to stay: `neuron` and `gated` change the fewest; `ridge` the most.
 5. An index that cannot be touched: the query side of a linear edit (`edit.queries`).
 6. With labelled pictures: LEACE hides a class from probes better, and forgets less (*Rivals*).
-7. "The model does not know it": none; a readable class stays (*Audit*). `strength="chance"` takes the mark away.
+7. "The model does not know it": none; a readable class stays (*Audit*). `strength="chance"`: by chance among two names.
 8. A probe that finds the class proves little: it finds it in a model that never knew the class, too.
 9. Somebody has the weights, or labels and embeddings: none; train without the data.
 10. Domains that the model itself confuses (flat and shaded in miniworld): expect losses; the card warns."""
