@@ -149,7 +149,7 @@ def test_the_wheel_holds_what_is_needed_outside_a_clone(wheel):
     sources = {
         str(p.relative_to(ROOT))
         for p in (ROOT / "clipnull").rglob("*")
-        if p.suffix in (".py", ".pyi", ".typed", ".woff2", ".txt", ".md")
+        if p.suffix in (".py", ".pyi", ".typed", ".woff2", ".txt", ".md", ".js", ".css", ".toml")
     }
     assert sources | {"clipnull/py.typed", "clipnull/__init__.pyi", "clipnull/_data/goldens.json"} <= names
     assert {f"clipnull/_data/results/geometry/{name}.json" for name in KNOWN} <= names
@@ -160,6 +160,8 @@ def test_the_wheel_holds_what_is_needed_outside_a_clone(wheel):
         "LICENSE",
         "data/miniworld/LICENSES.md",
         "data/miniworld/index.csv",
+        "clipnull/course/fonts/OFL.txt",
+        "clipnull/course/reveal/LICENSE",
     }
     assert f"Version: {clipnull.__version__}\n" in metadata and "License-Expression: MIT AND " in metadata
     assert "clipnull = clipnull.cli:main" in scripts
