@@ -6,8 +6,8 @@ domain_share * (reading of the forgotten domains against the others). A sum of t
 and it is no "and": siblings read class_share - domain_share, other classes of a forgotten domain +domain_share, those
 of kept domains -domain_share. The last raises class c there: most kept pictures that are lost are lost *to* the
 forgotten class. Texts alone (no prototypes) need a larger class_share: they show class and domain more clearly than
-pictures do. A class that is forgotten in every domain needs no domain: v_c is the reading of the class, from texts alone
-read clear of other classes and of common words (`Cells.clear_leads`), by which nothing is gained with prototypes.
+pictures do. A class that is forgotten in every domain needs no domain: v_c is the reading of the class; from texts
+alone it is clear of other classes and of common words (`Cells.clear_leads`); with prototypes nothing is gained by that.
 For domains that are forgotten whole, one v detects the domain, and r raises the class that is least expected there
 above all others: a matrix cannot make a picture say nothing, but it can make all pictures say the same.
 
