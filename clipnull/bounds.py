@@ -238,4 +238,5 @@ def part(entry: dict) -> list[str]:
         "right where that answer is true, so that an empty cell or two decides how near to chance that is."
     )
     lines += ["| " + " | ".join(row) + " |" for row in told(entry)]
-    return [f"## {entry['name'].capitalize()}", about, "\n".join(lines)]
+    name = entry["name"]
+    return [f"## {name[0].upper()}{name[1:]}", about, "\n".join(lines)]
