@@ -238,5 +238,4 @@ def part(entry: dict) -> list[str]:
         "right where that answer is true, so that an empty cell or two decides how near to chance that is."
     )
     lines += ["| " + " | ".join(row) + " |" for row in told(entry)]
-    name = entry["name"]
-    return [f"## {name[0].upper()}{name[1:]}", about, "\n".join(lines)]
+    return [f"## {entry['name'][0].upper()}{entry['name'][1:]}", about, "\n".join(lines)]

@@ -204,7 +204,7 @@ def part(found: dict) -> list[str]:
         f"requests, each class, cell and domain alone. {TOLD[0].upper()}{TOLD[1:]}."
     )
     choice = _of_choice(found)
-    title = f"## {found['name'].capitalize()}"
+    title = f"## {found['name'][0].upper()}{found['name'][1:]}"
     return [title, about, "\n".join(lines), _of_targets(found["errors"][0]), f"{choice[0].upper()}{choice[1:]}."]
 
 

@@ -180,12 +180,9 @@ class Cells:
         """The mean lead of class c in its cells of the domains `row` (K,) bool; 0 where it has none."""
         return max(0.0, float((self.pictures[c, row] @ self._leads[c]).mean()))
 
-    def class_reading(self, c: int, clear: bool = False) -> Tensor:
-        """(d,): reads the lead of class c, as 1 more on its own cells than on the average one.
-
-        clear: by `clear_leads`.
-        """
-        r = self._clear_leads[c] if clear else self._leads[c]
+    def class_reading(self, c: int) -> Tensor:
+        """(d,): reads the lead of class c, as 1 more on its own cells than on the average one."""
+        r = self._leads[c]
         return r / self._contrast([(x[c].mean(0) - mean) @ r for x, mean in zip(self.kinds, self._means, strict=True)])
 
     @staticmethod

@@ -6,8 +6,7 @@ domain_share * (reading of the forgotten domains against the others). A sum of t
 and it is no "and": siblings read class_share - domain_share, other classes of a forgotten domain +domain_share, those
 of kept domains -domain_share. The last raises class c there: most kept pictures that are lost are lost *to* the
 forgotten class. Texts alone (no prototypes) need a larger class_share: they show class and domain more clearly than
-pictures do. A class that is forgotten in every domain needs no domain: v_c is the reading of the class; from texts
-alone it is clear of other classes and of common words (`Cells.clear_leads`); with prototypes nothing is gained by that.
+pictures do. A class that is forgotten in every domain needs no domain: v_c is the reading of the class.
 For domains that are forgotten whole, one v detects the domain, and r raises the class that is least expected there
 above all others: a matrix cannot make a picture say nothing, but it can make all pictures say the same.
 
@@ -22,8 +21,8 @@ from ..edit import Edit
 from ..errors import within
 from .cells import Cells
 
-ALONE = 1.55
-"""What class_share, and the strength for whole domains, are multiplied by where there are no prototypes."""
+ALONE = (1.55, 1.0)
+"""What class_share and domain_share are multiplied by where there are no prototypes."""
 
 BIAS = 0.7
 """See `whole_reading`."""
@@ -42,10 +41,10 @@ def oblique(
     """Read class and domain, and lower the scores of the classes: P = I - sum_j v_j r_j^T.
 
     mask: cells to forget, (C, K) bool. strength: how far a class goes down, in units of its lead; twice that for whole
-    domains. class_share, domain_share: weights of the two readings, the first times ALONE without prototypes;
-    common_share: without prototypes, that of what all pictures have in common, a bias: class c goes down everywhere by
-    so much, which costs siblings and spares other classes. rho: the ridge of the detector of whole domains. Chosen on
-    the train splits of miniworld and PACS and on embeddings of OpenAI's ViT-B/32.
+    domains. class_share, domain_share: weights of the two readings, times ALONE without prototypes; common_share:
+    without prototypes, that of what all pictures have in common, a bias: class c goes down everywhere by so much,
+    which costs siblings and spares other classes. rho: the ridge of the detector of whole domains. Chosen on the train
+    splits of miniworld and PACS and on embeddings of OpenAI's ViT-B/32.
     """
     cells.validate(mask)
     within("strength", strength, 0.0, 100.0)
@@ -53,14 +52,13 @@ def oblique(
     within("domain_share", domain_share, 0.0, 100.0)
     within("common_share", common_share, 0.0, 100.0)
     within("rho", rho, 1e-9, 1e9)
-    alone = cells.prototypes is None
-    more, bias = (ALONE, common_share) if alone else (1.0, 0.0)
+    more, less, bias = (*ALONE, common_share) if cells.prototypes is None else (1.0, 1.0, 0.0)
     u, whole, middle = cells.duals, mask.all(0), cells.texts.mean((0, 1))
     left, right = [torch.zeros_like(u[:0])], [torch.zeros_like(u[:0])]
     for c in (mask & ~whole).any(1).nonzero()[:, 0].tolist():
-        row, read = mask[c] & ~whole, cells.class_reading(c, clear=alone and bool(mask[c].all()))
+        row, read = mask[c] & ~whole, cells.class_reading(c)
         if not mask[c].all():
-            read = more * class_share * read + domain_share * cells.domain_reading(row)
+            read = more * class_share * read + less * domain_share * cells.domain_reading(row)
             read = read + bias * middle / (middle @ middle)
         left.append(read[None])
         right.append(strength * cells.lead_of(c, row) * u[c, None])
