@@ -187,6 +187,19 @@ function transform({ left, right, threshold, gate }, z) {
   return out;
 }
 
+/** What an edit makes of many embeddings. A matrix of more than d / 2 vectors is written out first: fewer products. */
+function transformAll(edit, pictures) {
+  const { left, right } = edit, d = pictures[0].length;
+  if (edit.threshold || edit.gate || 2 * left.length <= d) return pictures.map((z) => transform(edit, z));
+  const matrix = diagonal(d, 1); // P^T, so that its rows are read one after the other
+  right.forEach((r, j) => { for (let i = 0; i < d; i++) addTo(matrix[i], -r[i], left[j]); });
+  return pictures.map((z) => {
+    const out = zeros(d);
+    for (let i = 0; i < d; i++) out[i] = dot(matrix[i], z);
+    return out;
+  });
+}
+
 /** The class of the text with the largest cosine, for each picture; texts are unit rows, the length of z is no matter. */
 const classify = (pictures, texts) => pictures.map((z) => argmax(texts.map((w) => dot(z, w))));
 

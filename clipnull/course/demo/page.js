@@ -60,7 +60,7 @@ const maskOf = (classes, domains) => DATA.classes.map((_, c) => DATA.domains.map
 
 /** The pictures as they are after an edit (none: before), how they are named, how many in each cell are named right. */
 function measure(edit) {
-  const z = edit ? pictures.map((x) => transform(edit, x)) : pictures;
+  const z = edit ? transformAll(edit, pictures) : pictures;
   const answers = classify(z, queries);
   return { z, answers, right: countRight(answers, DATA.pictures, C, K) };
 }
