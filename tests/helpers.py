@@ -1,5 +1,6 @@
 """What several tests build with: examples in number, small models, edits by hand."""
 
+import io
 import json
 import os
 import struct
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import zlib
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from hypothesis import settings
@@ -78,6 +80,19 @@ def mangled(draw, content: bytes, length: bool = False) -> bytes:
         else:
             content[at : at + 8] = draw(st.binary(max_size=8))
     return bytes(content)
+
+
+def npy(array: object) -> bytes:
+    """A .npy, pickled where it holds objects."""
+    content = io.BytesIO()
+    np.lib.format.write_array(content, np.asanyarray(array), allow_pickle=True)
+    return content.getvalue()
+
+
+def headed(header: str, body: bytes, version: int) -> bytes:
+    """A .npy with the header as given."""
+    length = len(header).to_bytes(2 if version == 1 else 4, "little")
+    return b"\x93NUMPY" + bytes([version, 0]) + length + header.encode("latin1") + body
 
 
 def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:

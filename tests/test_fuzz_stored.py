@@ -13,7 +13,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from helpers import examples, mangled
+from helpers import examples, headed, mangled, npy
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -67,18 +67,6 @@ def whole():
     return made | {"prototype_mask": np.ones((C, K), bool)} | {name: np.array("text") for name in stored.WORDS}
 
 
-def member(array) -> bytes:
-    content = io.BytesIO()
-    np.lib.format.write_array(content, np.asanyarray(array), allow_pickle=True)
-    return content.getvalue()
-
-
-def headed(header: str, body: bytes, version: int) -> bytes:
-    """A member of an archive with the header as given."""
-    length = len(header).to_bytes(2 if version == 1 else 4, "little")
-    return b"\x93NUMPY" + bytes([version, 0]) + length + header.encode("latin1") + body
-
-
 def archive(members, method=zipfile.ZIP_STORED) -> bytes:
     content = io.BytesIO()
     with warnings.catch_warnings(), zipfile.ZipFile(content, "w", method) as file:
@@ -94,7 +82,7 @@ def tampered(draw):
     arrays, texts = whole(), st.sampled_from(TEXTS) | st.text(max_size=6)
     for name in draw(st.lists(st.sampled_from(sorted(set(arrays) - set(stored.NEEDED))), max_size=4, unique=True)):
         del arrays[name]
-    members = {f"{name}.npy": member(value) for name, value in arrays.items()}
+    members = {f"{name}.npy": npy(value) for name, value in arrays.items()}
     for _ in range(draw(st.integers(0, 2))):
         name, what = draw(st.sampled_from(sorted(arrays))), draw(st.integers(0, 9))
         value, key = arrays[name].copy(), f"{name}.npy"
@@ -122,7 +110,7 @@ def tampered(draw):
             )
         elif what == 5:
             value = np.array([{}] * max(1, value.size), dtype=object)
-        members[key] = member(value)
+        members[key] = npy(value)
         if what == 6:
             members[key] = headed(draw(st.sampled_from(HEADERS)), members[key][128:], draw(st.integers(0, 4)))
         elif what == 7:
@@ -168,7 +156,7 @@ def assert_sound(found):
 @pytest.mark.parametrize("n", [50, pytest.param(500, marks=pytest.mark.slow)])
 def test_nothing_but_value_errors_that_name_the_file(n, tmp_path):
     path, told, slowest = tmp_path / "fuzzed.npz", Counter(), [0.0]
-    sound = archive([(f"{name}.npy", member(value)) for name, value in whole().items()])
+    sound = archive([(f"{name}.npy", npy(value)) for name, value in whole().items()])
 
     @examples(n)
     @given(st.data())
@@ -197,7 +185,7 @@ def test_nothing_but_value_errors_that_name_the_file(n, tmp_path):
 
 def test_what_is_fuzzed_is_read_as_it_is(tmp_path):
     path = tmp_path / "whole.npz"
-    path.write_bytes(archive([(f"{name}.npy", member(value)) for name, value in whole().items()]))
+    path.write_bytes(archive([(f"{name}.npy", npy(value)) for name, value in whole().items()]))
     found = stored.read(path)
     assert_sound(found)
     assert {*found.vectors} == {*stored.VECTORS} and found.words == dict.fromkeys(stored.WORDS, "text")

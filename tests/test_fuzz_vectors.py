@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from helpers import examples, mangled
+from helpers import examples, headed, mangled, npy
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -51,18 +51,6 @@ HEADERS = [
 ] + ["{", "(" * 3_000, "", "__import__('os').abort()"]  # fmt: skip
 WORDS = ["ViT-B-16", "", "\x1b[2J", "a\x00", "x" * 9_000, "\u202e", "🐶"]
 METHODS = [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA]
-
-
-def npy(array) -> bytes:
-    content = io.BytesIO()
-    np.lib.format.write_array(content, np.asanyarray(array), allow_pickle=True)
-    return content.getvalue()
-
-
-def headed(header: str, body: bytes, version: int) -> bytes:
-    """A .npy with the header as given."""
-    length = len(header).to_bytes(2 if version == 1 else 4, "little")
-    return b"\x93NUMPY" + bytes([version, 0]) + length + header.encode("latin1") + body
 
 
 def archive(members: dict[str, bytes], method=zipfile.ZIP_STORED) -> bytes:
