@@ -48,8 +48,8 @@ def restore(base: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> dict[str
 
 
 def weights(name: str, base: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of the clean model `name`, one of NAMES, from those of miniclip."""
-    return restore(base, load_file(path_of(name)))
+    """The weights of the clean model `name`, one of NAMES, from those of miniclip on any device: on the CPU."""
+    return restore({key: value.cpu() for key, value in base.items()}, load_file(path_of(name)))
 
 
 def path_of(name: str) -> Path:
