@@ -1,12 +1,13 @@
 """Pictures from files that nobody vouches for: which files of a folder are pictures, and one of them in RGB."""
 
+import contextlib
 import os
 import stat
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError, features
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError, features
 
 KINDS = {
     "JPEG": (".jpg", ".jpeg"),
@@ -108,17 +109,17 @@ def _plausible(picture: Image.Image) -> None:
 
 def _rgb(picture: Image.Image) -> Image.Image:
     picture.load()
-    try:
-        upright: Any = ImageOps.exif_transpose(picture)
-    except Exception:  # damaged EXIF data say nothing, and nothing about the pixels
-        upright = picture
+    upright: Any = picture
+    with contextlib.suppress(Exception):  # damaged EXIF data say nothing, and nothing about the pixels
+        if picture.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # else Pillow would copy all pixels
+            upright = ImageOps.exif_transpose(picture)
     if upright.mode.startswith("I") or upright.mode == "F":
         upright = _grey(upright)
     palette = getattr(upright.palette, "mode", "")
     if upright.mode.upper().endswith("A") or palette.endswith("A") or "transparency" in upright.info:
         upright = upright.convert("RGBA")
         upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
-    return upright.convert("RGB")
+    return upright if upright.mode == "RGB" else upright.convert("RGB")
 
 
 def _grey(picture: Image.Image) -> Image.Image:
