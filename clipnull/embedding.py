@@ -33,8 +33,9 @@ from .pictures import read
 BATCH = 64
 """Pictures that go through a tower at once."""
 
-READERS = 8
-"""Processes that read pictures for a GPU, at most one a core."""
+READERS = 16
+"""Processes that read pictures for a GPU, at most one a core. On one H100 eight of them read 520 to 650 pictures a
+second, of which a ViT-B-16 embeds 3,500."""
 
 AGREE, AGREE_MIXED = 1e-5, 1e-4
 """How far the cosine between what CPU and GPU make of a picture may be from 1, in full and in mixed precision."""

@@ -17,6 +17,7 @@ from torch import nn
 import clipnull as cn
 from clipnull import embedding
 from clipnull.embedding import AGREE, AGREE_MIXED, ahead
+from clipnull.shards import embed_shards
 
 
 def test_the_next_is_made_while_the_caller_works():
@@ -116,3 +117,25 @@ def test_what_float16_cannot_hold_is_computed_in_full(small, corner):
 def test_cuda_agrees_with_the_cpu(clip, corner):
     there, z = replace(clip, model=copy.deepcopy(clip.model).cuda()), cn.embed(clip, corner)
     assert far(cn.embed(there, corner), z) < AGREE and far(mixed(there, corner), z) < AGREE_MIXED
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_without_memory_halves_the_batch(clip):
+    there, n = replace(clip, model=copy.deepcopy(clip.model).cuda()), 4096
+    pixels = torch.randn(8, 3, clip.image_size, clip.image_size).repeat(n // 8, 1, 1, 1)
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 2e9) / total)
+    try:
+        with pytest.warns(UserWarning, match=r"no memory for \d+ rows at once; going on with"):
+            z = there.embed_pixels(pixels, batch=n)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    torch.testing.assert_close(z[[0, 8, n - 1]], clip.embed_pixels(pixels[[0, 8, n - 1]]), atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_shards_on_a_gpu_are_the_same_bytes_again(clip, corner, tmp_path):
+    there = replace(clip, model=copy.deepcopy(clip.model).cuda())
+    first, again = (embed_shards(there, corner, tmp_path / name).paths[0].read_bytes() for name in ("a", "b"))
+    assert first == again
