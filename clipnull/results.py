@@ -1,15 +1,15 @@
 """RESULTS.md and the table and picture of the README, written from the JSON files in data/results.
 
 `clipnull results [FILE ...]` takes over what `clipnull bench --json FILE`, also with `--rivals`, `--forecast`,
-`--bound` or `--speed`, and `data/build/measure.py --json FILE` measured, and writes both anew; a test holds them
-against the files.
+`--bound`, `--speed` or `--device`, and `data/build/measure.py --json FILE` measured, and writes both anew; a test holds
+them against the files.
 """
 
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from . import bounds, standings, validation
+from . import bounds, device_speed, standings, validation
 from .bench import COLUMNS, COUNTED, counted, told
 from .data import parse_place
 from .errors import one_of
@@ -22,7 +22,7 @@ PICTURE = FOLDER / "cats.png"
 SHOW, SHOWN = "<!-- picture: written by `clipnull results` -->", "<!-- end of picture -->"
 BEGIN, END = "<!-- results: written by `clipnull results` -->", "<!-- end of results -->"
 _PLAIN = str.maketrans(" /", "--")
-KINDS = ("model", "bench", "bound", "rivals", "forecast", "audit", "speed", "times")
+KINDS = ("model", "bench", "bound", "rivals", "forecast", "audit", "speed", "device", "times")
 TARGETS = {  # (method, paradigm): forgetting rate at least; retain drop, sibling class, worst cell at most
     ("gated", "global"): (0.99, 0.0, None, 1),
     ("gated", "selective"): (0.99, 0.0, 1.5, 2),
@@ -186,6 +186,10 @@ def speed_part(entry: dict) -> list[str]:
     return ["## Speed of the closed form", "As `clipnull bench --speed` prints it.", f"```\n{report(entry)}\n```"]
 
 
+def device_part(entry: dict) -> list[str]:
+    return ["## On a GPU", *filter(None, [entry.get("note")]), f"```\n{device_speed.report(entry)}\n```"]
+
+
 def times_part(entry: dict) -> list[str]:
     lines = ["| command | seconds |", "|---|---|"]
     lines += [f"| {row['what']} | {row['seconds']} |" for row in entry["rows"]]
@@ -200,6 +204,7 @@ PARTS = {
     "forecast": validation.part,
     "audit": audit_part,
     "speed": speed_part,
+    "device": device_part,
     "times": times_part,
 }
 """The section of each kind."""

@@ -13,6 +13,7 @@ from helpers import VIT, gated, plain, random
 
 import clipnull as cn
 from clipnull import device_speed, speed
+from clipnull.embedding import AGREE_MIXED
 
 METHODS = list(cn.METHODS)
 WHATS = ["one class", "one cell", "one domain", "half of all classes"]
@@ -266,6 +267,24 @@ def test_a_device_is_timed_on_each_model(small, monkeypatch):
     made = found["models"]["ViT-B-32"]["synthesize"] | {"prototypes": 32, "steps": 60}
     found["models"]["ViT-B-32"]["synthesize"] = made
     assert "a prototype (32 at once), 60 steps: 0.03 s\n" in device_speed.report(found)
+
+
+def test_on_a_gpu_files_are_read_and_the_cpu_is_asked_too(small):
+    clip = small(VIT)
+    rates = device_speed.rates_of_files(clip, 3)
+    assert set(rates) == {"bare", "clipnull"} and all(0 < rate < math.inf for rate in rates.values())
+    pixels = torch.randn(2, 3, clip.image_size, clip.image_size)
+    far = device_speed.far_from_the_cpu(clip, pixels)
+    assert abs(far["float32"]) < abs(far["mixed"]) < AGREE_MIXED
+    own = {
+        "embed": {"mixed": 1.0},
+        "synthesize": {"prototypes": 1, "steps": 60, "seconds": 1.0},
+        "solve": {},
+        "edit": {},
+    }
+    own |= {"far": far, "files": {"bare": 100.0, "clipnull": 94.0}}
+    text = device_speed.report({"device": "GPU", "torch": "2", "models": {"A": own}})
+    assert "[MISS] 0.94 of a bare loop of open_clip (100.0)" in text and "in float32, " in text
 
 
 def test_more_calls_than_three_have_time(monkeypatch):

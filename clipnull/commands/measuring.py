@@ -99,7 +99,7 @@ def bench(args: argparse.Namespace) -> int:
     elif args.device:
         from .. import device_speed
 
-        found = {"kind": "device"} | device_speed.measure(args.device)
+        found = {"kind": "device", "name": "device"} | device_speed.measure(args.device)
         text = device_speed.report(found)
     elif args.rivals:
         found, text = rivals(args)
