@@ -41,7 +41,7 @@ def leading(a: Tensor, energy: float = 1.0) -> tuple[Tensor, Tensor]:
     """
     n = len(a)
     packed, middle, beside, tau, _ = TRIDIAGONAL(a.cpu().numpy().T, lower=1, lwork=64 * n, overwrite_a=1)
-    values, vectors = scipy.linalg.eigh_tridiagonal(middle, beside, check_finite=False)
+    values, vectors = map(np.asarray, scipy.linalg.eigh_tridiagonal(middle, beside, check_finite=False))
     values = values[::-1].clip(0)  # descending
     share = values.cumsum() / max(values.sum(), 1e-300)
     rank = min(int((share < energy - 1e-12).sum()) + 1, int((values > 1e-12 * values[0]).sum()))
