@@ -1,5 +1,6 @@
 """Subspaces of the joint space: bases and principal angles, in float64."""
 
+import numpy as np
 import scipy.linalg
 import torch
 from torch import Tensor
@@ -7,7 +8,7 @@ from torch import Tensor
 from .errors import within
 
 SYRK = scipy.linalg.get_blas_funcs("syrk", dtype="float64")
-EIGEN = {"driver": "evd", "overwrite_a": True, "check_finite": False}
+TRIDIAGONAL, ROTATED = scipy.linalg.get_lapack_funcs(("sytrd", "ormqr"), dtype="float64")
 
 
 def basis(rows: Tensor, energy: float = 1.0) -> Tensor:
@@ -20,13 +21,13 @@ def basis(rows: Tensor, energy: float = 1.0) -> Tensor:
     within("energy", energy, 0.0, 1.0)
     if rows.ndim != 2 or not len(rows):
         raise ValueError(f"rows: shape {tuple(rows.shape)} is not valid; expected (n, d) with n of at least 1")
-    if not torch.isfinite(rows).all():
-        raise ValueError("rows: NaN or infinite values; expected finite embeddings")
     x = rows.double()
+    if not x.sum().isfinite():
+        raise ValueError("rows: NaN or infinite values; expected finite embeddings")
     if len(x) > x.shape[1]:
         return leading(gram(x), energy)[1]
     values, vectors = leading(gram(x.T), energy)
-    u = x.T @ vectors / values.sqrt()
+    u = ((vectors / values.sqrt()).T @ x).T
     if len(values) and values[-1] < 1e-6 * values[0]:  # else orthonormal to 1e-10 as it is
         u = torch.linalg.qr(u)[0]
     return u
@@ -35,14 +36,19 @@ def basis(rows: Tensor, energy: float = 1.0) -> Tensor:
 def leading(a: Tensor, energy: float = 1.0) -> tuple[Tensor, Tensor]:
     """The leading eigenvalues (r,) of a = X^T X, (d, d) float64, and eigenvectors (d, r), as `basis` chooses them.
 
-    `a` is overwritten.
+    As LAPACK's `syevd` does: a = Q T Q^T with T tridiagonal, whose eigenvectors Q rotates back. That is half of the
+    work, and here only those chosen are rotated. `a` is overwritten.
     """
-    values, vectors = (torch.from_numpy(x) for x in scipy.linalg.eigh(a.cpu().numpy().T, **EIGEN))
-    values, vectors = values.flip(0).clamp(min=0), vectors.flip(1)  # descending
-    share = values.cumsum(0) / values.sum()
-    rank = int((share < energy - 1e-12).sum()) + 1
-    rank = min(rank, int((values > 1e-12 * values[0]).sum()))
-    return values[:rank].to(a.device), vectors[:, :rank].to(a.device)
+    n = len(a)
+    packed, middle, beside, tau, _ = TRIDIAGONAL(a.cpu().numpy().T, lower=1, lwork=64 * n, overwrite_a=1)
+    values, vectors = map(np.asarray, scipy.linalg.eigh_tridiagonal(middle, beside, check_finite=False))
+    values = values[::-1].clip(0)  # descending
+    share = values.cumsum() / max(values.sum(), 1e-300)
+    rank = min(int((share < energy - 1e-12).sum()) + 1, int((values > 1e-12 * values[0]).sum()))
+    chosen = np.array(vectors[:, ::-1][:, :rank], order="F")
+    if rank and n > 1:
+        chosen[1:] = ROTATED("L", "N", packed[1:, :-1], tau, chosen[1:], lwork=64 * n)[0]
+    return torch.from_numpy(values[:rank].copy()).to(a.device), torch.from_numpy(chosen).to(a.device)
 
 
 def gram(x: Tensor) -> Tensor:

@@ -1,9 +1,12 @@
 """Each method keeps its theorem; all have one signature; another package can bring one."""
 
 import inspect
+import os
 import sys
 from importlib.metadata import EntryPoint
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,12 +16,14 @@ from hypothesis import strategies as st
 
 import clipnull as cn
 from clipnull import methods
+from clipnull.evaluate import accuracy_matrix, classify, rates
 from clipnull.methods.cells import Cells
 from clipnull.methods.gated import spread
 from clipnull.methods.nullspace import nullspace
 from clipnull.methods.oblique import detector
 from clipnull.methods.residual import residual
 from clipnull.methods.ridge import ridge
+from clipnull.prompts import text_classifiers
 from clipnull.subspace import basis
 
 SEEDS = st.integers(0, 10**6)
@@ -346,6 +351,50 @@ def test_the_classifier_and_its_duals_by_their_formulas():
     named = Cells(cells.texts, None, 3 * noise(7, 3, 24))
     torch.testing.assert_close(named.domains, F.normalize(noise(7, 3, 24), dim=-1))
     assert {t.dtype for t in (*Cells(cells.texts.float()).kinds, named.domains)} == {torch.float64}
+
+
+def test_with_more_names_than_dimensions_a_class_goes_farther_down():
+    few, many, mask = random_cells(0), random_cells(0, 120), torch.zeros(120, 3, dtype=torch.bool)
+    moved = (many.duals @ many.leads.T).square().sum(1)  # 1 / leverage
+    assert few.growth == 1 and many.growth == 5**0.5 and 5 < moved.mean() < 6
+    mask[7], mask[9, 0] = True, True
+    lead = [many.lead_of(c, mask[c]) for c in (7, 9)]
+    for method, strength, grown in (("oblique", 1.15, [5**0.5, 1]), ("neuron", 1.5, [5**0.5] * 2)):
+        down = (cn.solve(many, mask, method).right.T @ many.leads[[7, 9]].T).diag()
+        torch.testing.assert_close(down.tolist(), [strength * g * x for g, x in zip(grown, lead, strict=True)])
+
+
+def test_names_weigh_no_more_than_a_few_in_clear_leads():
+    cells, common = random_cells(0, 30), noise(3, 4, 24)
+    x, y = cells.leads, (common - common.mean(0)) * 5**0.5
+    wanted = torch.linalg.solve(20 / 30 * x.T @ x + y.T @ y + 0.2 * torch.eye(24, dtype=x.dtype), x.T).T
+    r = Cells(cells.texts, None, None, common).clear_leads
+    torch.testing.assert_close(F.normalize(r), F.normalize(wanted))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.environ.get("CLIPNULL_EMBEDDINGS"), reason="CLIPNULL_EMBEDDINGS names no folder")
+@pytest.mark.parametrize("method", ["oblique", "neuron", "gated"])
+def test_forgetting_among_few_names_holds_for_an_edit_built_on_many(method):
+    """Global requests: built on 16 names or on 1,171, forgotten among the 16 and among all."""
+    path = Path(os.environ["CLIPNULL_EMBEDDINGS"]) / "vitb32_style.npz"
+    clip, images = cn.load(path), cn.load_images(path)
+    z, names = cn.embed(clip, images), images.vocabulary
+    few, asked = cn.embed_vocabulary(clip, names), text_classifiers(clip, names)[0]
+    with np.load(path, allow_pickle=False) as file:
+        words = F.normalize(torch.from_numpy(file["other_texts"].astype("f4")).double(), dim=1)
+    said = few.texts.mean(0) - few.texts.mean((0, 1))  # what a domain adds to a text
+    more = F.normalize(words[:, None] + said, dim=-1)
+    many = Cells(torch.cat([few.texts, more]), None, few.domains, few.common)
+    for cells in (few, many):
+        for texts in (asked, torch.cat([asked, words.to(asked.dtype)])):
+            before, found = accuracy_matrix(classify(z, texts, images.domains), images), []
+            for c in range(16):
+                mask = (torch.arange(len(cells.texts)) == c)[:, None].expand(cells.shape)
+                edit = cn.solve(cells, mask, method)
+                after = accuracy_matrix(classify(z, texts, images.domains, edit.images), images)
+                found.append(rates(before, after, mask[:16])["forgetting_rate"])
+            assert np.nanmean(found) >= 0.99, (cells.shape, len(texts), found)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,9 @@ RIDGE, PROTECTED, LEANING, FAINT = 0.05, 100, 0.5, 0.25
 CLEAR = 20, 0.2
 """The weight of common words and the ridge of `Cells.clear_leads`."""
 
+FEW = 20
+"""The weight of names in `Cells.clear_leads`, at most: about as many as CLEAR was chosen on."""
+
 
 @dataclass(frozen=True, eq=False)
 class Cells:
@@ -108,32 +111,51 @@ class Cells:
 
     @cached_property
     def _duals(self) -> Tensor:
-        u, leads = self._clear(PROTECTED, RIDGE), self._leads
+        u, leads = self._clear(PROTECTED, RIDGE, 1.0), self._leads
         return u / (u * leads).sum(1, keepdim=True).clamp(min=1e-9)
 
-    def _clear(self, weight: float, ridge: float) -> Tensor:
-        """(X^T X + ridge I)^-1 (w_c - mean w), X: the leads and the common words, these with the weight of `weight`."""
-        x = leads = self._leads
+    def _clear(self, weight: float, ridge: float, share: float) -> Tensor:
+        """(X^T X + ridge I)^-1 (w_c - mean w), X: leads and common words.
+
+        weight: of all common words together; share: of each lead, the weight of a name being 1.
+        """
+        leads = self._leads
+        x = leads if share == 1 else leads * math.sqrt(share)
         if self.common is not None and len(self.common):
             x = torch.cat([x, (self.common - self.common.mean(0)) * math.sqrt(weight / len(self.common))])
         c, (n, d) = len(leads), x.shape
         if n < d:  # (X^T X + rI)^-1 X^T = X^T (X X^T + rI)^-1
-            return torch.cholesky_solve(x, ridged_factor(gram(x.T), ridge))[:c]
+            return torch.cholesky_solve(x, ridged_factor(gram(x.T), ridge))[:c] / math.sqrt(share)
         return torch.cholesky_solve(leads.T, ridged_factor(gram(x), ridge)).T
 
     @property
     def clear_leads(self) -> Tensor:
         """Leads read clear of other classes and of common words, (C, d): r_c ~ (X^T X + 0.2 I)^-1 (w_c - mean w).
 
-        X as in `duals`, but the common words weigh as 20 names. Scaled to read of w_c what w_c - mean w does. A picture
-        shows more than one thing, and the text of one class has something of others: less of that is read along.
+        X as in `duals`, but the common words weigh as 20 names, and the names as FEW where there are more: else, the
+        more of them, the less of w_c would be left. Scaled to read of w_c what w_c - mean w does. A picture shows more
+        than one thing, and the text of one class has something of others: less of that is read along.
         """
         return self._clear_leads.clone()
 
     @cached_property
     def _clear_leads(self) -> Tensor:
-        r, w, leads = self._clear(*CLEAR), self._classifier, self._leads
+        w, leads = self._classifier, self._leads
+        r = self._clear(*CLEAR, min(1.0, FEW / len(w)))
         return r * ((leads * w).sum(1, keepdim=True) / (r * w).sum(1, keepdim=True).clamp(min=1e-9))
+
+    @property
+    def growth(self) -> float:
+        """How much farther a class has to go down where there are more names than dimensions: max(1, sqrt(C / d)).
+
+        Up to d names, u_c can leave the leads of all others alone. Of more it cannot: without the ridge, the sum of
+        (u_c x_j)^2 over the rows x_j of X is 1 / h_c, with h_c the leverage of x_c, and leverages of C names are at
+        most d / C on average. So names nearby go down along with class c (on OpenAI's ViT-B/32, d = 512, the nearest
+        of 1,171 names by .34 of it, that of 16 by .00), and if one of these is to be named in its place, c has to go
+        farther.
+        """
+        c, d = self._classifier.shape
+        return max(1.0, math.sqrt(c / d))
 
     @property
     def styles(self) -> Tensor:

@@ -1,11 +1,12 @@
 """`neuron`, ours: one hidden unit a class, between a matrix and a module.
 
-z -> z - sum_c relu(z v_c - o_c |z|) r_c, with r_c = strength * lead_c * u_c (`Cells.duals`) and
-v_c = (reading of the class) + (reading of the forgotten domains against the others), as in `oblique`. The threshold
-brings the sum nearer to the "and" that a matrix cannot have: a sibling shows the class and not the domain, another
-picture of the domain the domain and not the class; both together pass it farthest. Where a model tells domains or
-classes badly, one alone passes, too (notebook 05 counts how often). The unit never reads below zero, so that it never
-raises the class it should lower, which is what most kept pictures are lost to under `oblique`.
+z -> z - sum_c relu(z v_c - o_c |z|) r_c, with r_c = strength * growth * lead_c * u_c (`Cells.growth`: 1 unless there
+are more names than dimensions; the rest as in `oblique`) and
+v_c = (reading of the class) + (reading of the forgotten domains against the others). The threshold brings the sum
+nearer to the "and" that a matrix cannot have: a sibling shows the class and not the domain, another picture of the
+domain the domain and not the class; both together pass it farthest. Where a model tells domains or classes badly, one
+alone passes, too (notebook 05 counts how often). The unit never reads below zero, so that it never raises the class it
+should lower, which is what most kept pictures are lost to under `oblique`.
 For domains that are forgotten whole, one unit detects them and raises the class that is least expected there.
 
 Theorem. As a module: where every unit is silent (z v_c <= o_c |z|), z is unchanged, bit by bit; where one fires, z
@@ -38,10 +39,10 @@ def neuron(
 ) -> Edit:
     """Take away a class where class and domain are read together: z - sum_c relu(z v_c - o_c |z|) r_c.
 
-    mask: cells to forget, (C, K) bool. strength: how far a class goes down, in units of its lead. threshold: o_c, as a
-    share of what v_c reads on the cells to forget; silence: the same for a class that is forgotten in every domain, and
-    half of it for whole domains. domain_share: the weight of the reading of the domains, that of the class being 1.
-    Chosen on the train splits of miniworld and PACS and on embeddings of OpenAI's ViT-B/32.
+    mask: cells to forget, (C, K) bool. strength: how far a class goes down, in units of its lead and `Cells.growth`.
+    threshold: o_c, as a share of what v_c reads on the cells to forget; silence: the same for a class that is forgotten
+    in every domain, and half of it for whole domains. domain_share: the weight of the reading of the domains, that of
+    the class being 1. Chosen on the train splits of miniworld and PACS and on embeddings of OpenAI's ViT-B/32.
     """
     cells.validate(mask)
     within("strength", strength, 0.0, 100.0)
@@ -57,7 +58,7 @@ def neuron(
         read = cells.class_reading(c)
         left.append((read if everywhere else read + domain_share * cells.domain_reading(row))[None])
         least.append(seen * (silence if everywhere else threshold * (1 + domain_share)))
-        right.append(strength * cells.lead_of(c, row) * u[c, None])
+        right.append(strength * cells.growth * cells.lead_of(c, row) * u[c, None])
     if whole.any():
         decoy, lead = decoy_of(cells, whole)
         left.append((cells.domain_reading(whole) if alone else whole_reading(cells, mask, 0.02))[None])

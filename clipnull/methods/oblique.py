@@ -1,12 +1,13 @@
 """`oblique`, ours: P = I - sum_j v_j r_j^T. v_j says *when* to act, r_j *what* changes then; the two need not be alike.
 
 For each class c with forgotten cells: r_c = strength * lead_c * u_c lowers the lead of class c alone (u_c:
-`Cells.duals`; lead_c: that of its forgotten prototypes, or texts), and v_c = class_share * (reading of the class) +
-domain_share * (reading of the forgotten domains against the others). A sum of two readings is all that a matrix has,
-and it is no "and": siblings read class_share - domain_share, other classes of a forgotten domain +domain_share, those
-of kept domains -domain_share. The last raises class c there: most kept pictures that are lost are lost *to* the
-forgotten class. Texts alone (no prototypes) need a larger class_share: they show class and domain more clearly than
-pictures do. A class that is forgotten in every domain needs no domain: v_c is the reading of the class.
+`Cells.duals`; lead_c: that of its forgotten prototypes, or texts), and
+v_c = class_share * (reading of the class) + domain_share * (reading of the forgotten domains against the others). A sum
+of two readings is all that a matrix has, and it is no "and": siblings read class_share - domain_share, other classes of
+a forgotten domain +domain_share, those of kept domains -domain_share. The last raises class c there: most kept pictures
+that are lost are lost *to* the forgotten class. Texts alone (no prototypes) need a larger class_share: they show class
+and domain more clearly than pictures do. A class that is forgotten in every domain needs no domain: v_c is the reading
+of the class, and r_c is `Cells.growth` times as long, which is 1 unless there are more names than dimensions.
 For domains that are forgotten whole, one v detects the domain, and r raises the class that is least expected there
 above all others: a matrix cannot make a picture say nothing, but it can make all pictures say the same.
 
@@ -56,12 +57,12 @@ def oblique(
     u, whole, middle = cells.duals, mask.all(0), cells.texts.mean((0, 1))
     left, right = [torch.zeros_like(u[:0])], [torch.zeros_like(u[:0])]
     for c in (mask & ~whole).any(1).nonzero()[:, 0].tolist():
-        row, read = mask[c] & ~whole, cells.class_reading(c)
-        if not mask[c].all():
+        row, read, everywhere = mask[c] & ~whole, cells.class_reading(c), bool(mask[c].all())
+        if not everywhere:
             read = more * class_share * read + less * domain_share * cells.domain_reading(row)
             read = read + bias * middle / (middle @ middle)
         left.append(read[None])
-        right.append(strength * cells.lead_of(c, row) * u[c, None])
+        right.append(strength * (cells.growth if everywhere else 1.0) * cells.lead_of(c, row) * u[c, None])
     if whole.any():
         decoy, lead = decoy_of(cells, whole)
         left.append(whole_reading(cells, mask, rho)[None])

@@ -35,8 +35,8 @@ def residual(
         if int(mask.sum()) * len(cells.kinds) <= len(kept):
             u = basis(torch.cholesky_solve(tau * cells.rows(mask, center).T, factor).T, energy)
         else:  # the same, through (d, d)
-            inverse = torch.cholesky_inverse(factor)
-            u = leading(inverse @ forgotten @ inverse, energy)[1]
+            half = torch.cholesky_solve(forgotten, factor)
+            u = leading(torch.cholesky_solve(half.T, factor), energy)[1]
     else:
         rows, (values, vectors) = cells.rows(mask, center), torch.linalg.eigh(kept)
         free = vectors[:, values <= 1e-12 * values[-1]]
