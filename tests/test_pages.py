@@ -157,6 +157,12 @@ def test_the_index_shows_the_figure_that_is_chosen_else_the_first(tmp_path):
         )
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda p: p.stem)
+def test_the_figure_that_is_chosen_for_the_index_is_one_and_a_figure(path):
+    cells = [cell for cell in nbformat.read(path, 4).cells if "cover" in cell.metadata.get("tags", [])]
+    assert len(cells) <= 1 and all("plots.show(" in cell.source for cell in cells)
+
+
 def test_the_reference_tells_every_public_name_its_call_and_its_sections():
     text = reference()
     parts = dict(re.findall(r"(?ms)^## `cn\.(\w+)`\n(.*?)(?=^## |\Z)", text))
