@@ -25,9 +25,14 @@ def test_everything_is_measured(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(index_speed.tempfile, "tempdir", str(tmp_path))
     found = measure(rounds=1)
     assert list(found) == ["apply", "query", "forget"] and measure(speed.PARTS) == {}
-    assert list(found["apply"]) == ["bare", *cn.METHODS] and all(0 < s < 60 for s in found["apply"].values())
+    assert list(found["apply"]) == ["bare", *index_speed.FORMS] and all(0 < s < 60 for s in found["apply"].values())
     assert found["query"] == 1e-5 and found["forget"] > 0 and not any(tmp_path.iterdir())
     assert (index_speed.SHARE, index_speed.QUERY, index_speed.FORGET) == (0.7, 20e-6, 600)
+
+
+def test_a_method_of_each_form_stands_for_all():
+    forms = {method: index_speed.edit_of_one(method).form for method in cn.METHODS}
+    assert {forms[method] for method in index_speed.FORMS} == {*forms.values()} and len(index_speed.FORMS) == 3
 
 
 def test_seconds_of_all_names_and_steps_are_extrapolated(tiny, monkeypatch):
