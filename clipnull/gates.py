@@ -123,11 +123,11 @@ class EditLayer(nn.Module):
         wide = z.to(self.left.dtype)
         read, replaced = self._read(wide, wide.norm(dim=-1) if length is None else length.to(wide.dtype))
         index = (read > 0).any(1).nonzero()[:, 0]
-        rows, read = wide.index_select(0, index), read[index]
+        rows, read = wide.index_select(0, index), read.index_select(0, index)
         if self.gated and self.spread is not None:
             read = read * (read > (rows @ self.spread).norm(dim=-1, keepdim=True))
-            fires = (read > 0).any(1)
-            index, rows, read = index[fires], rows[fires], read[fires]
+            fires = (read > 0).any(1).nonzero()[:, 0]
+            index, rows, read = (part.index_select(0, fires) for part in (index, rows, read))
         rows = (rows - read @ self.right.T).to(z.dtype)
         if replaced is None or not replaced.any():
             return index, rows
