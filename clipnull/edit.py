@@ -134,9 +134,14 @@ class Edit:
         """
         if z.ndim != 2 or z.shape[1] != len(self.left):
             raise ValueError(f"z: shape {tuple(z.shape)} is not valid; expected (n, {len(self.left)})")
-        layer, edited = self.layer(torch.float64).to(z.device), torch.empty_like(z)
+        layer, edited = self.layer(torch.float64).to(z.device), torch.empty_like(z) if self.linear else z.clone()
         for first in range(0, len(z), ROWS):
-            edited[first : first + ROWS] = layer(z[first : first + ROWS])
+            some = z[first : first + ROWS]
+            if self.linear:
+                edited[first : first + ROWS] = layer(some)
+            else:
+                index, rows = layer.touched(some)
+                edited[first : first + ROWS].index_copy_(0, index, rows)
         return edited
 
     def queries(self, t: Tensor) -> Tensor:

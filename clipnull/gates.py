@@ -102,17 +102,44 @@ class EditLayer(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         wide = z.to(self.left.dtype)
-        read = wide @ self.left
-        if self.threshold is not None:
-            fire = (read - self.threshold * wide.norm(dim=-1, keepdim=True)).relu()
-            return torch.where((fire > 0).any(1)[:, None], (wide - fire @ self.right.T).to(z.dtype), z)
-        if not self.gated:
-            out = wide - read @ self.right.T
+        if self.threshold is None and not self.gated:
+            out = wide - wide @ self.left @ self.right.T
             return (out if self.bias is None else out + self.bias).to(z.dtype)
-        k = (F.normalize(wide, dim=-1) @ self.domains.T + self.offset).argmax(-1)
-        read = read.relu() * self.open[k]
-        if self.spread is not None:
+        read, replaced = self._read(wide, wide.norm(dim=-1))
+        if self.gated and self.spread is not None:
             read = read * (read > (wide @ self.spread).norm(dim=-1, keepdim=True))
         out = torch.where((read > 0).any(1)[:, None], (wide - read @ self.right.T).to(z.dtype), z)
-        replaced = self.replaced[k] & (z == z).all(-1)  # NaN, the features of a broken picture, stay NaN
+        if replaced is None:
+            return out
+        replaced = replaced & (z == z).all(-1)  # NaN, the features of a broken picture, stay NaN
         return torch.where(replaced[:, None], self.average.to(z.dtype), out)
+
+    def touched(self, z: Tensor, length: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Which rows of z (n, d) `forward` changes, and what they become, (m,) and (m, d): of a gate, or a threshold.
+
+        What only these rows need is computed for them alone. How many there are depends on z, so that this cannot be
+        exported, as `forward` can. length: (n,), of the rows, if it is known.
+        """
+        wide = z.to(self.left.dtype)
+        read, replaced = self._read(wide, wide.norm(dim=-1) if length is None else length.to(wide.dtype))
+        index = (read > 0).any(1).nonzero()[:, 0]
+        rows, read = wide.index_select(0, index), read.index_select(0, index)
+        if self.gated and self.spread is not None:
+            read = read * (read > (rows @ self.spread).norm(dim=-1, keepdim=True))
+            fires = (read > 0).any(1).nonzero()[:, 0]
+            index, rows, read = (part.index_select(0, fires) for part in (index, rows, read))
+        rows = (rows - read @ self.right.T).to(z.dtype)
+        if replaced is None or not replaced.any():
+            return index, rows
+        gone = replaced.nonzero()[:, 0]
+        gone = gone[(z[gone] == z[gone]).all(-1)]
+        return torch.cat([index, gone]), torch.cat([rows, self.average.to(z.dtype).expand(len(gone), -1)])
+
+    def _read(self, wide: Tensor, length: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What is read of each direction where it may act, (n, r), 0 elsewhere; and which rows are replaced, (n,)."""
+        if self.threshold is not None:
+            return (F.linear(wide, self.left.T.contiguous()) - self.threshold * length[:, None]).relu(), None
+        both = F.linear(wide, torch.cat([self.left.T, self.domains]))  # the rows are passed over once, not twice
+        read, scores = both.tensor_split([self.left.shape[1]], dim=1)
+        k = (scores / length[:, None].clamp(min=1e-12) + self.offset).argmax(-1)
+        return read.relu() * (self.open & ~self.replaced[:, None])[k], self.replaced[k]

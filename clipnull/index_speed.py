@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from . import speed
 from .edit import Edit
-from .methods import METHODS, solve
+from .methods import solve
 from .methods.cells import Cells
 from .models import load
 from .prompts import embed_cells
@@ -25,8 +25,10 @@ from .wording import Vocabulary, common_names
 
 ROWS, WIDTH, SHARE = 1_000_000, 512, 0.7  # of an index; of the rate of reading and writing alone
 QUERY, FORGET, NAMES, FEW = 20e-6, 600, 1000, 8  # seconds; seconds; classes of the vocabulary; prototypes
-SOME, STEPS = 50, 4  # names, and steps of ascent, from which the seconds of NAMES and of all steps are extrapolated
+SOME, STEPS = 20, 4  # names, and steps of ascent, from which the seconds of NAMES and of all steps are extrapolated
 CLASSES = 171  # that the edits of the index know
+FORMS = {"oblique": "a matrix, as nullspace, residual and ridge give", "neuron": "a hidden layer", "gated": "a gate"}
+"""A method for each form of edit, which is what its time depends on."""
 ASCENT = 60  # steps, see `prototypes.cell_prototypes`
 
 
@@ -41,7 +43,7 @@ def measure(parts: Collection[str] = PARTS, rounds: int = 2) -> dict:
     """
     found: dict = {}
     if "apply" in parts:
-        found["apply"] = switches({method: edit_of_one(method) for method in METHODS}, rounds)
+        found["apply"] = switches({method: edit_of_one(method) for method in FORMS}, rounds)
     if "query" in parts:
         found["query"] = query(edit_of_one("oblique"))
     if "forget" in parts:
@@ -103,7 +105,9 @@ def forget() -> dict[str, float]:
     """Seconds from NAMES names to a patch, on a ViT-B-32: texts, and FEW prototypes, none of them known.
 
     Extrapolated from a patch for SOME names without prototypes, from their texts alone, and from the first STEPS of the
-    ascent to FEW prototypes.
+    ascent to FEW prototypes. To measure the whole, put NAMES names into a file, one a line, "goldfish" among them, and
+    time this; without `--pretrained`, weights are random, which takes as long, and CLIPNULL_CACHE must name an empty
+    folder: `clipnull forget --classes goldfish --model ViT-B-32 --vocabulary names.txt --out patch.safetensors`
     """
     clip, names = load("ViT-B-32", None, "cpu"), common_names()[:SOME]
     vocabulary = Vocabulary(names, ["photo"])
@@ -129,7 +133,7 @@ def report(found: dict) -> str:
         )
         for name, seconds in own["apply"].items():
             if name != "bare":
-                told = f"{seconds:6.1f} s, {bare / seconds:.2f}"
+                told = f"{seconds:6.1f} s, {bare / seconds:.2f}" + (f" ({FORMS[name]})" if name in FORMS else "")
                 lines.append(f"{speed.verdict(bare >= SHARE * seconds)} {name:<10} {told}")
     if "query" in own:
         lines.append(

@@ -155,7 +155,7 @@ def peak_memory() -> int | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
 
 
-def rates_of_embedding(rounds: int = 3) -> dict:
+def rates_of_embedding(rounds: int = 2) -> dict:
     """Pictures a second of `bare_loop` and of `clipnull embed`, on JPEGS files: the best of some rounds in turn.
 
     The fingerprint of the model and the embeddings of texts, once for a file whatever JPEGS is, are not counted.
@@ -281,7 +281,7 @@ def speed_masks() -> dict[str, Tensor]:
     return masks
 
 
-def least_seconds(call: Callable[[], object], patience: float = 0.5) -> float:
+def least_seconds(call: Callable[[], object], patience: float = 0.2) -> float:
     """The least time of as many calls as begin within `patience` seconds, three at least: more is other processes."""
     start = last = time.perf_counter()
     least, calls = math.inf, 0

@@ -97,7 +97,7 @@ def changing(edit: Edit, normalize: bool = False) -> Callable[[Tensor, Tensor], 
             if layer.bias is not None:
                 wide += length[:, None].to(wide) * layer.bias
         else:
-            wide = layer(wide)
+            wide.index_copy_(0, *layer.touched(wide, length))
         return F.normalize(wide, dim=1) if normalize else wide
 
     return change

@@ -123,6 +123,14 @@ def test_the_shards_of_a_killed_worker_are_made_by_the_others(many, tmp_path, mo
     assert content(together) == content(alone)
 
 
+def test_who_lacks_ray_is_told_before_anything_is_embedded(many, tmp_path, monkeypatch):
+    monkeypatch.delitem(joblib.parallel.BACKENDS, "ray", raising=False)  # as where nobody called register_ray
+    refused = pytest.raises(ValueError, match=r"Invalid backend: ray, expected one of \[.*'loky'")
+    with refused, joblib.parallel_config(backend="ray", n_jobs=-1):
+        shards.embed_shards(*many, tmp_path / "shards")
+    assert not (tmp_path / "shards").exists()
+
+
 @pytest.mark.nightly
 def test_ray_embeds_the_same(many, tmp_path):
     ray = pytest.importorskip("ray", reason="ray is not installed")

@@ -47,6 +47,26 @@ def test_a_gate_leaves_what_it_is_not_open_for_bit_identical(seed, dtype):
     torch.testing.assert_close(out[acts], (z.double() - read @ edit.right.T).to(dtype)[acts])
 
 
+@given(seeds, st.sampled_from(["gate", "spread", "threshold"]), st.sampled_from([torch.float64, torch.float16]))
+def test_the_rows_that_an_edit_touches_are_those_that_its_layer_changes(seed, form, dtype):
+    """What is computed for some rows alone, for an index, is what a tower computes for all."""
+    edit = plain(16, seed) if form == "threshold" else gated(16, seed)
+    if form == "threshold":
+        edit = replace(edit, threshold=torch.full((edit.rank,), 0.2).double())
+    elif form == "spread":
+        edit = replace(edit, gate=replace(edit.gate, spread=0.5 * random(16, 3, seed=seed + 7).double()))
+    z, layer = random(60, 16, seed=seed + 9).to(dtype), edit.layer(torch.float64)
+    z[0], z[1], z[2, 3], z[3] = 0.0, -0.0, torch.nan, torch.inf
+    expected = layer(z)
+    index, rows = layer.touched(z)
+    lengths = layer.touched(z, z.double().norm(dim=1))
+    assert torch.equal(index, lengths[0]) and torch.equal(rows, lengths[1])
+    untouched = torch.ones(60, dtype=torch.bool).index_fill(0, index, False)
+    assert torch.equal(expected[untouched].view(torch.uint8), z[untouched].view(torch.uint8)) and untouched[2]
+    torch.testing.assert_close(rows, expected[index], equal_nan=True)
+    assert 0 < len(index) < 60 and len(index.unique()) == len(index)
+
+
 @given(seeds)
 def test_the_offset_is_a_threshold(seed):
     edit, z = gated(16, seed), random(20, 16, seed=seed + 9)

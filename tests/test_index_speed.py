@@ -1,6 +1,7 @@
 """What is timed of an index, and how it is told; the times themselves are the benchmark's."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -25,9 +26,19 @@ def test_everything_is_measured(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(index_speed.tempfile, "tempdir", str(tmp_path))
     found = measure(rounds=1)
     assert list(found) == ["apply", "query", "forget"] and measure(speed.PARTS) == {}
-    assert list(found["apply"]) == ["bare", *cn.METHODS] and all(0 < s < 60 for s in found["apply"].values())
+    assert list(found["apply"]) == ["bare", *index_speed.FORMS] and all(0 < s < 60 for s in found["apply"].values())
     assert found["query"] == 1e-5 and found["forget"] > 0 and not any(tmp_path.iterdir())
     assert (index_speed.SHARE, index_speed.QUERY, index_speed.FORGET) == (0.7, 20e-6, 600)
+
+
+def test_a_method_of_each_form_stands_for_all(monkeypatch):
+    monkeypatch.setattr(speed, "report", lambda found: "the rest")
+    forms = {method: index_speed.edit_of_one(method).form for method in cn.METHODS}
+    assert {forms[method] for method in index_speed.FORMS} == {*forms.values()} and len(index_speed.FORMS) == 3
+    told = re.findall(r"\w+", index_speed.FORMS["oblique"])
+    assert {"oblique", *told} >= {method for method in forms if forms[method] == "linear"}
+    before = report({"index": {"apply": {"bare": 1.0, "neuron": 1.2, "ridge": 1.2}}}).splitlines()[-2:]
+    assert before[0].endswith(" 0.83 (a hidden layer)") and before[1].endswith(" 0.83")  # of an earlier version
 
 
 def test_seconds_of_all_names_and_steps_are_extrapolated(tiny, monkeypatch):
