@@ -22,18 +22,18 @@ from . import clean, sources
 from .errors import one_line, one_of, shorten
 from .listed import has_texts_alone, read_texts
 from .memory import Batch
+from .opening import open_clip
 from .projections import Projection as Projection
 from .projections import find_projection
 from .projections import uncompiled as uncompiled
 from .quiet import quiet
 from .stored import StoredModel, StoredTexts, is_stored, read
 
-with warnings.catch_warnings():
-    warnings.filterwarnings("ignore", message="IProgress not found")  # of tqdm, which open_clip brings
-    import open_clip
-
 PREPARED = ("size", "mean", "std", "interpolation", "resize_mode")
 """What of open_clip's preprocessing decides about the embedding of a picture."""
+
+IN_CACHE = 16
+"""Pictures that go through a tower of convolutions at once on the CPU: what is computed of more leaves its cache."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,13 +145,18 @@ class Clip:
     def embed_pixels(self, pixels: Tensor, batch: int | Batch = 64) -> Tensor:
         """Embeddings z (not normalised) of preprocessed pictures (n, 3, s, s): (n, d) float32 on the CPU.
 
-        `batch` of them go through the tower at once; fewer, with a warning, where a GPU has no memory for so many.
+        `batch` of them go through the tower at once; fewer, with a warning, where a GPU has no memory for so many. A
+        tower of convolutions is twice as fast on the CPU with the channels last in memory, and no more than IN_CACHE.
         """
-        dtype = self.weights.dtype
+        dtype, cpu = self.weights.dtype, self.device.type == "cpu"
+        convolutions = any(isinstance(module, nn.BatchNorm2d) for module in self.model.modules())
 
         def encode(rows: slice) -> Tensor:
             part = pixels[rows].to(self.device, dtype, non_blocking=self.device.type == "cuda")
-            return self.model.encode_image(part, normalize=False)
+            if not (cpu and convolutions):
+                return self.model.encode_image(part, normalize=False)
+            parts = part.contiguous(memory_format=torch.channels_last).split(IN_CACHE)
+            return torch.cat([self.model.encode_image(some, normalize=False) for some in parts])
 
         return torch.cat(Batch.of(batch).through(encode, len(pixels))).float().cpu()
 

@@ -16,6 +16,7 @@ ROOT = Path(__file__).parent.parent
 CACHE = ROOT / "build" / "test-cache"  # for all workers: clipnull locks each file in it
 
 LONGEST = ("notebooks", "slow")  # marks
+SLOW_EXAMPLES = {"clipnull.audits.audit", "clipnull.cards.release", "clipnull.exporting.export"}
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MPLBACKEND"] = "agg"
@@ -36,9 +37,13 @@ def pytest_configure(config):
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
-@pytest.hookimpl(trylast=True)
+@pytest.hookimpl(wrapper=True)
 def pytest_collection_modifyitems(items):
     """Long tests first: no worker waits for a notebook that another one began at the end."""
+    for item in items:
+        if item.name in SLOW_EXAMPLES:  # a docstring bears no marks
+            item.add_marker(pytest.mark.slow)
+    yield
     items.sort(key=lambda item: next((i for i, mark in enumerate(LONGEST) if item.get_closest_marker(mark)), 9))
 
 

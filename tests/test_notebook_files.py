@@ -137,7 +137,9 @@ def package(tmp_path, monkeypatch):
 
 def stamp_of(*sources):
     cells = [markdown("prose"), *map(code, sources)]
-    return notebooks.stamp(nbformat.v4.new_notebook(cells=cells))
+    nb = nbformat.v4.new_notebook(cells=cells)
+    assert notebooks.stamp(nb) == notebooks.stamp(nb, notebooks.library_code())
+    return notebooks.stamp(nb)
 
 
 SAME_LIBRARY = {

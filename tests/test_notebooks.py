@@ -240,8 +240,13 @@ def test_all_notebooks_together_are_small():
     assert sum(path.stat().st_size for path in NOTEBOOKS) <= ALL
 
 
-def test_outputs_come_from_this_source(nb):
-    assert nb.metadata.get("clipnull", {}).get("stamp") == notebooks.stamp(nb), "stale outputs: make outputs"
+@pytest.fixture(scope="module")
+def library():
+    return notebooks.library_code()
+
+
+def test_outputs_come_from_this_source(nb, library):
+    assert nb.metadata.get("clipnull", {}).get("stamp") == notebooks.stamp(nb, library), "stale outputs: make outputs"
 
 
 def test_source_in_outputs_is_that_of_today(nb):

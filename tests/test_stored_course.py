@@ -89,7 +89,7 @@ UNRECORDED = {
 @pytest.mark.parametrize("number", TAKING)
 def test_a_notebook_runs_on_a_file(number, whole, file, monkeypatch, capsys):
     recorded = {}
-    names, rest = begun(number, monkeypatch, data=file(whole), other_words="bell, hound", parts="", union_draws=1)
+    names, rest = begun(number, monkeypatch, data=file(whole), other_words="bell, hound", parts="", orders=1)
     monkeypatch.setattr(cn, "record", lambda **metrics: recorded.update(metrics))
     for source in rest:
         with warnings.catch_warnings():

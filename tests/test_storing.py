@@ -25,6 +25,12 @@ def cache(tmp_path, monkeypatch):
 
 
 @pytest.fixture
+def few_words(monkeypatch):
+    """Twenty words in the place of a thousand, which take seconds."""
+    monkeypatch.setattr(storing, "unrelated_words", lambda vocabulary: unrelated_words(vocabulary)[:20])
+
+
+@pytest.fixture
 def folder(tmp_path):
     """Two pictures in each of four cells."""
     for cell in ("line/bird", "line/car", "flat/bird", "flat/car"):
@@ -65,7 +71,7 @@ def test_a_file_says_what_the_model_says(clip, folder, other, tmp_path, monkeypa
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.npz", "cache", "other", "pictures"]
 
 
-def test_it_goes_on_where_it_stopped_and_notices_what_changed(clip, folder, tmp_path, monkeypatch):
+def test_it_goes_on_where_it_stopped_and_notices_what_changed(clip, folder, few_words, tmp_path, monkeypatch):
     images, whole, asked = cn.load_images(folder), shards.embed_files, []
 
     def interrupted(model, files, *rest):
@@ -99,7 +105,7 @@ def test_the_archive_is_the_one_that_numpy_writes(tmp_path):
     assert (tmp_path / "mine.npz").read_bytes() == (tmp_path / "theirs.npz").read_bytes()
 
 
-def test_a_broken_picture_is_left_out_with_its_label(clip, folder, tmp_path):
+def test_a_broken_picture_is_left_out_with_its_label(clip, folder, few_words, tmp_path):
     images = cn.load_images(folder)
     images.files[0].write_bytes(images.files[0].read_bytes()[:200])
     with pytest.warns(UserWarning, match="1 of 8 pictures are broken"):

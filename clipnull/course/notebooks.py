@@ -181,18 +181,25 @@ def normalise(nb: Any) -> Any:
     return nb
 
 
-def stamp(nb: Any) -> str:
+def stamp(nb: Any, library: list | None = None) -> str:
     """SHA-256 over what the outputs of `nb` depend on: its code cells and the code of the library.
 
-    Comments, docstrings and layout do not count, and neither do the modules OUTSIDE.
+    Comments, docstrings and layout do not count, and neither do the modules OUTSIDE. library: `library_code()`, where
+    many notebooks are asked about.
     """
     code: list = [_code_of_cell(cell.source) for cell in nb.cells if cell.cell_type == "code"]
+    return hashlib.sha256(json.dumps(code + (library_code() if library is None else library)).encode()).hexdigest()
+
+
+def library_code() -> list:
+    """The code of each module of the library that a stamp covers, with its name; read anew at each call."""
+    code = []
     for module in sorted(PACKAGE.rglob("*.py")):
         name = module.relative_to(PACKAGE).as_posix()
         if name not in OUTSIDE and not name.startswith("_data/"):
             tree = _Silent().visit(ast.parse(module.read_text(encoding="utf-8"), name))
             code.append([name, _plain(tree)])
-    return hashlib.sha256(json.dumps(code).encode()).hexdigest()
+    return code
 
 
 def _code_of_cell(source: str) -> list | str:
