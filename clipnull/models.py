@@ -22,12 +22,15 @@ from . import clean, sources
 from .errors import one_line, one_of, shorten
 from .listed import has_texts_alone, read_texts
 from .memory import Batch
-from .opening import open_clip
 from .projections import Projection as Projection
 from .projections import find_projection
 from .projections import uncompiled as uncompiled
 from .quiet import quiet
 from .stored import StoredModel, StoredTexts, is_stored, read
+
+with warnings.catch_warnings():
+    warnings.filterwarnings("ignore", message="IProgress not found")  # of tqdm, which open_clip brings
+    import open_clip
 
 PREPARED = ("size", "mean", "std", "interpolation", "resize_mode")
 """What of open_clip's preprocessing decides about the embedding of a picture."""

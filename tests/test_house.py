@@ -17,8 +17,8 @@ PACKAGE = ROOT / "clipnull"
 FILES = sorted(PACKAGE.rglob("*.py"))
 # A module imports only from those before it.
 LIBRARY = """
-errors memory opening jobs files markup wording projections clean sources quiet stored listed layouts models adapters
-requests prompts prototypes subspace gates applying patches edit pictures images listing datasets archives data
+errors memory jobs files markup wording projections clean sources quiet stored listed layouts models adapters requests
+prompts prototypes subspace gates applying patches edit pictures images listing datasets archives data
 methods.cells methods.nullspace methods.residual methods.ridge methods.oblique methods.neuron methods.gated methods
 embedding occlusion heads exporting shards storing collateral evaluate bootstrap budgets pseudo predicting aiming
 unlearning forecasting rows geometry
@@ -46,7 +46,7 @@ ORDER = [
     "cli",
     "__main__",
 ]
-HEAVY = ["torch", "torch._dynamo", "open_clip", "IPython", "seaborn", "matplotlib", "sklearn"]
+HEAVY = ["torch", "open_clip", "IPython", "seaborn", "matplotlib", "sklearn"]
 
 
 def name_of(path: Path) -> str:
