@@ -132,11 +132,12 @@ def test_who_lacks_ray_is_told_before_anything_is_embedded(many, tmp_path, monke
 
 
 @pytest.mark.nightly
-def test_ray_embeds_the_same(many, tmp_path):
+def test_ray_embeds_the_same(many, tmp_path, monkeypatch):
     ray = pytest.importorskip("ray", reason="ray is not installed")
     register = pytest.importorskip("ray.util.joblib", reason="ray is not installed").register_ray
     clip, images = many
     alone = shards.embed_shards(clip, images, tmp_path / "alone")
+    monkeypatch.setenv("HOME", str(tmp_path))  # where ray keeps a token
     ray.init(num_cpus=3, include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False)
     try:
         register()
