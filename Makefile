@@ -23,7 +23,7 @@ lint: $(READY) ## format, style, types
 	$(PY) -m ruff check .
 	$(PY) -m pyrefly check --python-interpreter-path $(PY)
 
-check: lint ## three minutes: format, style, types, the examples of the docstrings, unit tests
+check: lint ## two minutes: format, style, types, the examples of the docstrings, unit tests
 	$(PYTEST) --doctest-modules clipnull tests -m "not slow and not notebooks and not nightly"
 
 test: lint ## what a change must pass, a quarter of an hour: all of check, the slow tests, every notebook once
