@@ -43,12 +43,13 @@ def opened(site, browser, serve):
 
 
 @pytest.mark.slow
-def test_every_page_opens_without_a_complaint_and_every_picture_has_a_text(opened):
+def test_every_page_opens_without_a_complaint_and_every_picture_has_a_text(site, opened):
     address, pages = opened
     expected = {p.with_suffix(".html").name for p in (ROOT / "notebooks").iterdir() if p.is_file()}
     expected |= {Path(name).with_suffix(".html").name for name in demo.PAGES}
     assert set(pages) == expected | {"index.html", "reference.html", "stable.html", "genindex.html", "search.html"}
     assert {name: faults for name, page in pages.items() if (faults := page_faults(page))} == {}
+    assert [path.name for path in site.glob("*.html") if path.read_text(encoding="utf-8").count("<h1") != 1] == []
 
 
 @pytest.mark.nightly

@@ -171,7 +171,8 @@ def finished(page: str) -> str:
     """A page of Sphinx for small windows and for screen readers.
 
     Printed sentences may wrap, and printed tables become tables. Tables scroll, with the keyboard too.
-    Captions of the menu are headings of a level; the menu and the list of sections have names that differ.
+    Captions of the menu are headings of a level; the menu and the list of sections have names that differ; the page of
+    search has a heading.
     """
 
     def printed(found: re.Match) -> str:
@@ -181,5 +182,6 @@ def finished(page: str) -> str:
     page = NUMBERS.sub(lambda found: found[0].replace("<table>", SCROLLED).replace("</table>", "</table></div>"), page)
     for drawer, label in (("sidebar-drawer", "Chapters"), ("toc-drawer", "On this page")):
         page = page.replace(f'<aside class="{drawer}', f'<aside aria-label="{label}" class="{drawer}')
+    page = page.replace('<div id="search-results">', '<h1>Search</h1>\n<div id="search-results">')
     page = page.replace('<div class="table-wrapper', '<div tabindex="0" class="table-wrapper')
     return page.replace('role="heading"', 'role="heading" aria-level="2"')
