@@ -515,11 +515,15 @@ def test_the_transpose_is_recognised():
         ("x", 1.0, False),
         (float("nan"), float("nan"), True),
         (0.5, float("nan"), False),
+        (torch.tensor([torch.inf, 2.0]), torch.tensor([torch.inf, 1.0]), False),
+        (torch.tensor([torch.inf, 1.0]), torch.tensor([torch.inf, 1.0]), True),
+        (torch.tensor([-torch.inf, 1.0]), torch.tensor([torch.inf, 1.0]), False),
+        (torch.tensor([torch.nan, 1.0]), torch.tensor([torch.inf, 1.0]), False),
         (3, 3, True),
         (3.0, 3, False),
     ],
 )
-def test_values_that_are_no_tensors_are_compared(result, expected, same):
+def test_values_are_compared(result, expected, same):
     assert (checking._difference(result, expected) == "") == same
 
 
