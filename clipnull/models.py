@@ -151,11 +151,11 @@ class Clip:
         `batch` of them at once; fewer, with a warning, where a GPU has no memory for so many; or IN_CACHE, which see.
         """
         dtype, cpu = self.weights.dtype, self.device.type == "cpu"
-        convolutions = any(isinstance(module, nn.BatchNorm2d) for module in self.model.modules())
+        split = cpu and any(isinstance(module, nn.BatchNorm2d) for module in self.model.modules())
 
         def encode(rows: slice) -> Tensor:
             part = pixels[rows].to(self.device, dtype, non_blocking=self.device.type == "cuda")
-            if not (cpu and convolutions):
+            if not split:
                 return self.model.encode_image(part, normalize=False)
             parts = part.contiguous(memory_format=torch.channels_last).split(IN_CACHE)
             return torch.cat([self.model.encode_image(some, normalize=False) for some in parts])
