@@ -132,17 +132,22 @@ def test_who_lacks_ray_is_told_before_anything_is_embedded(many, tmp_path, monke
 
 
 @pytest.mark.nightly
-def test_ray_embeds_the_same(many, tmp_path, monkeypatch):
+def test_ray_embeds_the_same_even_where_a_process_is_killed(many, tmp_path, monkeypatch):
     ray = pytest.importorskip("ray", reason="ray is not installed")
     register = pytest.importorskip("ray.util.joblib", reason="ray is not installed").register_ray
     clip, images = many
-    alone = shards.embed_shards(clip, images, tmp_path / "alone")
+    alone, scene = content(shards.embed_shards(clip, images, tmp_path / "alone")), tmp_path / "scene"
     monkeypatch.setenv("HOME", str(tmp_path))  # where ray keeps a token
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test
     ray.init(num_cpus=3, include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False)
     try:
         register()
-        with joblib.parallel_config(backend="ray", n_jobs=-1):
-            together = shards.embed_shards(clip, images, tmp_path / "together")
+        again = {"max_restarts": 2, "max_task_retries": 2}
+        with joblib.parallel_config(backend="ray", n_jobs=-1, ray_remote_args=again):
+            assert content(shards.embed_shards(clip, images, tmp_path / "together")) == alone
+            monkeypatch.setattr(shards, "make", functools.partial(mortal_shards, victim=images.files[300], scene=scene))
+            assert content(shards.embed_shards(clip, images, tmp_path / "fewer")) == alone
     finally:
         ray.shutdown()
-    assert content(together) == content(alone)
+        ray.cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+    assert int(scene.read_text()) != os.getpid()
