@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from .errors import brief, import_extra, one_line
 from .layouts import as_open_clip
 from .models import Clip, state, uncompiled
+from .padding import ends_of
 
 KINDS = ("CLIPModel", "SiglipModel")
 
@@ -57,7 +58,10 @@ class Adapter(nn.Module):
         return F.normalize(z, dim=-1) if normalize else z
 
     def encode_text(self, tokens: Tensor, normalize: bool = False) -> Tensor:
-        """No mask of padding: in CLIP nothing looks at what follows the end of a text, and SigLIP was trained so."""
+        """What follows the end of a text, nothing in CLIP looks at, and it is left out; SigLIP was trained with it."""
+        if hasattr(self.inner, "visual_projection"):  # a CLIPModel
+            eos = self.inner.config.text_config.eos_token_id
+            tokens = tokens[:, : int(ends_of(tokens, None if eos == 2 else eos).max()) + 1]  # 2: of old configurations
         t = self.inner.text_model(input_ids=tokens, return_dict=True).pooler_output
         projection = getattr(self.inner, "text_projection", None)
         t = t if projection is None else projection(t)

@@ -22,6 +22,7 @@ from . import clean, sources
 from .errors import one_line, one_of, shorten
 from .listed import has_texts_alone, read_texts
 from .memory import Batch
+from .padding import encode_texts
 from .projections import Projection as Projection
 from .projections import find_projection
 from .projections import uncompiled as uncompiled
@@ -119,8 +120,7 @@ class Clip:
 
         It covers every weight by its content, whatever name a library gives it (a model of transformers is hashed as
         open_clip would hold it, see `layouts`); whether the activation is QuickGELU, which has no weights; and how
-        pictures are prepared. Computed once and kept: who changes weights in place makes
-        a new Clip of them (`dataclasses.replace`).
+        pictures are prepared. Computed once: who changes weights in place makes a new Clip (`dataclasses.replace`).
         """
         if self.base:
             return self.base.fingerprint
@@ -140,7 +140,7 @@ class Clip:
             raise ValueError(f"texts: {texts!r} is not valid; expected a list of at least one string")
 
         def encode(rows: slice) -> Tensor:
-            return self.model.encode_text(self.tokenizer(list(texts[rows])).to(self.device)).float()
+            return encode_texts(self.model, self.tokenizer(list(texts[rows])), self.device).float()
 
         return F.normalize(torch.cat(Batch.of(batch).through(encode, len(texts))), dim=-1).cpu()
 

@@ -153,6 +153,22 @@ def test_weights_of_open_clip_come_to_transformers(small, clip_of_hf):
     assert_same(own, cn.wrap(model, processor))
 
 
+@pytest.mark.parametrize("eos", [2, 49407])
+@torch.inference_mode()
+def test_the_end_of_a_text_is_found_and_what_follows_it_is_left_out(clip_of_hf, eos):
+    """2 is what old configurations say, of whatever tokenizer: there the largest token is the end."""
+    model, processor = clip_of_hf(eos_token_id=eos, max_position_embeddings=20)
+    clip, seen = cn.wrap(model, processor), []
+    clip.model.inner.text_model.encoder.register_forward_hook(
+        lambda *told: seen.append(told[2]["inputs_embeds"].shape[1]), with_kwargs=True
+    )
+    tokens = clip.tokenizer(["a dog", "a photo of a dog"])
+    expected = model.get_text_features(input_ids=tokens)
+    expected = getattr(expected, "pooler_output", expected)  # of transformers 5
+    torch.testing.assert_close(clip.model.encode_text(tokens), expected, atol=1e-5, rtol=0)
+    assert seen == [7]
+
+
 @pytest.mark.slow
 def test_siglip_is_the_same_in_both_libraries(siglip_of_hf, tmp_path, monkeypatch):
     monkeypatch.setattr(timm, "create_model", create_shallow)

@@ -17,8 +17,8 @@ PACKAGE = ROOT / "clipnull"
 FILES = sorted(PACKAGE.rglob("*.py"))
 # A module imports only from those before it.
 LIBRARY = """
-errors memory jobs files markup wording projections clean sources quiet stored listed layouts models adapters requests
-prompts prototypes subspace gates applying patches edit pictures images listing datasets archives data
+errors memory jobs files markup wording projections clean sources quiet stored listed layouts padding models adapters
+requests prompts prototypes subspace gates applying patches edit pictures images listing datasets archives data
 methods.cells methods.nullspace methods.residual methods.ridge methods.oblique methods.neuron methods.gated methods
 embedding occlusion heads exporting shards storing collateral evaluate bootstrap budgets pseudo predicting aiming
 unlearning forecasting rows geometry
