@@ -58,7 +58,7 @@ class Adapter(nn.Module):
         return F.normalize(z, dim=-1) if normalize else z
 
     def encode_text(self, tokens: Tensor, normalize: bool = False) -> Tensor:
-        """What follows the end of a text, nothing in CLIP looks at, and it is left out; SigLIP was trained with it."""
+        """In CLIP nothing looks at what follows the end of a text, and it is left out; SigLIP was trained with it."""
         if hasattr(self.inner, "visual_projection"):  # a CLIPModel
             eos = self.inner.config.text_config.eos_token_id
             tokens = tokens[:, : int(ends_of(tokens, None if eos == 2 else eos).max()) + 1]  # 2: of old configurations
