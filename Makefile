@@ -26,7 +26,7 @@ lint: $(READY) ## format, style, types
 check: lint ## a minute and a half: format, style, types, the examples of the docstrings, unit tests
 	$(PYTEST) --doctest-modules clipnull tests -m "not slow and not notebooks and not nightly"
 
-test: lint ## what a change must pass, twelve minutes: all of check, the slow tests, every notebook once
+test: lint ## what a change must pass, a quarter of an hour: all of check, the slow tests, every notebook once
 	$(PYTEST) --doctest-modules clipnull tests -m "not nightly"
 
 nightly: lint ## everything: long fuzzing, clusters, all profiles, the book in a browser at all sizes
