@@ -48,6 +48,7 @@ function product(a, b) {
   return out;
 }
 
+/** A^T. */
 function transpose(rows) {
   const columns = Array.from(rows[0], () => zeros(rows.length));
   rows.forEach((row, i) => columns.forEach((column, j) => { column[i] = row[j]; }));

@@ -175,27 +175,27 @@ function domainOf({ domains, offset }, z) {
   return argmax(domains.map((s, k) => dot(z, s) / length + offset[k]));
 }
 
-/** What an edit takes of each vector of `right`, where its vectors of `left` read `read` in z. */
-function amounts({ threshold, gate }, z, read) {
+/** What an edit takes of each vector of `right`, where its vectors of `left` read `read` in z, seen in domain k. */
+function amounts({ threshold, gate }, z, read, k) {
   if (threshold) {
     const length = norm(z);
     return read.map((x, j) => Math.max(0, x - threshold[j] * length));
   }
   if (!gate) return read;
-  const open = gate.open[domainOf(gate, z)], least = Math.max(0, gate.least(z));
-  return read.map((x, j) => (open[j] && x > least ? x : 0));
+  const least = Math.max(0, gate.least(z));
+  return read.map((x, j) => (gate.open[k][j] && x > least ? x : 0));
 }
 
 /** What an edit makes of embeddings. */
 function transform(edit, pictures) {
-  const { left, right, gate } = edit;
+  const { left, right, gate } = edit, seen = pictures.map((z) => gate && domainOf(gate, z));
   let out = pictures;
   if (left.length) {
-    const taken = product(pictures, left).map((read, i) => amounts(edit, pictures[i], read));
+    const taken = product(pictures, left).map((read, i) => amounts(edit, pictures[i], read, seen[i]));
     const changes = product(taken, transpose(right));
     out = pictures.map((z, i) => minus(z, changes[i]));
   }
-  return gate ? out.map((z, i) => (gate.replaced[domainOf(gate, pictures[i])] ? gate.average : z)) : out;
+  return gate ? out.map((z, i) => (gate.replaced[seen[i]] ? gate.average : z)) : out;
 }
 
 /** The class of the text with the largest cosine, for each picture; texts are unit rows, the length of z is no matter. */
