@@ -4,30 +4,363 @@ CLIP embeds a picture as z = f(x) W: a tower f with values in R^D, then a projec
 space it shares with texts. Every edit of clipnull acts on z, that is on W.
 """
 
+import contextlib
 import hashlib
 import json
+import logging
+import os
+import re
+import threading
 import warnings
-from collections.abc import Callable, Sequence
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from . import clean, sources
-from .errors import one_line, one_of, shorten
-from .listed import has_texts_alone, read_texts
-from .memory import Batch
-from .padding import encode_texts
-from .projections import Projection as Projection
-from .projections import find_projection
-from .projections import uncompiled as uncompiled
-from .quiet import quiet
-from .stored import StoredModel, StoredTexts, is_stored, read
+from .errors import at_least, one_line, one_of, shorten
+from .files import data_folder
+from .stored import StoredModel, StoredTexts, has_texts_alone, is_stored, read_stored, read_texts
+from .towers import Projection as Projection
+from .towers import encode_texts, find_projection
+from .towers import uncompiled as uncompiled
+
+# --- What open_clip says while a model is loaded, and what of it the user hears.
+
+
+class _Quiet(logging.Filter):
+    """Keeps from the root logger, to which open_clip speaks, what threads `inside` say of the course of loading."""
+
+    EXPECTED = re.compile("No pretrained weights loaded for model|Failed to download weights for tag")
+    """Asked for, with `None`; and told by the error that follows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock, self.inside, self.handler = threading.Lock(), Counter(), logging.lastResort or logging.NullHandler()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not self.inside[record.thread]:
+            return True
+        return record.levelno >= logging.WARNING and not self.EXPECTED.match(record.getMessage())
+
+
+_QUIET = _Quiet()
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """In this thread, open_clip does not report each step of loading, nor that `None` means untrained weights.
+
+    Its other warnings are heard: that positions were resized, say, or that a tower has no weights.
+
+    Nothing of the root logger is changed in the end: open_clip would give it a handler where it has none, and then
+    `logging.basicConfig` of a program would do nothing.
+    """
+    thread, root = threading.get_ident(), logging.root
+    with _QUIET.lock:
+        if not _QUIET.inside.total():
+            root.addFilter(_QUIET)
+            if not root.handlers:
+                root.addHandler(_QUIET.handler)  # which says what Python says without any
+        _QUIET.inside[thread] += 1
+    try:
+        yield
+    finally:
+        with _QUIET.lock:
+            _QUIET.inside[thread] -= 1
+            _QUIET.inside = +_QUIET.inside  # without threads that have left
+            if not _QUIET.inside:
+                root.removeFilter(_QUIET)
+                root.removeHandler(_QUIET.handler)
+
+
+# --- As many rows at a time as a device has memory for.
+
+T = TypeVar("T")
+
+
+@dataclass
+class Batch:
+    """How many rows go through a model at once: half as many after each time that a GPU has no memory for them.
+
+    It stays so for the rows that follow. What is computed for a row does not depend on the batch, up to rounding.
+
+    >>> Batch(2).through(lambda rows: rows.stop - rows.start, 5)
+    [2, 2, 1]
+    """
+
+    size: int
+
+    @staticmethod
+    def of(batch: "int | Batch") -> "Batch":
+        """`batch` itself, or a new one of so many rows; ValueError for fewer than one."""
+        return batch if isinstance(batch, Batch) else Batch(at_least("batch", batch, 1))
+
+    def through(self, call: Callable[[slice], T], n: int) -> list[T]:
+        """What `call` gives for the rows of each batch of n, in order; it is called once where n is zero.
+
+        Raises torch.OutOfMemoryError if there is no memory for a single row.
+
+        Warns
+        -----
+        UserWarning
+            Where the batch is halved.
+        """
+        parts, first = [], 0
+        while first < n or not parts:
+            rows = slice(first, min(first + self.size, n))
+            try:
+                parts.append(call(rows))
+                first = rows.stop
+                continue
+            except torch.OutOfMemoryError:
+                asked = rows.stop - rows.start
+                if asked <= 1:
+                    raise
+                self.size = asked // 2
+                told = f"batch: the device has no memory for {asked} rows at once; going on with {self.size} at a time"
+                warnings.warn(told, stacklevel=2)
+            torch.cuda.empty_cache()  # which the call still held while its error was there
+        return parts
+
+
+# --- Models that never knew: miniclip trained again without one class or domain, as the yardstick of forgetting.
+
+RETRAINED_BASE = "miniclip"
+RETRAINED = tuple(f"{RETRAINED_BASE}-no-{what}" for what in ("dog", "house", "cartoon"))
+ROWS, TABLE = "rows", "token_embedding.weight"
+ROUNDING = 2.0**-9
+"""Weights come in float16, of 11 bits: two that differ by no more than this share went through other roundings."""
+
+
+def difference(base: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What of the weights `other` differs from those of `base`, for `restore`; rows of tokens by more than ROUNDING.
+
+    Raises ValueError if the two have not the same names and shapes.
+    """
+    shapes = [
+        {key: tuple(value.shape) for key, value in retrained_weights.items()} for retrained_weights in (base, other)
+    ]
+    if shapes[0] != shapes[1]:
+        keys = sorted(key for key in {*shapes[0], *shapes[1]} if shapes[0].get(key) != shapes[1].get(key))
+        raise ValueError(f"other: {keys[0]} is {shapes[1].get(keys[0])}; expected {shapes[0].get(keys[0])}, as in base")
+    found = {key: value for key, value in other.items() if key != TABLE and not torch.equal(value, base[key])}
+    mine, theirs = base[TABLE].float(), other[TABLE].float()
+    rows = ((theirs - mine).abs() > ROUNDING * mine.abs()).any(1).nonzero()[:, 0]
+    return found | {ROWS: rows.to(torch.int32), TABLE: other[TABLE][rows]}
+
+
+def restore(base: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """All weights of the model whose `difference` to `base` is `found`."""
+    table = base[TABLE].clone()
+    table[found[ROWS].long()] = found[TABLE].to(table.dtype)
+    return {**base, **{key: value for key, value in found.items() if key != ROWS}, TABLE: table}
+
+
+def retrained_weights(name: str, base: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of the clean model `name`, one of RETRAINED, from those of miniclip on any device: on the CPU."""
+    return restore({key: value.cpu() for key, value in base.items()}, load_file(path_of(name)))
+
+
+def path_of(name: str) -> Path:
+    """The file of the clean model `name`."""
+    return data_folder("clean") / f"{name.removeprefix(RETRAINED_BASE + '-')}.safetensors"
+
+
+# --- Where a model comes from, and what of it is refused before open_clip sees it.
+
+CONFIG = "open_clip_config.json"
+WEIGHTS = (
+    "open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin",
+    "open_clip_pytorch_model.pth", "model.safetensors", "pytorch_model.bin", "pytorch_model.pth", "model.pth",
+)  # fmt: skip
+"""The names that open_clip looks for in a folder, in this order; then it takes any of ENDINGS."""
+ENDINGS = (".safetensors", ".bin", ".pth")
+LARGEST = 10**6
+"""Bytes of a configuration: real ones have some thousand."""
+
+HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+
+
+def _source_among(name: str, known: list[str]) -> str:
+    """What open_clip calls the model `name`; `known` are its own architectures."""
+    if name in (RETRAINED_BASE, *RETRAINED):
+        return f"local-dir:{data_folder(RETRAINED_BASE)}"
+    if isinstance(name, str) and name.startswith(("hf-hub:", "local-dir:")):
+        return name
+    return one_of("name", name, [RETRAINED_BASE, *RETRAINED, *known])
+
+
+def validate_source(source: str) -> bool:
+    """Whether the tokenizer of `source` is one of transformers; ValueError if it would run code or has no weights.
+
+    Of a model on the hub, this downloads the configuration and nothing else.
+    """
+    kind, _, place = source.partition(":")
+    if kind not in ("local-dir", "hf-hub"):
+        return False
+    folder = Path(place) if kind == "local-dir" else None
+    if folder:
+        if not place or not folder.is_dir():
+            raise ValueError(f"name: {source!r}: {place!r} is not a folder; expected one with {CONFIG} and weights")
+        if weights_in(folder) is None:
+            raise ValueError(
+                f"name: {source!r}: no weights in {place!r}; expected {WEIGHTS[0]}, or another file that ends in "
+                f"{', '.join(ENDINGS)}"
+            )
+    file = folder / CONFIG if folder else _from_hub(place)
+    return _validate_config(file, folder)
+
+
+def weights_in(folder: Path) -> Path | None:
+    """The checkpoint that open_clip takes of those in `folder`."""
+    found = [path for path in folder.iterdir() if path.suffix in ENDINGS and path.is_file()]
+    rank = {name: i for i, name in enumerate(WEIGHTS)}
+    return min(found, key=lambda p: (rank.get(p.name, len(rank)), p.suffix != ENDINGS[0], p), default=None)
+
+
+def validate_checkpoint(argument: str, path: Path) -> None:
+    """ValueError if the file of weights at `path` is damaged, or is a pickle that holds more than tensors."""
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, "pt") as found:
+                found.keys()
+        elif zipfile.is_zipfile(path) and any(n.endswith("/constants.pkl") for n in zipfile.ZipFile(path).namelist()):
+            raise ValueError("it is a program of TorchScript, as OpenAI's own files are")
+        elif path.suffix not in (".npz", ".npy"):  # numpy itself reads no pickles
+            found = torch.load(path, "cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+            if not isinstance(found, dict) or not found:
+                raise ValueError(f"it holds {type(found).__name__} and not weights by their names")
+    except PermissionError:
+        raise
+    except Exception as error:  # whatever garbage makes the readers say
+        raise _damaged(argument, path, error) from error
+
+
+def _damaged(argument: str, file: object, error: Exception) -> ValueError:
+    return ValueError(
+        f"{argument}: {str(file)!r} cannot be read ({type(error).__name__}: {one_line(error)}); expected weights in "
+        "safetensors, or a checkpoint of PyTorch that holds tensors and no code"
+    )
+
+
+def _from_hub(repository: str) -> Path:
+    """The configuration of the model `repository` on the hub, downloaded if need be."""
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(repo_id=repository, filename=CONFIG))
+    except Exception as error:  # of the network, of the hub, of the name
+        raise OSError(
+            f"name: 'hf-hub:{repository}': its {CONFIG} cannot be had ({type(error).__name__}: {one_line(error)}); "
+            "expected a model of open_clip on the hub, and the hub within reach"
+        ) from error
+
+
+def _validate_config(file: Path, folder: Path | None) -> bool:
+    """See `validate_source`."""
+    model = _json(file).get("model_cfg")
+    text, vision = (model.get(key) for key in ("text_cfg", "vision_cfg")) if isinstance(model, dict) else (None, None)
+    if not isinstance(text, dict) or not isinstance(vision, dict):
+        raise ValueError(f"name: {str(file)!r} is no configuration of open_clip; expected model_cfg with both towers")
+    for key, value in _entries(model):
+        if key == "auto_map" or (key == "trust_remote_code" and value is not False):
+            raise _runs_code(file, key, value)
+    if str(vision.get("timm_model_name", "")).startswith("local-dir:"):
+        raise _leads_out(file, "timm_model_name", vision["timm_model_name"])
+    settings = text.get("tokenizer_kwargs") or {}
+    for key, value in settings.items() if isinstance(settings, dict) else [("tokenizer_kwargs", "/")]:
+        if isinstance(value, str) and {"/", "\\"} & {*value}:
+            raise _leads_out(file, key, value)
+    folders = {folder} if folder and text.get("hf_tokenizer_name") else set()
+    for key in ("hf_model_name", "hf_tokenizer_name"):
+        value = text.get(key)
+        if not value or (folder and key == "hf_tokenizer_name"):  # which open_clip looks for in the folder
+            continue
+        if isinstance(value, str) and HUB_NAME.fullmatch(value) and not os.path.exists(value):
+            if key == "hf_model_name":
+                _validate_tower(file, value)
+        elif folder and isinstance(value, str) and _inside(Path(value), folder):
+            folders.add(Path(value))
+        else:
+            raise _leads_out(file, key, value)
+    for place in folders:
+        for path in (place / "config.json", place / "tokenizer_config.json"):
+            for key, value in _entries(_json(path)) if path.exists() else ():
+                if key == "auto_map":
+                    raise _runs_code(path, key, value)
+    return bool(text.get("hf_tokenizer_name"))
+
+
+def _validate_tower(file: Path, name: str) -> None:
+    """ValueError if the text tower `name` on the hub brings code of its own: transformers would offer to run it."""
+    try:
+        from transformers import AutoConfig
+
+        AutoConfig.from_pretrained(name, trust_remote_code=False)
+    except ValueError as error:
+        if "trust_remote_code" in str(error):
+            raise _runs_code(file, "hf_model_name", name) from error
+    except (ImportError, OSError):
+        return  # open_clip says so, too
+
+
+def _json(file: Path) -> dict[str, Any]:
+    """What the configuration `file` holds."""
+    try:
+        if not file.is_file():
+            raise ValueError("it is no file")
+        if file.stat().st_size > LARGEST:
+            raise ValueError(f"it has more than {LARGEST} bytes")
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError(f"it holds a {type(content).__name__}")
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"name: the configuration {str(file)!r} cannot be read ({one_line(error)}); expected a JSON object"
+        ) from error
+    return content
+
+
+def _entries(content: object) -> Iterator[tuple[str, object]]:
+    """Every key with its value, at any depth."""
+    waiting = [content]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            yield from value.items()
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
+
+
+def _inside(path: Path, folder: Path) -> bool:
+    return path.resolve().is_relative_to(folder.resolve())
+
+
+def _runs_code(file: Path, key: str, value: object) -> ValueError:
+    return ValueError(
+        f"name: {str(file)!r} says {key} = {one_line(value)!r}, which runs code of the model's own; expected settings "
+        "and weights only"
+    )
+
+
+def _leads_out(file: Path, key: str, value: object) -> ValueError:
+    return ValueError(
+        f"name: {str(file)!r} says {key} = {one_line(value)!r}; expected a name on the hub, or a path inside its folder"
+    )
+
+
+# --- models
 
 with warnings.catch_warnings():
     warnings.filterwarnings("ignore", message="IProgress not found")  # of tqdm, which open_clip brings
@@ -179,9 +512,9 @@ def load(name: str = "miniclip", pretrained: str | None = None, device: str | No
     Parameters
     ----------
     name : str
-        "miniclip", or a model that never met a class or domain (`clipnull.clean`); a name of
+        "miniclip", or a model that never met a class or domain (`clipnull.models`); a name of
         `open_clip.list_models()`; "hf-hub:org/repo" or "local-dir:folder" in the layout of the hub; or a file of stored
-        embeddings, "FILE.npz", which has no encoder (`clipnull.stored`), or of texts alone (`clipnull.listed`).
+        embeddings, "FILE.npz", which has no encoder (`clipnull.stored`), or of texts alone (`clipnull.stored`).
     pretrained : str, optional
         A tag of that architecture ("openai", "laion2b_s34b_b79k") or a checkpoint file. None: untrained weights, useful
         only to try the machinery (miniclip brings its own). Preprocessing and activation are those of the tag:
@@ -198,7 +531,7 @@ def load(name: str = "miniclip", pretrained: str | None = None, device: str | No
     ------
     ValueError
         For an unknown name or tag, with near ones; for weights that are missing, damaged or do not fit the
-        architecture; and for a folder or repository whose files would run code (`clipnull.sources`).
+        architecture; and for a folder or repository whose files would run code (`clipnull.models`).
     OSError
         If weights or a tokenizer cannot be downloaded, with what else can be done.
 
@@ -218,10 +551,10 @@ def load(name: str = "miniclip", pretrained: str | None = None, device: str | No
     if ":" in source:
         if pretrained is not None:
             raise ValueError(f"pretrained: {pretrained!r} given for {name}, which brings its own; expected None")
-        if sources.validate_source(source):
+        if validate_source(source):
             settings["trust_remote_code"] = False
         folder = source.removeprefix("local-dir:")
-        file = sources.weights_in(Path(folder)) if folder != source else None
+        file = weights_in(Path(folder)) if folder != source else None
     else:
         tags = open_clip.list_pretrained_tags_by_model(name)
         trained = open_clip.get_pretrained_cfg(name, pretrained) if pretrained in tags else {}
@@ -230,7 +563,7 @@ def load(name: str = "miniclip", pretrained: str | None = None, device: str | No
             one_of("pretrained", pretrained, tags or ["None (this architecture has no published weights)"])
     argument, told = ("name", source) if ":" in source else ("pretrained", str(pretrained))
     if file is not None:
-        sources.validate_checkpoint(argument, file)
+        validate_checkpoint(argument, file)
     _validate_device(device)
     wanted = {"weights_only": True, "require_pretrained": ":" in source or pretrained is not None}
     wanted["force_quick_gelu"] = bool(trained.get("quick_gelu", False))  # else as the architecture says
@@ -264,8 +597,8 @@ def load(name: str = "miniclip", pretrained: str | None = None, device: str | No
     for key, value in model.named_parameters() if file is not None else ():
         if not value.isfinite().all():
             raise ValueError(f"{argument}: {str(file)!r} holds NaN or infinity in {key}; expected finite weights")
-    if name in clean.NAMES:
-        model.load_state_dict(clean.weights(name, model.state_dict()))
+    if name in RETRAINED:
+        model.load_state_dict(retrained_weights(name, model.state_dict()))
     model.eval().requires_grad_(False)
     return Clip(model, preprocess, tokenizer, name, pretrained)
 
@@ -278,7 +611,7 @@ def _load_stored(name: str, pretrained: str | None, device: str) -> Clip:
     if pretrained is not None:
         raise ValueError(f"pretrained: {pretrained!r} given for {name!r}, which holds embeddings; expected None")
     _validate_device(device)
-    stored = read_texts(name) if has_texts_alone(name) else read(name)
+    stored = read_texts(name) if has_texts_alone(name) else read_stored(name)
     stored.vectors.pop("images", None)  # which `load_images` hands out, and a model has no use for
     texts = StoredTexts(stored)
     model = StoredModel(stored, texts.table).eval().requires_grad_(False).to(device)
@@ -297,4 +630,4 @@ def _validate_device(device: str) -> None:
 
 def source_of(name: str) -> str:
     """What open_clip calls the model `name`."""
-    return sources.source_of(name, open_clip.list_models())
+    return _source_among(name, open_clip.list_models())

@@ -9,18 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .aiming import aims, at_chance, validate_aim
-from .budgets import Budget
 from .edit import Edit, history
 from .errors import at_least, brief, one_of
+from .forecasting.calibration import aims, at_chance, validate_aim
+from .forecasting.outlook import Budget, Outlook, choose, validate_words
 from .methods import METHODS, solve
 from .methods.cells import Cells
 from .models import Clip
-from .predicting import Outlook, choose, validate_words
 from .prompts import common_words, embed_cells, embed_domains, text_classifiers
 from .prototypes import Prototypes, are_made, cell_prototypes
-from .requests import Forget
-from .wording import Vocabulary
+from .vocabulary import Forget, Vocabulary
 
 AUTO, BUDGET = "auto", "forget >= .95, worst drop <= 5"
 
@@ -207,11 +205,12 @@ def unlearn(
     mean : (d,), optional
         The mean of picture embeddings, see `embed_vocabulary`.
     budget : str, optional
-        What "auto" must keep to, see `clipnull.budgets`; by default "forget >= .95, worst drop <= 5".
+        What "auto" must keep to, see `clipnull.forecasting.outlook`; by default "forget >= .95, worst drop <= 5".
     **settings
         Those of the method; their defaults are one set for all models and data, chosen on the train splits of miniworld
         and PACS. "auto" takes none. strength="chance", of "oblique", "neuron" and "gated": the strength at which a
-        forgotten picture is expected to be named by chance where only two names may be given, see `clipnull.aiming`.
+        forgotten picture is expected to be named by chance where only two names may be given, see
+        `clipnull.forecasting.calibration`.
 
     Returns
     -------

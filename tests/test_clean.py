@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 from sklearn.metrics import roc_auc_score
 
 import clipnull as cn
-from clipnull import clean
+from clipnull import models as clean
 from clipnull.files import data_folder
 from clipnull.models import state
 from clipnull.prompts import embed_classes, embed_domains
@@ -47,11 +47,11 @@ def test_weights_of_another_architecture_are_refused(change):
 
 def test_every_clean_model_that_is_named_comes_with_the_package():
     files = {path.stem for path in data_folder("clean").glob("*.safetensors")}
-    assert files == {name.removeprefix("miniclip-") for name in clean.NAMES}
+    assert files == {name.removeprefix("miniclip-") for name in clean.RETRAINED}
     assert all(path.stat().st_size < 26e6 for path in data_folder("clean").iterdir())
 
 
-@pytest.mark.parametrize("name", clean.NAMES)
+@pytest.mark.parametrize("name", clean.RETRAINED)
 def test_a_clean_model_is_another_model_of_the_same_kind(clip, name):
     other = cn.load(name, device="cpu")
     assert other.name == name and other.fingerprint != clip.fingerprint
@@ -63,7 +63,7 @@ def test_a_clean_model_is_another_model_of_the_same_kind(clip, name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", clean.NAMES)
+@pytest.mark.parametrize("name", clean.RETRAINED)
 def test_a_clean_model_is_ignorant_of_what_it_never_met_and_knows_the_rest(clip, images, z, name):
     what, other = name.removeprefix("miniclip-no-"), cn.load(name, device="cpu")
     classes, domains = images.vocabulary.classes, images.vocabulary.domains

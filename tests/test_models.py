@@ -19,9 +19,10 @@ from helpers import VIT, plain, python, random
 from safetensors.torch import load, load_file, save, save_file
 
 import clipnull as cn
-from clipnull import sources
+from clipnull import models as sources
 from clipnull.files import data_folder
-from clipnull.models import find_projection, quiet
+from clipnull.models import quiet
+from clipnull.towers import find_projection
 
 
 @pytest.mark.slow

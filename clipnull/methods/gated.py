@@ -25,7 +25,7 @@ from torch import Tensor
 
 from ..edit import Edit
 from ..errors import within
-from ..gates import Gate
+from ..layers import Gate
 from .cells import Cells
 
 WIDEST, FEWEST, ALONE = 64, 8, 0.9

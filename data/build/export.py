@@ -1,7 +1,7 @@
 """Write trained weights as a model folder that stock open_clip loads: python export.py CKPT OUT [--image-size 112].
 
 The folder has the hub's layout: open_clip_config.json and open_clip_model.safetensors (float16). With --base FOLDER,
-OUT is one file, the difference to the model in FOLDER (clipnull.clean). With --stage, CKPT is the checkpoint of a
+OUT is one file, the difference to the model in FOLDER (clipnull.models). With --stage, CKPT is the checkpoint of a
 stage, and OUT one file of its weights, for train.py --common.
 """
 
@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from train import CONFIG
 
-from clipnull.clean import difference
+from clipnull.models import difference
 
 WEIGHTS = "open_clip_model.safetensors"
 

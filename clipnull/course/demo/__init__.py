@@ -22,9 +22,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ...data import Images, load_images
+from ...datasets.loading import load_images
 from ...embedding import embed
 from ...files import data_folder, write_text
+from ...images import Images
 from ...methods import METHODS
 from ...methods.cells import FAINT
 from ...models import Clip, load

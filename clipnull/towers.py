@@ -1,0 +1,133 @@
+"""Where the towers of a model keep their last linear maps; every edit acts on that of the image tower."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def uncompiled(module: Any) -> Any:
+    """The module that `torch.compile` wraps; `module` itself if it does not."""
+    return getattr(module, "_orig_mod", module)
+
+
+@dataclass(frozen=True)
+class Projection:
+    """The last linear map of a tower, z = f W (+ bias)."""
+
+    module: str  # name of the module that holds it, "visual" or "visual.head.proj"
+    weight: Tensor | None  # (D, d), or (d, D) if transposed; None: not there, but has a place
+    bias: Tensor | None  # (d,)
+    transposed: bool  # True for nn.Linear, whose weight is (d, D)
+    width: int  # d
+
+
+LINEAR_HEADS = (
+    "visual.attnpool.c_proj",
+    "visual.head.proj",
+    "visual.head.mlp.fc2",
+    "visual.trunk.head.fc",
+    "visual.trunk.head",
+)
+
+
+def find_projection(model: Any) -> Projection:
+    """Where `model` keeps its image projection (open_clip 3.3: ViT, ResNet, timm towers; `adapters.wrap`).
+
+    SigLIP's towers end in an attention pool without one. open_clip's own place for it is `visual.head.proj`: that is
+    the answer, with `weight` None, and an edit puts one there.
+
+    Raises ValueError for towers that do not end in a linear map.
+    """
+    visual = getattr(model, "visual", model)
+    proj = getattr(visual, "proj", None)
+    if isinstance(proj, nn.Parameter):
+        return Projection("visual", proj, None, False, proj.shape[1])
+    for name in LINEAR_HEADS:
+        try:
+            module = model.get_submodule(name)
+        except AttributeError:
+            continue
+        if isinstance(module, nn.Linear):
+            return Projection(name, module.weight, module.bias, True, module.out_features)
+    if isinstance(getattr(visual, "head", None), nn.Sequential) and not len(visual.head):
+        width = getattr(visual, "num_features", None) or visual.trunk.num_features
+        return Projection("visual.head.proj", None, None, True, width)
+    raise ValueError(
+        f"model: its image tower ({type(visual).__name__}) does not end in a linear projection; looked "
+        f"for visual.proj, {', '.join(LINEAR_HEADS)}"
+    )
+
+
+TEXT_HEADS = (
+    "text_projection",
+    "text.text_projection",
+    "text.proj",
+    "text.proj.2",
+    "inner.text_projection",
+    "inner.text_model.head",
+)
+
+
+def find_text_projection(model: Any) -> Projection:
+    """Where `model` keeps its text projection, t = h W (+ bias): open_clip's own towers, those of transformers, both.
+
+    Raises ValueError for text towers that do not end in a linear map.
+    """
+    for name in TEXT_HEADS:
+        holder, _, last = name.rpartition(".")
+        try:
+            found = getattr(model.get_submodule(holder), last)
+        except AttributeError:
+            continue
+        if isinstance(found, nn.Parameter):
+            return Projection(holder, found, None, False, found.shape[1])
+        if isinstance(found, nn.Linear):
+            return Projection(name, found.weight, found.bias, True, found.out_features)
+    raise ValueError(
+        f"model: its text tower ({type(getattr(model, 'text', model)).__name__}) does not end in a linear projection; "
+        f"looked for {', '.join(TEXT_HEADS)}"
+    )
+
+
+# --- Text embeddings without the padding: prompts have about ten tokens, where a CLIP reads 77.
+
+MODELS = ("open_clip.model.CLIP", "open_clip.model.CustomTextCLIP")
+TOWERS = ("open_clip.model.CLIP", "open_clip.transformer.TextTransformer")
+
+
+def encode_texts(model: Any, tokens: Tensor, device: torch.device) -> Tensor:
+    """`model.encode_text(tokens)` on `device`, (n, length) -> (n, d); without padding where `reads_at_end` says so."""
+    if not reads_at_end(model):
+        return model.encode_text(tokens.to(device))
+    tower = getattr(model, "text", model)
+    eos = getattr(tower, "text_eos_id", getattr(tower, "eos_id", None)) if _pool(tower) == "eos" else None
+    ends = ends_of(tokens, eos)
+    most = int(ends.max()) + 1
+    dtype = tower.transformer.get_cast_dtype()
+    x = tower.token_embedding(tokens[:, :most].to(device)).to(dtype) + tower.positional_embedding[:most].to(dtype)
+    x = tower.ln_final(tower.transformer(x, attn_mask=tower.attn_mask[:most, :most]))
+    x = x[torch.arange(len(x), device=device), ends.to(device)]
+    last = tower.text_projection
+    return x if last is None else last(x) if isinstance(last, nn.Linear) else x @ last
+
+
+def ends_of(tokens: Tensor, eos: int | None = None) -> Tensor:
+    """Where each text ends, (n,): at its first token `eos`; by default at its largest token, as in OpenAI's CLIP."""
+    return (tokens if eos is None else (tokens == eos).int()).argmax(1)
+
+
+def reads_at_end(model: Any) -> bool:
+    """Whether `model` has a causal text tower of open_clip that reads the embedding where the text ends."""
+    tower = getattr(model, "text", model)
+    known = _kind(model) in MODELS and _kind(tower) in TOWERS and _pool(tower) in ("argmax", "eos")
+    return known and tower.attn_mask is not None and getattr(tower, "cls_emb", None) is None
+
+
+def _kind(module: Any) -> str:
+    return f"{type(module).__module__}.{type(module).__qualname__}"
+
+
+def _pool(tower: Any) -> str:
+    return getattr(tower, "text_pool_type", getattr(tower, "pool_type", ""))
