@@ -1,4 +1,4 @@
-"""Occlusion: which pixels matter for the lead of a class."""
+"""Occlusion: which pixels matter for the margin of a class."""
 
 from types import SimpleNamespace
 
@@ -37,11 +37,11 @@ def drawing(*corners):
 
 
 def test_what_the_tower_sees_matters_and_nothing_else(looks_left):
-    (found,) = importance(looks_left, drawing((0, 0), (1, 1)), torch.eye(2), 0, [lambda z: z], side=0.25, steps=7)
-    top, left = divmod(int(found.argmax()), S)
-    assert found.shape == (S, S) and found.max() > 0.01
+    (pixels,) = importance(looks_left, drawing((0, 0), (1, 1)), torch.eye(2), 0, [lambda z: z], side=0.25, steps=7)
+    top, left = divmod(int(pixels.argmax()), S)
+    assert pixels.shape == (S, S) and pixels.max() > 0.01
     assert 3 <= top < 9 and 3 <= left < 9  # the stroke, and what the same squares cover
-    assert found[S // 2 + 3 :].abs().max() < 1e-6 > found[:, S // 2 + 3 :].abs().max()
+    assert pixels[S // 2 + 3 :].abs().max() < 1e-6 > pixels[:, S // 2 + 3 :].abs().max()
 
 
 def test_the_other_class_gains_what_one_loses(looks_left):
@@ -68,16 +68,15 @@ def test_every_pixel_is_covered(looks_left):
 @pytest.mark.parametrize(
     "wrong, message",
     [
-        ({"steps": 1}, "steps: 1 is not valid"),
-        ({"side": 0}, "side: 0 is not valid; expected at least 1 / steps"),
-        ({"side": 1}, "side: 1 is not valid"),
-        ({"c": 2}, "c: 2 is not valid; expected a row"),
-        ({"c": -1}, "c: -1 is not valid"),
-        ({"classifier": torch.eye(2)[:1]}, "c: 0 is not valid"),
-        ({"side": 0.3, "steps": 3}, "side: 0.3 is not valid"),
+        ({"steps": 1}, "steps: 1 "),
+        ({"side": 1}, "side: 1 "),
+        ({"side": 0.3, "steps": 3}, "side: 0.3 "),
+        ({"c": 2}, "c: 2 "),
+        ({"c": -1}, "c: -1 "),
+        ({"classifier": torch.eye(2)[:1]}, "c: 0 "),
     ],
 )
 def test_settings_out_of_range_are_refused(looks_left, wrong, message):
-    given = {"classifier": torch.eye(2), "c": 0, "changes": [lambda z: z]} | wrong
+    settings = {"classifier": torch.eye(2), "c": 0, "changes": [lambda z: z]} | wrong
     with pytest.raises(ValueError, match=message):
-        importance(looks_left, drawing(), **given)
+        importance(looks_left, drawing(), **settings)

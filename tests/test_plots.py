@@ -1,21 +1,18 @@
-"""Figures: a name in them is shown as it is."""
+"""Figures: captions, numbers of heat maps, and names that are shown as they are."""
+
+import base64
+import io
+import re
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import clipnull as cn
 from clipnull.course import plots
 from clipnull.evaluate import Comparison
-
-ODD = ["$x$", "a$b$c", "$\\frac{$", "$", "5 $ or 6 $", r"\\$a\\$", "plain", "$\\nosuch$"]
-
-
-def drawn(fig):
-    """All texts of a figure that is drawn: what is shown, and whether it was read as a formula."""
-    fig.canvas.draw()
-    return {text._preprocess_math(text.get_text()) for text in fig.findobj(plt.Text) if text.get_text()}
 
 
 @pytest.fixture(autouse=True)
@@ -24,8 +21,56 @@ def closed():
     plt.close("all")
 
 
+@pytest.fixture
+def shown(monkeypatch):
+    """The HTML of each figure that is displayed."""
+    pages = []
+    monkeypatch.setattr(plots.ipython, "display", lambda page: pages.append(page.data))
+    return pages
+
+
+# --- showing a figure
+
+
+def test_a_long_caption_unfolds_and_its_first_sentence_is_the_alternative_text(shown):
+    ax = plots.matrix(torch.eye(2), [name := "<b>$x$</b>", "b"], ["c", "d"], title=name)
+    plots.show(ax.figure, f"One <i>sentence</i>. {'X' * 400} {name}.")
+    (page,) = shown
+    picture = re.search('<img alt="One &lt;i&gt;sentence&lt;/i&gt;." src="data:image/webp;base64,([^"]+)"', page)[1]
+    assert Image.open(io.BytesIO(base64.b64decode(picture))).width > 100
+    assert "<figcaption>One &lt;i&gt;sentence&lt;/i&gt;.</figcaption></figure><details>" in page
+    assert "X &lt;b&gt;$x$&lt;/b&gt;.</p><table" in page and "<b>" not in page
+    assert re.findall(r"<t[hd]>(.*?)</t[hd]>", page) == ["", "c", "d", "&lt;b&gt;$x$&lt;/b&gt;", "1", "0", "b", "0", "1"]
+
+
+def test_a_short_caption_is_shown_whole_and_nothing_unfolds(shown):
+    plots.show(plt.figure(), "Rates at 0.5, by method. Below: chance.")
+    assert 'alt="Rates at 0.5, by method."' in shown[0] and "method. Below: chance.</figcaption>" in shown[0]
+    assert "<details" not in shown[0]
+    with pytest.raises(ValueError, match="alt: 'short' is not valid"):
+        plots.show(plt.figure(), "short")
+
+
+def test_a_caption_is_split_between_sentences_and_nothing_is_lost():
+    first, second, third = "Rates at 0.5, by method.", f"Means: {'ridge 1.00; ' * 30}end.", "Below: chance."
+    assert plots.split_caption(f"{first} {second} {third}") == (first, f"{second} {third}")
+    assert plots.split_caption(f"{first} {third}") == (f"{first} {third}", "")
+    assert plots.split_caption(second) == (second, "")
+
+
+# --- what is drawn
+
+ODD = ["$x$", "$\\frac{$", "5 $ or 6 $", "plain"]
+
+
+def texts_of(fig):
+    """Each text of a figure, and whether it is read as a formula."""
+    fig.canvas.draw()
+    return {text._preprocess_math(text.get_text()) for text in fig.findobj(plt.Text) if text.get_text()}
+
+
 @pytest.mark.parametrize("name", ODD)
-def test_a_dollar_sign_in_a_name_begins_no_formula(name, images, capsys):
+def test_a_dollar_sign_in_a_name_begins_no_formula(name, images):
     ax = plots.matrix(torch.eye(2), [name, "b"], [name, "c"], title=name)
     figures = [ax.figure, plots.pictures([np.zeros((4, 4, 3))], [name])]
     figures.append(plots.scatter(np.zeros((2, 2)), [name, "b"]).figure)
@@ -33,27 +78,16 @@ def test_a_dollar_sign_in_a_name_begins_no_formula(name, images, capsys):
     vocabulary = cn.Vocabulary([name, *few.vocabulary.classes[1:]], [name, *few.vocabulary.domains[1:]])
     figures.append(plots.one_per_cell(cn.Images(few.files, few.classes, few.domains, vocabulary), [name]))
     for fig in figures:
-        texts = drawn(fig)
+        texts = texts_of(fig)
         assert (name, False) in texts and not any(formula for _, formula in texts), texts
 
 
-def test_a_caption_is_text_and_the_alternative_text_says_something_else(monkeypatch):
-    shown, odd = [], "&lt;b&gt;$x$&lt;/b&gt;"
-    monkeypatch.setattr(plots.ipython, "display", lambda page: shown.append(page.data))
-    plots.show(plt.figure(), 'what "<b>$x$</b>" & <script> are in a figure')
-    ax = plots.matrix(torch.eye(2), [name := "<b>$x$</b>", "b"], ["c", "d"], title=name)
-    plots.show(ax.figure, f"One sentence. {'X' * 400} {name}.")
-    assert f"<figcaption>what &quot;{odd}" in shown[0] and 'alt="A drawing."' in shown[0] and "<details" not in shown[0]
-    assert f'alt="Heat map “{odd}”: 2 rows from {odd} to b, 2 columns from c to d."' in shown[1]
-    assert "<figcaption>One sentence.</figcaption></figure><details>" in shown[1] and f"X {odd}.</p><table>" in shown[1]
-    assert not any("<b>" in page or "<script>" in page for page in shown)
-
-
 def test_a_share_of_few_pictures_is_written_as_a_count():
-    shares = torch.tensor([[75.0, 75.0], [float("nan"), 0.0]])
-    ax = plots.matrix(shares, ["a", "b"], ["c", "d"], counts=torch.tensor([[8, 400], [0, plots.FEW - 1]]))
+    shares, enough = torch.tensor([[75.0, 75.0], [float("nan"), 0.0]]), plots.MIN_FOR_PERCENT
+    ax = plots.matrix(shares, ["a", "b"], ["c", "d"], counts=torch.tensor([[8, 400], [0, enough - 1]]))
     assert [text.get_text() for text in ax.texts] == ["6/8", "75", "0/19"]
-    ax = plots.matrix(shares - 50, ["a", "b"], ["c", "d"], low=-100, told=shares, counts=torch.full((2, 2), plots.FEW))
+    counts = torch.full((2, 2), enough)
+    ax = plots.matrix(shares - 50, ["a", "b"], ["c", "d"], low=-100, written=shares, counts=counts)
     assert [text.get_text() for text in ax.texts] == ["75", "75", "0"]
 
 
@@ -63,7 +97,7 @@ def test_a_comparison_shows_counts_before_and_after(images):
     request = cn.Forget(["dog"], ["line"])
     mask = request.mask(images.vocabulary)
     result = Comparison(before, before * ~mask, mask, images, request, "free", torch.zeros(2, len(images)))
-    sizes, gone = counts[counts > 0].tolist(), mask[counts > 0].tolist()
+    sizes, forgotten = counts[counts > 0].tolist(), mask[counts > 0].tolist()
     shown = [[text.get_text() for text in ax.texts] for ax in plots.comparison(result).axes]
     assert shown[0] == [f"{n}/{n}" for n in sizes]
-    assert shown[1] == [f"{0 if forgotten else n}/{n}" for n, forgotten in zip(sizes, gone, strict=True)]
+    assert shown[1] == [f"{0 if gone else n}/{n}" for n, gone in zip(sizes, forgotten, strict=True)]

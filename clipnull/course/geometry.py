@@ -1,7 +1,7 @@
 """How the texts and pictures of a model lie: cone, modality gap, what texts vary by, angles between classes.
 
 `data/results/geometry` holds the same figures of OpenAI's ViT-B/32, measured on public embeddings by
-`python data/build/geometry.py FILE.npz`: numbers only, so that who has no such model can set his own beside it.
+`python data/build/geometry.py FILE.npz`: numbers only, so that a reader can compare another model with it.
 """
 
 import json
@@ -38,30 +38,25 @@ FIGURES = {
     "kept_energy": ("energy of another class in the span of a class (%)", "{:.0f}"),
     "centred_kept_energy": ("that energy, the mean subtracted first (%)", "{:.0f}"),
 }
-"""Figure -> (what it is, how it is told). All but the first three are means: over pairs of texts, pictures, classes."""
+"""Figure -> (label, format). All but the first three are means: over pairs of texts, pictures, classes."""
 
 KNOWN = ("openai-vit-b-32",)
 
 
 def measure(clip: Clip, images: Images, features: Tensor) -> dict[str, float]:
-    """The figures of FIGURES, for the cells of `images` in the wording that builds edits.
+    """The figures of FIGURES, for the (class, domain) cells of `images` and the prompts that build edits.
 
-    features: (n, d), those of the pictures. Angles are in degrees, shares and energies in percent. `domain_agreement`
-    compares what is left of a domain's mean when the mean of all domains is subtracted, over the classes that have
-    pictures in every domain; NaN if fewer than two have. Pictures that are broken, with features NaN, do not count.
+    features: (n, d), those of the pictures; rows with NaN do not count. Angles are in degrees, shares and energies in
+    percent. `domain_agreement` uses the classes that have pictures in every domain; NaN if fewer than two have.
     """
     texts = embed_cells(clip, images.vocabulary).double()  # (C, K, d), unit rows
     images, (features,) = readable(images, features)
     z = F.normalize(features.double(), dim=-1)
-    (c, k), own = images.vocabulary.shape, texts[images.classes, images.domains]
-    mean = texts.mean((0, 1))
-    parts = texts.mean(1) - mean, texts.mean(0) - mean
-    rest = texts - mean - parts[0][:, None] - parts[1]
-    variance = [float(part.square().sum(-1).mean()) for part in (*parts, rest)]
-    shares = [100 * v / sum(variance) for v in variance]
-    figures = [len(images), c, k, _mean_cosine(texts.flatten(0, 1)), _mean_cosine(z), float((z * own).sum(1).mean())]
-    figures += [float((z.mean(0) - own.mean(0)).norm()), *shares, _agreement(texts, z, images)]
-    figures += [*_angles(texts), _kept_energy(texts), _kept_energy(texts - mean)]
+    cell_texts = texts[images.classes, images.domains]  # (n, d)
+    figures = [len(images), *images.vocabulary.shape, _mean_cosine(texts.flatten(0, 1)), _mean_cosine(z)]
+    figures += [float((z * cell_texts).sum(1).mean()), float((z.mean(0) - cell_texts.mean(0)).norm())]
+    figures += [*_variance_shares(texts), _domain_agreement(texts, z, images), *_angles(texts)]
+    figures += [_kept_energy(texts), _kept_energy(texts - texts.mean((0, 1)))]
     return dict(zip(FIGURES, figures, strict=True))
 
 
@@ -69,6 +64,15 @@ def _mean_cosine(x: Tensor) -> float:
     """Mean over all pairs of unit rows (n, d)."""
     n = len(x)
     return float((x.sum(0).square().sum() - x.square().sum()) / (n * (n - 1)))
+
+
+def _variance_shares(texts: Tensor) -> list[float]:
+    """Percent of the variance of texts (C, K, d) that the class, the domain and their interaction explain."""
+    mean = texts.mean((0, 1))
+    by_class, by_domain = texts.mean(1) - mean, texts.mean(0) - mean
+    rest = texts - mean - by_class[:, None] - by_domain
+    variance = [float(part.square().sum(-1).mean()) for part in (by_class, by_domain, rest)]
+    return [100 * v / sum(variance) for v in variance]
 
 
 def _angles(texts: Tensor) -> tuple[float, float]:
@@ -85,33 +89,36 @@ def _kept_energy(texts: Tensor) -> float:
     return 100 * float(energy[~torch.eye(len(texts), dtype=torch.bool)].mean())
 
 
-def _agreement(texts: Tensor, z: Tensor, images: Images) -> float:
+def _domain_agreement(texts: Tensor, z: Tensor, images: Images) -> float:
+    """Mean cosine, over domains, of the domain's mean text with its mean picture, the mean of all domains subtracted."""
     whole = (images.counts() > 0).all(1).nonzero()[:, 0]
     if len(whole) < 2 or texts.shape[1] < 2:
         return math.nan
     cells = [[(images.classes == c) & (images.domains == k) for k in range(texts.shape[1])] for c in whole.tolist()]
-    seen = torch.stack([torch.stack([z[mask].mean(0) for mask in row]) for row in cells]).mean(0)  # (K, d)
-    said = texts[whole].mean(0)
-    return float(F.cosine_similarity(seen - seen.mean(0), said - said.mean(0), dim=1).mean())
+    of_pictures = torch.stack([torch.stack([z[mask].mean(0) for mask in row]) for row in cells]).mean(0)  # (K, d)
+    of_texts = texts[whole].mean(0)
+    centred = of_pictures - of_pictures.mean(0), of_texts - of_texts.mean(0)
+    return float(F.cosine_similarity(*centred, dim=1).mean())
 
 
 def known(name: str = KNOWN[0]) -> dict:
-    """What is stored of a model: its `model`, `pretrained`, `source`, and its `figures` as `measure` gives them."""
+    """The stored entry of a model: its `model`, `pretrained`, `source`, and its `figures` as `measure` gives them."""
     file = data_folder("results/geometry") / f"{one_of('name', name, KNOWN)}.json"
     return json.loads(file.read_text(encoding="utf-8"))
 
 
-def document(file: Path, clip: Clip, figures: Mapping[str, float], source: str) -> dict:
-    """What is stored of a file of embeddings."""
-    told = {name: None if math.isnan(value) else round(value, 4) for name, value in figures.items()}
-    return {"model": clip.name, "pretrained": clip.pretrained, "file": file.name, "source": source, "figures": told}
+def to_json(file: Path, clip: Clip, figures: Mapping[str, float], source: str) -> dict:
+    """The entry to store for a file of embeddings."""
+    rounded = {name: None if math.isnan(value) else round(value, 4) for name, value in figures.items()}
+    return {"model": clip.name, "pretrained": clip.pretrained, "file": file.name, "source": source, "figures": rounded}
 
 
-def table(name: str, here: Mapping[str, float], chosen: Sequence[str] = tuple(FIGURES)) -> str:
-    """Markdown: the `chosen` figures of a model called `name`, and those stored of OpenAI's ViT-B/32 beside them."""
-    rows, theirs = [f"| | {name} | OpenAI's ViT-B/32 |", "|---|---:|---:|"], known()["figures"]
-    for key in (one_of("chosen", key, FIGURES) for key in chosen):
-        label, form = FIGURES[key]
-        told = ["–" if v is None or math.isnan(v) else form.format(v) for v in (here[key], theirs[key])]
-        rows.append(f"| {label} | {' | '.join(told)} |")
-    return "\n".join(rows)
+def table(name: str, figures: Mapping[str, float], chosen: Sequence[str] = tuple(FIGURES)) -> str:
+    """The `chosen` figures of a model called `name` beside those of OpenAI's ViT-B/32, as Markdown."""
+    lines, reference = [f"| | {name} | OpenAI's ViT-B/32 |", "|---|---:|---:|"], known()["figures"]
+    for key in chosen:
+        label, form = FIGURES[one_of("chosen", key, FIGURES)]
+        values = [figures[key], reference[key]]
+        texts = ["–" if v is None or math.isnan(v) else form.format(v) for v in values]
+        lines.append(f"| {label} | {' | '.join(texts)} |")
+    return "\n".join(lines)

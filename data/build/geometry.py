@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=FOLDER)
     args = parser.parse_args()
     clip, images = cn.load(str(args.file), device="cpu"), cn.load_images(args.file)
-    found = geometry.document(args.file, clip, geometry.measure(clip, images, cn.embed(clip, images)), args.source)
+    found = geometry.to_json(args.file, clip, geometry.measure(clip, images, cn.embed(clip, images)), args.source)
     args.folder.mkdir(parents=True, exist_ok=True)
     print(write_text(args.folder / f"{args.name}.json", json.dumps(found, indent=1, ensure_ascii=False) + "\n"))
 
