@@ -4,6 +4,7 @@ Without a browser the tests that need one fail: `apt-get install chromium`. Wher
 CLIPNULL_NO_BROWSER=1 leaves them out.
 """
 
+import importlib.util
 import shutil
 import sys
 from pathlib import Path
@@ -12,14 +13,15 @@ from urllib.parse import unquote, urlparse
 import nbformat
 import pytest
 from browsing import find_browser, page_faults, tab
+from conftest import ROOT
 
 from clipnull.commands import cli
 from clipnull.course import book, demo
 from clipnull.course.metrics import MIME
 
-ROOT = Path(__file__).parent.parent
-
-# --- a browser
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+LIBRARY = {"reference.html", "stable.html"}
+SPHINX = {"index.html", "genindex.html", "search.html"}
 
 
 def test_a_missing_browser_fails_unless_it_is_left_out(monkeypatch):
@@ -35,6 +37,26 @@ def test_a_missing_browser_fails_unless_it_is_left_out(monkeypatch):
 # --- the book of the course
 
 
+@pytest.mark.slow
+def test_the_book_opens_and_shows_pictures_formulas_and_folded_solutions(site, browser, serve):
+    """The smoke test of the day; `make nightly` opens every page."""
+    address = serve(site)
+    for name in ("index.html", "04_global_unlearning.html", "reference.html", "search.html"):
+        assert page_faults(browser(f"{address}/{name}")) == [], name
+    page = browser(f"{address}/04_global_unlearning.html")
+    assert len(page.images) > 10 and len(page.formulas) > 20
+    text = (site / "04_global_unlearning.html").read_text(encoding="utf-8")
+    solution = text[text.index("tag_solution") :]
+    assert "<details" in solution[:400] and "Show the solution" in solution[:800]
+    assert text.count("Show the code") == sum(
+        "hide-input" in cell.metadata.get("tags", ()) for cell in nbformat.read(NOTEBOOKS[4], 4).cells
+    )
+    assert not any(MIME in page.read_text(encoding="utf-8") for page in site.glob("*.html"))
+    reference = (site / "reference.html").read_text(encoding="utf-8")
+    assert all(f'id="clipnull.{name}"' in reference for name in ("Edit.apply", "METHODS", "unlearn"))
+    assert "problematic" not in reference and "|z|" in reference
+
+
 @pytest.fixture(scope="module")
 def opened(site, browser, serve):
     """Every page of the book by its name, opened."""
@@ -42,14 +64,18 @@ def opened(site, browser, serve):
     return address, {page.name: browser(f"{address}/{page.name}") for page in sorted(site.glob("*.html"))}
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_every_page_opens_without_a_complaint_and_every_picture_has_a_text(site, opened):
-    address, pages = opened
+    pages = opened[1]
     expected = {p.with_suffix(".html").name for p in (ROOT / "notebooks").iterdir() if p.is_file()}
     expected |= {Path(name).with_suffix(".html").name for name in demo.PAGES}
-    assert set(pages) == expected | {"index.html", "reference.html", "stable.html", "genindex.html", "search.html"}
+    assert set(pages) == expected | LIBRARY | SPHINX
     assert {name: faults for name, page in pages.items() if (faults := page_faults(page))} == {}
     assert [path.name for path in site.glob("*.html") if path.read_text(encoding="utf-8").count("<h1") != 1] == []
+    for path in NOTEBOOKS:
+        stored = [out.get("data", {}) for cell in nbformat.read(path, 4).cells for out in cell.get("outputs", ())]
+        pictures = sum(data.get("text/html", "").count("<img ") for data in stored)
+        assert len(pages[f"{path.stem}.html"].images) == pictures, path.name
 
 
 @pytest.mark.nightly
@@ -61,27 +87,18 @@ def test_every_page_fits_windows_of_all_sizes(site, browser, serve, width):
     assert {name: faults for name, page in pages.items() if (faults := page_faults(page))} == {}
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("width", [400, 1280])
 def test_no_code_is_cut(site, serve, devtools, width):
-    cut = """[...document.querySelectorAll(".cell_input pre, .highlight-python pre, .highlight-pycon pre, pre.prose")]
+    cut = """[...document.querySelectorAll(".cell_input pre, .highlight-python pre, .highlight-pycon pre")]
         .filter(pre => pre.scrollWidth > pre.clientWidth + 1).map(pre => pre.innerText.slice(0, 80))"""
     address = serve(site)
-    for name in [*(path.with_suffix(".html").name for path in (ROOT / "notebooks").glob("*.ipynb")), "reference.html"]:
+    for name in [*(path.with_suffix(".html").name for path in NOTEBOOKS), "reference.html"]:
         with tab(devtools, f"{address}/{name}", width) as page:
             assert page.run("document.querySelectorAll('pre').length") and page.run(cut) == [], name
 
 
-@pytest.mark.slow
-def test_pages_show_the_stored_pictures_and_formulas(opened):
-    for path in (ROOT / "notebooks").glob("*.ipynb"):
-        page, nb = opened[1][f"{path.stem}.html"], nbformat.read(path, 4)
-        stored = [out.get("data", {}).get("text/html", "") for c in nb.cells for out in c.get("outputs", ())]
-        assert len(page.images) == sum(text.count("<img ") for text in stored), path.name
-        assert page.formulas or not any("$$" in c.source for c in nb.cells), path.name
-
-
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_every_link_within_the_book_leads_somewhere(opened, site):
     address, pages = opened
     inside = {link for page in pages.values() for link in page.links if link.startswith(address)}
@@ -95,10 +112,10 @@ def test_every_link_within_the_book_leads_somewhere(opened, site):
         assert name in pages, link
         assert not parts.fragment or unquote(parts.fragment) in pages[name].ids, link
     linked = {unquote(urlparse(link).path).lstrip("/") for link in pages["index.html"].links}
-    assert set(pages) - linked - {"genindex.html", "search.html"} <= {"index.html"}
+    assert set(pages) - linked <= SPHINX
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_search_finds_a_page(site, browser, serve):
     wait = """new Promise(done => { const look = () => document.querySelector("#search-results li a")
               ? done() : setTimeout(look, 50); look(); setTimeout(done, 20000) })"""
@@ -106,13 +123,32 @@ def test_search_finds_a_page(site, browser, serve):
     assert page.complaints == [] and any("04_global_unlearning.html" in link for link in page.links)
 
 
-@pytest.mark.slow
-def test_solutions_are_folded_and_nothing_is_executed(site):
-    text = (site / "04_global_unlearning.html").read_text(encoding="utf-8")
-    folded = text[text.index("tag_solution") :]
-    assert "<details" in folded[:400] and "Show the solution" in folded[:800]
-    pages = [page for page in site.glob("*.html") if page.name != "stable.html"]  # which promises the type
-    assert len(pages) > 10 and not any(MIME in page.read_text(encoding="utf-8") for page in pages)
+# --- accessibility, measured by axe (axe-core-python brings it)
+
+AXE = "axe.run({resultTypes: ['violations']}).then(all => all.violations.map(v => [v.id, v.impact, v.nodes[0].html]))"
+
+
+@pytest.fixture(scope="module")
+def axe() -> str:
+    """The script of axe."""
+    package = importlib.util.find_spec("axe_core_python")
+    if package is None:
+        pytest.skip("axe-core-python is not installed")
+    return Path(package.origin).with_name("axe.min.js").read_text(encoding="utf-8")
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", [400, 1280])
+def test_axe_finds_nothing_in_any_page_of_the_book(site, serve, devtools, axe, width, dark):
+    address, violations = serve(site), {}
+    for page in sorted(site.glob("*.html")):
+        with tab(devtools, f"{address}/{page.name}", width, dark) as opened:
+            opened.socket.settimeout(600)  # contrast is measured word by word
+            opened.run(f"{axe}; 0")
+            if faults := opened.run(AXE):
+                violations[page.name] = faults
+    assert violations == {}
 
 
 # --- building
@@ -143,46 +179,11 @@ def test_a_broken_link_stops_the_book_and_the_former_one_stays(page, tmp_path, c
     assert str(out / "index.html") in capsys.readouterr().out
 
 
-def test_what_is_no_book_is_not_replaced_and_missing_pages_are_named(page, tmp_path):
-    with pytest.raises(ValueError, match=f"out: {tmp_path} exists and is no book"):
+def test_what_is_not_a_book_is_not_replaced_and_missing_pages_are_named(page, tmp_path):
+    with pytest.raises(ValueError, match=f"out: {tmp_path} exists and is not a book"):
         book.build([page("a.md", "# A")], tmp_path)
     with pytest.raises(ValueError, match="pages: .*b.md does not exist"):
         book.build([tmp_path / "b.md"], tmp_path / "out")
-
-
-# --- each fault is found
-
-HEAD = f"<!doctype html><title>T</title><link rel=icon href='data:,'><p>{'word ' * 20}"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "body, fault",
-    [
-        ('<img src="a.webp">', "no alt text"),
-        ('<img src="missing.png" alt="A.">', "is missing"),
-        ('<img src="missing.png" alt="A.">', "404"),
-        ("<script>console.error('x')</script>", "console"),
-        ("<script>throw new Error('x')</script>", "exception"),
-        ('<script src="missing.js"></script>', "404"),
-        ('<link rel="stylesheet" href="https://example.org/a.css">', "another site"),
-        ("<math></math>", "formula 0"),
-        ("<p>| a | b | |---|---| | 1 | 2 |</p>", "tables are not drawn"),
-        ('<div style="width:5000px">x</div>', "wider"),
-    ],
-    ids=lambda value: value[:24],
-)
-def test_faults_of_a_page_are_found(tmp_path, browser, serve, body, fault):
-    (tmp_path / "index.html").write_text(HEAD + body, encoding="utf-8")
-    shutil.copyfile(next((ROOT / "data" / "miniworld" / "test").rglob("*.webp")), tmp_path / "a.webp")
-    assert any(fault in found for found in page_faults(browser(f"{serve(tmp_path)}/index.html")))
-
-
-@pytest.mark.slow
-def test_a_sound_page_has_no_faults(tmp_path, browser, serve):
-    shutil.copyfile(next((ROOT / "data" / "miniworld" / "test").rglob("*.webp")), tmp_path / "a.webp")
-    (tmp_path / "index.html").write_text(f'{HEAD}<math><mi>x</mi></math><img src="a.webp" alt="A.">', encoding="utf-8")
-    assert page_faults(browser(f"{serve(tmp_path)}/index.html")) == []
 
 
 def test_the_book_names_the_extra_that_brings_sphinx(page, tmp_path, monkeypatch, capsys):
@@ -190,17 +191,14 @@ def test_the_book_names_the_extra_that_brings_sphinx(page, tmp_path, monkeypatch
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "sphinx", None)
     assert cli.main(["book", str(page("a.md", "# A")), "--out", str(tmp_path / "out")]) == 2
-    assert (
-        capsys.readouterr().err == "sphinx is not installed; expected the extra 'book': pip install 'clipnull[book]'\n"
-    )
-    assert not (tmp_path / "out").exists()
+    message = "sphinx is not installed; expected the extra 'book': pip install 'clipnull[book]'\n"
+    assert capsys.readouterr().err == message and not (tmp_path / "out").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_book_of_a_folder_has_its_notebooks_and_the_page_for_instructors(notebook, tmp_path, monkeypatch, capsys):
-    path = notebook("00_a")
-    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# A\n\nFor $x$.")])
-    nbformat.write(nb, path)
+    cells = [nbformat.v4.new_markdown_cell("# A\n\nFor $x$.")]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), notebook("00_a"))
 
     def written(source: Path) -> tuple[str]:
         (source / "demo.md").write_text("# A demo")
@@ -209,15 +207,40 @@ def test_the_book_of_a_folder_has_its_notebooks_and_the_page_for_instructors(not
     monkeypatch.setattr(demo, "write", written)
     monkeypatch.chdir(tmp_path)
     assert cli.main(["book"]) == 0
-    assert {p.name for p in Path("build", "book").glob("*.html")} == {
-        "00_a.html",
-        "demo.html",
-        "reference.html",
-        "stable.html",
-        "index.html",
-        "genindex.html",
-        "search.html",
-    }
+    assert {p.name for p in Path("build", "book").glob("*.html")} == {"00_a.html", "demo.html"} | LIBRARY | SPHINX
     Path("notebooks", "INSTRUCTOR.md").write_text("# For instructors")
     assert cli.main(["book"]) == 0 and Path("build", "book", "INSTRUCTOR.html").is_file()
     assert "to read: " in capsys.readouterr().out
+
+
+# --- each fault of a page is found
+
+HEAD = f"<!doctype html><title>T</title><link rel=icon href='data:,'><p>{'word ' * 20}"
+FAULTS = {
+    "": "",
+    '<math><mi>x</mi></math><img src="a.webp" alt="A.">': "",
+    '<img src="a.webp">': "no alt text",
+    '<img src="missing.png" alt="A.">': "is missing",
+    "<script>console.error('x')</script>": "console",
+    "<script>throw new Error('x')</script>": "exception",
+    '<script src="missing.js"></script>': "404",
+    '<link rel="stylesheet" href="https://example.org/a.css">': "another site",
+    "<math></math>": "formula 0",
+    "<p>| a | b | |---|---| | 1 | 2 |</p>": "tables are not drawn",
+    '<div style="width:5000px">x</div>': "wider",
+}
+
+
+@pytest.mark.nightly
+def test_faults_of_a_page_are_found(tmp_path, browser, serve, devtools, axe):
+    shutil.copyfile(next((ROOT / "data" / "miniworld" / "test").rglob("*.webp")), tmp_path / "a.webp")
+    address = serve(tmp_path)
+    for body, fault in FAULTS.items():
+        (tmp_path / "index.html").write_text(HEAD + body, encoding="utf-8")
+        faults = page_faults(browser(f"{address}/index.html"))
+        assert any(fault in found for found in faults) if fault else faults == [], body
+    planted = '<!doctype html><html lang="en"><title>T</title><main><h1>T</h1><img src="data:,"></main>'
+    (tmp_path / "index.html").write_text(planted, encoding="utf-8")
+    with tab(devtools, f"{address}/index.html") as opened:
+        opened.run(f"{axe}; 0")
+        assert [fault for fault, *_ in opened.run(AXE)] == ["image-alt"]

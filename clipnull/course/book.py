@@ -1,9 +1,7 @@
-"""The course as a static site: the stored outputs rendered by Sphinx, nothing executed, nothing fetched.
+"""The course as a static site: Sphinx renders the stored outputs; nothing is executed, nothing is fetched.
 
-Sphinx brings navigation and search, myst-nb reads notebooks, furo is the look. Formulas become MathML
-(`formulas.mathml`): no script, and nothing from another site.
-
-The packages are those of the extras `book` and `course`, imported only where they are needed.
+myst-nb reads the notebooks, furo is the theme (`theme/` adds to it), and formulas become MathML without a script. The
+packages come with the extras `book` and `course`.
 """
 
 from __future__ import annotations
@@ -21,51 +19,12 @@ from ..errors import import_extra
 from ..files import data_folder, write_text
 from . import demo
 from .formulas import FONT, mathml, style
-from .pages import copy, finished, index
-from .reference import reference, stability
+from .pages import copy, index
 
-ICON = (
-    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16"><circle cx="8" cy="8" r="6" fill="none" '
-    'stroke="#0173b2" stroke-width="2"/><path d="M3 13 13 3" stroke="#0173b2" stroke-width="2"/></svg>'
-)
-STYLE = """/* Room for lines of 120 characters of code; of text as much as is easy to read. */
-@media (min-width: 97em) { .content { width: 62em } }
-@media (min-width: 80em) and (max-width: 97em) {
-  .sidebar-drawer { width: 15em; min-width: 15em }
-  .content { width: 62em; max-width: 100%; padding: 0 1.2em }
-}
-@media (min-width: 80em) { article :is(p, ul, ol, blockquote, h1, h2, h3) { max-width: 46em } }
-pre { font-size: 76% }
-@media (max-width: 80em) {
-  :is(.cell_input, [class*="highlight-"]) pre:not([tabindex]) { white-space: pre-wrap; overflow-wrap: anywhere }
-}
-pre.prose { white-space: pre-wrap; overflow-wrap: anywhere }
-div.math { overflow: auto hidden; margin: 1em 0 }
-figure { margin: 1em 0; max-width: 100%; overflow: auto hidden }
-figure img { max-width: 100%; height: auto; background: white }
-figcaption { font-size: 90% }
-figure { margin-bottom: .3em }
-.printed table, details table { margin: .4em 0; font-size: 82%; line-height: 1.35; font-variant-numeric: tabular-nums }
-.printed .table-wrapper { margin: 0; padding: .3em .875rem }
-.printed :is(td, th) { padding: .15em .8em .15em 0; border: 0; text-align: left; font-weight: normal }
-.printed th[scope="col"] { border-bottom: 1px solid var(--color-background-border) }
-details:has(> summary) > summary { cursor: pointer; font-size: 90% }
-details caption { text-align: left }
-details :is(td, th) { padding: .1em .6em; text-align: left; font-weight: normal }
-img.cover {
-  float: right; width: 15em; max-width: 45%; max-height: 10em; margin: 0 0 .6em 1.2em; object-fit: contain;
-  object-position: top; background: white; border-radius: .3em
-}
-article section:has(> .cover) { overflow: auto; clear: both }
-@media (max-width: 40em) {
-  img.cover { float: none; display: block; width: 100%; max-width: 100%; margin: .3em 0 }
-  .printed .table-wrapper { margin: 0; padding: .3em .875rem }
-.printed :is(td, th) { padding-right: .45em }
-  .printed table, details table { font-size: 74% }
-}
-"""
+HERE = Path(__file__).parent
+THEME = HERE / "theme"
 WIDE = 60
-"""Characters of LaTeX from which on a formula may be wider than a small window: the keyboard can scroll it."""
+"""A formula of more characters of LaTeX may be wider than a small window: the keyboard can scroll it."""
 
 SETTINGS = {
     "project": "clipnull",
@@ -75,27 +34,31 @@ SETTINGS = {
     "html_copy_source": False,
     "html_show_copyright": False,
     "html_css_files": ["course.css"],
+    "html_favicon": str(THEME / "icon.svg"),
+    "templates_path": [str(THEME)],
     "exclude_patterns": ["_static"],
-    "extensions": ["myst_nb", "clipnull.course.book"],
+    "extensions": ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "clipnull.course.book"],
     "html_math_renderer": "mathml",
     "nb_execution_mode": "off",
     "nb_merge_streams": True,
     "nb_render_markdown_format": "myst",
-    "nb_code_prompt_show": "Show the solution",
-    "nb_code_prompt_hide": "Hide the solution",
+    "nb_code_prompt_show": "Show the code",
+    "nb_code_prompt_hide": "Hide the code",
     "myst_enable_extensions": ["dollarmath", "amsmath"],
     "myst_heading_anchors": 3,
+    "default_role": "code",  # a docstring writes `code`
+    "suppress_warnings": ["docutils", "mystnb.unknown_mime_type"],
+    "autodoc_typehints": "none",
 }
 
 
 def build(pages: Sequence[Path], out: Path, whole: bool = False) -> Path:
     """Render `pages` (notebooks and Markdown) into the folder `out`, which is replaced as a whole; return its index.
 
-    whole: add the page that computes in the browser (`course.demo`), which embeds the pictures of miniworld, the
-    reference of the public names, and what of them is stable.
+    whole: add the demo that computes in the browser, the reference of the public names, and what of them is stable.
 
-    Raises ValueError for a missing page and for an `out` that holds something else, RuntimeError with all that Sphinx
-    complains of, such as a broken link, and ImportError without Sphinx. `out` then stays as it was.
+    Raises ValueError for a missing page and for an `out` that holds something else, RuntimeError with all warnings of
+    Sphinx, such as a broken link, and ImportError without Sphinx. `out` then stays as it was.
     """
     for module in ("sphinx", "myst_nb", "furo"):
         import_extra(module, "book")
@@ -104,53 +67,54 @@ def build(pages: Sequence[Path], out: Path, whole: bool = False) -> Path:
         if not page.is_file():
             raise ValueError(f"pages: {page} does not exist; expected notebooks and Markdown files")
     if out.exists() and not (out / "genindex.html").is_file():
-        raise ValueError(f"out: {out} exists and is no book; expected a new folder or that of an earlier book")
+        raise ValueError(f"out: {out} exists and is not a book; expected a new folder or that of an earlier book")
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".book-") as scratch:
         source, site = Path(scratch, "source"), Path(scratch, "site")
-        Path(source, "_static").mkdir(parents=True)
-        write_text(source / "_static" / "course.css", style(FONT.name) + STYLE)
-        for path in (FONT, FONT.with_name("OFL.txt")):
-            shutil.copyfile(path, source / "_static" / path.name)
-        write_text(source / "_static" / "icon.svg", ICON)
-        written = [page.name for page in pages if page.suffix != ".ipynb"]
-        parts: dict[str, Sequence[str]] = {"The course": [page.name for page in pages if page.suffix == ".ipynb"]}
-        parts |= {"Teaching": written} if written else {}
-        if whole:
-            shutil.copyfile(data_folder("miniworld") / "contact_sheet.webp", source / "contact_sheet.webp")
-            write_text(source / "reference.md", reference())
-            write_text(source / "stable.md", stability())
-            parts |= {"Without a kernel": demo.write(source), "The library": ["reference.md", "stable.md"]}
-        write_text(source / "index.md", index(pages, parts, pictured=whole))
-        for page in pages:
-            copy(page, source, pages)
+        _write_source(pages, source, whole)
         _render(source, site)
-        for path in site.glob("*.html"):
-            write_text(path, finished(path.read_text(encoding="utf-8")))
         if out.exists():
             os.replace(out, Path(scratch, "former"))
         os.replace(site, out)
     return out / "index.html"
 
 
+def _write_source(pages: Sequence[Path], source: Path, whole: bool) -> None:
+    """Write all that Sphinx reads into the folder `source`."""
+    static = source / "_static"
+    static.mkdir(parents=True)
+    write_text(static / "course.css", style(FONT.name) + (THEME / "course.css").read_text(encoding="utf-8"))
+    for path in (FONT, FONT.with_name("OFL.txt")):
+        shutil.copyfile(path, static / path.name)
+    menu = {
+        "The course": [page.name for page in pages if page.suffix == ".ipynb"],
+        "Teaching": [page.name for page in pages if page.suffix != ".ipynb"],
+    }
+    if whole:
+        for path in (data_folder("miniworld") / "contact_sheet.webp", HERE / "reference.md", HERE / "stable.md"):
+            shutil.copyfile(path, source / path.name)
+        menu |= {"Without a kernel": demo.write(source), "The library": ["reference.md", "stable.md"]}
+    write_text(source / "index.md", index(pages, menu, with_demo=whole))
+    for page in pages:
+        copy(page, source, pages)
+
+
 def _render(source: Path, site: Path) -> None:
-    """Sphinx makes a site of the folder `source`; RuntimeError with all that it complains of."""
+    """Make a site of the folder `source`; RuntimeError with all warnings of Sphinx."""
     application = import_extra("sphinx.application", "book")
     docutils = import_extra("sphinx.util.docutils", "book")
-    static = source / "_static"
-    settings = {**SETTINGS, "html_static_path": [str(static)], "html_favicon": str(static / "icon.svg")}
-    complaints = io.StringIO()
+    settings, warnings = {**SETTINGS, "html_static_path": [str(source / "_static")]}, io.StringIO()
     with docutils.patch_docutils(), docutils.docutils_namespace():
         doctrees = source.parent / "doctrees"
-        app = application.Sphinx(source, None, site, doctrees, "html", settings, status=None, warning=complaints)
+        app = application.Sphinx(source, None, site, doctrees, "html", settings, status=None, warning=warnings)
         app.build()
-    found = re.sub(r"\x1b\[[0-9;]*m", "", complaints.getvalue()).replace(f"{source}{os.sep}", "").strip()
-    if found or app.statuscode:
-        raise RuntimeError(f"the book was not built:\n{found}")
+    text = re.sub(r"\x1b\[[0-9;]*m", "", warnings.getvalue()).replace(f"{source}{os.sep}", "").strip()
+    if text or app.statuscode:
+        raise RuntimeError(f"the book was not built:\n{text}")
 
 
 def setup(app: Any) -> dict:
-    """Called by Sphinx: make `mathml` the renderer of formulas."""
+    """Called by Sphinx: make `mathml` the renderer of formulas, and read docstrings as prose."""
     SkipNode = import_extra("docutils.nodes", "book").SkipNode
 
     def inline(writer: Any, node: Any) -> None:
@@ -162,5 +126,13 @@ def setup(app: Any) -> dict:
         writer.body.append(f'<div class="math"{wide}>{mathml(node.astext(), display=True)}</div>\n')
         raise SkipNode
 
+    def escape(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+        """Escape what is markup in reStructuredText and not in our docstrings, such as |z| and **settings."""
+        for i, line in enumerate(lines):
+            if not line.lstrip().startswith((">>>", "...")):
+                parts = re.split(r"(`[^`]*`)", line)
+                lines[i] = "".join(p if p.startswith("`") else re.sub(r"[*|]", r"\\\g<0>", p) for p in parts)
+
+    app.connect("autodoc-process-docstring", escape, priority=400)  # before napoleon
     app.add_html_math_renderer("mathml", (inline, None), (block, None))
     return {"parallel_read_safe": True, "parallel_write_safe": True}
