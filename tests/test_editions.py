@@ -1,7 +1,13 @@
-"""Editions: published, for students, and a copy to work in."""
+"""Editions: published, for students, for Colab and Binder, and a copy to work in."""
 
+import contextlib
+import importlib.util
+import io
 import shutil
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pytest
@@ -107,6 +113,90 @@ def test_the_student_edition_never_replaces_its_source(notebook, capsys):
     before = path.read_bytes()
     assert cli.main(["student", str(path), "--out", str(path.parent)]) == 2
     assert path.read_bytes() == before
+
+
+# --- copies that install clipnull
+
+ADDRESS = "https://github.com/someone/clipnull"
+
+
+@pytest.fixture
+def one(tmp_path):
+    code = nbformat.v4.new_code_cell
+    cells = [nbformat.v4.new_markdown_cell("# A"), code("1"), code("2", metadata={"tags": ["solution"]})]
+    path = tmp_path / "04_a.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    return path
+
+
+def bootstrap(path):
+    (cell,) = (cell for cell in nbformat.read(path, 4).cells if cell.id == "bootstrap")
+    return cell.source
+
+
+def test_a_copy_has_badges_and_the_cell_in_front_and_no_solution(one, tmp_path):
+    out = tmp_path / "out"
+    assert cli.main(["colab", str(one), "--out", str(out), "--address", f"{ADDRESS}.git/", "--ref", "v1.0"]) == 0
+    cells = nbformat.read(out / "04_a.ipynb", 4).cells
+    assert [cell.cell_type for cell in cells] == ["markdown", "code", "markdown", "code"]
+    assert "github/someone/clipnull/blob/v1.0/notebooks/04_a.ipynb" in cells[0].source
+    assert "gh/someone/clipnull/v1.0?labpath=notebooks/04_a.ipynb" in cells[0].source
+    assert f'source = "git+{ADDRESS}@v1.0"' in cells[1].source
+    assert cli.main(["colab", str(one), "--out", str(out), "--address", "https://github.com/x/y"]) == 2, "kept"
+    assert f"git+{ADDRESS}@v1.0" in bootstrap(out / "04_a.ipynb")
+
+
+def test_where_clipnull_is_installed_the_cell_does_nothing(one, tmp_path, monkeypatch, capsys):
+    (copy,) = editions.colab([one], tmp_path / "out", ADDRESS)
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("the cell installs what is there"))
+    exec(bootstrap(copy), {})
+    assert capsys.readouterr().out == "clipnull is installed.\n"
+
+
+@pytest.mark.slow
+def test_without_a_network_the_cell_says_so(one, tmp_path, monkeypatch):
+    """pip itself, asked for a repository where nobody listens."""
+    (copy,) = editions.colab([one], tmp_path / "out", ADDRESS)
+    source = bootstrap(copy).replace(ADDRESS, "https://127.0.0.1:9/someone/clipnull")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit) as ended, contextlib.redirect_stdout(io.StringIO()):
+        exec(source, {})
+    text = str(ended.value)
+    assert text.startswith("clipnull cannot be installed from git+https://127.0.0.1:9") and "Is there a network" in text
+
+
+def test_with_a_network_the_cell_installs_from_the_address(one, tmp_path, monkeypatch, capsys):
+    (copy,) = editions.colab([one], tmp_path / "out", ADDRESS)
+    calls = []
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(subprocess, "run", lambda words, **_: calls.append(words) or SimpleNamespace(returncode=0))
+    exec(bootstrap(copy), {})
+    expected = [sys.executable, "-m", "pip", "install", "--quiet", f"clipnull @ git+{ADDRESS}@main", *editions.PACKAGES]
+    assert calls == [expected] and capsys.readouterr().out == "clipnull is installed.\n"
+
+
+@pytest.mark.parametrize(
+    ("address", "ref", "message"),
+    [
+        ("github.com/a/b", "main", "address: 'github.com/a/b' is not valid"),
+        ('https://github.com/a/b"; print(1) #', "main", "address: .* is not valid"),
+        (ADDRESS, 'x"; 1', "ref: .* is not valid"),
+        (ADDRESS, "a..b", "ref: 'a..b' is not valid"),
+    ],
+)
+def test_an_address_or_ref_that_is_not_valid_is_refused(one, tmp_path, address, ref, message):
+    with pytest.raises(ValueError, match=message):
+        editions.colab([one], tmp_path / "out", address, ref)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_address_comes_from_the_metadata_of_the_package(monkeypatch):
+    urls = ["Homepage, https://example.org", f"Repository, {ADDRESS}"]
+    monkeypatch.setattr(editions.metadata, "metadata", lambda _: SimpleNamespace(get_all=lambda _: urls))
+    assert editions._repository(None) == ADDRESS
+    monkeypatch.setattr(editions.metadata, "metadata", lambda _: SimpleNamespace(get_all=lambda _: None))
+    with pytest.raises(ValueError, match="address: none is given, and pyproject.toml names no Repository"):
+        editions._repository(None)
 
 
 # --- the course to work in

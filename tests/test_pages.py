@@ -75,7 +75,9 @@ def test_the_index_shows_the_figure_that_is_chosen_else_the_first(chapter):
 
     for tags, colour in (([], "red"), (["cover"], "blue")):
         path = chapter("01_a.ipynb", code=[cell("red", []), cell("blue", tags)])
-        cover = re.search(r'<img class="cover" alt="(.*?)" src="data:image/webp;base64,(.*?)">', index([path], {}, False))
+        cover = re.search(
+            r'<img class="cover" alt="(.*?)" src="data:image/webp;base64,(.*?)">', index([path], {}, False)
+        )
         red, _, blue = Image.open(io.BytesIO(base64.b64decode(cover[2]))).convert("RGB").getpixel((4, 4))
         assert cover[1] == f"In {colour}." and (red > 200, blue > 200) == (colour == "red", colour == "blue")
 

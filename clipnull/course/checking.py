@@ -1,4 +1,4 @@
-"""Check an answer: compare it with the reference of its exercise, and say in words of shapes what is wrong."""
+"""Check an answer: compare it with the reference of its exercise, and describe what is wrong, shapes first."""
 
 import copy
 import inspect
@@ -12,11 +12,11 @@ from ..errors import one_of
 from .exercises import EXERCISES, Exercise
 
 TOLERANCE = 1e-4
-"""How far a value may be from the reference, in units of the largest expected value or 1: answers may be float32."""
+"""How far a value may be off, relative to the largest expected value or 1: answers may be float32."""
 
 
 def check(identity: str, answer: Callable, strict: bool = False) -> None:
-    """Print PASS, TODO or FAIL with a hint for an answer to an exercise; it never raises for a wrong answer.
+    """Print PASS, TODO or FAIL with a hint for an answer to an exercise. A wrong answer never raises.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ def check(identity: str, answer: Callable, strict: bool = False) -> None:
     >>> cn.check("06-1", lambda before, after, classes: (before - after) / before)
     FAIL 06-1: the result: 0.444444; expected 0.5
       given: before 0.9, after 0.5, classes 10
-      hint: chance is one in classes; the way gone is (before - after) / (before - chance), at most 1
+      hint: chance is 1 / classes; the share of the way is (before - after) / (before - chance), at most 1
     """
     verdict, why = judge(identity, answer)
     if strict and verdict != "PASS":
@@ -60,31 +60,31 @@ def judge(identity: str, answer: Callable) -> tuple[str, str]:
             fault = "returned nothing; is there a return?" if result is None else _compare(task, result, expected)
         except Exception as error:
             if type(error) is NotImplementedError and not error.args:
-                return "TODO", "write the function above, run its cell, then this one"
+                return "TODO", "write the function above and run its cell, then run this one"
             fault = f"raised {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
         if not fault and any(_difference(a, b) for a, b in zip(given, arguments, strict=True)):
-            fault = "changed its arguments in place; it should make new ones"
+            fault = "changed its arguments in place; expected new tensors"
         if fault:
             names = inspect.signature(task.reference).parameters
-            told = ", ".join(f"{name} {_form(value)}" for name, value in zip(names, arguments, strict=True))
-            return "FAIL", f"{fault}\n  given: {told}\n  hint: {task.hint}"
+            inputs = ", ".join(f"{name} {_describe(value)}" for name, value in zip(names, arguments, strict=True))
+            return "FAIL", f"{fault}\n  given: {inputs}\n  hint: {task.hint}"
     return "PASS", ""
 
 
 def _compare(task: Exercise, result: object, expected: object) -> str:
-    """What is wrong with `result`, or nothing. Shapes come first: the views of a wrong shape may not exist."""
+    """What is wrong with `result`, or "". Shapes come first, as a result of a wrong shape may have no views."""
     if isinstance(expected, Tensor):
         try:
             result = torch.as_tensor(result).detach().cpu()
         except (TypeError, ValueError, RuntimeError):
-            return f"returned {_form(result)}; expected a tensor of shape {tuple(expected.shape)}"
+            return f"returned {_describe(result)}; expected a tensor of shape {tuple(expected.shape)}"
         fault = _shape_fault(result, expected)
         if fault:
             return fault
         if expected.is_floating_point():
             result, expected = result.double(), expected.double()
-    shown, wanted = task.views(result), task.views(expected)
-    faults = (f"{name}: {fault}" for name in wanted if (fault := _difference(shown[name], wanted[name])))
+    views, references = task.views(result), task.views(expected)
+    faults = (f"{name}: {fault}" for name in views if (fault := _difference(views[name], references[name])))
     return next(faults, "")
 
 
@@ -94,9 +94,9 @@ def _shape_fault(result: Tensor, expected: Tensor) -> str:
         if expected.ndim == 2 and result.shape == expected.T.shape:
             guess = "; is it transposed?"
         elif [n for n in result.shape if n != 1] == [n for n in expected.shape if n != 1]:
-            guess = "; an axis of length 1 is too many or missing"
+            guess = "; is an axis of length 1 missing, or one too many?"
         elif result.ndim < expected.ndim:
-            guess = "; was an axis summed over that should stay?"
+            guess = "; did you sum over an axis that should stay?"
         return f"shape {tuple(result.shape)}; expected {tuple(expected.shape)}{guess}"
     if result.is_floating_point() != expected.is_floating_point():
         return f"dtype {result.dtype}; expected {expected.dtype}"
@@ -104,7 +104,7 @@ def _shape_fault(result: Tensor, expected: Tensor) -> str:
 
 
 def _difference(result: object, expected: object) -> str:
-    """How two values differ, with a guess at the reason; empty if they agree."""
+    """How two values differ, with a guess at the reason; "" if they agree."""
     if callable(expected):
         return ""
     if not isinstance(expected, (Tensor, float)):
@@ -112,40 +112,44 @@ def _difference(result: object, expected: object) -> str:
     try:
         a, b = torch.as_tensor(result).double(), torch.as_tensor(expected).double()
     except (TypeError, ValueError, RuntimeError):
-        return f"{_form(result)}; expected a number"
+        return f"{_describe(result)}; expected a number"
     if a.shape != b.shape:
         return f"shape {tuple(a.shape)}; expected {tuple(b.shape)}"
     if bool((a.isfinite() != b.isfinite()).any()):
         wrong, right = (int((~x.isfinite()).sum()) for x in (a, b))
         return f"{wrong} of {a.numel()} values are NaN or infinite; expected {right}"
-    odd = ~b.isfinite()
-    if bool((a[odd].nan_to_num(0.0, 1.0, -1.0) != b[odd].nan_to_num(0.0, 1.0, -1.0)).any()):
+    infinite = ~b.isfinite()
+    if not torch.equal(a[infinite].nan_to_num(0.0, 1.0, -1.0), b[infinite].nan_to_num(0.0, 1.0, -1.0)):
         return "NaN and infinite values, or their signs, are exchanged"
-    a, b = a.masked_fill(odd, 0.0), b.masked_fill(odd, 0.0)
+    return _finite_difference(a.masked_fill(infinite, 0.0), b.masked_fill(infinite, 0.0))
+
+
+def _finite_difference(a: Tensor, b: Tensor) -> str:
+    """How a tensor `a` differs from the expected `b` of its shape."""
     allowed = TOLERANCE * max(1.0, float(b.abs().max())) if b.numel() else 0.0
 
-    def near(c: Tensor) -> bool:
-        return bool(((c - b).abs() <= allowed).all())
+    def near(x: Tensor, y: Tensor = b) -> bool:
+        return bool(((x - y).abs() <= allowed).all())
 
     if near(a):
         return ""
-    factor = float((a * b).sum() / (b * b).sum()) if bool(b.any()) else math.nan
     if near(-a):
         return "the sign is the other way round"
-    if b.numel() > 1 and math.isfinite(factor) and abs(factor) > 1e-6 and near(a / factor):
-        return f"{factor:.4g} times what is expected; a mean for a sum, or a missing normalisation?"
-    if b.numel() > 1 and bool(((a.flatten().sort()[0] - b.flatten().sort()[0]).abs() <= allowed).all()):
-        return "the right values in another order"
     if b.numel() == 1:
         return f"{float(a):.6g}; expected {float(b):.6g}"
+    factor = float((a * b).sum() / (b * b).sum()) if bool(b.any()) else math.nan
+    if math.isfinite(factor) and abs(factor) > 1e-6 and near(a / factor):
+        return f"{factor:.4g} times what is expected; a mean in place of a sum, or a missing normalisation?"
+    if near(a.flatten().sort()[0], b.flatten().sort()[0]):
+        return "the right values in another order"
+    off = (a - b).abs()
     return (
-        f"right shape, but {int(((a - b).abs() > allowed).sum())} of {b.numel()} values are off, by up to "
-        f"{float((a - b).abs().max()):.3g}"
+        f"right shape, but {int((off > allowed).sum())} of {b.numel()} values are off, by up to {float(off.max()):.3g}"
     )
 
 
-def _form(value: object) -> str:
-    """What a value is, in a word or two: shapes rather than numbers."""
+def _describe(value: object) -> str:
+    """A value in a word or two: the shape of a tensor, not its numbers."""
     if isinstance(value, Tensor):
         return str(tuple(value.shape)) + ("" if value.is_floating_point() else f" {str(value.dtype)[6:]}")
     if callable(value):

@@ -1,4 +1,4 @@
-"""Formulas: LaTeX to MathML, which browsers draw by themselves and screen readers can read. No script is needed."""
+"""Formulas: LaTeX becomes MathML, which browsers draw without a script and screen readers can read."""
 
 import base64
 import re
@@ -7,14 +7,14 @@ from pathlib import Path
 from ..errors import import_extra
 
 FENCES = {r"\lVert": "‖", r"\rVert": "‖", r"\Vert": "‖", r"\|": "‖", r"\lvert": "|", r"\rvert": "|"}
-"""What latex2mathml leaves as it is after \\big and \\Big."""
+"""What latex2mathml does not convert after \\big and \\Big."""
 
 FONT = Path(__file__).parent / "fonts" / "formulas.woff2"
-"""Brackets, roots and braces grow only in a font with a table of mathematics, which few computers have."""
+"""Brackets, roots and braces grow only in a font with mathematical tables, which few computers have."""
 
 
 def style(address: str = "") -> str:
-    """The style sheet of formulas, with FONT from `address`; without one, the font itself is in it."""
+    """The style sheet of formulas, with FONT from `address`, or embedded without one."""
     address = address or f"data:font/woff2;base64,{base64.b64encode(FONT.read_bytes()).decode('ascii')}"
     return (
         f'@font-face {{ font-family: "Clipnull Formulas"; src: url("{address}") format("woff2") }}\n'
@@ -22,16 +22,16 @@ def style(address: str = "") -> str:
     )
 
 
-def _function(found: re.Match) -> str:
+def _function(match: re.Match) -> str:
     """The name of a function is an operator, with a thin space on both sides, but none before a bracket."""
-    after = "0" if found[2] else "0.17em"
-    return f'<mo lspace="0.17em" rspace="{after}">{found[1]}</mo>{found[2] or ""}'
+    after = "0" if match[2] else "0.17em"
+    return f'<mo lspace="0.17em" rspace="{after}">{match[1]}</mo>{match[2] or ""}'
 
 
 def mathml(latex: str, display: bool) -> str:
     """A formula as MathML: a block of its own with `display`, else part of a line.
 
-    Raises ValueError for a formula that latex2mathml does not know in full.
+    Raises ValueError for a formula that latex2mathml cannot convert completely.
     """
     converter = import_extra("latex2mathml.converter", "course")
     known = re.sub(r"\\arg(?![a-z])", r"\\operatorname{arg}", latex)

@@ -90,7 +90,7 @@ def _kept_energy(texts: Tensor) -> float:
 
 
 def _domain_agreement(texts: Tensor, z: Tensor, images: Images) -> float:
-    """Mean cosine, over domains, of the domain's mean text with its mean picture, the mean of all domains subtracted."""
+    """Mean cosine, over domains, of its mean text with its mean picture, each minus the mean of all domains."""
     whole = (images.counts() > 0).all(1).nonzero()[:, 0]
     if len(whole) < 2 or texts.shape[1] < 2:
         return math.nan

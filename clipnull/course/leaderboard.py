@@ -1,7 +1,7 @@
 """A leaderboard: the patches that students hand in, measured on pictures that only the instructor has.
 
-Patches are data, so that nothing of what is handed in runs. Beside `name.safetensors` may lie `name.json`, what its
-author predicts: an interval for each rate, such as {"forgetting_rate": [0.9, 1], "worst_cell_drop": [5, 20]}.
+A patch is data, so nothing that is handed in runs. `name.json` beside `name.safetensors` may hold its author's
+predictions: an interval for each rate, such as {"forgetting_rate": [0.9, 1], "worst_cell_drop": [5, 20]}.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from ..models import Clip
 from ..vocabulary import Forget
 
 RATES = {"forgetting_rate": "forgetting", "retain_drop": "retain drop", "worst_cell_drop": "worst cell"}
-SCALE = {"forgetting_rate": 100.0}
-"""A rate from 0 to 1 counts in points in the score of a prediction, as the others do."""
-ENOUGH = 0.9
+TO_POINTS = {"forgetting_rate": 100.0}
+"""A rate from 0 to 1 counts in points, as the others do, in the score of a prediction."""
+MIN_SHARE_OF_BEST = 0.9
 """The rule of notebook 08: of those that forget at least this share of the best, the smallest worst-cell drop."""
 MISS = 40.0
 """The score of a prediction is its width and so many for each point outside: 2/α for a 95 % interval (Winkler)."""
 
 
 def leaderboard(clip: Clip, images: Images, request: Forget, patches: Sequence[Path]) -> str:
-    """A table in Markdown of `patches` on `images`, the best first; a patch that cannot be read is told below it.
+    """Measure `patches` on `images`: a Markdown table, the best first, and below it the patches that were refused.
 
     The instructor's `request` counts, not the one a patch names. Raises ValueError for names that `images` lack, if no
     patch is given, and if two bear one name.
@@ -41,47 +41,46 @@ def leaderboard(clip: Clip, images: Images, request: Forget, patches: Sequence[P
     z, rows, refused = embed(clip, images), [], []
     for path in map(Path, patches):
         try:
-            edit, told = Edit.load(path, clip), _predicted(path.with_suffix(".json"))
+            edit, predictions = Edit.load(path, clip), _read_predictions(path.with_suffix(".json"))
         except (ValueError, OSError) as error:
             refused.append(f"- {path.stem}: refused, {one_line(error)}")
             continue
         rates = compare(clip, edit.apply(clip), images, request, features=(z, edit.images(z))).rates
-        rows.append((path.stem, {name: rates[name] for name in RATES}, score(rates, told) if told else math.nan))
+        rows.append((path.stem, {name: rates[name] for name in RATES}, score(rates, predictions)))
     best = max((rates["forgetting_rate"] for _, rates, _ in rows), default=0.0)
-    rows.sort(key=lambda row: _place(row[1], best))
+    rows.sort(key=lambda row: _rank(row[1], best))
     lines = [
         f"{request}, {len(images)} pictures kept back\n",
         f"| | who | {' | '.join(RATES.values())} | prediction (smaller is better) |",
         "|---|---|---|---|---|---|",
     ]
-    for number, (who, rates, points) in enumerate(rows, 1):
+    for number, (name, rates, points) in enumerate(rows, 1):
         numbers = f"{rates['forgetting_rate']:.2f} | {rates['retain_drop']:+.1f} | {rates['worst_cell_drop']:.0f}"
-        lines.append(f"| {number} | {who} | {numbers} | {'none' if math.isnan(points) else f'{points:.0f}'} |")
+        lines.append(f"| {number} | {name} | {numbers} | {'none' if math.isnan(points) else f'{points:.0f}'} |")
     return "\n".join([*lines, *([""] if refused else []), *refused])
 
 
-def _place(rates: dict[str, float], best: float) -> tuple[bool, float, float]:
-    if rates["forgetting_rate"] >= ENOUGH * best:
+def _rank(rates: dict[str, float], best: float) -> tuple[bool, float, float]:
+    if rates["forgetting_rate"] >= MIN_SHARE_OF_BEST * best:
         return False, rates["worst_cell_drop"], rates["retain_drop"]
     return True, -rates["forgetting_rate"], rates["worst_cell_drop"]
 
 
-def _predicted(path: Path) -> dict[str, tuple[float, float]]:
+def _read_predictions(path: Path) -> dict[str, tuple[float, float]]:
     """The intervals in a file of predictions; none where it is missing. Raises ValueError for anything else in it."""
     if not path.is_file():
         return {}
-    told = json.loads(path.read_text(encoding="utf-8"))
-    for name, interval in told.items() if isinstance(told, dict) else [("the file", told)]:
+    table = json.loads(path.read_text(encoding="utf-8"))
+    for name, interval in table.items() if isinstance(table, dict) else [("the file", table)]:
         numbers = isinstance(interval, list) and len(interval) == 2 and all(type(x) in (int, float) for x in interval)
         if name not in RATES or not numbers or not -1000 <= interval[0] <= interval[1] <= 1000:
-            raise ValueError(
-                f"{path.name}: {name} is {interval!r}; expected [low, high] for some of {', '.join(RATES)}"
-            )
-    return {name: (low, high) for name, (low, high) in told.items()}
+            expected = f"[low, high] for some of {', '.join(RATES)}"
+            raise ValueError(f"{path.name}: {name} is {interval!r}; expected {expected}")
+    return {name: (low, high) for name, (low, high) in table.items()}
 
 
-def score(rates: dict[str, float], told: dict[str, tuple[float, float]]) -> float:
-    """The interval score of predictions, in points, a mean over the predicted rates.
+def score(rates: dict[str, float], predictions: dict[str, tuple[float, float]]) -> float:
+    """The interval score of predictions, in points: a mean over the predicted rates, NaN without a prediction.
 
     Examples
     --------
@@ -89,7 +88,7 @@ def score(rates: dict[str, float], told: dict[str, tuple[float, float]]) -> floa
     85.0
     """
     points = []
-    for name, (low, high) in told.items():
+    for name, (low, high) in predictions.items():
         outside = max(low - rates[name], rates[name] - high, 0.0)
-        points.append(SCALE.get(name, 1.0) * (high - low + MISS * outside))
-    return sum(points) / len(points)
+        points.append(TO_POINTS.get(name, 1.0) * (high - low + MISS * outside))
+    return sum(points) / len(points) if points else math.nan

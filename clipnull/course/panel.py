@@ -1,4 +1,4 @@
-"""Live: choose what to forget and how, and watch the matrix change. For a notebook that somebody sits in front of."""
+"""A live panel for a notebook: choose what to forget and how, and watch the accuracy matrix change."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..models import Clip
 from ..prompts import text_classifiers
 from ..vocabulary import Forget
 
-DIALS = {  # the setting of each method that says how hard it hits
+DIALS = {
     "nullspace": ("alpha", 0.0, 1.0, 1.0),
     "residual": ("alpha", 0.0, 1.0, 1.0),
     "ridge": ("forgetting", 0, 5, 1000.0),
@@ -26,11 +26,14 @@ DIALS = {  # the setting of each method that says how hard it hits
     "neuron": ("strength", 0.0, 5.0, 1.5),
     "gated": ("strength", 0.0, 5.0, 1.5),
 }
-"""Method -> (setting, lowest, highest, at first); for `ridge`, powers of ten. Any other method keeps its defaults."""
+"""Method -> (its strength setting, lowest, highest, first value); for `ridge`, lowest and highest are powers of ten.
+
+Any other method keeps its defaults.
+"""
 
 
 def attended() -> bool:
-    """Whether the kernel was started for a person: by JupyterLab, Notebook, VS Code or Colab, not by papermill."""
+    """Whether JupyterLab, Notebook, VS Code or Colab started the kernel for a person, and not papermill."""
     shell = import_extra("IPython", "course").get_ipython()
     return bool(
         os.environ.get("JPY_SESSION_NAME")
@@ -40,10 +43,9 @@ def attended() -> bool:
 
 
 class Panel:
-    """Controls for a request and a method, and beside them the accuracy that the edit leaves.
+    """Controls for a request and a method beside the accuracy after the edit; `box` is the widget.
 
-    cells: of the unedited `clip`, see `embed_vocabulary`. Pictures are those of `images`, embedded once. `box` is the
-    widget.
+    cells: of the unedited `clip`, from `embed_vocabulary`. The pictures of `images` are embedded once.
     """
 
     def __init__(self, clip: Clip, images: Images, cells: Cells, request: Forget, method: str = "gated") -> None:
@@ -54,15 +56,14 @@ class Panel:
         self.z, self.classifiers = embed(clip, images), text_classifiers(clip, vocabulary)
         self.before = self.accuracy(self.z)
         self.classes, self.domains = (
-            widgets.SelectMultiple(options=options, value=chosen or (), description=name, rows=min(16, len(options)))
-            for name, options, chosen in (
+            widgets.SelectMultiple(options=names, value=chosen or (), description=description, rows=min(16, len(names)))
+            for description, names, chosen in (
                 ("classes", vocabulary.classes, request.classes),
                 ("domains", vocabulary.domains, request.domains),
             )
         )
-        self.method = widgets.Dropdown(
-            options=list(METHODS), value=one_of("method", method, METHODS), description="method"
-        )
+        one_of("method", method, METHODS)
+        self.method = widgets.Dropdown(options=list(METHODS), value=method, description="method")
         self.dials = {}
         for name, (setting, low, high, value) in DIALS.items():
             kind, step = (widgets.FloatLogSlider, 0.1) if name == "ridge" else (widgets.FloatSlider, 0.05)
@@ -71,11 +72,8 @@ class Panel:
         for control in (self.classes, self.domains, self.method, *self.dials.values()):
             control.observe(self.update, "value")
         hint = widgets.HTML("<small>Ctrl or Shift picks several.<br>No class: all. No domain: all.</small>")
-        left = widgets.VBox(
-            [self.classes, self.domains, hint, self.method, *self.dials.values()],
-            layout=widgets.Layout(flex="0 0 auto"),
-        )
-        self.box = widgets.HBox([left, self.shown])
+        controls = [self.classes, self.domains, hint, self.method, *self.dials.values()]
+        self.box = widgets.HBox([widgets.VBox(controls, layout=widgets.Layout(flex="0 0 auto")), self.shown])
         self.update()
 
     def accuracy(self, z: Tensor) -> Tensor:
@@ -83,7 +81,7 @@ class Panel:
         return accuracy_matrix(classify(z, self.classifiers, self.images.domains), self.images)
 
     def update(self, _: object = None) -> None:
-        """Make the edit that the controls ask for, and show what is left."""
+        """Make the edit that the controls ask for, and show the accuracy after it."""
         method = self.method.value
         for name, dial in self.dials.items():
             dial.layout.display = None if name == method else "none"
@@ -95,50 +93,42 @@ class Panel:
             return
         settings = {DIALS[method][0]: self.dials[method].value} if method in DIALS else {}
         after = self.accuracy(solve(self.cells, mask, method, **settings).images(self.z))
-        told = "; ".join(
-            f"{name.replace('_', ' ')} {value:.2f}"
-            for name, value in rates(self.before, after, mask).items()
-            if value == value
-        )
-        self.shown.value = f"<p role='status'>Forget {html.escape(str(request))}: {told}</p>" + matrix_html(
-            self.before, after, mask, self.images
-        )
+        finite = {name: value for name, value in rates(self.before, after, mask).items() if value == value}
+        summary = "; ".join(f"{name.replace('_', ' ')} {value:.2f}" for name, value in finite.items())
+        status = f"<p role='status'>Forget {html.escape(str(request))}: {summary}</p>"
+        self.shown.value = status + matrix_html(self.before, after, mask, self.images)
 
 
 def matrix_html(before: Tensor, after: Tensor, mask: Tensor, images: Images) -> str:
-    """Accuracy after an edit in % and its change in points, a cell each, as a table: orange lost, purple gained.
+    """Accuracy after an edit in % and its change in points, as a table: orange lost, purple gained.
 
     Forgotten cells, those of the mask, have a frame and a cross; cells without pictures are empty.
     """
-    colours = import_extra("matplotlib", "course").colormaps["PuOr"]
     vocabulary = images.vocabulary
     head = "".join(f"<th scope='col'>{html.escape(domain)}</th>" for domain in vocabulary.domains)
-    body = []
+    body = ""
     for c, name in enumerate(vocabulary.classes):
-        row = []
-        for old, new, gone in zip(before[c].tolist(), after[c].tolist(), mask[c].tolist(), strict=True):
-            if old != old:
-                row.append("<td></td>")
-                continue
-            red, green, blue = colours((new - old + 1) / 2)[:3]
-            ink = "white" if 0.3 * red + 0.59 * green + 0.11 * blue < 0.5 else "black"
-            paper = "#" + "".join(f"{round(255 * value):02x}" for value in (red, green, blue))
-            style = f"padding: 2px 6px; color: {ink}; background: {paper}"
-            style += "; outline: 3px solid #D55E00; outline-offset: -3px" if gone else ""
-            row.append(f"<td style='{style}'>{100 * new:.0f} ({100 * (new - old):+.0f}){' ×' if gone else ''}</td>")
-        body.append(f"<tr><th scope='row'>{html.escape(name)}</th>{''.join(row)}</tr>")
-    return (
-        "<table><caption>% right after the edit (change in points); × and frame: to be forgotten</caption>"
-        f"<tr><td></td>{head}</tr>{''.join(body)}</table>"
-    )
+        cells = map(_cell_html, before[c].tolist(), after[c].tolist(), mask[c].tolist())
+        body += f"<tr><th scope='row'>{html.escape(name)}</th>{''.join(cells)}</tr>"
+    caption = "% right after the edit (change in points); × and frame: to be forgotten"
+    return f"<table><caption>{caption}</caption><tr><td></td>{head}</tr>{body}</table>"
+
+
+def _cell_html(before: float, after: float, forgotten: bool) -> str:
+    if before != before:
+        return "<td></td>"
+    red, green, blue = import_extra("matplotlib", "course").colormaps["PuOr"]((after - before + 1) / 2)[:3]
+    ink = "white" if 0.3 * red + 0.59 * green + 0.11 * blue < 0.5 else "black"
+    ground = "#" + "".join(f"{round(255 * value):02x}" for value in (red, green, blue))
+    style = f"padding: 2px 6px; color: {ink}; background: {ground}"
+    style += "; outline: 3px solid #D55E00; outline-offset: -3px" if forgotten else ""
+    text = f"{100 * after:.0f} ({100 * (after - before):+.0f}){' ×' if forgotten else ''}"
+    return f"<td style='{style}'>{text}</td>"
 
 
 def live(clip: Clip, images: Images, cells: Cells, request: Forget, method: str = "gated") -> None:
-    """Display a `Panel` where somebody can use it; elsewhere (papermill, CI) say so in one line and do nothing.
-
-    Arguments as for `Panel`.
-    """
+    """Display a `Panel` (same arguments) where a person can use it; elsewhere (papermill, CI) print one line."""
     if attended():
         import_extra("IPython.display", "course").display(Panel(clip, images, cells, request, method).box)
     else:
-        print("The controls appear when this cell runs in JupyterLab.")
+        print("The controls appear when you run this code in JupyterLab.")

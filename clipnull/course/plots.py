@@ -168,7 +168,7 @@ def _labels(numbers: np.ndarray, form: str, counts: Tensor | None) -> np.ndarray
 
 
 def comparison(result: Comparison) -> plt.Figure:
-    """Draw accuracy before and after an edit side by side, the second coloured by the change, forgotten cells framed."""
+    """Draw accuracy before and after an edit, the second coloured by the change; forgotten cells framed."""
     vocabulary = result.images.vocabulary
     c, k = vocabulary.shape
     fig, axes = plt.subplots(1, 2, figsize=(2.4 + 1.4 * k, 1.2 + 0.34 * c), sharey=True)

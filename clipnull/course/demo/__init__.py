@@ -1,11 +1,11 @@
-"""The demo, a page of the book: the reader chooses a request and a method, and the browser computes what they do.
+"""The demo, a page of the book: the reader chooses a request and a method, and the browser computes the effect.
 
-No server and no framework. The page holds miniworld's test embeddings, the texts and prototypes of its cells, and what
-is fixed for the vocabulary (the duals, the settings of the methods); what depends on the request is solved in the page.
-`linear.js` is the linear algebra, `methods.js` the six methods and the measures, `page.js` what is shown.
+It needs no server and no framework. The page holds miniworld's test embeddings, the texts and prototypes of its cells,
+and what is fixed for the vocabulary (the duals, the settings of the methods). `linear.js` is the linear algebra,
+`methods.js` the six methods and the measures, `page.js` the page.
 
-Embeddings of pictures come as 16-bit integers, each row scaled by its largest value: the length of an embedding changes
-no answer of any method, and on the test pictures of miniworld neither does the rounding.
+Embeddings of pictures are 16-bit integers, each row scaled by its largest value: the length of an embedding changes no
+answer of any method, and on the test pictures of miniworld neither does the rounding.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ PAGES = ("demo.md", "LICENSES.md")
 
 
 def write(source: Path) -> tuple[str, ...]:
-    """Put the demo among the sources of a book, in the folder `source`; returns the names of its pages.
+    """Write the demo into the folder `source` of a book; returns the names of its pages.
 
-    Beside the page: `_static/demo` with scripts, style, data and thumbnails, and the licences of the pictures.
+    `_static/demo` gets scripts, style, data and thumbnails; a page of its own lists the licences of the pictures.
     """
     here, static, pictures = Path(__file__).parent, source / "_static" / "demo", data_folder("miniworld")
     static.mkdir(parents=True)
@@ -60,19 +60,19 @@ def write(source: Path) -> tuple[str, ...]:
 
 
 def script(values: dict[str, Any]) -> str:
-    """A script that holds what `data` gives: unlike a file of numbers, it loads without a server."""
+    """A script that holds `values`: unlike a file of numbers, it loads without a server."""
     return f"const DATA = {json.dumps(values, separators=(',', ':'))};\n"
 
 
 def data(clip: Clip, images: Images, z: Tensor) -> dict[str, Any]:
-    """What the page computes with, in JSON's types; numbers as base64 of little-endian arrays.
+    """The input of the page's computations in JSON's types, arrays as base64.
 
-    z: embeddings of the pictures of miniworld, `images`, (n, d).
+    z: (n, d), embeddings of the pictures of miniworld, `images`.
     """
     cells = embed_vocabulary(clip, images.vocabulary)
     assert cells.prototypes is not None and cells.domains is not None
     with (data_folder("miniworld") / "index.csv").open(encoding="utf-8", newline="") as file:
-        told = {row["file"]: f"{row['name']}, {row['source']}, {row['licence']}" for row in csv.DictReader(file)}
+        credits = {row["file"]: f"{row['name']}, {row['source']}, {row['licence']}" for row in csv.DictReader(file)}
     return {
         "classes": images.vocabulary.classes,
         "domains": images.vocabulary.domains,
@@ -81,7 +81,7 @@ def data(clip: Clip, images: Images, z: Tensor) -> dict[str, Any]:
             "embeddings": packed(rounded(z), torch.int16),
             "classes": images.classes.tolist(),
             "domains": images.domains.tolist(),
-            "credits": [told["/".join(file.parts[-4:])] for file in images.files],
+            "credits": [credits["/".join(file.parts[-4:])] for file in images.files],
             "columns": COLUMNS,
         },
         "queries": packed(embed_classes(clip, images.vocabulary.names), torch.float32),
@@ -96,12 +96,12 @@ def data(clip: Clip, images: Images, z: Tensor) -> dict[str, Any]:
 
 
 def rounded(z: Tensor) -> Tensor:
-    """Embeddings (n, d) as whole numbers, the largest of each row 32767: what the page computes with."""
+    """Embeddings (n, d) as whole numbers, the largest of each row 32767."""
     return (32767 * z / z.abs().amax(1, keepdim=True)).round()
 
 
 def settings(method: str) -> dict[str, float]:
-    """The settings of a method that is in the table, as they are by default."""
+    """The default settings of a method."""
     parameters = inspect.signature(METHODS[method]).parameters.values()
     return {p.name: p.default for p in parameters if p.default is not p.empty}
 

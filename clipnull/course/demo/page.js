@@ -49,7 +49,7 @@ function problemOf(classes, domains) {
   if (!classes.length && !domains.length) return "Nothing is chosen: choose a class, a domain or both.";
   const all = (found, n) => !found.length || found.length === n;
   if (all(classes, C) && all(domains, K)) {
-    return "Everything would be forgotten: leave at least one class or one domain out, so that something is kept.";
+    return "Everything would be forgotten: leave out at least one class or one domain, so that something is kept.";
   }
   return "";
 }
@@ -188,7 +188,7 @@ function update() {
   drawTiles("after", "After", after.z, mask);
   toAddress(classes, domains, method);
   at("demo").dataset.milliseconds = performance.now() - start;
-  at("time").textContent = `Computed and drawn in ${Math.ceil(performance.now() - start)} ms, by your browser alone.`;
+  at("time").textContent = `Your browser alone computed and drew this in ${Math.ceil(performance.now() - start)} ms.`;
 }
 
 addChoices("classes", "checkbox", DATA.classes);

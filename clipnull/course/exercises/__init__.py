@@ -1,4 +1,4 @@
-"""The exercises of the notebooks: what an answer is given, what it should return, and hints that speak of shapes.
+"""The exercises of the notebooks: the arguments of an answer, the result it should return, and a hint about shapes.
 
 An exercise of notebook NN is four cells in a row, between the last question and the summary:
 
@@ -7,13 +7,13 @@ An exercise of notebook NN is four cells in a row, between the last question and
 2. Code, tagged `exercise`: a stub, one function whose docstring gives shapes and whose last line is
    `raise NotImplementedError`. Its name is used nowhere else in the notebook, and neither is the name of the solution.
 3. Code: `cn.check("NN-k", stub)`. It prints PASS, TODO or FAIL with a hint and never raises for a wrong answer, so that
-   Run All goes through for a student.
+   Run All finishes for a student.
 4. Code, tagged `solution`, with `"jupyter": {"source_hidden": true}`: the solution under a name of its own and
    `cn.check("NN-k", name, strict=True)`, which raises unless it is right. `clipnull student` leaves it out.
 
-Its reference is a function in one of the modules here, decorated with `exercise` (see `registry`): what an answer is
-compared with. tests/test_exercises.py wants, for every exercise, two plausible wrong answers, which must fail, and a
-right one written differently, which must pass.
+An answer is compared with its reference, a function in one of the modules here, decorated with `exercise` (see
+`registry`). tests/test_exercises.py holds two plausible wrong answers to every exercise, which must fail, and a right
+one written differently, which must pass.
 """
 
 from . import audits, edits, spaces

@@ -26,8 +26,8 @@ def _labelled() -> list[tuple]:
 @exercise(
     "07-1",
     _labelled,
-    "cosines (n, n) need unit rows; each picture is nearest to itself, so that the diagonal must not win; then "
-    "compare labels[nearest], (n,), with labels",
+    "cosines (n, n) need unit rows; each picture is nearest to itself, so exclude the diagonal; then compare "
+    "labels[nearest], (n,), with labels",
 )
 def same_neighbour(features: Tensor, labels: Tensor) -> float:
     return float(probes.retrieval_precision(features, labels, 1).mean())
@@ -63,8 +63,8 @@ def _edited() -> list[tuple]:
 @exercise(
     "07-3",
     _edited,
-    "z' L = (z L) (I - R^T L), so that z L (n, r) comes from a system of size r; then z = z' + (z L) R^T. Mind "
-    "the side: z L is on the left of the matrix",
+    "z' L = (z L) (I - R^T L), so a system of size r gives z L (n, r); then z = z' + (z L) R^T. Mind the side: z L is "
+    "on the left of the matrix",
 )
 def undo(edited: Tensor, left: Tensor, right: Tensor) -> Tensor:
     return edited @ torch.linalg.inv(torch.eye(len(left), dtype=left.dtype) - left @ right.T)
@@ -84,8 +84,8 @@ def _lists() -> list[tuple]:
 @exercise(
     "08-1",
     _lists,
-    "what must not be answered needs a score that no other can be below, such as -inf: 0 wins against negative "
-    "scores. Removing columns changes the numbers of the classes behind them; keep (n, C) until the argmax",
+    "give a forgotten class a score below all others, such as -inf: 0 wins against negative scores. Removing columns "
+    "changes the numbers of the classes behind them; keep (n, C) until the argmax",
 )
 def name_filter(scores: Tensor, forgotten: Tensor) -> Tensor:
     return scores.masked_fill(forgotten, -math.inf).argmax(1)
@@ -102,7 +102,7 @@ def _pairs_of_results() -> list[tuple]:
 @exercise(
     "08-2",
     _pairs_of_results,
-    "the standard deviation of the *differences*, not of each method: what both find hard cancels. Divide it by "
+    "take the standard deviation of the *differences*, not of each method: what is hard for both cancels. Divide it by "
     "sqrt(n), multiply by t with n - 1 degrees of freedom; (2,): low, high",
 )
 def paired_interval(first: Tensor, second: Tensor) -> Tensor:
@@ -123,8 +123,8 @@ def _bits() -> list[tuple]:
 @exercise(
     "08-3",
     _bits,
-    "subtract from each row a multiple of s (d,), the difference of the means; how much is a number per row, "
-    "(n,): (z - mean) @ direction / (s @ direction) with direction = Sigma^-1 s, the mean over all rows",
+    "subtract from each row a multiple of s (d,), the difference of the means. The multiples, (n,), are "
+    "(z - mean) @ direction / (s @ direction), with direction = Sigma^-1 s and the mean over all rows",
 )
 def erase_bit(z: Tensor, positive: Tensor) -> Tensor:
     s = z[positive].mean(0) - z[~positive].mean(0)
@@ -147,8 +147,8 @@ def wilson_interval(right: int, n: int) -> Tensor:
 @exercise(
     "09-2",
     lambda: [(torch.tensor([2, 0, 2, 2, 1, 0, 2, 0]),), (torch.tensor([5, 5, 5, 3, 3]),), (torch.tensor([0]),)],
-    "count, for each picture, the *earlier* ones of the same cell: an even number means it is the first, third, "
-    "... of its cell; a cell with a single picture gives it",
+    "count, for each picture, the *earlier* ones of the same cell: an even number means that it is the first, third, "
+    "... of its cell; the only picture of a cell is chosen",
 )
 def every_second(cell_numbers: Tensor) -> Tensor:
     return (cell_numbers[:, None] == cell_numbers).tril(-1).sum(1) % 2 == 0

@@ -1,4 +1,4 @@
-"""Exercises of notebooks 04 to 06: an edit of each paradigm, and how far it forgets."""
+"""Exercises of notebooks 04 to 06: an edit of each paradigm, and how much it forgets."""
 
 import math
 
@@ -25,12 +25,12 @@ def _margins() -> list[tuple]:
 @exercise(
     "04-1",
     _margins,
-    "the lead z P (own - rival) is a straight line in alpha: the lead before, minus alpha times (z U) (U^T (own - "
+    "the margin z P (own - rival) is a straight line in alpha: the margin before, minus alpha times (z U) (U^T (own - "
     "rival)). Where does it cross zero? Beyond alpha = 1, or never, counts as infinity",
 )
 def needed_strength(z: Tensor, u: Tensor, own: Tensor, rival: Tensor) -> Tensor:
-    lead, taken = z @ (own - rival), (z @ u) @ (u.T @ (own - rival))
-    return torch.where(taken >= lead, lead / taken, torch.inf)
+    margin, removed = z @ (own - rival), (z @ u) @ (u.T @ (own - rival))
+    return torch.where(removed >= margin, margin / removed, torch.inf)
 
 
 def _matrices() -> list[tuple]:
@@ -64,8 +64,8 @@ def _wanted() -> list[tuple]:
 @exercise(
     "05-1",
     _wanted,
-    "a linear reading of class plus domain is a number for the class plus a number for the domain. The nearest such "
-    "table has the row means and the column means of what is wanted; both contain the mean of all: count it once",
+    "a linear detector of class plus domain is a number for the class plus a number for the domain. The nearest such "
+    "table has the row means and the column means of what is wanted; both contain the overall mean: count it once",
 )
 def best_reading(wanted: Tensor) -> Tensor:
     return wanted.mean(1, keepdim=True) + wanted.mean(0, keepdim=True) - wanted.mean()
@@ -77,7 +77,7 @@ def best_reading(wanted: Tensor) -> Tensor:
         (normal(1, 6, 5), normal(2, 5, 3), normal(3, 5, 3), normal(4, 6, 3) > 0),
         (normal(5, 4, 7), normal(6, 7, 1), normal(7, 7, 1), normal(8, 4, 1) < 0),
     ],
-    "z @ left is (n, r); negative readings and closed columns count as 0; what is subtracted is that @ right.T",
+    "z @ left is (n, r); set its negative values and its closed columns to 0, then subtract that @ right.T",
 )
 def act_if_open(z: Tensor, left: Tensor, right: Tensor, opened: Tensor) -> Tensor:
     return z - torch.where(opened, z @ left, 0.0).clamp(min=0) @ right.T
@@ -90,7 +90,9 @@ def _ways() -> list[tuple]:
     return [(0.9, 0.5, 10), (0.8, 0.02, 4), (0.5, 0.6, 2 + 3)]
 
 
-@exercise("06-1", _ways, "chance is one in classes; the way gone is (before - after) / (before - chance), at most 1")
+@exercise(
+    "06-1", _ways, "chance is 1 / classes; the share of the way is (before - after) / (before - chance), at most 1"
+)
 def way_to_chance(before: float, after: float, classes: int) -> float:
     return min(1.0, (before - after) / (before - 1 / classes))
 
@@ -102,7 +104,7 @@ def way_to_chance(before: float, after: float, classes: int) -> float:
         (normal(2, 6, 7, dtype=torch.float64), 0, 2.0),
         (normal(3, 2, 5, dtype=torch.float64), 1, 1.0),
     ],
-    "C - 1 conditions: (w_decoy - w_c) r = margin for every other class c. Stack the differences to a matrix (C - 1, "
+    "C - 1 conditions: (w_decoy - w_c) r = margin for every other class c. Stack the differences into a matrix (C - 1, "
     "d); of all r that meet them, the pseudoinverse (torch.linalg.pinv) gives the shortest",
 )
 def decoy_shift(classifier: Tensor, decoy: int, margin: float) -> Tensor:

@@ -29,9 +29,9 @@ def exercise(
 ) -> Callable[[Callable], Callable]:
     """A decorator that enters a reference as exercise `identity`, "NN-k".
 
-    cases: gives lists of arguments from fixed seeds, of two shapes at least, so that no answer can know them by heart.
-    hint: what to think of when an answer is wrong. views: where more than one answer is right, what they have in
-    common, such as U U^T for a basis U.
+    cases: returns lists of arguments from fixed seeds, in at least two shapes, so that no answer can hard-code them.
+    hint: about the mistake that is easiest to make. views: what all right answers share where there are several, such
+    as U U^T for a basis U.
     """
 
     def enter(reference: Callable) -> Callable:

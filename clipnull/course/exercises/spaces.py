@@ -31,8 +31,8 @@ def failed_checks(report: str) -> list[str]:
 @exercise(
     "00-2",
     lambda: [(normal(1, 5, 8),), (3 * normal(2, 2, 3),), (normal(3, 1, 4),)],
-    "each *row* has a length of its own: the lengths of (n, d) rows need shape (n, 1) to divide row by row; sum "
-    "over the last axis and keep it",
+    "divide each *row* by its own length: the lengths of (n, d) rows need shape (n, 1); sum over the last axis and "
+    "keep it",
 )
 def unit_rows(z: Tensor) -> Tensor:
     return F.normalize(z, dim=-1)
@@ -99,8 +99,8 @@ def _towers() -> list[tuple]:
 @exercise(
     "02-2",
     _towers,
-    "x A is a combination of the rows of A. Of all vectors in their span, the one at the smallest angle to the target "
-    "is its orthogonal projection on the span: solve x A = that (torch.linalg.pinv or lstsq), then give x length 1",
+    "x A is a combination of the rows of A. Of all vectors in their span, the orthogonal projection of the target has "
+    "the smallest angle to it: solve x A = projection (torch.linalg.pinv or lstsq), then give x length 1",
 )
 def best_picture(a: Tensor, target: Tensor) -> Tensor:
     return F.normalize(target @ torch.linalg.pinv(a), dim=0)
