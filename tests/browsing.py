@@ -1,6 +1,5 @@
 """A browser without a window, driven through its DevTools protocol: for tests of the book and its demo."""
 
-import base64
 import contextlib
 import itertools
 import json
@@ -40,7 +39,7 @@ SEEN = """({title: document.title, text: document.body.innerText.length,
 
 
 def find_browser() -> str:
-    """The program of a browser; without one a test fails, or is skipped where CLIPNULL_NO_BROWSER=1 is set."""
+    """The program of a browser. Without one a test fails, or is skipped where CLIPNULL_NO_BROWSER=1 is set."""
     program = next(filter(None, map(shutil.which, NAMES)), None)
     if program is None and os.environ.get("CLIPNULL_NO_BROWSER") == "1":
         pytest.skip("no browser, as CLIPNULL_NO_BROWSER=1 says")
@@ -61,7 +60,7 @@ def wait_for_port(path: Path, process: subprocess.Popen) -> str:
 
 
 class Tab:
-    """A tab of the browser, `width` pixels wide; `events` collects what the browser tells."""
+    """A tab of the browser, `width` pixels wide; `events` collects what the browser reports."""
 
     def __init__(self, devtools: str, width: int, dark: bool = False) -> None:
         self.socket = websocket.create_connection(devtools, timeout=60, suppress_origin=True)
@@ -97,9 +96,9 @@ class Tab:
 
     def run(self, program: str) -> Any:
         """What an expression of JavaScript gives, after a promise is kept; its exception fails the test."""
-        told = self.call("Runtime.evaluate", expression=program, returnByValue=True, awaitPromise=True)
-        assert "exceptionDetails" not in told, told["exceptionDetails"]
-        return told["result"].get("value")
+        answer = self.call("Runtime.evaluate", expression=program, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in answer, answer["exceptionDetails"]
+        return answer["result"].get("value")
 
     def press(self, key: str, text: str = "") -> None:
         """Press and release a key, such as "Tab", or " " with the text that it types."""
@@ -108,16 +107,9 @@ class Tab:
         self.call("Input.dispatchKeyEvent", type="keyDown", text=text, **pressed)
         self.call("Input.dispatchKeyEvent", type="keyUp", **pressed)
 
-    def picture(self) -> bytes:
-        """The whole page as PNG."""
-        height = self.run("document.documentElement.scrollHeight")
-        width = self.run("window.innerWidth")
-        clip = {"x": 0, "y": 0, "width": width, "height": height, "scale": 1}
-        return base64.b64decode(self.call("Page.captureScreenshot", captureBeyondViewport=True, clip=clip)["data"])
-
     @property
     def complaints(self) -> list[str]:
-        return [found for found in map(complaint, self.events) if found]
+        return [*filter(None, map(complaint, self.events))]
 
     def close(self) -> None:
         try:
@@ -164,19 +156,19 @@ def visit(devtools: str, address: str, program: str = "", width: int = 800) -> S
 
 def complaint(event: dict) -> str:
     """What an event of the DevTools protocol complains of, or nothing."""
-    kind, told = event["method"], event["params"]
+    kind, params = event["method"], event["params"]
     if kind == "Runtime.exceptionThrown":
-        return f"exception: {told['exceptionDetails']['text']}"
-    if kind == "Runtime.consoleAPICalled" and told["type"] in ("error", "assert"):
-        return f"console: {[a.get('value') for a in told['args']]}"
-    if kind == "Log.entryAdded" and told["entry"]["level"] == "error":
-        return f"log: {told['entry']['text']} {told['entry'].get('url', '')}"
-    if kind == "Network.loadingFailed" and not told.get("canceled"):
-        return f"network: {told['errorText']}"
-    if kind == "Network.responseReceived" and told["response"]["status"] >= 400:
-        return f"network: {told['response']['status']} {told['response']['url']}"
-    if kind == "Network.requestWillBeSent" and urlparse(told["request"]["url"]).hostname not in ("127.0.0.1", None):
-        return f"asks another site: {told['request']['url']}"
+        return f"exception: {params['exceptionDetails']['text']}"
+    if kind == "Runtime.consoleAPICalled" and params["type"] in ("error", "assert"):
+        return f"console: {[a.get('value') for a in params['args']]}"
+    if kind == "Log.entryAdded" and params["entry"]["level"] == "error":
+        return f"log: {params['entry']['text']} {params['entry'].get('url', '')}"
+    if kind == "Network.loadingFailed" and not params.get("canceled"):
+        return f"network: {params['errorText']}"
+    if kind == "Network.responseReceived" and params["response"]["status"] >= 400:
+        return f"network: {params['response']['status']} {params['response']['url']}"
+    if kind == "Network.requestWillBeSent" and urlparse(params["request"]["url"]).hostname not in ("127.0.0.1", None):
+        return f"asks another site: {params['request']['url']}"
     return ""
 
 

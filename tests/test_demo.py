@@ -29,7 +29,7 @@ CONTRAST = """(() => {
         found[key] = Math.min(found[key] ?? 99, (a + .05) / (b + .05));
     }
     return found })()"""
-"""The least contrast of text by the rule of WCAG 2, for each kind of element."""
+"""The lowest contrast of text by the rule of WCAG 2, for each kind of element."""
 
 REQUESTS = {
     "a cell": (["dog"], ["line"]),
@@ -94,7 +94,9 @@ def test_the_page_knows_every_method_and_its_settings():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", demo.SHOWN)
+@pytest.mark.parametrize(
+    "method", [pytest.param(name, marks=pytest.mark.nightly if name != "gated" else ()) for name in demo.SHOWN]
+)
 def test_the_browser_gives_the_answers_and_rates_of_python(page, clip, images, rounded, known, texts_once, method):
     texts, names = embed_classes(clip, images.vocabulary.names).double(), images.vocabulary.classes
     for name, (classes, domains) in REQUESTS.items():
@@ -103,21 +105,21 @@ def test_the_browser_gives_the_answers_and_rates_of_python(page, clip, images, r
         wanted = cn.compare(clip, clip, images, request, features=(rounded, edit.images(rounded)))
         query = names.index(classes[0]) if classes else 0
         chosen = f"place(DATA.classes, {json.dumps(classes)}), place(DATA.domains, {json.dumps(domains)})"
-        found = page.run(f"""(() => {{ const place = (all, some) => some.map((name) => all.indexOf(name));
+        got = page.run(f"""(() => {{ const place = (all, some) => some.map((name) => all.indexOf(name));
             const {{ z, answers, rates }} = forget(maskOf({chosen}), "{method}");
             const first = retrieve(z, queries[{query}]).slice(0, 12);
             return {{ answers, rates, first, was: before.answers }} }})()""")
-        assert found["was"] == wanted.answers[0].tolist()
-        assert found["answers"] == wanted.answers[1].tolist(), name
-        rates = {key: math.nan if value is None else value for key, value in found["rates"].items()}
+        assert got["was"] == wanted.answers[0].tolist()
+        assert got["answers"] == wanted.answers[1].tolist(), name
+        rates = {key: math.nan if value is None else value for key, value in got["rates"].items()}
         expected = {key: value for key, value in wanted.rates.items() if key != "collateral"}
         assert rates == pytest.approx(expected, abs=1e-6, nan_ok=True), name
         cosines = F.normalize(edit.images(rounded.double()), dim=1) @ texts[query]
         order = (1e9 * cosines).round().sort(descending=True, stable=True).indices
-        assert found["first"] == order[:12].tolist(), name
+        assert got["first"] == order[:12].tolist(), name
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_matrix_shows_the_counts_of_python(page, clip, images, rounded, known, texts_once):
     choose(page, ["dog"], ["line"], "oblique")
     edit = cn.solve(known, cn.Forget(["dog"], ["line"]).mask(images.vocabulary), "oblique")
@@ -133,44 +135,38 @@ def test_the_matrix_shows_the_counts_of_python(page, clip, images, rounded, know
             assert shown[c][k] == mark + (text if n else "–no pictures"), (c, k)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("classes", "domains", "told"),
-    [
-        ((), (), "Nothing is chosen: choose a class, a domain or both."),
-        ("all", (), "Everything would be forgotten"),
-        ((), "all", "Everything would be forgotten"),
-        ("all", "all", "Everything would be forgotten"),
-    ],
-)
-def test_nothing_and_everything_are_told_in_a_sentence(page, images, classes, domains, told):
-    names = images.vocabulary
-    every = {"classes": names.classes, "domains": names.domains}
-    choose(page, every["classes"] if classes else (), every["domains"] if domains else ())
-    assert page.run("document.querySelector('#told').textContent").startswith(told)
-    assert page.run("document.querySelectorAll('#demo td.forgotten, #demo td.lost, #rates *').length") == 0
+@pytest.mark.nightly
+def test_nothing_and_everything_are_answered_in_a_sentence(page, images):
+    classes, domains = images.vocabulary.classes, images.vocabulary.domains
+    for chosen in (((), ()), (classes, ()), ((), domains), (classes, domains)):
+        choose(page, *chosen)
+        text = (
+            "Everything would be forgotten" if any(chosen) else "Nothing is chosen: choose a class, a domain or both."
+        )
+        assert page.run("document.querySelector('#told').textContent").startswith(text)
+        assert page.run("document.querySelectorAll('#demo td.forgotten, #demo td.lost, #rates *').length") == 0
     choose(page, ["dog"], ["line"])
     assert "pictures to forget" in page.run("document.querySelector('#told').textContent")
 
 
-@pytest.mark.slow
-def test_an_address_sets_the_request_and_unknown_names_are_told(site, serve, devtools):
+@pytest.mark.nightly
+def test_an_address_sets_the_request_and_unknown_names_are_named(site, serve, devtools):
     address = f"{serve(site)}/demo.html"
     with tab(devtools, f"{address}#classes=car,zebra&domains=flat&method=gated") as page:
         shown = page.run("[...document.querySelectorAll('#demo input:checked')].map(input => input.value)")
-        told = page.run("document.querySelector('#told').textContent")
-    assert shown == ["car", "flat", "gated"] and told.startswith("The link names zebra, which is not here. Of the 10")
+        text = page.run("document.querySelector('#told').textContent")
+    assert shown == ["car", "flat", "gated"] and text.startswith("The link names zebra, which is not here. Of the 10")
     with tab(devtools, f"{address}#classes=book&method=ridge") as page:
         assert page.run("location.hash") == "#classes=book&domains=&method=ridge&find=book"
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_keyboard_reaches_everything_and_changes_it(page):
-    told, active = "document.querySelector('#told').textContent", "document.activeElement.value || ''"
+    status, active = "document.querySelector('#told').textContent", "document.activeElement.value || ''"
     page.run("document.querySelector('#classes input').focus()")
-    first = page.run(told)
+    first = page.run(status)
     page.press(" ", " ")
-    assert page.run(active) == "bird" and page.run(told) != first
+    assert page.run(active) == "bird" and page.run(status) != first
     reached = []
     for _ in range(13 + 6 + 3):
         page.press("Tab")
@@ -178,17 +174,17 @@ def test_the_keyboard_reaches_everything_and_changes_it(page):
     assert reached[12:20] == ["umbrella", "cartoon", "flat", "line", "photo", "shaded", "silhouette", "Choose nothing"]
     assert reached[20:] == ["nullspace", "bird"]  # the chosen method, then what is searched for
     page.run("document.querySelector('#methods input:checked').focus()")
-    before = page.run(told)
+    before = page.run(status)
     page.press("ArrowDown")
-    assert page.run(active) == "residual" and page.run(told) != before
+    assert page.run(active) == "residual" and page.run(status) != before
 
 
-@pytest.mark.slow
-def test_a_screen_reader_is_told_what_everything_is(page):
+@pytest.mark.nightly
+def test_everything_has_a_role_and_a_name_for_screen_readers(page):
     page.call("Accessibility.enable")
     nodes = page.call("Accessibility.getFullAXTree")["nodes"]
-    found = [(n["role"]["value"], n.get("name", {}).get("value", "")) for n in nodes if not n.get("ignored")]
-    names = {role: [name for r, name in found if r == role] for role, _ in found}
+    named = [(n["role"]["value"], n.get("name", {}).get("value", "")) for n in nodes if not n.get("ignored")]
+    names = {role: [name for r, name in named if r == role] for role, _ in named}
     assert names["checkbox"] == page.run("[...DATA.classes, ...DATA.domains]")
     assert [name.partition(":")[0] for name in names["radio"]] == list(demo.SHOWN)
     groups = [name.partition(" (")[0] for name in names["group"]]
@@ -198,7 +194,7 @@ def test_a_screen_reader_is_told_what_everything_is(page):
     assert len(names["status"]) == 1 and sum("picture" in name for name in names["table"]) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("width", [400, 1280])
 @pytest.mark.parametrize("dark", [False, True])
 def test_the_page_fits_small_and_wide_windows(site, serve, devtools, width, dark):
@@ -209,7 +205,7 @@ def test_the_page_fits_small_and_wide_windows(site, serve, devtools, width, dark
     assert min(ratio.values()) >= 4.5, ratio
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("method", demo.SHOWN)
 def test_a_change_takes_a_tenth_of_a_second_of_work(page, images, method):
     """Counted in time of the processor, which depends little on what else it has to do."""
@@ -228,7 +224,7 @@ def test_a_change_takes_a_tenth_of_a_second_of_work(page, images, method):
         assert 1 < min(times) <= 100, (classes, domains, times)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_scripts_and_embeddings_are_within_a_megabyte_and_the_page_needs_no_server(site, devtools):
     files = {path.name: path.stat().st_size for path in (site / "_static" / "demo").iterdir()}
     assert sum(files[name] for name in (*demo.SCRIPTS, "data.js", "demo.css")) <= 1_000_000, files
@@ -238,7 +234,7 @@ def test_scripts_and_embeddings_are_within_a_megabyte_and_the_page_needs_no_serv
     assert any(link.endswith("/LICENSES.html") for link in page.links)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_same_data_are_written_each_time(site, clip, images, z):
     written = (site / "_static" / "demo" / "data.js").read_text(encoding="utf-8")
     assert written == demo.script(demo.data(clip, images, z))
