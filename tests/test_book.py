@@ -235,9 +235,9 @@ FAULTS = {
 def test_faults_of_a_page_are_found(tmp_path, browser, serve, devtools, axe):
     shutil.copyfile(next((ROOT / "data" / "miniworld" / "test").rglob("*.webp")), tmp_path / "a.webp")
     address = serve(tmp_path)
-    for body, fault in FAULTS.items():
-        (tmp_path / "index.html").write_text(HEAD + body, encoding="utf-8")
-        faults = page_faults(browser(f"{address}/index.html"))
+    for i, (body, fault) in enumerate(FAULTS.items()):
+        (tmp_path / f"{i}.html").write_text(HEAD + body, encoding="utf-8")
+        faults = page_faults(browser(f"{address}/{i}.html"))
         assert any(fault in found for found in faults) if fault else faults == [], body
     planted = '<!doctype html><html lang="en"><title>T</title><main><h1>T</h1><img src="data:,"></main>'
     (tmp_path / "index.html").write_text(planted, encoding="utf-8")

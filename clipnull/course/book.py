@@ -33,6 +33,7 @@ SETTINGS = {
     "html_show_sphinx": False,
     "html_copy_source": False,
     "html_show_copyright": False,
+    "html_domain_indices": False,
     "html_css_files": ["course.css"],
     "html_favicon": str(THEME / "icon.svg"),
     "templates_path": [str(THEME)],
