@@ -17,7 +17,6 @@ from review import CLASSES, named
 from split import fraction, splits
 
 import clipnull as cn
-from clipnull.files import data_folder
 from clipnull.files import data_folder, written
 from clipnull.prompts import embed_classes
 
