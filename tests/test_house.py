@@ -27,9 +27,9 @@ audits.surviving audits.deep audits vectors tables rewriting switching answering
 index_speed device_speed materials rivals contest sequences standings cards drawn plots reporting results paper
 """
 COURSE = """
-course course.metrics course.profiles course.formulas course.notebooks course.run course.goldens course.seeds
-course.editions course.exercises.registry course.exercises.spaces course.exercises.edits course.exercises.audits
-course.exercises course.checking course.panel course.demo course.reference
+course course.metrics course.profiles course.formulas course.notebooks course.warm course.run course.goldens
+course.seeds course.editions course.exercises.registry course.exercises.spaces course.exercises.edits
+course.exercises.audits course.exercises course.checking course.panel course.demo course.reference
 course.printed course.pages course.book course.slides course.booklet course.colab course.quiz course.leaderboard
 """
 LIBRARY, COURSE = LIBRARY.split(), COURSE.split()
