@@ -17,8 +17,6 @@ from .notebooks import first_line, import_jupyter, preset_for, read, to_html, va
 from .profiles import PROFILES, default_profile
 from .warm import kernels
 
-COLD = "jupyter_client.manager.AsyncKernelManager"
-
 
 class NotebookError(RuntimeError):
     """A notebook failed, hung or recorded no metrics; the message names notebook, cell and reason."""
@@ -29,31 +27,26 @@ def execute(
     out: Path,
     parameters: Mapping[str, object] | None = None,
     limit: float = 900,
-    manager: type | str = COLD,
+    manager: type | str = "jupyter_client.AsyncKernelManager",
 ) -> Path:
     """Execute the notebook at `path` in its own folder and return where in the folder `out` the result is.
 
     The result appears whole or not at all. After a failure or more than `limit` seconds, what was executed is in
     `<name>.failed.ipynb`, and a NotebookError names the notebook, the cell and the exception.
     """
-    if not Path(path).is_file():
-        raise ValueError(f"path: {path} does not exist; expected a notebook")
-    validate_out([Path(path)], Path(out))
-    path, out = Path(path).resolve(), Path(out).resolve()
+    validate([path], out)
+    path, out = path.resolve(), out.resolve()
     given = validate_parameters(path, parameters or {})
     out.mkdir(parents=True, exist_ok=True)
     result, partial, end = out / path.name, out / f"{path.stem}.failed.ipynb", time.monotonic() + limit
     result.unlink(missing_ok=True)
     partial.unlink(missing_ok=True)
-    settings = {
-        "kernel_name": "python3",
-        "kernel_manager_class": manager,
-        "resources": {"metadata": {"path": str(path.parent)}},  # papermill's `cwd` would move every thread
-        "timeout_func": lambda _: max(0.1, end - time.monotonic()),
-    }
-    looks = {"progress_bar": False, "coalesce_streams": True, "start_timeout": 180, "iopub_timeout": 60}
+    folder = {"metadata": {"path": str(path.parent)}}  # papermill's `cwd` would move every thread
+    settings = {"kernel_name": "python3", "kernel_manager_class": manager, "resources": folder}
+    limits = {"start_timeout": 180, "iopub_timeout": 60, "timeout_func": lambda _: max(0.1, end - time.monotonic())}
+    looks = {"progress_bar": False, "coalesce_streams": True}
     try:
-        import_jupyter("papermill").execute_notebook(path, partial, given, **settings, **looks)
+        import_jupyter("papermill").execute_notebook(path, partial, given, **settings, **limits, **looks)
     except Exception as error:
         late = f"stopped, as it ran for {limit:g} s" if time.monotonic() > end else ""
         raise NotebookError(_explain(path, partial, error, late)) from error
@@ -61,15 +54,15 @@ def execute(
     return result
 
 
-def validate_out(notebooks: Sequence[Path], out: Path) -> None:
-    """ValueError if `out` is the folder of one of the `notebooks`, or holds others of their names that no run wrote."""
+def validate(notebooks: Sequence[Path], out: Path) -> None:
+    """ValueError if a notebook is missing, or a result in `out` would replace a source or what no run has written."""
     for path in notebooks:
+        if not path.is_file():
+            raise ValueError(f"notebooks: {path} does not exist; expected a notebook")
         result = out / path.name
         for folder in (path.parent, path.resolve().parent):
-            if folder.resolve() == out.resolve() or (out.exists() and folder.exists() and out.samefile(folder)):
-                raise ValueError(
-                    f"out: {out} is the folder of the source {path.name}; expected another for the results"
-                )
+            if out.exists() and out.samefile(folder):
+                raise ValueError(f"out: {out} is the folder of the source {path.name}; expected another for results")
         if result.is_file() and b'"papermill"' not in result.read_bytes():
             raise ValueError(f"out: {result} was not written by a run; expected a folder without work in it")
 
@@ -107,17 +100,15 @@ def run(
         raise ValueError(f"limit: {limit} is not valid; expected seconds, more than 0")
     if len({n.stem for n in paths}) < max(1, len(paths)):
         raise ValueError("notebooks: none given, or two of the same name; expected distinct names")
+    validate(paths, out)
     for path in paths:
-        if not path.is_file():
-            raise ValueError(f"notebooks: {path} does not exist; expected a notebook")
         validate_parameters(path, parameters)
-    validate_out(paths, out)
     profile = profile or default_profile()
     presets = {path: preset_for(path, profile) for path in paths}
     paths = [path for path in paths if presets[path] or not PROFILES[profile].parameters]
     hidden = {"CUDA_VISIBLE_DEVICES": ""} if PROFILES[profile].device == "cpu" else {}
     on_cpu = bool(hidden) or default_profile() != "gpu"
-    jobs = min(jobs or (2 if on_cpu else 1), max(1, len(paths)))
+    jobs = jobs or (2 if on_cpu and len(paths) > 1 else 1)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     environment = {"OMP_NUM_THREADS": str(max(1, cores // jobs)), **hidden}
     out.mkdir(parents=True, exist_ok=True)
@@ -138,10 +129,9 @@ def run(
                     metrics[path.stem] = metrics_of(read(to_html(future.result()).with_suffix(".ipynb")))
                     state = "done in {:.0f} s"
                 except Exception as error:
-                    failures.append(
-                        str(error) if isinstance(error, NotebookError) else f"{path.name}: {one_line(error)}"
-                    )
-                    state = f"FAILED after {{:.0f}} s: {failures[-1]}"
+                    reason = str(error) if isinstance(error, NotebookError) else f"{path.name}: {one_line(error)}"
+                    failures.append(reason)
+                    state = f"FAILED after {{:.0f}} s: {reason}"
                 print(f"{path.stem}: {state.format(time.monotonic() - began[path])}", flush=True)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
