@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -119,8 +118,7 @@ def run(
         print(f"{path.stem}: started", flush=True)
         return execute(path, out, {**presets[path], **parameters}, limit, manager)
 
-    warm = sys.platform == "linux" and on_cpu and len(paths) > 1
-    with ThreadPoolExecutor(jobs) as pool, kernels(environment, warm) as manager:
+    with ThreadPoolExecutor(jobs) as pool, kernels(environment, warm=on_cpu and len(paths) > 1) as manager:
         futures = {pool.submit(one, path): path for path in paths}
         try:
             for future in as_completed(futures):

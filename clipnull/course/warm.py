@@ -1,4 +1,4 @@
-"""Warm kernels: one process imports what notebooks need, and forks a kernel for each of them.
+"""Kernels forked from one process, which has imported what notebooks need: each import is paid for once a run.
 
 As a program, it reads one kernel a line (arguments, environment, folder) and answers with its process number. When
 its input ends, because the runner closed it or died, it kills every kernel and all that the kernels started.
@@ -27,12 +27,12 @@ PRELOADED = ("ipykernel.kernelapp", "open_clip", "transformers", "seaborn", "skl
 def kernels(environment: dict[str, str], warm: bool) -> Iterator[type]:
     """A kernel manager whose kernels run this interpreter with `environment` on top, and end with the context.
 
-    warm: fork them from one process; only on Linux, where that is safe.
+    On Linux they are forks of one process; elsewhere that is not safe. warm: it imports PRELOADED, not ipykernel alone.
     """
     psutil, jupyter = import_extra("psutil", "course"), import_extra("jupyter_client.manager", "course")
     this, lock = psutil.Process(), Lock()
     before = this.children(recursive=True)
-    server = _start(environment) if warm else None
+    server = _start(environment, PRELOADED if warm else PRELOADED[:1]) if sys.platform == "linux" else None
 
     class Forked(psutil.Process):  # as much of a Popen as Jupyter needs
         stdin = stdout = stderr = None
@@ -68,11 +68,11 @@ def kernels(environment: dict[str, str], warm: bool) -> Iterator[type]:
                 child.kill()
 
 
-def _start(environment: dict[str, str]) -> Any:
+def _start(environment: dict[str, str], modules: tuple[str, ...]) -> Any:
     backend = os.environ.get("MPLBACKEND") or "module://matplotlib_inline.backend_inline"  # as ipykernel chooses
     environment = os.environ | environment | {"MPLBACKEND": backend}
     pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
-    command = [sys.executable, "-m", __name__]
+    command = [sys.executable, "-m", __name__, *modules]
     return subprocess.Popen(command, env=environment, start_new_session=True, **pipes)
 
 
@@ -81,7 +81,7 @@ def serve() -> None:
     answers, started = os.fdopen(os.dup(1), "w"), []
     os.dup2(2, 1)
     del sys.path[0]  # the folder of the runner; a kernel has its own
-    for module in PRELOADED:
+    for module in sys.argv[1:]:
         with contextlib.suppress(ImportError):
             importlib.import_module(module)
     for name in [name for name in sys.modules if name.partition(".")[0] == "clipnull"]:
