@@ -119,7 +119,7 @@ def run(
         return execute(path, out, {**presets[path], **parameters}, limit, manager)
 
     with ThreadPoolExecutor(jobs) as pool, kernels(environment, warm=on_cpu and len(paths) > 1) as manager:
-        futures = {pool.submit(one, path): path for path in paths}
+        futures = {pool.submit(one, path): path for path in reversed(paths)}  # later ones take longer
         try:
             for future in as_completed(futures):
                 path = futures[future]
