@@ -1,19 +1,28 @@
-"""An edit of the joint space, kept as two thin factors: edit embeddings, apply, take back, save, load."""
+"""An edit of a CLIP: what it does to embeddings, how it gets into a model and out again, and the file that keeps it."""
 
 import hashlib
+import json
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
-from . import patches
-from .applying import rebuild
-from .gates import LARGEST, ROWS, EditLayer, Gate, is_sound
+from .errors import brief, printable
+from .files import written
+from .layers import LARGEST, ROWS, EditLayer, Gate, is_sound, rebuild
 from .models import Clip
+from .vocabulary import Forget
+
+FORMAT, VERSION = "clipnull-edit", "2"
+TEXTS = ("method", "model", "fingerprint", "after")
+KEYS = {"format", "version", "request", "settings", "sha256", *TEXTS}
+MAX_BYTES = 2**30
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +60,7 @@ class Edit:
     ------
     ValueError
         For factors that are not floating, shapes that do not fit together, and values that are not finite or so large
-        (above `gates.LARGEST`) that they would overflow in a model.
+        (above `layers.LARGEST`) that they would overflow in a model.
 
     Examples
     --------
@@ -230,39 +239,53 @@ class Edit:
         """Write the edit to a safetensors file, factors in float32; returns its path.
 
         The request is a Forget, or what `Forget.as_dict` gives, or None; settings are numbers, texts, True and False.
-        Raises ValueError for other ones, and OSError if the file cannot be written; then nothing is.
+        Raises ValueError for others, and OSError if the file cannot be written; then nothing is.
         """
         request = self.request.as_dict() if hasattr(self.request, "as_dict") else self.request
-        mean = {} if self.mean_text is None else {"mean_text": self.mean_text.float().cpu().contiguous()}
-        return patches.write(
-            path,
-            self.tensors() | mean,
-            request,
-            self.settings,
-            method=self.method,
-            fingerprint=self.fingerprint,
-            model=self.model,
-            after=self.after,
-        )
+        tensors = self.tensors()
+        if self.mean_text is not None:
+            tensors["mean_text"] = self.mean_text.float().cpu().contiguous()
+        try:
+            values = {
+                "request": json.dumps(request, allow_nan=False),
+                "settings": json.dumps(self.settings, allow_nan=False),
+            }
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ValueError(f"request, settings: {error}; expected values that JSON knows") from error
+        metadata = {"format": FORMAT, "version": VERSION} | values | {key: getattr(self, key) for key in TEXTS}
+        metadata["sha256"] = checksum(tensors, metadata)
+        _fields_of(metadata)
+        content = save(tensors, metadata)
+        with written(path) as temporary:
+            temporary.write_bytes(content)
+        return Path(path)
 
     @classmethod
     def load(cls, path: str | Path, clip: Clip | None = None) -> "Edit":
         """The edit in a file that `save` wrote; its request comes back as what JSON keeps of it.
 
-        clip: the model it is meant for, or an edited one. The file may be of anybody: nothing in it is run.
+        clip: the model it is meant for, or an edited one. The file may be anybody's: nothing in it is run.
 
         Raises ValueError for a file that is damaged, not an edit, or holds NaN, and for a `clip` of other weights.
         """
-        tensors, told = patches.read(path)
+        path = Path(path)
+        if path.exists() and not (path.is_file() and path.stat().st_size <= MAX_BYTES):
+            raise ValueError(f"path: {str(path)!r} is no file of at most {MAX_BYTES:,} bytes; expected what save wrote")
+        content = path.read_bytes()
         try:
+            tensors = {name: _sound(value) for name, value in load(content).items()}
+            metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__", {})
+            texts = _fields_of(metadata)
+            if metadata["sha256"] != checksum(tensors, metadata):
+                raise ValueError("its checksum is not that of its content")
             parts: dict[str, Any] = {name: t.double() if t.is_floating_point() else t for name, t in tensors.items()}
-            gate = {
-                name: parts.pop(f"gate.{name}") for name in (f.name for f in fields(Gate)) if f"gate.{name}" in parts
-            }
+            gate = {name.removeprefix("gate."): parts.pop(name) for name in tensors if name.startswith("gate.")}
             parts.setdefault("right", parts["left"])
-            edit = cls(**parts, **told, gate=Gate(**gate) if gate else None)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"path: {str(path)!r} holds no valid edit: {error}") from error
+            edit = cls(**parts, **texts, gate=Gate(**gate) if gate else None)
+        except (TypeError, ValueError, KeyError, RecursionError, SafetensorError) as error:
+            raise ValueError(
+                f"path: {str(path)!r} holds no valid edit ({brief(str(error), 300)}); expected what Edit.save wrote"
+            ) from error
         if clip:
             edit.validate_for(clip)
         return edit
@@ -290,5 +313,47 @@ def history(edits: Sequence[Edit]) -> str:
     """What names a sequence of edits: 16 hexadecimal digits of what they do, in their order; empty for none."""
     digest = hashlib.sha256()
     for edit in edits:
-        digest.update(patches.checksum(edit.tensors(), {}).encode())
+        digest.update(checksum(edit.tensors(), {}).encode())
     return digest.hexdigest()[:16] if edits else ""
+
+
+def checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes of `tensors`, and over `metadata` but for the checksum in it."""
+    shapes = [[name, str(value.dtype), list(value.shape)] for name, value in sorted(tensors.items())]
+    texts = sorted((key, value) for key, value in metadata.items() if key != "sha256")
+    digest = hashlib.sha256(json.dumps([shapes, texts]).encode())
+    for _, value in sorted(tensors.items()):
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _sound(value: Tensor) -> Tensor:
+    """`value`; a bool only if its bytes are 0 or 1."""
+    if value.dtype == torch.bool and (value.view(torch.uint8) > 1).any():
+        raise ValueError("truth values with other bytes than 0 and 1")
+    return value
+
+
+def _fields_of(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """What the metadata of a patch say, each of its kind; ValueError for anything else."""
+    if metadata.get("format") != FORMAT or metadata.get("version") != VERSION or metadata.keys() != KEYS:
+        raise ValueError(
+            f"it says {brief(dict(metadata))}; expected {FORMAT!r}, version {VERSION!r}, with {sorted(KEYS)}"
+        )
+    for key in TEXTS:
+        if len(metadata[key]) > 4_000 or not printable(metadata[key]):
+            raise ValueError(f"{key}: {brief(metadata[key])}; expected a printable text of at most 4,000 characters")
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} in JSON; expected finite numbers")
+
+    request, settings = (json.loads(metadata[key], parse_constant=refuse) for key in ("request", "settings"))
+    if request is not None:
+        Forget.from_dict(request)
+    if not isinstance(settings, dict) or not all(
+        value is None or isinstance(value, str | int | float) for value in settings.values()
+    ):
+        raise ValueError(f"settings: {brief(settings)}; expected names with numbers, texts, True or False")
+    if not all(map(printable, [*settings, *(v for v in settings.values() if isinstance(v, str))])):
+        raise ValueError(f"settings: {brief(settings)}; expected printable texts")
+    return {key: metadata[key] for key in TEXTS} | {"request": request, "settings": settings}

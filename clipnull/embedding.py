@@ -5,8 +5,8 @@ On the CPU a thread reads the next pictures while the tower works. A GPU would w
 
 What CPU and GPU make of a picture agrees up to rounding, by the cosine between the two embeddings: 1 - AGREE or more in
 full precision, which `embed` has everywhere, and 1 - AGREE_MIXED or more in mixed precision (float16 where PyTorch's
-autocast takes it), in which `clipnull.shards` embeds unedited models on CUDA. tests/test_embedding.py holds both on a
-machine with a GPU, and the second on the CPU, too.
+autocast takes it), in which `clipnull.datasets.shards` embeds unedited models on CUDA. tests/test_embedding.py holds
+both on a machine with a GPU, and the second on the CPU, too.
 """
 
 import math
@@ -24,11 +24,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from .data import Images
-from .gates import ROWS
-from .memory import Batch
-from .models import Clip
-from .pictures import read
+from .images import Images, read_picture
+from .layers import ROWS
+from .models import Batch, Clip
 
 BATCH = 64
 """Pictures that go through a tower at once."""
@@ -136,7 +134,7 @@ class Pictures(Dataset):
     def __getitem__(self, index: int) -> tuple[Tensor, str | OSError]:
         fault = ""
         try:
-            picture = read(self.files[index])
+            picture = read_picture(self.files[index])
         except (ValueError, OSError) as error:
             fault = error if isinstance(error, OSError) else str(error)
             picture = Image.new("RGB", (self.size, self.size))

@@ -2,22 +2,128 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial, reduce
+from functools import cached_property, partial, reduce
+from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy import stats
 from torch import Tensor
 
-from .collateral import is_measurable, others_of
-from .data import Images
 from .embedding import embed, readable, validate_kind
 from .errors import at_least, one_of
-from .gates import ROWS
+from .files import data_folder
+from .images import Images
+from .layers import ROWS
 from .models import Clip
-from .prompts import embed_domains, text_classifiers
-from .requests import Forget
-from .wording import PROMPTS
+from .prompts import embed_domains, kept_names, text_classifiers
+from .vocabulary import PROMPTS, Forget, Vocabulary, is_near, words
+
+# --- Collateral damage: what an edit does to pictures that have nothing to do with the request.
+
+RANGES = {
+    "forgetting_rate": (-float("inf"), 1.0),
+    "retain_drop": (-100.0, 100.0),
+    "sibling_class_drop": (-100.0, 100.0),
+    "sibling_domain_drop": (-100.0, 100.0),
+    "worst_cell_drop": (-100.0, 100.0),
+    "collateral": (0.0, 100.0),
+}
+"""All figures with an interval, and what each can be."""
+
+Interval = tuple[float, float, float]
+"""Mean, low, high; NaN where there is none."""
+
+
+@dataclass(frozen=True, eq=False)
+class Others:
+    """m unrelated pictures, and w words that no request mentions.
+
+    Attributes
+    ----------
+    images : (m, d) float32
+        Embeddings of the unedited model, of any length.
+    texts : (w, d) float32
+        Unit rows.
+    names : tuple of w str
+    shows : (m,) int64, optional
+        Which word each picture shows, where that is known.
+    """
+
+    images: Tensor
+    texts: Tensor
+    names: tuple[str, ...]
+    shows: Tensor | None = None
+
+    def answers(self, change: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """The word with the largest cosine to each picture after `change`, such as `edit.images`: (m,) int64."""
+        parts = [
+            ((rows if change is None else change(rows)) @ self.texts.T).argmax(1) for rows in self.images.split(ROWS)
+        ]
+        return torch.cat(parts)
+
+    @cached_property
+    def unedited(self) -> Tensor:
+        """The answers of the unedited model, (m,); computed once and kept."""
+        return self.answers()
+
+    def changed(self, change: Callable[[Tensor], Tensor]) -> Tensor:
+        """Whose answer `change` changes: (m,) bool. 100 times its mean is the collateral, in percent."""
+        return self.answers(change) != self.unedited
+
+
+def others_of(clip: Clip, vocabulary: Vocabulary) -> Others | None:
+    """The unrelated pictures and words that are known of `clip`; None where there are none.
+
+    Words that hold the name of a class, are held by one or differ from it by a blank or a plural only are left out, and
+    the pictures that are known to show them. So are `prompts.kept_names`: edits are made to keep them, and what is
+    measured here is what becomes of words that no edit has met.
+    """
+    if clip.encoder:
+        found = _shipped(clip.fingerprint)
+    else:
+        stored = clip.model.stored
+        if "other_images" not in stored.vectors or "other_texts" not in stored.vectors:
+            return None
+        found = stored.vectors["other_images"], stored.vectors["other_texts"], stored.other_names, None
+    if found is None:
+        return None
+    images, texts, names, shown = found
+    met = {*map(words, kept_names(clip))}
+    kept = [not is_near(name, vocabulary.classes) and words(name) not in met for name in names]
+    if sum(kept) < 2:
+        return None
+    chosen = torch.tensor(kept)
+    shows = None
+    if shown is not None:
+        images, shown = images[chosen[shown]], shown[chosen[shown]]
+        shows = (chosen.cumsum(0) - 1)[shown]
+    names = tuple(n for n, k in zip(names, kept, strict=True) if k)
+    return Others(images, F.normalize(texts[chosen], dim=-1), names, shows)
+
+
+def is_measurable(request: Forget) -> bool:
+    """Whether unrelated pictures are to stay as they are: a whole domain that goes takes unrelated pictures along."""
+    return request.paradigm != "complete"
+
+
+def file_of(fingerprint: str) -> Path:
+    """Where the embeddings that come with the model of that fingerprint are."""
+    return data_folder("miniclip") / f"others-{fingerprint}.npz"
+
+
+def _shipped(fingerprint: str) -> tuple[Tensor, Tensor, tuple[str, ...], Tensor] | None:
+    """What `data/build/others.py` wrote: pictures (m, d), texts (w, d), names (w,), which of them each shows (m,)."""
+    path = file_of(fingerprint)
+    if not path.is_file():
+        return None
+    with np.load(path, allow_pickle=False) as found:
+        images, texts = (torch.from_numpy(found[name].astype(np.float32)) for name in ("other_images", "other_texts"))
+        return images, texts, tuple(found["other_names"].tolist()), torch.from_numpy(found["shows"].astype(np.int64))
+
+
+# --- evaluate
 
 
 def classify(
@@ -170,7 +276,7 @@ class Comparison:
     """Accuracy before and after an edit, (C, K) each, on `images`; `mask` (C, K) bool: the forgotten cells.
 
     answers: the class that each of the n pictures is classified as before and after, (2, n). renamed: which unrelated
-    pictures got another answer, (m,) bool, see `clipnull.collateral`; None where they are not known, and where whole
+    pictures got another answer, (m,) bool, see `clipnull.evaluate`; None where they are not known, and where whole
     domains go.
     """
 

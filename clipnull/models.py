@@ -1,43 +1,90 @@
-"""A pretrained CLIP and where its last projection is.
+"""A pretrained CLIP: its towers, its preprocessing and its tokenizer; and how one is loaded.
 
 CLIP embeds a picture as z = f(x) W: a tower f with values in R^D, then a projection W in R^{D x d} into the
 space it shares with texts. Every edit of clipnull acts on z, that is on W.
 """
 
+import contextlib
 import hashlib
 import json
+import logging
+import re
+import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from . import clean, sources
-from .errors import one_line, one_of, shorten
-from .listed import has_texts_alone, read_texts
-from .memory import Batch
-from .padding import encode_texts
-from .projections import Projection as Projection
-from .projections import find_projection
-from .projections import uncompiled as uncompiled
-from .quiet import quiet
-from .stored import StoredModel, StoredTexts, is_stored, read
+from .errors import at_least, one_line, one_of, shorten
+from .files import data_folder
+from .sources import validate_checkpoint, validate_source, weights_in
+from .stored import Stored, StoredModel, StoredTexts, has_texts_alone, is_stored, read_stored, read_texts
+from .towers import encode_texts, find_projection
 
 with warnings.catch_warnings():
     warnings.filterwarnings("ignore", message="IProgress not found")  # of tqdm, which open_clip brings
     import open_clip
 
+EMBEDDED = "miniclip"
+RETRAINED = tuple(f"{EMBEDDED}-no-{what}" for what in ("dog", "house", "cartoon"))
+"""miniclip trained again without a class or a domain: what forgetting is measured against."""
+
 PREPARED = ("size", "mean", "std", "interpolation", "resize_mode")
 """What of open_clip's preprocessing decides about the embedding of a picture."""
 
 IN_CACHE = 16
-"""Pictures that go at once through a tower of convolutions on the CPU, channels last: twice as fast as 64 were."""
+"""Pictures that pass a tower of convolutions at once on the CPU, channels last: twice as fast as 64 were."""
+
+T = TypeVar("T")
+
+
+@dataclass
+class Batch:
+    """How many rows go through a model at once; halved whenever a GPU has no memory for them.
+
+    What is computed for a row does not depend on the batch, up to rounding.
+
+    >>> Batch(2).through(lambda rows: rows.stop - rows.start, 5)
+    [2, 2, 1]
+    """
+
+    size: int
+
+    @staticmethod
+    def of(batch: "int | Batch") -> "Batch":
+        """`batch` itself, or a new one of so many rows; ValueError for fewer than one."""
+        return batch if isinstance(batch, Batch) else Batch(at_least("batch", batch, 1))
+
+    def through(self, call: Callable[[slice], T], n: int) -> list[T]:
+        """What `call` gives for the rows of each batch of n, in order; called once where n is zero.
+
+        Warns where the batch is halved. Raises torch.OutOfMemoryError if there is no memory for a single row.
+        """
+        parts, first = [], 0
+        while first < n or not parts:
+            rows = slice(first, min(first + self.size, n))
+            try:
+                parts.append(call(rows))
+                first = rows.stop
+                continue
+            except torch.OutOfMemoryError:
+                size = rows.stop - rows.start
+                if size <= 1:
+                    raise
+                self.size = size // 2
+            warnings.warn(
+                f"batch: the device has no memory for {size} rows at once; going on with {self.size}", stacklevel=2
+            )
+            torch.cuda.empty_cache()  # which the call still held while its error was there
+        return parts
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,16 +145,30 @@ class Clip:
         return float(self.model.logit_scale.exp())
 
     @property
+    def stored(self) -> Stored | None:
+        """The file of embeddings that stands in for the encoders (`clipnull.stored`); None for a model with weights."""
+        return getattr(self.model, "stored", None)
+
+    @property
     def encoder(self) -> bool:
-        """Whether it embeds pictures and texts of one's own; False for stored embeddings (`clipnull.stored`)."""
-        return not isinstance(self.model, StoredModel)
+        """Whether it embeds any picture and text; False for a file of embeddings."""
+        return self.stored is None
 
     def validate_encoder(self) -> None:
         """Raises ValueError where only embeddings are stored."""
-        if not self.encoder:
+        if self.stored:
             raise ValueError(
                 f"clip: {self.name} is a file of embeddings, without an encoder; expected a model with weights"
             )
+
+    def knows(self, text: str) -> bool:
+        """Whether it can embed `text`: a file of embeddings knows the prompts of its names alone."""
+        tokenizer: Any = self.tokenizer
+        return not self.stored or text in tokenizer.rows
+
+    def edited(self, z: Tensor) -> Tensor:
+        """What its edits make of embeddings of the unedited model, (n, d) -> (n, d)."""
+        return reduce(lambda x, edit: edit.images(x), self.edits, z)
 
     @property
     def image_size(self) -> int:
@@ -118,14 +179,14 @@ class Clip:
     def fingerprint(self) -> str:
         """A hash of all that embeddings depend on, of the unedited model if this one is edited: 16 hexadecimal digits.
 
-        It covers every weight by its content, whatever name a library gives it (a model of transformers is hashed as
-        open_clip would hold it, see `layouts`); whether the activation is QuickGELU, which has no weights; and how
-        pictures are prepared. Computed once: who changes weights in place makes a new Clip (`dataclasses.replace`).
+        It covers every weight by its content, under any name (a model of transformers is hashed as open_clip would
+        hold it); whether the activation is QuickGELU; and how pictures are prepared. Computed once: after a change of
+        weights in place, make a new Clip (`dataclasses.replace`).
         """
         if self.base:
             return self.base.fingerprint
         weights = []
-        laid_out = getattr(self.model, "as_open_clip", None)  # of `adapters`
+        laid_out = getattr(self.model, "as_open_clip", None)  # of `interop`
         for value in (laid_out() if laid_out else state(self.model)).values():
             content = value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data
             weights.append(f"{tuple(value.shape)} {value.dtype} {hashlib.sha256(content).hexdigest()}")
@@ -148,7 +209,7 @@ class Clip:
     def embed_pixels(self, pixels: Tensor, batch: int | Batch = 64) -> Tensor:
         """Embeddings z (not normalised) of preprocessed pictures (n, 3, s, s): (n, d) float32 on the CPU.
 
-        `batch` of them at once; fewer, with a warning, where a GPU has no memory for so many; or IN_CACHE, which see.
+        `batch` of them at once; on the CPU, towers of convolutions take IN_CACHE.
         """
         dtype, cpu = self.weights.dtype, self.device.type == "cpu"
         split = cpu and any(isinstance(module, nn.BatchNorm2d) for module in self.model.modules())
@@ -164,29 +225,27 @@ class Clip:
 
 
 def uses_quick_gelu(model: nn.Module) -> bool:
-    """Whether a tower has OpenAI's activation x * sigmoid(1.702 x) in place of GELU, which weights do not tell."""
+    """Whether a tower has OpenAI's activation x * sigmoid(1.702 x) in place of GELU, which no weight shows."""
     return any(type(module).__name__ in ("QuickGELU", "QuickGELUActivation") for module in model.modules())
 
 
 def state(model: nn.Module) -> dict[str, Tensor]:
-    """The weights of `model` under the names they have without `torch.compile`, which puts its own in front."""
+    """The weights of `model` under the names they have without `torch.compile`."""
     return {key.replace("_orig_mod.", ""): value.detach() for key, value in model.state_dict().items()}
 
 
-def load(name: str = "miniclip", pretrained: str | None = None, device: str | None = None) -> Clip:
-    """A CLIP to edit: the embedded miniclip, or any open_clip architecture and tag.
+def load(name: str = EMBEDDED, pretrained: str | None = None, device: str | None = None) -> Clip:
+    """A CLIP to edit: the embedded miniclip, or any architecture of open_clip with its weights.
 
     Parameters
     ----------
     name : str
-        "miniclip", or a model that never met a class or domain (`clipnull.clean`); a name of
-        `open_clip.list_models()`; "hf-hub:org/repo" or "local-dir:folder" in the layout of the hub; or a file of stored
-        embeddings, "FILE.npz", which has no encoder (`clipnull.stored`), or of texts alone (`clipnull.listed`).
+        "miniclip" or a retrained one ("miniclip-no-dog"); a name of `open_clip.list_models()`; "hf-hub:org/repo" or
+        "local-dir:folder" in the layout of the hub; or a file of embeddings, "FILE.npz" (`clipnull.stored`).
     pretrained : str, optional
-        A tag of that architecture ("openai", "laion2b_s34b_b79k") or a checkpoint file. None: untrained weights, useful
-        only to try the machinery (miniclip brings its own). Preprocessing and activation are those of the tag:
-        "ViT-B-16" with "openai" gets QuickGELU, which that architecture alone would not; a file needs
-        "ViT-B-16-quickgelu".
+        A tag of that architecture ("openai", "laion2b_s34b_b79k") or a checkpoint file. None: untrained weights, to try
+        the machinery. A tag decides about preprocessing and activation; a file takes those of the architecture
+        ("ViT-B-16-quickgelu" for OpenAI's).
     device : str, optional
         "cpu", "cuda", ...; by default CUDA where there is one.
 
@@ -197,10 +256,10 @@ def load(name: str = "miniclip", pretrained: str | None = None, device: str | No
     Raises
     ------
     ValueError
-        For an unknown name or tag, with near ones; for weights that are missing, damaged or do not fit the
-        architecture; and for a folder or repository whose files would run code (`clipnull.sources`).
+        For an unknown name or tag; for weights that are missing, damaged or of another architecture; and for a folder
+        or repository whose files would run code (`clipnull.sources`).
     OSError
-        If weights or a tokenizer cannot be downloaded, with what else can be done.
+        If weights or a tokenizer cannot be downloaded.
 
     Examples
     --------
@@ -214,60 +273,114 @@ def load(name: str = "miniclip", pretrained: str | None = None, device: str | No
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if is_stored(name):
         return _load_stored(name, pretrained, device)
-    source, settings, trained = source_of(name), {}, {}
-    if ":" in source:
-        if pretrained is not None:
-            raise ValueError(f"pretrained: {pretrained!r} given for {name}, which brings its own; expected None")
-        if sources.validate_source(source):
-            settings["trust_remote_code"] = False
-        folder = source.removeprefix("local-dir:")
-        file = sources.weights_in(Path(folder)) if folder != source else None
-    else:
-        tags = open_clip.list_pretrained_tags_by_model(name)
-        trained = open_clip.get_pretrained_cfg(name, pretrained) if pretrained in tags else {}
-        file = Path(pretrained) if pretrained is not None and not trained else None
-        if file is not None and not file.is_file():
-            one_of("pretrained", pretrained, tags or ["None (this architecture has no published weights)"])
-    argument, told = ("name", source) if ":" in source else ("pretrained", str(pretrained))
-    if file is not None:
-        sources.validate_checkpoint(argument, file)
+    source = source_of(name)
+    if ":" in source and pretrained is not None:
+        raise ValueError(f"pretrained: {pretrained!r} given for {name}, which brings its own; expected None")
+    settings: dict[str, Any] = {"trust_remote_code": False} if ":" in source and validate_source(source) else {}
+    trained = open_clip.get_pretrained_cfg(name, pretrained) if pretrained and ":" not in source else {}
+    file = _checkpoint(source, name, pretrained)
     _validate_device(device)
     wanted = {"weights_only": True, "require_pretrained": ":" in source or pretrained is not None}
     wanted["force_quick_gelu"] = bool(trained.get("quick_gelu", False))  # else as the architecture says
     try:
         with quiet(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "QuickGELU mismatch")  # of tags that say nothing of it
+            warnings.filterwarnings("ignore", "QuickGELU mismatch")  # of tags that do not mention it
             created: Any = open_clip.create_model_and_transforms(source, pretrained, device=device, **wanted)
             tokenizer = open_clip.get_tokenizer(source, **settings)
     except (ImportError, MemoryError, torch.cuda.OutOfMemoryError):
         raise
     except Exception as error:
-        if isinstance(error, RuntimeError) and "state_dict" in str(error):
-            keys = [one_line(line, 120) for line in str(error).splitlines()[1:3]]
-            raise ValueError(
-                f"pretrained: the weights {pretrained or source!r} do not match the architecture {name!r}: "
-                f"{shorten(keys)}"
-            ) from error
-        if file is None and "hf-hub:" not in source:
-            if trained or isinstance(error, OSError):
-                raise OSError(
-                    f"{argument}: {told!r} of {name} cannot be downloaded ({type(error).__name__}: {one_line(error)}); "
-                    f"expected a network, or what it needs in the cache of the hub (the variable HF_HOME names it), or "
-                    f"a file of weights from another machine: load({name!r}, 'FILE.safetensors')"
-                ) from error
-            raise  # no file of others, so that nothing is known of the fault
-        raise ValueError(
-            f"{argument}: {told!r} cannot be loaded ({type(error).__name__}: {one_line(error)}); expected a "
-            "configuration and weights of open_clip that belong together"
-        ) from error
+        raise _explained(error, name, source, pretrained, file, bool(trained)) from error
     model, _, preprocess = created
-    for key, value in model.named_parameters() if file is not None else ():
+    for key, value in model.named_parameters() if file else ():
         if not value.isfinite().all():
-            raise ValueError(f"{argument}: {str(file)!r} holds NaN or infinity in {key}; expected finite weights")
-    if name in clean.NAMES:
-        model.load_state_dict(clean.weights(name, model.state_dict()))
+            raise ValueError(f"pretrained: {str(file)!r} holds NaN or infinity in {key}; expected finite weights")
+    if name in RETRAINED:
+        model.load_state_dict(restore(model.state_dict(), load_file(retrained_file(name))))
     model.eval().requires_grad_(False)
     return Clip(model, preprocess, tokenizer, name, pretrained)
+
+
+def source_of(name: str) -> str:
+    """What open_clip calls the model `name`; ValueError with near matches for an unknown one."""
+    if name in (EMBEDDED, *RETRAINED):
+        return f"local-dir:{data_folder(EMBEDDED)}"
+    if isinstance(name, str) and name.startswith(("hf-hub:", "local-dir:")):
+        return name
+    return one_of("name", name, [EMBEDDED, *RETRAINED, *open_clip.list_models()])
+
+
+def _checkpoint(source: str, name: str, pretrained: str | None) -> Path | None:
+    """The file of weights on disk, checked; None where open_clip downloads them or makes none."""
+    if source.startswith("local-dir:"):
+        file = weights_in(Path(source.removeprefix("local-dir:")))
+    else:
+        tags = [] if ":" in source else open_clip.list_pretrained_tags_by_model(name)
+        file = None if pretrained is None or pretrained in tags else Path(pretrained)
+        if file and not file.is_file():
+            one_of("pretrained", pretrained, tags or ["None (this architecture has no published weights)"])
+    if file:
+        validate_checkpoint("name" if ":" in source else "pretrained", file)
+    return file
+
+
+def _explained(
+    error: Exception, name: str, source: str, pretrained: str | None, file: Path | None, tagged: bool
+) -> Exception:
+    """What to raise in place of an error that open_clip raised."""
+    argument, value = ("name", source) if ":" in source else ("pretrained", str(pretrained))
+    reason = f"({type(error).__name__}: {one_line(error)})"
+    if isinstance(error, RuntimeError) and "state_dict" in str(error):
+        keys = shorten(one_line(line, 120) for line in str(error).splitlines()[1:3])
+        return ValueError(
+            f"pretrained: the weights {pretrained or source!r} do not match the architecture {name!r}: {keys}"
+        )
+    if file or "hf-hub:" in source:
+        return ValueError(
+            f"{argument}: {value!r} cannot be loaded {reason}; expected a configuration and weights of open_clip that "
+            "belong together"
+        )
+    if tagged or isinstance(error, OSError):
+        return OSError(
+            f"{argument}: {value!r} of {name} cannot be downloaded {reason}; expected a network, or what it needs in "
+            "the cache of the hub (the variable HF_HOME names it), or a file of weights from another machine: "
+            f"load({name!r}, 'FILE.safetensors')"
+        )
+    return error
+
+
+_LOADING = threading.Lock()
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """open_clip's log of loading is silent but for its warnings, and the root logger stays as it was."""
+    expected = re.compile("No pretrained weights loaded for model|Failed to download weights for tag")
+
+    def wanted(record: logging.LogRecord) -> bool:
+        return record.levelno >= logging.WARNING and not expected.match(record.getMessage())
+
+    with _LOADING:
+        handlers = logging.root.handlers[:]
+        logging.root.addFilter(wanted)
+        try:
+            yield
+        finally:
+            logging.root.removeFilter(wanted)
+            logging.root.handlers[:] = handlers  # logging adds one where a program has none
+
+
+def retrained_file(name: str) -> Path:
+    """The file of the retrained model `name`, which holds its difference to miniclip."""
+    return data_folder("clean") / f"{name.removeprefix(EMBEDDED + '-')}.safetensors"
+
+
+def restore(base: Mapping[str, Tensor], changed: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """All weights of the model whose difference to `base` is `changed`: whole tensors, and some rows of tokens."""
+    table = base["token_embedding.weight"].cpu().clone()
+    table[changed["rows"].long()] = changed["token_embedding.weight"].to(table.dtype)
+    rest = {key: value for key, value in changed.items() if key != "rows"}
+    return {**base, **rest, "token_embedding.weight": table}
 
 
 def _no_pictures(image: Image.Image) -> Tensor:
@@ -278,8 +391,8 @@ def _load_stored(name: str, pretrained: str | None, device: str) -> Clip:
     if pretrained is not None:
         raise ValueError(f"pretrained: {pretrained!r} given for {name!r}, which holds embeddings; expected None")
     _validate_device(device)
-    stored = read_texts(name) if has_texts_alone(name) else read(name)
-    stored.vectors.pop("images", None)  # which `load_images` hands out, and a model has no use for
+    stored = read_texts(name) if has_texts_alone(name) else read_stored(name)
+    stored.vectors.pop("images", None)  # which `load_images` hands out
     texts = StoredTexts(stored)
     model = StoredModel(stored, texts.table).eval().requires_grad_(False).to(device)
     clip = Clip(model, _no_pictures, texts, stored.words.get("model", str(name)), stored.words.get("pretrained"))
@@ -293,8 +406,3 @@ def _validate_device(device: str) -> None:
     except (RuntimeError, AssertionError) as error:
         reason = one_line(str(error).partition("\n")[0])
         raise ValueError(f"device: {device!r} cannot be used ({reason}); expected such as 'cpu' or 'cuda'") from error
-
-
-def source_of(name: str) -> str:
-    """What open_clip calls the model `name`."""
-    return sources.source_of(name, open_clip.list_models())

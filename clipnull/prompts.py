@@ -1,6 +1,6 @@
 """From names to text embeddings.
 
-T[c, k] is the normalised mean of the text embeddings of the prompts of a cell, see `clipnull.wording`.
+T[c, k] is the normalised mean of the text embeddings of the prompts of a cell, see `clipnull.vocabulary`.
 """
 
 from collections.abc import Sequence
@@ -12,8 +12,7 @@ from torch import Tensor
 
 from .errors import at_least, distinct, one_of
 from .models import Clip
-from .requests import Forget
-from .wording import DOMAIN_PROMPTS, PROMPTS, TEMPLATES, Vocabulary, common_names, format_prompt, is_near
+from .vocabulary import DOMAIN_PROMPTS, PROMPTS, TEMPLATES, Forget, Vocabulary, common_names, format_prompt, is_near
 
 COMMON, NEAR = 250, 0.5
 """How many common words an encoder embeds; from which cosine to a class on, both less their means, a word is near."""

@@ -32,10 +32,9 @@ from torch import Tensor
 
 from .errors import at_least
 from .files import cache_folder, cache_path, data_folder, written
-from .memory import Batch
-from .models import Clip
+from .models import Batch, Clip
 from .prompts import embed_cells
-from .wording import TEMPLATES, Vocabulary, format_prompt
+from .vocabulary import TEMPLATES, Vocabulary, format_prompt
 
 ALGORITHM = 2
 """The version of `synthesize`: a higher number wherever the same seed gives another picture than before."""

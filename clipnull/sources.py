@@ -1,9 +1,4 @@
-"""Where a model comes from, and what of it is refused before open_clip sees it.
-
-Files of a model are numbers and settings. Two kinds of settings would make them programs: what lets `transformers`
-import a module that lies beside the weights, and checkpoints in pickles, which can hold code. Both are refused, and so
-is a path that leads out of the folder.
-"""
+"""Where a model comes from: what open_clip would run or read outside a model's folder is refused before it looks."""
 
 import json
 import os
@@ -16,40 +11,26 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from .clean import BASE, NAMES
-from .errors import one_line, one_of
-from .files import data_folder
+from .errors import one_line
 
 CONFIG = "open_clip_config.json"
 WEIGHTS = (
     "open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin",
     "open_clip_pytorch_model.pth", "model.safetensors", "pytorch_model.bin", "pytorch_model.pth", "model.pth",
 )  # fmt: skip
-"""The names that open_clip looks for in a folder, in this order; then it takes any of ENDINGS."""
+"""The names that open_clip looks for in a folder, in this order; after them, any of ENDINGS."""
 ENDINGS = (".safetensors", ".bin", ".pth")
-LARGEST = 10**6
-"""Bytes of a configuration: real ones have some thousand."""
-
+MAX_CONFIG_BYTES = 10**6
 HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 
-def source_of(name: str, known: list[str]) -> str:
-    """What open_clip calls the model `name`; `known` are its own architectures."""
-    if name in (BASE, *NAMES):
-        return f"local-dir:{data_folder(BASE)}"
-    if isinstance(name, str) and name.startswith(("hf-hub:", "local-dir:")):
-        return name
-    return one_of("name", name, [BASE, *NAMES, *known])
-
-
 def validate_source(source: str) -> bool:
-    """Whether the tokenizer of `source` is one of transformers; ValueError if it would run code or has no weights.
+    """Whether "local-dir:FOLDER" or "hf-hub:NAME" brings a tokenizer of transformers.
 
-    Of a model on the hub, this downloads the configuration and nothing else.
+    Raises ValueError if it would run code, reads outside its folder or lacks weights. Of a model on the hub, only the
+    configuration is downloaded.
     """
     kind, _, place = source.partition(":")
-    if kind not in ("local-dir", "hf-hub"):
-        return False
     folder = Path(place) if kind == "local-dir" else None
     if folder:
         if not place or not folder.is_dir():
@@ -59,44 +40,38 @@ def validate_source(source: str) -> bool:
                 f"name: {source!r}: no weights in {place!r}; expected {WEIGHTS[0]}, or another file that ends in "
                 f"{', '.join(ENDINGS)}"
             )
-    file = folder / CONFIG if folder else _from_hub(place)
-    return _validate_config(file, folder)
+    return _validate_config(folder / CONFIG if folder else _download_config(place), folder)
 
 
 def weights_in(folder: Path) -> Path | None:
-    """The checkpoint that open_clip takes of those in `folder`."""
-    found = [path for path in folder.iterdir() if path.suffix in ENDINGS and path.is_file()]
+    """The checkpoint in `folder` that open_clip takes."""
+    files = [path for path in folder.iterdir() if path.suffix in ENDINGS and path.is_file()]
     rank = {name: i for i, name in enumerate(WEIGHTS)}
-    return min(found, key=lambda p: (rank.get(p.name, len(rank)), p.suffix != ENDINGS[0], p), default=None)
+    return min(files, key=lambda p: (rank.get(p.name, len(rank)), p.suffix != ENDINGS[0], p), default=None)
 
 
 def validate_checkpoint(argument: str, path: Path) -> None:
-    """ValueError if the file of weights at `path` is damaged, or is a pickle that holds more than tensors."""
+    """Raises ValueError if the weights at `path` are damaged, or a pickle that holds more than tensors."""
     try:
         if path.suffix == ".safetensors":
-            with safe_open(path, "pt") as found:
-                found.keys()
+            with safe_open(path, "pt") as file:
+                file.keys()
         elif zipfile.is_zipfile(path) and any(n.endswith("/constants.pkl") for n in zipfile.ZipFile(path).namelist()):
             raise ValueError("it is a program of TorchScript, as OpenAI's own files are")
-        elif path.suffix not in (".npz", ".npy"):  # numpy itself reads no pickles
-            found = torch.load(path, "cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-            if not isinstance(found, dict) or not found:
-                raise ValueError(f"it holds {type(found).__name__} and not weights by their names")
+        elif path.suffix not in (".npz", ".npy"):  # NumPy reads no pickles
+            weights = torch.load(path, "cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+            if not isinstance(weights, dict) or not weights:
+                raise ValueError(f"it holds {type(weights).__name__} and not weights by their names")
     except PermissionError:
         raise
-    except Exception as error:  # whatever garbage makes the readers say
-        raise _damaged(argument, path, error) from error
+    except Exception as error:  # the readers raise anything on garbage
+        raise ValueError(
+            f"{argument}: {str(path)!r} cannot be read ({type(error).__name__}: {one_line(error)}); expected weights "
+            "in safetensors, or a checkpoint of PyTorch that holds tensors and no code"
+        ) from error
 
 
-def _damaged(argument: str, file: object, error: Exception) -> ValueError:
-    return ValueError(
-        f"{argument}: {str(file)!r} cannot be read ({type(error).__name__}: {one_line(error)}); expected weights in "
-        "safetensors, or a checkpoint of PyTorch that holds tensors and no code"
-    )
-
-
-def _from_hub(repository: str) -> Path:
-    """The configuration of the model `repository` on the hub, downloaded if need be."""
+def _download_config(repository: str) -> Path:
     from huggingface_hub import hf_hub_download
 
     try:
@@ -109,8 +84,7 @@ def _from_hub(repository: str) -> Path:
 
 
 def _validate_config(file: Path, folder: Path | None) -> bool:
-    """See `validate_source`."""
-    model = _json(file).get("model_cfg")
+    model = _read_json(file).get("model_cfg")
     text, vision = (model.get(key) for key in ("text_cfg", "vision_cfg")) if isinstance(model, dict) else (None, None)
     if not isinstance(text, dict) or not isinstance(vision, dict):
         raise ValueError(f"name: {str(file)!r} is no configuration of open_clip; expected model_cfg with both towers")
@@ -124,27 +98,29 @@ def _validate_config(file: Path, folder: Path | None) -> bool:
         if isinstance(value, str) and {"/", "\\"} & {*value}:
             raise _leads_out(file, key, value)
     folders = {folder} if folder and text.get("hf_tokenizer_name") else set()
-    for key in ("hf_model_name", "hf_tokenizer_name"):
-        value = text.get(key)
-        if not value or (folder and key == "hf_tokenizer_name"):  # which open_clip looks for in the folder
-            continue
-        if isinstance(value, str) and HUB_NAME.fullmatch(value) and not os.path.exists(value):
-            if key == "hf_model_name":
-                _validate_tower(file, value)
-        elif folder and isinstance(value, str) and _inside(Path(value), folder):
-            folders.add(Path(value))
-        else:
-            raise _leads_out(file, key, value)
-    for place in folders:
-        for path in (place / "config.json", place / "tokenizer_config.json"):
-            for key, value in _entries(_json(path)) if path.exists() else ():
-                if key == "auto_map":
-                    raise _runs_code(path, key, value)
+    for key in ("hf_model_name",) if folder else ("hf_model_name", "hf_tokenizer_name"):
+        if text.get(key):
+            folders |= _validate_name(file, key, text[key], folder)
+    for path in (place / name for place in folders for name in ("config.json", "tokenizer_config.json")):
+        for key, value in _entries(_read_json(path)) if path.exists() else ():
+            if key == "auto_map":
+                raise _runs_code(path, key, value)
     return bool(text.get("hf_tokenizer_name"))
 
 
+def _validate_name(file: Path, key: str, value: object, folder: Path | None) -> set[Path]:
+    """The folder that `value` names inside `folder`, none where it is a name on the hub."""
+    if isinstance(value, str) and HUB_NAME.fullmatch(value) and not os.path.exists(value):
+        if key == "hf_model_name":
+            _validate_tower(file, value)
+        return set()
+    if folder and isinstance(value, str) and Path(value).resolve().is_relative_to(folder.resolve()):
+        return {Path(value)}
+    raise _leads_out(file, key, value)
+
+
 def _validate_tower(file: Path, name: str) -> None:
-    """ValueError if the text tower `name` on the hub brings code of its own: transformers would offer to run it."""
+    """Raises ValueError if the text tower `name` on the hub brings code: transformers would offer to run it."""
     try:
         from transformers import AutoConfig
 
@@ -153,16 +129,15 @@ def _validate_tower(file: Path, name: str) -> None:
         if "trust_remote_code" in str(error):
             raise _runs_code(file, "hf_model_name", name) from error
     except (ImportError, OSError):
-        return  # open_clip says so, too
+        return  # open_clip reports it, too
 
 
-def _json(file: Path) -> dict[str, Any]:
-    """What the configuration `file` holds."""
+def _read_json(file: Path) -> dict[str, Any]:
     try:
         if not file.is_file():
             raise ValueError("it is no file")
-        if file.stat().st_size > LARGEST:
-            raise ValueError(f"it has more than {LARGEST} bytes")
+        if file.stat().st_size > MAX_CONFIG_BYTES:
+            raise ValueError(f"it has more than {MAX_CONFIG_BYTES} bytes")
         content = json.loads(file.read_text(encoding="utf-8"))
         if not isinstance(content, dict):
             raise ValueError(f"it holds a {type(content).__name__}")
@@ -175,18 +150,10 @@ def _json(file: Path) -> dict[str, Any]:
 
 def _entries(content: object) -> Iterator[tuple[str, object]]:
     """Every key with its value, at any depth."""
-    waiting = [content]
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, dict):
-            yield from value.items()
-            waiting += value.values()
-        elif isinstance(value, list):
-            waiting += value
-
-
-def _inside(path: Path, folder: Path) -> bool:
-    return path.resolve().is_relative_to(folder.resolve())
+    if isinstance(content, dict):
+        yield from content.items()
+    for value in content.values() if isinstance(content, dict) else content if isinstance(content, list) else ():
+        yield from _entries(value)
 
 
 def _runs_code(file: Path, key: str, value: object) -> ValueError:

@@ -9,18 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .aiming import aims, at_chance, validate_aim
-from .budgets import Budget
 from .edit import Edit, history
 from .errors import at_least, brief, one_of
+from .forecasting.calibration import aims, at_chance, validate_aim
+from .forecasting.outlook import Budget, Outlook, choose, validate_words
 from .methods import METHODS, solve
 from .methods.cells import Cells
 from .models import Clip
-from .predicting import Outlook, choose, validate_words
 from .prompts import common_words, embed_cells, embed_domains, text_classifiers
 from .prototypes import Prototypes, are_made, cell_prototypes
-from .requests import Forget
-from .wording import Vocabulary
+from .vocabulary import Forget, Vocabulary
 
 AUTO, BUDGET = "auto", "forget >= .95, worst drop <= 5"
 
@@ -51,7 +49,7 @@ def embed_vocabulary(
         if it has as many. A number in place of True: of at most so many cells, and two in each domain.
     mean : (d,), optional
         The mean of picture embeddings, such as those of an index of yours. By default that of the prototypes; without
-        them, `image_mean` of a file of embeddings. What it is used for: `Cells.origin`.
+        them, `image_mean` of a file of embeddings. What it is used for: `Cells.domain_origin`.
 
     Returns
     -------
@@ -138,8 +136,8 @@ def warn_of_alike(cells: Cells, mask: Tensor, vocabulary: Vocabulary) -> None:
     apart = mask.any(0)
     if (mask.any(1) == mask.all(1)).all() and not mask.all(0).any():
         return  # whole classes: domains do not matter
-    s = cells.styles
-    middle = s @ cells.origin if cells.prototypes is not None else 0  # which is that of pictures
+    s = cells.domain_directions
+    middle = s @ cells.domain_origin if cells.prototypes is not None else 0  # which is that of pictures
     named = (cells.pictures @ s.T - middle).argmax(2)  # (C, K)
     right = (named == torch.arange(len(s))).double().mean(0)
     twins = torch.cdist(s, s).fill_diagonal_(9).amin(1) < 0.2
@@ -207,11 +205,12 @@ def unlearn(
     mean : (d,), optional
         The mean of picture embeddings, see `embed_vocabulary`.
     budget : str, optional
-        What "auto" must keep to, see `clipnull.budgets`; by default "forget >= .95, worst drop <= 5".
+        What "auto" must keep to, see `clipnull.forecasting.outlook`; by default "forget >= .95, worst drop <= 5".
     **settings
         Those of the method; their defaults are one set for all models and data, chosen on the train splits of miniworld
         and PACS. "auto" takes none. strength="chance", of "oblique", "neuron" and "gated": the strength at which a
-        forgotten picture is expected to be named by chance where only two names may be given, see `clipnull.aiming`.
+        forgotten picture is expected to be named by chance where only two names may be given, see
+        `clipnull.forecasting.calibration`.
 
     Returns
     -------

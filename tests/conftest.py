@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 CACHE = ROOT / "build" / "test-cache"  # for all workers: clipnull locks each file in it
 
 LONGEST = ("notebooks", "slow")  # marks
-SLOW_EXAMPLES = {"clipnull.audits.audit", "clipnull.cards.release", "clipnull.exporting.export"}
+SLOW_EXAMPLES = {"clipnull.audits.audit", "clipnull.bench.cards.release", "clipnull.interop.exporting.export"}
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MPLBACKEND"] = "agg"

@@ -14,13 +14,12 @@ import torch.nn.functional as F
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from clipnull.collateral import Others
-from clipnull.contest import Field
-from clipnull.data import Images
+from clipnull.bench.baselines import Material
+from clipnull.bench.comparison import Field
 from clipnull.edit import Edit
-from clipnull.evaluate import classify
-from clipnull.gates import Gate
-from clipnull.materials import Material
+from clipnull.evaluate import Others, classify
+from clipnull.images import Images
+from clipnull.layers import Gate
 from clipnull.methods.cells import Cells
 from clipnull.models import Clip
 from clipnull.prompts import Vocabulary, embed_cells

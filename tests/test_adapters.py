@@ -15,12 +15,11 @@ from test_architectures import create_shallow
 from torch import nn
 
 import clipnull as cn
-from clipnull.adapters import Tokens, preparation
-from clipnull.applying import on_texts
-from clipnull.auditing import features_before_projection, projection_matrix
-from clipnull.audits.probing import blocks_of, stage_features
-from clipnull.cards import _use
-from clipnull.layouts import as_open_clip
+from clipnull.audits.probes import blocks_of, features_before_projection, projection_matrix, stage_features
+from clipnull.bench.cards import _use
+from clipnull.interop.transformers import Tokens, preparation
+from clipnull.interop.weight_names import as_open_clip
+from clipnull.layers import on_texts
 from clipnull.models import Clip, quiet, uses_quick_gelu
 from clipnull.prototypes import synthesize
 

@@ -17,9 +17,10 @@ import torch.nn.functional as F
 from helpers import plain, project
 
 import clipnull as cn
-from clipnull.applying import takes_bias
-from clipnull.exporting import fuse
-from clipnull.models import Clip, Projection, find_projection, quiet
+from clipnull.interop.exporting import fuse
+from clipnull.layers import takes_bias
+from clipnull.models import Clip, quiet
+from clipnull.towers import Projection, find_projection
 
 TABLE = Path(cn.__file__).parent / "ARCHITECTURES.md"
 NAMES = open_clip.list_models()

@@ -9,7 +9,7 @@ from helpers import project
 from torchvision.transforms.functional import pil_to_tensor, resize
 
 import clipnull as cn
-from clipnull.auditing import (
+from clipnull.audits.probes import (
     confusion,
     features_before_projection,
     linear_probe,
@@ -19,7 +19,8 @@ from clipnull.auditing import (
     weight_difference,
 )
 from clipnull.methods.cells import Cells
-from clipnull.models import Clip, find_projection
+from clipnull.models import Clip
+from clipnull.towers import find_projection
 
 TEXT = {"context_length": 8, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1}
 VIT = {"layers": 1, "width": 24, "head_width": 8, "patch_size": 16, "image_size": 32}

@@ -10,15 +10,21 @@ import open_clip
 import pytest
 import torch
 from helpers import plain
+from reporting import audit_part
 from test_stored import fields
 
 import clipnull as cn
-from clipnull import audits, cli, plots
-from clipnull.auditing import features_before_projection
-from clipnull.audits import deep, languages, probing, surviving, traces, wordings
-from clipnull.audits.case import Case
+from clipnull import audits
+from clipnull.audits import deep, languages
+from clipnull.audits import probes as probing
+from clipnull.audits import robustness as surviving
+from clipnull.audits import side_effects as traces
+from clipnull.audits import words as wordings
+from clipnull.audits.context import Case
 from clipnull.audits.findings import Audit, finding, ordered, told
-from clipnull.reporting import audit_part
+from clipnull.audits.probes import features_before_projection
+from clipnull.commands import cli
+from clipnull.course import plots
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,9 @@ import torch.nn.functional as F
 from helpers import noisy_cells
 
 import clipnull as cn
-from clipnull import bench, cli, models, unlearning
+from clipnull import models, unlearning
+from clipnull.bench import sweep as bench
+from clipnull.commands import cli
 from clipnull.evaluate import macro
 from clipnull.files import data_folder
 from clipnull.prompts import PROMPTS, text_classifiers

@@ -13,7 +13,7 @@ import nbformat
 import pytest
 from browsing import find_browser, page_faults, tab
 
-from clipnull import cli
+from clipnull.commands import cli
 from clipnull.course import book, demo
 from clipnull.course.metrics import MIME
 

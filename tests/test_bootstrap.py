@@ -5,9 +5,10 @@ import pytest
 import torch
 
 import clipnull as cn
-from clipnull import bootstrap
-from clipnull.bootstrap import RANGES, Group, families, intervals, of_mean, pack, unpack
-from clipnull.evaluate import accuracy_matrix, rates
+from clipnull.bench import bootstrap
+from clipnull.bench.bootstrap import Group, intervals, of_mean, pack, unpack
+from clipnull.evaluate import RANGES, accuracy_matrix, rates
+from clipnull.images import families
 
 
 def pictures(c=4, k=3, n=10, seed=0):

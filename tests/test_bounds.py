@@ -1,15 +1,17 @@
 """Curves tell a form that cannot do better from names that do not say where pictures lie."""
 
 import json
+import sys
 
+import bounds
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import write as results
 from helpers import random
 
 import clipnull as cn
-from clipnull import bounds, cli, results
 
 C, K, D, N = 4, 2, 24, 320
 
@@ -63,9 +65,10 @@ def test_a_detector_of_pictures_is_one_on_the_cells_to_forget_and_small_elsewher
     assert torch.equal(half.domains(F.normalize(images.stored, dim=1)).argmax(1), images.domains)
 
 
-def test_bench_draws_the_curves_and_results_tell_them(file, tmp_path, capsys):
+def test_the_script_draws_the_curves_and_results_show_them(file, tmp_path, monkeypatch, capsys):
     out = tmp_path / "found.json"
-    assert cli.main(["bench", file, "--bound", "--name", "apart", "--json", str(out)]) == 0
+    monkeypatch.setattr(sys, "argv", ["bounds.py", file, "--name", "apart", "--json", str(out)])
+    bounds.main()
     entry = json.loads(out.read_text(encoding="utf-8"))
     assert (entry["kind"], entry["name"], entry["pictures"]) == ("bound", "bounds, apart", N)
     assert "labelled pictures" in capsys.readouterr().out

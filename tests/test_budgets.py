@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from clipnull.budgets import Budget
+from clipnull.forecasting.outlook import Budget
 
 GOOD = {"forgetting_rate": 0.97, "retain_drop": 0.2, "sibling_class_drop": 1.0, "sibling_domain_drop": math.nan}
 

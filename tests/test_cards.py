@@ -14,9 +14,10 @@ import yaml
 from helpers import noisy_cells
 
 import clipnull as cn
-from clipnull import cards, markup
-from clipnull.auditing import Probe, features_before_projection, linear_probe
-from clipnull.cards import card
+from clipnull.audits.probes import Probe, features_before_projection, linear_probe
+from clipnull.bench import cards
+from clipnull.bench import cards as markup
+from clipnull.bench.cards import card
 from clipnull.edit import history
 from clipnull.evaluate import macro
 from clipnull.prompts import PROMPTS

@@ -6,19 +6,18 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import nbformat
 import pytest
 import torch
 
 import clipnull
-from clipnull import bench, cli
-from clipnull.commands import executing
-from clipnull.results import name_of
+from clipnull.bench import sweep as bench
+from clipnull.commands import cli, executing
+from clipnull.datasets.loading import name_of
 
 COMMANDS = "run publish seeds student book course goldens slides booklet colab leaderboard quiz"
-COMMANDS += " bench embed paper results data audit near forget check apply undo"
+COMMANDS += " bench embed paper data audit near forget check apply undo"
 COMMANDS = COMMANDS.split()
 
 
@@ -142,7 +141,7 @@ def test_a_program_that_was_told_to_outlive_its_terminal_does(monkeypatch):
 def test_nothing_is_lost_where_the_terminal_lacks_a_character(what):
     """A bench of minutes ends with a table, which has other signs than ASCII knows, and names of other alphabets."""
     program = (
-        "import sys\nfrom clipnull import cli\nfrom clipnull.commands import measuring\n"
+        "import sys\nfrom clipnull.commands import cli\nfrom clipnull.commands import measuring\n"
         "def work(args):\n"
         "    if args.name == 'error': raise ValueError('donn\\xe9es: nothing there \\udcff')\n"
         "    print('\\u03b1 \\xb1 \\u03b2: \\u72d7'); return 0\n"
@@ -195,7 +194,7 @@ def test_python_m_is_the_command_and_starts_without_torch(tmp_path):
 
 def test_sigterm_ends_a_command_in_good_order():
     program = (
-        "import sys, time\nfrom clipnull import cli\nfrom clipnull.commands import executing\n"
+        "import sys, time\nfrom clipnull.commands import cli\nfrom clipnull.commands import executing\n"
         "def wait(_):\n    try:\n        print('here', flush=True)\n        time.sleep(60)\n"
         "    finally:\n        print('cleaned', flush=True)\n"
         "executing.course = wait\nsys.exit(cli.main(['course', 'x']))"
@@ -296,7 +295,7 @@ def test_results_call_a_data_set_by_its_folder(data, name):
     ],
 )
 def test_wrong_arguments_of_bench_are_told_before_any_work(folder, monkeypatch, capsys, arguments, message):
-    monkeypatch.setattr("clipnull.data.load_images", lambda _: pytest.fail("work began"))
+    monkeypatch.setattr("clipnull.datasets.loading.load_images", lambda _: pytest.fail("work began"))
     assert cli.main(["bench", str(folder), *arguments]) == 2
     out, err = capsys.readouterr()
     assert out == "" and err.startswith(message) and len(err.splitlines()) == 1
@@ -318,35 +317,3 @@ def test_a_file_of_bench_is_replaced_whole_or_not_at_all(folder, found, capsys):
     assert cli.main(["bench", str(folder), "--json", str(file)]) == 2
     assert "not JSON compliant" in capsys.readouterr().err
     assert file.read_text() == "old" and sorted(p.name for p in folder.parent.iterdir()) == ["rows.json", "test"]
-
-
-def test_bench_can_time_the_closed_form(tmp_path, monkeypatch, capsys):
-    asked = []
-    monkeypatch.setattr("clipnull.speed.measure", lambda parts: asked.append(parts) or {"leace": 1.0})
-    monkeypatch.setattr("clipnull.index_speed.measure", lambda parts: {})
-    monkeypatch.setattr("clipnull.index_speed.report", lambda found: f"report of {found['leace']}")
-    assert cli.main(["bench", "--speed", "--json", str(tmp_path / "speed.json")]) == 0
-    assert capsys.readouterr().out == "report of 1.0\n"
-    assert json.loads((tmp_path / "speed.json").read_text()) == {
-        "kind": "speed",
-        "name": "speed",
-        "leace": 1.0,
-        "index": {},
-    }
-    assert cli.main(["bench", "--speed", "query", "many", "--json", str(tmp_path / "part.json")]) == 0
-    assert asked[1] == ("query", "many") and len(asked[0]) == 8
-    assert json.loads((tmp_path / "part.json").read_text())["kind"] == "part of speed"
-    assert cli.main(["bench", "--speed", "quary"]) == 2 and "did you mean 'query'?" in capsys.readouterr().err
-
-
-def test_speed_needs_leace(monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "concept_erasure", None)
-    assert cli.main(["bench", "--speed"]) == 2
-    assert "concept_erasure is not installed; expected the extra 'baselines'" in capsys.readouterr().err
-
-
-def test_results_come_from_the_files_named(monkeypatch, capsys):
-    given = []
-    monkeypatch.setattr("clipnull.results.write", lambda files: given.extend(files) or [Path("RESULTS.md")])
-    assert cli.main(["results", "a.json", "b.json"]) == 0
-    assert given == [Path("a.json"), Path("b.json")] and capsys.readouterr().out == "written: RESULTS.md\n"

@@ -16,7 +16,8 @@ import torch
 from helpers import VIT
 
 import clipnull as cn
-from clipnull import bench, shards
+from clipnull.bench import sweep as bench
+from clipnull.datasets import shards
 
 dask = pytest.importorskip("dask", reason="dask is not installed")
 distributed = pytest.importorskip("distributed", reason="distributed is not installed")
@@ -47,8 +48,8 @@ original, make, save = bench.rows_of, shards.make, np.save
 
 def ready() -> int:
     """The number of the process of a worker, which then has all it needs: to import it in a task would stall it."""
-    import clipnull.bench
-    import clipnull.shards  # noqa: F401
+    import clipnull.bench.sweep
+    import clipnull.datasets.shards  # noqa: F401
 
     return os.getpid()
 

@@ -11,7 +11,9 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from clipnull import cli, embedding, shards
+from clipnull import embedding
+from clipnull.commands import cli
+from clipnull.datasets import shards
 
 PAGE = (ROOT / "notebooks" / "CLUSTER.md").read_text(encoding="utf-8")
 BLOCKS = {}

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from helpers import plain, random
 
 import clipnull as cn
-from clipnull import collateral
-from clipnull.collateral import Others, is_near, others_of
+from clipnull import evaluate as collateral
+from clipnull.evaluate import Others, is_near, others_of
 from clipnull.files import data_folder
 
 

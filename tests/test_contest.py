@@ -10,7 +10,11 @@ import torch
 from helpers import field_of, made_of_numbers
 
 import clipnull as cn
-from clipnull import bench, cli, contest, materials, standings
+from clipnull.bench import baselines as materials
+from clipnull.bench import comparison as contest
+from clipnull.bench import report as standings
+from clipnull.bench import sweep as bench
+from clipnull.commands import cli
 from clipnull.evaluate import accuracy_matrix, rates
 from clipnull.files import data_folder
 

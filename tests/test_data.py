@@ -10,7 +10,7 @@ from helpers import png_header
 from PIL import Image, ImageFile
 
 import clipnull as cn
-from clipnull.datasets import clean_name
+from clipnull.datasets.layouts import clean_name
 from clipnull.files import data_folder
 
 

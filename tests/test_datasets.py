@@ -12,10 +12,11 @@ import torch
 from PIL import Image
 
 import clipnull as cn
-from clipnull import archives, cli
-from clipnull.archives import unpack
-from clipnull.data import find_dataset, parse_place
-from clipnull.datasets import UNNAMED, VLCS, clean_name, in_test, load_dataset
+from clipnull.commands import cli
+from clipnull.datasets import webdataset as archives
+from clipnull.datasets.layouts import UNNAMED, VLCS, clean_name, in_test, load_dataset
+from clipnull.datasets.loading import find_dataset, parse_place
+from clipnull.datasets.webdataset import unpack
 
 
 def picture(path, colour=0):

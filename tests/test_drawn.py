@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import seaborn as sns
 
-from clipnull import drawn
+from clipnull.course import plots as drawn
 
 
 @pytest.fixture(autouse=True)

@@ -22,13 +22,13 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from clipnull import patches
+from clipnull import edit as patches
 from clipnull.edit import Edit, history
-from clipnull.gates import LARGEST
+from clipnull.layers import LARGEST
 from clipnull.prompts import Vocabulary
-from clipnull.requests import Forget
 from clipnull.subspace import principal_angles
 from clipnull.unlearning import unlearn
+from clipnull.vocabulary import Forget
 
 seeds = st.integers(0, 10**6)
 

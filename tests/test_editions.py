@@ -6,7 +6,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from clipnull import cli
+from clipnull.commands import cli
 from clipnull.course import editions, notebooks
 from clipnull.course.metrics import MIME, metrics_of
 from clipnull.course.run import NotebookError, execute

@@ -16,8 +16,8 @@ from torch import nn
 
 import clipnull as cn
 from clipnull import embedding
+from clipnull.datasets.shards import embed_shards
 from clipnull.embedding import AGREE, AGREE_MIXED, ahead
-from clipnull.shards import embed_shards
 
 
 def test_the_next_is_made_while_the_caller_works():

@@ -10,7 +10,7 @@ from helpers import gated, plain, random
 import clipnull as cn
 from clipnull import edit as edit_module
 from clipnull import evaluate
-from clipnull.auditing import features_before_projection
+from clipnull.audits.probes import features_before_projection
 from clipnull.evaluate import accuracy_matrix, classify, domain_accuracy, macro, predict, rates, wilson
 from clipnull.prompts import embed_classes, text_classifiers
 

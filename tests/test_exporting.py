@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from helpers import BARE, COCA, RESNET, SIGLIP, VIT, gated, pixels, plain, random, stock
 
 import clipnull as cn
-from clipnull import exporting
-from clipnull.applying import on_texts
 from clipnull.evaluate import predict
-from clipnull.exporting import export, fuse
+from clipnull.interop import exporting
+from clipnull.interop.exporting import export, fuse
+from clipnull.layers import on_texts
 
 MODELS = {"miniclip": None, "vit": VIT, "bare": BARE, "siglip": SIGLIP}
 

@@ -3,12 +3,15 @@
 import json
 import math
 
+import forecasts as validation
 import pytest
 import torch
 
 import clipnull as cn
-from clipnull import bench, predicting, pseudo, validation
-from clipnull.predicting import Forecast, best_of, validate_words
+from clipnull.bench import sweep as bench
+from clipnull.forecasting import outlook as predicting
+from clipnull.forecasting import simulation as pseudo
+from clipnull.forecasting.outlook import Forecast, best_of, validate_words
 from clipnull.prompts import text_classifiers
 from clipnull.unlearning import outlook_of
 

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from clipnull import patches
+from clipnull import edit as patches
 from clipnull.edit import Edit
-from clipnull.gates import LARGEST
-from clipnull.requests import Forget
+from clipnull.layers import LARGEST
+from clipnull.vocabulary import Forget
 
 D = 8
 REQUEST = (Forget(["dog"], ["line"]) | Forget(["cat"])).as_dict()

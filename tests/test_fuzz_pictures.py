@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import clipnull as cn
-from clipnull.pictures import FORMATS, LONGEST, SUFFIXES, read, why_unreadable
+from clipnull.images import FORMATS, LONGEST, SUFFIXES, why_unreadable
+from clipnull.images import read_picture as read
 
 SIZE = 24, 20
 

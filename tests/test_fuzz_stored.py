@@ -166,7 +166,7 @@ def test_nothing_but_value_errors_that_name_the_file(n, tmp_path):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error")
-                found = stored.read(path)
+                found = stored.read_stored(path)
         except ValueError as error:
             told["ValueError"] += 1
             assert "fuzzed.npz" in str(error) and len(str(error)) < 2_000, str(error)
@@ -186,6 +186,6 @@ def test_nothing_but_value_errors_that_name_the_file(n, tmp_path):
 def test_what_is_fuzzed_is_read_as_it_is(tmp_path):
     path = tmp_path / "whole.npz"
     path.write_bytes(archive([(f"{name}.npy", npy(value)) for name, value in whole().items()]))
-    found = stored.read(path)
+    found = stored.read_stored(path)
     assert_sound(found)
     assert {*found.vectors} == {*stored.VECTORS} and found.words == dict.fromkeys(stored.WORDS, "text")

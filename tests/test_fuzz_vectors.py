@@ -19,11 +19,11 @@ from helpers import examples, headed, mangled, npy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clipnull.answering import read_queries
 from clipnull.errors import printable
-from clipnull.rewriting import record_of
-from clipnull.switching import read_record
-from clipnull.tables import open_vectors
+from clipnull.index.checking import read_queries
+from clipnull.index.files import open_vectors
+from clipnull.index.patching import read_record
+from clipnull.index.rewriting import record_of
 
 N, D = 6, 4
 Z = np.random.default_rng(0).normal(size=(N, D)).astype("f4")

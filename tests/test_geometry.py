@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from test_stored import CLASSES, N, fields
 
 import clipnull as cn
-from clipnull import geometry
+from clipnull.course import geometry
 from clipnull.subspace import basis, captured_energy, principal_angles
 
 ROOT = Path(__file__).parent.parent

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from clipnull import cli
+from clipnull.commands import cli
 from clipnull.course import goldens
 from clipnull.files import write_text
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import clipnull as cn
-from clipnull.archives import pack
+from clipnull.datasets.webdataset import pack
 from clipnull.evaluate import classify
 from clipnull.prompts import text_classifiers
 

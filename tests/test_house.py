@@ -1,11 +1,12 @@
-"""The house rules: who imports whom, how long a module is, what is public, what an import loads."""
+"""The house rules: which package imports which, how long a file is, what is public, what an import loads."""
 
 import ast
-import importlib
 import inspect
+import pkgutil
 import re
+from graphlib import TopologicalSorter
+from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from conftest import ROOT
@@ -14,163 +15,90 @@ from helpers import python
 import clipnull as cn
 
 PACKAGE = ROOT / "clipnull"
-FILES = sorted(PACKAGE.rglob("*.py"))
-# A module imports only from those before it.
-LIBRARY = """
-errors memory jobs files markup wording projections clean sources quiet stored listed layouts padding models adapters
-requests prompts prototypes subspace gates applying patches edit pictures images listing datasets archives data
-methods.cells methods.nullspace methods.residual methods.ridge methods.oblique methods.neuron methods.gated methods
-embedding occlusion heads exporting shards storing collateral evaluate bootstrap budgets pseudo predicting aiming
-unlearning forecasting rows geometry
-auditing audits.findings audits.case audits.probing audits.languages audits.wordings audits.retrieving audits.traces
-audits.surviving audits.deep audits vectors tables rewriting switching answering bench bounds validation speed
-index_speed device_speed materials rivals contest sequences standings cards drawn plots reporting results paper
-"""
-COURSE = """
-course course.metrics course.profiles course.formulas course.notebooks course.warm course.run course.goldens
-course.seeds course.editions course.exercises.registry course.exercises.spaces course.exercises.edits
-course.exercises.audits course.exercises course.checking course.panel course.demo course.reference
-course.printed course.pages course.book course.slides course.booklet course.colab course.quiz course.leaderboard
-"""
-LIBRARY, COURSE = LIBRARY.split(), COURSE.split()
-ORDER = [
-    *LIBRARY,
-    *COURSE,
-    "console",
-    "commands.executing",
-    "commands.teaching",
-    "commands.measuring",
-    "commands.inspecting",
-    "commands.indexing",
-    "commands",
-    "cli",
-    "__main__",
-]
+MAY_IMPORT = {  # "core": the files at the top of clipnull/ and methods/; it reaches `forecasting` in one lazy call
+    "core": "core",
+    "datasets": "core datasets",
+    "index": "core index",
+    "forecasting": "core datasets index forecasting",
+    "audits": "core datasets index forecasting audits",
+    "interop": "core datasets index forecasting interop",
+    "bench": "core datasets index forecasting audits interop bench",
+    "course": "core datasets index forecasting audits interop course",
+    "commands": "core datasets index forecasting audits interop bench course commands",
+}
+LAZY = {("unlearning", "forecasting"), ("__main__", "commands")}
 HEAVY = ["torch", "open_clip", "IPython", "seaborn", "matplotlib", "sklearn"]
 
 
-def name_of(path: Path) -> str:
-    """ "methods.cells" for clipnull/methods/cells.py, "methods" for its __init__.py, "" for that of clipnull."""
-    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").rstrip(".")
+def package_of(module: str) -> str:
+    """The package of `module`, "audits" for "audits.probes"; "core" for the files at the top and the methods."""
+    first = module.partition(".")[0]
+    return first if first in MAY_IMPORT else "core"
 
 
-def imports(source: str, package: str = "") -> set[str]:
-    """What a module in `package` imports of clipnull, anywhere in its text but under `if TYPE_CHECKING`.
-
-    A module by its name; a name of the package itself as "clipnull.name".
-    """
-    found = set()
+def imports(module: str, path: Path) -> set[str]:
+    """The modules of clipnull that a file imports, anywhere but under `if TYPE_CHECKING`, without "clipnull."."""
+    package = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
+    imported = set()
 
     def visit(node: ast.AST) -> None:
-        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
-            for child in node.orelse:
-                visit(child)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
             return
-        if isinstance(node, ast.Import):
-            named = [alias.name for alias in node.names]
-            found.update(name.removeprefix("clipnull.") for name in named if name.partition(".")[0] == "clipnull")
-        elif isinstance(node, ast.ImportFrom):
-            above = ["clipnull", *filter(None, package.split("."))]
-            base = above[: len(above) - node.level + 1] if node.level else []
-            base = ".".join([*base, *filter(None, [node.module])])
-            if base.partition(".")[0] == "clipnull":
-                for alias in node.names:
-                    full = f"{base}.{alias.name}".removeprefix("clipnull.")
-                    inside = base.removeprefix("clipnull").lstrip(".")
-                    found.add(full if full in ORDER else inside or f"clipnull.{alias.name}")
+        if isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").partition(".")[0] == "clipnull"):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            base = [*base, *(node.module or "").removeprefix("clipnull").strip(".").split(".")]
+            for alias in node.names:
+                full, outer = ".".join(filter(None, [*base, alias.name])), ".".join(filter(None, base))
+                imported.add(full if full in MODULES else outer)
         for child in ast.iter_child_nodes(node):
             visit(child)
 
-    visit(ast.parse(source))
-    return found
+    visit(ast.parse(path.read_text(encoding="utf-8")))
+    return imported - {"", module}
 
 
-@pytest.mark.parametrize(
-    ("source", "package", "found"),
-    [
-        ("from .edit import Edit", "", {"edit"}),
-        ("from . import plots, data", "", {"plots", "data"}),
-        ("def f():\n from clipnull.data import Images", "", {"data"}),
-        ("import clipnull.models", "", {"models"}),
-        ("import clipnull as cn", "", {"clipnull"}),
-        ("from clipnull.course import run, nothing", "", {"course.run", "course"}),
-        ("from ..errors import expect", "methods", {"errors"}),
-        ("from .cells import Cells", "methods", {"methods.cells"}),
-        ("from . import gated, ridge", "methods", {"methods.gated", "methods.ridge"}),
-        ("from .. import __version__", "course", {"clipnull.__version__"}),
-        ("from ...files import written", "course.exercises", {"files"}),
-        ("from .methods import METHODS", "", {"methods"}),
-        ("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n from .plots import show", "", set()),
-        ("if TYPE_CHECKING:\n from .plots import show\nelse:\n from .data import Images", "", {"data"}),
-        ("import torch.nn\nfrom torch import nn", "", set()),
-    ],
-)
-def test_imports_are_recognised(source, package, found):
-    assert imports(source, package) == found
+MODULES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").rstrip("."): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
+IMPORTS = {module: imports(module, path) for module, path in MODULES.items() if module}
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: name_of(path) or "clipnull")
-def test_a_module_imports_only_from_those_before_it(path):
-    name = name_of(path)
-    found = imports(path.read_text(encoding="utf-8"), name if path.name == "__init__.py" else name.rpartition(".")[0])
-    if not name:
-        assert not found, "clipnull/__init__.py is lazy: __init__.pyi says where names are"
-        return
-    assert name in ORDER, f"{name} has no place in the order: add it to LIBRARY or COURSE"
-    late = found - {"clipnull.__version__"} - set(ORDER[: ORDER.index(name)])
-    assert not late, f"{name} imports {late}; expected only what comes before it in the order"
+def test_a_package_imports_only_what_it_may():
+    for module, imported in IMPORTS.items():
+        allowed = MAY_IMPORT[package_of(module)].split()
+        for other in imported:
+            if (module, package_of(other)) not in LAZY:
+                assert package_of(other) in allowed, f"{module} imports {other}; expected some of {allowed}"
 
 
-def test_the_library_never_imports_the_course():
-    for path in FILES:
-        name = name_of(path)
-        if name in LIBRARY:
-            assert not any(m.startswith("course") for m in imports(path.read_text(encoding="utf-8"), name)), name
-    stub = ast.parse((PACKAGE / "__init__.pyi").read_text(encoding="utf-8"))
-    from_course = {
-        alias.name
-        for node in stub.body
-        if isinstance(node, ast.ImportFrom) and node.module.startswith("course")
-        for alias in node.names
-    }
-    assert from_course == {"check", "record"}
+def test_no_import_comes_back():
+    first = {module: {o for o in others if (module, package_of(o)) not in LAZY} for module, others in IMPORTS.items()}
+    assert set(TopologicalSorter(first).static_order()) <= {*MODULES}  # raises CycleError for a circle
 
 
-def test_the_order_names_what_is_there():
-    assert {*ORDER, ""} == {name_of(path) for path in FILES}
+def test_no_file_is_long():
+    lines = {module: len(path.read_text(encoding="utf-8").splitlines()) for module, path in MODULES.items()}
+    assert not {module: n for module, n in lines.items() if n > 500}, "expected at most 500 lines a file"
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: name_of(path) or "clipnull")
-def test_no_module_is_long(path):
-    lines = len(path.read_text(encoding="utf-8").splitlines())
-    assert lines <= 300, f"{path.relative_to(ROOT)} has {lines} lines; expected at most 300"
+def test_every_module_can_be_imported():
+    for module in pkgutil.walk_packages(cn.__path__, "clipnull."):
+        if module.name != "clipnull.__main__":  # which runs
+            import_module(module.name)
+    assert all(getattr(cn, name) is not None for name in cn.__all__)
 
 
-def test_no_module_bears_the_name_of_an_exported_one():
-    """Else `import clipnull.unlearn as U` gives a function, or `cn.unlearn` a module."""
-    assert not {name_of(path).rpartition(".")[2] for path in FILES} & set(cn.__all__)
-
-
-def test_every_module_can_be_imported_by_its_name():
-    assert all(getattr(cn, name) is not None for name in cn.__all__)  # all lazy names are there
-    for name in ORDER[:-1]:  # __main__ runs
-        scope = {}
-        exec(f"import clipnull.{name} as M", scope)
-        assert isinstance(scope["M"], ModuleType) and scope["M"].__name__ == f"clipnull.{name}"
-
-
-# --- nothing hidden
-
-
-@pytest.mark.parametrize("name", LIBRARY)
-def test_no_function_of_the_library_keeps_its_results(name):
-    source = Path(importlib.import_module(f"clipnull.{name}").__file__).read_text(encoding="utf-8")
-    for node in ast.walk(ast.parse(source)):
-        words = {getattr(node, "id", None), getattr(node, "attr", None)}
-        if isinstance(node, ast.ImportFrom | ast.Import):
-            words |= {alias.name.rpartition(".")[2] for alias in node.names}
-        assert not words & {"lru_cache", "cache"}, f"{name}, line {node.lineno}: a cache, which hides state"
-        assert not isinstance(node, ast.Global), f"{name}, line {node.lineno}: a global that changes"
+def test_no_function_of_the_library_keeps_its_results():
+    for module, path in MODULES.items():
+        if package_of(module) in ("course", "commands"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            words = {getattr(node, "id", None), getattr(node, "attr", None)}
+            if isinstance(node, ast.ImportFrom | ast.Import):
+                words |= {alias.name.rpartition(".")[2] for alias in node.names}
+            assert not words & {"lru_cache", "cache"}, f"{module}, line {node.lineno}: a cache, which hides state"
+            assert not isinstance(node, ast.Global), f"{module}, line {node.lineno}: a global that changes"
 
 
 # --- the public surface

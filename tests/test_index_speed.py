@@ -3,12 +3,13 @@
 import math
 import re
 
+import index_speed
 import pytest
+import speed
 import torch
+from index_speed import measure, report
 
 import clipnull as cn
-from clipnull import index_speed, speed
-from clipnull.index_speed import measure, report
 
 
 @pytest.fixture

@@ -15,13 +15,12 @@ import torch.nn.functional as F
 from helpers import plain, random
 
 import clipnull as cn
-from clipnull import cli
-from clipnull.answering import check_index, forgotten, read_queries, says
-from clipnull.listed import has_texts_alone, read_texts, read_vocabulary
+from clipnull.commands import cli
+from clipnull.index.checking import check_index, forgotten, read_queries, says
+from clipnull.index.files import open_tables
+from clipnull.index.patching import LEAN, SPREAD, belonging
 from clipnull.prompts import embed_classes
-from clipnull.stored import LAYOUT
-from clipnull.switching import LEAN, SPREAD, belonging
-from clipnull.tables import open_tables
+from clipnull.stored import LAYOUT, has_texts_alone, read_texts, read_vocabulary
 
 FOLDER = os.environ.get("CLIPNULL_EMBEDDINGS")
 PAIRS = Path(FOLDER or "", "vitb16_pairs.npz")
@@ -232,7 +231,7 @@ def test_check_tells_what_answers_before_anything_is_switched(shop, tmp_path, ca
 def test_an_index_that_is_written_to_is_not_judged(shop, tmp_path, capsys, monkeypatch):
     for name in ("pictures.npy", "queries.npy"):
         shutil.copy(shop / name, tmp_path / name)
-    monkeypatch.setattr("clipnull.answering.check_index", lambda *_: shutil.copy(shop / "queries.npy", index))
+    monkeypatch.setattr("clipnull.index.checking.check_index", lambda *_: shutil.copy(shop / "queries.npy", index))
     index, asked = tmp_path / "pictures.npy", ("--queries", tmp_path / "queries.npy", "--names", shop / "queries.txt")
     told = refused(capsys, "check", shop / "no-dog.safetensors", "--index", index, *asked)
     assert "pictures.npy' was written to meanwhile; expected a file at rest" in told
@@ -251,8 +250,8 @@ def read_lines(shop):
 
 def test_what_check_counts():
     """By hand: 6 pictures on the axes, captions of the same, the first of which is forgotten."""
-    from clipnull.answering import Queries
-    from clipnull.vectors import Vectors
+    from clipnull.index.checking import Queries
+    from clipnull.index.files import Vectors
 
     class Table(Vectors):
         def chunks(self, first=0):

@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import clipnull
-from clipnull.geometry import KNOWN
+from clipnull.course.geometry import KNOWN
 
 ROOT = Path(__file__).parent.parent
 COURSE = "IPython jupyterlab ipywidgets matplotlib seaborn sklearn papermill nbformat psutil sphinx concept_erasure"
@@ -164,7 +164,7 @@ def test_the_wheel_holds_what_is_needed_outside_a_clone(wheel):
         "clipnull/course/reveal/LICENSE",
     }
     assert f"Version: {clipnull.__version__}\n" in metadata and "License-Expression: MIT AND " in metadata
-    assert "clipnull = clipnull.cli:main" in scripts
+    assert "clipnull = clipnull.commands.cli:main" in scripts
 
 
 @one_worker
@@ -181,8 +181,8 @@ def test_the_library_alone_unlearns_compares_and_saves(alone, tmp_path):
 def test_what_needs_an_extra_names_it(alone):
     codes = [
         "from clipnull import plots",
-        "import clipnull.plots",
-        "from clipnull.auditing import linear_probe; linear_probe(torch.ones(4, 2), torch.arange(4) % 2)",
+        "import clipnull.course.plots",
+        "from clipnull.audits.probes import linear_probe; linear_probe(torch.ones(4, 2), torch.arange(4) % 2)",
         "from clipnull.course.panel import live; live(None, None, None, None)",
         "from clipnull.course.metrics import record; record(rate=1.0)",
         "from clipnull.course.formulas import mathml; mathml('x', False)",
@@ -205,7 +205,7 @@ def test_the_course_is_written_from_a_wheel_and_what_it_lacks_is_named_in_one_li
     commands = [["course", "my course"], ["run", "my course/00_check_your_machine.ipynb"], ["student"], ["book"]]
     run = alone(f"""
 import os
-from clipnull.cli import main
+from clipnull.commands.cli import main
 print(main({commands[0]}), main({commands[1]}), end=" ")
 os.chdir("my course")
 print(main({commands[2]}), main({commands[3]}))

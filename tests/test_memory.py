@@ -10,7 +10,7 @@ from torch import nn
 
 import clipnull as cn
 from clipnull import embedding, prototypes
-from clipnull.memory import Batch
+from clipnull.models import Batch
 
 
 class Small(nn.Module):

@@ -17,8 +17,7 @@ import pytest
 from pages import page_faults
 
 import clipnull
-from clipnull import plots
-from clipnull.course import goldens, notebooks
+from clipnull.course import goldens, notebooks, plots
 from clipnull.course.metrics import metrics_of
 from clipnull.course.profiles import PROFILES, default_profile
 from clipnull.course.run import run
@@ -81,7 +80,7 @@ def output_faults(nb) -> list[str]:
             if re.search(r"\b0x[0-9a-f]{6,}", text):
                 faults.append(f"output of cell {number} shows an address in memory, which changes from run to run")
             if any(kind.startswith("image/") for kind in data):
-                faults.append(f"cell {number} shows a picture without text; use clipnull.plots.show")
+                faults.append(f"cell {number} shows a picture without text; use clipnull.course.plots.show")
             if any("widget" in kind for kind in data):
                 faults.append(f"cell {number} shows a widget")
             faults += [
@@ -487,7 +486,7 @@ def test_source_that_is_not_of_today_is_found():
 
     assert found(text, metadata) == [] == found("plain", {})
     (fault,) = found(text.replace('"""', '"""Formerly: ', 1), metadata)
-    assert "clipnull.edit.Edit.apply, clipnull.methods.oblique.oblique, clipnull.requests.Forget" in fault
+    assert "clipnull.edit.Edit.apply, clipnull.methods.oblique.oblique, clipnull.vocabulary.Forget" in fault
     assert "use plots.show_source" in found(text, {})[0]
 
 

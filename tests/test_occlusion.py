@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from clipnull.occlusion import importance
+from clipnull.course.occlusion import importance
 
 S = 24
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from open_clip.coca_model import CoCa
 
-from clipnull.padding import encode_texts, ends_of, reads_at_end
+from clipnull.towers import encode_texts, ends_of, reads_at_end
 
 SMALL = {"width": 32, "heads": 2, "layers": 2, "vocab_size": 100}
 VISION = {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 32}

@@ -9,14 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import write as results
 from conftest import ROOT
 from helpers import VIT
 from PIL import Image
 
 import clipnull as cn
-from clipnull import bench, cli, paper, results, storing
-from clipnull.datasets import recognise
-from clipnull.paper import measure
+from clipnull.bench import paper
+from clipnull.bench import sweep as bench
+from clipnull.bench.paper import measure
+from clipnull.commands import cli
+from clipnull.datasets import storing
+from clipnull.datasets.layouts import recognise
 
 PAIR = ["ViT-B-16", "ViT-L-14"]
 
@@ -52,7 +56,9 @@ def tiny(monkeypatch, tmp_path, small):
 
     monkeypatch.setenv("CLIPNULL_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(paper, "load", load)
-    monkeypatch.setattr("clipnull.storing.unrelated_words", lambda _: ["goldfish", "tench"])  # thousand: seconds
+    monkeypatch.setattr(
+        "clipnull.datasets.storing.unrelated_words", lambda _: ["goldfish", "tench"]
+    )  # thousand: seconds
     return loaded
 
 

@@ -10,7 +10,8 @@ import pytest
 from helpers import png_header
 from PIL import Image
 
-from clipnull.pictures import FORMATS, KINDS, LONGEST, SUFFIXES, read, why_unreadable
+from clipnull.images import FORMATS, KINDS, LONGEST, SUFFIXES, why_unreadable
+from clipnull.images import read_picture as read
 
 UPRIGHT = np.arange(24 * 16, dtype=np.uint8).reshape(24, 16) % 250
 TURNED = {  # what a camera stores under each orientation, so that a viewer shows UPRIGHT

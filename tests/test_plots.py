@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import clipnull as cn
-from clipnull import plots
+from clipnull.course import plots
 from clipnull.evaluate import Comparison
 
 ODD = ["$x$", "a$b$c", "$\\frac{$", "$", "5 $ or 6 $", r"\\$a\\$", "plain", "$\\nosuch$"]

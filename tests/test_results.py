@@ -5,9 +5,9 @@ import json
 from pathlib import Path
 
 import pytest
+import reporting
+import write as results
 from PIL import Image
-
-from clipnull import reporting, results
 
 ROOT = Path(__file__).parent.parent
 PICTURES = {"forgotten": 9, "before": 8, "after": 1, "kept": 90, "lost": 3, "gained": 2, "worst_of": 7, "worst_lost": 2,

@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from helpers import made_of_numbers, random
 
 import clipnull as cn
-from clipnull import materials, rivals
+from clipnull.bench import baselines as materials
+from clipnull.bench import baselines as rivals
 from clipnull.methods.cells import Cells
 from clipnull.prototypes import Prototypes
 

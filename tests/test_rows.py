@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import clipnull as cn
-from clipnull.rows import mean_pairs, pair_forgetting
+from clipnull.bench.sweep import mean_pairs, pair_forgetting
 
 IMAGES = cn.Images(
     files=tuple(map(Path, "abcdef")),

@@ -15,8 +15,8 @@ import nbformat
 import psutil
 import pytest
 
-from clipnull import cli
-from clipnull.console import terminable
+from clipnull.commands import cli
+from clipnull.commands.console import terminable
 from clipnull.course import run as runner
 from clipnull.course.metrics import MIME, metrics_of
 from clipnull.course.run import NotebookError, execute, run

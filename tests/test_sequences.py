@@ -7,7 +7,9 @@ import torch
 from helpers import field_of, made_of_numbers
 
 import clipnull as cn
-from clipnull import contest, materials, sequences
+from clipnull.bench import baselines as materials
+from clipnull.bench import comparison as contest
+from clipnull.bench import sequences
 from clipnull.evaluate import accuracy_matrix, rates
 
 
@@ -120,9 +122,13 @@ def test_what_cannot_be_asked_for_is_named(on, material):
 
 
 def test_curves_are_drawn_with_a_panel_for_each_figure_and_way(rows):
-    from clipnull import plots
+    from clipnull.course import plots
 
-    figure = plots.sequences(sequences.curves(rows))
+    figure = plots.sequences(
+        sequences.curves(rows),
+        sequences.WAYS,
+        {name: sequences.FIGURES[name] for name in ("forgetting_rate", "beyond_filter")},
+    )
     panels = figure.axes
     assert len(panels) == 6 and [ax.get_title() for ax in panels[:3]] == list(sequences.WAYS.values())
     drawn = {line.get_label(): line.get_ydata() for line in panels[0].lines}

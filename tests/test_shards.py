@@ -11,8 +11,8 @@ import torch
 from helpers import NIGHTLY, VIT, plain, python
 
 import clipnull as cn
-from clipnull import shards
-from clipnull.shards import embed_shards
+from clipnull.datasets import shards
+from clipnull.datasets.shards import embed_shards
 
 
 @pytest.fixture

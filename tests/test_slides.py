@@ -9,7 +9,7 @@ import pytest
 from browsing import tab
 from pages import outside
 
-from clipnull import cli
+from clipnull.commands import cli
 from clipnull.course.notebooks import read
 from clipnull.course.slides import REVEAL, deck, parts, questions, slides
 

@@ -6,13 +6,14 @@ import sys
 import time
 from types import SimpleNamespace
 
+import device_speed
 import pytest
+import speed
 import torch
 import torch.nn.functional as F
 from helpers import VIT, gated, plain, random
 
 import clipnull as cn
-from clipnull import device_speed, speed
 from clipnull.embedding import AGREE_MIXED
 
 METHODS = list(cn.METHODS)

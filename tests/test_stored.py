@@ -11,7 +11,9 @@ import torch
 import torch.nn.functional as F
 
 import clipnull as cn
-from clipnull import bench, cli, stored
+from clipnull import stored
+from clipnull.bench import sweep as bench
+from clipnull.commands import cli
 from clipnull.prompts import embed_cells, embed_classes, embed_domains, prompt_sets
 from clipnull.prototypes import cell_prototypes, synthesize
 
@@ -234,7 +236,7 @@ def test_a_damaged_file_gives_nothing_but_a_value_error(file, tmp_path):
 @pytest.mark.filterwarnings("error")
 def test_what_is_large_is_refused_without_another_word(file):
     with pytest.raises(ValueError, match="too large values in row 1"):
-        stored.read(file(**at("images", 1e300)))
+        stored.read_stored(file(**at("images", 1e300)))
 
 
 def test_a_member_that_is_no_array_is_refused(file):
@@ -242,12 +244,12 @@ def test_a_member_that_is_no_array_is_refused(file):
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("note", b"plain text")
     with pytest.raises(ValueError, match=r"made\.npz' holds note as bytes; expected arrays of NumPy"):
-        stored.read(path)
+        stored.read_stored(path)
 
 
 def test_whatever_byte_stands_for_true_is_true(file):
     mask = np.full((C, K), 2, np.uint8).view(bool)
-    found = stored.read(file(prototype_mask=mask))
+    found = stored.read_stored(file(prototype_mask=mask))
     assert (found.mask.view(torch.uint8) == 1).all() and found.vectors["prototypes"].norm(dim=-1).min() > 0
 
 

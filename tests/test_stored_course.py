@@ -15,10 +15,9 @@ import torch
 from test_stored import CLASSES, DOMAINS, fields
 
 import clipnull as cn
-from clipnull import plots
-from clipnull.auditing import features_before_projection, paraphrases
-from clipnull.cards import card
-from clipnull.course import panel
+from clipnull.audits.probes import features_before_projection, paraphrases
+from clipnull.bench.cards import card
+from clipnull.course import panel, plots
 from clipnull.prompts import can_embed
 from clipnull.stored import NEEDED, left_out
 from clipnull.unlearning import prototypes_of

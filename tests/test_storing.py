@@ -10,11 +10,12 @@ import torch
 from PIL import Image
 
 import clipnull as cn
-from clipnull import cli, shards, storing
+from clipnull.commands import cli
+from clipnull.datasets import shards, storing
+from clipnull.datasets.storing import store, unrelated_words
 from clipnull.files import data_folder
 from clipnull.prompts import PROMPTS, prompt_sets
 from clipnull.prototypes import Prototypes
-from clipnull.storing import store, unrelated_words
 
 
 @pytest.fixture(autouse=True)

@@ -18,11 +18,12 @@ import torch.nn.functional as F
 from helpers import gated, plain, python, random
 from safetensors.torch import load_file, save_file
 
-from clipnull import rewriting, vectors
 from clipnull.edit import Edit
-from clipnull.rewriting import record_of
-from clipnull.switching import apply_edit, inverted, undo
-from clipnull.tables import open_folder, open_tables, open_vectors
+from clipnull.index import files as vectors
+from clipnull.index import rewriting
+from clipnull.index.files import open_folder, open_tables, open_vectors
+from clipnull.index.patching import apply_edit, inverted, undo
+from clipnull.index.rewriting import record_of
 
 N, D = 300, 16
 Z = F.normalize(random(N, D, seed=1), dim=1)
@@ -250,7 +251,7 @@ LIMITED = """
 import resource, signal, sys
 import torch
 from clipnull.edit import Edit
-from clipnull.switching import apply_edit
+from clipnull.index.patching import apply_edit
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))
 u = torch.eye(16, dtype=torch.float64)[:, :1]
@@ -454,7 +455,7 @@ KILLED = """
 import sys, time, torch
 from clipnull import rewriting
 from clipnull.edit import Edit
-from clipnull.switching import apply_edit
+from clipnull.index.patching import apply_edit
 u = torch.eye(512, dtype=torch.float64)[:, :1]
 rewriting.SAVED = 1
 real = rewriting._changed
@@ -489,7 +490,7 @@ MEASURED = """
 import sys, torch
 from clipnull.edit import Edit
 from clipnull.speed import peak_memory
-from clipnull.switching import apply_edit
+from clipnull.index.patching import apply_edit
 u = torch.eye(256, dtype=torch.float64)[:, :1]
 for name in sys.argv[2:]:
     apply_edit(Edit(u, u, "by hand"), f"{sys.argv[1]}/{name}", f"{sys.argv[1]}/out-{name}")
@@ -515,5 +516,5 @@ def test_memory_does_not_grow_with_the_number_of_rows(suffix, tmp_path, monkeypa
 @pytest.mark.slow
 def test_switching_is_lazy():
     assert "pyarrow" not in python(
-        "import sys; import clipnull.switching; print([m for m in sys.modules if m == 'pyarrow'])"
+        "import sys; import clipnull.index.patching; print([m for m in sys.modules if m == 'pyarrow'])"
     )

@@ -17,7 +17,7 @@ import torch
 from pages import outside
 
 import clipnull as cn
-from clipnull import cli
+from clipnull.commands import cli
 from clipnull.course import colab, leaderboard, quiz
 from clipnull.course.notebooks import read
 from clipnull.course.slides import questions

@@ -10,12 +10,12 @@ import torch.nn.functional as F
 
 import clipnull as cn
 from clipnull import unlearning
-from clipnull.aiming import at_chance
+from clipnull.bench.sweep import pair_forgetting
 from clipnull.evaluate import classify
+from clipnull.forecasting.calibration import at_chance
 from clipnull.prompts import common_words, embed_cells, embed_classes, embed_domains, kept_names
 from clipnull.prototypes import are_made, cell_prototypes
-from clipnull.rows import pair_forgetting
-from clipnull.wording import format_prompt
+from clipnull.vocabulary import format_prompt
 
 VOCABULARY = cn.Vocabulary(("cat", "dog", "fish"), ("photo", "line"))
 

@@ -67,7 +67,7 @@ def test_cpu_tries_windows_and_macos_without_make_and_does_not_claim_that_they_p
     assert job["continue-on-error"] == "${{ matrix.os != 'ubuntu-latest' }}"
     made = [step for step in steps if "make " in step.get("run", "")]
     assert made and all(step["if"] == "runner.os == 'Linux'" for step in made)
-    assert steps[first(steps, "tasks.py check")]["if"] == "runner.os != 'Linux'"
+    assert steps[first(steps, "pytest")]["if"] == "runner.os != 'Linux'"
 
 
 def test_nightly_runs_everything_from_an_empty_cache_and_never_for_forks():
@@ -90,9 +90,6 @@ def test_every_target_that_a_workflow_makes_exists():
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     made = {m for path in FILES for m in re.findall(r"\bmake ([a-z]+)", path.read_text(encoding="utf-8"))}
     assert {"env", "test", "nightly"} <= made <= targets
-    lines = re.findall(r"\.ci/tasks\.py(( \w+)+)", "".join(path.read_text(encoding="utf-8") for path in FILES))
-    asked = {name for line, _ in lines for name in line.split()}
-    assert {"check", "notebooks"} <= asked <= targets
 
 
 def test_gpu_runs_nightly_and_on_demand_on_our_own_runner_and_never_for_forks():
@@ -101,4 +98,7 @@ def test_gpu_runs_nightly_and_on_demand_on_our_own_runner_and_never_for_forks():
     assert job["if"] == "github.event.repository.fork == false" and job["env"]["CLIPNULL_CACHE"]
     asked = [first(steps, words) for words in ("nvidia-smi", "make env TORCH=cuda", "cuda.is_available()")]
     assert asked[0] == 0 and asked == sorted(asked) and asked[2] < first(steps, "--profile gpu --jobs 1 --compare")
-    assert asked[2] < first(steps, "bench --device cuda") and "success" in steps[first(steps, "--device cuda")]["if"]
+    assert (
+        asked[2] < first(steps, "device_speed.py cuda")
+        and "success" in steps[first(steps, "device_speed.py cuda")]["if"]
+    )

@@ -5,16 +5,16 @@ from functools import reduce
 
 from torch import Tensor
 
-from .. import clean as clean_models
-from ..bootstrap import families
-from ..data import Images
 from ..edit import Edit
 from ..embedding import embed, readable
-from ..models import Clip, load
-from ..requests import Forget
-from . import languages, probing, retrieving, surviving, traces, wordings
-from .case import Case
+from ..images import Images, families
+from ..models import EMBEDDED, RETRAINED, Clip, load
+from ..vocabulary import Forget
+from . import languages, retrieval, robustness, side_effects
+from .context import Case
 from .findings import Audit, Finding, ordered
+from .probes import by_stage, relearning, through
+from .words import found_prompt, other_words
 
 __all__ = ["Audit", "Finding", "audit", "audit_each"]
 
@@ -114,7 +114,7 @@ def audit_each(
         if never.encoder != clip.encoder:
             raise ValueError(f"clean: {never.name} is {'' if never.encoder else 'no '}encoder; expected one as clip is")
         models["clean"] = never
-    passed = {name: probing.through(model, images) for name, model in models.items()}
+    passed = {name: through(model, images) for name, model in models.items()}
     rows = [z for z, _ in passed.values()]
     rows += [_embedded(clip, one, images, rows[0]) for one in edited]
     images, rows = readable(images, *rows)
@@ -160,19 +160,19 @@ def _embedded(clip: Clip, edited: Clip, images: Images, z: Tensor) -> Tensor:
 
 
 def _asked(case: Case, words: Mapping[str, Sequence[str]], train: Images | None) -> list[Finding]:
-    findings = [*probing.probes(case), *probing.relearning(case), *wordings.other_words(case, words)]
+    findings = [*by_stage(case), *relearning(case), *other_words(case, words)]
     if case.models["unedited"].encoder:
-        findings += wordings.found_prompt(case)
-    findings += [*retrieving.retrieval(case), *retrieving.neighbours(case), *traces.destinations(case)]
-    findings += [*traces.damage(case), *traces.mark(case), *traces.membership(case)]
-    findings += [*surviving.survival(case), *surviving.reversal(case)]
-    return findings + (surviving.fine_tuning(case, train) if train is not None else [])
+        findings += found_prompt(case)
+    findings += [*retrieval.retrieval(case), *retrieval.neighbours(case), *side_effects.destinations(case)]
+    findings += [*side_effects.damage(case), *side_effects.mark(case), *side_effects.membership(case)]
+    findings += [*robustness.survival(case), *robustness.reversal(case)]
+    return findings + (robustness.fine_tuning(case, train) if train is not None else [])
 
 
 def clean_for(clip: Clip, request: Forget, images: Images) -> Clip | None:
     """The model that comes with miniclip and never knew the only class or domain of `request`; None without one."""
     name = request.classes if request.classes is not None else request.domains
-    if clip.base is not None or clip.name != clean_models.BASE or request.also or not name or len(name) != 1:
+    if clip.base is not None or clip.name != EMBEDDED or request.also or not name or len(name) != 1:
         return None
-    wanted = f"{clean_models.BASE}-no-{name[0]}"
-    return load(wanted, device=str(clip.device)) if wanted in clean_models.NAMES else None
+    wanted = f"{EMBEDDED}-no-{name[0]}"
+    return load(wanted, device=str(clip.device)) if wanted in RETRAINED else None

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..data import Images
 from ..embedding import embed
-from ..models import Clip, uncompiled
+from ..images import Images
+from ..models import Clip
 from ..subspace import basis
+from ..towers import uncompiled
 
 
 def bottleneck(clip: Clip, images: Images | None = None, pixels: Tensor | None = None) -> Tensor:

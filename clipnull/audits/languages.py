@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 
 from ..models import Clip
-from ..wording import words
+from ..vocabulary import words
 
 MULTILINGUAL = re.compile("xlm|nllb|i18n|siglip2|worldwide|multilingual", re.IGNORECASE)
 """Models of open_clip and transformers whose text tower was trained in many languages, by what their names hold."""

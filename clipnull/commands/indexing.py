@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ..edit import Edit
+    from ..index.files import Side
     from ..models import Clip
-    from ..tables import Side
-    from ..wording import Vocabulary
+    from ..vocabulary import Vocabulary
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -70,7 +70,7 @@ def add(commands: argparse._SubParsersAction) -> None:
 def near(args: argparse.Namespace) -> int:
     from ..files import read_lines
     from ..prompts import near
-    from ..requests import Forget
+    from ..vocabulary import Forget
 
     clip, vocabulary = _asked(args)
     candidates = None if args.candidates is None else read_lines("candidates", args.candidates)
@@ -84,8 +84,8 @@ def near(args: argparse.Namespace) -> int:
 def forget(args: argparse.Namespace) -> int:
     from ..errors import at_least, one_of
     from ..methods import METHODS
-    from ..requests import Forget
     from ..unlearning import unlearn
+    from ..vocabulary import Forget
 
     one_of("method", args.method, METHODS)
     if args.out.suffix != ".safetensors":
@@ -106,8 +106,8 @@ def forget(args: argparse.Namespace) -> int:
 
 def _asked(args: argparse.Namespace) -> tuple[Clip, Vocabulary]:
     """The model, or what stands in its place, and the vocabulary."""
-    from ..listed import read_vocabulary
     from ..models import load
+    from ..stored import read_vocabulary
 
     if args.embeddings is not None:
         given = [name for name in ("model", "pretrained", "vocabulary") if getattr(args, name) is not None]
@@ -122,11 +122,11 @@ def _asked(args: argparse.Namespace) -> tuple[Clip, Vocabulary]:
 
 
 def check(args: argparse.Namespace) -> int:
-    from ..answering import check_index, read_queries, tell
     from ..files import write_text
-    from ..rewriting import stamp
-    from ..switching import validate
-    from ..tables import open_tables
+    from ..index.checking import check_index, read_queries, tell
+    from ..index.files import open_tables
+    from ..index.patching import validate
+    from ..index.rewriting import stamp
 
     edit, tables, before = _patch(args), open_tables(args.index, "images", args.array), stamp(args.index)
     validate(edit, tables, "images", args.model)
@@ -142,7 +142,7 @@ def check(args: argparse.Namespace) -> int:
 
 
 def apply(args: argparse.Namespace) -> int:
-    from ..switching import apply_edit
+    from ..index.patching import apply_edit
 
     place, side = _side(args)
     found = apply_edit(_patch(args), place, args.out, side, args.array, args.model, args.normalize, progress=True)
@@ -151,7 +151,7 @@ def apply(args: argparse.Namespace) -> int:
 
 
 def undo(args: argparse.Namespace) -> int:
-    from ..switching import undo
+    from ..index.patching import undo
 
     place, side = _side(args)
     found = undo(_patch(args), place, args.out, args.original, side, args.array, progress=True)

@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..console import DATA
 from ..errors import names, shorten
+from .console import DATA
 
 if TYPE_CHECKING:
     from ..images import Images
@@ -51,8 +51,8 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def data(args: argparse.Namespace) -> int:
-    from ..archives import pack
-    from ..data import find_dataset, load_images
+    from ..datasets.loading import find_dataset, load_images
+    from ..datasets.webdataset import pack
     from ..files import write_text
     from ..stored import is_stored
 
@@ -93,17 +93,16 @@ def _counts(images: Images) -> str:
 
 
 def audit(args: argparse.Namespace) -> int:
-    from ..aiming import CHANCE, able
     from ..audits import audit_each
-    from ..data import load_images
+    from ..datasets.loading import load_images, name_of
     from ..edit import Edit
     from ..files import write_text, written
+    from ..forecasting.calibration import CHANCE, able
     from ..methods import METHODS
     from ..models import load
-    from ..requests import Forget
-    from ..results import name_of
     from ..stored import is_stored
     from ..unlearning import unlearn
+    from ..vocabulary import Forget
 
     methods = names("methods", args.methods, list(METHODS))
     if args.slow and args.data:
@@ -139,7 +138,7 @@ def audit(args: argparse.Namespace) -> int:
         }
         write_text(args.json, json.dumps(found, indent=1, allow_nan=False) + "\n")
     if args.figure:
-        from ..plots import audit as draw
+        from ..course.plots import audit as draw
 
         with written(args.figure) as part:
             draw(reports[0]).savefig(part, format="png", dpi=150, bbox_inches="tight")

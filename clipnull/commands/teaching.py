@@ -69,10 +69,10 @@ def quiz(args: argparse.Namespace) -> int:
 
 def leaderboard(args: argparse.Namespace) -> int:
     from ..course.leaderboard import leaderboard
-    from ..data import load_images
+    from ..datasets.loading import load_images
     from ..models import load
-    from ..requests import Forget
     from ..stored import is_stored
+    from ..vocabulary import Forget
 
     request, images = Forget(args.classes, args.domains), load_images(args.data)
     clip = load(args.data if is_stored(args.data) else args.model, args.pretrained)

@@ -11,13 +11,13 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..data import Images
 from ..edit import Edit
 from ..embedding import embed
 from ..errors import one_line
 from ..evaluate import compare
+from ..images import Images
 from ..models import Clip
-from ..requests import Forget
+from ..vocabulary import Forget
 
 RATES = {"forgetting_rate": "forgetting", "retain_drop": "retain drop", "worst_cell_drop": "worst cell"}
 SCALE = {"forgetting_rate": 100.0}

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..drawn import caption
 from .notebooks import read, write
+from .plots import caption
 from .printed import tabled
 
 INDEX = """# clipnull

@@ -8,15 +8,15 @@ import sys
 
 from torch import Tensor
 
-from ..data import Images
 from ..embedding import embed
 from ..errors import import_extra, one_of
 from ..evaluate import accuracy_matrix, classify, rates
+from ..images import Images
 from ..methods import METHODS, solve
 from ..methods.cells import Cells
 from ..models import Clip
 from ..prompts import text_classifiers
-from ..requests import Forget
+from ..vocabulary import Forget
 
 DIALS = {  # the setting of each method that says how hard it hits
     "nullspace": ("alpha", 0.0, 1.0, 1.0),

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
+from ..edit import FORMAT, VERSION
 from ..methods import METHODS
-from ..patches import FORMAT, VERSION
 from .metrics import MIME
 
 HEAD = """# Reference

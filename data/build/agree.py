@@ -15,7 +15,7 @@ from statistics import fmean
 from measure import many_classes, model_scores
 
 import clipnull as cn
-from clipnull.bench import sweep
+from clipnull.bench.sweep import sweep
 from clipnull.evaluate import classify
 from clipnull.files import data_folder, write_text
 from clipnull.prompts import text_classifiers

@@ -1,7 +1,7 @@
 """Write the figures of a file of embeddings into data/results/geometry: python geometry.py FILE.npz --source TEXT.
 
 TEXT says where the embeddings come from. Notebooks 01 and 03 set these figures beside those of the loaded model, see
-`clipnull.geometry`; tests hold them against the file where the variable CLIPNULL_EMBEDDINGS names its folder.
+`clipnull.course.geometry`; tests hold them against the file where the variable CLIPNULL_EMBEDDINGS names its folder.
 """
 
 import argparse
@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 
 import clipnull as cn
-from clipnull import geometry
+from clipnull.course import geometry
 from clipnull.files import write_text
 
 FOLDER = Path(__file__).resolve().parent.parent / "results" / "geometry"

@@ -3,8 +3,8 @@
 Prints accuracy (macro over cells, held-out prompts) and speed. PACS comes from --pacs or the variable CLIPNULL_DATA (a
 folder <domain>/<class>/*, nothing of it used in training; a folder `train` beside it teaches the probe). The 200-class
 figure needs what render.py wrote. What edits do is measured by `clipnull bench`. --json: the table of RESULTS.md, for
-`clipnull results FILE`. --card: the scores in the model card, data/miniclip/README.md, are written anew; it needs all
-three.
+`python data/results/write.py FILE`. --card: the scores in the model card, data/miniclip/README.md, are written anew; it
+needs all three.
 """
 
 import argparse

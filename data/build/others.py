@@ -2,7 +2,7 @@
 
 Held-out artworks of all named classes that are neither in miniworld nor in PACS, and the names of these classes, as
 embeddings of the model in data/miniclip: at most so many pictures of each class, of as many domains as there are. They
-are what collateral damage is measured on (`clipnull.collateral`). The former file is removed.
+are what collateral damage is measured on (`clipnull.evaluate`). The former file is removed.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from review import CLASSES, named
 from split import fraction, splits
 
 import clipnull as cn
-from clipnull.collateral import file_of
+from clipnull.evaluate import file_of
 from clipnull.files import data_folder, written
 from clipnull.prompts import embed_classes
 

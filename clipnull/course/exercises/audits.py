@@ -6,7 +6,8 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from ... import auditing, evaluate
+from ... import evaluate
+from ...audits import probes
 from ...errors import import_extra
 from .registry import exercise, normal
 
@@ -29,7 +30,7 @@ def _labelled() -> list[tuple]:
     "compare labels[nearest], (n,), with labels",
 )
 def same_neighbour(features: Tensor, labels: Tensor) -> float:
-    return float(auditing.retrieval_precision(features, labels, 1).mean())
+    return float(probes.retrieval_precision(features, labels, 1).mean())
 
 
 def _scores() -> list[tuple]:

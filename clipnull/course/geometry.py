@@ -1,0 +1,117 @@
+"""How the texts and pictures of a model lie: cone, modality gap, what texts vary by, angles between classes.
+
+`data/results/geometry` holds the same figures of OpenAI's ViT-B/32, measured on public embeddings by
+`python data/build/geometry.py FILE.npz`: numbers only, so that who has no such model can set his own beside it.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..embedding import readable
+from ..errors import one_of
+from ..files import data_folder
+from ..images import Images
+from ..models import Clip
+from ..prompts import embed_cells
+from ..subspace import basis, captured_energy, principal_angles
+
+FIGURES = {
+    "pictures": ("pictures", "{:.0f}"),
+    "classes": ("classes", "{:.0f}"),
+    "domains": ("domains", "{:.0f}"),
+    "text_cosine": ("cosine of two texts of cells", "{:.2f}"),
+    "picture_cosine": ("cosine of two pictures", "{:.2f}"),
+    "own_cosine": ("cosine of a picture and the text of its cell", "{:.2f}"),
+    "gap": ("modality gap", "{:.2f}"),
+    "class_share": ("class, of the variance of texts (%)", "{:.0f}"),
+    "domain_share": ("domain, of the variance of texts (%)", "{:.0f}"),
+    "interaction_share": ("interaction, of the variance of texts (%)", "{:.0f}"),
+    "domain_agreement": ("cosine of what a domain adds to texts with what it adds to pictures", "{:.2f}"),
+    "smallest_angle": ("smallest angle between the texts of two classes (degrees)", "{:.0f}"),
+    "mean_angle": ("their mean angle (degrees)", "{:.0f}"),
+    "kept_energy": ("energy of another class in the span of a class (%)", "{:.0f}"),
+    "centred_kept_energy": ("that energy, the mean subtracted first (%)", "{:.0f}"),
+}
+"""Figure -> (what it is, how it is told). All but the first three are means: over pairs of texts, pictures, classes."""
+
+KNOWN = ("openai-vit-b-32",)
+
+
+def measure(clip: Clip, images: Images, features: Tensor) -> dict[str, float]:
+    """The figures of FIGURES, for the cells of `images` in the wording that builds edits.
+
+    features: (n, d), those of the pictures. Angles are in degrees, shares and energies in percent. `domain_agreement`
+    compares what is left of a domain's mean when the mean of all domains is subtracted, over the classes that have
+    pictures in every domain; NaN if fewer than two have. Pictures that are broken, with features NaN, do not count.
+    """
+    texts = embed_cells(clip, images.vocabulary).double()  # (C, K, d), unit rows
+    images, (features,) = readable(images, features)
+    z = F.normalize(features.double(), dim=-1)
+    (c, k), own = images.vocabulary.shape, texts[images.classes, images.domains]
+    mean = texts.mean((0, 1))
+    parts = texts.mean(1) - mean, texts.mean(0) - mean
+    rest = texts - mean - parts[0][:, None] - parts[1]
+    variance = [float(part.square().sum(-1).mean()) for part in (*parts, rest)]
+    shares = [100 * v / sum(variance) for v in variance]
+    figures = [len(images), c, k, _mean_cosine(texts.flatten(0, 1)), _mean_cosine(z), float((z * own).sum(1).mean())]
+    figures += [float((z.mean(0) - own.mean(0)).norm()), *shares, _agreement(texts, z, images)]
+    figures += [*_angles(texts), _kept_energy(texts), _kept_energy(texts - mean)]
+    return dict(zip(FIGURES, figures, strict=True))
+
+
+def _mean_cosine(x: Tensor) -> float:
+    """Mean over all pairs of unit rows (n, d)."""
+    n = len(x)
+    return float((x.sum(0).square().sum() - x.square().sum()) / (n * (n - 1)))
+
+
+def _angles(texts: Tensor) -> tuple[float, float]:
+    """The smallest principal angle between the spans of two classes, and the mean one: means over pairs, degrees."""
+    pairs = [(p, q) for p in range(len(texts)) for q in range(p)]
+    angles = [principal_angles(texts[p], texts[q]).rad2deg() for p, q in pairs]  # as many as the smaller rank
+    return float(torch.stack([a[0] for a in angles]).mean()), float(torch.stack([a.mean() for a in angles]).mean())
+
+
+def _kept_energy(texts: Tensor) -> float:
+    """Energy of the rows of a class in the span of another: a mean over pairs, percent."""
+    flat, spans = texts.flatten(0, 1), [basis(rows) for rows in texts]
+    energy = torch.stack([captured_energy(flat, u).view(texts.shape[:2]).mean(1) for u in spans])  # (C, C)
+    return 100 * float(energy[~torch.eye(len(texts), dtype=torch.bool)].mean())
+
+
+def _agreement(texts: Tensor, z: Tensor, images: Images) -> float:
+    whole = (images.counts() > 0).all(1).nonzero()[:, 0]
+    if len(whole) < 2 or texts.shape[1] < 2:
+        return math.nan
+    cells = [[(images.classes == c) & (images.domains == k) for k in range(texts.shape[1])] for c in whole.tolist()]
+    seen = torch.stack([torch.stack([z[mask].mean(0) for mask in row]) for row in cells]).mean(0)  # (K, d)
+    said = texts[whole].mean(0)
+    return float(F.cosine_similarity(seen - seen.mean(0), said - said.mean(0), dim=1).mean())
+
+
+def known(name: str = KNOWN[0]) -> dict:
+    """What is stored of a model: its `model`, `pretrained`, `source`, and its `figures` as `measure` gives them."""
+    file = data_folder("results/geometry") / f"{one_of('name', name, KNOWN)}.json"
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def document(file: Path, clip: Clip, figures: Mapping[str, float], source: str) -> dict:
+    """What is stored of a file of embeddings."""
+    told = {name: None if math.isnan(value) else round(value, 4) for name, value in figures.items()}
+    return {"model": clip.name, "pretrained": clip.pretrained, "file": file.name, "source": source, "figures": told}
+
+
+def table(name: str, here: Mapping[str, float], chosen: Sequence[str] = tuple(FIGURES)) -> str:
+    """Markdown: the `chosen` figures of a model called `name`, and those stored of OpenAI's ViT-B/32 beside them."""
+    rows, theirs = [f"| | {name} | OpenAI's ViT-B/32 |", "|---|---:|---:|"], known()["figures"]
+    for key in (one_of("chosen", key, FIGURES) for key in chosen):
+        label, form = FIGURES[key]
+        told = ["–" if v is None or math.isnan(v) else form.format(v) for v in (here[key], theirs[key])]
+        rows.append(f"| {label} | {' | '.join(told)} |")
+    return "\n".join(rows)

@@ -1,0 +1,128 @@
+"""One way in: the embedded miniworld, a data set in its published layout, a table, archives, a file of embeddings."""
+
+import os
+import warnings
+from pathlib import Path
+
+from ..errors import brief, one_of
+from ..files import data_folder
+from ..images import Images as Images
+from ..stored import is_stored
+from ..stored import read_stored as read_stored
+from .layouts import LAYOUTS, SPLITS, Dataset, load_dataset, recognise
+from .webdataset import TARS, tars_in, unpacked
+
+
+def load_images(folder: str | os.PathLike | None = None, split: str | None = None, layout: str | None = None) -> Images:
+    """Pictures with their classes and domains: of a folder, a table or archives; by default the embedded miniworld.
+
+    Or the embeddings of pictures in a file of `clipnull embed`, FILE.npz, for the model that `load` makes of that file.
+
+    Known are the layouts of `clipnull.datasets.layouts`: PACS, Office-Home, VLCS and DomainNet as they are published,
+    folders `<domain>/<class>/*` and `<class>/*`, a .csv or .parquet file of paths; and WebDataset archives, a .tar or a
+    folder of them, which are unpacked into the cache. Class names become words: "Alarm_Clock" is "alarm clock". Cells
+    may be missing. Where a folder can be read in two ways, the error says what decides.
+
+    Of every file the header is read, once: what cannot be a picture is named in a warning, counted and left out, and so
+    are links that lead out of the folder, and pictures at another depth. One that turns out broken when it is embedded
+    is left out then, see `embed`. Hidden files and folders and __MACOSX are passed over.
+
+    Parameters
+    ----------
+    folder : str or Path, optional
+        Or such a file. In a text, `layout` and `split` may stand before the path, as in "classes:train:PATH": that is
+        for commands and for the parameters of notebooks.
+    split : str, optional
+        "test" or "train", of miniworld [test] and of any other pictures [all of them]: as published, or else by a hash
+        of their paths (`datasets.load_dataset`).
+    layout : str, optional
+        One of `datasets.LAYOUTS`; by default it is found out.
+
+    Returns
+    -------
+    Images
+
+    Raises
+    ------
+    ValueError
+        For a place that is missing, empty, has fewer than two classes or can be read in two ways; for an unfit file.
+    OSError
+        If archives cannot be unpacked into the cache.
+
+    Warns
+    -----
+    UserWarning
+        For files and links that are left out.
+
+    Examples
+    --------
+    >>> import clipnull as cn
+    >>> cn.load_images().vocabulary.domains
+    ('cartoon', 'flat', 'line', 'photo', 'shaded', 'silhouette')
+    >>> len(cn.load_images(split="train")), len(cn.load_images())
+    (620, 645)
+    """
+    if folder is not None and is_stored(folder):
+        if split or layout:
+            raise ValueError(f"split, layout: {split!r}, {layout!r} given for a file of embeddings; expected neither")
+        found = read_stored(Path(folder))
+        return Images((), found.classes, found.domains, found.vocabulary, found.vectors["images"])
+    dataset = find_dataset(folder, split, layout)
+    if told := dataset.told_left():
+        warnings.warn(told, stacklevel=2)
+    return dataset.images
+
+
+def find_dataset(
+    place: str | os.PathLike | None = None, split: str | None = None, layout: str | None = None
+) -> Dataset:
+    """What `load_images` takes its pictures from, and what it leaves out; not for files of embeddings."""
+    if place is None:
+        root = data_folder("miniworld") / one_of("split", split or "test", ["test", "train"])
+        return load_dataset(root, "domains")
+    path, split, layout = parse_place(place, split, layout)
+    tars = [] if layout not in (None, "webdataset") else tars_in(path, split or "all")
+    if layout == "webdataset" and not tars:
+        raise ValueError(f"folder: {str(path)!r} holds no archives; expected a {TARS[0]} file, or a folder of them")
+    if tars:
+        if layout is None and path.is_dir() and (beside := _other_layout(path)):
+            raise ValueError(
+                f"folder: {str(path)!r} holds archives, and pictures laid out {beside!r}; expected one of "
+                f"'webdataset:{path}' and '{beside}:{path}'"
+            )
+        return unpacked(tars, path, split or "all")
+    return load_dataset(path, layout, split or "all")
+
+
+def parse_place(
+    place: str | os.PathLike, split: str | None = None, layout: str | None = None
+) -> tuple[Path, str | None, str | None]:
+    """Path, split and layout of a text such as "classes:train:PATH"; what is not told there is as given."""
+    rest = os.fspath(place)
+    while not os.path.lexists(rest):
+        word, colon, behind = rest.partition(":")
+        if not colon or word not in (*LAYOUTS, *SPLITS):
+            break
+        known = layout if word in LAYOUTS else split
+        if known not in (None, word):
+            raise ValueError(
+                f"folder: {brief(os.fspath(place))} says {word!r}, and {known!r} is said too; expected one"
+            )
+        split, layout, rest = (split, word, behind) if word in LAYOUTS else (word, layout, behind)
+    if split is not None:
+        one_of("split", split, SPLITS)
+    return Path(rest), split, None if layout is None else one_of("layout", layout, LAYOUTS)
+
+
+def _other_layout(folder: Path) -> str:
+    """The layout in which pictures can be read that lie beside archives; "" if there are none."""
+    try:
+        return recognise(folder)[1]
+    except ValueError:
+        return ""
+
+
+def name_of(data: str | Path | None) -> str:
+    """What results call a folder of pictures: its name, or where that is a split, the name of the folder above."""
+    folder = parse_place(data or "miniworld")[0].resolve()
+    return folder.parent.name if folder.name in ("train", "val", "test") else folder.name.removesuffix(".npz")

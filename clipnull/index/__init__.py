@@ -1,0 +1,1 @@
+"""An index of vectors: its files, an edited copy, what it answers before and after."""

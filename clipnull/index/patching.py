@@ -1,0 +1,244 @@
+"""An edit applied to an index, as it stands in files, or to the queries in front of it; and taken back.
+
+To take an edit back: P = I - L R^T has the inverse I + L (I - R^T L)^-1 R^T (Woodbury), unless R^T L has an eigenvalue
+1, as a projection has. Rounding e of the stored rows comes back as e |P| |P^-1|, in units of the rows' lengths.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..edit import Edit, checksum
+from ..errors import brief, one_of
+from .files import SIDES, Side, Vectors, open_tables
+from .rewriting import FORMAT, Lengths, record_of, rewrite, stamp
+
+LEAN, SPREAD = 1.5, 2.0
+"""What chance gives an index of another model than a patch, at most, in `belonging`. Measured on OpenAI's ViT-B/32 and
+B/16, two indices and three vocabularies, and on miniclip, two and four, with six methods: within one model the lean is
+5.8 and more or, miniclip's, .8 to 4.1, where the spread is 2.9 and more; between two models they are .9 and 1.8 at
+most. An index below both is taken for one of another model; who knows better says so."""
+WORST = 1e4
+"""Inverses that make a rounding error larger than this many times are no way back."""
+
+
+def apply_edit(
+    edit: Edit,
+    source: str | Path,
+    out: str | Path,
+    side: Side = "images",
+    name: str | None = None,
+    model: str = "",
+    normalize: bool = False,
+    progress: bool = False,
+) -> Lengths:
+    """Write an edited copy of an index: pictures' vectors with side "images", texts' with "queries".
+
+    Parameters
+    ----------
+    edit : Edit
+    source, out : str or Path
+        Files of the same kind, .npy, .npz, safetensors or Parquet, or folders in clip-retrieval's layout; all that they
+        hold besides is copied. Types stay what they are. There must be nothing at `out`.
+    side : {"images", "queries"}
+        Only one of the two: either the index is edited, or what is asked of it.
+    name : str, optional
+        Of the array, tensor or column, where a file holds several (`tables.open_vectors`).
+    model : str
+        What the index was made with, if you know: otherwise its rows are looked at.
+    normalize : bool
+        Give edited rows unit length: for stores that rank by inner product and want cosines.
+
+    Returns
+    -------
+    Lengths
+        Of the rows as they were.
+
+    Raises
+    ------
+    ValueError
+        If the edit is of another model, by width, by what the files say, or by how the rows lie; if it was applied
+        before; if `out` is there; if the source changed meanwhile; and as `edit.queries` does.
+    OSError
+        If the disk is too small or fills up: nothing stays behind.
+    """
+    one_of("side", side, SIDES)
+    source, tables = Path(source), open_tables(source, side, name)
+    before = read_record(source).get("edits", [])
+    validate(edit, tables, side, model, before)
+    now = _entry(edit, side, normalize) | {"source": {"path": str(source.resolve()), "stamp": stamp(source)}}
+    if side == "queries":
+        edit.queries(torch.zeros(len(edit.left)))  # raises for what cannot be done to a query
+        edit = replace(edit, left=edit.right, right=edit.left)
+    change = changing(edit, normalize)
+    return rewrite(tables, source, Path(out), change, {"edits": [*before, now]}, progress)
+
+
+def changing(edit: Edit, normalize: bool = False) -> Callable[[Tensor, Tensor], Tensor]:
+    """What an edit does to rows (n, d) of lengths (n,), in place where it can: in float32, in float64 if they are.
+
+    Within 1e-6 of `edit.images` for unit rows in float32. A bias counts in units of the length of its row.
+    """
+    layers = {dtype: edit.layer(dtype) for dtype in (torch.float32, torch.float64)}
+
+    def change(z: Tensor, length: Tensor) -> Tensor:
+        wide = z if z.dtype in layers else z.float()
+        layer = layers[wide.dtype]
+        if edit.linear:
+            wide.addmm_(wide @ layer.left, layer.right.T, alpha=-1)
+            if layer.bias is not None:
+                wide += length[:, None].to(wide) * layer.bias
+        else:
+            wide.index_copy_(0, *layer.touched(wide, length))
+        return F.normalize(wide, dim=1) if normalize else wide
+
+    return change
+
+
+def validate(edit: Edit, tables: list[Vectors], side: Side, model: str = "", edits: list | None = None) -> None:
+    """Raises ValueError if the vectors are of another model than the edit, or were edited by it before."""
+    for told in edits or []:
+        if told.get("patch") == _entry(edit, side, False)["patch"]:
+            raise ValueError(f"index: {str(tables[0].path)!r} was edited with this patch before; expected the original")
+        if told.get("side") != side:
+            raise ValueError(f"index: {str(tables[0].path)!r} holds edited {told.get('side')}; expected {side}")
+    for table in tables:
+        if table.shape[1] != len(edit.left):
+            raise ValueError(
+                f"index: {str(table.path)!r} is {table.shape[1]} wide; expected {len(edit.left)}, as the patch of "
+                f"{edit.model or 'its model'} is"
+            )
+        prints = table.words.get("fingerprint", ""), edit.fingerprint
+        others = model or table.words.get("model", ""), edit.model
+        if (all(prints) and prints[0] != prints[1]) or (not all(prints) and all(others) and others[0] != others[1]):
+            raise ValueError(
+                f"index: {str(table.path)!r} is of {others[0] or 'another model'} {prints[0]}; expected the model of "
+                f"the patch, {edit.model} {edit.fingerprint}"
+            )
+        if all(others) or edit.mean_text is None:
+            continue
+        rows = next(table.chunks()).float()
+        rows = F.normalize(rows[rows.isfinite().all(1)], dim=1)
+        if len(rows) >= 100:
+            lean, spread = belonging(edit, rows)
+            if lean < LEAN and spread < SPREAD:
+                raise ValueError(
+                    f"index: rows of {str(table.path)!r} lean {lean:.1f} to the mean text of "
+                    f"{edit.model or 'the patch'} and spread {spread:.1f} along what is forgotten, as if of another "
+                    f"model ({LEAN} or {SPREAD} and more are of the same); expected its own. If they are, say so: "
+                    f"--model {edit.model}"
+                )
+
+
+def belonging(edit: Edit, rows: Tensor) -> tuple[float, float]:
+    """How far unit `rows` (n, d) seem to be of the model of an edit, by two measures; for rows of another one, chance.
+
+    The lean of their mean to the mean text, in deviations of the cosine with a random direction, 1 / sqrt(d). And their
+    spread: the variance along the directions that the edit reads, `left`, over that along a random one.
+    """
+    mean = rows.mean(0)
+    read = torch.linalg.qr(edit.left.double())[0].float()
+    text = torch.zeros_like(mean) if edit.mean_text is None else edit.mean_text.float()
+    lean = abs(float(F.normalize(mean, dim=0) @ F.normalize(text, dim=0))) * len(mean) ** 0.5
+    apart = rows - mean
+    along, chance = float((apart @ read).square().sum()) / max(edit.rank, 1), float(apart.square().sum()) / len(mean)
+    return lean, along / max(chance, 1e-12)
+
+
+def undo(
+    edit: Edit,
+    source: str | Path,
+    out: str | Path,
+    original: str | Path | None = None,
+    side: Side = "images",
+    name: str | None = None,
+    progress: bool = False,
+) -> str:
+    """Write what an index or a file of queries was before `apply_edit`; returns how exact that is, in words.
+
+    Exact where the original is still there, as it was: it is copied. Otherwise the edit is inverted.
+
+    original: where it is now; by default where the record beside `source` says.
+
+    Raises ValueError if neither can be done: an edit that is no matrix, or one that takes directions away for good.
+    """
+    source, out = Path(source), Path(out)
+    told = read_record(source)
+    one_of("side", side, SIDES)
+    last = told["edits"][-1] if told.get("edits") else _entry(edit, side, False)
+    if last["patch"] != _entry(edit, side, False)["patch"]:
+        raise ValueError(f"patch: {str(source)!r} was last edited with another ({last['method']}); expected that one")
+    before = {"edits": told["edits"][:-1]} if told.get("edits") else {}
+    known = last.get("source", {}).get("stamp")
+    kept = Path(original or last.get("source", {}).get("path", ""))
+    if (known and stamp(kept) == known) or (original is not None and known is None):
+        tables = open_tables(kept, last["side"], name)
+        rewrite(tables, kept, out, None, before, progress)
+        return f"exact: a copy of the original, {kept.name}"
+    if original is not None:
+        raise ValueError(f"original: {str(kept)!r} is not what was edited, or changed since; expected it as it was")
+    inverse, worst = inverted(edit)
+    if last["side"] == "queries":
+        inverse = replace(inverse, left=inverse.right, right=inverse.left)
+    tables = open_tables(source, last["side"], name)
+    rewrite(tables, source, out, changing(inverse, last["normalize"]), before, progress)
+    error = worst * max(torch.finfo(dtype).eps for dtype in {table.dtype for table in tables})
+    length = "; all rows have unit length, as lengths were lost" if last["normalize"] else ""
+    return f"by the inverse of the edit: each row within {error:.1g} of its length{length}"
+
+
+def inverted(edit: Edit) -> tuple[Edit, float]:
+    """The edit that takes a linear one back, and how many times it makes a rounding error larger: |P| |P^-1|.
+
+    Raises ValueError for an edit without a usable inverse.
+    """
+    if not edit.linear:
+        raise ValueError(
+            f"edit: one of form {edit.form!r} has no inverse, as edited rows do not say what it took; expected the "
+            "original to be kept"
+        )
+    p, left, right = edit.matrix().double(), edit.left.double(), edit.right.double()
+    inner = torch.eye(edit.rank, dtype=torch.float64) - right.T @ left
+    values = torch.linalg.svdvals(p)
+    worst = float(values[0] / values[-1].clamp(min=1e-300))
+    if worst > WORST:
+        raise ValueError(
+            f"edit: {edit.method} takes {int((values < values[0] / WORST).sum())} directions away for good; expected "
+            "the original to be kept, or an edit with an inverse"
+        )
+    left = -left @ torch.linalg.inv(inner)
+    bias = None if edit.bias is None else -(edit.bias.double() + (edit.bias.double() @ -left) @ right.T)
+    return Edit(left, right, f"inverse of {edit.method}", bias=bias), worst
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """What stands beside a file that `apply_edit` wrote, or in such a folder; empty where there is none."""
+    place = record_of(path)
+    if not place.is_file():
+        return {}
+    try:
+        told = json.loads(place.read_text(encoding="utf-8"))
+        kinds = {"patch": str, "side": str, "method": str, "normalize": bool}
+        entries = told["edits"]
+        if told["format"] != FORMAT or not isinstance(entries, list):
+            raise ValueError("of another format")
+        for entry in entries:
+            if not all(type(entry[key]) is kind for key, kind in kinds.items()) or entry["side"] not in SIDES:
+                raise ValueError("of another format")
+            if not isinstance(entry.get("source", {}).get("path", ""), str):
+                raise ValueError("of another format")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"record: {str(place)!r} cannot be read ({brief(error)}); expected it as written") from error
+    return told
+
+
+def _entry(edit: Edit, side: Side, normalize: bool) -> dict[str, Any]:
+    request = edit.request.as_dict() if hasattr(edit.request, "as_dict") else edit.request
+    told = {"method": edit.method, "request": request, "model": edit.model, "fingerprint": edit.fingerprint}
+    return {"patch": checksum(edit.tensors(), {})[:16], "side": side, "normalize": normalize, **told}

@@ -1,0 +1,1 @@
+"""Other libraries: models of transformers in and out, fused checkpoints, ONNX."""

@@ -1,0 +1,273 @@
+"""The names of classes and domains, the prompts made of them, and requests to forget some.
+
+A *cell* is a (class, domain) pair. The prompts that *build* an edit are disjoint from those that *evaluate* it: to set
+the score of one prompt to zero and then to measure with the same prompt proves nothing.
+"""
+
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import brief, distinct, names
+
+TEMPLATES = {
+    "build": ("a {d} of {a}", "{a} in {d} style", "the {d} of {a}", "a {d} showing {a}", "{a}, {d}"),
+    "free": ("a picture of {a}",),  # no domain: what zero-shot users type
+    "domain": ("this {d} depicts {a}", "a picture of {a}, drawn as a {d}"),
+}
+"""The prompt sets. {a} is the class with its article, {d} the domain's phrase. "free" and "domain" only evaluate."""
+
+PROMPTS = ("free", "domain", "build")
+"""The prompt sets in the order in which results are told."""
+
+DOMAIN_PROMPTS = ("a {d}", "this is a {d}")
+"""What names a domain and no object."""
+
+DOMAIN_PHRASES = {
+    "art_painting": "painting",
+    "line": "line drawing",
+    "silhouette": "silhouette",
+    "flat": "flat icon",
+    "shaded": "shaded icon",
+    "3d": "3d render",
+    "pixel": "pixel art",
+    "real": "photo",
+    "Real World": "photo",
+    "Art": "painting",
+    "Clipart": "clip art",
+    "Product": "product photo",
+    "clipart": "clip art",
+    "infograph": "infographic",
+    "quickdraw": "quick drawing",
+    **dict.fromkeys(("CALTECH", "Caltech101"), "Caltech photo"),
+    **dict.fromkeys(("LABELME", "LabelMe"), "LabelMe photo"),
+    **dict.fromkeys(("PASCAL", "VOC2007"), "Pascal photo"),
+    **dict.fromkeys(("SUN", "SUN09"), "SUN photo"),
+}
+"""What folder names of well-known data sets become in a prompt; any other name stays, underscores become spaces."""
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The names a model is asked about: C classes, at least two, and K domains.
+
+    Parameters
+    ----------
+    classes : sequence of str, or mapping of str to sequence of str
+        Names of distinct words: an underscore stands for a space, capitals and the number of blanks do not count. A
+        mapping gives each class all the names it goes by, {"dog": ("dog", "puppy", "hound")}: its texts are means over
+        them, so that a request covers them all. `called` asks with one of them.
+    domains : sequence of str
+
+    Raises
+    ------
+    ValueError
+        If a name is given twice, is blank or no text, if two names become the same words, of two classes or of one, if
+        there is no domain, and if there is only one class.
+
+    Attributes
+    ----------
+    names : tuple of tuple of str
+        What each class goes by.
+
+    Examples
+    --------
+    >>> import clipnull as cn
+    >>> cn.Vocabulary(["cat", "dog"], ["photo", "line"]).shape
+    (2, 2)
+    >>> cn.Vocabulary(["alarm clock", "alarm_clock"], ["photo"])
+    Traceback (most recent call last):
+    ValueError: classes: 'alarm clock' and 'alarm_clock' become the same words; expected each once
+    """
+
+    classes: Sequence[str]
+    domains: Sequence[str]
+    names: tuple[tuple[str, ...], ...] = field(default=(), init=False)
+
+    def __post_init__(self) -> None:
+        given: Any = self.classes
+        if isinstance(given, Mapping):
+            object.__setattr__(self, "classes", tuple(given))
+        for argument in ("classes", "domains"):
+            object.__setattr__(self, argument, distinct(argument, getattr(self, argument)))
+        if len(self.classes) < 2:
+            raise ValueError(f"classes: only {self.classes[0]!r} given; expected at least two to choose between")
+        groups = given.items() if isinstance(given, Mapping) else ((name, (name,)) for name in self.classes)
+        object.__setattr__(self, "names", tuple(distinct(f"classes: {name}", value) for name, value in groups))
+        _all_differ("classes", [words(name) for name in self.classes], self.classes)
+        _all_differ("domains", [words(phrase_of(name)) for name in self.domains], self.domains)
+        pairs = {(words(name), c): name for c, names in zip(self.classes, self.names, strict=True) for name in names}
+        _all_differ("classes", [text for text, _ in pairs], [f"{name} of {c}" for (_, c), name in pairs.items()])
+
+    def called(self, class_name: str, name: str) -> "Vocabulary":
+        """The same, but that the class goes by this name alone: for prompts that ask with one of its names."""
+        if class_name not in self.classes or not isinstance(name, str):
+            raise ValueError(f"class_name, name: {class_name!r}, {name!r}; expected a class of the vocabulary, a name")
+        names: Any = {c: (name,) if c == class_name else n for c, n in zip(self.classes, self.names, strict=True)}
+        return Vocabulary(names, self.domains)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.classes), len(self.domains)
+
+
+def _all_differ(argument: str, texts: Sequence[str], names: Sequence[str]) -> None:
+    first: dict[str, str] = {}
+    for text, name in zip(texts, names, strict=True):
+        if (other := first.setdefault(text, name)) != name:
+            raise ValueError(f"{argument}: {other!r} and {name!r} become the same words; expected each once")
+
+
+def words(name: str) -> str:
+    """What a text encoder reads of a name: two names of the same words are one and the same to it.
+
+    >>> words("Alarm_clock") == words("alarm  clock")
+    True
+    """
+    return " ".join(unicodedata.normalize("NFC", name).replace("_", " ").split()).casefold()
+
+
+def phrase_of(domain: str) -> str:
+    """What a domain is called in a prompt."""
+    return DOMAIN_PHRASES.get(domain, domain.replace("_", " "))
+
+
+def format_prompt(template: str, class_name: str, domain: str = "") -> str:
+    """The prompt that a template makes of a class and a domain.
+
+    >>> format_prompt("a {d} of {a}", "elephant", "art_painting")
+    'a painting of an elephant'
+    """
+    noun = class_name.replace("_", " ")
+    article = "an" if noun[:1].lower() in "aeiou" else "a"
+    text = template.format(a=f"{article} {noun}", n=noun, d=phrase_of(domain))
+    return re.sub(r"\ba (?=[aeiou])", "an ", text)
+
+
+def is_near(name: str, classes: Sequence[str]) -> bool:
+    """Whether `name` holds the name of a class as words, is held by one, or is one but for blanks and a plural.
+
+    >>> [is_near(name, ["fire truck", "cat"]) for name in ("truck", "firetrucks", "Cats", "black cat", "cattle")]
+    [True, True, True, True, False]
+    """
+    text = words(name)
+    for other in map(words, classes):
+        if f" {other} " in f" {text} " or f" {text} " in f" {other} ":
+            return True
+        if text.replace(" ", "").rstrip("s") == other.replace(" ", "").rstrip("s"):
+            return True
+    return False
+
+
+def common_names() -> tuple[str, ...]:
+    """Names of common things, most of them animals and objects: first names of ImageNet's 1,000 classes (WordNet).
+
+    From the list that the library timm carries (Apache-2.0), in small letters; without doubles and accents, 997.
+    """
+    return tuple((Path(__file__).parent / "common_words.txt").read_text(encoding="utf-8").split("\n")[:-1])
+
+
+@dataclass(frozen=True)
+class Forget:
+    """A request: forget `classes` in `domains`; leave one out to mean all of them. `a | b` asks for both.
+
+    Parameters
+    ----------
+    classes, domains : sequence of str, optional
+        Distinct names of a vocabulary. Classes alone: the *global* paradigm; both: *selective*; domains alone:
+        *complete*.
+    also : tuple of Forget
+        Further requests, as `|` collects them.
+
+    Raises
+    ------
+    ValueError
+        If neither is given, if a list is empty, names something twice or holds what is no name, and if `also` holds
+        what is no request.
+
+    Examples
+    --------
+    >>> import clipnull as cn
+    >>> names = cn.Vocabulary(["cat", "dog"], ["photo", "line"])
+    >>> cn.Forget(classes=["dog"]).mask(names)                      # dogs in every domain
+    tensor([[False, False],
+            [ True,  True]])
+    >>> request = cn.Forget(["dog"], ["line"]) | cn.Forget(["cat"], ["photo"])
+    >>> print(request, "-", request.paradigm)
+    dog in line and cat in photo - selective
+    """
+
+    classes: Sequence[str] | None = None
+    domains: Sequence[str] | None = None
+    also: tuple["Forget", ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.classes is None and self.domains is None:
+            raise ValueError("classes, domains: neither is given; expected a list of names for at least one of them")
+        for argument in ("classes", "domains"):
+            values = getattr(self, argument)
+            if values is not None:
+                object.__setattr__(self, argument, distinct(argument, values))
+        if not isinstance(self.also, tuple | list) or not all(isinstance(other, Forget) for other in self.also):
+            raise ValueError(f"also: {self.also!r} is not valid; expected a tuple of Forget, as `|` collects them")
+        flat = tuple(
+            part for other in self.also for part in (replace(other, also=()) if other.also else other, *other.also)
+        )
+        object.__setattr__(self, "also", flat)
+
+    def __or__(self, other: "Forget") -> "Forget":
+        if not isinstance(other, Forget):
+            return NotImplemented
+        return replace(self, also=(*self.also, other))
+
+    @property
+    def paradigm(self) -> str:
+        """ "global", "selective" or "complete"; "mixed" for a union of several kinds."""
+        first = "global" if self.domains is None else "complete" if self.classes is None else "selective"
+        return first if all(other.paradigm == first for other in self.also) else "mixed"
+
+    def mask(self, vocabulary: Vocabulary) -> Tensor:
+        """F, the cells to forget: (C, K) bool. Raises ValueError for unknown names and if nothing would be kept."""
+        mask = torch.zeros(vocabulary.shape, dtype=torch.bool)
+        for part in (replace(self, also=()), *self.also):
+            classes, domains = part.classes or vocabulary.classes, part.domains or vocabulary.domains
+            rows = [vocabulary.classes.index(c) for c in names("classes", classes, vocabulary.classes)]
+            columns = [vocabulary.domains.index(k) for k in names("domains", domains, vocabulary.domains)]
+            mask[torch.tensor(rows)[:, None], torch.tensor(columns)] = True
+        if mask.all():
+            raise ValueError(
+                f"request: all {mask.numel()} cells of the vocabulary would be forgotten; expected at least one to keep"
+            )
+        return mask
+
+    def as_dict(self) -> dict:
+        """The request in JSON's types; `Forget.from_dict` reads it."""
+        return {
+            "classes": self.classes and list(self.classes),
+            "domains": self.domains and list(self.domains),
+            "also": [other.as_dict() for other in self.also],
+        }
+
+    @classmethod
+    def from_dict(cls, request: Any) -> "Forget":
+        """The request that `as_dict` wrote; ValueError for anything else."""
+        if not isinstance(request, dict) or not {"classes", "domains"} <= {*request} <= {"classes", "domains", "also"}:
+            raise ValueError(f"request: {brief(request)}; expected classes, domains and also, as Forget.as_dict gives")
+        classes, domains, also = (request.get(key) for key in ("classes", "domains", "also"))
+        for argument, values in (("classes", classes), ("domains", domains), ("also", also)):
+            if values is not None and not isinstance(values, list):
+                raise ValueError(f"{argument}: {brief(values)}; expected a list or None")
+        if any(isinstance(other, dict) and other.get("also") for other in also or []):
+            raise ValueError("also: a request in it has further ones; expected a flat list, as Forget.as_dict gives it")
+        return cls(classes, domains, tuple(map(cls.from_dict, also or [])))
+
+    def __str__(self) -> str:
+        what = ", ".join(self.classes) if self.classes else "everything"
+        where = f"in {', '.join(self.domains)}" if self.domains else "everywhere"
+        return " and ".join([f"{what} {where}", *map(str, self.also)])
