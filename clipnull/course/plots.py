@@ -28,10 +28,11 @@ from ..images import Images
 from ..stored import left_out
 
 if TYPE_CHECKING:
-    from ..audits.findings import Audit
     import IPython.display as ipython
     import matplotlib.pyplot as plt
     import seaborn as sns
+
+    from ..audits.findings import Audit
 else:
     plt, sns, ipython = (import_extra(name, "course") for name in ("matplotlib.pyplot", "seaborn", "IPython.display"))
 
