@@ -15,7 +15,6 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from torch import Tensor
 
-from ..audits.findings import Audit, told
 from ..errors import import_extra
 from ..evaluate import Comparison
 from ..images import Images
@@ -26,6 +25,8 @@ if TYPE_CHECKING:
     import matplotlib.pyplot as plt
     import pandas as pd
     import seaborn as sns
+
+    from ..audits.findings import Audit
 else:
     modules = ("matplotlib.pyplot", "pandas", "seaborn", "IPython.display")
     plt, pd, sns, ipython = (import_extra(name, "course") for name in modules)
@@ -267,6 +268,8 @@ def audit(report: Audit, most: float = 10.0) -> plt.Figure:
 
     Bars end at `most` times the limit, left of the line is what is tolerated, and findings at 0 are only counted.
     """
+    from ..audits.findings import told  # loads all audits
+
     judged = [finding for finding in report.findings if finding.excess is not None]
     if not judged:
         raise ValueError("report: nothing in it is judged; expected an audit with a clean model, or with pictures kept")
