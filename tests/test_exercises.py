@@ -14,11 +14,11 @@ from textwrap import dedent
 import nbformat
 import pytest
 import torch
+from conftest import ROOT
 
 from clipnull.course import checking
 from clipnull.course.exercises import EXERCISES, registry
 
-ROOT = Path(__file__).parent.parent
 TASK = re.compile(
     r"(?s)\*\*Exercise (\d)\*\* \((\d+) min, (easy|medium|hard)\)\. .+"
     r"<details><summary>Hint</summary>\n\n.+</details>$"
@@ -331,14 +331,14 @@ ANSWERS = {
 }
 
 
-# --- what is asked of the cells of exercises
+# --- the conventions for the cells of exercises
 
 
 def tagged(cell, tag: str) -> bool:
     return tag in cell.metadata.get("tags", ())
 
 
-def found(path: Path) -> dict[str, list]:
+def exercises_of(path: Path) -> dict[str, list]:
     """Identity -> the four cells of each exercise, wherever a cell is tagged `exercise`."""
     cells = nbformat.read(path, 4).cells
     stubs = [i for i, cell in enumerate(cells) if tagged(cell, "exercise")]
@@ -394,7 +394,7 @@ def defined(cell) -> tuple[str, str, bool]:
 
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-FOUND = {identity: (path, cells) for path in NOTEBOOKS for identity, cells in found(path).items()}
+IN_NOTEBOOKS = {identity: (path, cells) for path in NOTEBOOKS for identity, cells in exercises_of(path).items()}
 
 
 def function(source: str, path: Path):
@@ -418,31 +418,31 @@ def test_exercises_keep_the_conventions(path):
 
 
 def test_every_exercise_has_a_check_and_answers_here():
-    assert set(FOUND) == set(EXERCISES) == set(ANSWERS)
+    assert set(IN_NOTEBOOKS) == set(EXERCISES) == set(ANSWERS)
 
 
-@pytest.mark.parametrize("identity", FOUND)
+@pytest.mark.parametrize("identity", IN_NOTEBOOKS)
 def test_the_stub_is_to_do_and_the_solution_passes(identity):
-    path, (_, stub, _, solution) = FOUND[identity]
+    path, (_, stub, _, solution) = IN_NOTEBOOKS[identity]
     assert checking.judge(identity, function(stub.source, path))[0] == "TODO"
     assert checking.judge(identity, function(solution.source, path)) == ("PASS", "")
 
 
 @pytest.mark.parametrize("identity, which", [(identity, i) for identity in ANSWERS for i in range(2)])
 def test_plausible_wrong_answers_fail_with_a_hint(identity, which):
-    verdict, why = checking.judge(identity, function(ANSWERS[identity][which], FOUND[identity][0]))
+    verdict, why = checking.judge(identity, function(ANSWERS[identity][which], IN_NOTEBOOKS[identity][0]))
     assert verdict == "FAIL" and "\n  given: " in why and why.endswith(EXERCISES[identity].hint)
 
 
 @pytest.mark.parametrize("identity", ANSWERS)
 def test_a_right_answer_written_differently_passes(identity):
-    assert checking.judge(identity, function(ANSWERS[identity][2], FOUND[identity][0])) == ("PASS", "")
+    assert checking.judge(identity, function(ANSWERS[identity][2], IN_NOTEBOOKS[identity][0])) == ("PASS", "")
 
 
 @pytest.mark.parametrize("identity", sorted(EXERCISES))
 def test_cases_are_the_same_each_time_and_differ_in_shape(identity):
     task = EXERCISES[identity]
-    first, again = ([[checking._form(a) for a in case] for case in task.cases()] for _ in range(2))
+    first, again = ([[checking._describe(a) for a in case] for case in task.cases()] for _ in range(2))
     assert first == again and len({json.dumps(case) for case in first}) > 1
     assert checking.judge(identity, task.reference) == ("PASS", "")
 
@@ -451,7 +451,7 @@ def test_the_instructor_page_gives_the_minutes_of_the_exercises():
     table = (ROOT / "notebooks" / "INSTRUCTOR.md").read_text(encoding="utf-8")
     for path in NOTEBOOKS:
         (row,) = re.findall(rf"(?m)^\| \[{path.name[:2]} [^]]+\]\({path.name}\) \| (.+) \|$", table)
-        minutes = sum(int(TASK.search(cells[0].source)[2]) for p, cells in FOUND.values() if p == path)
+        minutes = sum(int(TASK.search(cells[0].source)[2]) for p, cells in IN_NOTEBOOKS.values() if p == path)
         assert row.split(" | ")[1] == str(minutes), path.name
         assert all(number.isdigit() for number in row.split(" | ")[:3]), path.name
 
@@ -478,8 +478,8 @@ def task(monkeypatch):
     [
         (lambda rows: None, "returned nothing"),
         (lambda rows: rows.mean(1), r"shape \(3,\); expected \(2,\)"),
-        (lambda rows: rows.mean(0, keepdim=True), "an axis of length 1 is too many"),
-        (lambda rows: rows.mean(), "was an axis summed over"),
+        (lambda rows: rows.mean(0, keepdim=True), "an axis of length 1"),
+        (lambda rows: rows.mean(), "sum over an axis"),
         (lambda rows: -rows.mean(0), "the result: the sign is the other way round"),
         (lambda rows: rows.sum(0), "the result: 3 times what is expected"),
         (lambda rows: rows.mean(0).flip(0), "another order"),
@@ -487,14 +487,14 @@ def task(monkeypatch):
         (lambda rows: rows.mean(0) / 0, "NaN or infinite; expected 0"),
         (lambda rows: rows.mean(0).long(), "dtype torch.int64; expected torch.float32"),
         (lambda rows: "means", "returned 'means'; expected a tensor of shape"),
-        (lambda rows: rows.add_(1).mean(0) - 1, "changed its arguments in place"),
+        (lambda rows: rows.add_(1).mean(0) - 1, "changed its arguments"),
         (lambda rows: 1 / 0, "raised ZeroDivisionError: division by zero"),
         (lambda: 0, "raised TypeError"),
         (None, "raised TypeError"),
     ],
     ids=range(15),
 )
-def test_a_wrong_answer_is_told_what_is_wrong_with_it(task, answer, words):
+def test_a_wrong_answer_is_described(task, answer, words):
     verdict, why = checking.judge(task, answer)
     assert verdict == "FAIL" and re.search(words, why.partition("\n")[0]), why
     assert "\n  given: rows (3, 2)\n  hint: mean over rows" in why
@@ -579,35 +579,30 @@ def sound():
     return nbformat.v4.new_notebook(cells=[code("x = 1"), *cells, markdown("## Summary"), code("cn.record(x=x)")])
 
 
-def test_sound_exercises_have_no_faults():
+def test_faults_of_exercises_are_found():
+    def replaced(place: int, text: str, by: str):
+        return lambda cells: cells[place].update(source=cells[place].source.replace(text, by))
+
     assert exercise_faults("07", sound()) == []
-
-
-@pytest.mark.parametrize(
-    "harm",
-    [
+    for harm in (
         lambda cells: cells.__delitem__(slice(5, 9)),  # only one exercise
-        lambda cells: cells[1].update(source=cells[1].source.replace("(5 min, easy)", "(easy)")),
-        lambda cells: cells[1].update(source=cells[1].source.replace("<summary>Hint</summary>", "")),
-        lambda cells: cells[5].update(source=cells[5].source.replace("Exercise 2", "Exercise 3")),
-        lambda cells: cells[2].update(source=cells[2].source.replace("raise NotImplementedError", "return x")),
-        lambda cells: cells[2].update(source=cells[2].source.replace('"""(n,) -> (n,)"""\n    ', "")),
-        lambda cells: cells[3].update(source='cn.check("07-2", task1)'),
+        replaced(1, "(5 min, easy)", "(easy)"),
+        replaced(1, "<summary>Hint</summary>", ""),
+        replaced(5, "Exercise 2", "Exercise 3"),
+        replaced(2, "raise NotImplementedError", "return x"),
+        replaced(2, '"""(n,) -> (n,)"""\n    ', ""),
+        replaced(3, '"07-1"', '"07-2"'),
+        replaced(4, ", strict=True", ""),
+        replaced(4, "task1_solution", "task1"),
+        replaced(0, "x = 1", "task2_solution = 1"),
         lambda cells: cells[4].metadata.pop("jupyter"),
         lambda cells: cells[4].metadata.pop("tags"),
-        lambda cells: cells[4].update(source=cells[4].source.replace(", strict=True", "")),
-        lambda cells: cells[4].update(source=cells[4].source.replace("task1_solution", "task1")),
-        lambda cells: cells[0].update(source="task2_solution = 1"),
         lambda cells: cells.append(cells.pop(9)),  # no summary after
         lambda cells: cells.insert(5, nbformat.v4.new_markdown_cell("between")),
-        lambda cells: cells.__delitem__(slice(8, None)),  # no last solution
-    ],
-    ids=range(15),
-)
-def test_faults_of_exercises_are_found(harm):
-    nb = sound()
-    harm(nb.cells)
-    assert exercise_faults("07", nb)
+    ):
+        nb = sound()
+        harm(nb.cells)
+        assert exercise_faults("07", nb)
 
 
 def test_an_open_task_may_stand_between_the_exercises_and_the_summary():
@@ -627,7 +622,7 @@ def test_a_missing_package_of_a_reference_is_no_fault_of_the_answer(monkeypatch)
 
 def test_the_parameters_of_stubs_are_those_of_the_references():
     """Messages name arguments as the reference does: a student should find these names in the stub."""
-    for identity, (path, cells) in FOUND.items():
+    for identity, (path, cells) in IN_NOTEBOOKS.items():
         stub = function(cells[1].source, path)
         wanted = inspect.signature(EXERCISES[identity].reference).parameters
         assert list(inspect.signature(stub).parameters) == list(wanted), identity

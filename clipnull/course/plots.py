@@ -154,7 +154,7 @@ def matrix(
     ax.set_title(literal(title))
     for r, c in [] if outline is None else outline.nonzero().tolist():
         ax.add_patch(plt.Rectangle((c + 0.04, r + 0.04), 0.92, 0.92, fill=False, edgecolor="#D55E00", lw=2.5))
-    _tables[ax] = pd.DataFrame(np.where(np.isnan(colours), "", labels), rows, columns)
+    _tables[ax] = pd.DataFrame(np.where(np.isnan(colours), "", labels), pd.Index(rows), pd.Index(columns))
     return ax
 
 
