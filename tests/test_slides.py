@@ -36,7 +36,7 @@ def nb():
             markdown("Prose without a heading."),
             markdown("*Question. Why\nnot?*\n\n<details><summary>Answer</summary>\n\nSecret.\n</details>"),
             markdown("## 2 · B\n\nOnly text."),
-            code("g()", outputs=[FIGURE]),
+            code("g()", outputs=[FIGURE, FIGURE]),
             markdown("## Exercises\n\nEach has a stub.\n\n**Exercise 1** (3 min, easy). Write it."),
             code("def f(): ...", metadata={"tags": ["exercise"]}),
             code("cn.check()", outputs=[printed("TODO")]),
@@ -60,13 +60,12 @@ def test_headings_figures_questions_and_exercises_become_slides(nb):
             (notes if kind == "notes" else shown[-1]).append(text)
     assert shown == [
         ["# 01 · T\n\n**Goals.** Read."],
-        ["## 1 · A\n\nOne. Two.\n\n$$x^2$$"],
-        ['<p class="kicker">1 · A</p>', "short FIGURE"],
+        ["## 1 · A\n\nOne. Two.\n\n$$x^2$$", "short FIGURE"],
         [
             '<p class="kicker">1 · A</p>\n\n<div class="asked">\n\nWhy\nnot?\n\n</div>\n\n'
             "<details><summary>Answer</summary>\n\nSecret.\n</details>"
         ],
-        ["## 2 · B\n\nOnly text."],
+        ["## 2 · B\n\nOnly text.", "FIGURE"],
         ['<p class="kicker">2 · B</p>', "FIGURE"],
         ['<p class="kicker">Exercises</p>\n\n**Exercise 1** (3 min, easy). Write it.'],
         ["## Open task\n\n**Do it.** Well."],

@@ -77,4 +77,5 @@ def pages(quiz: Mapping[str, Sequence[Question]]) -> dict[str, str]:
 
 def write(out: Path) -> list[Path]:
     """Write both pages into the folder `out`."""
+    Path(out).mkdir(parents=True, exist_ok=True)
     return [write_text(Path(out) / name, text) for name, text in pages(load()).items()]

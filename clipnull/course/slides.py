@@ -23,6 +23,8 @@ MAX_SENTENCES = 2
 """Of a paragraph below a heading, so many sentences are shown."""
 MAX_LINES, MAX_ROWS = 8, 14
 """Longer printed results, and longer tables, are left out."""
+SHORT = 300
+"""The slide of a heading with at most so many characters has room for a figure."""
 WHOLE = ("Summary", "Open task")
 WITHOUT_RESULTS = ("", "Exercises", "Open task", "Summary", "References")
 TAGS_LEFT_OUT = {"parameters", "exercise", "solution"}
@@ -61,7 +63,8 @@ def deck(nb: Any) -> Any:
         cells.append(v4.new_markdown_cell(source, metadata={"slideshow": {"slide_type": kind}}))
 
     def add_results(outputs: list) -> None:
-        add_text(KICKER % title)
+        if not _has_room(cells):
+            add_text(KICKER % title)
         cells.append(v4.new_code_cell("", outputs=outputs, metadata={"slideshow": {"slide_type": "-"}}))
 
     for cell in nb.cells:
@@ -82,6 +85,12 @@ def deck(nb: Any) -> Any:
                 elif _is_short(output):
                     printed.append(output)
     return v4.new_notebook(cells=cells)
+
+
+def _has_room(cells: list) -> bool:
+    """Whether the last slide holds nothing but a heading with a short text."""
+    kinds = [cell.metadata.slideshow.slide_type for cell in cells[-2:]]
+    return kinds == ["slide", "notes"] and cells[-2].source.startswith("#") and len(cells[-2].source) <= SHORT
 
 
 def _slide_of(part: str, title: str) -> list[tuple[str, str]]:
