@@ -13,7 +13,7 @@ PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadgroup
 .PHONY: help run lint check test nightly env notebooks lab outputs student book slides booklet colab results bench paper \
   measure format lock clean
 
-help: ## say what can be made
+help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
 
 run: env notebooks ## make the environment, execute every notebook, print its results
