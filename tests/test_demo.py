@@ -85,9 +85,10 @@ def test_the_length_of_an_embedding_and_its_rounding_change_no_answer(clip, imag
             assert exact.equal(whole), (method, mask)
 
 
-def test_the_page_knows_every_method_and_its_settings():
-    assert list(demo.SHOWN) == [name for name in cn.METHODS if cn.METHODS[name].__module__.startswith("clipnull.")]
-    assert demo.settings("nullspace") == {"alpha": 1.0, "energy": 0.9, "center": True}
+def test_the_page_knows_every_method_and_its_settings(clip, images, z):
+    assert list(demo.SHOWN) == [name for name in cn.METHODS if cn.METHODS[name].strength]
+    settings = demo.data(clip, images, z)["settings"]
+    assert settings["nullspace"] == {"alpha": 1.0, "energy": 0.9, "center": True} and all(settings.values())
 
 
 # --- what the page makes of it

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import os
 import sys
+from typing import Any
 
 from torch import Tensor
 
@@ -12,24 +13,11 @@ from ..embedding import embed
 from ..errors import import_extra, one_of
 from ..evaluate import accuracy_matrix, classify, rates
 from ..images import Images
-from ..methods import METHODS, solve
+from ..methods import METHODS, Method, solve
 from ..methods.cells import Cells
 from ..models import Clip
 from ..prompts import text_classifiers
 from ..vocabulary import Forget
-
-DIALS = {
-    "nullspace": ("alpha", 0.0, 1.0, 1.0),
-    "residual": ("alpha", 0.0, 1.0, 1.0),
-    "ridge": ("forgetting", 0, 5, 1000.0),
-    "oblique": ("strength", 0.0, 5.0, 1.15),
-    "neuron": ("strength", 0.0, 5.0, 1.5),
-    "gated": ("strength", 0.0, 5.0, 1.5),
-}
-"""Method -> (its strength setting, lowest, highest, first value); for `ridge`, lowest and highest are powers of ten.
-
-Any other method keeps its defaults.
-"""
 
 
 def attended() -> bool:
@@ -64,10 +52,7 @@ class Panel:
         )
         one_of("method", method, METHODS)
         self.method = widgets.Dropdown(options=list(METHODS), value=method, description="method")
-        self.dials = {}
-        for name, (setting, low, high, value) in DIALS.items():
-            kind, step = (widgets.FloatLogSlider, 0.1) if name == "ridge" else (widgets.FloatSlider, 0.05)
-            self.dials[name] = kind(value, min=low, max=high, step=step, description=setting)
+        self.dials = {name: _dial(METHODS[name]) for name in METHODS if METHODS[name].strength}
         self.shown = widgets.HTML()
         for control in (self.classes, self.domains, self.method, *self.dials.values()):
             control.observe(self.update, "value")
@@ -91,12 +76,21 @@ class Panel:
         except ValueError:
             self.shown.value = "<p role='status'>Choose a class or a domain to forget, and leave something to keep.</p>"
             return
-        settings = {DIALS[method][0]: self.dials[method].value} if method in DIALS else {}
+        settings = {METHODS[method].strength: self.dials[method].value} if method in self.dials else {}
         after = self.accuracy(solve(self.cells, mask, method, **settings).images(self.z))
         finite = {name: value for name, value in rates(self.before, after, mask).items() if value == value}
         summary = "; ".join(f"{name.replace('_', ' ')} {value:.2f}" for name, value in finite.items())
         status = f"<p role='status'>Forget {html.escape(str(request))}: {summary}</p>"
         self.shown.value = status + matrix_html(self.before, after, mask, self.images)
+
+
+def _dial(method: Method) -> Any:
+    """A slider for the strength of a method, which begins at its default."""
+    widgets, name = import_extra("ipywidgets", "course"), method.strength
+    value = method.defaults[name]
+    if name == "forgetting":  # a weight: powers of ten
+        return widgets.FloatLogSlider(value, min=0, max=5, step=0.1, description=name)
+    return widgets.FloatSlider(value, min=0.0, max=1.0 if name == "alpha" else 5.0, step=0.05, description=name)
 
 
 def matrix_html(before: Tensor, after: Tensor, mask: Tensor, images: Images) -> str:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import base64
 import csv
-import inspect
 import json
 import shutil
 from pathlib import Path
@@ -91,19 +90,13 @@ def data(clip: Clip, images: Images, z: Tensor) -> dict[str, Any]:
         "duals": packed(cells.duals, torch.float64),
         "origin": packed(cells.domain_origin, torch.float64),
         "faint": MIN_CONTRAST,
-        "settings": {name: settings(name) for name in SHOWN},
+        "settings": {name: METHODS[name].defaults for name in SHOWN},
     }
 
 
 def rounded(z: Tensor) -> Tensor:
     """Embeddings (n, d) as whole numbers, the largest of each row 32767."""
     return (32767 * z / z.abs().amax(1, keepdim=True)).round()
-
-
-def settings(method: str) -> dict[str, float]:
-    """The default settings of a method."""
-    parameters = inspect.signature(METHODS[method]).parameters.values()
-    return {p.name: p.default for p in parameters if p.default is not p.empty}
 
 
 def packed(values: Tensor, dtype: torch.dtype) -> str:
