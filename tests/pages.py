@@ -39,7 +39,7 @@ def outside(text: str) -> list[str]:
     loaded = [address for address in Page(text).loaded if re.match(r"(https?:)?//", address)]
     parts = re.findall(r"(?s)<(?:script|style)[^>]*>(.*?)</(?:script|style)>", text)
     return loaded + [
-        found for part in parts for found in re.findall(r"(?:import|url)\s*\(?\s*[\"']?https?://\S+", part)
+        address for part in parts for address in re.findall(r"(?:import|url)\s*\(?\s*[\"']?https?://\S+", part)
     ]
 
 
@@ -48,5 +48,5 @@ def page_faults(text: str) -> list[str]:
     page = Page(text)
     faults = [f"loads {address}" for address in outside(text)]
     faults += ["has a script"] * (page.scripts > 0)
-    faults += [f"shows a formula as it is written: {found}" for found in re.findall(r"\$[^$]+\$", page.prose)]
+    faults += [f"shows a formula as it is written: {formula}" for formula in re.findall(r"\$[^$]+\$", page.prose)]
     return faults

@@ -238,7 +238,7 @@ def test_faults_of_a_page_are_found(tmp_path, browser, serve, devtools, axe):
     for i, (body, fault) in enumerate(FAULTS.items()):
         (tmp_path / f"{i}.html").write_text(HEAD + body, encoding="utf-8")
         faults = page_faults(browser(f"{address}/{i}.html"))
-        assert any(fault in found for found in faults) if fault else faults == [], body
+        assert any(fault in text for text in faults) if fault else faults == [], body
     planted = '<!doctype html><html lang="en"><title>T</title><main><h1>T</h1><img src="data:,"></main>'
     (tmp_path / "index.html").write_text(planted, encoding="utf-8")
     with tab(devtools, f"{address}/index.html") as opened:

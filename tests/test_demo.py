@@ -21,14 +21,14 @@ CONTRAST = """(() => {
     const light = (c) => c.map(x => x / 255).map(x => x <= .04045 ? x / 12.92 : ((x + .055) / 1.055) ** 2.4)
         .reduce((sum, x, i) => sum + x * [.2126, .7152, .0722][i], 0);
     const behind = (e) => e ? [...behind(e.parentElement), getComputedStyle(e).backgroundColor] : ["white"];
-    const found = {}, kinds = "label, legend, p, dt, dd, small, caption, th, td, h3, li";
+    const lowest = {}, kinds = "label, legend, p, dt, dd, small, caption, th, td, h3, li";
     for (const e of document.querySelectorAll(`#demo :is(${kinds})`)) {
         if (!e.innerText.trim()) continue;
         const ground = behind(e), colours = [rgb(...ground, getComputedStyle(e).color), rgb(...ground)];
         const [a, b] = colours.map(light).sort((x, y) => y - x), key = e.tagName + "." + e.className;
-        found[key] = Math.min(found[key] ?? 99, (a + .05) / (b + .05));
+        lowest[key] = Math.min(lowest[key] ?? 99, (a + .05) / (b + .05));
     }
-    return found })()"""
+    return lowest })()"""
 """The lowest contrast of text by the rule of WCAG 2, for each kind of element."""
 
 REQUESTS = {

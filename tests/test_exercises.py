@@ -307,8 +307,8 @@ ANSWERS = {
         """
              def f(right, n):
                  from scipy.stats import binomtest
-                 found = binomtest(right, n).proportion_ci(method="wilson")
-                 return torch.tensor([found.low, found.high], dtype=torch.float64)
+                 interval = binomtest(right, n).proportion_ci(method="wilson")
+                 return torch.tensor([interval.low, interval.high], dtype=torch.float64)
              """,
     ),
     "09-2": (

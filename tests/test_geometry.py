@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import ROOT
 from test_stored import CLASSES, N, fields
 
 import clipnull as cn
 from clipnull.course import geometry
 from clipnull.subspace import basis, captured_energy, principal_angles
 
-ROOT = Path(__file__).parent.parent
 REAL = Path(os.environ.get("CLIPNULL_EMBEDDINGS", ""))
 
 
@@ -34,29 +34,29 @@ def measured(clip, images):
 
 def test_figures_are_means_over_pairs(made):
     clip, images = made
-    found, texts = measured(clip, images), F.normalize(torch.from_numpy(fields()["texts_build"]), dim=-1)
+    figures, texts = measured(clip, images), F.normalize(torch.from_numpy(fields()["texts_build"]), dim=-1)
     flat, z = texts.flatten(0, 1), F.normalize(images.stored.double(), dim=-1)
     for name, rows in (("text_cosine", flat), ("picture_cosine", z)):
         pairs = (rows @ rows.T)[~torch.eye(len(rows), dtype=torch.bool)]
-        assert found[name] == pytest.approx(float(pairs.mean()), abs=1e-6)
-    own = texts[images.classes, images.domains]
-    assert found["own_cosine"] == pytest.approx(float((z * own).sum(1).mean()), abs=1e-6)
-    assert found["gap"] == pytest.approx(float((z.mean(0) - own.mean(0)).norm()), abs=1e-6)
+        assert figures[name] == pytest.approx(float(pairs.mean()), abs=1e-6)
+    cell_texts = texts[images.classes, images.domains]
+    assert figures["own_cosine"] == pytest.approx(float((z * cell_texts).sum(1).mean()), abs=1e-6)
+    assert figures["gap"] == pytest.approx(float((z.mean(0) - cell_texts.mean(0)).norm()), abs=1e-6)
     pairs = [(p, q) for p in range(len(CLASSES)) for q in range(len(CLASSES)) if p != q]
     angles = torch.stack([principal_angles(texts[p], texts[q]).rad2deg() for p, q in pairs])
-    assert found["smallest_angle"] == pytest.approx(float(angles.min(1).values.mean()), abs=1e-4)
-    assert found["mean_angle"] == pytest.approx(float(angles.mean()), abs=1e-4)
+    assert figures["smallest_angle"] == pytest.approx(float(angles.min(1).values.mean()), abs=1e-4)
+    assert figures["mean_angle"] == pytest.approx(float(angles.mean()), abs=1e-4)
     for name, rows in (("kept_energy", texts), ("centred_kept_energy", texts - texts.mean((0, 1)))):
         energy = [captured_energy(rows[q], basis(rows[p])).mean() for p, q in pairs]
-        assert found[name] == pytest.approx(100 * float(torch.stack(energy).mean()), abs=1e-4)
-    assert (found["pictures"], found["classes"], found["domains"]) == (N, 3, 2)
+        assert figures[name] == pytest.approx(100 * float(torch.stack(energy).mean()), abs=1e-4)
+    assert (figures["pictures"], figures["classes"], figures["domains"]) == (N, 3, 2)
 
 
 def test_shares_are_of_the_whole_and_a_domain_that_texts_name_is_found_in_pictures(made):
-    found = measured(*made)
-    assert found["class_share"] + found["domain_share"] + found["interaction_share"] == pytest.approx(100)
-    assert found["class_share"] > found["domain_share"] > found["interaction_share"] > 0
-    assert found["domain_agreement"] > 0.9  # pictures were made from the texts
+    figures = measured(*made)
+    assert figures["class_share"] + figures["domain_share"] + figures["interaction_share"] == pytest.approx(100)
+    assert figures["class_share"] > figures["domain_share"] > figures["interaction_share"] > 0
+    assert figures["domain_agreement"] > 0.9  # pictures were made from the texts
 
 
 def test_broken_pictures_do_not_count_and_too_few_whole_classes_give_no_agreement(made):
@@ -66,29 +66,29 @@ def test_broken_pictures_do_not_count_and_too_few_whole_classes_give_no_agreemen
     there = torch.arange(N) > 0
     assert geometry.measure(clip, images, features) == geometry.measure(clip, images.where(there), features[there])
     some = images.where((images.classes == 0) | (images.domains == 0))
-    found = measured(clip, some)
-    assert math.isnan(found["domain_agreement"])
-    row = next(line for line in geometry.table("x", found).splitlines() if "adds to texts" in line)
+    figures = measured(clip, some)
+    assert math.isnan(figures["domain_agreement"])
+    row = next(line for line in geometry.table("x", figures).splitlines() if "adds to texts" in line)
     assert row.split("|")[2].strip() == "–"
 
 
 def test_the_table_sets_the_chosen_figures_beside_the_stored_ones(made):
-    found, theirs = measured(*made), geometry.known()["figures"]
-    head, _, row, last = geometry.table("mine", found, ["gap", "classes"]).splitlines()
+    figures, reference = measured(*made), geometry.known()["figures"]
+    head, _, row, last = geometry.table("mine", figures, ["gap", "classes"]).splitlines()
     assert head == "| | mine | OpenAI's ViT-B/32 |"
-    assert row == f"| modality gap | {found['gap']:.2f} | {theirs['gap']:.2f} |" and last == "| classes | 3 | 16 |"
+    assert row == f"| modality gap | {figures['gap']:.2f} | {reference['gap']:.2f} |" and last == "| classes | 3 | 16 |"
     with pytest.raises(ValueError, match="chosen: 'gab' is not known; did you mean 'gap'"):
-        geometry.table("mine", found, ["gab"])
+        geometry.table("mine", figures, ["gab"])
     with pytest.raises(ValueError, match="name: 'vit' is not known"):
         geometry.known("vit")
 
 
 @pytest.mark.parametrize("name", geometry.KNOWN)
 def test_what_is_stored_is_numbers_with_their_source_and_no_vector(name):
-    found = geometry.known(name)
-    assert set(found) == {"model", "pretrained", "file", "source", "figures"} and len(found["source"]) > 20
-    assert list(found["figures"]) == list(geometry.FIGURES)
-    assert all(type(value) in (int, float) and math.isfinite(value) for value in found["figures"].values())
+    entry = geometry.known(name)
+    assert set(entry) == {"model", "pretrained", "file", "source", "figures"} and len(entry["source"]) > 20
+    assert list(entry["figures"]) == list(geometry.FIGURES)
+    assert all(type(value) in (int, float) and math.isfinite(value) for value in entry["figures"].values())
 
 
 def test_the_command_writes_the_figures_of_a_file(made, tmp_path, monkeypatch, capsys):
@@ -98,9 +98,9 @@ def test_the_command_writes_the_figures_of_a_file(made, tmp_path, monkeypatch, c
     runpy.run_path(str(script), run_name="__main__")
     path = tmp_path / "out" / "openai-vit-b-32.json"
     assert capsys.readouterr().out.strip() == str(path)
-    found = json.loads(path.read_text(encoding="utf-8"))
-    assert (found["model"], found["file"], found["source"]) == ("ViT-B-32", "made.npz", "made up for a test")
-    assert found["figures"] == {key: round(value, 4) for key, value in measured(*made).items()}
+    entry = json.loads(path.read_text(encoding="utf-8"))
+    assert (entry["model"], entry["file"], entry["source"]) == ("ViT-B-32", "made.npz", "made up for a test")
+    assert entry["figures"] == {key: round(value, 4) for key, value in measured(*made).items()}
 
 
 @pytest.mark.skipif(not os.environ.get("CLIPNULL_EMBEDDINGS"), reason="CLIPNULL_EMBEDDINGS names no folder")

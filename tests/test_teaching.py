@@ -46,9 +46,9 @@ def test_every_question_in_italics_is_in_the_rubric_and_none_else():
     parts = re.split(r"(?m)^## ", page("RUBRIC.md"))[1:]
     assert [part[:2] for part in parts] == [path.name[:2] for path in NOTEBOOKS]
     for part, path in zip(parts, NOTEBOOKS, strict=True):
-        asked = re.findall(r"(?m)^\*\*(.+)\*\*\n\n- Good: (.+)\n- Fair: (.+)\n- Weak: (.+)$", part)
-        assert [question for question, *_ in asked] == questions(read(path)), path.name
-        assert len(re.findall(r"(?m)^\*\*", part)) == len(asked), path.name
+        entries = re.findall(r"(?m)^\*\*(.+)\*\*\n\n- Good: (.+)\n- Fair: (.+)\n- Weak: (.+)$", part)
+        assert [question for question, *_ in entries] == questions(read(path)), path.name
+        assert len(re.findall(r"(?m)^\*\*", part)) == len(entries), path.name
 
 
 @pytest.mark.parametrize("name", ["MISCONCEPTIONS.md", "CASE.md", "QUIZ_KEY.md"])
@@ -89,8 +89,8 @@ def test_the_sessions_fit():
             if notebook in reading and not what.startswith("homework"):
                 taught.append(notebook)
                 named = re.search(r"exercises? ([\d, ]+)", what)
-                asked = [exercises[f"{notebook}-{k}"] for k in re.findall(r"\d", named[1])] if named else []
-                assert int(minutes) >= int(reading[notebook]) + sum(asked), (notebook, minutes)
+                extra = [exercises[f"{notebook}-{k}"] for k in re.findall(r"\d", named[1])] if named else []
+                assert int(minutes) >= int(reading[notebook]) + sum(extra), (notebook, minutes)
     assert len(sessions) == 3 and taught == ["01", "02", "03", "04", "05", "06", "07", "08"]
 
 
