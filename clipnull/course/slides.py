@@ -99,8 +99,8 @@ def _slide_of(part: str, title: str) -> list[tuple[str, str]]:
     if title == "References":
         return []
     if question:
-        asked = f'<div class="asked">\n\n{question[1]}\n\n</div>'
-        return [(f"{KICKER % title}\n\n{asked}\n\n{part[question.end() :].strip()}", "slide")]
+        text = f'<div class="asked">\n\n{question[1]}\n\n</div>'
+        return [(f"{KICKER % title}\n\n{text}\n\n{part[question.end() :].strip()}", "slide")]
     if part.startswith("**Exercise"):
         return [(f"{KICKER % title}\n\n{part}", "slide")]
     if title == "Exercises":
