@@ -13,9 +13,8 @@ from clipnull import unlearning
 from clipnull.bench.sweep import pair_forgetting
 from clipnull.evaluate import classify
 from clipnull.forecasting.calibration import at_chance
-from clipnull.prompts import common_words, embed_cells, embed_classes, embed_domains, kept_names
+from clipnull.prompts import embed_cells, embed_domains
 from clipnull.prototypes import are_made, cell_prototypes
-from clipnull.vocabulary import format_prompt
 
 VOCABULARY = cn.Vocabulary(("cat", "dog", "fish"), ("photo", "line"))
 
@@ -143,59 +142,6 @@ def test_a_text_is_carried_to_where_the_picture_of_its_cell_is(clip):
     near, text = ((x * cells.prototypes).sum(-1)[~mask].mean() for x in (found, cells.texts))
     assert near > 0.75 and near > text  # as far as the text alone is from it
     assert torch.equal(unlearning.carried(cells.texts, cells.prototypes, torch.ones_like(mask)), cells.prototypes)
-
-
-def test_common_words_are_kept_unless_they_are_near(clip):
-    names = cn.Vocabulary(("dog", "kettle", "trombone"), ("photo", "line"))
-    kept = kept_names(clip)
-    words = common_words(clip, names)
-    own = embed_cells(clip, names).mean(1)
-    texts = clip.embed_texts([format_prompt("{a}", name) for name in kept])
-    assert 200 < len(kept) <= 260 and 100 < len(words) < len(kept)
-    left_out = [name for name, text in zip(kept, texts, strict=True) if not (words == text).all(1).any()]
-    assert any("terrier" in name or "hound" in name or "dog" in name for name in left_out), left_out
-    centred = F.normalize(words - texts.mean(0), dim=-1) @ F.normalize(own - own.mean(0), dim=-1).T
-    assert centred.max() < 0.5
-
-
-def test_near_words_are_told_for_each_forgotten_class(clip):
-    found = cn.near(clip, cn.Forget(["dog"]) | cn.Forget(["cat"], ["line"]), VOCABULARY, ["puppy", "kettle", "kitten"])
-    assert list(found) == ["cat", "dog"]
-    assert [word for word, _ in found["dog"]].index("puppy") < [word for word, _ in found["dog"]].index("kettle")
-    cosines = [cosine for _, cosine in found["cat"]]
-    assert cosines == sorted(cosines, reverse=True) and -1 <= cosines[-1] <= cosines[0] <= 1
-    assert "dog" in dict(found["cat"]) and "cat" not in dict(found["cat"])
-    with pytest.raises(ValueError, match="most: 0 is not valid"):
-        cn.near(clip, cn.Forget(["dog"]), VOCABULARY, most=0)
-
-
-def test_a_class_of_several_names_is_the_mean_of_them(clip):
-    named = cn.Vocabulary({"cat": ["cat"], "dog": ["dog", "puppy", "hound"], "fish": ["fish"]}, VOCABULARY.domains)
-    assert named.classes == VOCABULARY.classes and named.names[1] == ("dog", "puppy", "hound")
-    texts, plain = embed_cells(clip, named), embed_cells(clip, VOCABULARY)
-    torch.testing.assert_close(texts[[0, 2]], plain[[0, 2]])
-    alone = [embed_cells(clip, named.called("dog", name)) for name in named.names[1]]
-    assert not torch.allclose(texts[1], plain[1], atol=1e-2) and torch.allclose(alone[0], plain, atol=1e-6)
-    edit = cn.unlearn(clip, cn.Forget(["dog"]), named, "gated", prototypes=False)
-    for name in named.names[1]:  # each of the names goes down
-        own, kept = embed_classes(clip, [name, "cat"])
-        lead = texts[1] @ (own - kept)
-        assert ((edit.images(texts[1]) @ (own - kept)) < lead - 0.1).all(), name
-    assert embed_classes(clip, named.names).shape == (3, clip.width)
-
-
-@pytest.mark.parametrize(
-    ("classes", "message"),
-    [
-        ({"dog": ["dog", "hound"], "cat": ["cat", "Hound"]}, "classes: 'Hound' is a name of 'dog' and of 'cat'"),
-        ({"dog": [], "cat": ["cat"]}, "classes: dog: the list is empty"),
-        ({"dog": "dog", "cat": ["cat"]}, "classes: dog: 'dog' is not a list of names"),
-        ({"dog": ["dog"]}, "classes: only 'dog' given; expected at least two"),
-    ],
-)
-def test_unfit_names_of_classes_are_refused(classes, message):
-    with pytest.raises(ValueError, match=message):
-        cn.Vocabulary(classes, ["photo"])
 
 
 def test_domains_that_nothing_tells_apart_are_named(clip):
