@@ -152,18 +152,12 @@ def test_edits_are_removed_in_any_order(small, order, taken):
     assert after is clip
 
 
-def test_removing_restores_every_bit(small, tmp_path):
+def test_an_edit_is_removed_by_what_it_does(small, tmp_path):
     clip = small(VIT)
-    x, before = pixels(clip), {k: v.clone() for k, v in clip.model.state_dict().items()}
-    z = clip.embed_pixels(x)
     first, second = plain(clip.width, 1), gated(clip.width, 2)
-    after = second.apply(first.apply(clip))
-    again = Edit.load(first.save(tmp_path / "first.safetensors")).remove(after)  # found by what it does
+    again = Edit.load(first.save(tmp_path / "first.safetensors")).remove(second.apply(first.apply(clip)))
     assert again.edits == (second,)
-    assert torch.equal(again.embed_pixels(x), second.apply(clip).embed_pixels(x))
-    back = second.remove(again)
-    assert torch.equal(back.embed_pixels(x), z) and before.keys() == back.model.state_dict().keys()
-    assert all(torch.equal(v, back.model.state_dict()[k]) for k, v in before.items())
+    assert torch.equal(again.embed_pixels(pixels(clip)), second.apply(clip).embed_pixels(pixels(clip)))
     for model in (again, clip):
         with pytest.raises(ValueError, match="clip: "):
             first.remove(model)

@@ -74,7 +74,7 @@ def test_an_edited_clip_says_what_its_edits_make_of_embeddings(small):
         (("miniclip", None, "cuda:77"), "device: 'cuda:77'"),
     ],
 )
-def test_unknown_models_tags_and_devices_are_refusal(arguments, name):
+def test_unknown_models_tags_and_devices_are_refused(arguments, name):
     with pytest.raises(ValueError, match=name):
         cn.load(*arguments)
 
