@@ -51,7 +51,7 @@ def test_prompts_are_english(template, class_name, domain, prompt):
         (("caf\u00e9", "cafe\u0301"), ("photo",), "classes"),  # composed or not
         (("dog", "cat"), ("photo", "real"), "domains: 'photo' and 'real'"),
         (("dog", "cat"), ("photo\x00", "line"), r"domains: 'photo\\x00'"),
-        ({"dog": ["dog", "hound"], "cat": ["cat", "Hound"]}, ("photo",), "classes: 'Hound'"),
+        ({"dog": ["dog", "hound"], "cat": ["cat", "Hound"]}, ("photo",), "classes: .*Hound"),
         ({"dog": [], "cat": ["cat"]}, ("photo",), "classes: dog"),
         ({"dog": "dog", "cat": ["cat"]}, ("photo",), "classes: dog: 'dog'"),
         ({"dog": ["dog"]}, ("photo",), "classes: .*'dog'"),
@@ -178,11 +178,9 @@ DOG = {"classes": ["dog"], "domains": None, "also": []}
         (DOG | {"classes": {"dog": 1}}, "classes: {'dog': 1}"),
         (DOG | {"classes": [["dog"]]}, r"classes: \['dog'\]"),
         (DOG | {"classes": None}, "classes, domains"),
-        (DOG | {"classes": ["dog"] * 100_001}, "classes"),
         (DOG | {"domains": False}, "domains: False"),
         (DOG | {"also": {}}, "also: {}"),
         (DOG | {"also": ["dog"]}, "request: 'dog'"),
-        (DOG | {"also": [DOG] * 1_001}, "also"),
         (DOG | {"also": [DOG | {"also": [DOG]}]}, "also"),
     ],
 )
