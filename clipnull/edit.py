@@ -232,8 +232,8 @@ class Edit:
         """
         path = Path(path)
         if path.exists() and not (path.is_file() and path.stat().st_size <= MAX_BYTES):
-            raise ValueError(f"path: {str(path)!r} is not a file of at most {MAX_BYTES:,} bytes; expected what save
-        wrote") content = path.read_bytes()
+            raise ValueError(f"path: {str(path)!r} is not a file of at most {MAX_BYTES:,} bytes")
+        content = path.read_bytes()
         try:
             tensors = {name: _sound(value) for name, value in load(content).items()}
             metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__", {})

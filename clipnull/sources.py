@@ -87,8 +87,8 @@ def _validate_config(file: Path, folder: Path | None) -> bool:
     model = _read_json(file).get("model_cfg")
     text, vision = (model.get(key) for key in ("text_cfg", "vision_cfg")) if isinstance(model, dict) else (None, None)
     if not isinstance(text, dict) or not isinstance(vision, dict):
-        raise ValueError(f"name: {str(file)!r} is not a configuration of open_clip; expected model_cfg with both
-    towers") for key, value in _entries(model):
+        raise ValueError(f"name: {str(file)!r} is not a configuration of open_clip; expected a model_cfg of two towers")
+    for key, value in _entries(model):
         if key == "auto_map" or (key == "trust_remote_code" and value is not False):
             raise _runs_code(file, key, value)
     if str(vision.get("timm_model_name", "")).startswith("local-dir:"):

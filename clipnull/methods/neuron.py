@@ -25,7 +25,7 @@ from .oblique import decoy_of, whole_domain_detector
 
 TEXT_ONLY_SCALE = 0.15
 """The share of a threshold that counts without prototypes: pictures show about a fourth of the contrast of texts
- (OpenAI's ViT-B/32: .31 of it for the own class, .26 for the domain), and some less."""
+(OpenAI's ViT-B/32: .31 of it for the own class, .26 for the domain), and some less."""
 
 
 def neuron(
