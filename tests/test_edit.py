@@ -56,7 +56,7 @@ def test_the_rows_that_an_edit_touches_are_those_that_its_layer_changes(seed, fo
 
 
 @given(seeds)
-def test_the_offset_is_a_threshold(seed):
+def test_the_offset_of_a_gate_can_close_it(seed):
     edit, z = gated(16, seed), random(20, 16, seed=seed + 9)
     never = replace(edit, gate=replace(edit.gate, offset=torch.tensor([-9.0, -9, -9, -9, 9])))
     assert torch.equal(never.images(z), z)
@@ -257,26 +257,25 @@ def test_a_gated_edit_costs_next_to_nothing():
 
 
 @pytest.mark.parametrize(
-    "fields",
+    ("field", "value"),
     [
-        {"open": torch.ones(5, 4)},
-        {"open": torch.ones(4, 4, dtype=torch.bool)},
-        {"open": torch.tensor(True)},
-        {"replaced": torch.zeros(5)},
-        {"replaced": torch.tensor(True)},
-        {"average": torch.zeros(15)},
-        {"average": torch.zeros(16, dtype=torch.int64)},
-        {"average": torch.full((16,), 2 * LARGEST)},
-        {"offset": torch.full((5,), math.nan)},
-        {"spread": torch.zeros(15, 2)},
-        {"domains": torch.zeros(5, 16)},
-        {"domains": torch.zeros(0, 16)},
-        {"domains": torch.zeros(5)},
+        ("open", torch.ones(5, 4)),
+        ("open", torch.ones(4, 4, dtype=torch.bool)),
+        ("open", torch.tensor(True)),
+        ("replaced", torch.zeros(5)),
+        ("average", torch.zeros(15)),
+        ("average", torch.zeros(16, dtype=torch.int64)),
+        ("average", torch.full((16,), 2 * LARGEST)),
+        ("offset", torch.full((5,), math.nan)),
+        ("spread", torch.zeros(15, 2)),
+        ("domains", torch.zeros(5, 16)),
+        ("domains", torch.zeros(0, 16)),
+        ("domains", torch.zeros(5)),
     ],
 )
-def test_bad_gates_are_refused(fields):
-    with pytest.raises(ValueError, match=f"gate: {next(iter(fields))}"):
-        replace(gated(16).gate, **fields)
+def test_bad_gates_are_refused(field, value):
+    with pytest.raises(ValueError, match=f"gate: {field}"):
+        replace(gated(16).gate, **{field: value})
 
 
 @pytest.mark.parametrize(
@@ -285,7 +284,6 @@ def test_bad_gates_are_refused(fields):
         (torch.zeros(4, 2), torch.zeros(4, 1)),
         (torch.zeros(4), torch.zeros(4)),
         (torch.full((4, 1), torch.nan), torch.zeros(4, 1)),
-        (torch.zeros(4, 1), torch.full((4, 1), torch.inf)),
         (torch.full((4, 1), -2 * LARGEST), torch.zeros(4, 1)),
         (torch.zeros(4, 1, dtype=torch.int64), torch.zeros(4, 1, dtype=torch.int64)),
         (torch.zeros(4, 1, dtype=torch.complex64), torch.zeros(4, 1, dtype=torch.complex64)),

@@ -144,9 +144,9 @@ def test_features_at_hand_are_what_embed_gives(clip, corner):
     after = plain(clip.width).apply(clip)
     request = cn.Forget(["bird"])
     alone = cn.compare(clip, after, few, request)
-    given = cn.compare(clip, after, few, request, features=(z, cn.embed(after, few)))
-    assert torch.equal(alone.before.nan_to_num(), given.before.nan_to_num())
-    assert torch.equal(alone.after.nan_to_num(), given.after.nan_to_num())
+    at_hand = cn.compare(clip, after, few, request, features=(z, cn.embed(after, few)))
+    assert torch.equal(alone.before.nan_to_num(), at_hand.before.nan_to_num())
+    assert torch.equal(alone.after.nan_to_num(), at_hand.after.nan_to_num())
 
 
 @pytest.mark.slow
@@ -361,9 +361,9 @@ def test_neither_miniworld_nor_pacs_is_among_them(clip, images):
         assert len(others.names) >= 150 and not {*others.names} & {*vocabulary.classes}
         assert not any(is_near(name, vocabulary.classes) for name in others.names)
         assert (others.unedited == others.shows).double().mean() > 0.5, "labels stay with their pictures and names"
-    some = others.names[0]
-    fewer = others_of(clip, cn.Vocabulary((some, "dog"), ("photo", "line")))
-    assert some not in fewer.names and len(fewer.images) < len(others.images), "what shows it is left out, too"
+    word = others.names[0]
+    fewer = others_of(clip, cn.Vocabulary((word, "dog"), ("photo", "line")))
+    assert word not in fewer.names and len(fewer.images) < len(others.images), "what shows it is left out, too"
 
 
 def test_an_edit_of_the_embedded_model_changes_some_answers(clip, corner, small):

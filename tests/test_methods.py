@@ -573,7 +573,7 @@ def mine(cells, mask, *, share=1.0):
 """
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_an_installed_package_brings_a_method(tmp_path):
     (tmp_path / "brought.py").write_text(BROUGHT)
     info = tmp_path / "brought-1.0.dist-info"

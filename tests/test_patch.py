@@ -60,18 +60,17 @@ def test_what_is_saved_comes_back(kind, tmp_path):
 
 
 def test_requests_and_the_smallest_edits_come_back(tmp_path):
-    request = Forget(["dog"])
-    assert Edit.load(plain(D, request=request).save(tmp_path / "edit")).request == request.as_dict()
+    path, request = tmp_path / "edit.safetensors", Forget(["dog"])
+    assert Edit.load(plain(D, request=request).save(path)).request == request.as_dict()
     one = torch.ones(1, 8).double()[:, :1]  # of one number, with a stride of eight
     for edit in (Edit(one, one, "x"), Edit(one, -one, "x", bias=one[0]), Edit(one[:, :0], one[:, :0], "x")):
-        assert Edit.load(edit.save(tmp_path / "edit.safetensors")).same(edit)
+        assert Edit.load(edit.save(path)).same(edit)
 
 
 def test_a_file_is_small(tmp_path):
-    request = {"classes": None, "domains": [f"domain {k}" for k in range(8)]}
-    assert gated(512, domains=56, rank=40, request=request).save(tmp_path / "a.safetensors").stat().st_size <= 1e6
-    assert plain(512).save(tmp_path / "b.safetensors").stat().st_size <= 1e4  # left is right: saved once
-    assert plain(512, bias=random(512)).save(tmp_path / "c.safetensors").stat().st_size <= 2e4
+    path = tmp_path / "edit.safetensors"
+    assert gated(512, domains=56, rank=40).save(path).stat().st_size <= 1e6
+    assert plain(512).save(path).stat().st_size <= 1e4  # left is right: saved once
 
 
 def test_a_truncated_file_is_refused(tmp_path):
@@ -100,31 +99,27 @@ def becomes(name, make):
     return lambda tensors: tensors.update({name: make(tensors[name])})
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        becomes("left", lambda t: t.index_fill(0, torch.tensor([0]), math.nan)),
-        becomes("gate.average", lambda t: t.fill_(math.inf)),
-        becomes("right", lambda t: t.fill_(-2 * LARGEST)),
-        becomes("left", torch.Tensor.int),
-        becomes("left", lambda t: t[:-1]),
-        becomes("left", lambda t: t[None]),
-        becomes("gate.open", torch.Tensor.float),
-        becomes("gate.open", lambda t: t[0, 0]),
-        becomes("gate.domains", lambda t: 2 * t),
-        becomes("gate.open", lambda t: t.view(torch.uint8).add(2).view(torch.bool)),
-        lambda tensors: tensors.pop("left"),
-        lambda tensors: tensors.pop("gate.open"),
-        lambda tensors: tensors.update(other=torch.zeros(1)),
-    ],
-    ids=[
-        *("NaN", "infinite", "too large", "whole numbers", "short", "deep", "float mask", "scalar mask"),
-        *("long rows", "bytes that are no bool", "no factor", "no mask", "more"),
-    ],
-)
-def test_a_damaged_or_foreign_file_is_refused(change, tmp_path):
+DAMAGE = {
+    "NaN": becomes("left", lambda t: t.index_fill(0, torch.tensor([0]), math.nan)),
+    "infinite": becomes("gate.average", lambda t: t.fill_(math.inf)),
+    "too large": becomes("right", lambda t: t.fill_(-2 * LARGEST)),
+    "whole numbers": becomes("left", torch.Tensor.int),
+    "shape": becomes("left", lambda t: t[:-1]),
+    "dimensions": becomes("left", lambda t: t[None]),
+    "float mask": becomes("gate.open", torch.Tensor.float),
+    "scalar mask": becomes("gate.open", lambda t: t[0, 0]),
+    "bytes that are no bool": becomes("gate.open", lambda t: t.view(torch.uint8).add(2).view(torch.bool)),
+    "long rows": becomes("gate.domains", lambda t: 2 * t),
+    "no factor": lambda tensors: tensors.pop("left"),
+    "no mask": lambda tensors: tensors.pop("gate.open"),
+    "more": lambda tensors: tensors.update(other=torch.zeros(1)),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_damaged_or_foreign_file_is_refused(kind, tmp_path):
     path = gated(32).save(tmp_path / "edit.safetensors")
-    tamper(path, change)
+    tamper(path, DAMAGE[kind])
     with pytest.raises(ValueError, match=r"path: .*edit.safetensors'"):
         Edit.load(path)
 
@@ -204,20 +199,17 @@ def test_files_of_others_are_refused_and_nothing_is_waited_for(tmp_path):
         Edit.load(tmp_path / "nothing")
 
 
-@pytest.mark.parametrize(
-    ("fields", "name"),
-    [
-        ({"request": ["dog"]}, "request"),
-        ({"request": object()}, "request"),
-        ({"settings": {"alpha": [1.0]}}, "settings"),
-        ({"settings": {"alpha": math.nan}}, "settings"),
-        ({"method": "a\x00"}, "method"),
-    ],
-)
-def test_what_could_not_be_loaded_is_not_saved(fields, name, tmp_path):
-    with pytest.raises(ValueError, match=name):
-        replace(plain(8), **fields).save(tmp_path / "edit.safetensors")
-    assert not list(tmp_path.iterdir())
+def test_what_could_not_be_loaded_is_not_saved(tmp_path):
+    for field, value in (
+        ("request", ["dog"]),
+        ("request", object()),
+        ("settings", {"alpha": [1.0]}),
+        ("settings", {"alpha": math.nan}),
+        ("method", "a\x00"),
+    ):
+        with pytest.raises(ValueError, match=field):
+            replace(plain(8), **{field: value}).save(tmp_path / "edit.safetensors")
+        assert not list(tmp_path.iterdir())
 
 
 # --- any bytes at all
@@ -228,11 +220,8 @@ TEXTS = st.sampled_from(
      '{"alpha": 1e999}', '{"alpha": null}', '{"\\u0000": 1}', "x" * 200_000, "clipnull-edit"]
 ) | st.text(max_size=20)  # fmt: skip
 DTYPES = [torch.float16, torch.float64, torch.int64, torch.uint8, torch.bool, torch.complex64, torch.float8_e4m3fn]
-SHAPES = [
-    lambda t: t[None], lambda t: t.flatten(), lambda t: t[:0], lambda t: t[..., :0], lambda t: t[:-1],
-    lambda t: t.transpose(0, -1), lambda t: torch.cat([t, t]), lambda t: torch.zeros(2**20, 0),
-]  # fmt: skip
-VALUES = [0.0, -0.0, 1.0, math.nan, math.inf, -math.inf, 3e38, 1e-45, 1e12, -1.1e12, 65504.0]
+SHAPES = [lambda t: t[None], lambda t: t.flatten(), lambda t: t[:0], lambda t: t[..., :0], lambda t: torch.cat([t, t])]
+VALUES = [0.0, -0.0, math.nan, math.inf, -math.inf, 3e38, 1e-45, 1e12, -1.1e12]
 
 
 @st.composite

@@ -177,8 +177,8 @@ def test_chance_is_aimed_at_from_names_and_reached_on_pictures(clip, images, z, 
         )
         named = classify(z[dogs], outlook.classifiers.float(), images.domains[dogs], edit.images)
         assert (named == images.classes[dogs]).double().mean() < 0.1
-    made = cn.unlearn(clip, request, v, "gated", strength="chance")
-    assert made.settings["strength"] == settings["strength"]
+    edit = cn.unlearn(clip, request, v, "gated", strength="chance")
+    assert edit.settings["strength"] == settings["strength"]
 
 
 @pytest.mark.parametrize(
