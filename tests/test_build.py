@@ -9,10 +9,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from helpers import random
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 from clipnull.files import data_folder
+from clipnull.models import restore
 
 BUILD = data_folder("build")
 
@@ -150,3 +152,24 @@ def test_the_shared_weights_that_come_along_are_those_of_a_whole_model(build):
     with torch.device("meta"):
         ours = train.open_clip.CLIP(**train.CONFIG).state_dict()
     assert shapes == {key: tuple(value.shape) for key, value in ours.items() if not key.endswith("attn_mask")}
+
+
+def test_a_retrained_model_is_restored_from_its_difference(build):
+    export = build("export")
+
+    def weights(seed):
+        table, w = random(6, 3, seed=seed).half(), random(2, 2, seed=seed).half()
+        return {"token_embedding.weight": table, "w": w, "n": torch.tensor(5)}
+
+    base, other = weights(0), weights(1)
+    other["token_embedding.weight"][1:] = base["token_embedding.weight"][1:]
+    other["token_embedding.weight"][2] *= 1 + export.ROUNDING / 2  # rounding alone: not stored
+    difference = export.difference(base, other)
+    assert difference["rows"].tolist() == [0] and "n" not in difference
+    other["token_embedding.weight"][2] = base["token_embedding.weight"][2]
+    restored = restore(base, difference)
+    assert restored.keys() == other.keys() and all(torch.equal(restored[key], other[key]) for key in other)
+    assert torch.equal(base["token_embedding.weight"], weights(0)["token_embedding.weight"])  # base is not touched
+    for name, value in (("w", torch.zeros(3, 2)), ("v", torch.zeros(1))):
+        with pytest.raises(ValueError, match=f"other: {name}"):
+            export.difference(base, base | {name: value})
