@@ -71,7 +71,7 @@ def alone(folder: str | Path) -> FileLock:
     For files that belong together: each would be whole, but they could come from two writers.
     """
     place = hashlib.sha256(os.fsencode(Path(folder).resolve())).hexdigest()[:16]
-    return FileLock(Path(tempfile.gettempdir(), f"clipnull-{place}.lock"))
+    return FileLock(cache_folder() / f"{place}.lock")
 
 
 def write_text(path: str | Path, text: str) -> Path:

@@ -93,11 +93,15 @@ def rewrite(
         if source.is_dir():
             job = json.dumps([str(source.resolve()), before, record], sort_keys=True)
             whole = out.with_name(f".{out.name}.{hashlib.sha256(job.encode()).hexdigest()[:16]}.partial")
-            _fill_folder(tables, source, whole, fill)
-            _validate_rest(source, before)
-            if record.get("edits"):
-                write_text(whole / RECORD, _text_of(record))
-            os.rename(whole, out)
+            try:
+                _fill_folder(tables, source, whole, fill)
+                _validate_rest(source, before)
+                if record.get("edits"):
+                    write_text(whole / RECORD, _text_of(record))
+                os.rename(whole, out)
+            except (OSError, ValueError):
+                shutil.rmtree(whole, ignore_errors=True)
+                raise
         else:
             with _new(out, source) as temporary:
                 fill(tables[0], temporary)
