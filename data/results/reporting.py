@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from clipnull.audits.findings import told as number
-from clipnull.bench.sweep import told
+from clipnull.bench.sweep import format_ends
 from clipnull.evaluate import wilson
 from clipnull.files import written
 
@@ -74,13 +74,13 @@ def stored_part(entry: dict) -> list[str]:
 def _sentence(paradigm: str, row: dict) -> str:
     n = row["pictures"]
     text = (
-        f"{paradigm.capitalize()}: {told('forgetting_rate', row['forgetting_rate'])} forgotten ({n['before']} pictures "
-        f"right before, {n['after']} after); kept pictures {told('retain_drop', row['retain_drop'])} points"
+        f"{paradigm.capitalize()}: {format_ends('forgetting_rate', row['forgetting_rate'])} forgotten ({n['before']} pictures "
+        f"right before, {n['after']} after); kept pictures {format_ends('retain_drop', row['retain_drop'])} points"
     )
     if row["sibling_class_drop"][0] is not None:
-        text += f", those of the same class {told('sibling_class_drop', row['sibling_class_drop'])}"
+        text += f", those of the same class {format_ends('sibling_class_drop', row['sibling_class_drop'])}"
     if row["collateral"][0] is not None:
-        text += f"; {told('collateral', row['collateral'])} % of unrelated pictures get another name"
+        text += f"; {format_ends('collateral', row['collateral'])} % of unrelated pictures get another name"
     return text + "."
 
 
