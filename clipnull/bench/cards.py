@@ -157,8 +157,10 @@ def _about(edit: Edit, clip: Clip) -> str:
     origin = " Zero does not lie between the names of its domains: a mean picture takes its place as the origin."
     return (
         f"A patch for {as_text(public_name(clip.name))}{weights}, made in closed form from names alone, without "
-        f"training and without pictures. It is {kinds[edit.form]}. It changes image embeddings only; texts are embedded as "
-        f"before. Rank {edit.rank} in a space {clip.width} wide." + origin * bool(edit.settings.get("origin"))
+        f"training and without pictures. It is {kinds[edit.form]}. It changes image embeddings only; texts are "
+        f"embedded as before. Rank {edit.rank} in a space {clip.width} wide."
+        + origin
+        * bool(edit.settings.get("origin"))
     )
 
 

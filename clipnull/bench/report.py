@@ -132,8 +132,8 @@ def text(entry: dict) -> str:
     return _joined(entry, aligned)
 
 
-def section(entry: dict) -> str:
-    """The tables of `to_json` as a section in Markdown."""
+def section(entry: dict) -> list[str]:
+    """Paragraphs and tables of a page in Markdown."""
     about = (
         f"{entry['model']} on {entry['pictures']} pictures, {entry['classes']} classes × {entry['domains']} domains; "
         f"{entry['labelled'] or 'no'} labelled pictures of a train split for the baselines that need some. Our "
@@ -147,7 +147,7 @@ def section(entry: dict) -> str:
         + " Embeddings are stored: no pictures to synthesize or to fit to."
         * entry["stored"]
     )
-    return f"## {entry['name'][0].upper()}{entry['name'][1:]}\n\n{about}\n\n{_joined(entry, markdown)}"
+    return [about, _joined(entry, markdown)]
 
 
 def _joined(entry: dict, table: Callable[[Sequence, Sequence[str]], str]) -> str:

@@ -115,8 +115,8 @@ def row_of(
     """What a method did to one request, ready for JSON but for `bits`; None where a figure does not exist.
 
     before, after: (n,) int64, the classes that the pictures are classified as. A picture with -1 in `before`, no
-    answer, does not count. `after` None: the method does not take part and has no figure. changed: (m,) bool, which unrelated
-    pictures got another answer (`evaluate.Others`).
+    answer, does not count. `after` None: the method does not take part and has no figure. changed: (m,) bool,
+    which unrelated pictures got another answer (`evaluate.Others`).
 
     The row holds `classes` and `domains`, None for all of them; the figures of `evaluate.rates` and `collateral`, the
     percentage of `changed`; `accuracy` on the forgotten cells; `chance`, 1/C; `pictures`, the COUNTS of forgotten
