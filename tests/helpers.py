@@ -23,6 +23,7 @@ from clipnull.layers import Gate
 from clipnull.methods.cells import Cells
 from clipnull.models import Clip
 from clipnull.prompts import Vocabulary, embed_cells
+from clipnull.prototypes import Prototypes
 from clipnull.subspace import basis
 
 NIGHTLY = bool(os.environ.get("CLIPNULL_NIGHTLY"))
@@ -135,6 +136,13 @@ def noisy_cells(clip: Clip, vocabulary: Vocabulary, prototypes: object = True, m
     return Cells(texts, F.normalize(texts + noise, dim=-1))
 
 
+def grey_prototypes(clip: Clip, vocabulary: Vocabulary, mask: torch.Tensor) -> Prototypes:
+    """Grey pictures with noise, in the place of synthesized ones, which take a second each."""
+    shape, s = vocabulary.shape, clip.image_size
+    pixels = (128 + 40 * random(*shape, 3, s, s)).clamp(0, 255).to(torch.uint8)
+    return Prototypes(pixels, F.normalize(random(*shape, clip.width), dim=-1) * mask[..., None], mask)
+
+
 def made_of_numbers(seed: int = 4) -> TrainingData:
     """4 classes and 2 domains that add up, 240 pictures around their cells, and noisy copies that show less."""
     c, k, d, n = 4, 2, 48, 240
@@ -149,7 +157,7 @@ def made_of_numbers(seed: int = 4) -> TrainingData:
     return TrainingData(Cells(texts, prototypes), 40.0, z, classes, domains, torch.cat([v, blurred], dim=3))
 
 
-def field_of(data: TrainingData, **changes) -> EvaluationSet:
+def evaluation_set_of(data: TrainingData, **changes) -> EvaluationSet:
     """Other pictures like those of `data`, and words and pictures of something else."""
     other = made_of_numbers(seed=9)
     names = Vocabulary(["bird", "car", "dog", "fish"], ["line", "photo"])

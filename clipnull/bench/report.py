@@ -141,7 +141,7 @@ def section(entry: dict) -> list[str]:
         "(`clipnull.bench.baselines` cites each) forget the same requests in one run. A baseline is a short sketch of "
         "its idea, not its authors' code; those that train, train the last layer only. What is drawn is drawn with "
         f"{entry['seeds']} seeds: means over them, and intervals that reach over all of theirs. Seconds of a processor "
-        "to make one edit, from pictures embedded and synthesized; bytes: what has to be carried. **Bold**: the best "
+        "to make one edit, from pictures embedded and synthesized; kB: what has to be carried. **Bold**: the best "
         f"of a paradigm; of costs, among those that forget at least {NEARLY:.0%} as much as the best. `clean` is a "
         "model retrained without what is forgotten; it does not compete."
         + " Embeddings are stored: no pictures to synthesize or to fit to."

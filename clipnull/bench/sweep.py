@@ -272,7 +272,8 @@ def _unpacked(bits: np.ndarray, n: int) -> np.ndarray:
 
 def table(entries: Sequence[dict], requests: Sequence[Forget], prompts: str = "free") -> str:
     """`entries` of `summary` as plain text: for each paradigm the figures with intervals, then counts of pictures."""
-    entries, blocks = [row for row in entries if row["prompts"] == one_of("prompts", prompts, PROMPTS)], []
+    one_of("prompts", prompts, PROMPTS)
+    entries, blocks = [row for row in entries if row["prompts"] == prompts], []
     for paradigm, n in Counter(request.paradigm for request in requests).items():
         rows = [row for row in entries if row["paradigm"] == paradigm]
         measured = max((row["measured"] for row in rows), default=0)
