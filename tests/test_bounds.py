@@ -6,6 +6,7 @@ import sys
 import bounds
 import numpy as np
 import pytest
+import script
 import torch
 import torch.nn.functional as F
 import write as results
@@ -67,7 +68,7 @@ def test_a_detector_of_pictures_is_one_on_the_cells_to_forget_and_small_elsewher
 def test_the_script_writes_the_curves_and_results_show_them(file, tmp_path, monkeypatch, capsys):
     out = tmp_path / "bounds.json"
     monkeypatch.setattr(sys, "argv", ["bounds.py", file, "--name", "apart", "--json", str(out)])
-    bounds.main()
+    script.run(bounds.__doc__, bounds.measure, bounds.section)
     entry = json.loads(out.read_text(encoding="utf-8"))
     assert (entry["kind"], entry["name"], entry["pictures"]) == ("bound", "bounds, apart", N)
     assert "labelled pictures" in capsys.readouterr().out

@@ -191,7 +191,7 @@ def test_drops_and_counts_by_hand():
     assert row["by_domain"] == {"line": [2, 2, 0], "photo": [2, 2, 1]}
     (entry,) = sweep.summary([row], cats_and_dogs(), [LINE_CATS])
     assert entry["pictures"] == row["pictures"]
-    assert sweep.format_counts(entry) == ["2 → 0 of 2", "2, 1 of 10", "1 of 2", "-"]
+    assert sweep.format_counts(entry) == ["2 → 0 of 2", "2, 1 of 10", "1 of 2", "–"]
 
 
 def test_whole_domains_go_to_chance_by_hand():
@@ -229,8 +229,8 @@ def test_an_approach_that_takes_no_part_has_no_figure():
     row = row_of(cn.Forget(domains=["line"]), BEFORE, None)
     assert all(row[name] is None for name in sweep.COLUMNS)
     (entry,) = sweep.summary([row], cats_and_dogs(), [cn.Forget(domains=["line"])])
-    assert entry["measured"] == 0 and sweep.format_ends("forgetting_rate", entry["forgetting_rate"]) == "-"
-    assert sweep.format_counts(entry) == ["-"] * 4
+    assert entry["measured"] == 0 and sweep.format_ends("forgetting_rate", entry["forgetting_rate"]) == "–"
+    assert sweep.format_counts(entry) == ["–"] * 4
 
 
 def test_pictures_without_an_answer_count_for_nothing():
@@ -298,7 +298,7 @@ def test_the_table_shows_the_chosen_prompts(rows, few):
     keys = ("global", "ridge", "build")
     values = [r["retain_drop"] for r in rows if (r["paradigm"], r["method"], r["prompts"]) == keys]
     line = next(line for line in text.splitlines() if line.startswith("ridge"))
-    assert f"{sum(values) / 3:+.1f} [" in line and line.split().count("-") == 2  # no siblings
+    assert f"{sum(values) / 3:+.1f} [" in line and line.split().count("–") == 2  # no siblings
 
 
 def test_the_command_writes_rows_and_prints_the_table(clip, folder, rows, few, tmp_path, monkeypatch, capsys):

@@ -185,9 +185,9 @@ def _measured(results: dict[str, Comparison], images: Images, expected: Forecast
         before, after = result.answers
         row = sweep.row_of(result.request, "", prompts, before, after, result.images, result.renamed)
         (entry,) = sweep.summary([row], result.images, [result.request])
-        figures = [sweep.format_ends(name, entry[name], "–") for name in sweep.COLUMNS]
+        figures = [sweep.format_ends(name, entry[name]) for name in sweep.COLUMNS]
         rows.append([PROMPT_SETS[prompts], _change(result), *figures, *sweep.format_counts(entry)[1:3]])
-    figures = [sweep.format_ends(n, expected.intervals.get(n, (None,) * 3), "–") for n in sweep.COLUMNS]
+    figures = [sweep.format_ends(n, expected.intervals.get(n, (None,) * 3)) for n in sweep.COLUMNS]
     rows.append(["forecast of the first row, from names alone", _change(expected), *figures, "–", "–"])
     columns = ["prompts", "right on forgotten cells", *sweep.COLUMNS.values(), "kept pictures: lost, gained"]
     what = "pictures" if images.has_pixels else "stored embeddings of pictures"

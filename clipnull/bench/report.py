@@ -201,7 +201,7 @@ def _cells(row: dict, best: dict[tuple[str, str], set[str]]) -> list[str]:
     size = "–" if row["bytes"] is None else f"{row['bytes'] / 1024:.1f}"
     takes = [f"{row['measured']} of {row['requests']}", entrant.pictures, "yes" if entrant.trains else "no"]
     figures = [
-        f"{bold}{format_ends(column, row[column], '–')}{bold}"
+        f"{bold}{format_ends(column, row[column])}{bold}"
         for column in COLUMNS
         for bold in ["**" * (name in best[row["paradigm"], column])]
     ]

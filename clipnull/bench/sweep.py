@@ -288,25 +288,25 @@ def table(entries: Sequence[dict], requests: Sequence[Forget], prompts: str = "f
     return "\n\n".join(blocks)
 
 
-def format_ends(name: str, ends: Sequence[float | None], none: str = "-") -> str:
-    """A mean and its interval, a rate with three digits, points and percentages with one; `none` where it is None."""
+def format_ends(name: str, ends: Sequence[float | None]) -> str:
+    """A mean and its interval, a rate with three digits, points and percentages with one; a dash where it is None."""
     mean, low, high = (math.nan if x is None else x for x in ends)
     form = ".3f" if name == "forgetting_rate" else ".1f" if name == "collateral" else "+.1f"
     if math.isnan(mean):
-        return none
+        return "–"
     return f"{mean:{form}}" + ("" if math.isnan(low) else f" [{low:{form}}, {high:{form}}]")
 
 
-def format_counts(row: dict, none: str = "-") -> list[str]:
-    """The counts of an entry of `summary` in the order of COUNTED; `none` where the method took no part."""
+def format_counts(row: dict) -> list[str]:
+    """The counts of an entry of `summary` in the order of COUNTED; dashes where the method took no part."""
     if row["forgetting_rate"][0] is None:
-        return [none] * len(COUNTED)
+        return ["–"] * len(COUNTED)
     n = row["pictures"]
     return [
         f"{n['before']} → {n['after']} of {n['forgotten']}",
         f"{n['lost']}, {n['gained']} of {n['kept']}",
         f"{n['worst_lost']} of {n['worst_of']}",
-        f"{n['renamed']} of {n['others']}" if n["others"] else none,
+        f"{n['renamed']} of {n['others']}" if n["others"] else "–",
     ]
 
 

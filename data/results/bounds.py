@@ -11,32 +11,28 @@ yardstick and not a method.
   domains is swept.
 """
 
-import argparse
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import product
-from pathlib import Path
 
 import numpy as np
+import script
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from clipnull.bench.sweep import COLUMNS, every_request
-from clipnull.datasets.loading import load_images, name_of
 from clipnull.edit import Edit
 from clipnull.embedding import embed, readable
 from clipnull.evaluate import accuracy_matrix, classify, is_measurable, others_of, rates
-from clipnull.files import aligned, markdown, write_text
+from clipnull.files import markdown
 from clipnull.images import Images
 from clipnull.methods import solve
 from clipnull.methods.cells import Cells
 from clipnull.methods.oblique import decoy_of
-from clipnull.models import Clip, load
+from clipnull.models import Clip
 from clipnull.prompts import text_classifiers
-from clipnull.stored import is_stored
 from clipnull.unlearning import embed_vocabulary
 from clipnull.vocabulary import Forget
 
@@ -133,7 +129,7 @@ def curves(clip: Clip, images: Images) -> list[dict]:
     unit = float((1 - (apart.sum(1) - 1) / max(1, len(apart) - 1)).mean())
     rows: dict[tuple[str, str, bool, float], list[dict[str, float]]] = {}
 
-    def measure(request: Forget, method: str, labelled: bool, setting: float, changes: Sequence[Change]) -> None:
+    def keep(request: Forget, method: str, labelled: bool, setting: float, changes: Sequence[Change]) -> None:
         after = torch.empty(len(z), dtype=torch.int64)
         for side, change in zip(sides, changes, strict=True):
             after[side] = classify(z[side], classifier, images.domains[side], change)
@@ -151,11 +147,11 @@ def curves(clip: Clip, images: Images) -> list[dict]:
             continue
         oblique, fitted = solve(cells, mask, "oblique"), [matrix(cells, mask, half) for half in halves]
         for s in STRENGTHS:
-            measure(request, "oblique", False, s, [replace(oblique, left=s * oblique.left).images] * 2)
-            measure(request, "oblique", True, s, [replace(edit, left=s * edit.left).images for edit in fitted])
+            keep(request, "oblique", False, s, [replace(oblique, left=s * oblique.left).images] * 2)
+            keep(request, "oblique", True, s, [replace(edit, left=s * edit.left).images for edit in fitted])
         for x in OFFSETS:
-            measure(request, "gated", False, x, [solve(cells, mask, "gated", offset=x * unit).images] * 2)
-            measure(request, "gated", True, x, [gate(cells, mask, half, x) for half in halves])
+            keep(request, "gated", False, x, [solve(cells, mask, "gated", offset=x * unit).images] * 2)
+            keep(request, "gated", True, x, [gate(cells, mask, half, x) for half in halves])
     return [
         {
             "paradigm": paradigm,
@@ -176,24 +172,13 @@ def _mean(values: Sequence[float]) -> float | None:
     return round(float(np.mean(known)), 4) if known else None
 
 
-def to_json(name: str, images: Images, found: Sequence[dict]) -> dict:
-    """`curves` with the name of the pictures."""
-    return {"kind": "bound", "name": f"bounds, {name}", "pictures": len(images), "curves": list(found)}
-
-
-def table(entry: dict, form: Callable[[Sequence, Sequence[str]], str]) -> str:
-    """The curves as a table. form: `markdown` or `aligned`."""
-    forms = dict.fromkeys(FIGURES, "+.1f") | {"forgetting_rate": ".3f", "collateral": ".1f"}
-    rows = []
-    for curve in entry["curves"]:
-        source = "labelled pictures" if curve["labelled"] else "names"
-        for point in curve["points"]:
-            figures = ["–" if point[f] is None else f"{point[f]:{forms[f]}}" for f in FIGURES]
-            rows.append([curve["paradigm"], curve["method"], source, f"{point['setting']:g}", *figures])
-    return form(rows, ["paradigm", "method", "made from", "setting", *(COLUMNS[name] for name in FIGURES)])
+def measure(name: str, clip: Clip, images: Images) -> dict:
+    """`curves` with the name of the pictures, ready for JSON."""
+    return {"kind": "bound", "name": f"bounds, {name}", "pictures": len(images), "curves": curves(clip, images)}
 
 
 def section(entry: dict) -> list[str]:
+    """Paragraphs and tables of a page in Markdown."""
     about = (
         f"The same forms of edits from names alone and with labelled pictures (half of {entry['pictures']}, measured "
         "on the other half, and the other way round; `data/results/bounds.py`). Where labelled pictures reach what "
@@ -202,23 +187,16 @@ def section(entry: dict) -> list[str]:
         "the score of the forgotten domains. A whole domain that is sent to one answer is right where that answer is "
         "true, so that an empty cell or two decides how near to chance that is."
     )
-    return [about, table(entry, markdown)]
-
-
-def main() -> None:
-    """Measure DATA, print the table and write --json."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("data", nargs="?", help="pictures or stored embeddings [the embedded miniworld]")
-    parser.add_argument("--name", help="of the pictures, as results show it [that of the folder]")
-    parser.add_argument("--json", type=Path, help="for data/results/write.py")
-    args = parser.parse_args()
-    images = load_images(args.data)
-    clip = load(args.data if is_stored(args.data) else "miniclip")
-    entry = to_json(args.name or name_of(args.data), images, curves(clip, images))
-    if args.json:
-        write_text(args.json, json.dumps(entry, indent=1, allow_nan=False) + "\n")
-    print(table(entry, aligned))
+    forms = dict.fromkeys(FIGURES, "+.1f") | {"forgetting_rate": ".3f", "collateral": ".1f"}
+    rows = []
+    for curve in entry["curves"]:
+        source = "labelled pictures" if curve["labelled"] else "names"
+        for point in curve["points"]:
+            figures = ["–" if point[f] is None else f"{point[f]:{forms[f]}}" for f in FIGURES]
+            rows.append([curve["paradigm"], curve["method"], source, f"{point['setting']:g}", *figures])
+    columns = ["paradigm", "method", "made from", "setting", *(COLUMNS[name] for name in FIGURES)]
+    return [about, markdown(rows, columns)]
 
 
 if __name__ == "__main__":
-    main()
+    script.run(__doc__, measure, section)

@@ -1,26 +1,22 @@
 """How good forecasts are: each beside what pictures say, for every request, method and strength."""
 
-import argparse
-import json
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
+import script
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from clipnull.bench.sweep import PARADIGMS, every_request
-from clipnull.datasets.loading import load_images, name_of
 from clipnull.embedding import embed
 from clipnull.evaluate import accuracy_matrix, classify, rates
-from clipnull.files import aligned, markdown, write_text
+from clipnull.files import markdown
 from clipnull.forecasting.outlook import best_of, candidates, is_usual, points
 from clipnull.images import Images
-from clipnull.models import Clip, load
-from clipnull.stored import is_stored
+from clipnull.models import Clip
 from clipnull.unlearning import embed_vocabulary, outlook_of
 
 FIGURES = {
@@ -104,6 +100,10 @@ class Redrawn:
         return {f: _rounded([float(np.mean([x for x in off[f] if x == x] or [math.nan]))])[0] for f in FIGURES}
 
 
+def measure(name: str, clip: Clip, images: Images) -> dict:
+    return to_json(name, *check(clip, images))
+
+
 def to_json(name: str, rows: Sequence[dict], choices: Sequence[dict]) -> dict:
     """What `check` measured, summed up. name: of the pictures, for results.
 
@@ -172,6 +172,7 @@ def _choice(choices: Sequence[dict]) -> dict:
 
 
 def section(entry: dict) -> list[str]:
+    """Paragraphs and tables of a page in Markdown."""
     about = (
         f"`cn.forecast`, from names and prototypes alone, beside what pictures show: {entry['requests']} requests, "
         "each class, cell and domain alone. Mean error of the forecast of one request (in brackets: of the mean over "
@@ -185,13 +186,9 @@ def section(entry: dict) -> list[str]:
         f"rate, minus the retain drop and that of siblings), the best in hindsight {choice['best']:.1f}; within 2 "
         f"points of it: {100 * choice['near']:.0f} % of requests. One method for all, at its default: {usual}."
     )
-    return [about, table(entry, markdown), _targets(entry["errors"][0]), chosen]
-
-
-def table(entry: dict, form: Callable[[Sequence, Sequence[str]], str]) -> str:
-    """Errors by method. form: `markdown` or `aligned`."""
     rows = [[row["method"], *(_cell(row[f], _form(f)) for f in FIGURES)] for row in entry["errors"]]
-    return form(rows, ["method", *FIGURES.values()])
+    table = markdown(rows, ["method", *FIGURES.values()])
+    return [about, table, _targets(entry["errors"][0]), chosen]
 
 
 def _form(figure: str) -> str:
@@ -200,7 +197,7 @@ def _form(figure: str) -> str:
 
 def _cell(figures: Sequence[float | None], form: str) -> str:
     error, mean, inside, noise = figures
-    return "-" if error is None else f"{error:{form}} ({mean:{form}}; {100 * inside:.0f} %; noise {noise:{form}})"
+    return "–" if error is None else f"{error:{form}} ({mean:{form}}; {100 * inside:.0f} %; noise {noise:{form}})"
 
 
 def _targets(row: dict) -> str:
@@ -217,20 +214,5 @@ def _targets(row: dict) -> str:
     return f"Mean errors and targets: {', '.join(texts)}."
 
 
-def main() -> None:
-    """Measure DATA, print the table and write --json."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("data", nargs="?", help="pictures or stored embeddings [the embedded miniworld]")
-    parser.add_argument("--name", help="of the pictures, as results show it [that of the folder]")
-    parser.add_argument("--json", type=Path, help="for data/results/write.py")
-    args = parser.parse_args()
-    images = load_images(args.data)
-    clip = load(args.data if is_stored(args.data) else "miniclip")
-    entry = to_json(args.name or name_of(args.data), *check(clip, images))
-    if args.json:
-        write_text(args.json, json.dumps(entry, indent=1, allow_nan=False) + "\n")
-    print(table(entry, aligned))
-
-
 if __name__ == "__main__":
-    main()
+    script.run(__doc__, measure, section)

@@ -128,7 +128,7 @@ def title(entry: dict) -> str:
 def best(entry: dict) -> str:
     """The three best methods on one data set, with intervals."""
     rows = [
-        [row["paradigm"], f"`{row['method']}`", *(format_ends(name, row[name], "–") for name in FIGURES)]
+        [row["paradigm"], f"`{row['method']}`", *(format_ends(name, row[name]) for name in FIGURES)]
         for row in entry["summary"]
         if row["method"] in BEST
     ]
@@ -179,9 +179,9 @@ def bench_section(entry: dict) -> list[str]:
     for row in entry["summary"]:
         start = [row["paradigm"], f"`{row['method']}`", f"{row['measured']} of {row['requests']}"]
         pairs = "–" if row.get("pair_forgetting") is None else f"{row['pair_forgetting']:.2f}"
-        ends = [format_ends(name, row[name], "–") for name in COLUMNS]
+        ends = [format_ends(name, row[name]) for name in COLUMNS]
         figures.append([*start, *ends, pairs, row.get("form") or "–"])
-        counts.append([*start, *format_counts(row, "–")])
+        counts.append([*start, *format_counts(row)])
     head = ["paradigm", "method", "requests"]
     about = "Pairwise: forgetting where only the forgotten name and one other may be given; .5 is ignorance. Form: a "
     about += (
