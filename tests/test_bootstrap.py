@@ -20,17 +20,13 @@ def pictures(c=4, k=3, n=10, seed=0):
 
 
 def forget(images, paradigm="selective"):
+    """The masks of all single classes, cells or domains: (R, C, K)."""
     c, k = images.vocabulary.shape
-    full = {"global": c, "selective": c * k, "complete": k}[paradigm]
-    masks = np.zeros((full, c, k), bool)
-    for i in range(full):
-        if paradigm == "global":
-            masks[i, i] = True
-        elif paradigm == "complete":
-            masks[i, :, i] = True
-        else:
-            masks[i, i // k, i % k] = True
-    return masks
+    if paradigm == "global":
+        return np.eye(c, dtype=bool)[:, :, None].repeat(k, 2)
+    if paradigm == "complete":
+        return np.eye(k, dtype=bool)[:, None].repeat(c, 1)
+    return np.eye(c * k, dtype=bool).reshape(c * k, c, k)
 
 
 def trial(images, masks, before=0.8, gone=0.9, flips=0.05, seed=1):
