@@ -1,19 +1,16 @@
-"""An edit of the joint space, kept as two thin factors: edit embeddings, apply, take back, save, load."""
+"""An edit of a CLIP: what it does to embeddings, how it gets into a model and out again, and the file that keeps it."""
 
 import hashlib
 import json
-import math
-import re
-import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
 from .errors import brief, printable
@@ -22,228 +19,24 @@ from .layers import LARGEST, ROWS, EditLayer, Gate, is_sound, rebuild
 from .models import Clip
 from .vocabulary import Forget
 
-# --- The file of an edit
-
 FORMAT, VERSION = "clipnull-edit", "2"
-TEXTS = ("format", "version", "method", "request", "settings", "fingerprint", "model")  # of version 1
-KEYS = {"1": {*TEXTS}, "2": {*TEXTS, "after", "sha256"}}
-RANKS = {
-    "left": 2,
-    "right": 2,
-    "bias": 1,
-    "threshold": 1,
-    "mean_text": 1,
-    "gate.domains": 2,
-    "gate.open": 2,
-    "gate.replaced": 1,
-    "gate.average": 1,
-    "gate.offset": 1,
-    "gate.spread": 2,
-}
-BOOLEAN = {"gate.open", "gate.replaced"}
-FLOATING = {"F16", "BF16", "F32", "F64"}
-MOST_BYTES, WIDEST = 2**30, 2**16
-LONGEST = {"request": 1_000_000, "settings": 100_000}  # characters of JSON
-DEEPEST = 8  # a union of requests needs four
-
-
-def write_patch(
-    path: str | Path, tensors: Mapping[str, Tensor], request: object, settings: object, **texts: str
-) -> Path:
-    """Write tensors and texts to a file of the newest version, whole or not at all; returns its path.
-
-    Raises ValueError if request or settings are not JSON, or are not what `read` takes, and OSError if there is no
-    place to write.
-    """
-    try:
-        told = {"request": json.dumps(request, allow_nan=False), "settings": json.dumps(settings, allow_nan=False)}
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"request, settings: {error}; expected values that JSON knows") from error
-    metadata = {"format": FORMAT, "version": VERSION, **told, **texts}
-    _fields(metadata)
-    metadata["sha256"] = checksum(tensors, metadata)
-    content = save(dict(tensors), metadata)
-    with written(path) as temporary:
-        temporary.write_bytes(content)
-    return Path(path)
-
-
-def read_patch(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors in a file that `write` wrote, and its fields: method, request, settings, fingerprint, model, after.
-
-    Raises ValueError for a file that is damaged, no patch, or holds what no patch holds.
-    """
-    path = Path(path)
-    if path.exists() and not path.is_file():
-        raise ValueError(f"path: {str(path)!r} is no file; expected one that Edit.save wrote")
-    if path.exists() and path.stat().st_size > MOST_BYTES:
-        raise ValueError(f"path: {str(path)!r} is of {path.stat().st_size:,} bytes; expected at most {MOST_BYTES:,}")
-    content = path.read_bytes()  # at once: safe_open opens a path twice, and another process may replace it in between
-    try:
-        with tempfile.TemporaryDirectory() as folder, safe_open(_copy(content, folder), "pt") as file:
-            metadata = file.metadata() or {}
-            version = metadata.get("version")
-            if metadata.get("format") != FORMAT or version not in KEYS:
-                raise ValueError(
-                    f"path: {str(path)!r} says format {brief(metadata.get('format'))}, version {brief(version)}; "
-                    f"expected {FORMAT!r}, version '1' or {VERSION!r}"
-                )
-            try:
-                tensors = _tensors(file)
-                fields = _fields(metadata)
-                if version != "1" and metadata.get("sha256") != checksum(tensors, metadata):
-                    raise ValueError("its checksum is not that of its content; expected a file as Edit.save wrote it")
-            except ValueError as error:
-                raise ValueError(f"path: {str(path)!r} holds no valid edit: {error}") from error
-    except SafetensorError as error:
-        raise ValueError(
-            f"path: {str(path)!r} is no whole safetensors file ({brief(str(error), 300)}); expected one that Edit.save "
-            "wrote"
-        ) from error
-    return tensors, fields
-
-
-def _copy(content: bytes, folder: str) -> Path:
-    """A file of ours with that content, in `folder`."""
-    path = Path(folder, "patch")
-    path.write_bytes(content)
-    return path
-
-
-def checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
-    """SHA-256 over names, dtypes, shapes and bytes of `tensors`, and over `metadata` but for the checksum in it."""
-    shapes = [[name, str(value.dtype), list(value.shape)] for name, value in sorted(tensors.items())]
-    texts = sorted((key, value) for key, value in metadata.items() if key != "sha256")
-    digest = hashlib.sha256(json.dumps([shapes, texts]).encode())
-    for _, value in sorted(tensors.items()):
-        digest.update(_bytes(value).numpy().data)
-    return digest.hexdigest()
-
-
-def _bytes(value: Tensor) -> Tensor:
-    """A copy of what `value` is made of: (bytes,) uint8."""
-    flat = torch.empty(value.numel(), dtype=value.dtype)  # one of its own has strides that can be viewed as bytes
-    return flat.copy_(value.detach().flatten()).view(torch.uint8)
-
-
-def _tensors(file: Any) -> dict[str, Tensor]:
-    """The tensors of an open file, as stored: names, types and ranks are looked at before anything is read."""
-    names = file.keys()
-    for name in names:
-        if name not in RANKS:
-            raise ValueError(f"a tensor {brief(name)}; expected some of {', '.join(RANKS)}")
-        kind, shape = file.get_slice(name).get_dtype(), tuple(file.get_slice(name).get_shape())
-        if len(shape) != RANKS[name] or max(shape) > WIDEST:
-            raise ValueError(f"{name} of shape {brief(shape)}; expected {RANKS[name]} dimensions, none over {WIDEST:,}")
-        if (kind != "BOOL") if name in BOOLEAN else (kind not in FLOATING):
-            raise ValueError(f"{name} of type {kind}; expected {'BOOL' if name in BOOLEAN else 'a floating one'}")
-    if "left" not in names:
-        raise ValueError("'left' is missing; expected the factors of an edit")
-    tensors = {}
-    for name in names:
-        stored = file.get_tensor(name)  # a view of the file, which may change: what comes out is a copy
-        content = stored.contiguous().view(-1).view(torch.uint8).clone()
-        if name in BOOLEAN and (content > 1).any():
-            raise ValueError(f"{name} with bytes that are no truth values; expected 0 and 1")
-        tensors[name] = content.view(stored.dtype).view(stored.shape)
-    return tensors
-
-
-def _fields(metadata: Mapping[str, str]) -> dict[str, Any]:
-    """What the texts of a file say, each of its right kind."""
-    wanted = KEYS[metadata["version"]]
-    missing, foreign = wanted - {*metadata, "sha256"}, metadata.keys() - wanted
-    if missing or foreign:
-        raise ValueError(
-            f"{brief(sorted(missing or foreign)[0])} is {'missing' if missing else 'not known'} in its head"
-        )
-    for key in ("method", "model", "fingerprint"):
-        if len(metadata[key]) > 4_000 or not printable(metadata[key]):
-            raise ValueError(f"{key}: {brief(metadata[key])}; expected a text of at most 4,000 characters, as printed")
-    after = metadata.get("after", "")
-    if not re.fullmatch("([0-9a-f]{16})?", after):
-        raise ValueError(f"after: {brief(after)}; expected nothing or 16 hexadecimal digits")
-    request, settings = (_json(key, metadata[key]) for key in ("request", "settings"))
-    if request is not None:
-        Forget.from_dict(request)
-    if not isinstance(settings, dict) or not all(map(_is_setting, settings, settings.values())):
-        raise ValueError(f"settings: {brief(settings)}; expected names with finite numbers, texts, True or False")
-    texts = {key: metadata[key] for key in ("method", "model", "fingerprint")}
-    return texts | {"request": request, "settings": settings, "after": after}
-
-
-def _json(key: str, text: str) -> Any:
-    """What JSON says; its length and depth are looked at before it is parsed."""
-    if len(text) > LONGEST[key]:
-        raise ValueError(f"{key}: {len(text):,} characters; expected at most {LONGEST[key]:,}")
-    depth = deepest = 0
-    for bracket in re.findall(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', text):
-        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(bracket, 0)
-        deepest = max(deepest, depth)
-    if deepest > DEEPEST:
-        raise ValueError(f"{key}: brackets {deepest:,} deep; expected at most {DEEPEST}")
-
-    def refuse(constant: str) -> None:
-        raise ValueError(f"{key}: {constant}; expected finite numbers")
-
-    try:
-        return json.loads(text, parse_constant=refuse)
-    except ValueError as error:
-        raise ValueError(f"{key}: {brief(text)} is no JSON ({error}); expected what Edit.save wrote") from error
-
-
-def _is_setting(name: str, value: object) -> bool:
-    if not isinstance(name, str) or len(name) > 200 or not printable(name):
-        return False
-    if isinstance(value, str):
-        return len(value) <= 4_000 and printable(value)
-    if isinstance(value, int):
-        return abs(value) < 2**63
-    return value is None or isinstance(value, float) and math.isfinite(value)
-
-
-# --- edit
+TEXTS = ("method", "model", "fingerprint", "after")
+KEYS = {"format", "version", "request", "settings", "sha256", *TEXTS}
+MAX_BYTES = 2**30
 
 
 @dataclass(frozen=True, eq=False)
 class Edit:
-    """What an unlearning method takes away from an image embedding: z -> z - (z left) right^T + bias.
+    """An edit z -> z - (z left) right^T (+ bias), thin factors in place of a matrix.
 
-    Stored as two thin factors, as EleutherAI's concept-erasure stores LEACE. With a threshold,
-    z -> z - relu(z left - threshold |z|) right^T, a hidden layer. With a gate,
-    z -> z - (relu(z left) * open[k]) right^T for a picture classified as domain k, see `gates.Gate`.
+    left, right: (d, r) float64; `left` reads how much of each forgotten direction is in z, `right` says what is
+    subtracted for it. method, request, settings: what made it. fingerprint, model: of the unedited model it was made
+    for; empty: any. bias: (d,). gate: when it acts (`layers.Gate`). threshold: (r,); a direction counts from threshold
+    |z| on, and the edit is a hidden layer. after: `history` of the edits it was made after. mean_text: (d,), the mean
+    text of the vocabulary: an index of the same model leans to it.
 
-    Parameters
-    ----------
-    left, right : (d, r) float64
-        `left` reads how much of each forgotten direction is in z, `right` says what is subtracted for it; for an
-        orthogonal projection they are the same basis.
-    method : str
-        What made it, such as "nullspace".
-    request : Forget or None
-        What it forgets; of an edit from a file, what JSON keeps of that.
-    settings : dict
-        The settings of the method.
-    fingerprint, model : str
-        Of the unedited model it was made for, and the name of that model; empty: for any.
-    bias : (d,), optional
-    gate : Gate, optional
-    after : str
-        Of an edit that was made on an edited model: which edits it comes after, as `history` says. Empty: it was made
-        on the bare model, and goes with other such edits in any order.
-    threshold : (r,), optional
-        With neither bias nor gate.
-    mean_text : (d,), optional
-        The mean text embedding of the vocabulary: an index of pictures of the same model leans to it.
+    Raises ValueError for shapes that do not fit together, and for values that are not finite or above `layers.LARGEST`.
 
-    Raises
-    ------
-    ValueError
-        For factors that are not floating, shapes that do not fit together, and values that are not finite or so large
-        (above `gates.LARGEST`) that they would overflow in a model.
-
-    Examples
-    --------
     >>> import clipnull as cn, torch
     >>> u = torch.tensor([[1.0], [0.0], [0.0]], dtype=torch.float64)
     >>> edit = cn.Edit(u, u, "by hand")
@@ -310,16 +103,14 @@ class Edit:
     def matrix(self) -> Tensor:
         """P = I - left right^T, so that a linear edit is z -> z P + bias: (d, d)."""
         if not self.linear:
-            raise ValueError(f"edit: one of form {self.form!r} is no single matrix; expected a linear one")
+            raise ValueError(f"edit: one of form {self.form!r} is not a single matrix; expected a linear one")
         return torch.eye(len(self.left), dtype=self.left.dtype) - self.left @ self.right.T
 
     def images(self, z: Tensor) -> Tensor:
-        """Edited embeddings of pictures, (n, d) -> (n, d): computed in float64 and cast back. They are not normalised.
+        """Edited embeddings of pictures, (n, d) -> (n, d): computed in float64, cast back, not normalised.
 
-        ROWS of them at a time, so that nothing but the result grows with n. Where queries are edited in place of the
-        pictures (`queries`), all inner products are the same. Cosines are not: an edited unit row is as long as
-        1 - m to 1 + m, m = |images(z) - z|, so a cosine is the inner product divided by a number in that range. The
-        order of two pictures can change only if one score is less than (1 + m) / (1 - m) times the other.
+        An edited unit row is 1 - m to 1 + m long, m = |images(z) - z|. So its cosine to a query is the inner product
+        divided by a number in that range.
         """
         if z.ndim != 2 or z.shape[1] != len(self.left):
             raise ValueError(f"z: shape {tuple(z.shape)} is not valid; expected (n, {len(self.left)})")
@@ -334,20 +125,14 @@ class Edit:
         return edited
 
     def queries(self, t: Tensor) -> Tensor:
-        """Edited embeddings of queries for an index that stays as it is: t -> t P^T, (n, d) or (d,). Not normalised.
+        """Edited embeddings of queries for an index that stays as it is: t -> t P^T, (n, d) or (d,), not normalised.
 
-        <z P, t> = <z, t P^T>: each picture z scores as it would if `images` had edited it and nothing were normalised
-        after. `images` says how far the cosine with a normalised edited picture is from that.
-
+        <z P, t> = <z, t P^T>: each picture z scores as if `images` had edited it and nothing were normalised after.
         Raises ValueError for an edit that is more than one matrix: it depends on the picture, which a query lacks.
         """
         if not self.linear or self.bias is not None:
-            why = (
-                f"one of form {self.form!r} decides for each picture anew, and a query holds none"
-                if self.bias is None
-                else "its bias adds <bias, t> to every score, which no other query does"
-            )
-            raise ValueError(f"edit: {why}; expected a linear one without bias, or an index edited by `images`")
+            what = f"form {self.form!r}" if self.bias is None else "a bias"
+            raise ValueError(f"edit: of {what}; expected a single matrix, or an index edited by `images`")
         if t.ndim not in (1, 2) or t.shape[-1] != len(self.left):
             raise ValueError(f"t: shape {tuple(t.shape)} is not valid; expected (n, {len(self.left)}) or one row of it")
         wide = t.double()
@@ -359,12 +144,11 @@ class Edit:
         return EditLayer(self.left, self.right, self.bias, self.gate, dtype, self.threshold)
 
     def apply(self, clip: Clip) -> Clip:
-        """`clip` with the edit on top. The given model is untouched; all other weights are shared with it.
+        """`clip` with the edit on top. The given model stays as it is; all other weights are shared with it.
 
         A linear edit is multiplied into a copy of the projection: W becomes W P, a bias b becomes b P + bias. An edit
-        of another form, all that follow it, and a bias for which the tower has no place, run after the tower, on what
-        `encode_image` and `visual` give; `forward_intermediates` goes past them.
-        Only the pooled embedding changes: CoCa's captions come from tokens before the projection and still leak.
+        of another form, and all that follow it, run after the tower, on what `encode_image` and `visual` give. Only the
+        pooled embedding changes: CoCa's captions come from tokens before the projection and still leak.
 
         Raises ValueError if the edit was made for other weights, after other edits, or for another width.
         """
@@ -374,20 +158,18 @@ class Edit:
     def remove(self, clip: Clip) -> Clip:
         """`clip` without this edit: the unedited model with the other edits, in their order.
 
-        If none is left, the very model that was edited. Edits made on the bare model come off in any order; one that
-        another was made after comes off only after that. Raises ValueError else, and if the edit is not one of
-        `clip.edits`.
+        Raises ValueError if it is not among `clip.edits`, or if another edit was made after it.
         """
         for i in reversed(range(len(clip.edits))):
             if self.same(clip.edits[i]):
-                left = clip.edits[:i] + clip.edits[i + 1 :]
-                for j, edit in enumerate(left):
-                    if edit.after and edit.after != history(left[:j]):
+                others = clip.edits[:i] + clip.edits[i + 1 :]
+                for j, edit in enumerate(others):
+                    if edit.after and edit.after != history(others[:j]):
                         raise ValueError(
                             f"clip: its edit {j + 2} ({edit.method}) was made after this one ({self.method}); expected "
                             "that one to be removed first"
                         )
-                return rebuild(clip.base or clip, left)
+                return rebuild(clip.base or clip, others)
         raise ValueError(
             f"clip: this edit ({self.method}) is not among its {len(clip.edits)} edits; expected a model "
             "it was applied to"
@@ -419,39 +201,53 @@ class Edit:
         """Write the edit to a safetensors file, factors in float32; returns its path.
 
         The request is a Forget, or what `Forget.as_dict` gives, or None; settings are numbers, texts, True and False.
-        Raises ValueError for other ones, and OSError if the file cannot be written; then nothing is.
+        Raises ValueError for others, and OSError if the file cannot be written; then nothing is.
         """
         request = self.request.as_dict() if hasattr(self.request, "as_dict") else self.request
-        mean = {} if self.mean_text is None else {"mean_text": self.mean_text.float().cpu().contiguous()}
-        return write_patch(
-            path,
-            self.tensors() | mean,
-            request,
-            self.settings,
-            method=self.method,
-            fingerprint=self.fingerprint,
-            model=self.model,
-            after=self.after,
-        )
+        tensors = self.tensors()
+        if self.mean_text is not None:
+            tensors["mean_text"] = self.mean_text.float().cpu().contiguous()
+        try:
+            values = {
+                "request": json.dumps(request, allow_nan=False),
+                "settings": json.dumps(self.settings, allow_nan=False),
+            }
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ValueError(f"request, settings: {error}; expected values that JSON knows") from error
+        metadata = {"format": FORMAT, "version": VERSION} | values | {key: getattr(self, key) for key in TEXTS}
+        metadata["sha256"] = checksum(tensors, metadata)
+        _fields_of(metadata)
+        content = save(tensors, metadata)
+        with written(path) as temporary:
+            temporary.write_bytes(content)
+        return Path(path)
 
     @classmethod
     def load(cls, path: str | Path, clip: Clip | None = None) -> "Edit":
         """The edit in a file that `save` wrote; its request comes back as what JSON keeps of it.
 
-        clip: the model it is meant for, or an edited one. The file may be of anybody: nothing in it is run.
+        clip: the model it is meant for, or an edited one. The file may be anybody's: nothing in it is run.
 
         Raises ValueError for a file that is damaged, not an edit, or holds NaN, and for a `clip` of other weights.
         """
-        tensors, told = read_patch(path)
+        path = Path(path)
+        if path.exists() and not (path.is_file() and path.stat().st_size <= MAX_BYTES):
+            raise ValueError(f"path: {str(path)!r} is not a file of at most {MAX_BYTES:,} bytes")
+        content = path.read_bytes()
         try:
+            tensors = {name: _sound(value) for name, value in load(content).items()}
+            metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__", {})
+            texts = _fields_of(metadata)
+            if metadata["sha256"] != checksum(tensors, metadata):
+                raise ValueError("its checksum is not that of its content")
             parts: dict[str, Any] = {name: t.double() if t.is_floating_point() else t for name, t in tensors.items()}
-            gate = {
-                name: parts.pop(f"gate.{name}") for name in (f.name for f in fields(Gate)) if f"gate.{name}" in parts
-            }
+            gate = {name.removeprefix("gate."): parts.pop(name) for name in tensors if name.startswith("gate.")}
             parts.setdefault("right", parts["left"])
-            edit = cls(**parts, **told, gate=Gate(**gate) if gate else None)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"path: {str(path)!r} holds no valid edit: {error}") from error
+            edit = cls(**parts, **texts, gate=Gate(**gate) if gate else None)
+        except (TypeError, ValueError, KeyError, RecursionError, SafetensorError) as error:
+            raise ValueError(
+                f"path: {str(path)!r} holds no valid edit ({brief(str(error), 300)}); expected what Edit.save wrote"
+            ) from error
         if clip:
             edit.validate_for(clip)
         return edit
@@ -481,3 +277,45 @@ def history(edits: Sequence[Edit]) -> str:
     for edit in edits:
         digest.update(checksum(edit.tensors(), {}).encode())
     return digest.hexdigest()[:16] if edits else ""
+
+
+def checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes of `tensors`, and over `metadata` but for the checksum in it."""
+    shapes = [[name, str(value.dtype), list(value.shape)] for name, value in sorted(tensors.items())]
+    texts = sorted((key, value) for key, value in metadata.items() if key != "sha256")
+    digest = hashlib.sha256(json.dumps([shapes, texts]).encode())
+    for _, value in sorted(tensors.items()):
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _sound(value: Tensor) -> Tensor:
+    """`value`; a bool only if its bytes are 0 or 1."""
+    if value.dtype == torch.bool and (value.view(torch.uint8) > 1).any():
+        raise ValueError("truth values with other bytes than 0 and 1")
+    return value
+
+
+def _fields_of(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """What the metadata of a patch say, each of its kind; ValueError for anything else."""
+    if metadata.get("format") != FORMAT or metadata.get("version") != VERSION or metadata.keys() != KEYS:
+        raise ValueError(
+            f"it says {brief(dict(metadata))}; expected {FORMAT!r}, version {VERSION!r}, with {sorted(KEYS)}"
+        )
+    for key in TEXTS:
+        if len(metadata[key]) > 4_000 or not printable(metadata[key]):
+            raise ValueError(f"{key}: {brief(metadata[key])}; expected a printable text of at most 4,000 characters")
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} in JSON; expected finite numbers")
+
+    request, settings = (json.loads(metadata[key], parse_constant=refuse) for key in ("request", "settings"))
+    if request is not None:
+        Forget.from_dict(request)
+    if not isinstance(settings, dict) or not all(
+        value is None or isinstance(value, str | int | float) for value in settings.values()
+    ):
+        raise ValueError(f"settings: {brief(settings)}; expected names with numbers, texts, True or False")
+    if not all(map(printable, [*settings, *(v for v in settings.values() if isinstance(v, str))])):
+        raise ValueError(f"settings: {brief(settings)}; expected printable texts")
+    return {key: metadata[key] for key in TEXTS} | {"request": request, "settings": settings}

@@ -1,24 +1,21 @@
-"""An edit at work: a module that changes embeddings after the tower, and the gate that says when it acts."""
+"""An edit at work: a layer behind the tower, the gate that says when it acts, and a model that carries edits."""
 
-import copy
 from collections import OrderedDict
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .models import Clip
-from .towers import Projection, find_projection, find_text_projection, uncompiled
+from .towers import Projection, find_projection, find_text_projection, share, uncompiled
 
-if TYPE_CHECKING:
-    from .edit import Edit
-
+Edits = tuple[Any, ...]
+"""Of `edit.Edit`, which stands on this module."""
 
 LARGEST = 1e12
 """The largest value in an edit: the product of two such, times an embedding, is far from what float32 can hold."""
-
 
 ROWS = 8192
 """Embeddings that are edited or classified at a time: what is computed for them stays small, however many there are."""
@@ -155,19 +152,14 @@ class EditLayer(nn.Module):
         return read.relu() * (self.open & ~self.replaced[:, None])[k], self.replaced[k]
 
 
-# --- Edits in a model: multiplied into the projection where a matrix can hold them, after the tower otherwise.
-
-
-def rebuild(base: Clip, edits: "tuple[Edit, ...]") -> Clip:
+def rebuild(base: Clip, edits: Edits) -> Clip:
     """`base` with `edits` in order: the leading linear ones in a copy of its projection, the rest after the tower."""
     if not edits:
         return base
-    own = find_projection(base.model)
-    fits = [edit.linear and (edit.bias is None or takes_bias(own)) for edit in edits]
+    projection = find_projection(base.model)
+    fits = [edit.linear and (edit.bias is None or takes_bias(projection)) for edit in edits]
     first = [*fits, False].index(False)
-    mine = {id(own.weight), id(own.bias)} if first else set()
-    shared = {id(t): t for t in [*base.model.parameters(), *base.model.buffers()] if id(t) not in mine}
-    model = copy.deepcopy(base.model, shared)  # the memo makes deepcopy keep what it maps
+    model = share(base.model, but=(projection.weight, projection.bias) if first else ())
     if first:
         multiply_in(model, edits[:first])
     if first < len(edits):
@@ -190,7 +182,7 @@ def run_edits(visual: Any, inputs: tuple, output: Tensor | tuple) -> Tensor | tu
 
 
 @torch.no_grad()
-def multiply_in(model: Any, edits: "tuple[Edit, ...]") -> None:
+def multiply_in(model: Any, edits: Edits) -> None:
     """Multiply linear `edits` into the projection of `model`, in float64, in place; put one in where there is none."""
     projection = find_projection(model)
     if projection.weight is None:
@@ -242,14 +234,12 @@ def on_texts(clip: Clip) -> Clip:
     Raises ValueError for edits that texts cannot carry (`Edit.queries`), and for a text tower without a projection.
     """
     base = clip.base or clip
-    own = find_text_projection(base.model)
-    mine = {id(own.weight), id(own.bias)}
-    shared = {id(t): t for t in [*base.model.parameters(), *base.model.buffers()] if id(t) not in mine}
-    model = copy.deepcopy(base.model, shared)  # the memo makes deepcopy keep what it maps
-    found = find_text_projection(model)
-    assert found.weight is not None
-    weight = found.weight.T if found.transposed else found.weight
-    for value in (weight, found.bias):
+    projection = find_text_projection(base.model)
+    model = share(base.model, but=(projection.weight, projection.bias))
+    projection = find_text_projection(model)
+    assert projection.weight is not None
+    weight = projection.weight.T if projection.transposed else projection.weight
+    for value in (weight, projection.bias):
         if value is not None:
             wide = value.double()
             for edit in reversed(clip.edits):  # <z P1 P2, t> = <z, t P2^T P1^T>

@@ -1,4 +1,4 @@
-"""What is said to a text encoder: the names of classes and domains, and the prompts made of them.
+"""The names of classes and domains, the prompts made of them, and requests to forget some.
 
 A *cell* is a (class, domain) pair. The prompts that *build* an edit are disjoint from those that *evaluate* it: to set
 the score of one prompt to zero and then to measure with the same prompt proves nothing.
@@ -24,7 +24,7 @@ TEMPLATES = {
 """The prompt sets. {a} is the class with its article, {d} the domain's phrase. "free" and "domain" only evaluate."""
 
 PROMPTS = ("free", "domain", "build")
-"""The prompt sets in the order in which results are told."""
+"""The prompt sets in the order of all tables."""
 
 DOMAIN_PROMPTS = ("a {d}", "this is a {d}")
 """What names a domain and no object."""
@@ -57,33 +57,19 @@ DOMAIN_PHRASES = {
 class Vocabulary:
     """The names a model is asked about: C classes, at least two, and K domains.
 
-    Parameters
-    ----------
-    classes : sequence of str, or mapping of str to sequence of str
-        Names of distinct words: an underscore stands for a space, capitals and the number of blanks do not count. A
-        mapping gives each class all the names it goes by, {"dog": ("dog", "puppy", "hound")}: its texts are means over
-        them, so that a request covers them all. `called` asks with one of them.
-    domains : sequence of str
+    classes: names of distinct words; an underscore stands for a space, capitals and the number of blanks do not count.
+    A mapping gives each class all the names it goes by, {"dog": ("dog", "puppy", "hound")}: its texts are means over
+    them, so that a request covers them all. `names` holds them, a tuple for each class. domains: names.
 
-    Raises
-    ------
-    ValueError
-        If a name is given twice, is blank or no text, if two names become the same words, of two classes or of one, if
-        there is no domain, and if there is only one class.
+    Raises ValueError for a name that is given twice, is blank or not text, for two names of the same words, and for
+    fewer than two classes or one domain.
 
-    Attributes
-    ----------
-    names : tuple of tuple of str
-        What each class goes by.
-
-    Examples
-    --------
     >>> import clipnull as cn
     >>> cn.Vocabulary(["cat", "dog"], ["photo", "line"]).shape
     (2, 2)
     >>> cn.Vocabulary(["alarm clock", "alarm_clock"], ["photo"])
     Traceback (most recent call last):
-    ValueError: classes: 'alarm clock' and 'alarm_clock' become the same words; expected each class once
+    ValueError: classes: 'alarm clock' and 'alarm_clock' become the same words; expected each once
     """
 
     classes: Sequence[str]
@@ -98,33 +84,30 @@ class Vocabulary:
             object.__setattr__(self, argument, distinct(argument, getattr(self, argument)))
         if len(self.classes) < 2:
             raise ValueError(f"classes: only {self.classes[0]!r} given; expected at least two to choose between")
-        for argument, kind, said in (("classes", "class", str), ("domains", "domain", phrase_of)):
-            known: dict[str, str] = {}
-            for name in getattr(self, argument):
-                other = known.setdefault(words(said(name)), name)
-                if other is not name:
-                    raise ValueError(
-                        f"{argument}: {other!r} and {name!r} become the same words; expected each {kind} once"
-                    )
-        listed = given.items() if isinstance(given, Mapping) else ((name, (name,)) for name in self.classes)
-        names = tuple(distinct(f"classes: {name}", value) for name, value in listed)
-        object.__setattr__(self, "names", names)
-        owner: dict[str, str] = {}
-        for c, own in zip(self.classes, names, strict=True):
-            for name in own:
-                if (other := owner.setdefault(words(name), c)) != c:
-                    raise ValueError(f"classes: {name!r} is a name of {other!r} and of {c!r}; expected it for one")
+        groups = given.items() if isinstance(given, Mapping) else ((name, (name,)) for name in self.classes)
+        object.__setattr__(self, "names", tuple(distinct(f"classes: {name}", value) for name, value in groups))
+        _all_differ("classes", [words(name) for name in self.classes], self.classes)
+        _all_differ("domains", [words(phrase_of(name)) for name in self.domains], self.domains)
+        pairs = {(words(name), c): name for c, names in zip(self.classes, self.names, strict=True) for name in names}
+        _all_differ("classes", [text for text, _ in pairs], [f"{name} of {c}" for (_, c), name in pairs.items()])
 
     def called(self, class_name: str, name: str) -> "Vocabulary":
         """The same, but that the class goes by this name alone: for prompts that ask with one of its names."""
         if class_name not in self.classes or not isinstance(name, str):
             raise ValueError(f"class_name, name: {class_name!r}, {name!r}; expected a class of the vocabulary, a name")
-        own: Any = {c: (name,) if c == class_name else n for c, n in zip(self.classes, self.names, strict=True)}
-        return Vocabulary(own, self.domains)
+        names: Any = {c: (name,) if c == class_name else n for c, n in zip(self.classes, self.names, strict=True)}
+        return Vocabulary(names, self.domains)
 
     @property
     def shape(self) -> tuple[int, int]:
         return len(self.classes), len(self.domains)
+
+
+def _all_differ(argument: str, texts: Sequence[str], names: Sequence[str]) -> None:
+    first: dict[str, str] = {}
+    for text, name in zip(texts, names, strict=True):
+        if (other := first.setdefault(text, name)) != name:
+            raise ValueError(f"{argument}: {other!r} and {name!r} become the same words; expected each once")
 
 
 def words(name: str) -> str:
@@ -159,11 +142,11 @@ def is_near(name: str, classes: Sequence[str]) -> bool:
     >>> [is_near(name, ["fire truck", "cat"]) for name in ("truck", "firetrucks", "Cats", "black cat", "cattle")]
     [True, True, True, True, False]
     """
-    said = words(name)
-    for own in map(words, classes):
-        if f" {own} " in f" {said} " or f" {said} " in f" {own} ":
+    text = words(name)
+    for other in map(words, classes):
+        if f" {other} " in f" {text} " or f" {text} " in f" {other} ":
             return True
-        if said.replace(" ", "").rstrip("s") == own.replace(" ", "").rstrip("s"):
+        if text.replace(" ", "").rstrip("s") == other.replace(" ", "").rstrip("s"):
             return True
     return False
 
@@ -176,32 +159,14 @@ def common_names() -> tuple[str, ...]:
     return tuple((Path(__file__).parent / "common_words.txt").read_text(encoding="utf-8").split("\n")[:-1])
 
 
-# --- What to forget: a request, and the cells it means.
-
-MOST_NAMES, MOST_PARTS = 100_000, 1_000
-"""Of a request that is read from a file."""
-
-
 @dataclass(frozen=True)
 class Forget:
     """A request: forget `classes` in `domains`; leave one out to mean all of them. `a | b` asks for both.
 
-    Parameters
-    ----------
-    classes, domains : sequence of str, optional
-        Distinct names of a vocabulary. Classes alone: the *global* paradigm; both: *selective*; domains alone:
-        *complete*.
-    also : tuple of Forget
-        Further requests, as `|` collects them.
+    classes, domains: distinct names of a vocabulary. Classes alone: the *global* paradigm; both: *selective*; domains
+    alone: *complete*. also: further requests, as `|` collects them. Raises ValueError if neither is given or a list is
+    not valid.
 
-    Raises
-    ------
-    ValueError
-        If neither is given, if a list is empty, names something twice or holds what is no name, and if `also` holds
-        what is no request.
-
-    Examples
-    --------
     >>> import clipnull as cn
     >>> names = cn.Vocabulary(["cat", "dog"], ["photo", "line"])
     >>> cn.Forget(classes=["dog"]).mask(names)                      # dogs in every domain
@@ -238,8 +203,8 @@ class Forget:
     @property
     def paradigm(self) -> str:
         """ "global", "selective" or "complete"; "mixed" for a union of several kinds."""
-        own = "global" if self.domains is None else "complete" if self.classes is None else "selective"
-        return own if {own} == {own, *(other.paradigm for other in self.also)} else "mixed"
+        first = "global" if self.domains is None else "complete" if self.classes is None else "selective"
+        return first if all(other.paradigm == first for other in self.also) else "mixed"
 
     def mask(self, vocabulary: Vocabulary) -> Tensor:
         """F, the cells to forget: (C, K) bool. Raises ValueError for unknown names and if nothing would be kept."""
@@ -265,27 +230,18 @@ class Forget:
 
     @classmethod
     def from_dict(cls, request: Any) -> "Forget":
-        """The request that `as_dict` wrote. All it holds is checked: raises ValueError for what is none."""
-        if not isinstance(request, dict) or not {"classes", "domains"} <= set(request) <= {
-            "classes",
-            "domains",
-            "also",
-        }:
-            raise ValueError(
-                f"request: {brief(request)}; expected classes, domains and also, as Forget.as_dict gives them"
-            )
-        for argument in ("classes", "domains"):
-            values = request[argument]
-            if values is not None and (not isinstance(values, list) or len(values) > MOST_NAMES):
-                raise ValueError(f"{argument}: {brief(values)}; expected None or a list of at most {MOST_NAMES} names")
-        also = request.get("also", [])
-        if not isinstance(also, list) or len(also) > MOST_PARTS:
-            raise ValueError(f"also: {brief(also)}; expected a list of at most {MOST_PARTS} requests")
-        if any(isinstance(other, dict) and other.get("also") for other in also):
+        """The request that `as_dict` wrote; ValueError for anything else."""
+        if not isinstance(request, dict) or not {"classes", "domains"} <= {*request} <= {"classes", "domains", "also"}:
+            raise ValueError(f"request: {brief(request)}; expected classes, domains and also, as Forget.as_dict gives")
+        classes, domains, also = (request.get(key) for key in ("classes", "domains", "also"))
+        for argument, values in (("classes", classes), ("domains", domains), ("also", also)):
+            if values is not None and not isinstance(values, list):
+                raise ValueError(f"{argument}: {brief(values)}; expected a list or None")
+        if any(isinstance(other, dict) and other.get("also") for other in also or []):
             raise ValueError("also: a request in it has further ones; expected a flat list, as Forget.as_dict gives it")
-        return cls(request["classes"], request["domains"], tuple(map(cls.from_dict, also)))
+        return cls(classes, domains, tuple(map(cls.from_dict, also or [])))
 
     def __str__(self) -> str:
         what = ", ".join(self.classes) if self.classes else "everything"
-        own = f"{what} in {', '.join(self.domains)}" if self.domains else f"{what} everywhere"
-        return " and ".join([own, *map(str, self.also)])
+        where = f"in {', '.join(self.domains)}" if self.domains else "everywhere"
+        return " and ".join([f"{what} {where}", *map(str, self.also)])

@@ -16,7 +16,7 @@ from clipnull.bench import sweep as bench
 from clipnull.commands import cli, executing
 from clipnull.datasets.loading import name_of
 
-COMMANDS = "run publish seeds student book course goldens execute slides booklet colab leaderboard quiz"
+COMMANDS = "run publish seeds student book course goldens slides booklet colab leaderboard quiz"
 COMMANDS += " bench embed paper data audit near forget check apply undo"
 COMMANDS = COMMANDS.split()
 
@@ -50,7 +50,7 @@ def test_commands_are_these_and_each_has_a_function():
         (["run", "--comp"], "run: --comp is not an option; did you mean --compare"),
         (["student", "--zzz"], "student: --zzz is not an option; expected one of --help, --out"),
         (["seeds", "a.ipynb", "--jbos", "2"], "seeds: --jbos is not an option; did you mean --jobs"),
-        (["execute", "a", "b", "c"], "execute: c: not expected here; see clipnull execute --help"),
+        (["course", "a", "b", "c"], "course: b c: not expected here; see clipnull course --help"),
         (["run", "--jobs", "two"], "argument --jobs: invalid int value: 'two'"),
         (["run", "-p", "seed"], "argument -p: expected 2 arguments"),
         (["run", "--profile", "pcas"], "profile: 'pcas' is not known; did you mean 'pacs'?"),

@@ -17,7 +17,7 @@ from ..errors import at_least, names, one_of
 from ..evaluate import Others, accuracy_matrix, classify, is_measurable, macro, others_of, predict
 from ..images import Images
 from ..methods import METHODS, solve
-from ..models import RETRAINED, RETRAINED_BASE, Clip, load, path_of
+from ..models import EMBEDDED, RETRAINED, Clip, load, retrained_file
 from ..prompts import text_classifiers
 from ..vocabulary import PROMPTS, Forget
 from . import bootstrap, sweep
@@ -49,12 +49,12 @@ def evaluation_set(clip: Clip, images: Images, prompts: str = "free") -> Evaluat
     classifier = text_classifiers(clip, images.vocabulary, one_of("prompts", prompts, PROMPTS))
     before = classify(z, classifier, images.domains)
     retrained: dict[str, tuple[Tensor, int]] = {}
-    for name in RETRAINED if clip.name == RETRAINED_BASE and images.has_pixels else ():
-        missing = name.removeprefix(f"{RETRAINED_BASE}-no-")
+    for name in RETRAINED if clip.name == EMBEDDED and images.has_pixels else ():
+        missing = name.removeprefix(f"{EMBEDDED}-no-")
         if missing in (*images.vocabulary.classes, *images.vocabulary.domains):
             request = Forget([missing]) if missing in images.vocabulary.classes else Forget(domains=[missing])
             answers = predict(load(name, device=str(clip.device)), images, prompts)
-            retrained[str(request)] = answers, path_of(name).stat().st_size
+            retrained[str(request)] = answers, retrained_file(name).stat().st_size
     return EvaluationSet(images, z, classifier, before, others_of(clip, images.vocabulary), retrained, prompts)
 
 
