@@ -6,7 +6,6 @@ import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import reduce
 
 import pytest
 import torch
@@ -32,7 +31,7 @@ def features(clip, corner):
 @pytest.fixture
 def quick(features, monkeypatch):
     """Embeddings are edited, not made anew by the edited model, and nothing is probed."""
-    monkeypatch.setattr(cards, "embed", lambda clip, corner: reduce(lambda z, e: e.images(z), clip.edits, features))
+    monkeypatch.setattr(cards, "embed", lambda clip, corner: clip.edited(features))
     monkeypatch.setattr(cards, "features_before_projection", lambda *_: features)
     monkeypatch.setattr(cards, "linear_probe", lambda *_: Probe(torch.zeros(1), 0.5, 0.5))
 

@@ -239,7 +239,7 @@ def _worst(result: Comparison, counts: Tensor, most: int = 5) -> str:
 
 def _beside(clip: Clip, request: Forget, vocabulary: Vocabulary, most: int = 3) -> str:
     """The common words next to each forgotten class; nothing where whole domains go, or of many classes."""
-    common = kept_names(clip) if clip.encoder else clip.model.stored.other_names
+    common = clip.stored.other_names if clip.stored else kept_names(clip)
     if request.paradigm in ("complete", "mixed") or not common:
         return ""
     lines = []
