@@ -21,6 +21,24 @@ NEARLY = 0.9
 """An entrant that forgets less than this share of what the best one does has not won, however little it costs."""
 SHORT = {"forgetting_rate": "{:.2f}", "retain_drop": "{:+.1f}", "worst_cell_drop": "{:+.0f}", "collateral": "{:.0f} %"}
 
+CAPTIONS = {
+    "requests": "Every request alone, means with 95 % intervals:",
+    "covered": "Only requests with a retrained model ({}): forgetting rate / retain drop / worst cell.",
+    "domains": (
+        "Whole domains in percent, as ADU (arXiv 2510.08132) reports them: accuracy on kept domains, 100 minus that on "
+        "the forgotten one, and their harmonic mean; means over cells and requests."
+    ),
+    "audit": (
+        "Audit (`clipnull.audits`) of {}: findings beyond their limit, fewest first, and the worst three, with how "
+        "many times their limit they are. Retrained model: {}."
+    ),
+    "sequences": (
+        "Class after class, everywhere: means over random orders, in brackets the least and the most. The drop is that "
+        f"beyond the name filter's. A method breaks where it forgets less than {sequences.LEAST:g} or loses more than "
+        f"{sequences.MOST:g} points beyond the filter."
+    ),
+}
+
 
 def to_json(
     clip: Clip,
@@ -159,39 +177,22 @@ def _joined(entry: dict, table: Callable[[Sequence, Sequence[str]], str]) -> str
 
 def _tables(entry: dict) -> Iterator[tuple[str, list[list[str]], list[str]]]:
     """Caption, rows and columns of each table."""
-    best = winners(entry["summary"])
+    best, covered = winners(entry["summary"]), entry["covered"]
     columns = ["paradigm", "method", "requests", "pictures", "trains", "seconds", "kB", *COLUMNS.values()]
     measured = [row for row in entry["summary"] if row["forgetting_rate"][0] is not None]
-    yield "Every request alone, means with 95 % intervals:", [_cells(row, best) for row in measured], columns
-    if entry["covered"]["summary"]:
-        caption = (
-            f"Only requests with a retrained model ({'; '.join(entry['covered']['requests'])}): forgetting rate / "
-        )
-        yield f"{caption}retain drop / worst cell.", *grid(entry["covered"]["summary"], list(SHORT)[:3])
+    yield CAPTIONS["requests"], [_cells(row, best) for row in measured], columns
+    if covered["summary"]:
+        caption = CAPTIONS["covered"].format("; ".join(covered["requests"]))
+        yield caption, *grid(covered["summary"], list(SHORT)[:3])
     if domains := _domains(entry["summary"]):
-        caption = (
-            "Whole domains in percent, as ADU (arXiv 2510.08132) reports them: accuracy on kept domains, 100 minus "
-        )
-        caption += "that on the forgotten one, and their harmonic mean; means over cells and requests."
-        rows = [
-            [name, *("{:.1f} [{:.1f}, {:.1f}]".format(*scores[n]) for n in ADU)] for name, scores in domains.items()
-        ]
-        yield caption, rows, ["whole domains", *ADU]
+        percent = "{:.1f} [{:.1f}, {:.1f}]"
+        rows = [[name, *(percent.format(*scores[n]) for n in ADU)] for name, scores in domains.items()]
+        yield CAPTIONS["domains"], rows, ["whole domains", *ADU]
     if audit := entry.get("audit"):
-        caption = (
-            f"Audit (`clipnull.audits`) of {audit['request']}: findings beyond their limit, fewest first, and the "
-        )
-        caption += (
-            f"worst three, with how many times their limit they are. Retrained model: {audit['clean'] or 'none'}."
-        )
+        caption = CAPTIONS["audit"].format(audit["request"], audit["clean"] or "none")
         yield caption, _worst(audit), ["method", "beyond", "worst", "second", "third"]
     if entry["sequences"]:
-        caption = (
-            "Class after class, everywhere: means over random orders, in brackets the least and the most. The drop "
-        )
-        caption += "is that beyond the name filter's. A method breaks where it forgets less than "
-        caption += f"{sequences.LEAST:g} or loses more than {sequences.MOST:g} points beyond the filter."
-        yield caption, *sequences.table(entry["sequences"])
+        yield CAPTIONS["sequences"], *sequences.table(entry["sequences"])
 
 
 def _cells(row: dict, best: dict[tuple[str, str], set[str]]) -> list[str]:
