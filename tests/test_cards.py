@@ -180,7 +180,7 @@ def test_what_cannot_be_described_is_refused_and_nothing_written(changes, messag
     assert not (tmp_path / "patch").exists()
 
 
-def test_no_path_of_the_machine_is_shown(tmp_path):
+def test_no_path_of_the_machine_is_told(tmp_path):
     weights = tmp_path / "mine.pt"
     weights.touch()
     assert cards.public_name(str(weights)) == "mine.pt"
@@ -207,7 +207,7 @@ def visible(page):
     return html.unescape(re.sub("<[^>]*>", "", page))
 
 
-def test_a_name_is_shown_as_it_is_and_holds_no_markup():
+def test_a_name_is_shown_as_it_is_and_is_no_markup():
     from markdown_it import MarkdownIt
 
     page = MarkdownIt("gfm-like", {"html": True, "linkify": False})

@@ -38,28 +38,14 @@ FORGOTTEN = 0.05
 
 @dataclass(frozen=True, eq=False)
 class TrainingData:
-    """What edits are made from: texts, synthesized pictures with noise, and pictures with labels.
+    """What edits are made from: texts, synthesized pictures with noise, and pictures with labels of a train split."""
 
-    Attributes
-    ----------
-    cells : Cells
-        Texts and prototypes, as all methods have them; C classes, K domains.
-    scale : float
-        The factor on cosines in the model's softmax.
-    z : (n, d), optional
-        Embeddings of pictures with labels, of a train split.
-    classes, domains : (n,) int64, optional
-        Their labels.
-    noisy : (seeds, C, K, 1 + COPIES, d), optional
-        Embeddings of synthesized pictures, the first without noise, the others with; NaN where a cell has none.
-    """
-
-    cells: Cells
-    scale: float
-    z: Tensor | None = None
-    classes: Tensor | None = None
-    domains: Tensor | None = None
-    noisy: Tensor | None = None
+    cells: Cells  # texts and prototypes, as all methods have them; C classes, K domains
+    scale: float  # the factor on cosines in the model's softmax
+    z: Tensor | None = None  # (n, d), embeddings of pictures with labels
+    classes: Tensor | None = None  # (n,) int64
+    domains: Tensor | None = None  # (n,) int64
+    noisy: Tensor | None = None  # (seeds, C, K, 1 + COPIES, d), the first without noise; NaN where a cell has none
 
     def after(self, edit: Edit) -> "TrainingData":
         """The same of the edited model: what comes from pictures is edited, texts stay."""
