@@ -21,19 +21,19 @@ from clipnull.prototypes import cell_prototypes
 SECURITY = (ROOT / ".github" / "SECURITY.md").read_text(encoding="utf-8")
 PROMISES = {
     "No file of data runs code": """
-        test_models::test_code_in_a_folder_never_runs
-        test_models::test_a_model_of_the_hub_with_code_is_refused_before_anything_else_is_downloaded
-        test_models::test_a_text_tower_of_the_hub_with_code_is_refused
-        test_models::test_a_checkpoint_that_is_garbage_is_named_and_runs_nothing
-        test_models::test_a_pickle_with_code_is_refused_whatever_open_clip_would_do
+        test_sources::test_code_in_a_folder_never_runs
+        test_sources::test_a_model_of_the_hub_with_code_is_refused_before_anything_else_is_downloaded
+        test_sources::test_a_text_tower_of_the_hub_with_code_is_refused
+        test_sources::test_a_checkpoint_that_is_garbage_is_named_and_runs_nothing
+        test_sources::test_a_pickle_with_code_is_refused_whatever_open_clip_would_do
         test_promises::test_a_pickle_runs_nothing_whatever_reads_it
         test_stored::test_a_pickle_in_an_archive_is_never_run
     """,
     "What is damaged is refused": """
-        test_edit::test_a_truncated_file_is_refused
-        test_edit::test_a_damaged_or_foreign_file_is_refused
-        test_models::test_a_damaged_configuration_is_named
-        test_models::test_weights_missing_in_a_folder_are_told_and_no_untrained_model_is_made
+        test_patch::test_a_truncated_file_is_refused
+        test_patch::test_a_damaged_or_foreign_file_is_refused
+        test_sources::test_a_damaged_configuration_is_named
+        test_sources::test_no_untrained_model_takes_the_place_of_missing_weights
         test_prototypes::test_a_damaged_file_is_named_and_made_again
         test_pictures::test_a_bomb_is_refused_by_its_header
         test_stored::test_an_unfit_file_is_refused_with_its_name_and_the_field
@@ -52,7 +52,7 @@ PROMISES = {
         test_promises::test_only_the_target_changes
     """,
     "No path is followed out of a folder": """
-        test_models::test_no_path_leads_out_of_a_folder
+        test_sources::test_no_path_leads_out_of_a_folder
         test_data::test_no_link_is_followed_out_of_the_folder
         test_data::test_loops_of_links_end
         test_pictures::test_what_is_no_regular_file_is_never_opened

@@ -13,8 +13,8 @@
 `clipnull publish`  execute with the notebooks' own defaults, and write the outputs back
 `clipnull goldens`  take the metrics of an earlier run over into the goldens
 `clipnull seeds`    run with several seeds, and propose tolerances from the spread
-`clipnull bench`    every request x every method on a data set; with --rivals, other people's
-                    methods, too
+`clipnull bench`    every request x every method on a data set; with --baselines, other
+                    people's methods, too
 `clipnull data`     which pictures would be used: layout, counts, what is left out
 `clipnull audit`    what remains of the forgotten and what is damaged, the worst first
 `clipnull embed`    write what a model makes of pictures and names into one file
