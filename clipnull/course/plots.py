@@ -93,7 +93,7 @@ def split_caption(text: str, length: int = CAPTION_LENGTH) -> tuple[str, str]:
 def _encode(fig: plt.Figure) -> str:
     """The figure as the data address of a WebP."""
     content = io.BytesIO()
-    fig.savefig(content, format="webp", pil_kwargs={"quality": 80, "method": 6})
+    fig.savefig(content, format="webp", pil_kwargs={"quality": 75, "method": 6})
     return f"data:image/webp;base64,{base64.b64encode(content.getvalue()).decode()}"
 
 
