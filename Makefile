@@ -78,7 +78,7 @@ bench: $(READY) ## every request x every method on miniworld and, if named, PACS
 	  --name "OpenAI ViT-B/32$(COMMA) photo and drawing" --json build/bench-style.json)
 	$(if $(CLIPNULL_EMBEDDINGS),$(PY) -m clipnull bench "$(CLIPNULL_EMBEDDINGS)/vitb32_source.npz" \
 	  --name "OpenAI ViT-B/32$(COMMA) photo and CIFAR" --json build/bench-source.json)
-	$(PY) data/results/index_speed.py --json build/bench-speed.json
+	$(PY) data/results/speed.py --json build/bench-speed.json
 
 paper: $(READY) ## ViT-B/16 and L/14 on folders of pictures, beside the paper's figures: DATA="pacs DomainNet"
 	$(if $(DATA),,$(error DATA: no folder is named; expected such as make paper DATA="pacs office-home DomainNet"))

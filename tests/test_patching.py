@@ -365,11 +365,23 @@ def test_what_cannot_be_undone_is_said(tmp_path):
     assert how.startswith("exact") and torch.equal(rows_of(tmp_path / "back.npy"), Z)
 
 
-def test_the_inverse_with_a_bias():
-    edit = replace(EDITS["linear"], bias=random(D, seed=8).double())
+def test_the_inverse():
+    edit = EDITS["linear"]
     inverse, condition = inverted(edit)
     torch.testing.assert_close(inverse.images(edit.images(Z.double())), Z.double())
     assert condition == pytest.approx(float(torch.linalg.cond(edit.matrix())))
+    with pytest.raises(ValueError, match="edit: one of a bias"):
+        inverted(EDITS["bias"])
+
+
+def test_a_folder_behind_a_link_is_edited_and_stamped(tmp_path):
+    folder(tmp_path / "disk", Z)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "img_emb").symlink_to(tmp_path / "disk" / "img_emb", target_is_directory=True)
+    apply_edit(EDITS["linear"], tmp_path / "in", tmp_path / "out")
+    torch.testing.assert_close(rows_of(tmp_path / "out"), EDITS["linear"].images(Z), atol=2e-6, rtol=0)
+    np.save(tmp_path / "disk" / "img_emb" / "img_emb_0.npy", 2 * Z[:120].numpy())
+    assert "inverse" in undo(EDITS["linear"], tmp_path / "out", tmp_path / "back")  # the original has changed
 
 
 @pytest.mark.parametrize(

@@ -156,17 +156,19 @@ def undo(
         what = f"was last edited with another patch ({edits[-1]['method']})" if edits else "has no record of an edit"
         raise ValueError(f"patch: {str(source)!r} {what}; expected an index that this patch has edited")
     last, before = edits[-1], {"edits": edits[:-1]}
-    side, name = last["side"], name or last.get("array") or None
+    side, array = last["side"], last.get("array") or None
+    if name is not None and name != array:
+        raise ValueError(f"name: {name!r} was not edited; expected {array!r}, the array on record")
     place, stamped = Path(original or last.get("source", {}).get("path", "")), last.get("source", {}).get("stamp")
     if stamped and stamp(place) == stamped:
-        rewrite(open_tables(place, side, name), place, out, None, before, progress)
+        rewrite(open_tables(place, side, array), place, out, None, before, progress)
         return f"exact: a copy of the original, {place.name}"
     if original is not None:
         raise ValueError(f"original: {str(place)!r} is not what was edited, or changed since; expected it as it was")
     inverse, condition = inverted(edit)
     if side == "queries":
         inverse = replace(inverse, left=inverse.right, right=inverse.left)
-    tables = open_tables(source, side, name)
+    tables = open_tables(source, side, array)
     rewrite(tables, source, out, changing(inverse, last["normalize"]), before, progress)
     error = condition * max(torch.finfo(table.dtype).eps for table in tables)
     length = "; all rows have unit length, as lengths were lost" if last["normalize"] else ""
@@ -178,11 +180,9 @@ def inverted(edit: Edit) -> tuple[Edit, float]:
 
     Raises ValueError for an edit without a usable inverse.
     """
-    if not edit.linear:
-        raise ValueError(
-            f"edit: one of form {edit.form!r} has no inverse, as edited rows do not say what it took; expected the "
-            "original to be kept"
-        )
+    if not edit.linear or edit.bias is not None:
+        what = f"form {edit.form!r}" if edit.bias is None else "a bias, which counts in lengths that edited rows lost,"
+        raise ValueError(f"edit: one of {what} has no inverse; expected the original to be kept")
     p, left, right = edit.matrix().double(), edit.left.double(), edit.right.double()
     inner = torch.eye(edit.rank, dtype=torch.float64) - right.T @ left
     values = torch.linalg.svdvals(p)
@@ -192,9 +192,7 @@ def inverted(edit: Edit) -> tuple[Edit, float]:
             f"edit: {edit.method} takes {int((values < values[0] / MAX_CONDITION).sum())} directions away for good; "
             "expected the original to be kept, or an edit with an inverse"
         )
-    left = -left @ torch.linalg.inv(inner)
-    bias = None if edit.bias is None else -(edit.bias.double() + (edit.bias.double() @ -left) @ right.T)
-    return Edit(left, right, f"inverse of {edit.method}", bias=bias), condition
+    return Edit(-left @ torch.linalg.inv(inner), right, f"inverse of {edit.method}"), condition
 
 
 def read_record(path: Path) -> dict[str, Any]:

@@ -114,7 +114,7 @@ def rewrite(
 def _fill_folder(tables: list[Vectors], source: Path, whole: Path, fill: Callable[[Vectors, Path], None]) -> None:
     """Fill the folder `whole`, which an earlier call may have begun: the tables edited, all other files copied."""
     edited = {table.path: table for table in tables}
-    for file in sorted(f for f in source.rglob("*") if f.is_file() and f != record_of(source)):
+    for file in (f for f in files_in(source) if f != record_of(source)):
         target = whole / file.relative_to(source)
         target.parent.mkdir(parents=True, exist_ok=True)
         if not target.exists():
@@ -170,7 +170,12 @@ def record_of(path: Path) -> Path:
     return path / RECORD if path.is_dir() else path.with_name(f"{path.name}.{RECORD}")
 
 
+def files_in(folder: Path) -> list[Path]:
+    """All files of a folder, behind links too, sorted."""
+    return sorted(Path(place, name) for place, _, names in os.walk(folder, followlinks=True) for name in names)
+
+
 def stamp(path: Path) -> list:
     """Size and time of a file, or of all files of a folder, behind links too: by which it is known again."""
-    files = sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path] if path.is_file() else []
+    files = files_in(path) if path.is_dir() else [path] if path.is_file() else []
     return [[f.relative_to(path).as_posix(), f.stat().st_size, f.stat().st_mtime_ns] for f in files]

@@ -1,8 +1,10 @@
-"""How long the closed form takes, next to LEACE; what an edit adds to a forward pass; how quickly the panel answers.
+"""How long the closed form, an index and `clipnull embed` take, next to their targets.
 
-And what many embeddings take, in seconds and in memory, and how `clipnull embed` does next to a bare loop.
+`python data/results/speed.py [PART ...] [--json FILE]` measures all parts, or some, and prints a table.
 """
 
+import argparse
+import json
 import math
 import re
 import tempfile
@@ -18,42 +20,49 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from tabulate import tabulate
 from torch import Tensor
 
 from clipnull.datasets.loading import load_images
 from clipnull.datasets.shards import embed_shards
 from clipnull.edit import Edit
 from clipnull.embedding import BATCH, embed
-from clipnull.errors import import_extra
+from clipnull.errors import import_extra, names
 from clipnull.evaluate import accuracy_matrix, classify
+from clipnull.files import write_text
 from clipnull.images import Images
+from clipnull.index.files import CHUNK
+from clipnull.index.patching import apply_edit
 from clipnull.methods import METHODS, solve
 from clipnull.methods.cells import Cells
 from clipnull.models import Clip, load
-from clipnull.prompts import text_classifiers
-from clipnull.unlearning import embed_vocabulary
-from clipnull.vocabulary import Vocabulary
+from clipnull.prompts import embed_cells, text_classifiers
+from clipnull.prototypes import ascend
+from clipnull.unlearning import embed_vocabulary, unlearn
+from clipnull.vocabulary import Forget, Vocabulary, common_names
 
 CLASSES, DOMAINS, WIDTH, PICTURES = 345, 6, 1024, 10_000  # DomainNet, in the space of a ViT-H-14
 CLOSED_FORM, TIMES_LEACE, GATE, ANSWER = 0.150, 2, 0.02, 0.200  # seconds; factor; share of a forward pass; seconds
 MANY, MANY_WIDTH, MANY_SECONDS, MANY_BYTES = 600_000, 512, 15, 3e9  # the embeddings of DomainNet by a ViT-B
-WHOLE = "gated"  # goes through MANY, with most work for each; the others through a tenth of them
+WHOLE = "gated"  # edits all of MANY, as it works most for each; the others edit a tenth
 JPEGS, EMBED = 128, 0.95  # pictures; of the rate of a bare loop
+ROWS, INDEX_WIDTH, INDEX_CLASSES, SHARE = 1_000_000, 512, 171, 0.7  # of an index; of the rate of a copy
+QUERY, FORGET = 20e-6, 600  # seconds
+NAMES, PROTOTYPES, STEPS, SOME_NAMES, SOME_STEPS = 1000, 8, 60, 20, 4  # of a patch; what is run of them
+FORMS = ("oblique", "neuron", "gated")
+"""A method for each form of edit, on which its time depends: a matrix, a hidden layer, a gate."""
 
 
-PARTS = ("closed_form", "inference", "answer", "many", "embed")
-"""What can be measured alone."""
+def measure(parts: Collection[str] = ()) -> dict:
+    """The figures of some of PARTS, by default all, times in seconds, ready for JSON.
 
-
-def measure(parts: Collection[str] = PARTS) -> dict:
-    """The figures of some of PARTS, times in seconds, ready for JSON; all of them take a minute and a half.
-
-    Raises ImportError if "closed_form" is asked for and concept-erasure is not installed.
+    Raises ImportError if "closed_form" is measured and concept-erasure is not installed.
     """
-    found: dict = {"threads": torch.get_num_threads()}
-    for part, made in zip(PARTS, (closed_forms, inference, answer, many, rates_of_embedding), strict=True):
-        found |= made() if part in parts else {}
-    return found
+    figures: dict = {"threads": torch.get_num_threads(), "index": {}}
+    for part in parts or PARTS:
+        result = PARTS[part]()
+        (figures["index"] if part in ("apply", "query", "forget") else figures).update(result)
+    return figures
 
 
 def closed_forms() -> dict:
@@ -70,7 +79,7 @@ def closed_forms() -> dict:
     solve(cells, masks["one class"], "oblique")
     first = time.perf_counter() - start
     times = {
-        method: {what: least_seconds(partial(solve, cells, mask, method)) for what, mask in masks.items()}
+        method: {request: least_seconds(partial(solve, cells, mask, method)) for request, mask in masks.items()}
         for method in METHODS
     }
     return {"leace": leace, "first": first, "closed_form": times}
@@ -197,65 +206,6 @@ def jpegs(folder: Path, n: int) -> tuple[Path, ...]:
     return tuple(files)
 
 
-def report(found: dict) -> str:
-    """What `measure` found, all or some parts, as plain text, each figure with its target: [OK] or [MISS]."""
-    lines = [f"{found['threads']} threads"]
-    if "closed_form" in found:
-        limit = min(CLOSED_FORM, found["leace"] / TIMES_LEACE)
-        told = f"{PICTURES} x {WIDTH} embeddings with {CLASSES} labels: {1000 * found['leace']:.0f} ms"
-        lines = [
-            f"{lines[0]}. LEACE, fitted on {told}",
-            f"closed form, {CLASSES} classes x {DOMAINS} domains, d = {WIDTH}; it reads no pictures, however many "
-            f"there are. Target: at most {1000 * CLOSED_FORM:.0f} ms and LEACE / {TIMES_LEACE}",
-            f"the first request of a vocabulary, which prepares for the others: {1000 * found['first']:.0f} ms",
-        ]
-        for method, times in found["closed_form"].items():
-            each, worst = ", ".join(f"{what} {1000 * t:.0f}" for what, t in times.items()), max(times.values())
-            lines.append(f"{verdict(worst <= limit)} {method:<10} {1000 * worst:6.0f} ms  ({each})")
-    if "forward" in found:
-        lines.append(
-            f"ViT-B-32 forward pass of 8 pictures: {1000 * found['forward']:.0f} ms. Target: an edit in the weights "
-            f"adds nothing, a gate after them at most {100 * GATE:.0f} %"
-        )
-        for method, share in found["added"].items():
-            what = f"{100 * share:.2f} %" if share else "nothing: the same modules and shapes"
-            lines.append(f"{verdict(share <= GATE)} {method:<10} adds {what}")
-    if "answer" in found:
-        lines.append(
-            f"{verdict(found['answer'] <= ANSWER)} a changed request on the embedded pictures: "
-            f"{1000 * found['answer']:.0f} ms to the new matrix. Target: at most {1000 * ANSWER:.0f} ms"
-        )
-    if "many" in found:
-        lines += report_of_many(found["many"])
-    if "embed" in found:
-        lines.append(report_of_embedding(found["embed"]))
-    return "\n".join(lines)
-
-
-def report_of_many(found: dict) -> list[str]:
-    """What `many` found, as lines of `report`."""
-    lines = [
-        f"{MANY} x {MANY_WIDTH} embeddings edited and classified, {CLASSES} classes x {DOMAINS} domains, one class "
-        f"forgotten; all but {WHOLE} timed on a tenth. Target: at most {MANY_SECONDS} s each, and "
-        f"{MANY_BYTES / 1e9:.0f} GB in all"
-    ]
-    lines += [f"{verdict(s <= MANY_SECONDS)} {method:<10} {s:6.1f} s" for method, s in found["seconds"].items()]
-    if found["peak"] is None:
-        return [*lines, "memory: this system does not tell"]
-    gb = {name: f"{found[name] / 1e9:.2f} GB" for name in ("peak", "input", "beyond")}
-    told = f"{gb['peak']}: the embeddings {gb['input']}, to edit and classify them {gb['beyond']}, and the programs"
-    return [*lines, f"{verdict(found['peak'] <= MANY_BYTES)} memory     {told}"]
-
-
-def report_of_embedding(found: dict) -> str:
-    """What `rates_of_embedding` found, as a line of `report`."""
-    share = found["clipnull"] / found["bare"]
-    return (
-        f"{verdict(share >= EMBED)} clipnull embed, ViT-B-32, JPEG files: {found['clipnull']:.1f} pictures a second, "
-        f"{share:.2f} of a bare loop of open_clip ({found['bare']:.1f}). Target: at least {EMBED}"
-    )
-
-
 def _added(edit: Edit, clip: Clip, z: Tensor) -> float:
     """Seconds that what an edited tower has and `clip` lacks takes on z (n, d); infinite unless that runs after it."""
     towers = [model.visual for model in (clip.model, edit.apply(clip).model)]
@@ -294,6 +244,144 @@ def least_seconds(call: Callable[[], object], patience: float = 0.2) -> float:
     return least
 
 
-def verdict(reached: bool) -> str:
-    """What stands before a figure that has a target."""
-    return "[OK]  " if reached else "[MISS]"
+def edit_of_one(method: str) -> Edit:
+    """One that forgets the first of INDEX_CLASSES random texts."""
+    texts = torch.randn(INDEX_CLASSES, 1, INDEX_WIDTH, generator=torch.Generator().manual_seed(0))
+    mask = torch.zeros(INDEX_CLASSES, 1, dtype=torch.bool)
+    mask[0] = True
+    return solve(Cells(F.normalize(texts, dim=-1)), mask, method)
+
+
+def switches(edits: dict[str, Edit], rounds: int = 2) -> dict[str, float]:
+    """Seconds in which an index in a .npy is copied, as "bare", and in which each edit is applied to it: the least."""
+    least = dict.fromkeys(["bare", *edits], math.inf)
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder, "index.npy")
+        block = F.normalize(torch.randn(CHUNK, INDEX_WIDTH, generator=torch.Generator().manual_seed(0)), dim=1).numpy()
+        with open(source, "wb") as file:
+            head = {"descr": "<f4", "fortran_order": False, "shape": (ROWS, INDEX_WIDTH)}
+            np.lib.format.write_array_header_1_0(file, head)
+            for first in range(0, ROWS, CHUNK):
+                block[: ROWS - first].tofile(file)
+        for _ in range(rounds):
+            for name in least:
+                with tempfile.TemporaryDirectory(dir=folder) as place:
+                    out, begun = Path(place, "out.npy"), time.perf_counter()
+                    if name == "bare":
+                        copy(source, out)
+                    else:
+                        apply_edit(edits[name], source, out)
+                    least[name] = min(least[name], time.perf_counter() - begun)
+    return least
+
+
+def copy(source: Path, out: Path) -> None:
+    """Read a file and write another, in pieces as large as the chunks of an index: all that cannot be saved."""
+    buffer = bytearray(CHUNK * INDEX_WIDTH * 4)
+    with open(source, "rb", buffering=0) as old, open(out, "wb", buffering=0) as new:
+        while size := old.readinto(buffer):
+            new.write(memoryview(buffer)[:size])
+
+
+def query(edit: Edit) -> float:
+    """Seconds in which one query is edited, the mean of a thousand."""
+    t = F.normalize(torch.randn(1, INDEX_WIDTH), dim=1)
+
+    def thousand() -> None:
+        for _ in range(1000):
+            edit.queries(t)
+
+    return least_seconds(thousand, patience=1.0) / 1000
+
+
+def forget() -> dict[str, float]:
+    """Seconds from NAMES names to a patch, on a ViT-B-32: texts, and PROTOTYPES prototypes, none of them known.
+
+    Extrapolated from a patch for SOME_NAMES names without prototypes, from their texts alone, and from the first
+    SOME_STEPS of the ascent.
+    """
+    clip, names = load("ViT-B-32", None, "cpu"), common_names()[:SOME_NAMES]
+    vocabulary = Vocabulary(names, ["photo"])
+    begun = time.perf_counter()
+    unlearn(clip, Forget(names[:1]), vocabulary, "oblique", prototypes=False)
+    patch, begun = time.perf_counter() - begun, time.perf_counter()
+    targets = embed_cells(clip, vocabulary)[:PROTOTYPES, 0]
+    texts, begun = time.perf_counter() - begun, time.perf_counter()
+    for _ in ascend(clip, targets, range(len(targets)), SOME_STEPS):
+        pass
+    passes = (STEPS + 1) / (SOME_STEPS + 1) * (time.perf_counter() - begun)
+    return {"seconds": patch + (NAMES / SOME_NAMES - 1) * texts + passes}
+
+
+PARTS: dict[str, Callable[[], dict]] = {
+    "closed_form": closed_forms,
+    "inference": inference,
+    "answer": answer,
+    "many": many,
+    "embed": rates_of_embedding,
+    "apply": lambda: {"apply": switches({method: edit_of_one(method) for method in FORMS})},
+    "query": lambda: {"query": query(edit_of_one("oblique"))},
+    "forget": lambda: {"forget": alone(forget)["seconds"]},
+}
+"""What can be measured alone."""
+
+
+def rows(figures: dict) -> list[tuple[str, float, str, float]]:
+    """(what, figure, unit, target): shares of a rate are to be at least the target, all else at most."""
+    index, table = figures.get("index", {}), []
+    if "closed_form" in figures:
+        limit = 1000 * min(CLOSED_FORM, figures["leace"] / TIMES_LEACE)
+        for method, times in figures["closed_form"].items():
+            request = max(times, key=times.__getitem__)
+            table.append((f"{method}, closed form, {request}", 1000 * times[request], "ms", limit))
+    for method, share in figures.get("added", {}).items():
+        table.append((f"{method}, added to a forward pass of 8 pictures", 100 * share, "%", 100 * GATE))
+    if "answer" in figures:
+        table.append(("changed request to new accuracy matrix", 1000 * figures["answer"], "ms", 1000 * ANSWER))
+    if "many" in figures:
+        many = figures["many"]
+        for method, seconds in many["seconds"].items():
+            table.append((f"{method}, {MANY:,} embeddings edited and classified", seconds, "s", MANY_SECONDS))
+        if many["peak"] is not None:
+            table.append(("memory of that", many["peak"] / 1e9, "GB", MANY_BYTES / 1e9))
+    if "embed" in figures:
+        share = figures["embed"]["clipnull"] / figures["embed"]["bare"]
+        table.append(("clipnull embed, JPEG files", share, "of a bare loop", EMBED))
+    for method, seconds in index.get("apply", {}).items():
+        if method != "bare":
+            share = index["apply"]["bare"] / seconds
+            table.append((f"{method}, clipnull apply, {ROWS:,} x {INDEX_WIDTH}", share, "of a bare copy", SHARE))
+    if "query" in index:
+        table.append(("a query edited", 1e6 * index["query"], "µs", 1e6 * QUERY))
+    if "forget" in index:
+        table.append((f"patch for {NAMES} names, extrapolated", index["forget"], "s", FORGET))
+    return table
+
+
+def report(figures: dict) -> str:
+    """`rows` as a plain table."""
+    table = [
+        (label, f"{value:.3g}", f"{'>=' if unit.startswith('of ') else '<='} {target:.3g}", unit)
+        for label, value, unit, target in rows(figures)
+    ]
+    align = ("left", "right", "right", "left")
+    lines = tabulate(
+        table, ("what", "measured", "target", "unit"), disable_numparse=True, colalign=align if table else None
+    )
+    return f"{figures['threads']} threads\n{lines}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"some of {', '.join(PARTS)} [all]")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="for data/results/write.py")
+    args = parser.parse_args()
+    parts = names("parts", args.parts or list(PARTS), list(PARTS))
+    entry = {"kind": "part of speed" if args.parts else "speed", "name": "speed"} | measure(parts)
+    if args.json:
+        write_text(args.json, json.dumps(entry, indent=1, allow_nan=False) + "\n")
+    print(report(entry))
+
+
+if __name__ == "__main__":
+    main()

@@ -14,8 +14,8 @@ from pathlib import Path
 import bounds
 import device_speed
 import forecasts
-import index_speed
 import picture
+import speed
 
 from clipnull.audits.findings import told as number
 from clipnull.bench import report
@@ -265,7 +265,7 @@ SECTIONS = {
     "rivals": report.section,
     "forecast": forecasts.section,
     "audit": audit_section,
-    "speed": lambda entry: ["As `make bench` prints it.", f"```\n{index_speed.report(entry)}\n```"],
+    "speed": lambda entry: ["As `make bench` prints it.", f"```\n{speed.report(entry)}\n```"],
     "device": lambda entry: [entry.get("note", ""), f"```\n{device_speed.report(entry)}\n```"],
     "times": times_section,
 }
