@@ -158,7 +158,7 @@ def _pairs(folders: Sequence[str | Path], models: dict[str, str | None], most: i
     if gone := [folder for folder in named if not parse_place(folder)[0].exists()]:
         raise ValueError(f"folders: {shorten(gone)} not there; expected folders laid out <domain>/<class>/<picture>")
     known = [(name_of(folder), find_dataset(folder)) for folder in named]
-    for told in filter(None, (dataset.told_left() for _, dataset in known)):
+    for told in filter(None, (dataset.format_left_out() for _, dataset in known)):
         warnings.warn(told, stacklevel=2)
     for model, tag in models.items():
         for name, dataset in known:
