@@ -111,6 +111,9 @@ def read_stored(path: str | Path) -> Stored:
         raise ValueError(
             f"file: {str(path)!r} cannot be read ({reason}); expected a NumPy archive of plain arrays"
         ) from error
+    missing = [name for name in NEEDED if name not in arrays]
+    if missing and not unknown:  # a misspelt field is named below
+        raise ValueError(f"file: {str(path)!r} lacks {', '.join(missing)}; expected the fields {', '.join(NEEDED)}")
     try:
         for name in unknown:
             one_of("field", name, LAYOUT)
@@ -120,8 +123,6 @@ def read_stored(path: str | Path) -> Stored:
 
 
 def _checked(path: Path, arrays: dict[str, np.ndarray]) -> Stored:
-    if missing := [name for name in NEEDED if name not in arrays]:
-        raise ValueError(f"{', '.join(missing)}: missing; expected the fields {', '.join(NEEDED)}")
     for texts, names in (("other_texts", "other_names"), ("common_texts", "common_names")):
         if (texts in arrays) != (names in arrays):
             raise ValueError(f"{texts}, {names}: only one is given; expected both or none")

@@ -146,7 +146,7 @@ def at(name, value, row=1):
 
 
 BAD = {
-    "missing": ({"texts_free": None}, r"texts_free: missing; expected the fields images"),
+    "missing": ({"texts_free": None}, r"lacks texts_free; expected the fields images"),
     "misspelt": ({"text_free": np.ones((C, D))}, r"field: 'text_free' is not known; did you mean 'texts_free'"),
     "shapes": ({"texts_free": np.ones((C + 1, D))}, r"texts_free: shape \(4, 8\); expected C = 3, as in texts_build"),
     "axes": ({"images": np.ones(N)}, r"images: shape \(30,\); expected \(n, d\)"),

@@ -12,8 +12,8 @@ it, `<domain>/<class>/*`: Caltech101, LabelMe, VOC2007, SUN09 |
 | `table` | a .csv or .parquet file with the columns path, class and, if there are any, domain |
 | `webdataset` | .tar files, see `clipnull.datasets.webdataset` |
 
-A data set may lie one folder down, or in a folder `train` or `test`, which `split` names. Where a folder can be read in
-two ways, the error says which `layout` or `split` decides.
+A data set may lie one or two folders down, or in a folder `train` or `test`, which `split` names. Where a folder can be
+read in two ways, the error says which `layout` or `split` decides.
 """
 
 import contextlib
@@ -131,10 +131,11 @@ def load_dataset(place: str | os.PathLike, layout: str | None = None, split: str
         folders[clean_name(name)].add(name)
     classes, domains = sorted(folders), sorted({domain for _, _, domain in rows})
     if len(classes) < 2:
+        some = f"{len(classes)} {'class' if classes else 'classes'}"
         reasons = shorten(f"{name} ({reason})" for name, reason in left_out.items())
         raise ValueError(
-            f"folder: {str(place)!r}, read as {layout!r}, holds readable pictures of the classes {classes}; expected "
-            f"at least two classes; left out: {reasons or 'nothing'}"
+            f"folder: {str(place)!r}, read as {layout!r}, holds {some} with readable pictures "
+            f"({', '.join(classes) or 'none'}); expected at least two; left out: {reasons or 'nothing'}"
         )
     images = Images(
         tuple(file for file, _, _ in rows),
@@ -172,7 +173,8 @@ def below(file: Path, root: Path) -> str:
 
 def recognise(folder: Path, layout: str | None = None, split: str = "all") -> tuple[Path, str, bool]:
     """Where the data set in `folder` begins, its layout, and whether that is a folder of the split alone."""
-    for level in ([folder], _folders(folder)):
+    level = [folder]
+    for _ in range(3):
         matches = [(place, known) for place in level for known in _published(place) if layout in (None, known)]
         of_split = [place for place in matches if place[0].name.lower() == split and place[0] != folder]
         if len(matches) == 1 or len(of_split) == 1:
@@ -183,6 +185,7 @@ def recognise(folder: Path, layout: str | None = None, split: str = "all") -> tu
                 f"folder: {str(folder)!r} holds several data sets, {some}; expected the folder of one, or one of its "
                 "splits: 'train:...' or 'test:...'"
             )
+        level = [inner for place in level for inner in _folders(place) if not inner.is_symlink()]
     if layout in DOMAINS:
         some = " or ".join(", ".join(names) for names in DOMAINS[layout])
         raise ValueError(f"folder: {str(folder)!r} does not hold the domains of {layout!r}; expected folders {some}")
@@ -192,7 +195,7 @@ def recognise(folder: Path, layout: str | None = None, split: str = "all") -> tu
 def _unpublished(folder: Path, layout: str | None, split: str) -> tuple[Path, str, bool]:
     """`recognise` for folders of domains or classes that are no known data set."""
     place, inside, of_split = folder, _folders(folder), False
-    if len(inside) == 1 and not any(_depths(folder)):
+    while len(inside) == 1 and not any(_depths(place)) and not inside[0].is_symlink():
         place, inside = inside[0], _folders(inside[0])
     if len(inside) > 1 and layout != "domains" and {entry.name.lower() for entry in inside} <= FOLDERS_OF_SPLITS:
         place, of_split = place / split, True
