@@ -96,10 +96,10 @@ def test_edits_act_on_stored_embeddings_as_in_a_model(file, method, tmp_path):
     edit = cn.unlearn(clip, request, images.vocabulary, method)
     after, z = edit.apply(clip), cn.embed(clip, images)
     torch.testing.assert_close(cn.embed(after, images), edit.images(z).float(), atol=1e-5, rtol=1e-5)
-    found = cn.compare(clip, after, images, request)
-    assert found.rates["forgetting_rate"] >= 0.5
+    comparison = cn.compare(clip, after, images, request)
+    assert comparison.rates["forgetting_rate"] >= 0.5
     given = cn.compare(clip, after, images, request, features=(z, cn.embed(after, images)))
-    assert torch.equal(found.before, given.before) and torch.equal(found.after, given.after)
+    assert torch.equal(comparison.before, given.before) and torch.equal(comparison.after, given.after)
     assert cn.Edit.load(edit.save(tmp_path / "patch.safetensors"), clip).same(edit)
 
 
@@ -221,8 +221,8 @@ def test_a_member_that_is_no_array_is_refused(file):
 
 def test_whatever_byte_stands_for_true_is_true(file):
     mask = np.full((C, K), 2, np.uint8).view(bool)
-    found = stored.read_stored(file(prototype_mask=mask))
-    assert (found.mask.view(torch.uint8) == 1).all() and found.vectors["prototypes"].norm(dim=-1).min() > 0
+    content = stored.read_stored(file(prototype_mask=mask))
+    assert (content.mask.view(torch.uint8) == 1).all() and content.vectors["prototypes"].norm(dim=-1).min() > 0
 
 
 @pytest.mark.promise("No file of data runs code")

@@ -65,9 +65,9 @@ def test_a_file_says_what_the_model_says(clip, folder, other, tmp_path, monkeypa
     mine, theirs = (cn.unlearn(c, request, images.vocabulary, "oblique", prototypes=made) for c in (clip, model))
     torch.testing.assert_close(mine.matrix(), theirs.matrix(), atol=1e-5, rtol=1e-5)
     assert theirs.apply(clip).edits == (theirs,)  # made from the file, for the model
-    found = model.model.stored
-    assert found.vectors["other_images"].shape == (3, clip.width) and len(found.other_names) > 900
-    torch.testing.assert_close(found.vectors["image_mean"], found.vectors["other_images"].mean(0))
+    content = model.model.stored
+    assert content.vectors["other_images"].shape == (3, clip.width) and len(content.other_names) > 900
+    torch.testing.assert_close(content.vectors["image_mean"], content.vectors["other_images"].mean(0))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.npz", "cache", "other", "pictures"]
 
 
@@ -110,9 +110,9 @@ def test_a_broken_picture_is_left_out_with_its_label(clip, folder, few_words, tm
 
 
 def test_words_that_are_unrelated():
-    found = unrelated_words(cn.Vocabulary(["dog", "tree_frog", "boxer"], ["photo"]))
-    assert "goldfish" in found and len(found) == len({*found}) > 900
-    assert not [name for name in found if "dog" in name.split() or name in ("boxer", "tree frog")]
+    names = unrelated_words(cn.Vocabulary(["dog", "tree_frog", "boxer"], ["photo"]))
+    assert "goldfish" in names and len(names) == len({*names}) > 900
+    assert not [name for name in names if "dog" in name.split() or name in ("boxer", "tree frog")]
 
 
 def test_unfit_input_writes_nothing(clip, folder, tmp_path):
