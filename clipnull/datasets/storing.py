@@ -33,34 +33,13 @@ def store(
     another one with the same model and pictures uses them. Memory does not grow with the number of pictures, but for
     the lists of their files and names.
 
-    Parameters
-    ----------
-    clip : Clip
-        With an encoder, and without edits.
-    images : Images
-        Broken ones are left out with a warning.
-    path : str or Path
-        Ends in ".npz"; appears whole or not at all.
-    other : str or Path, optional
-        A folder of unrelated pictures, in any layout: those on which collateral damage is measured.
-    prototypes : bool
-        Synthesize one for each cell: a second or so each on two cores with miniclip, minutes with a ViT-L.
-    progress : bool
-        Show progress bars.
-    note : str
-        Added to what the file says of itself.
+    clip: with an encoder, and without edits. images: broken ones are left out with a warning. path: ends in ".npz";
+    appears whole or not at all. other: a folder of unrelated pictures, in any layout, on which collateral damage is
+    measured. prototypes: synthesize one for each cell, which takes a second or so each on two cores with miniclip,
+    minutes with a ViT-L. note: added to what the file says of itself. Returns `path`.
 
-    Returns
-    -------
-    Path
-        `path`.
-
-    Raises
-    ------
-    ValueError
-        For an edited model or stored embeddings, another ending, and a folder without pictures.
-    OSError
-        If the file or the cache folder cannot be written.
+    Raises ValueError for an edited model or stored embeddings, another ending, and a folder without pictures; OSError
+    if the file or the cache folder cannot be written.
     """
     path, vocabulary = Path(path), images.vocabulary
     if path.suffix != SUFFIX:
