@@ -1,22 +1,18 @@
 """Pictures become embeddings.
 
-On the CPU a thread reads the next pictures while the tower works. A GPU would wait for it: there, processes read them
-(`torch.utils.data.DataLoader`) into pinned memory, from which they are copied while the GPU works.
-
-What CPU and GPU make of a picture agrees up to rounding, by the cosine between the two embeddings: 1 - AGREE or more in
-full precision, which `embed` has everywhere, and 1 - AGREE_MIXED or more in mixed precision (float16 where PyTorch's
-autocast takes it), in which `clipnull.datasets.shards` embeds unedited models on CUDA. tests/test_embedding.py holds
-both on a machine with a GPU, and the second on the CPU, too.
+The embeddings of a picture on CPU and GPU agree up to rounding: the cosine between them is at least 1 - AGREE in full
+precision, which `embed` uses everywhere, and at least 1 - AGREE_MIXED in mixed precision (float16 where PyTorch's
+autocast takes it), in which `clipnull.datasets.shards` embeds on CUDA. tests/test_embedding.py checks both bounds.
 """
 
 import math
 import multiprocessing
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import joblib
 import torch
@@ -36,21 +32,17 @@ READERS = 16
 second, of which a ViT-B-16 embeds 3,500."""
 
 AGREE, AGREE_MIXED = 1e-5, 1e-4
-"""How far the cosine between what CPU and GPU make of a picture may be from 1, in full and in mixed precision."""
+"""How far the cosine between the embeddings on CPU and GPU may be from 1, in full and in mixed precision."""
 
-P = TypeVar("P")
 T = TypeVar("T")
-Read = tuple[Tensor, list[str | OSError]]
-"""Prepared pictures (n, 3, s, s), and of each why it is broken ("" for none), or the error if it cannot be opened."""
 
 
 def embed(clip: Clip, images: Images) -> Tensor:
     """Embeddings z of all pictures: the features after the projection, not normalised.
 
     They are computed at each call; functions that need them take them as `features`, so that one call serves all.
-    While the tower works on some pictures, the next ones are read: by a thread, or by processes for a model on CUDA.
-    A picture that turns out broken is named in a warning, and its row is NaN: `classify` gives no answer for it, and
-    accuracy leaves it out with its label. Where a GPU has no memory for a batch, it is halved, with a warning.
+    A broken picture is named in a warning, and its row is NaN: `classify` gives no answer for it, and accuracy leaves
+    it out with its label. If a GPU lacks the memory for a batch, the batch is halved, with a warning.
 
     Parameters
     ----------
@@ -70,7 +62,7 @@ def embed(clip: Clip, images: Images) -> Tensor:
     Warns
     -----
     UserWarning
-        For pictures that are broken, with their number and the names of the first.
+        For broken pictures, with their number and the names of the first.
 
     Examples
     --------
@@ -82,97 +74,83 @@ def embed(clip: Clip, images: Images) -> Tensor:
     """
     validate_kind(clip, images)
     if images.stored is not None:
-        z = torch.empty(len(images), clip.width)
-        for first in range(0, len(z), ROWS):
-            z[first : first + ROWS] = clip.embed_pixels(images.stored[first : first + ROWS], batch=ROWS)
-        return z
-    batches = [range(first, min(first + BATCH, len(images))) for first in range(0, len(images), BATCH)]
-    parts, broken = [], {}
-    for part, faults in embed_files(clip, images.files, batches):
-        parts.append(part)
-        broken |= faults
-    if broken:
-        some = "; ".join(list(broken.values())[:5]) + (f"; and {len(broken) - 5} more" if len(broken) > 5 else "")
-        warnings.warn(f"{len(broken)} of {len(images)} pictures are broken, their features NaN: {some}", stacklevel=2)
-    return torch.cat(parts) if parts else torch.empty(0, clip.width)
+        return torch.cat([clip.embed_pixels(rows, ROWS) for rows in images.stored.split(ROWS)])
+    batches = [images.files[first : first + BATCH] for first in range(0, len(images), BATCH)]
+    parts, faults = [torch.empty(0, clip.width)], []
+    for z, reasons in embed_files(clip, batches):
+        parts.append(z)
+        faults += filter(None, reasons)
+    warn_of_broken(faults, len(faults), len(images))
+    return torch.cat(parts)
 
 
 @torch.inference_mode()
 def embed_files(
-    clip: Clip, files: Sequence[Path], batches: Sequence[range], mixed: bool = False
-) -> Iterator[tuple[Tensor, dict[int, str]]]:
-    """For each of `batches`, places in `files`: embeddings (m, d), NaN for what is broken, and why it is, by place.
+    clip: Clip, batches: Sequence[Sequence[Path]], mixed: bool = False
+) -> Iterator[tuple[Tensor, list[str]]]:
+    """For each batch of m files: embeddings (m, d), and why each picture is broken, "" if it is whole.
 
-    mixed: in mixed precision; what float16 cannot hold is computed again in full.
-
-    Raises OSError for a file that cannot be opened.
+    The row of a broken picture is NaN. With `mixed`, in mixed precision; a batch that overflows float16 is computed
+    again in full precision. Raises OSError for a file that cannot be opened.
     """
     size = Batch(BATCH)
-    for places, (pixels, faults) in zip(batches, _read(clip, files, batches), strict=True):
-        for fault in faults:
-            if isinstance(fault, OSError):
-                raise fault
+    for pixels, faults in ahead(iter(_read(clip, batches))):
         z = torch.full((1, 1), math.nan)
         if mixed:
             with torch.autocast(clip.device.type, torch.float16):
                 z = clip.embed_pixels(pixels, size)
         if not z.isfinite().all():
             z = clip.embed_pixels(pixels, size)
-        broken = {i: str(fault) for i, fault in zip(places, faults, strict=True) if fault}
-        z[[i - places.start for i in broken]] = math.nan
-        yield z, broken
+        z[[bool(fault) for fault in faults]] = math.nan
+        yield z, faults
 
 
 @dataclass(frozen=True, eq=False)
-class Pictures(Dataset):
-    """Pictures for `DataLoader`, prepared for a model: by place, pixels (3, s, s) and the fault of each, see `Read`."""
+class Batches(Dataset):
+    """Batches of pictures: pixels (m, 3, s, s) as `prepare` gives them, and the fault of each picture."""
 
-    files: Sequence[Path]
-    prepare: Callable[[Image.Image], Tensor]
-    size: int
-
-    def __getitem__(self, index: int) -> tuple[Tensor, str | OSError]:
-        fault = ""
-        try:
-            picture = read_picture(self.files[index])
-        except (ValueError, OSError) as error:
-            fault = error if isinstance(error, OSError) else str(error)
-            picture = Image.new("RGB", (self.size, self.size))
-        return self.prepare(picture), fault
+    files: Sequence[Sequence[Path]]
+    clip: Clip
 
     def __len__(self) -> int:
         return len(self.files)
 
+    def __getitem__(self, index: int) -> tuple[Tensor, list[str]]:
+        pictures, faults = [], []
+        for file in self.files[index]:
+            try:
+                picture, fault = read_picture(file), ""
+            except ValueError as error:
+                picture, fault = Image.new("RGB", (self.clip.image_size, self.clip.image_size)), str(error)
+            pictures.append(self.clip.preprocess(picture))
+            faults.append(fault)
+        return torch.stack(pictures), faults
 
-def together(pictures: Iterable[tuple[Tensor, str | OSError]]) -> Read:
-    """The pictures of a batch as one tensor."""
-    pixels, faults = zip(*pictures, strict=True)
-    return torch.stack(pixels), list(faults)
 
-
-def _read(clip: Clip, files: Sequence[Path], batches: Sequence[range], readers: int | None = None) -> Iterator[Read]:
-    """The pictures of each batch. readers: processes; by default none but on CUDA, and none where none may be begun."""
-    pictures, cuda = Pictures(files, clip.preprocess, clip.image_size), clip.device.type == "cuda"
+def _read(clip: Clip, batches: Sequence[Sequence[Path]], readers: int | None = None) -> DataLoader:
+    """The pictures of each batch. readers: processes; by default only on CUDA, as a GPU would wait for one reader."""
+    cuda = clip.device.type == "cuda"
     if readers is None:
-        free = cuda and not multiprocessing.current_process().daemon  # as the workers of dask are
-        readers = min(READERS, joblib.cpu_count(), len(batches)) if free else 0
-    if not readers:
-        return ahead(lambda places: together(pictures[i] for i in places), batches)
-    sampler: Any = batches  # lists of places, in fact any iterable of them
-    return iter(DataLoader(pictures, batch_sampler=sampler, num_workers=readers, collate_fn=together, pin_memory=cuda))
+        may_fork = not multiprocessing.current_process().daemon  # the workers of dask are daemons
+        readers = min(READERS, joblib.cpu_count(), len(batches)) if cuda and may_fork else 0
+    unused = torch.Generator()  # a DataLoader would draw a seed from the global generator
+    return DataLoader(Batches(batches, clip), None, num_workers=readers, pin_memory=cuda, generator=unused)
 
 
-def ahead(make: Callable[[P], T], places: Iterable[P]) -> Iterator[T]:
-    """`make` of each place in turn. A thread makes the next one while the caller works on what it got."""
+def ahead(items: Iterator[T]) -> Iterator[T]:
+    """The same items: a thread makes the next one while the caller works on the one before."""
     with ThreadPoolExecutor(1) as thread:
-        waiting: Future[T] | None = None
-        for place in places:
-            coming = thread.submit(make, place)
-            if waiting:
-                yield waiting.result()
-            waiting = coming
-        if waiting:
-            yield waiting.result()
+        upcoming = thread.submit(next, items, None)
+        while (item := upcoming.result()) is not None:
+            upcoming = thread.submit(next, items, None)
+            yield item
+
+
+def warn_of_broken(faults: Sequence[str], broken: int, n: int) -> None:
+    """Warn of so many broken pictures among n, with the first five of their `faults`."""
+    if broken:
+        some = "; ".join(faults[:5]) + (f"; and {broken - 5} more" if broken > 5 else "")
+        warnings.warn(f"{broken} of {n} pictures are broken, their features NaN: {some}", stacklevel=3)
 
 
 def validate_kind(clip: Clip, images: Images) -> None:
@@ -189,5 +167,5 @@ def validate_kind(clip: Clip, images: Images) -> None:
 
 def readable(images: Images, *features: Tensor) -> tuple[Images, list[Tensor]]:
     """The pictures whose `features`, (n, d) each, hold no NaN, and the features of these."""
-    kept = torch.stack([~z.norm(dim=1).isnan() for z in features]).all(0)
-    return (images, list(features)) if kept.all() else (images.where(kept), [z[kept] for z in features])
+    whole = torch.stack([~z.norm(dim=1).isnan() for z in features]).all(0)
+    return (images, list(features)) if whole.all() else (images.where(whole), [z[whole] for z in features])

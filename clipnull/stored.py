@@ -26,7 +26,6 @@ prompt up. What needs more, prompts of one's own or a gradient on pixels, says t
 import json
 import math
 import sys
-import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,38 +46,24 @@ VECTORS = {
     "other_texts": ("w", "d"), "common_texts": ("v", "d"),
 }  # fmt: skip
 NAMES = {
-    "classes": ("n",),
-    "domains": ("n",),
-    "class_names": ("C",),
-    "domain_names": ("K",),
-    "other_names": ("w",),
+    "classes": ("n",), "domains": ("n",), "class_names": ("C",), "domain_names": ("K",), "other_names": ("w",),
     "common_names": ("v",),
-}
+}  # fmt: skip
 WORDS = ("model", "pretrained", "fingerprint", "note")
 NEEDED = ("images", "classes", "domains", "class_names", "domain_names", "texts_build", "texts_free")
-OTHERS = {"prototype_mask": ("C", "K"), **dict.fromkeys(WORDS, ())}
-LAYOUT = VECTORS | NAMES | OTHERS
-SHORTEST = 1e-12  # what PyTorch divides a shorter vector by in place of its length
+LAYOUT = VECTORS | NAMES | {"prototype_mask": ("C", "K")} | dict.fromkeys(WORDS, ())
+KINDS = {"f": "floating-point numbers", "U": "texts", "b": "bool"}
+SHORTEST = 1e-12  # PyTorch divides a shorter vector by this in place of its length
 LOGIT_SCALE = 100.0
-"""OpenAI's, and the largest that most CLIPs are trained with: the file does not tell."""
+"""OpenAI's, and the largest that most CLIPs are trained with: the file holds none."""
 
 
 @dataclass(frozen=True, eq=False)
 class Stored:
     """What a file of embeddings holds, checked. Optional fields that it lacks are not in `vectors` or `words`.
 
-    Attributes
-    ----------
-    path : Path
-    vocabulary : Vocabulary
-        In the file's order.
-    classes, domains : (n,) int64
-        Places in the vocabulary.
-    vectors : dict of str to Tensor
-        By field, float32. A row of `prototypes` whose cell has none is zero.
-    other_names : tuple of str
-    words : dict of str to str
-        `model`, `pretrained`, `fingerprint`, `note`.
+    classes, domains: (n,) int64, places in the vocabulary. vectors: float32 by field; a row of `prototypes` whose cell
+    has none is zero. words: `model`, `pretrained`, `fingerprint`, `note`. mask: (C, K) bool: which cells have one.
     """
 
     path: Path
@@ -107,7 +92,7 @@ def left_out(what: str) -> None:
 
 
 def read_stored(path: str | Path) -> Stored:
-    """The embeddings in a file, every field checked. Nothing in it is run.
+    """The embeddings in a file, every field checked. No code in it is run.
 
     Raises ValueError that names the file and the field: for one that is missing, misspelt or of another shape than the
     others say, for labels that are not among the names, for NaN, infinite or zero rows, and for objects (pickles).
@@ -119,97 +104,101 @@ def read_stored(path: str | Path) -> Stored:
         )
     try:
         with np.load(path, allow_pickle=False) as archive:
-            found = {name: archive[name] for name in archive.files if name in LAYOUT}
+            arrays = {name: archive[name] for name in archive.files if name in LAYOUT}
             unknown = [name for name in archive.files if name not in LAYOUT]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, NotImplementedError, MemoryError) as error:
-        raise _refused(path, f"cannot be read ({one_line(error)})", "a NumPy archive of plain arrays") from error
     except Exception as error:  # zlib and the parser of NumPy's headers have errors of their own
-        raise _refused(path, f"cannot be read ({type(error).__name__})", "a NumPy archive of plain arrays") from error
-    for name in unknown:
-        try:
-            one_of("field", name, LAYOUT)
-        except ValueError as error:
-            raise _refused(
-                path, f"holds an unknown field: {one_line(error)}", "the fields of clipnull.stored"
-            ) from None
-    if missing := [name for name in NEEDED if name not in found]:
-        raise _refused(path, f"lacks {', '.join(missing)}", f"the fields {', '.join(NEEDED)}")
-    if strange := [name for name, value in found.items() if not isinstance(value, np.ndarray)]:
-        raise _refused(path, f"holds {', '.join(strange)} as bytes", "arrays of NumPy")
-    _check_shapes(path, found)
-    names = {name: _texts(path, name, found[name]) for name in NAMES if name in found}
+        reason = one_line(error) or type(error).__name__
+        raise ValueError(
+            f"file: {str(path)!r} cannot be read ({reason}); expected a NumPy archive of plain arrays"
+        ) from error
+    missing = [name for name in NEEDED if name not in arrays]
+    if missing and not unknown:  # a misspelt field is named below
+        raise ValueError(f"file: {str(path)!r} lacks {', '.join(missing)}; expected the fields {', '.join(NEEDED)}")
     try:
-        vocabulary = Vocabulary(names["class_names"], names["domain_names"])
+        for name in unknown:
+            one_of("field", name, LAYOUT)
+        return _checked(path, arrays)
     except ValueError as error:
-        raise _refused(path, f"has unfit names: {one_line(error)}", "distinct names, two classes or more") from None
-    classes = _places(path, "classes", names["classes"], vocabulary.classes)
-    domains = _places(path, "domains", names["domains"], vocabulary.domains)
-    mask = found.get("prototype_mask", np.ones(vocabulary.shape, bool))
-    if mask.dtype != bool:
-        raise _refused(path, f"holds prototype_mask as {mask.dtype}", "bool")
-    mask = (mask.view(np.uint8) != 0) & ("prototypes" in found)  # a true one may be any byte but zero
-    vectors = {name: _rows(path, name, found[name], mask) for name in VECTORS if name in found}
-    words = {name: _texts(path, name, found[name].reshape(1))[0] for name in WORDS if name in found}
-    other, common = (tuple(names.get(name, ())) for name in ("other_names", "common_names"))
-    return Stored(path, vocabulary, classes, domains, vectors, other, common, words, torch.from_numpy(mask))
+        raise ValueError(f"file: {str(path)!r} is not valid: {one_line(error, 1_000)}") from None
 
 
-def _refused(path: Path, what: str, expected: str) -> ValueError:
-    return ValueError(f"file: {str(path)!r} {what}; expected {expected}")
+def _checked(path: Path, arrays: dict[str, np.ndarray]) -> Stored:
+    for texts, names in (("other_texts", "other_names"), ("common_texts", "common_names")):
+        if (texts in arrays) != (names in arrays):
+            raise ValueError(f"{texts}, {names}: only one is given; expected both or none")
+    _validate_kinds(arrays)
+    _validate_shapes(arrays)
+    names = {name: _texts(name, arrays[name]) for name in NAMES if name in arrays}
+    vocabulary = Vocabulary(names["class_names"], names["domain_names"])
+    mask = arrays.get("prototype_mask", np.ones(vocabulary.shape, bool))
+    mask = torch.from_numpy((mask.view(np.uint8) != 0) & ("prototypes" in arrays))  # True may be any byte but zero
+    return Stored(
+        path,
+        vocabulary,
+        _places("classes", names["classes"], vocabulary.classes),
+        _places("domains", names["domains"], vocabulary.domains),
+        {name: _rows(name, arrays[name], mask) for name in VECTORS if name in arrays},
+        tuple(names.get("other_names", ())),
+        tuple(names.get("common_names", ())),
+        {name: _texts(name, arrays[name].reshape(1))[0] for name in WORDS if name in arrays},
+        mask,
+    )
 
 
-def _check_shapes(path: Path, found: dict[str, np.ndarray]) -> None:
+def _validate_kinds(arrays: dict[str, np.ndarray]) -> None:
+    for name, value in arrays.items():
+        kind = "f" if name in VECTORS else "b" if name == "prototype_mask" else "U"
+        dtype = getattr(value, "dtype", None)  # a member that is no .npy is bytes
+        if dtype is None or dtype.kind != kind:
+            raise ValueError(f"{name}: {dtype or 'bytes'}; expected {KINDS[kind]}")
+
+
+def _validate_shapes(arrays: dict[str, np.ndarray]) -> None:
     sizes: dict[str, tuple[int, str]] = {}
     for name, axes in LAYOUT.items():
-        if name not in found:
+        if name not in arrays:
             continue
-        shape = found[name].shape
+        shape = arrays[name].shape
         if len(shape) != len(axes) or 0 in shape:
-            raise _refused(path, f"holds {name} of shape {shape}", f"({', '.join(axes)}), none of them zero")
+            raise ValueError(f"{name}: shape {shape}; expected ({', '.join(axes)}), none of them zero")
         for axis, size in zip(axes, shape, strict=True):
-            known, first = sizes.setdefault(axis, (size, name))
-            if size != known:
-                raise _refused(path, f"holds {name} of shape {shape}", f"{axis} = {known}, as in {first}")
-    for texts, names in (("other_texts", "other_names"), ("common_texts", "common_names")):
-        if (texts in found) != (names in found):
-            raise _refused(path, f"holds only one of {texts} and {names}", "both or none")
+            first_size, first = sizes.setdefault(axis, (size, name))
+            if size != first_size:
+                raise ValueError(f"{name}: shape {shape}; expected {axis} = {first_size}, as in {first}")
 
 
-def _texts(path: Path, name: str, values: np.ndarray) -> list[str]:
-    if values.dtype.kind != "U":
-        raise _refused(path, f"holds {name} as {values.dtype}", "texts")
+def _texts(name: str, values: np.ndarray) -> list[str]:
     codes = np.frombuffer(values.tobytes(), np.dtype("u4").newbyteorder(values.dtype.byteorder))
-    if codes.max(initial=0) > sys.maxunicode:  # of which Python would make strings that crash it
-        raise _refused(path, f"holds {name} with characters that there are not", "Unicode")
+    if codes.max(initial=0) > sys.maxunicode:  # Python would make strings of them that crash it
+        raise ValueError(f"{name}: characters that do not exist; expected Unicode")
     texts = values.tolist()
-    if strange := [text for text in {*texts} if not printable(text)]:
-        raise _refused(path, f"holds {name} that cannot be printed, such as {brief(min(strange))}", "texts")
+    if unprintable := [text for text in {*texts} if not printable(text)]:
+        raise ValueError(f"{name}: {brief(min(unprintable))} cannot be printed; expected plain text")
     return texts
 
 
-def _places(path: Path, name: str, values: Sequence[str], known: Sequence[str]) -> Tensor:
-    place = {label: i for i, label in enumerate(known)}
-    if strange := sorted({*values} - {*known}):
-        told, names = (shorten(text[:60] for text in texts) for texts in (strange, known))
-        raise _refused(path, f"holds {name} without a name: {told}", names)
-    return torch.tensor([place[value] for value in values])
+def _places(field: str, labels: Sequence[str], names: Sequence[str]) -> Tensor:
+    place = {name: i for i, name in enumerate(names)}
+    if unknown := sorted({*labels} - {*names}):
+        some, expected = (shorten(text[:60] for text in texts) for texts in (unknown, names))
+        raise ValueError(f"{field}: {some} not among the names; expected {expected}")
+    return torch.tensor([place[label] for label in labels])
 
 
-def _rows(path: Path, name: str, values: np.ndarray, mask: np.ndarray) -> Tensor:
-    if values.dtype.kind != "f":
-        raise _refused(path, f"holds {name} as {values.dtype}", "floating-point numbers")
+def _rows(name: str, values: np.ndarray, mask: Tensor) -> Tensor:
     with np.errstate(over="ignore"):  # what is too large is refused below
         rows = torch.from_numpy(values.astype(np.float32, copy=False))
     if name == "prototypes":
-        rows[~torch.from_numpy(mask)] = 0.0
+        rows[~mask] = 0.0
     length = rows.reshape(-1, rows.shape[-1]).norm(dim=1)
     if not length.isfinite().all():
         row = int((~length.isfinite()).nonzero()[0])
-        raise _refused(path, f"holds NaN, infinite or too large values in row {row} of {name}", "finite ones")
-    needs = torch.from_numpy(mask).flatten() if name == "prototypes" else torch.ones(len(length), dtype=torch.bool)
-    if bool((length[needs] <= SHORTEST).any()):
-        row = int(((length <= SHORTEST) & needs).nonzero()[0])
-        raise _refused(path, f"holds a row of length zero: {row} of {name}", "vectors with a direction")
+        raise ValueError(f"{name}: NaN, infinite or too large values in row {row}; expected finite ones")
+    zero = length <= SHORTEST
+    if name == "prototypes":
+        zero &= mask.flatten()
+    if zero.any():
+        raise ValueError(f"{name}: row {int(zero.nonzero()[0])} has length zero; expected a direction")
     return rows
 
 
@@ -290,8 +279,6 @@ class StoredModel(nn.Module):
         return table[places[:, 0]]
 
 
-# --- Names in a file: a vocabulary, one class a line; or class names with their text embeddings, in place of a model.
-
 DOMAIN = "photo"
 """The only domain of names that come without one."""
 
@@ -302,7 +289,7 @@ def read_vocabulary(path: str | Path) -> Vocabulary:
     A line "domain: NAME" names a domain; without any there is one, DOMAIN. Blank lines and those that begin with # do
     not count. A file that ends in .json holds {"classes": [...] or {...}, "domains": [...]}, as for `Vocabulary`.
 
-    Raises ValueError that names the file, for one that holds no two classes, or a name twice.
+    Raises ValueError that names the file, for fewer than two classes, or a name twice.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -315,30 +302,36 @@ def read_vocabulary(path: str | Path) -> Vocabulary:
         raise ValueError(f"vocabulary: {str(path)!r} is not there; expected a text file with one class name a line")
     try:
         text = path.read_text(encoding="utf-8-sig")
-        if path.suffix == ".json":
-            told = json.loads(text)
-            if not isinstance(told, dict) or not {"classes"} <= told.keys() <= {"classes", "domains"}:
-                raise ValueError("it is not of the form {classes: ..., domains: ...}")
-            return Vocabulary(told["classes"], told.get("domains", [DOMAIN]))
-        lines = [line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
-        domains = [line.partition(":")[2].strip() for line in lines if line.lower().startswith("domain:")]
-        named = [line for line in lines if not line.lower().startswith("domain:")]
-        groups = [tuple(name.strip() for name in line.split(",") if name.strip()) for line in named]
-        firsts = [group[0] if group else "" for group in groups]
-        if len({*firsts}) < len(firsts) or not firsts:
-            return Vocabulary(firsts, domains or [DOMAIN])  # which says what is wrong
-        classes: Any = dict(zip(firsts, groups, strict=True))
-        return Vocabulary(classes, domains or [DOMAIN])
+        return _from_json(text) if path.suffix == ".json" else _from_lines(text)
     except ValueError as error:
         raise ValueError(f"vocabulary: {str(path)!r} is not valid: {one_line(error)}") from error
 
 
+def _from_json(text: str) -> Vocabulary:
+    content = json.loads(text)
+    if not isinstance(content, dict) or not {"classes"} <= content.keys() <= {"classes", "domains"}:
+        raise ValueError("it is not of the form {classes: ..., domains: ...}")
+    return Vocabulary(content["classes"], content.get("domains", [DOMAIN]))
+
+
+def _from_lines(text: str) -> Vocabulary:
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    domains = [line.partition(":")[2].strip() for line in lines if line.lower().startswith("domain:")]
+    named = [line for line in lines if not line.lower().startswith("domain:")]
+    groups = [tuple(name.strip() for name in line.split(",") if name.strip()) for line in named]
+    firsts = [group[0] if group else "" for group in groups]
+    if len({*firsts}) < len(firsts) or not firsts:
+        return Vocabulary(firsts, domains or [DOMAIN])  # raises: a dictionary would hide a name that comes twice
+    classes: Any = dict(zip(firsts, groups, strict=True))
+    return Vocabulary(classes, domains or [DOMAIN])
+
+
 def has_texts_alone(path: str | Path) -> bool:
-    """Whether a .npz holds `class_texts`, and none of the texts of a whole file of embeddings (`clipnull.stored`)."""
+    """Whether a .npz holds `class_texts`, and none of the texts of a whole file of embeddings."""
     try:
         with np.load(path, allow_pickle=False) as archive:
             return "class_texts" in archive.files and "texts_build" not in archive.files
-    except Exception:  # whatever is wrong, `stored.read` says it
+    except Exception:  # whatever is wrong, `read_stored` says it
         return False
 
 
@@ -346,25 +339,22 @@ def read_texts(path: str | Path) -> Stored:
     """Class names with one text embedding each, as a file of embeddings without pictures and with one domain, DOMAIN.
 
     A .npz of `class_names` (C,) and `class_texts` (C, d), and perhaps `model`, `pretrained` and `fingerprint`; whatever
-    else it holds is not read. Raises ValueError that names the file for anything else, as `stored.read` does.
+    else it holds is not read. Raises ValueError that names the file for anything else, as `read_stored` does.
     """
     path = Path(path)
     with np.load(path, allow_pickle=False) as archive:
         try:
             names, texts = archive["class_names"], archive["class_texts"]
-            words = {w: str(archive[w]) for w in ("model", "pretrained", "fingerprint", "note") if w in archive.files}
+            words = {word: str(archive[word]) for word in WORDS if word in archive.files}
             if names.ndim != 1 or texts.ndim != 2 or len(names) != len(texts) or texts.dtype.kind != "f":
                 raise ValueError(f"class_names of shape {names.shape}, class_texts {texts.dtype} of {texts.shape}")
-            rows = torch.from_numpy(texts.astype(np.float32))
-            length = rows.norm(dim=1)
-            if not (length.isfinite().all() and (length > 0).all()):
-                raise ValueError("class_texts with NaN, infinity or rows of length zero")
+            rows = _rows("class_texts", texts, torch.empty(0))
             vocabulary = Vocabulary([str(name) for name in names.tolist()], [DOMAIN])
         except Exception as error:  # zlib and the parser of NumPy's headers have errors of their own
             raise ValueError(
                 f"file: {str(path)!r} holds no valid texts ({one_line(error)}); expected class_names (C,) and "
                 "class_texts (C, d)"
             ) from error
-    nothing = torch.empty(0, dtype=torch.int64)
+    labels = torch.empty(0, dtype=torch.int64)
     vectors = {"texts_free": rows, "texts_build": rows[:, None]}
-    return Stored(path, vocabulary, nothing, nothing, vectors, (), (), words, torch.zeros(len(rows), 1).bool())
+    return Stored(path, vocabulary, labels, labels, vectors, (), (), words, torch.zeros(len(rows), 1).bool())

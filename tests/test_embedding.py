@@ -1,7 +1,4 @@
-"""Pictures are read ahead of the tower: in their order, not too many, and faults arrive where they are awaited.
-
-And what they become agrees in full and in mixed precision, on CPU and GPU.
-"""
+"""Pictures become embeddings: read ahead of the tower, broken or not, in two precisions, on devices short of memory."""
 
 import copy
 import threading
@@ -10,50 +7,47 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import VIT
-from PIL import Image
+from helpers import VIT, pixels, random
 from torch import nn
 
 import clipnull as cn
-from clipnull import embedding
+from clipnull import embedding, prototypes
 from clipnull.datasets.shards import embed_shards
-from clipnull.embedding import AGREE, AGREE_MIXED, ahead
+from clipnull.embedding import AGREE, AGREE_MIXED, ahead, embed_files
+from clipnull.models import Batch
+
+cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
 def test_the_next_is_made_while_the_caller_works():
-    begun = [threading.Event() for _ in range(5)]
+    begun = [threading.Event() for _ in range(4)]
 
-    def make(place):
-        begun[place].set()
-        return torch.tensor(place)
+    def make():
+        for i, event in enumerate(begun):
+            event.set()
+            yield i
 
-    found = []
-    for value in ahead(make, range(5)):
-        found.append(int(value))
-        if len(found) < 5:
-            assert begun[len(found)].wait(10)  # without anybody asking for it
-            assert not any(event.is_set() for event in begun[len(found) + 1 :])
-    assert found == [0, 1, 2, 3, 4]
-    assert list(ahead(make, [])) == []
+    for i in ahead(make()):
+        assert i == 3 or begun[i + 1].wait(10)  # without anybody asking for it
+        assert not any(event.is_set() for event in begun[i + 2 :])
 
 
 def test_a_fault_arrives_in_its_turn_and_no_thread_stays():
-    def make(place):
-        if place == 2:
-            raise OSError("gone")
-        return torch.tensor(place)
+    def make():
+        yield from (0, 1)
+        raise OSError("gone")
 
-    before, found = threading.active_count(), []
+    before, items = threading.active_count(), []
     with pytest.raises(OSError, match="gone"):
-        found.extend(int(value) for value in ahead(make, range(9)))
-    assert threading.active_count() == before
+        items.extend(ahead(make()))
+    assert items == [0, 1] and threading.active_count() == before
 
 
 def test_pictures_in_several_batches_are_those_in_one(clip, corner, tmp_path, monkeypatch):
-    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     broken = tmp_path / "broken.png"
-    broken.write_bytes((tmp_path / "a.png").read_bytes()[:40])
+    broken.write_bytes(b"no picture")
     images = replace(corner, files=(*corner.files[:4], broken, *corner.files[5:]))
+    state = torch.get_rng_state()
     with pytest.warns(UserWarning, match=f"1 of {len(images)} pictures are broken, .*broken.png"):
         whole = cn.embed(clip, images)
     monkeypatch.setattr(embedding, "BATCH", 3)
@@ -61,21 +55,29 @@ def test_pictures_in_several_batches_are_those_in_one(clip, corner, tmp_path, mo
         parts = cn.embed(clip, images)
     torch.testing.assert_close(parts, whole, equal_nan=True, atol=1e-5, rtol=1e-4)
     assert parts.isnan().all(1).nonzero().flatten().tolist() == [4]
+    assert torch.equal(torch.get_rng_state(), state)
     gone = replace(images, files=(*images.files[:-1], tmp_path / "none.png"))
     with pytest.raises(OSError, match="none.png"):
         cn.embed(clip, gone)
 
 
 def test_processes_read_what_a_thread_reads(small, corner, tmp_path):
-    broken = tmp_path / "broken.png"
-    broken.write_bytes(b"no picture")
-    files = (*corner.files[:5], broken, tmp_path / "none.png")
-    clip, batches = small(VIT), [range(0, 3), range(3, 6), range(6, 7)]
-    first, second = (list(embedding._read(clip, files, batches, readers)) for readers in (0, 2))
-    for (mine, faults), (theirs, others) in zip(first, second, strict=True):
-        assert torch.equal(mine, theirs) and str(faults) == str(others)
-    assert first[1][1][:2] == ["", ""] and "broken.png" in first[1][1][2]
-    assert isinstance(first[2][1][0], FileNotFoundError) and isinstance(second[2][1][0], FileNotFoundError)
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    batches = [corner.files[:3], [*corner.files[3:5], tmp_path / "broken.png"], [tmp_path / "none.png"]]
+    loaders = [embedding._read(small(VIT), batches, readers) for readers in (0, 2)]
+    for loader in loaders:
+        assert len(loader) == 3
+    (mine, theirs) = (iter(loader) for loader in loaders)
+    for _ in range(2):
+        (x, faults), (y, others) = next(mine), next(theirs)
+        assert torch.equal(x, y) and faults == others
+    assert faults[:2] == ["", ""] and "broken.png" in faults[2]
+    for items in (mine, theirs):
+        with pytest.raises(FileNotFoundError, match="none.png"):
+            next(items)
+
+
+# --- full and mixed precision, CPU and GPU
 
 
 def far(mine, theirs):
@@ -84,7 +86,7 @@ def far(mine, theirs):
 
 
 def mixed(clip, images):
-    ((z, _),) = embedding.embed_files(clip, images.files, [range(len(images))], mixed=True)
+    ((z, _),) = embed_files(clip, [images.files], mixed=True)
     return z
 
 
@@ -113,13 +115,15 @@ def test_what_float16_cannot_hold_is_computed_in_full(small, corner):
     torch.testing.assert_close(mixed(clip, corner), cn.embed(clip, corner))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_cuda_agrees_with_the_cpu(clip, corner):
+@cuda
+def test_cuda_agrees_with_the_cpu(clip, corner, tmp_path):
     there, z = replace(clip, model=copy.deepcopy(clip.model).cuda()), cn.embed(clip, corner)
     assert far(cn.embed(there, corner), z) < AGREE and far(mixed(there, corner), z) < AGREE_MIXED
+    first, again = (embed_shards(there, corner, tmp_path / name).paths[0].read_bytes() for name in ("a", "b"))
+    assert first == again
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@cuda
 def test_a_gpu_without_memory_halves_the_batch(clip):
     there, n = replace(clip, model=copy.deepcopy(clip.model).cuda()), 4096
     pixels = torch.randn(8, 3, clip.image_size, clip.image_size).repeat(n // 8, 1, 1, 1)
@@ -134,8 +138,91 @@ def test_a_gpu_without_memory_halves_the_batch(clip):
     torch.testing.assert_close(z[[0, 8, n - 1]], clip.embed_pixels(pixels[[0, 8, n - 1]]), atol=1e-3, rtol=1e-3)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_shards_on_a_gpu_are_the_same_bytes_again(clip, corner, tmp_path):
-    there = replace(clip, model=copy.deepcopy(clip.model).cuda())
-    first, again = (embed_shards(there, corner, tmp_path / name).paths[0].read_bytes() for name in ("a", "b"))
-    assert first == again
+# --- a device short of memory
+
+
+class Scarce(nn.Module):
+    """A model on a device that has no memory for more than `most` rows at once."""
+
+    def __init__(self, model, most):
+        super().__init__()
+        self.inside, self.most, self.sizes = model, most, []
+        self.visual, self.logit_scale = model.visual, model.logit_scale
+
+    def _within(self, rows):
+        self.sizes.append(len(rows))
+        if len(rows) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return rows
+
+    def encode_image(self, rows, normalize=False):
+        return self.inside.encode_image(self._within(rows), normalize=normalize)
+
+    def encode_text(self, rows, normalize=False):
+        return self.inside.encode_text(self._within(rows), normalize=normalize)
+
+
+def scarce(clip, most):
+    """`clip` on such a device, and the sizes of the batches that it got."""
+    model = Scarce(clip.model, most)
+    return replace(clip, model=model), model.sizes
+
+
+def test_batches_stay_as_small_as_they_had_to_become():
+    calls, batch = [], Batch(8)
+
+    def call(rows):
+        calls.append((rows.start, rows.stop))
+        if rows.stop - rows.start > 3:
+            raise torch.OutOfMemoryError
+        return calls[-1]
+
+    with pytest.warns(UserWarning, match="no memory for 8 rows at once; going on with 4 at a time"):
+        parts = batch.through(call, 5 + 8)
+    assert calls[:3] == [(0, 8), (0, 4), (0, 2)] and batch.size == 2
+    assert parts == calls[2:] and [row for part in parts for row in range(*part)] == list(range(13))
+    assert Batch.of(batch) is batch and Batch(4).through(lambda rows: (rows.start, rows.stop), 0) == [(0, 0)]
+    with pytest.raises(ValueError, match="batch: 0 is not valid"):
+        Batch.of(0)
+
+
+def test_where_one_row_is_too_much_the_error_is_that_of_the_device():
+    def never(rows):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    with pytest.raises(torch.OutOfMemoryError, match="Tried to allocate"), pytest.warns(UserWarning):
+        Batch(4).through(never, 4)
+
+
+def test_pictures_and_texts_are_embedded_in_smaller_batches(small, corner, monkeypatch):
+    monkeypatch.setattr(embedding, "BATCH", 8)
+    clip = small(VIT)
+    tight, sizes = scarce(clip, 5)
+    with pytest.warns(UserWarning, match="going on with"):
+        torch.testing.assert_close(tight.embed_pixels(pixels(clip, 9)), clip.embed_pixels(pixels(clip, 9)))
+        torch.testing.assert_close(tight.embed_texts(["a dog"] * 9), clip.embed_texts(["a dog"] * 9))
+    sizes.clear()
+    with pytest.warns(UserWarning) as caught:
+        torch.testing.assert_close(cn.embed(tight, corner), cn.embed(clip, corner))
+    assert len(caught) == 1 and sizes.count(8) == 1  # the smaller batch is remembered
+
+
+def test_pictures_are_synthesized_in_smaller_batches(small):
+    clip = small(VIT)
+    tight, sizes = scarce(clip, 2)
+    settings = {"targets": random(5, clip.width), "steps": 2, "progress": False}
+    with pytest.warns(UserWarning, match="no memory for 5 rows at once; going on with 2 at a time"):
+        tightly = prototypes.synthesize(tight, **settings)
+    for mine, theirs in zip(tightly, prototypes.synthesize(clip, **settings), strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-4)
+    assert sizes[0] == 5 and max(sizes[1:]) == 2
+
+
+def test_all_cells_of_a_vocabulary_meet_the_limit_once(small, tmp_path, monkeypatch):
+    monkeypatch.setenv("CLIPNULL_CACHE", str(tmp_path))
+    vocabulary = cn.Vocabulary([f"thing {i}" for i in range(40)], ["photo"])
+    tight, sizes = scarce(small(VIT), 20)
+    monkeypatch.setattr(prototypes, "embed_cells", lambda clip, v, rows: random(len(rows), v.shape[1], clip.width))
+    with pytest.warns(UserWarning) as caught:
+        made = prototypes.cell_prototypes(tight, vocabulary, steps=1, progress=False)
+    assert made.mask.all() and len(caught) == 1 and sizes.count(32) == 1

@@ -70,7 +70,7 @@ def data(args: argparse.Namespace) -> int:
     renamed = [f"{name} ({', '.join(own)})" for name, own in told["folders"].items() if own != [name]]
     if renamed:
         print(f"named otherwise on disk: {'; '.join(renamed)}")
-    left = [f"  {name}: {why}" for name, why in dataset.left.items()]
+    left = [f"  {name}: {why}" for name, why in dataset.left_out.items()]
     more = [f"  and {len(left) - SHOWN} more, in --json FILE"] if len(left) > SHOWN else []
     print(f"left out: {len(left) or 'nothing'}", *left[:SHOWN], *more, sep="\n")
     if args.tars:

@@ -12,10 +12,11 @@ it, `<domain>/<class>/*`: Caltech101, LabelMe, VOC2007, SUN09 |
 | `table` | a .csv or .parquet file with the columns path, class and, if there are any, domain |
 | `webdataset` | .tar files, see `clipnull.datasets.webdataset` |
 
-A data set may lie one or two folders down, or in a folder `train` or `test`, which `split` names. Where two readings
-are possible, none is taken, and the error says what decides.
+A data set may lie one or two folders down, or in a folder `train` or `test`, which `split` names. Where a folder can be
+read in two ways, the error says which `layout` or `split` decides.
 """
 
+import contextlib
 import hashlib
 import os
 import re
@@ -29,7 +30,7 @@ from typing import Any
 import torch
 
 from ..errors import one_of, shorten
-from ..images import SUFFIXES, Images, find_pictures, why_unreadable
+from ..images import SUFFIXES, Images, why_unreadable
 from ..vocabulary import Vocabulary
 from .tables import Row, read_table
 
@@ -46,36 +47,38 @@ VLCS = ("bird", "car", "chair", "dog", "person")
 UNNAMED = "image"
 """The one domain of a data set without any: "an image of a dog", which none of the prompts says that evaluate."""
 FOLDERS_OF_SPLITS = {"train", "training", "test", "val", "valid", "validation"}
-TEST_SHARE, TOLD = 0.2, 5
-"""Of pictures without a split of their own; files that are left out, of those that a warning names."""
+TEST_SHARE, NAMED = 0.2, 5
+"""The test share of pictures without a published split; how many of the files left out a warning names."""
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Pictures with what is known of where they are from.
+    """Pictures, and where they come from.
 
-    images: with class names as words. layout, split: one of LAYOUTS; what was asked for, and whether it is "published"
-    or made "by hash". left: what is left out, with the reason of each. folders: class names as they are on disk.
+    images: with class names as words. layout, split: one of LAYOUTS; the split, and whether it is "published" or made
+    "by hash". left_out: the reason of each file or folder that is not used. folders: class names as they are on disk.
     """
 
     images: Images
     root: Path
     layout: str
     split: str
-    left: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
     folders: dict[str, list[str]] = field(default_factory=dict)
 
-    def told_left(self) -> str:
-        """What is left out, the first few with the reason of each, in one line; "" if nothing is."""
-        some = "; ".join(f"{name!r} ({reason})" for name, reason in list(self.left.items())[:TOLD])
-        more = f"; and {len(self.left) - TOLD} more" if len(self.left) > TOLD else ""
-        told = f"{len(self.left)} files or folders are left out, beside {len(self.images)} pictures: {some}{more}"
-        return told if self.left else ""
+    def format_left_out(self) -> str:
+        """What is left out, with the reasons of the first few, in one line; "" if nothing is."""
+        if not self.left_out:
+            return ""
+        some = "; ".join(f"{name!r} ({reason})" for name, reason in list(self.left_out.items())[:NAMED])
+        more = f"; and {len(self.left_out) - NAMED} more" if len(self.left_out) > NAMED else ""
+        n = len(self.left_out)
+        return f"{n} files or folders are left out, beside {len(self.images)} pictures: {some}{more}"
 
     def manifest(self) -> dict[str, Any]:
-        """What JSON keeps of it: counts of pictures by class and domain, what was left out and why, and a SHA-256.
+        """What JSON keeps of it: counts by class and domain, what was left out and why, and a SHA-256.
 
-        That is of all paths with their labels, so that two who say that they used the same pictures can tell.
+        The hash covers all paths with their labels, so that two people can see that they used the same pictures.
         """
         classes, domains = self.images.vocabulary.classes, self.images.vocabulary.domains
         rows = zip(self.images.files, self.images.classes.tolist(), self.images.domains.tolist(), strict=True)
@@ -87,7 +90,7 @@ class Dataset:
             "pictures": len(self.images),
             "counts": {c: dict(zip(domains, row, strict=True)) for c, row in zip(classes, counts, strict=True)},
             "folders": self.folders,
-            "left_out": self.left,
+            "left_out": self.left_out,
             "sha256": hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest(),
         }
 
@@ -95,56 +98,53 @@ class Dataset:
 def load_dataset(place: str | os.PathLike, layout: str | None = None, split: str = "all") -> Dataset:
     """The pictures of a data set, in the layout it is published in, for `embed` and all that takes Images.
 
-    place: a folder, or a table. layout: one of LAYOUTS but `webdataset`; found out if not given. split: "all", "train"
+    place: a folder, or a table. layout: one of LAYOUTS but `webdataset`; recognised if not given. split: "all", "train"
     or "test". Folders train and test, DomainNet and VLCS bring their own; other pictures are in "test" by a hash of
     their paths in the data set, about TEST_SHARE of them: the same on every machine, whatever else is there. (PACS' own
     "test" lists hold its training pictures, too: they are for another domain than one trained on.)
 
-    Class names become words: "Alarm_Clock", "AlarmClock" and "007.alarm_clock" are "alarm clock", and folders that
-    become the same words are one class. Files that cannot be pictures are left out and told in `left` with the reason.
-    Raises ValueError where nothing can be read, for fewer than two classes, and where two readings are possible.
+    Class names become words, see `clean_name`; folders that become the same words are one class. Files that cannot be
+    pictures are left out. Raises ValueError where nothing can be read, for fewer than two classes, and where a folder
+    can be read in two ways.
     """
-    place, published = Path(place), False
+    place = Path(place)
     one_of("split", split, SPLITS)
     if layout is not None:
         one_of("layout", layout, LAYOUTS[:-1])
     if place.is_file() and layout in (None, "table"):
-        root, layout, (rows, left) = place.parent, "table", read_table(place, UNNAMED)
-    elif not place.is_dir() or layout == "table":
+        root, layout, published = place.parent, "table", False
+        rows, left_out = read_table(place, UNNAMED)
+    elif place.is_dir() and layout != "table":
+        root, layout, published = recognise(place, layout, split)
+        rows, left_out, published = _pictures(root, layout, split, published)
+    else:
         raise ValueError(
             f"folder: {str(place)!r} is not a {'table' if layout == 'table' else 'folder'}; expected a folder of "
             "pictures, such as <domain>/<class>/<picture>, or a .csv or .parquet file with their paths"
         )
-    else:
-        root, layout, published = recognise(place, layout, split)
-        rows, left = _rows(root, layout, split)
-        own = split != "all" and not published
-        if own and layout == "domainnet":
-            listed, published = {*_listed(root, {domain for _, _, domain in rows}, split)}, True
-            rows = [row for row in rows if below(row[0], root) in listed]
-        published |= own and layout == "vlcs" and _has_splits(root)
     if split != "all" and not published:
         rows = [row for row in rows if in_test(below(row[0], root)) == (split == "test")]
-    left |= {below(file, root): reason for file, _, _ in rows if (reason := why_unreadable(file))}
-    kept = [row for row in rows if below(row[0], root) not in left]
+    left_out |= {below(file, root): reason for file, _, _ in rows if (reason := why_unreadable(file))}
+    rows = [row for row in rows if below(row[0], root) not in left_out]
     folders = defaultdict(set)
-    for _, name, _ in kept:
+    for _, name, _ in rows:
         folders[clean_name(name)].add(name)
-    classes, domains = sorted(folders), sorted({domain for _, _, domain in kept})
+    classes, domains = sorted(folders), sorted({domain for _, _, domain in rows})
     if len(classes) < 2:
+        some = f"{len(classes)} {'class' if classes else 'classes'}"
+        reasons = shorten(f"{name} ({reason})" for name, reason in left_out.items())
         raise ValueError(
-            f"folder: {str(place)!r}, read as {layout!r}, holds {len(classes)} "
-            f"{'class' if len(classes) == 1 else 'classes'} with readable pictures ({', '.join(classes) or 'none'}); "
-            f"expected at least two; left out: {shorten(f'{n} ({why})' for n, why in left.items())}".removesuffix(": ")
+            f"folder: {str(place)!r}, read as {layout!r}, holds {some} with readable pictures "
+            f"({', '.join(classes) or 'none'}); expected at least two; left out: {reasons or 'nothing'}"
         )
     images = Images(
-        tuple(file for file, _, _ in kept),
-        torch.tensor([classes.index(clean_name(name)) for _, name, _ in kept]),
-        torch.tensor([domains.index(domain) for _, _, domain in kept]),
+        tuple(file for file, _, _ in rows),
+        torch.tensor([classes.index(clean_name(name)) for _, name, _ in rows]),
+        torch.tensor([domains.index(domain) for _, _, domain in rows]),
         Vocabulary(classes, domains),
     )
     how = split if split == "all" else f"{split}, {'published' if published else 'by hash'}"
-    return Dataset(images, root, layout, how, left, {name: sorted(found) for name, found in sorted(folders.items())})
+    return Dataset(images, root, layout, how, left_out, {name: sorted(folders[name]) for name in classes})
 
 
 def clean_name(name: str) -> str:
@@ -163,70 +163,65 @@ def in_test(path: str, share: float = TEST_SHARE) -> bool:
     return int(hashlib.sha256(path.encode(errors="surrogateescape")).hexdigest()[:8], 16) < share * 2**32
 
 
-# --- folders
+def below(file: Path, root: Path) -> str:
+    """The path of a file in a data set; of one outside, which a table may name, as it is."""
+    return file.relative_to(root).as_posix() if file.is_relative_to(root) else file.as_posix()
+
+
+# --- which layout a folder has
 
 
 def recognise(folder: Path, layout: str | None = None, split: str = "all") -> tuple[Path, str, bool]:
-    """Where the data set in `folder` begins, at most two levels down, its layout, and whether a folder is the split."""
+    """Where the data set in `folder` begins, its layout, and whether that is a folder of the split alone."""
     level = [folder]
     for _ in range(3):
-        found = [(place, known) for place in level for known in _published(place) if layout in (None, known)]
-        chosen = [place for place in found if place[0].name.lower() == split and place[0] != folder]
-        if len(found) == 1 or len(chosen) == 1:
-            return *(chosen or found)[0], bool(chosen)
-        if found:
-            some = shorten(f"{place.relative_to(folder).as_posix()} ({known})" for place, known in found)
+        matches = [(place, known) for place in level for known in _published(place) if layout in (None, known)]
+        of_split = [place for place in matches if place[0].name.lower() == split and place[0] != folder]
+        if len(matches) == 1 or len(of_split) == 1:
+            return *(of_split or matches)[0], bool(of_split)
+        if matches:
+            some = shorten(f"{place.name} ({known})" for place, known in matches)
             raise ValueError(
-                f"folder: {str(folder)!r} holds several data sets, {some}; expected the folder of one"
-                + (", or its split: 'train:...' or 'test:...'" if {p.name for p, _ in found} & {*SPLITS} else "")
+                f"folder: {str(folder)!r} holds several data sets, {some}; expected the folder of one, or one of its "
+                "splits: 'train:...' or 'test:...'"
             )
-        level = [entry for place in level for entry in _folders(place) if not entry.is_symlink()][:100]
+        level = [inner for place in level for inner in _folders(place) if not inner.is_symlink()]
     if layout in DOMAINS:
         some = " or ".join(", ".join(names) for names in DOMAINS[layout])
         raise ValueError(f"folder: {str(folder)!r} does not hold the domains of {layout!r}; expected folders {some}")
-    return _other(folder, layout, split)
+    return _unpublished(folder, layout, split)
 
 
-def _other(folder: Path, layout: str | None, split: str) -> tuple[Path, str, bool]:
-    """`recognise` for folders that are no known data set."""
-    place, chosen = folder, False
-    for _ in range(3):
-        inside = _folders(place)
-        if len(inside) > 1 and {entry.name.lower() for entry in inside} <= FOLDERS_OF_SPLITS and not chosen:
-            chosen = any(entry.name == split for entry in inside)
-            if chosen:
-                place = place / split
-                continue
-            if layout != "domains":
-                some = " or ".join(f"'{entry}'" for entry in inside)
-                raise ValueError(
-                    f"folder: {str(folder)!r} holds {', '.join(entry.name for entry in inside)}; expected one of these "
-                    f"splits, {some}, or 'train:{folder}' or 'test:{folder}', or 'domains:{folder}' if they are domains"
-                )
-        flat = sum(_holds(entry) for entry in inside)
-        deep = any(_holds(entry) for parent in inside for entry in _folders(parent))
-        if layout is None and deep and (flat > 1 or len(inside) == 1):
-            told = "pictures in its folders and in folders of these" if flat else f"one folder, {inside[0].name!r}"
+def _unpublished(folder: Path, layout: str | None, split: str) -> tuple[Path, str, bool]:
+    """`recognise` for folders of domains or classes that are no known data set."""
+    place, inside, of_split = folder, _folders(folder), False
+    while len(inside) == 1 and not any(_depths(place)) and not inside[0].is_symlink():
+        place, inside = inside[0], _folders(inside[0])
+    if len(inside) > 1 and layout != "domains" and {entry.name.lower() for entry in inside} <= FOLDERS_OF_SPLITS:
+        place, of_split = place / split, True
+        if place not in inside:
             raise ValueError(
-                f"folder: {str(folder)!r} holds {told}; expected one of 'domains:{place}', <domain>/<class>/<picture>, "
-                f"and 'classes:{place if flat else inside[0]}', <class>/<picture>"
+                f"folder: {str(folder)!r} holds the splits {', '.join(entry.name for entry in inside)}; expected one "
+                f"of these folders, 'train:{folder}' or 'test:{folder}', or 'domains:{folder}' if they are domains"
             )
-        if deep or flat:
-            return place, layout or ("domains" if deep else "classes"), chosen
-        if len(inside) != 1 or inside[0].is_symlink():
-            break
-        place = inside[0]
-    tables = [entry.name for entry in sorted(folder.iterdir()) if entry.suffix.lower() in (".csv", ".parquet")]
-    raise ValueError(
-        f"folder: {str(folder)!r} holds no pictures; expected <domain>/<class>/<picture> or <class>/<picture> with one "
-        f"of {', '.join(sorted(SUFFIXES))}" + (f", or the name of a table, such as {tables[0]}" if tables else "")
-    )
+    of_classes, of_domains = _depths(place)
+    if not (of_classes or of_domains):
+        raise ValueError(
+            f"folder: {str(folder)!r} holds no pictures; expected <domain>/<class>/<picture> or <class>/<picture> with "
+            f"one of {', '.join(sorted(SUFFIXES))}, or the name of a table (.csv, .parquet)"
+        )
+    if layout is None and of_domains and (of_classes or len(inside) == 1):
+        raise ValueError(
+            f"folder: {str(folder)!r} may hold domains or classes; expected one of 'domains:{place}', "
+            f"<domain>/<class>/<picture>, and 'classes:{place if of_classes else inside[0]}', <class>/<picture>"
+        )
+    return place, layout or ("domains" if of_domains else "classes"), of_split
 
 
 def _published(folder: Path) -> list[str]:
     """The data sets whose domains a folder holds, all of them."""
-    there = {_plain(entry.name) for entry in _folders(folder)}
-    return [known for known, sets in DOMAINS.items() if any({*map(_plain, names)} <= there for names in sets)]
+    present = {_plain(entry.name) for entry in _folders(folder)}
+    return [known for known, sets in DOMAINS.items() if any({*map(_plain, names)} <= present for names in sets)]
 
 
 def _plain(name: str) -> str:
@@ -234,54 +229,73 @@ def _plain(name: str) -> str:
 
 
 def _folders(folder: Path) -> list[Path]:
-    return [folder / e.name for e in _entries(folder) if _is_folder(e) and e.name != "__MACOSX"]
-
-
-def _entries(folder: Path) -> list[os.DirEntry]:
+    """The folders in a folder, without hidden ones; none where it may not be listed, which `find_pictures` reports."""
     try:
-        return sorted((e for e in os.scandir(folder) if not e.name.startswith(".")), key=lambda e: e.name)
-    except OSError:  # which `find` tells
+        return sorted(entry for entry in folder.iterdir() if entry.is_dir() and not _is_hidden(entry.name))
+    except OSError:
         return []
 
 
-def _is_folder(entry: os.DirEntry) -> bool:
-    return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX"
 
 
-def _holds(folder: Path) -> bool:
-    """Whether files lie in a folder itself that are pictures by their names."""
-    return any(os.path.splitext(e.name)[1].lower() in SUFFIXES and os.path.isfile(e.path) for e in _entries(folder))
+def _is_picture(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in SUFFIXES
 
 
-def _has_splits(root: Path) -> bool:
-    return any((domain / part).is_dir() for domain in _folders(root) for part in ("full", "test"))
+def _depths(folder: Path) -> tuple[bool, bool]:
+    """Whether pictures lie in the folders of `folder`, and in the folders of these."""
+
+    def holds(inner: Path) -> bool:
+        with contextlib.suppress(OSError), os.scandir(inner) as entries:
+            return any(_is_picture(entry.name) and entry.is_file() for entry in entries)
+        return False
+
+    inside = _folders(folder)
+    return any(map(holds, inside)), any(holds(inner) for entry in inside for inner in _folders(entry))
 
 
-def _rows(root: Path, layout: str, split: str) -> tuple[list[Row], dict[str, str]]:
-    """The pictures in `root` with class and domain as they are on disk, and what is left out."""
-    there = {_plain(entry.name) for entry in _folders(root)}
+# --- the pictures of a folder
+
+
+def _pictures(root: Path, layout: str, split: str, published: bool) -> tuple[list[Row], dict[str, str], bool]:
+    """The pictures in `root` with class and domain as on disk, what is left out, and whether the split is published."""
+    present = {_plain(entry.name) for entry in _folders(root)}
     sets = ({_plain(name): name for name in names} for names in DOMAINS.get(layout, []))
-    canonical = next((names for names in sets if names.keys() <= there), {})
+    canonical = next((names for names in sets if names.keys() <= present), {})
     if layout == "classes":
-        files, left = find_pictures(root, 2)
+        files, left_out = find_pictures(root, 2)
         rows = [(file, file.parts[-2], UNNAMED) for file in files]
-    elif layout == "vlcs" and _has_splits(root):
-        rows, left, numbered = [], {}, {str(i): name for i, name in enumerate(VLCS)}
-        for domain in (entry for entry in _folders(root) if _plain(entry.name) in canonical):
-            whole = ["full"] if (domain / "full").is_dir() else ["train", "crossval", "test"]
-            for part in whole if split == "all" else ["train", "crossval"] if split == "train" else ["test"]:
-                files, reasons = find_pictures(domain / part, 2) if (domain / part).is_dir() else ([], {})
-                left |= reasons
-                named = [numbered.get(file.parts[-2], file.parts[-2]) for file in files]
-                rows += [(f, name, canonical[_plain(domain.name)]) for f, name in zip(files, named, strict=True)]
+    elif layout == "vlcs" and any((domain / part).is_dir() for domain in _folders(root) for part in ("full", "test")):
+        rows, left_out, published = *_vlcs(root, split, canonical), True
     else:
-        files, left = find_pictures(root)
+        files, left_out = find_pictures(root)
         rows = [(file, file.parts[-2], file.parts[-3]) for file in files]
         if canonical:  # lists, sketches of the authors and the like are beside the domains
-            beside = Counter(row[2] for row in rows if _plain(row[2]) not in canonical)
-            left |= {root / name: f"no domain of {layout}, with {n} pictures" for name, n in sorted(beside.items())}
-            rows = [(*row[:2], canonical[_plain(row[2])]) for row in rows if row[2] not in beside]
-    return rows, {below(file, root): reason for file, reason in left.items()}
+            beside = Counter(domain for _, _, domain in rows if _plain(domain) not in canonical)
+            left_out |= {root / name: f"no domain of {layout}, with {n} pictures" for name, n in sorted(beside.items())}
+            rows = [(file, name, canonical[_plain(k)]) for file, name, k in rows if k not in beside]
+        if layout == "domainnet" and split != "all" and not published:
+            listed, published = {*_listed(root, {domain for _, _, domain in rows}, split)}, True
+            rows = [row for row in rows if below(row[0], root) in listed]
+    return rows, {below(file, root): reason for file, reason in left_out.items()}, published
+
+
+def _vlcs(root: Path, split: str, canonical: dict[str, str]) -> tuple[list[Row], dict[Path, str]]:
+    """VLCS in folders of splits, whose classes have numbers. `full` holds all pictures."""
+    rows, left_out, numbered = [], {}, {str(i): name for i, name in enumerate(VLCS)}
+    for domain in (entry for entry in _folders(root) if _plain(entry.name) in canonical):
+        parts = {"train": ["train", "crossval"], "test": ["test"], "all": ["train", "crossval", "test"]}[split]
+        if split == "all" and (domain / "full").is_dir():
+            parts = ["full"]
+        for part in parts:
+            files, reasons = find_pictures(domain / part, 2) if (domain / part).is_dir() else ([], {})
+            left_out |= reasons
+            for file in files:
+                name = file.parts[-2]
+                rows.append((file, numbered.get(name, name), canonical[_plain(domain.name)]))
+    return rows, left_out
 
 
 def _listed(root: Path, domains: set[str], split: str) -> Iterator[str]:
@@ -294,6 +308,31 @@ def _listed(root: Path, domains: set[str], split: str) -> Iterator[str]:
             yield line.rpartition(" ")[0]
 
 
-def below(file: Path, root: Path) -> str:
-    """The path of a file in a data set; of one outside, which a table may name, as it is."""
-    return file.relative_to(root).as_posix() if file.is_relative_to(root) else file.as_posix()
+def find_pictures(folder: Path, levels: int = 3) -> tuple[list[Path], dict[Path, str]]:
+    """The files `<domain>/<class>/<picture>` of a folder by their names, sorted; and the reasons of what is left out.
+
+    levels: 3 for these; 2 for `<class>/<picture>`. Left out are links that lead out of the folder, folders that may not
+    be listed, and pictures and folders at another depth. Hidden files are passed over. Nothing is opened.
+    """
+    root, files, left_out = os.path.realpath(folder), [], {}
+
+    def unlisted(error: OSError) -> None:
+        left_out[Path(error.filename)] = error.strerror or str(error)
+
+    def stays_inside(path: Path) -> bool:
+        if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(root):
+            left_out[path] = "a link that leads out of the folder"
+        return path not in left_out
+
+    for parent, folders, names in os.walk(folder, onerror=unlisted, followlinks=True):
+        here = Path(parent)
+        deepest = len(here.relative_to(folder).parts) == levels - 1
+        inner = [here / name for name in folders if not _is_hidden(name)]
+        pictures = [here / name for name in names if _is_picture(name) and not _is_hidden(name)]
+        if deepest:
+            left_out |= dict.fromkeys(inner, "a folder where pictures are")
+            files += filter(stays_inside, pictures)
+        else:
+            left_out |= dict.fromkeys(pictures, "a picture where folders are")
+        folders[:] = [] if deepest else [path.name for path in inner if stays_inside(path)]
+    return sorted(files), left_out

@@ -6,26 +6,21 @@ from pathlib import Path
 
 from ..errors import brief, one_of
 from ..files import data_folder
-from ..images import Images as Images
-from ..stored import is_stored
-from ..stored import read_stored as read_stored
+from ..images import Images
+from ..stored import is_stored, read_stored
 from .layouts import LAYOUTS, SPLITS, Dataset, load_dataset, recognise
-from .webdataset import TARS, tars_in, unpacked
+from .webdataset import tars_in, unpacked
 
 
 def load_images(folder: str | os.PathLike | None = None, split: str | None = None, layout: str | None = None) -> Images:
     """Pictures with their classes and domains: of a folder, a table or archives; by default the embedded miniworld.
 
-    Or the embeddings of pictures in a file of `clipnull embed`, FILE.npz, for the model that `load` makes of that file.
+    A file of `clipnull embed`, FILE.npz, gives the embeddings of pictures, for the model that `load` makes of it.
 
-    Known are the layouts of `clipnull.datasets.layouts`: PACS, Office-Home, VLCS and DomainNet as they are published,
-    folders `<domain>/<class>/*` and `<class>/*`, a .csv or .parquet file of paths; and WebDataset archives, a .tar or a
-    folder of them, which are unpacked into the cache. Class names become words: "Alarm_Clock" is "alarm clock". Cells
-    may be missing. Where a folder can be read in two ways, the error says what decides.
-
-    Of every file the header is read, once: what cannot be a picture is named in a warning, counted and left out, and so
-    are links that lead out of the folder, and pictures at another depth. One that turns out broken when it is embedded
-    is left out then, see `embed`. Hidden files and folders and __MACOSX are passed over.
+    `clipnull.datasets.layouts` lists the layouts: PACS, Office-Home, VLCS and DomainNet as they are published, folders
+    `<domain>/<class>/*` and `<class>/*`, a .csv or .parquet file of paths; and WebDataset archives, a .tar or a folder
+    of them, which are unpacked into the cache. Class names become words: "Alarm_Clock" is "alarm clock". Cells may be
+    missing. The header of every file is read once. A picture that turns out broken later is left out by `embed`.
 
     Parameters
     ----------
@@ -34,9 +29,9 @@ def load_images(folder: str | os.PathLike | None = None, split: str | None = Non
         for commands and for the parameters of notebooks.
     split : str, optional
         "test" or "train", of miniworld [test] and of any other pictures [all of them]: as published, or else by a hash
-        of their paths (`datasets.load_dataset`).
+        of their paths (`layouts.load_dataset`).
     layout : str, optional
-        One of `datasets.LAYOUTS`; by default it is found out.
+        One of `layouts.LAYOUTS`; by default it is recognised.
 
     Returns
     -------
@@ -45,14 +40,14 @@ def load_images(folder: str | os.PathLike | None = None, split: str | None = Non
     Raises
     ------
     ValueError
-        For a place that is missing, empty, has fewer than two classes or can be read in two ways; for an unfit file.
+        For a place that is missing, has fewer than two classes or can be read in two ways; for an unfit file.
     OSError
         If archives cannot be unpacked into the cache.
 
     Warns
     -----
     UserWarning
-        For files and links that are left out.
+        For files that cannot be pictures or lie at another depth, and links that lead out of the folder: left out.
 
     Examples
     --------
@@ -65,11 +60,11 @@ def load_images(folder: str | os.PathLike | None = None, split: str | None = Non
     if folder is not None and is_stored(folder):
         if split or layout:
             raise ValueError(f"split, layout: {split!r}, {layout!r} given for a file of embeddings; expected neither")
-        found = read_stored(Path(folder))
-        return Images((), found.classes, found.domains, found.vocabulary, found.vectors["images"])
+        stored = read_stored(Path(folder))
+        return Images((), stored.classes, stored.domains, stored.vocabulary, stored.vectors["images"])
     dataset = find_dataset(folder, split, layout)
-    if told := dataset.told_left():
-        warnings.warn(told, stacklevel=2)
+    if dataset.left_out:
+        warnings.warn(dataset.format_left_out(), stacklevel=2)
     return dataset.images
 
 
@@ -81,41 +76,39 @@ def find_dataset(
         root = data_folder("miniworld") / one_of("split", split or "test", ["test", "train"])
         return load_dataset(root, "domains")
     path, split, layout = parse_place(place, split, layout)
-    tars = [] if layout not in (None, "webdataset") else tars_in(path, split or "all")
-    if layout == "webdataset" and not tars:
-        raise ValueError(f"folder: {str(path)!r} holds no archives; expected a {TARS[0]} file, or a folder of them")
-    if tars:
-        if layout is None and path.is_dir() and (beside := _other_layout(path)):
-            raise ValueError(
-                f"folder: {str(path)!r} holds archives, and pictures laid out {beside!r}; expected one of "
-                f"'webdataset:{path}' and '{beside}:{path}'"
-            )
-        return unpacked(tars, path, split or "all")
-    return load_dataset(path, layout, split or "all")
+    tars = tars_in(path, split or "all") if layout in (None, "webdataset") else []
+    if not tars and layout == "webdataset":
+        raise ValueError(f"folder: {str(path)!r} holds no archives; expected a .tar file, or a folder of them")
+    if not tars:
+        return load_dataset(path, layout, split or "all")
+    if layout is None and path.is_dir() and (other := _layout_beside(path)):
+        raise ValueError(
+            f"folder: {str(path)!r} holds archives, and pictures laid out {other!r}; expected one of "
+            f"'webdataset:{path}' and '{other}:{path}'"
+        )
+    return unpacked(tars, path, split or "all")
 
 
 def parse_place(
     place: str | os.PathLike, split: str | None = None, layout: str | None = None
 ) -> tuple[Path, str | None, str | None]:
-    """Path, split and layout of a text such as "classes:train:PATH"; what is not told there is as given."""
+    """Path, split and layout of a text such as "classes:train:PATH"; what it does not say is as given."""
     rest = os.fspath(place)
     while not os.path.lexists(rest):
-        word, colon, behind = rest.partition(":")
+        word, colon, path = rest.partition(":")
         if not colon or word not in (*LAYOUTS, *SPLITS):
             break
-        known = layout if word in LAYOUTS else split
-        if known not in (None, word):
-            raise ValueError(
-                f"folder: {brief(os.fspath(place))} says {word!r}, and {known!r} is said too; expected one"
-            )
-        split, layout, rest = (split, word, behind) if word in LAYOUTS else (word, layout, behind)
+        given = layout if word in LAYOUTS else split
+        if given not in (None, word):
+            raise ValueError(f"folder: {brief(os.fspath(place))} says both {word!r} and {given!r}; expected one")
+        split, layout, rest = (split, word, path) if word in LAYOUTS else (word, layout, path)
     if split is not None:
         one_of("split", split, SPLITS)
     return Path(rest), split, None if layout is None else one_of("layout", layout, LAYOUTS)
 
 
-def _other_layout(folder: Path) -> str:
-    """The layout in which pictures can be read that lie beside archives; "" if there are none."""
+def _layout_beside(folder: Path) -> str:
+    """The layout of the pictures that lie beside archives; "" if there are none."""
     try:
         return recognise(folder)[1]
     except ValueError:

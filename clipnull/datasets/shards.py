@@ -2,9 +2,8 @@
 
 A shard is found by content: its name is a hash of VERSION, of the model's fingerprint (weights, and how pictures are
 prepared), of the precision, and of all bytes of its pictures. Where these are and what they are called plays no role;
-a picture more at the front moves all that follow into other shards. A shard appears whole or not at all. Whoever is
-killed and starts again makes at most one shard (and process) anew, and gets the same bytes on the same kind of machine.
-Two who make the same shard at once both do the work, and the last one stays, whole: nobody waits for a lock.
+an additional picture at the front moves all that follow into other shards. A shard appears whole or not at all. After a
+killed run, the same call repeats at most one shard a process, and gets the same bytes on the same kind of machine.
 
 Shards are jobs of joblib. `joblib.parallel_config(backend="dask")` sends them to a cluster that sees the same files and
 `folder`; so does `(backend="ray", n_jobs=-1)` after `ray.util.joblib.register_ray()`. A job brings the model along;
@@ -16,13 +15,9 @@ import hashlib
 import json
 import os
 import stat
-import sys
-import time
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -30,21 +25,25 @@ import numpy as np
 import torch
 from joblib import Parallel, delayed
 from torch import Tensor
+from tqdm import tqdm
 
-from ..embedding import BATCH, embed_files
+from ..embedding import BATCH, embed_files, warn_of_broken
 from ..files import cache_folder, written
 from ..images import Images, read_picture
 from ..models import Clip
 
-# --- Independent jobs of joblib: one after another here, or wherever `joblib.parallel_config` sends them.
+VERSION = 2
+"""Of how a shard is made: a higher number wherever the same pictures give other bytes than before."""
+
+SHARD, ON_CUDA = 1024, 16
+"""Pictures in a shard; shards in a job on a GPU, so that the processes that read pictures are rarely started."""
 
 
 def results_of(jobs: Iterable[Any]) -> Iterator[Any]:
-    """What each of `jobs`, made by `joblib.delayed`, returns: in their order, as soon as it is there.
+    """The results of `jobs`, made by `joblib.delayed`, in their order, here or where `parallel_config` sends them.
 
-    All together at the end with a backend that cannot do so, such as ray's.
+    Each comes as soon as it is ready, or all at the end with a backend that cannot do so, such as ray's.
 
-    >>> from joblib import delayed
     >>> list(results_of(delayed(abs)(i) for i in (-1, 2)))
     [1, 2]
     """
@@ -55,27 +54,12 @@ def results_of(jobs: Iterable[Any]) -> Iterator[Any]:
     yield from parallel(jobs)
 
 
-# --- shards
-
-VERSION = 2
-"""Of how a shard is made: a higher number wherever the same pictures give other bytes than before."""
-
-SHARD, ON_CUDA = 1024, 16
-"""Pictures in a shard; shards in a job on a GPU, so that the processes that read pictures are not begun too often."""
-
-
 @dataclass(frozen=True, eq=False)
 class Shards:
-    """Embeddings of n pictures, in files.
+    """Embeddings of n pictures, in .npy files of (m, d) float32.
 
-    Attributes
-    ----------
-    paths : tuple of Path
-        In the order of the pictures: .npy files of (m, d) float32.
-    width : int
-        d.
-    whole : (n,) bool
-        Which pictures are not broken; the rows of the others are NaN.
+    paths: in the order of the pictures. width: d. whole: (n,) bool, which pictures are not broken; the rows of broken
+    ones are NaN.
     """
 
     paths: tuple[Path, ...]
@@ -83,7 +67,7 @@ class Shards:
     whole: Tensor
 
     def chunks(self) -> Iterator[Tensor]:
-        """The rows of each shard, (m, d), read when it is asked for."""
+        """The rows of each shard, (m, d), read when they are asked for."""
         for path in self.paths:
             yield torch.from_numpy(np.load(path, allow_pickle=False))
 
@@ -96,42 +80,18 @@ def embed_shards(
     In mixed precision on CUDA, see `clipnull.embedding`. Memory does not grow with the number of pictures, but for
     their list. To find a shard that is there, its pictures are read once, not decoded.
 
-    Parameters
-    ----------
-    clip : Clip
-        With an encoder, and without edits.
-    images : Images
-        n pictures.
-    folder : str or Path, optional
-        Made if need be. By default `shards` in the cache folder (`files.cache_path`).
-    device : str, optional
-        Where each job puts the model, such as "cuda" where only the cluster has GPUs; by default where it is.
-    progress : str
-        What is embedded, such as "pictures": standard error then tells the rate and the time left, after each job.
+    clip: with an encoder, and without edits. folder: by default `shards` in the cache folder. device: where each job
+    puts the model, such as "cuda" where only the cluster has GPUs; by default where it is. progress: what is embedded,
+    such as "pictures", for a progress bar.
 
-    Returns
-    -------
-    Shards
+    Raises ValueError for an edited model or stored embeddings; OSError for a picture that is gone, or if `folder`
+    cannot be written. Warns of broken pictures, with their number and the names of the first.
 
-    Raises
-    ------
-    ValueError
-        For an edited model or stored embeddings.
-    OSError
-        For a picture that is gone, and if `folder` cannot be written.
-
-    Warns
-    -----
-    UserWarning
-        For pictures that are broken, with their number and the names of the first.
-
-    Examples
-    --------
     >>> import clipnull as cn, tempfile
     >>> clip, images = cn.load(device="cpu"), cn.load_images().select(["dog"], ["line"])
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     found = embed_shards(clip, images, folder)
-    ...     [rows.shape == (len(images), clip.width) for rows in found.chunks()]
+    ...     shards = embed_shards(clip, images, folder)
+    ...     [rows.shape == (len(images), clip.width) for rows in shards.chunks()]
     [True]
     """
     clip.validate_encoder()
@@ -140,59 +100,44 @@ def embed_shards(
         raise ValueError(f"clip: it carries {len(clip.edits)} edits; expected the unedited model, clip.base")
     folder = cache_folder() / "shards" if folder is None else Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    device = device or str(clip.device)
-    n, size, start = len(images), SHARD * (ON_CUDA if _is_cuda(device) else 1), time.perf_counter()
-    assert clip.fingerprint  # which a job then brings along
-    jobs = (delayed(make)(clip, images.files[i : i + size], folder, device) for i in range(0, n, size))
-    paths, whole, made = [], torch.ones(n, dtype=torch.bool), 0
-    for found, new in results_of(jobs):
-        for path in found:
-            first = len(paths) * SHARD
-            whole[first : first + SHARD] = torch.from_numpy(~np.isnan(np.load(path, mmap_mode="r")[:, 0]))
-            paths.append(path)
-        made += new
-        if progress:
-            done = min(len(paths) * SHARD, n)
-            print(told(progress, done, n, made, time.perf_counter() - start), file=sys.stderr, flush=True)
-    if not whole.all():
-        broken = (~whole).nonzero()[:, 0].tolist()
-        some = "; ".join(_reason(images.files[i]) for i in broken[:5])
-        more = f"; and {len(broken) - 5} more" if len(broken) > 5 else ""
-        warnings.warn(f"{len(broken)} of {n} pictures are broken, their features NaN: {some}{more}", stacklevel=2)
+    device, files = device or str(clip.device), images.files
+    size = SHARD * (ON_CUDA if _is_cuda(device) else 1)
+    assert clip.fingerprint  # computed here once: a job brings it along
+    jobs = (delayed(make)(clip, files[i : i + size], folder, device) for i in range(0, len(files), size))
+    paths: list[Path] = []
+    with tqdm(total=len(files), desc=f"embed {progress}", disable=not progress) as bar:
+        for made in results_of(jobs):
+            paths += made
+            bar.update(min(size, len(files) - bar.n))
+    whole = torch.cat([torch.ones(0, dtype=torch.bool), *map(_whole_rows, paths)])
+    broken = (~whole).nonzero()[:, 0].tolist()
+    warn_of_broken([_fault(files[i]) for i in broken[:5]], len(broken), len(files))
     return Shards(tuple(paths), clip.width, whole)
 
 
-def make(clip: Clip, files: Sequence[Path], folder: Path, device: str) -> tuple[list[Path], int]:
-    """One job: the shards of `files`, in order, and how many pictures were in none; these are embedded, on `device`."""
+def make(clip: Clip, files: Sequence[Path], folder: Path, device: str) -> list[Path]:
+    """One job: the shards of `files`, in order. Those that `folder` lacks are made on `device`."""
     parts = [files[i : i + SHARD] for i in range(0, len(files), SHARD)]
     with ThreadPoolExecutor() as threads:
-        digests = [list(threads.map(content, part)) for part in parts]
+        contents = [list(threads.map(content, part)) for part in parts]
     mixed = _is_cuda(device)
-    paths = [folder / f"{key(clip.fingerprint, own, mixed)}.npy" for own in digests]
-    missing = [i for i, path in enumerate(paths) if not is_whole(path, (len(parts[i]), clip.width))]
-    wanted = [file for i in missing for file in parts[i]]
-    if not wanted:
-        return paths, 0
-    if clip.device.type != torch.device(device).type:
+    paths = [folder / f"{key(clip.fingerprint, hashes, mixed)}.npy" for hashes in contents]
+    shapes = [(len(part), clip.width) for part in parts]
+    missing = [i for i, path in enumerate(paths) if not is_whole(path, shapes[i])]
+    if missing and clip.device.type != torch.device(device).type:
         clip = replace(clip, model=copy.deepcopy(clip.model).to(device))
-    batches, ends = [], []
-    for i in missing:  # no batch reaches into the next shard: a row's bytes could depend on what is beside it
-        first = batches[-1].stop if batches else 0
-        end = first + len(parts[i])
-        batches += [range(j, min(j + BATCH, end)) for j in range(first, end, BATCH)]
-        ends.append(end)
-    rows, place = [], 0
-    for batch, (z, _) in zip(batches, embed_files(clip, wanted, batches, mixed), strict=True):
-        rows.append(z)
-        if batch.stop == ends[place]:
-            with written(paths[missing[place]]) as temporary, open(temporary, "wb") as file:
-                np.save(file, torch.cat(rows).numpy())
-            rows, place = [], place + 1
-    return paths, len(wanted)
+    # No batch reaches into the next shard: the bytes of a row may depend on the rows beside it.
+    batches = [parts[i][j : j + BATCH] for i in missing for j in range(0, len(parts[i]), BATCH)]
+    rows = (z for z, _ in embed_files(clip, batches, mixed))
+    for i in missing:
+        shard = torch.cat([next(rows) for _ in range(0, len(parts[i]), BATCH)])
+        with written(paths[i]) as temporary, open(temporary, "wb") as file:
+            np.save(file, shard.numpy())
+    return paths
 
 
 def content(file: Path) -> str:
-    """A hash of the bytes of `file`; nothing is read of what is no regular file. Raises OSError if it is gone."""
+    """A hash of the bytes of `file`; "" for what is no regular file, which is not opened. OSError if it is gone."""
     if not stat.S_ISREG(os.stat(file).st_mode):
         return ""
     with open(file, "rb") as opened:
@@ -201,36 +146,28 @@ def content(file: Path) -> str:
 
 def key(fingerprint: str, contents: Sequence[str], mixed: bool) -> str:
     """The name of a shard: 32 hexadecimal digits."""
-    told = [VERSION, fingerprint, "mixed" if mixed else "float32", *contents]
-    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:32]
+    made_of = [VERSION, fingerprint, "mixed" if mixed else "float32", *contents]
+    return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:32]
 
 
 def is_whole(path: Path, shape: tuple[int, int]) -> bool:
-    """Whether a shard of that shape is at `path`; not so if it was cut off, or holds something else."""
+    """Whether a shard of that shape is at `path`; False if it was cut off, or holds something else."""
     try:
-        found = np.load(path, mmap_mode="r", allow_pickle=False)
+        rows = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return False
-    return found.shape == shape and found.dtype == np.float32
-
-
-def told(what: str, done: int, n: int, made: int, seconds: float) -> str:
-    """Progress in a line: how many are done, and, if some were made, how many a second and how long for the rest.
-
-    >>> told("pictures", 2048, 10240, 1024, 50.0)
-    'embed: 2048 of 10240 pictures, 20.5 a second, 0:06:40 left'
-    """
-    line = f"embed: {done} of {n} {what}"
-    if not made:
-        return line
-    return f"{line}, {made / seconds:.1f} a second, {timedelta(seconds=round((n - done) * seconds / made))} left"
+    return rows.shape == shape and rows.dtype == np.float32
 
 
 def _is_cuda(device: str) -> bool:
     return torch.device(device).type == "cuda"
 
 
-def _reason(file: Path) -> str:
+def _whole_rows(path: Path) -> Tensor:
+    return torch.from_numpy(~np.isnan(np.load(path, mmap_mode="r")[:, 0]))
+
+
+def _fault(file: Path) -> str:
     try:
         read_picture(file)
     except ValueError as error:

@@ -27,85 +27,64 @@ def store(
     progress: bool = True,
     note: str = "",
 ) -> Path:
-    """Write all that `clip` makes of `images` and of their names into a file that `load` and `load_images` take.
+    """Write the embeddings of `images` and of their names into a file that `load` and `load_images` take.
 
-    What is embedded is kept in shards in the cache folder (`clipnull.datasets.shards`): the same call goes on from
-    there, and another one that shows the same model the same pictures finds them. Memory does not grow with their
-    number, but for the lists of their files and names.
+    Embeddings stay in shards in the cache folder (`clipnull.datasets.shards`): the same call goes on from there, and
+    another one with the same model and pictures uses them. Memory does not grow with the number of pictures, but for
+    the lists of their files and names.
 
-    Parameters
-    ----------
-    clip : Clip
-        With an encoder, and without edits.
-    images : Images
-        Broken ones are left out with a warning.
-    path : str or Path
-        Ends in ".npz"; appears whole or not at all.
-    other : str or Path, optional
-        A folder of unrelated pictures, in any layout: those on which collateral damage is measured.
-    prototypes : bool
-        Synthesize one for each cell: a second or so each on two cores with miniclip, minutes with a ViT-L.
-    progress : bool
-        Standard error tells what is done, how many a second, and how long the rest will take.
-    note : str
-        Added to what the file says of itself.
+    clip: with an encoder, and without edits. images: broken ones are left out with a warning. path: ends in ".npz";
+    appears whole or not at all. other: a folder of unrelated pictures, in any layout, on which collateral damage is
+    measured. prototypes: synthesize one for each cell, which takes a second or so each on two cores with miniclip,
+    minutes with a ViT-L. note: added to what the file says of itself. Returns `path`.
 
-    Returns
-    -------
-    Path
-        `path`.
-
-    Raises
-    ------
-    ValueError
-        For an edited model or stored embeddings, another ending, and a folder without pictures.
-    OSError
-        If the file or the cache folder cannot be written.
+    Raises ValueError for an edited model or stored embeddings, another ending, and a folder without pictures; OSError
+    if the file or the cache folder cannot be written.
     """
-    path = Path(path)
-    clip.validate_encoder()
-    if images.stored is not None:
-        raise ValueError(f"images: embeddings of {len(images)} pictures are stored already; expected pictures")
-    if clip.edits:
-        raise ValueError(f"clip: it carries {len(clip.edits)} edits; expected the unedited model, clip.base")
+    path, vocabulary = Path(path), images.vocabulary
     if path.suffix != SUFFIX:
         raise ValueError(f"path: {str(path)!r} does not end in {SUFFIX}; expected a NumPy archive")
-    unrelated = None if other is None else _pictures(Path(other), images.vocabulary)
+    unrelated = None if other is None else _pictures_below(Path(other), vocabulary)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=path.parent):  # else that would be told after hours
+    with tempfile.TemporaryFile(dir=path.parent):  # else the error would come after hours
         pass
     embeddings = embed_shards(clip, images, progress="pictures" if progress else "")
-    kept, vocabulary = embeddings.whole, images.vocabulary
-    made: dict[str, Any] = {
+    fields = _texts(clip, vocabulary) | {
         "images": embeddings,
-        "classes": [vocabulary.classes[c] for c in images.classes[kept].tolist()],
-        "domains": [vocabulary.domains[k] for k in images.domains[kept].tolist()],
+        "classes": [vocabulary.classes[c] for c in images.classes[embeddings.whole].tolist()],
+        "domains": [vocabulary.domains[k] for k in images.domains[embeddings.whole].tolist()],
+        "model": clip.name,
+        "fingerprint": clip.fingerprint,
+        "note": f"build: {'; '.join(TEMPLATES['build'])}. free: {'; '.join(TEMPLATES['free'])}. {note}".rstrip(". "),
+    }
+    if clip.pretrained is not None:
+        fields["pretrained"] = clip.pretrained
+    if unrelated is not None:
+        others = embed_shards(clip, unrelated, progress="unrelated pictures" if progress else "")
+        total = torch.stack([rows.double().nansum(0) for rows in others.chunks()]).sum(0)
+        fields |= {"other_images": others, "image_mean": (total / others.whole.sum()).float()}
+    if prototypes:
+        made = cell_prototypes(clip, vocabulary, progress=progress)
+        fields |= {"prototypes": made.embeddings, "prototype_mask": made.mask}
+    with written(path) as temporary:
+        save(temporary, fields)
+    return path
+
+
+def _texts(clip: Clip, vocabulary: Vocabulary) -> dict[str, Any]:
+    other, common = unrelated_words(vocabulary), kept_names(clip)
+    return {
         "class_names": vocabulary.classes,
         "domain_names": vocabulary.domains,
         "texts_build": embed_cells(clip, vocabulary),
         "texts_free": embed_classes(clip, vocabulary.names),
         "texts_domain": embed_cells(clip, vocabulary, "domain"),
         "domain_texts": embed_domains(clip, vocabulary.domains),
-        "other_names": unrelated_words(vocabulary),
-        "common_names": kept_names(clip),
-        "model": clip.name,
-        "fingerprint": clip.fingerprint,
-        "note": f"build: {'; '.join(TEMPLATES['build'])}. free: {'; '.join(TEMPLATES['free'])}. {note}".rstrip(". "),
+        "other_names": other,
+        "other_texts": embed_classes(clip, other),
+        "common_names": common,
+        "common_texts": clip.embed_texts([format_prompt("{a}", name) for name in common]),
     }
-    if clip.pretrained is not None:
-        made["pretrained"] = clip.pretrained
-    made["other_texts"] = embed_classes(clip, made["other_names"])
-    made["common_texts"] = clip.embed_texts([format_prompt("{a}", name) for name in made["common_names"]])
-    if unrelated is not None:
-        rest = embed_shards(clip, unrelated, progress="unrelated pictures" if progress else "")
-        total = torch.stack([rows.double().nansum(0) for rows in rest.chunks()]).sum(0)
-        made |= {"other_images": rest, "image_mean": (total / rest.whole.sum()).float()}
-    if prototypes:
-        found = cell_prototypes(clip, vocabulary, progress=progress)
-        made |= {"prototypes": found.embeddings, "prototype_mask": found.mask}
-    with written(path) as temporary:
-        save(temporary, made)
-    return path
 
 
 def save(path: Path, arrays: dict[str, Any]) -> None:
@@ -117,27 +96,23 @@ def save(path: Path, arrays: dict[str, Any]) -> None:
                     np.lib.format.write_array(file, np.asarray(value), allow_pickle=False)
                     continue
                 shape = int(value.whole.sum()), value.width
-                form = np.lib.format.dtype_to_descr(np.dtype(np.float32))
-                np.lib.format.write_array_header_1_0(file, {"descr": form, "fortran_order": False, "shape": shape})
+                header = {"descr": np.dtype(np.float32).str, "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(file, header)
                 for rows in value.chunks():
                     file.write(rows[~rows[:, 0].isnan()].numpy().tobytes())
 
 
 def unrelated_words(vocabulary: Vocabulary) -> list[str]:
     """ImageNet's names, as open_clip has them, but for those that hold the name of a class or are held by it."""
-    own = [words(name) for name in vocabulary.classes]
-    found: dict[str, None] = {}
-    for name in open_clip.IMAGENET_CLASSNAMES:
-        said = words(name)
-        if not any(f" {mine} " in f" {said} " or f" {said} " in f" {mine} " for mine in own):
-            found.setdefault(said)
-    return list(found)
+    classes = [f" {words(name)} " for name in vocabulary.classes]
+    names = dict.fromkeys(words(name) for name in open_clip.IMAGENET_CLASSNAMES)
+    return [name for name in names if not any(c in f" {name} " or f" {name} " in c for c in classes)]
 
 
-def _pictures(folder: Path, vocabulary: Vocabulary) -> Images:
-    """All pictures below `folder`, as if of the first cell: nobody asks what they show."""
+def _pictures_below(folder: Path, vocabulary: Vocabulary) -> Images:
+    """All pictures below `folder`, as if of the first cell: their labels are not used."""
     files = tuple(sorted(f for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file()))
     if not files:
         raise ValueError(f"other: {str(folder)!r} holds no pictures; expected a folder of them, in any layout")
-    nowhere = torch.zeros(len(files), dtype=torch.int64)
-    return Images(files, nowhere, nowhere, vocabulary)
+    labels = torch.zeros(len(files), dtype=torch.int64)
+    return Images(files, labels, labels, vocabulary)

@@ -8,7 +8,6 @@ from ..errors import import_extra, one_line
 
 COLUMNS = {"path": ("path", "file", "filepath", "image"), "class": ("class", "label"), "domain": ("domain",)}
 """What a column may be called; the first of several counts."""
-ENDINGS = (".csv", ".parquet")
 
 Row = tuple[Path, str, str]
 
@@ -19,42 +18,36 @@ def read_table(file: Path, unnamed: str) -> tuple[list[Row], dict[str, str]]:
     Paths are relative to the folder of the table. A picture that is there twice counts once, with its first class.
     Raises ValueError that names the file and what is wrong with it.
     """
-    if file.suffix.lower() not in ENDINGS:
-        raise ValueError(f"folder: {str(file)!r} is not a folder and no table; expected {' or '.join(ENDINGS)}")
-    parquet: Any = import_extra("pyarrow.parquet", "index") if file.suffix.lower() == ".parquet" else None
     try:
-        columns = _parquet(parquet, file) if parquet else _csv(file)
-    except (ValueError, OSError, csv.Error) as error:  # as those of pyarrow are
+        records = _records(file)
+    except (ValueError, OSError, csv.Error) as error:  # those of pyarrow are ValueErrors
         raise ValueError(
-            f"folder: {str(file)!r} cannot be read ({one_line(error)}); expected a whole table, in UTF-8"
+            f"folder: {str(file)!r} cannot be read ({one_line(error)}); expected a .csv in UTF-8, or a .parquet file"
         ) from error
-    known = {name.strip().lower(): name for name in columns}
-    chosen = {what: next((known[n] for n in names if n in known), None) for what, names in COLUMNS.items()}
-    if chosen["path"] is None or chosen["class"] is None:
-        raise ValueError(f"folder: {str(file)!r} has the columns {list(columns)}; expected path and class, and domain")
-    rows, left, seen = [], {}, {}
-    n = len(columns[chosen["path"]])
-    told = [columns[name] if name else [unnamed] * n for name in chosen.values()]
-    for i, (path, *labels) in enumerate(zip(*told, strict=True), 1):
-        name, domain = (str(v) if type(v) is int else v.strip() if isinstance(v, str) else "" for v in labels)
-        if not (isinstance(path, str) and path.strip() and name and domain):
-            left[f"row {i}"] = "path, class or domain is empty or no text"
-        elif (first := seen.setdefault(path, i)) != i:
-            left[f"row {i}"] = f"the picture of row {first}"
+    columns = {name.strip().lower(): name for name in (records[0] if records else ()) if name}
+    of = {what: next((columns[n] for n in names if n in columns), None) for what, names in COLUMNS.items()}
+    if of["path"] is None or of["class"] is None:
+        raise ValueError(f"folder: {str(file)!r} has the columns {[*columns]}; expected path and class, and domain")
+    rows, left_out, first = [], {}, {}
+    for i, record in enumerate(records, 1):
+        path, label, domain = (_text(record[name]) if name else unnamed for name in of.values())
+        if not (path and label and domain):
+            left_out[f"row {i}"] = "path, class or domain is empty"
+        elif first.setdefault(path, i) != i:
+            left_out[f"row {i}"] = f"the picture of row {first[path]}"
         else:
-            rows.append((file.parent / path, name, domain))
-    return rows, left
+            rows.append((file.parent / path, label, domain))
+    return rows, left_out
 
 
-def _csv(file: Path) -> dict[str, list]:
+def _records(file: Path) -> list[dict[str, Any]]:
+    if file.suffix.lower() == ".parquet":
+        return import_extra("pyarrow.parquet", "index").read_table(file).to_pylist()
+    if file.suffix.lower() != ".csv":
+        raise ValueError(f"its name ends in {file.suffix!r}")
     with open(file, encoding="utf-8-sig", newline="") as opened:
-        lines = list(csv.DictReader(opened))
-    return {name: [line[name] for line in lines] for name in lines[0] if name} if lines else {}
+        return list(csv.DictReader(opened))
 
 
-def _parquet(parquet: Any, file: Path) -> dict[str, list]:
-    """Columns that may be meant; others, such as the bytes of pictures, may be large."""
-    known, names = {name for some in COLUMNS.values() for name in some}, parquet.read_schema(file).names
-    columns = [name for name in names if name.strip().lower() in known]
-    table = parquet.read_table(file, columns=columns)
-    return {name: table.column(name).to_pylist() if name in columns else [] for name in names}
+def _text(value: object) -> str:
+    return "" if value is None else str(value).strip()
