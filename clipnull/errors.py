@@ -13,8 +13,8 @@ KINDS = {str: "text, in quotes", int: "a whole number", float: "a number", bool:
 def near(value: object, options: Iterable[str]) -> list[str]:
     """Those of `options` that `value` may have been meant for, best first."""
     options = list(options)
-    found = get_close_matches(str(value), options, n=3, cutoff=0.5)
-    return found + [o for o in options if str(value).lower() == o.lower() and o not in found]
+    matches = get_close_matches(str(value), options, n=3, cutoff=0.5)
+    return matches + [o for o in options if str(value).lower() == o.lower() and o not in matches]
 
 
 def one_of(argument: str, value: object, options: Iterable[str]) -> str:
@@ -22,21 +22,20 @@ def one_of(argument: str, value: object, options: Iterable[str]) -> str:
     options = list(options)
     if isinstance(value, str) and value in options:
         return value
-    found = near(value, options)
-    hint = f"did you mean {' or '.join(map(repr, found))}?" if found else f"expected one of {shorten(options)}"
+    matches = near(value, options)
+    hint = f"did you mean {' or '.join(map(repr, matches))}?" if matches else f"expected one of {shorten(options)}"
     raise ValueError(f"{argument}: {value!r} is not known; {hint}")
 
 
 def names(argument: str, values: object, options: Sequence[str]) -> tuple[str, ...]:
-    """`values` as a tuple of distinct known names; a lone string is refused (a common slip)."""
-    values = distinct(argument, values, options)
-    return tuple(one_of(argument, v, options) for v in values)
+    """`values` as a tuple of distinct known names."""
+    return tuple(one_of(argument, value, options) for value in distinct(argument, values, options))
 
 
 def distinct(argument: str, values: object, options: Sequence[str] = ()) -> tuple[str, ...]:
-    """`values` as a tuple of distinct names, of which nothing else is known; `options` are told if there are none.
+    """`values` as a tuple of distinct names: printable texts that are not blank. A lone string is refused.
 
-    A name is text that is more than blanks and underscores, without control characters; a line break is a blank.
+    options: what the error suggests where there are none.
     """
     if isinstance(values, str) or not isinstance(values, Iterable):
         raise ValueError(f"{argument}: {values!r} is not a list of names; expected for example [{values!r}]")
@@ -44,23 +43,16 @@ def distinct(argument: str, values: object, options: Sequence[str] = ()) -> tupl
     if not values:
         some = f"at least one of {shorten(options)}" if options else "at least one name"
         raise ValueError(f"{argument}: the list is empty; expected {some}")
-    twice = sorted(v for v, count in Counter(v for v in values if isinstance(v, str)).items() if count > 1)
-    if twice:
-        raise ValueError(f"{argument}: {', '.join(map(repr, twice))} given twice; expected each name once")
     for value in values:
-        if not isinstance(value, str):
-            raise ValueError(f"{argument}: {value!r} is no name; expected text, such as 'dog'")
-        if not value.replace("_", " ").strip():
-            raise ValueError(f"{argument}: {value!r} is blank; expected a name, such as 'dog'")
-        if not printable(value):
-            raise ValueError(
-                f"{argument}: {value!r} holds characters that are none to read; expected a name as printed"
-            )
+        if not isinstance(value, str) or not value.replace("_", " ").strip() or not printable(value):
+            raise ValueError(f"{argument}: {value!r} is no name; expected printable text, such as 'dog'")
+    if twice := sorted(value for value, count in Counter(values).items() if count > 1):
+        raise ValueError(f"{argument}: {', '.join(map(repr, twice))} given twice; expected each name once")
     return values
 
 
 def printable(text: str) -> bool:
-    """Whether `text` holds nothing but what can be printed: no control characters but blanks, no half of a pair."""
+    """Whether `text` can be printed: it has no control characters but blanks, and no half of a surrogate pair."""
     return not any(unicodedata.category(c) in ("Cc", "Cs") and c not in "\t\n\r" for c in text)
 
 
@@ -80,31 +72,27 @@ def at_least(argument: str, value: object, low: int) -> int:
 
 def shorten(options: Iterable[object], most: int = 12) -> str:
     """`options` in one line, the first `most` of them."""
-    told = [repr(o) for o in options]
-    return ", ".join(told[:most]) + (f", ... ({len(told)} in all)" if len(told) > most else "")
+    texts = [repr(option) for option in options]
+    return ", ".join(texts[:most]) + (f", ... ({len(texts)} in all)" if len(texts) > most else "")
 
 
 def brief(value: object, most: int = 60) -> str:
     """`value` for a message, cut where it is long."""
-    told = repr(value)
-    return told if len(told) <= most else f"{told[:most]}... ({len(told)} characters)"
+    text = repr(value)
+    return text if len(text) <= most else f"{text[:most]}... ({len(text)} characters)"
 
 
 def one_line(value: object, most: int = 200) -> str:
-    """`value` as text in one line: its beginning and, of several lines, the last one, which often is the reason."""
-    lines = [line for line in (" ".join(line.split()) for line in str(value).splitlines()) if line]
-    told = " ".join(lines)
-    if len(told) <= most:
-        return told
-    first, last = lines[0], lines[-1] if len(lines) > 1 else ""
-    return f"{first[:most]} ... {last[:most]}".rstrip()
+    """`value` as one line of text; of a long one the beginning and, of several lines, the last: often the reason."""
+    lines = [" ".join(line.split()) for line in str(value).splitlines() if line.strip()]
+    text = " ".join(lines)
+    if len(text) <= most:
+        return text
+    return f"{lines[0][:most]} ... {lines[-1][:most] if len(lines) > 1 else ''}".rstrip()
 
 
 def expect(kind: type, **values: object) -> None:
-    """Check that all `values` are of type `kind`: what a notebook does with its parameters before anything else.
-
-    A whole number passes for a float. Raises ValueError that names the first value which is not.
-    """
+    """Check that all `values` are of type `kind`; a whole number passes for a float. For parameters of a notebook."""
     for name, value in values.items():
         if type(value) is not kind and not (kind is float and type(value) is int):
             raise ValueError(f"{name}: {value!r} is not valid; expected {KINDS[kind]}")

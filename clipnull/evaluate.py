@@ -2,8 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, partial, reduce
-from pathlib import Path
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -18,9 +17,8 @@ from .images import Images
 from .layers import ROWS
 from .models import Clip
 from .prompts import embed_domains, kept_names, text_classifiers
+from .stored import Stored
 from .vocabulary import PROMPTS, Forget, Vocabulary, is_near, words
-
-# --- Collateral damage: what an edit does to pictures that have nothing to do with the request.
 
 RANGES = {
     "forgetting_rate": (-float("inf"), 1.0),
@@ -34,96 +32,6 @@ RANGES = {
 
 Interval = tuple[float, float, float]
 """Mean, low, high; NaN where there is none."""
-
-
-@dataclass(frozen=True, eq=False)
-class Others:
-    """m unrelated pictures, and w words that no request mentions.
-
-    Attributes
-    ----------
-    images : (m, d) float32
-        Embeddings of the unedited model, of any length.
-    texts : (w, d) float32
-        Unit rows.
-    names : tuple of w str
-    shows : (m,) int64, optional
-        Which word each picture shows, where that is known.
-    """
-
-    images: Tensor
-    texts: Tensor
-    names: tuple[str, ...]
-    shows: Tensor | None = None
-
-    def answers(self, change: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-        """The word with the largest cosine to each picture after `change`, such as `edit.images`: (m,) int64."""
-        parts = [
-            ((rows if change is None else change(rows)) @ self.texts.T).argmax(1) for rows in self.images.split(ROWS)
-        ]
-        return torch.cat(parts)
-
-    @cached_property
-    def unedited(self) -> Tensor:
-        """The answers of the unedited model, (m,); computed once and kept."""
-        return self.answers()
-
-    def changed(self, change: Callable[[Tensor], Tensor]) -> Tensor:
-        """Whose answer `change` changes: (m,) bool. 100 times its mean is the collateral, in percent."""
-        return self.answers(change) != self.unedited
-
-
-def others_of(clip: Clip, vocabulary: Vocabulary) -> Others | None:
-    """The unrelated pictures and words that are known of `clip`; None where there are none.
-
-    Words that hold the name of a class, are held by one or differ from it by a blank or a plural only are left out, and
-    the pictures that are known to show them. So are `prompts.kept_names`: edits are made to keep them, and what is
-    measured here is what becomes of words that no edit has met.
-    """
-    if clip.encoder:
-        found = _shipped(clip.fingerprint)
-    else:
-        stored = clip.model.stored
-        if "other_images" not in stored.vectors or "other_texts" not in stored.vectors:
-            return None
-        found = stored.vectors["other_images"], stored.vectors["other_texts"], stored.other_names, None
-    if found is None:
-        return None
-    images, texts, names, shown = found
-    met = {*map(words, kept_names(clip))}
-    kept = [not is_near(name, vocabulary.classes) and words(name) not in met for name in names]
-    if sum(kept) < 2:
-        return None
-    chosen = torch.tensor(kept)
-    shows = None
-    if shown is not None:
-        images, shown = images[chosen[shown]], shown[chosen[shown]]
-        shows = (chosen.cumsum(0) - 1)[shown]
-    names = tuple(n for n, k in zip(names, kept, strict=True) if k)
-    return Others(images, F.normalize(texts[chosen], dim=-1), names, shows)
-
-
-def is_measurable(request: Forget) -> bool:
-    """Whether unrelated pictures are to stay as they are: a whole domain that goes takes unrelated pictures along."""
-    return request.paradigm != "complete"
-
-
-def file_of(fingerprint: str) -> Path:
-    """Where the embeddings that come with the model of that fingerprint are."""
-    return data_folder("miniclip") / f"others-{fingerprint}.npz"
-
-
-def _shipped(fingerprint: str) -> tuple[Tensor, Tensor, tuple[str, ...], Tensor] | None:
-    """What `data/build/others.py` wrote: pictures (m, d), texts (w, d), names (w,), which of them each shows (m,)."""
-    path = file_of(fingerprint)
-    if not path.is_file():
-        return None
-    with np.load(path, allow_pickle=False) as found:
-        images, texts = (torch.from_numpy(found[name].astype(np.float32)) for name in ("other_images", "other_texts"))
-        return images, texts, tuple(found["other_names"].tolist()), torch.from_numpy(found["shows"].astype(np.int64))
-
-
-# --- evaluate
 
 
 def classify(
@@ -142,7 +50,7 @@ def classify(
     predicted = torch.empty(len(features), dtype=torch.int64, device=features.device)
     for first in range(0, len(features), ROWS):
         rows = slice(first, first + ROWS)
-        z, own = features[rows] if change is None else change(features[rows]), domains[rows]
+        z, domain = features[rows] if change is None else change(features[rows]), domains[rows]
         length = z.norm(dim=-1)
         if length.isinf().any():
             row = first + int(length.isinf().nonzero()[0])
@@ -154,7 +62,7 @@ def classify(
             answer[:] = (z @ classifiers.T).argmax(1)
         else:
             for k, classifier in enumerate(classifiers):
-                answer[own == k] = (z[own == k] @ classifier.T).argmax(1)
+                answer[domain == k] = (z[domain == k] @ classifier.T).argmax(1)
         answer[length.isnan()] = -1
     return predicted
 
@@ -267,8 +175,8 @@ def wilson(right: int, n: int) -> tuple[float, float]:
     """95 % interval of a share, `right` of `n`, after Wilson (1927): within [0, 1], and sensible for small n."""
     if at_least("right", right, 0) > at_least("n", n, 1):
         raise ValueError(f"right: {right} of {n}; expected at most n")
-    found = stats.binomtest(right, n).proportion_ci(method="wilson")
-    return float(found.low), float(found.high)
+    interval = stats.binomtest(right, n).proportion_ci(method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 @dataclass(frozen=True, eq=False)
@@ -378,7 +286,91 @@ def _renamed(clip: Clip, after: Clip, images: Images, request: Forget) -> Tensor
     if others is None:
         return None
 
-    def through(edited: Clip) -> Tensor:
-        return others.answers(lambda z: reduce(lambda x, edit: edit.images(x), edited.edits, z))
+    return others.answers(after.edited) != others.answers(clip.edited)
 
-    return through(after) != through(clip)
+
+# Collateral damage: kept cells are few and known to the method; other words are many, and it has never met them. How
+# many pictures of other things get another name after an edit?
+
+
+@dataclass(frozen=True, eq=False)
+class Others:
+    """m unrelated pictures, and w words that no request mentions.
+
+    Attributes
+    ----------
+    images : (m, d) float32
+        Embeddings of the unedited model, of any length.
+    texts : (w, d) float32
+        Unit rows.
+    names : tuple of w str
+    shows : (m,) int64, optional
+        Which word each picture shows, where that is known.
+    """
+
+    images: Tensor
+    texts: Tensor
+    names: tuple[str, ...]
+    shows: Tensor | None = None
+
+    def answers(self, change: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """The word with the largest cosine to each picture after `change`, such as `edit.images`: (m,) int64."""
+        parts = (rows if change is None else change(rows) for rows in self.images.split(ROWS))
+        return torch.cat([(rows @ self.texts.T).argmax(1) for rows in parts])
+
+    @cached_property
+    def unedited(self) -> Tensor:
+        """The answers of the unedited model, (m,); computed once and kept."""
+        return self.answers()
+
+    def changed(self, change: Callable[[Tensor], Tensor]) -> Tensor:
+        """Whose answer `change` changes: (m,) bool. 100 times its mean is the collateral, in percent."""
+        return self.answers(change) != self.unedited
+
+
+def others_of(clip: Clip, vocabulary: Vocabulary) -> Others | None:
+    """The unrelated pictures and words that are known of `clip`; None where there are none.
+
+    A file of embeddings holds its own. Those of miniclip come with it: held-out artworks of classes that are neither in
+    miniworld nor in PACS. Words near a class (`vocabulary.is_near`) and `prompts.kept_names` are left out, with the
+    pictures that show them: this measures what becomes of words that no edit has met.
+    """
+    known = _stored_others(clip.stored) if clip.stored else _shipped_others(clip.fingerprint)
+    if known is None:
+        return None
+    images, texts, names, shown = known
+    met = {*map(words, kept_names(clip))}
+    new = torch.tensor([not is_near(name, vocabulary.classes) and words(name) not in met for name in names])
+    if new.sum() < 2:
+        return None
+    shows = None
+    if shown is not None:
+        images, shown = images[new[shown]], shown[new[shown]]
+        shows = (new.cumsum(0) - 1)[shown]
+    names = tuple(name for name, chosen in zip(names, new.tolist(), strict=True) if chosen)
+    return Others(images, F.normalize(texts[new], dim=-1), names, shows)
+
+
+def is_measurable(request: Forget) -> bool:
+    """Whether unrelated pictures are to stay as they are: a whole domain that goes takes unrelated pictures along."""
+    return request.paradigm != "complete"
+
+
+Known = tuple[Tensor, Tensor, tuple[str, ...], Tensor | None]
+"""Unrelated pictures (m, d), texts (w, d), their names, and which of them each picture shows, (m,)."""
+
+
+def _stored_others(stored: Stored) -> Known | None:
+    if "other_images" not in stored.vectors or "other_texts" not in stored.vectors:
+        return None
+    return stored.vectors["other_images"], stored.vectors["other_texts"], stored.other_names, None
+
+
+def _shipped_others(fingerprint: str) -> Known | None:
+    """Those that data/build/others.py wrote for the model of that fingerprint."""
+    path = data_folder("miniclip") / f"others-{fingerprint}.npz"
+    if not path.is_file():
+        return None
+    with np.load(path, allow_pickle=False) as file:
+        images, texts = (torch.from_numpy(file[name].astype(np.float32)) for name in ("other_images", "other_texts"))
+        return images, texts, tuple(file["other_names"].tolist()), torch.from_numpy(file["shows"].astype(np.int64))

@@ -1,19 +1,14 @@
 """Files: where data and computed things are, and how a file is written whole or not at all."""
 
 import contextlib
+import hashlib
 import os
 import tempfile
-import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
-
-_ALONE = threading.Lock()
+from filelock import FileLock
 
 
 def data_folder(name: str) -> Path:
@@ -55,12 +50,13 @@ def cache_folder() -> Path:
 def written(path: str | Path) -> Iterator[Path]:
     """A temporary path beside `path` to write to: renamed to it if all goes well, else deleted.
 
-    The temporary name is another each time, so that two who write the same path at once do not meet: the last one
-    stays, whole. The file gets the permissions of any new file, whatever those of the temporary one are.
+    The temporary name is another each time, so that of two writers of one path the last one stays, whole.
     """
     path = Path(path)
     temporary = path.with_name(f".{uuid.uuid4().hex}.partial")  # not longer where the name of `path` is long
-    mode = _new_file_mode(temporary)
+    temporary.touch(exist_ok=False)
+    mode = temporary.stat().st_mode & 0o777  # that of any new file, whatever a writer makes of it
+    temporary.unlink()
     try:
         yield temporary
         os.chmod(temporary, mode)
@@ -69,33 +65,13 @@ def written(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def _new_file_mode(path: Path) -> int:
-    """The permissions that a new file at `path` gets; to ask the process for its umask would change it meanwhile."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-    try:
-        return os.fstat(descriptor).st_mode & 0o777
-    finally:
-        os.close(descriptor)
-        path.unlink()
-
-
-@contextlib.contextmanager
-def alone(folder: str | Path) -> Iterator[None]:
-    """Nobody else who asks for the same folder, in this process or another, is inside at the same time.
+def alone(folder: str | Path) -> FileLock:
+    """A lock: nobody else who asks for the same folder is inside at the same time.
 
     For files that belong together: each would be whole, but one could come from one writer and one from another.
     """
-    with _ALONE:
-        if not fcntl:
-            yield
-            return
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            with contextlib.suppress(OSError):  # a file system without locks
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)
+    place = hashlib.sha256(os.fsencode(Path(folder).resolve())).hexdigest()[:16]
+    return FileLock(Path(tempfile.gettempdir(), f"clipnull-{place}.lock"))
 
 
 def write_text(path: str | Path, text: str) -> Path:

@@ -1,6 +1,5 @@
-"""An edit at work: a module that changes embeddings after the tower, and the gate that says when it acts."""
+"""An edit at work: a layer behind the tower, the gate that says when it acts, and a model that carries edits."""
 
-import copy
 from collections import OrderedDict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -10,15 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .models import Clip
-from .towers import Projection, find_projection, uncompiled
+from .towers import Projection, find_projection, share, uncompiled
 
 if TYPE_CHECKING:
     from .edit import Edit
 
-
 LARGEST = 1e12
 """The largest value in an edit: the product of two such, times an embedding, is far from what float32 can hold."""
-
 
 ROWS = 8192
 """Embeddings that are edited or classified at a time: what is computed for them stays small, however many there are."""
@@ -155,19 +152,14 @@ class EditLayer(nn.Module):
         return read.relu() * (self.open & ~self.replaced[:, None])[k], self.replaced[k]
 
 
-# --- Edits in a model: multiplied into the projection where a matrix can hold them, after the tower otherwise.
-
-
 def rebuild(base: Clip, edits: "tuple[Edit, ...]") -> Clip:
     """`base` with `edits` in order: the leading linear ones in a copy of its projection, the rest after the tower."""
     if not edits:
         return base
-    own = find_projection(base.model)
-    fits = [edit.linear and (edit.bias is None or takes_bias(own)) for edit in edits]
+    projection = find_projection(base.model)
+    fits = [edit.linear and (edit.bias is None or takes_bias(projection)) for edit in edits]
     first = [*fits, False].index(False)
-    mine = {id(own.weight), id(own.bias)} if first else set()
-    shared = {id(t): t for t in [*base.model.parameters(), *base.model.buffers()] if id(t) not in mine}
-    model = copy.deepcopy(base.model, shared)  # the memo makes deepcopy keep what it maps
+    model = share(base.model, but=(projection.weight, projection.bias) if first else ())
     if first:
         multiply_in(model, edits[:first])
     if first < len(edits):

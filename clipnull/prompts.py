@@ -4,7 +4,6 @@ T[c, k] is the normalised mean of the text embeddings of the prompts of a cell, 
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,8 +13,10 @@ from .errors import at_least, distinct, one_of
 from .models import Clip
 from .vocabulary import DOMAIN_PROMPTS, PROMPTS, TEMPLATES, Forget, Vocabulary, common_names, format_prompt, is_near
 
-COMMON, NEAR = 250, 0.5
-"""How many common words an encoder embeds; from which cosine to a class on, both less their means, a word is near."""
+COMMON = 250
+"""How many common words an encoder embeds."""
+NEAR = 0.5
+"""From which cosine to a class on, both less their means, a word is near it."""
 
 
 def embed_classes(clip: Clip, classes: Sequence[str | Sequence[str]]) -> Tensor:
@@ -51,13 +52,11 @@ def embed_domains(clip: Clip, domains: Sequence[str]) -> Tensor:
 
 def prompt_sets(clip: Clip) -> tuple[str, ...]:
     """The prompt sets that `clip` has texts of: all, but those that a file of embeddings may lack."""
-    return tuple(p for p in PROMPTS if clip.encoder or f"texts_{p}" in clip.model.stored.vectors)
+    return tuple(p for p in PROMPTS if not clip.stored or f"texts_{p}" in clip.stored.vectors)
 
 
 def can_embed(clip: Clip, text: str) -> bool:
-    """Whether `clip` has an embedding of `text`: always, but of a file of embeddings for the prompts of its names."""
-    tokenizer: Any = clip.tokenizer
-    return clip.encoder or text in tokenizer.rows
+    return clip.knows(text)
 
 
 def text_classifiers(clip: Clip, vocabulary: Vocabulary, prompts: str = "free") -> Tensor:
@@ -74,45 +73,43 @@ def text_classifiers(clip: Clip, vocabulary: Vocabulary, prompts: str = "free") 
 def kept_names(clip: Clip) -> list[str]:
     """The common words that edits of `clip` leave alone, if they are not near a class: see `common_words`.
 
-    COMMON of `wording.common_names`, evenly spaced; of a file of embeddings those that it holds, as `common_names` or
-    among its other words.
+    COMMON of `vocabulary.common_names`, evenly spaced; of a file of embeddings those that it holds, as `common_names`
+    or among its other words.
     """
     names = common_names()
-    if clip.encoder:
+    if not clip.stored:
         return list(names[:: -(-len(names) // COMMON)])
-    stored = clip.model.stored
-    return list(stored.common_names or [name for name in names if can_embed(clip, _asked(clip, name))])
+    return list(clip.stored.common_names or [name for name in names if clip.knows(_prompt_of(clip, name))])
 
 
-def _asked(clip: Clip, name: str) -> str:
+def _prompt_of(clip: Clip, name: str) -> str:
     plain = format_prompt("{a}", name)
-    return plain if clip.encoder or can_embed(clip, plain) else format_prompt(TEMPLATES["free"][0], name)
+    return plain if clip.knows(plain) else format_prompt(TEMPLATES["free"][0], name)
 
 
 def common_words(clip: Clip, vocabulary: Vocabulary, texts: Tensor | None = None) -> Tensor | None:
     """The texts of the common words that an edit is to leave alone, unit rows (w, d); None where there are no two.
 
-    Those of `kept_names` that are not near a class of the vocabulary, by name (`wording.is_near`) or by meaning (NEAR):
-    who forgets dogs does not want "beagle" to be kept. texts: what `embed_cells` gave, if it is known.
+    Those of `kept_names` that are not near a class of the vocabulary, by name (`vocabulary.is_near`) or by meaning
+    (NEAR): an edit that forgets dogs should not keep "beagle". texts: what `embed_cells` gave, if it is known.
     """
-    chosen = kept_names(clip)
-    if len(chosen) < 2:
+    names = kept_names(clip)
+    if len(names) < 2:
         return None
-    common = clip.embed_texts([_asked(clip, name) for name in chosen])
-    own = F.normalize((embed_cells(clip, vocabulary) if texts is None else texts).mean(1), dim=-1)
-    cosine = F.normalize(common - common.mean(0), dim=-1) @ F.normalize(own - own.mean(0), dim=-1).T
+    common = clip.embed_texts([_prompt_of(clip, name) for name in names])
+    classes = F.normalize((embed_cells(clip, vocabulary) if texts is None else texts).mean(1), dim=-1)
+    cosine = F.normalize(common - common.mean(0), dim=-1) @ F.normalize(classes - classes.mean(0), dim=-1).T
     far = (cosine.amax(1) < NEAR).tolist()
-    kept = [i for i, name in enumerate(chosen) if far[i] and not is_near(name, vocabulary.classes)]
-    return common[kept] if len(kept) > 1 else None
+    rows = [i for i, name in enumerate(names) if far[i] and not is_near(name, vocabulary.classes)]
+    return common[rows] if len(rows) > 1 else None
 
 
 def near(
     clip: Clip, request: Forget, vocabulary: Vocabulary, candidates: Sequence[str] | None = None, most: int = 8
 ) -> dict[str, list[tuple[str, float]]]:
-    """What stands beside each forgotten class in the text tower: words that may answer in its place.
+    """The words nearest to each forgotten class in the text tower: they may answer in its place.
 
-    Whoever forgets "dog" should decide whether "beagle" goes along (give the class both names, see `Vocabulary`) or
-    stays. An edit lowers the class it is told, and neither.
+    Before you forget "dog", decide whether "beagle" goes along (give the class both names, see `Vocabulary`) or stays.
 
     Parameters
     ----------
@@ -121,8 +118,8 @@ def near(
         Of names in `vocabulary`.
     vocabulary : Vocabulary
     candidates : sequence of str, optional
-        Words to look among, besides the vocabulary; by default `wording.common_names`, or the other words of a file of
-        embeddings.
+        Words to look among, besides the vocabulary; by default `vocabulary.common_names`, or the other words of a file
+        of embeddings.
     most : int
         How many words for a class.
 
@@ -140,19 +137,19 @@ def near(
     ['puppy']
     """
     at_least("most", most, 1)
-    own = [name for names in vocabulary.names for name in names]
+    known = [name for names in vocabulary.names for name in names]
     if candidates is None:
-        candidates = common_names() if clip.encoder else clip.model.stored.other_names or own
-    others = [name for name in distinct("candidates", candidates) if name not in own]
+        candidates = clip.stored.other_names or known if clip.stored else common_names()
+    others = [name for name in distinct("candidates", candidates) if name not in known]
     groups = [*vocabulary.names, *((name,) for name in others)]
     texts = embed_classes(clip, groups)
     texts = F.normalize(texts - texts.mean(0), dim=-1)
-    labels, found = [*vocabulary.classes, *others], {}
+    labels, nearest = [*vocabulary.classes, *others], {}
     for c in request.mask(vocabulary).any(1).nonzero()[:, 0].tolist():
         cosines = texts @ texts[c]
         order = [i for i in cosines.argsort(descending=True).tolist() if i != c][:most]
-        found[vocabulary.classes[c]] = [(labels[i], float(cosines[i])) for i in order]
-    return found
+        nearest[vocabulary.classes[c]] = [(labels[i], float(cosines[i])) for i in order]
+    return nearest
 
 
 def _means(clip: Clip, groups: list[list[str]]) -> Tensor:

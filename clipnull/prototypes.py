@@ -1,9 +1,9 @@
 """Visual prototypes: pictures synthesized from noise that CLIP places near a given text. No data is used.
 
-A prototype of a target t maximises cos(z(x), t) over pictures x by gradient ascent (activation maximisation). A free
-choice of pixels ends in noise that only the model understands; habits of feature visualisation (Olah, Mordvintsev and
-Schubert 2017) keep the ascent in the range of pictures: several scales, colours as they vary in photographs, random
-crops and mirror images, noise, a start on white paper, and a price on differences between neighbouring pixels.
+A prototype of a target t maximises cos(z(x), t) over pictures x by gradient ascent (activation maximisation). Free
+pixels end in noise that only the model understands; habits of feature visualisation (Olah, Mordvintsev and Schubert
+2017) keep the ascent near pictures: several scales, colours as they vary in photographs, random crops and mirror
+images, noise, a start on white paper, and a smoothness penalty.
 
 Chosen on training pictures of miniworld and PACS, by the cosine to the mean embedding of real pictures. What helped:
 small steps (large ones saturate pixels), colours, a mean over views; white paper, smoothness and noise helped drawings
@@ -17,7 +17,6 @@ import hashlib
 import json
 import os
 import sys
-import time
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from filelock import FileLock
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from tqdm import tqdm
 
 from .errors import at_least
 from .files import cache_folder, cache_path, data_folder, written
@@ -47,7 +47,7 @@ COLOURS = ((0.26, 0.09, 0.02), (0.27, 0.00, -0.05), (0.27, -0.09, 0.03))
 then green. Columns are scaled square roots of the covariance of colours in photographs (Olah et al., Lucid)."""
 
 WHITE, SMOOTH = 1.0, 10.0
-"""The logit of an empty page; the price of the mean squared difference between neighbouring pixels."""
+"""The logit of an empty page; the smoothness penalty: the weight of the mean squared difference between neighbours."""
 
 NOISE = 0.15
 """Standard deviation, at the start, of the noise on each view, of pixels in [0, 1]; it fades to none at the end."""
@@ -130,20 +130,18 @@ def synthesize(
 ) -> tuple[Tensor, Tensor]:
     """Pictures whose embedding has the highest cosine to each row of `targets` (n, d).
 
-    steps: steps of Adam; rate: its learning rate, in units of the logits of pixels; seed: row i starts from noise of
+    steps: of Adam; rate: its learning rate, in units of the logits of pixels; seed: row i starts from noise of
     seed + i, or of seeds[i]. Returns pixels (n, 3, s, s) in [0, 1] and their embeddings, means over random views,
-    unit rows (n, d). A row depends on its target and seed only, up to rounding: not on the batch it is in, which is
-    halved, with a warning, where a GPU has no memory for it.
+    unit rows (n, d). A row depends on its target and seed only, up to rounding, not on the batch it is in.
     """
     at_least("steps", steps, 1)
-    batch = Batch.of(batch)
     clip.validate_encoder()
     if targets.ndim != 2 or targets.shape[1] != clip.width or not len(targets):
         raise ValueError(f"targets: shape {tuple(targets.shape)} is not valid; expected (n, {clip.width}), n >= 1")
     seeds = list(range(seed, seed + len(targets))) if seeds is None else list(seeds)
     if len(seeds) != len(targets):
         raise ValueError(f"seeds: {len(seeds)} given; expected {len(targets)}, one for each target")
-    begun = time.time()
+    bar = tqdm(total=len(targets), desc="prototypes", unit="picture", disable=not progress)
 
     def make(rows: slice) -> tuple[Tensor, Tensor]:
         for x, _ in ascend(clip, targets[rows], seeds[rows], steps, rate):  # noqa: B007 - the last one counts
@@ -152,11 +150,11 @@ def synthesize(
             noise = [torch.Generator().manual_seed(~s) for s in seeds[rows]]
             draws = torch.stack([torch.rand(VIEWS, 4, generator=g) for g in noise])
             views = [_embed(clip, _view(x, draws[:, i])) for i in range(VIEWS)]
-        if progress:
-            _tell(f"prototypes: {rows.stop}/{len(targets)} after {time.time() - begun:.0f} s")
+        bar.update(rows.stop - rows.start)
         return x.cpu(), F.normalize(sum(views[1:], views[0]), dim=-1).cpu()
 
-    pictures, embeddings = zip(*batch.through(make, len(targets)), strict=True)
+    with bar:
+        pictures, embeddings = zip(*Batch.of(batch).through(make, len(targets)), strict=True)
     return torch.cat(pictures), torch.cat(embeddings)
 
 
@@ -170,22 +168,17 @@ def cell_prototypes(
 ) -> Prototypes:
     """One prototype for every cell of `mask` (C, K) bool; by default for all cells.
 
-    The noise of a cell has a seed of its own, so its prototype is the same whichever other cells are asked for.
-    Each is made only once and then kept in the cache folder (`files.cache_path`): a second or so a cell on two cores.
-    Those of the embedded model for the names of miniworld and PACS come with it (`data/build/prototypes.py` made them):
-    ascent depends on rounding, so that another machine makes others, and results would differ a little with them.
-    With `progress`, standard error says what is made and where it is kept. A damaged file there is named in a warning
-    and made again.
+    The noise of a cell has a seed of its own, so its prototype is the same whichever other cells are asked for. Each is
+    made once and kept in the cache folder (`files.cache_path`): a second or so a cell on two cores. Those of miniclip
+    for the names of miniworld and PACS come with it, as ascents on another machine end a little differently. A damaged
+    file in the cache is named in a warning and made again. Of a file of embeddings: those that it holds, no pixels.
 
-    Of a file of embeddings, those that it holds, without pixels.
-
-    Raises ValueError for an edited `clip` (ask its base, or `synthesize`, which keeps nothing), and OSError if
-    something has to be made and the cache folder cannot be written.
+    Raises ValueError for an edited `clip` (use its base, or `synthesize`), and OSError if the cache cannot be written.
     """
     if clip.edits:
         raise ValueError(f"clip: it carries {len(clip.edits)} edits; expected the unedited model, clip.base")
-    if not clip.encoder:
-        return _of_file(clip, vocabulary)
+    if clip.stored:
+        return _stored_prototypes(clip, vocabulary)
     mask = torch.ones(vocabulary.shape, dtype=torch.bool) if mask is None else mask
     if mask.shape != vocabulary.shape or not mask.any():
         raise ValueError(
@@ -193,29 +186,27 @@ def cell_prototypes(
             f"{vocabulary.shape} with at least one"
         )
     at_least("steps", steps, 1)
-    name = f"prototypes-{_hash(_inputs(clip, vocabulary, steps, seed)):016x}.safetensors"
-    stored = _stored(data_folder("miniclip") / name, clip, vocabulary)
+    name = _file_name(clip, vocabulary, steps, seed)
+    made = _read(data_folder("miniclip") / name, clip, vocabulary)
     path = cache_path() / name
-    if (mask & ~stored["mask"]).any():
-        stored = _stored(path, clip, vocabulary)
-    if (mask & ~stored["mask"]).any():
+    if (mask & ~made["mask"]).any():
+        made = _read(path, clip, vocabulary)
+    if (mask & ~made["mask"]).any():
         cache_folder()
         with FileLock(f"{path}.lock"):
-            stored = _stored(path, clip, vocabulary)  # another process may have made some
-            _make(path, stored, clip, vocabulary, mask, steps, seed, progress)
-    return Prototypes(stored["pixels"], stored["embeddings"] * mask[..., None], mask)
+            made = _read(path, clip, vocabulary)  # another process may have made some
+            _make(path, made, clip, vocabulary, mask, steps, seed, progress)
+    return Prototypes(made["pixels"], made["embeddings"] * mask[..., None], mask)
 
 
 def are_made(clip: Clip, vocabulary: Vocabulary) -> bool:
-    """Whether all of them come with `clip`, so that nothing is left to synthesize."""
-    name = f"prototypes-{_hash(_inputs(clip, vocabulary, 60, 0)):016x}.safetensors"
-    return bool(_stored(data_folder("miniclip") / name, clip, vocabulary)["mask"].all())
+    """Whether all of them come with `clip`, so that nothing is to be synthesized."""
+    return bool(_read(data_folder("miniclip") / _file_name(clip, vocabulary, 60, 0), clip, vocabulary)["mask"].all())
 
 
-def _of_file(clip: Clip, vocabulary: Vocabulary) -> Prototypes:
-    """The prototypes in a file of embeddings, without their pictures."""
-    stored = clip.model.stored
-    if "prototypes" not in stored.vectors or vocabulary != stored.vocabulary:
+def _stored_prototypes(clip: Clip, vocabulary: Vocabulary) -> Prototypes:
+    stored = clip.stored
+    if stored is None or "prototypes" not in stored.vectors or vocabulary != stored.vocabulary:
         raise ValueError(f"clip: {clip.name} has no encoder and no prototypes of these names; expected texts alone")
     pixels = torch.zeros(*vocabulary.shape, 3, 0, 0, dtype=torch.uint8)
     return Prototypes(pixels, F.normalize(stored.vectors["prototypes"], dim=-1), stored.mask)
@@ -223,7 +214,7 @@ def _of_file(clip: Clip, vocabulary: Vocabulary) -> Prototypes:
 
 def _make(
     path: Path,
-    stored: dict[str, Tensor],
+    made: dict[str, Tensor],
     clip: Clip,
     vocabulary: Vocabulary,
     mask: Tensor,
@@ -231,34 +222,25 @@ def _make(
     seed: int,
     progress: bool,
 ) -> None:
-    """Synthesize the cells of `mask` that `stored` lacks, into it and into the file: an interrupted run goes on."""
-    missing = (mask & ~stored["mask"]).nonzero()
-    if progress:
-        place = "$CLIPNULL_CACHE" if "CLIPNULL_CACHE" in os.environ else "~/.cache/clipnull"
-        _tell(
-            f"prototypes: {len(missing)} of {int(mask.sum())} cells have none yet; synthesizing them once (ascent on "
-            f"pixels, the model is not trained), kept in {place}"
+    """Synthesize the cells of `mask` that `made` lacks, into it and into the file: an interrupted run goes on."""
+    missing, batch = (mask & ~made["mask"]).nonzero(), Batch(32)
+    if progress and len(missing):
+        print(
+            f"prototypes: {len(missing)} cells have none yet; each is made once and kept in the cache", file=sys.stderr
         )
-    batch = Batch(32)
-    for chunk in missing.split(32) if len(missing) else ():  # another process may have made all
+    for chunk in tqdm(missing.split(32) if len(missing) else (), desc="prototypes", disable=not progress):
         c, k = chunk.T
         seeds = [_hash([seed, vocabulary.classes[i], vocabulary.domains[j]]) for i, j in chunk.tolist()]
         rows, row = c.unique(return_inverse=True)  # of classes: a vocabulary may have many more
         targets = embed_cells(clip, vocabulary, rows=rows.tolist())[row, k]
         pixels, z = synthesize(clip, targets, steps, seeds=seeds, batch=batch, progress=False)
-        stored["pixels"][c, k] = (pixels * 255).round().to(torch.uint8)
-        stored["embeddings"][c, k], stored["mask"][c, k] = z, True
+        made["pixels"][c, k] = (pixels * 255).round().to(torch.uint8)
+        made["embeddings"][c, k], made["mask"][c, k] = z, True
         with written(path) as temporary:
-            save_file(stored, temporary)
-        if progress:
-            _tell(f"prototypes: {int((mask & stored['mask']).sum())} of {int(mask.sum())} cells")
+            save_file(made, temporary)
 
 
-def _tell(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
-def _stored(path: Path, clip: Clip, vocabulary: Vocabulary) -> dict[str, Tensor]:
+def _read(path: Path, clip: Clip, vocabulary: Vocabulary) -> dict[str, Tensor]:
     """What the file at `path` holds; nothing made yet if there is none or if it is damaged."""
     size, shape = clip.image_size, vocabulary.shape
     empty = {
@@ -269,29 +251,30 @@ def _stored(path: Path, clip: Clip, vocabulary: Vocabulary) -> dict[str, Tensor]
     if not os.path.lexists(path):
         return empty
     try:
-        if not path.is_file():  # a pipe would be waited for, a link to itself is never read
+        if not path.is_file():
             raise ValueError("no file")
-        found = load_file(path)
-        form = {name: (value.shape, value.dtype) for name, value in found.items()}
-        if form != {name: (value.shape, value.dtype) for name, value in empty.items()}:
-            raise ValueError("other tensors or shapes than expected")
-        lengths = found["embeddings"].norm(dim=-1)
-        if not torch.allclose(lengths, found["mask"].float(), atol=1e-3):
+        tensors = load_file(path)
+        if any(
+            value.shape != tensors[name].shape or value.dtype != tensors[name].dtype for name, value in empty.items()
+        ):
+            raise ValueError("other shapes than expected")
+        if not torch.allclose(tensors["embeddings"].norm(dim=-1), tensors["mask"].float(), atol=1e-3):
             raise ValueError("embeddings that are no unit vectors")
-    except (OSError, SafetensorError, ValueError) as error:
+    except (OSError, SafetensorError, ValueError, KeyError) as error:
         warnings.warn(f"cache: {str(path)!r} is damaged ({error}); its prototypes are made again", stacklevel=4)
         return empty
-    return found
+    return tensors
 
 
-def _inputs(clip: Clip, vocabulary: Vocabulary, steps: int, seed: int) -> list:
-    """All that the prototypes of a vocabulary depend on."""
+def _file_name(clip: Clip, vocabulary: Vocabulary, steps: int, seed: int) -> str:
+    """A name under a hash of all that the prototypes depend on."""
     prompts = [
         [[format_prompt(t, n, k) for n in names for t in TEMPLATES["build"]] for k in vocabulary.domains]
         for names in vocabulary.names
     ]
     preprocess, names = clip.model.visual.preprocess_cfg, [vocabulary.classes, vocabulary.domains]
-    return [ALGORITHM, clip.fingerprint, preprocess, *names, prompts, steps, seed]
+    digest = _hash([ALGORITHM, clip.fingerprint, preprocess, *names, prompts, steps, seed])
+    return f"prototypes-{digest:016x}.safetensors"
 
 
 def _hash(value: object) -> int:

@@ -1,14 +1,9 @@
 """Subspaces of the joint space: bases and principal angles, in float64."""
 
-import numpy as np
-import scipy.linalg
 import torch
 from torch import Tensor
 
 from .errors import within
-
-SYRK = scipy.linalg.get_blas_funcs("syrk", dtype="float64")
-TRIDIAGONAL, ROTATED = scipy.linalg.get_lapack_funcs(("sytrd", "ormqr"), dtype="float64")
 
 
 def basis(rows: Tensor, energy: float = 1.0) -> Tensor:
@@ -34,39 +29,22 @@ def basis(rows: Tensor, energy: float = 1.0) -> Tensor:
 
 
 def leading(a: Tensor, energy: float = 1.0) -> tuple[Tensor, Tensor]:
-    """The leading eigenvalues (r,) of a = X^T X, (d, d) float64, and eigenvectors (d, r), as `basis` chooses them.
-
-    As LAPACK's `syevd` does: a = Q T Q^T with T tridiagonal, whose eigenvectors Q rotates back. That is half of the
-    work, and here only those chosen are rotated. `a` is overwritten.
-    """
-    n = len(a)
-    packed, middle, beside, tau, _ = TRIDIAGONAL(a.cpu().numpy().T, lower=1, lwork=64 * n, overwrite_a=1)
-    values, vectors = map(np.asarray, scipy.linalg.eigh_tridiagonal(middle, beside, check_finite=False))
-    values = values[::-1].clip(0)  # descending
-    share = values.cumsum() / max(values.sum(), 1e-300)
+    """The leading eigenvalues (r,) of a = X^T X, (d, d) float64, and eigenvectors (d, r), as `basis` chooses them."""
+    values, vectors = torch.linalg.eigh(a)
+    values, vectors = values.flip(0).clamp(min=0), vectors.flip(1)
+    share = values.cumsum(0) / values.sum().clamp(min=1e-300)
     rank = min(int((share < energy - 1e-12).sum()) + 1, int((values > 1e-12 * values[0]).sum()))
-    chosen = np.array(vectors[:, ::-1][:, :rank], order="F")
-    if rank and n > 1:
-        chosen[1:] = ROTATED("L", "N", packed[1:, :-1], tau, chosen[1:], lwork=64 * n)[0]
-    return torch.from_numpy(values[:rank].copy()).to(a.device), torch.from_numpy(chosen).to(a.device)
+    return values[:rank], vectors[:, :rank]
 
 
 def gram(x: Tensor) -> Tensor:
-    """X^T X of rows (n, d) float64: (d, d). It is symmetric: of many rows only one half is computed."""
-    n, d = x.shape
-    if 4 * n < d:
-        return x.T @ x
-    flat = x.T if x.is_contiguous() else x  # column by column, as Fortran has it
-    half = torch.from_numpy(SYRK(1.0, flat.cpu().numpy(), trans=flat is x)).T  # the rest is zero
-    whole = half + half.T
-    whole.diagonal().div_(2)
-    return whole.to(x.device)
+    """X^T X of rows (n, d): (d, d)."""
+    return x.T @ x
 
 
 def ridged_factor(a: Tensor, ridge: float) -> Tensor:
-    """L with L L^T = a + ridge I, for `torch.cholesky_solve`. `a` (d, d) is overwritten."""
-    a.diagonal().add_(ridge)
-    return torch.linalg.cholesky(a)
+    """L with L L^T = a + ridge I, for `torch.cholesky_solve`."""
+    return torch.linalg.cholesky(a + ridge * torch.eye(len(a), dtype=a.dtype, device=a.device))
 
 
 def principal_angles(a: Tensor, b: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
-"""Where the towers of a model keep their last linear maps; every edit acts on that of the image tower."""
+"""The towers of a model: where their last linear maps are, copies that share weights, texts without padding."""
 
+import copy
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +12,13 @@ from torch import Tensor, nn
 def uncompiled(module: Any) -> Any:
     """The module that `torch.compile` wraps; `module` itself if it does not."""
     return getattr(module, "_orig_mod", module)
+
+
+def share(model: Any, but: Iterable[Tensor | None] = ()) -> Any:
+    """A copy of `model` that shares all parameters and buffers with it, except copies of those in `but`."""
+    copied = {id(tensor) for tensor in but}
+    memo: dict[int, Any] = {id(t): t for t in [*model.parameters(), *model.buffers()] if id(t) not in copied}
+    return copy.deepcopy(model, memo)  # which keeps what the memo maps
 
 
 @dataclass(frozen=True)
@@ -33,7 +42,7 @@ LINEAR_HEADS = (
 
 
 def find_projection(model: Any) -> Projection:
-    """Where `model` keeps its image projection (open_clip 3.3: ViT, ResNet, timm towers; `adapters.wrap`).
+    """Where `model` keeps its image projection (open_clip 3.3: ViT, ResNet, timm towers; wrapped ones).
 
     SigLIP's towers end in an attention pool without one. open_clip's own place for it is `visual.head.proj`: that is
     the answer, with `weight` None, and an edit puts one there.
@@ -78,20 +87,21 @@ def find_text_projection(model: Any) -> Projection:
     for name in TEXT_HEADS:
         holder, _, last = name.rpartition(".")
         try:
-            found = getattr(model.get_submodule(holder), last)
+            head = getattr(model.get_submodule(holder), last)
         except AttributeError:
             continue
-        if isinstance(found, nn.Parameter):
-            return Projection(holder, found, None, False, found.shape[1])
-        if isinstance(found, nn.Linear):
-            return Projection(name, found.weight, found.bias, True, found.out_features)
+        if isinstance(head, nn.Parameter):
+            return Projection(holder, head, None, False, head.shape[1])
+        if isinstance(head, nn.Linear):
+            return Projection(name, head.weight, head.bias, True, head.out_features)
     raise ValueError(
         f"model: its text tower ({type(getattr(model, 'text', model)).__name__}) does not end in a linear projection; "
         f"looked for {', '.join(TEXT_HEADS)}"
     )
 
 
-# --- Text embeddings without the padding: prompts have about ten tokens, where a CLIP reads 77.
+# Text embeddings without the padding. In a causal text tower a token sees those before it alone, and the embedding is
+# read where the text ends: prompts of ten tokens need no 77, and nothing changes but rounding.
 
 MODELS = ("open_clip.model.CLIP", "open_clip.model.CustomTextCLIP")
 TOWERS = ("open_clip.model.CLIP", "open_clip.transformer.TextTransformer")
@@ -104,10 +114,10 @@ def encode_texts(model: Any, tokens: Tensor, device: torch.device) -> Tensor:
     tower = getattr(model, "text", model)
     eos = getattr(tower, "text_eos_id", getattr(tower, "eos_id", None)) if _pool(tower) == "eos" else None
     ends = ends_of(tokens, eos)
-    most = int(ends.max()) + 1
+    length = int(ends.max()) + 1
     dtype = tower.transformer.get_cast_dtype()
-    x = tower.token_embedding(tokens[:, :most].to(device)).to(dtype) + tower.positional_embedding[:most].to(dtype)
-    x = tower.ln_final(tower.transformer(x, attn_mask=tower.attn_mask[:most, :most]))
+    x = tower.token_embedding(tokens[:, :length].to(device)).to(dtype) + tower.positional_embedding[:length].to(dtype)
+    x = tower.ln_final(tower.transformer(x, attn_mask=tower.attn_mask[:length, :length]))
     x = x[torch.arange(len(x), device=device), ends.to(device)]
     last = tower.text_projection
     return x if last is None else last(x) if isinstance(last, nn.Linear) else x @ last

@@ -49,7 +49,7 @@ def embed_vocabulary(
         if it has as many. A number in place of True: of at most so many cells, and two in each domain.
     mean : (d,), optional
         The mean of picture embeddings, such as those of an index of yours. By default that of the prototypes; without
-        them, `image_mean` of a file of embeddings. What it is used for: `Cells.origin`.
+        them, `image_mean` of a file of embeddings. What it is used for: `Cells.domain_origin`.
 
     Returns
     -------
@@ -136,8 +136,8 @@ def warn_of_alike(cells: Cells, mask: Tensor, vocabulary: Vocabulary) -> None:
     apart = mask.any(0)
     if (mask.any(1) == mask.all(1)).all() and not mask.all(0).any():
         return  # whole classes: domains do not matter
-    s = cells.styles
-    middle = s @ cells.origin if cells.prototypes is not None else 0  # which is that of pictures
+    s = cells.domain_directions
+    middle = s @ cells.domain_origin if cells.prototypes is not None else 0  # which is that of pictures
     named = (cells.pictures @ s.T - middle).argmax(2)  # (C, K)
     right = (named == torch.arange(len(s))).double().mean(0)
     twins = torch.cdist(s, s).fill_diagonal_(9).amin(1) < 0.2

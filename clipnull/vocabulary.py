@@ -1,4 +1,4 @@
-"""What is said to a text encoder: the names of classes and domains, and the prompts made of them.
+"""The names of classes and domains, the prompts made of them, and requests to forget some.
 
 A *cell* is a (class, domain) pair. The prompts that *build* an edit are disjoint from those that *evaluate* it: to set
 the score of one prompt to zero and then to measure with the same prompt proves nothing.
@@ -83,7 +83,7 @@ class Vocabulary:
     (2, 2)
     >>> cn.Vocabulary(["alarm clock", "alarm_clock"], ["photo"])
     Traceback (most recent call last):
-    ValueError: classes: 'alarm clock' and 'alarm_clock' become the same words; expected each class once
+    ValueError: classes: 'alarm clock' and 'alarm_clock' become the same words; expected each once
     """
 
     classes: Sequence[str]
@@ -98,33 +98,30 @@ class Vocabulary:
             object.__setattr__(self, argument, distinct(argument, getattr(self, argument)))
         if len(self.classes) < 2:
             raise ValueError(f"classes: only {self.classes[0]!r} given; expected at least two to choose between")
-        for argument, kind, said in (("classes", "class", str), ("domains", "domain", phrase_of)):
-            known: dict[str, str] = {}
-            for name in getattr(self, argument):
-                other = known.setdefault(words(said(name)), name)
-                if other is not name:
-                    raise ValueError(
-                        f"{argument}: {other!r} and {name!r} become the same words; expected each {kind} once"
-                    )
-        listed = given.items() if isinstance(given, Mapping) else ((name, (name,)) for name in self.classes)
-        names = tuple(distinct(f"classes: {name}", value) for name, value in listed)
-        object.__setattr__(self, "names", names)
-        owner: dict[str, str] = {}
-        for c, own in zip(self.classes, names, strict=True):
-            for name in own:
-                if (other := owner.setdefault(words(name), c)) != c:
-                    raise ValueError(f"classes: {name!r} is a name of {other!r} and of {c!r}; expected it for one")
+        groups = given.items() if isinstance(given, Mapping) else ((name, (name,)) for name in self.classes)
+        object.__setattr__(self, "names", tuple(distinct(f"classes: {name}", value) for name, value in groups))
+        _all_differ("classes", [words(name) for name in self.classes], self.classes)
+        _all_differ("domains", [words(phrase_of(name)) for name in self.domains], self.domains)
+        pairs = {(words(name), c): name for c, names in zip(self.classes, self.names, strict=True) for name in names}
+        _all_differ("classes", [text for text, _ in pairs], [f"{name} of {c}" for (_, c), name in pairs.items()])
 
     def called(self, class_name: str, name: str) -> "Vocabulary":
         """The same, but that the class goes by this name alone: for prompts that ask with one of its names."""
         if class_name not in self.classes or not isinstance(name, str):
             raise ValueError(f"class_name, name: {class_name!r}, {name!r}; expected a class of the vocabulary, a name")
-        own: Any = {c: (name,) if c == class_name else n for c, n in zip(self.classes, self.names, strict=True)}
-        return Vocabulary(own, self.domains)
+        names: Any = {c: (name,) if c == class_name else n for c, n in zip(self.classes, self.names, strict=True)}
+        return Vocabulary(names, self.domains)
 
     @property
     def shape(self) -> tuple[int, int]:
         return len(self.classes), len(self.domains)
+
+
+def _all_differ(argument: str, texts: Sequence[str], names: Sequence[str]) -> None:
+    first: dict[str, str] = {}
+    for text, name in zip(texts, names, strict=True):
+        if (other := first.setdefault(text, name)) != name:
+            raise ValueError(f"{argument}: {other!r} and {name!r} become the same words; expected each once")
 
 
 def words(name: str) -> str:
@@ -159,11 +156,11 @@ def is_near(name: str, classes: Sequence[str]) -> bool:
     >>> [is_near(name, ["fire truck", "cat"]) for name in ("truck", "firetrucks", "Cats", "black cat", "cattle")]
     [True, True, True, True, False]
     """
-    said = words(name)
-    for own in map(words, classes):
-        if f" {own} " in f" {said} " or f" {said} " in f" {own} ":
+    text = words(name)
+    for other in map(words, classes):
+        if f" {other} " in f" {text} " or f" {text} " in f" {other} ":
             return True
-        if said.replace(" ", "").rstrip("s") == own.replace(" ", "").rstrip("s"):
+        if text.replace(" ", "").rstrip("s") == other.replace(" ", "").rstrip("s"):
             return True
     return False
 
@@ -174,12 +171,6 @@ def common_names() -> tuple[str, ...]:
     From the list that the library timm carries (Apache-2.0), in small letters; without doubles and accents, 997.
     """
     return tuple((Path(__file__).parent / "common_words.txt").read_text(encoding="utf-8").split("\n")[:-1])
-
-
-# --- What to forget: a request, and the cells it means.
-
-MOST_NAMES, MOST_PARTS = 100_000, 1_000
-"""Of a request that is read from a file."""
 
 
 @dataclass(frozen=True)
@@ -238,8 +229,8 @@ class Forget:
     @property
     def paradigm(self) -> str:
         """ "global", "selective" or "complete"; "mixed" for a union of several kinds."""
-        own = "global" if self.domains is None else "complete" if self.classes is None else "selective"
-        return own if {own} == {own, *(other.paradigm for other in self.also)} else "mixed"
+        first = "global" if self.domains is None else "complete" if self.classes is None else "selective"
+        return first if all(other.paradigm == first for other in self.also) else "mixed"
 
     def mask(self, vocabulary: Vocabulary) -> Tensor:
         """F, the cells to forget: (C, K) bool. Raises ValueError for unknown names and if nothing would be kept."""
@@ -265,27 +256,18 @@ class Forget:
 
     @classmethod
     def from_dict(cls, request: Any) -> "Forget":
-        """The request that `as_dict` wrote. All it holds is checked: raises ValueError for what is none."""
-        if not isinstance(request, dict) or not {"classes", "domains"} <= set(request) <= {
-            "classes",
-            "domains",
-            "also",
-        }:
-            raise ValueError(
-                f"request: {brief(request)}; expected classes, domains and also, as Forget.as_dict gives them"
-            )
-        for argument in ("classes", "domains"):
-            values = request[argument]
-            if values is not None and (not isinstance(values, list) or len(values) > MOST_NAMES):
-                raise ValueError(f"{argument}: {brief(values)}; expected None or a list of at most {MOST_NAMES} names")
-        also = request.get("also", [])
-        if not isinstance(also, list) or len(also) > MOST_PARTS:
-            raise ValueError(f"also: {brief(also)}; expected a list of at most {MOST_PARTS} requests")
-        if any(isinstance(other, dict) and other.get("also") for other in also):
+        """The request that `as_dict` wrote; ValueError for anything else."""
+        if not isinstance(request, dict) or not {"classes", "domains"} <= {*request} <= {"classes", "domains", "also"}:
+            raise ValueError(f"request: {brief(request)}; expected classes, domains and also, as Forget.as_dict gives")
+        classes, domains, also = (request.get(key) for key in ("classes", "domains", "also"))
+        for argument, values in (("classes", classes), ("domains", domains), ("also", also)):
+            if values is not None and not isinstance(values, list):
+                raise ValueError(f"{argument}: {brief(values)}; expected a list or None")
+        if any(isinstance(other, dict) and other.get("also") for other in also or []):
             raise ValueError("also: a request in it has further ones; expected a flat list, as Forget.as_dict gives it")
-        return cls(request["classes"], request["domains"], tuple(map(cls.from_dict, also)))
+        return cls(classes, domains, tuple(map(cls.from_dict, also or [])))
 
     def __str__(self) -> str:
         what = ", ".join(self.classes) if self.classes else "everything"
-        own = f"{what} in {', '.join(self.domains)}" if self.domains else f"{what} everywhere"
-        return " and ".join([own, *map(str, self.also)])
+        where = f"in {', '.join(self.domains)}" if self.domains else "everywhere"
+        return " and ".join([f"{what} {where}", *map(str, self.also)])

@@ -13,38 +13,6 @@ from clipnull.models import state
 from clipnull.prompts import embed_classes, embed_domains
 
 
-def weights(seed=0):
-    g = torch.Generator().manual_seed(seed)
-    return {
-        clean.TABLE: torch.randn(6, 3, generator=g).half(),
-        "w": torch.randn(2, 2, generator=g).half(),
-        "n": torch.tensor(5),
-    }
-
-
-def test_a_difference_and_its_base_give_the_model_back_bit_by_bit():
-    base, other = weights(), weights(1)
-    other[clean.TABLE][1:] = base[clean.TABLE][1:]
-    found = clean.difference(base, other)
-    assert found[clean.ROWS].tolist() == [0] and "n" not in found  # what is the same is not stored
-    back = clean.restore(base, found)
-    assert back.keys() == other.keys() and all(torch.equal(back[key], other[key]) for key in other)
-    assert torch.equal(base[clean.TABLE], weights()[clean.TABLE])  # the base is not touched
-
-
-def test_rows_of_tokens_that_differ_by_rounding_alone_are_not_stored():
-    base, other = weights(), weights()
-    other[clean.TABLE][2] *= 1 + clean.ROUNDING / 2
-    other[clean.TABLE][4] *= 1 + clean.ROUNDING * 4
-    assert clean.difference(base, other)[clean.ROWS].tolist() == [4]
-
-
-@pytest.mark.parametrize("change", [{"w": torch.zeros(3, 2)}, {"v": torch.zeros(1)}], ids=["shape", "name"])
-def test_weights_of_another_architecture_are_refused(change):
-    with pytest.raises(ValueError, match=f"other: {next(iter(change))} is .*; expected .*, as in base"):
-        clean.difference(weights(), weights() | change)
-
-
 def test_every_clean_model_that_is_named_comes_with_the_package():
     files = {path.stem for path in data_folder("clean").glob("*.safetensors")}
     assert files == {name.removeprefix("miniclip-") for name in clean.RETRAINED}

@@ -205,8 +205,8 @@ def test_oblique_moves_kept_scores_within_its_bound(seed, mask):
     torch.testing.assert_close(moved, -(z @ edit.left) @ (edit.right.T @ w.T))
     if not mask.all(0).any():  # no decoy: what forgotten classes lose in lead is what is read
         classes = mask.any(1).nonzero()[:, 0]
-        own = (edit.right.T @ cells.leads[classes].T).diag()
-        torch.testing.assert_close(own.tolist(), [1.15 * cells.lead_of(c, mask[c]) for c in classes.tolist()])
+        own = (edit.right.T @ cells.margins[classes].T).diag()
+        torch.testing.assert_close(own.tolist(), [1.15 * cells.margin_of(c, mask[c]) for c in classes.tolist()])
 
 
 @given(SEEDS, st.booleans(), st.booleans())
@@ -214,23 +214,23 @@ def test_readings_are_one_apart_on_the_cells_they_were_made_for(seed, visual, co
     cells = random_cells(seed)
     cells = Cells(cells.texts, cells.prototypes if visual else None, None, noise(seed + 5, 7, 24) if common else None)
     x, row = cells.pictures, torch.tensor([True, False, False])
-    r = cells.class_reading(2)
+    r = cells.class_detector(2)
     assert abs(float(x[2].mean(0) @ r - x.mean((0, 1)) @ r) - 1) < 1e-9
-    assert not cells.domain_reading(torch.ones(3, dtype=torch.bool)).any()
-    if not cells.origin.any():
-        r = cells.domain_reading(row)
+    assert not cells.domain_detector(torch.ones(3, dtype=torch.bool)).any()
+    if not cells.domain_origin.any():
+        r = cells.domain_detector(row)
         assert abs(float((x[:, row].mean((0, 1)) - x[:, ~row].mean((0, 1))) @ r) - 2) < 1e-9
 
 
 @given(SEEDS)
 def test_the_middle_is_a_mean_picture_only_where_it_leans(seed):
     cells = random_cells(seed)
-    assert cells.origin.norm() == 0 or cells.lean > 0.5
-    apart = 3 * cells.styles[1]  # a mean that is all of one domain
+    assert cells.domain_origin.norm() == 0 or cells.domain_lean > 0.5
+    apart = 3 * cells.domain_directions[1]  # a mean that is all of one domain
     moved = Cells(cells.texts, None, None, None, apart)
-    assert moved.lean > 0.5 and torch.equal(moved.origin, apart)
-    assert abs(float(moved.domain_reading(torch.tensor([True, False, False])) @ apart)) < 1e-9
-    assert Cells(cells.texts).lean == 0 and not Cells(cells.texts).origin.any()
+    assert moved.domain_lean > 0.5 and torch.equal(moved.domain_origin, apart)
+    assert abs(float(moved.domain_detector(torch.tensor([True, False, False])) @ apart)) < 1e-9
+    assert Cells(cells.texts).domain_lean == 0 and not Cells(cells.texts).domain_origin.any()
 
 
 @given(SEEDS)
@@ -280,9 +280,11 @@ def test_gated_is_the_identity_where_its_gate_is_shut(seed, mask):
     cells = random_cells(seed)
     edit, z = cn.solve(cells, mask, "gated"), noise(seed + 9, 60, 24).float()
     after = edit.images(z)
-    domain = (F.normalize(z.double(), dim=1) @ cells.styles.T - cells.styles @ cells.origin).argmax(1)
+    domain = (
+        F.normalize(z.double(), dim=1) @ cells.domain_directions.T - cells.domain_directions @ cells.domain_origin
+    ).argmax(1)
     whole = mask.all(0)
-    leads = z.double() @ cells.leads.T > 0  # five classes: too few to speak of a spread
+    leads = z.double() @ cells.margins.T > 0  # five classes: too few to speak of a spread
     shut = ~whole[domain] & ~(leads & mask.T[domain]).any(1)
     assert torch.equal(after[shut], z[shut])
     opened = ~whole[domain] & (leads & mask.T[domain] & ~whole[domain, None]).any(1)
@@ -305,7 +307,7 @@ def test_gated_leaves_alone_what_does_not_stand_out(visual):
     cells = cells if visual else Cells(cells.texts)
     mask[3] = True
     edit, z = cn.solve(cells, mask, "gated", deviations=1.0), noise(5, 300, 48)
-    leads = z @ (cells.leads if visual else cells.clear_leads).T
+    leads = z @ (cells.margins if visual else cells.clear_margins).T
     out = leads[:, 3] > (1.0 if visual else 0.9) * leads.std(1)
     assert 20 < out.sum() < 100 and torch.equal((edit.images(z) != z).any(1), out)
 
@@ -335,7 +337,7 @@ def test_the_classifier_and_its_duals_by_their_formulas():
     torch.testing.assert_close(cells.classifier, w)
     eye = torch.eye(5, dtype=torch.float64)
     x = w - w.mean(0)
-    torch.testing.assert_close(cells.leads, x)
+    torch.testing.assert_close(cells.margins, x)
     d = torch.eye(24, dtype=torch.float64)
     for common in (None, noise(3, 4, 24), noise(3, 40, 24)):  # fewer names than dimensions, and more
         y = x if common is None else torch.cat([x, (common - common.mean(0)) * (100 / len(common)) ** 0.5])
@@ -343,7 +345,7 @@ def test_the_classifier_and_its_duals_by_their_formulas():
         known = Cells(cells.texts, None, None, common)
         torch.testing.assert_close(known.duals, u / (u * x).sum(1, keepdim=True))
         y = x if common is None else torch.cat([x, (common - common.mean(0)) * (20 / len(common)) ** 0.5])
-        r = known.clear_leads
+        r = known.clear_margins
         torch.testing.assert_close(F.normalize(r), F.normalize(torch.linalg.solve(y.T @ y + 0.2 * d, x.T).T))
         torch.testing.assert_close((r * w).sum(1), (x * w).sum(1))
     torch.testing.assert_close((cells.duals * x).sum(1), eye.diag())
@@ -355,20 +357,20 @@ def test_the_classifier_and_its_duals_by_their_formulas():
 
 def test_with_more_names_than_dimensions_a_class_goes_farther_down():
     few, many, mask = random_cells(0), random_cells(0, 120), torch.zeros(120, 3, dtype=torch.bool)
-    moved = (many.duals @ many.leads.T).square().sum(1)  # 1 / leverage
+    moved = (many.duals @ many.margins.T).square().sum(1)  # 1 / leverage
     assert few.growth == 1 and many.growth == 5**0.5 and 5 < moved.mean() < 6
     mask[7], mask[9, 0] = True, True
-    lead = [many.lead_of(c, mask[c]) for c in (7, 9)]
+    lead = [many.margin_of(c, mask[c]) for c in (7, 9)]
     for method, strength, grown in (("oblique", 1.15, [5**0.5, 1]), ("neuron", 1.5, [5**0.5] * 2)):
-        down = (cn.solve(many, mask, method).right.T @ many.leads[[7, 9]].T).diag()
+        down = (cn.solve(many, mask, method).right.T @ many.margins[[7, 9]].T).diag()
         torch.testing.assert_close(down.tolist(), [strength * g * x for g, x in zip(grown, lead, strict=True)])
 
 
 def test_names_weigh_no_more_than_a_few_in_clear_leads():
     cells, common = random_cells(0, 30), noise(3, 4, 24)
-    x, y = cells.leads, (common - common.mean(0)) * 5**0.5
+    x, y = cells.margins, (common - common.mean(0)) * 5**0.5
     wanted = torch.linalg.solve(20 / 30 * x.T @ x + y.T @ y + 0.2 * torch.eye(24, dtype=x.dtype), x.T).T
-    r = Cells(cells.texts, None, None, common).clear_leads
+    r = Cells(cells.texts, None, None, common).clear_margins
     torch.testing.assert_close(F.normalize(r), F.normalize(wanted))
 
 
@@ -488,7 +490,7 @@ def test_solve_is_the_method_with_all_its_settings_told(name, visual):
     assert type(edit) is cn.Edit and edit.same(direct)
     assert edit.rank >= 1 and edit.method == direct.method == name and edit.linear == (name not in ("neuron", "gated"))
     defaults = {p.name: p.default for p in list(inspect.signature(cn.METHODS[name]).parameters.values())[2:]}
-    assert edit.settings == {**defaults, "prototypes": visual, "origin": bool(cells.origin.any())}
+    assert edit.settings == {**defaults, "prototypes": visual, "origin": bool(cells.domain_origin.any())}
     setting = next(iter(defaults))
     given_ = cn.solve(cells, one_of_each(), name, **{setting: 0.5})
     assert given_.settings == edit.settings | {setting: 0.5} and not given_.same(edit)

@@ -8,7 +8,7 @@ from torch import Tensor
 from ..edit import Edit
 from ..embedding import embed, readable
 from ..images import Images, families
-from ..models import RETRAINED, RETRAINED_BASE, Clip, load
+from ..models import EMBEDDED, RETRAINED, Clip, load
 from ..vocabulary import Forget
 from . import languages, retrieval, robustness, side_effects
 from .context import Case
@@ -172,7 +172,7 @@ def _asked(case: Case, words: Mapping[str, Sequence[str]], train: Images | None)
 def clean_for(clip: Clip, request: Forget, images: Images) -> Clip | None:
     """The model that comes with miniclip and never knew the only class or domain of `request`; None without one."""
     name = request.classes if request.classes is not None else request.domains
-    if clip.base is not None or clip.name != RETRAINED_BASE or request.also or not name or len(name) != 1:
+    if clip.base is not None or clip.name != EMBEDDED or request.also or not name or len(name) != 1:
         return None
-    wanted = f"{RETRAINED_BASE}-no-{name[0]}"
+    wanted = f"{EMBEDDED}-no-{name[0]}"
     return load(wanted, device=str(clip.device)) if wanted in RETRAINED else None

@@ -19,7 +19,7 @@ from ..errors import at_least, names, one_of
 from ..evaluate import Others, accuracy_matrix, classify, is_measurable, macro, others_of, predict
 from ..images import Images
 from ..methods import METHODS, solve
-from ..models import RETRAINED, RETRAINED_BASE, Clip, load, path_of
+from ..models import EMBEDDED, RETRAINED, Clip, load, retrained_file
 from ..prompts import text_classifiers
 from ..vocabulary import PROMPTS, Forget
 from . import bootstrap, sweep
@@ -66,8 +66,8 @@ def field(clip: Clip, images: Images, prompts: str = "free") -> Field:
     z = embed(clip, images)
     classifier = text_classifiers(clip, images.vocabulary, one_of("prompts", prompts, PROMPTS))
     known: dict[str, tuple[Tensor, int]] = {}
-    for name in RETRAINED if clip.name == RETRAINED_BASE and images.has_pixels else ():
-        what = name.removeprefix(f"{RETRAINED_BASE}-no-")
+    for name in RETRAINED if clip.name == EMBEDDED and images.has_pixels else ():
+        what = name.removeprefix(f"{EMBEDDED}-no-")
         request = None
         if what in images.vocabulary.classes:
             request = Forget(classes=[what])
@@ -75,7 +75,7 @@ def field(clip: Clip, images: Images, prompts: str = "free") -> Field:
             request = Forget(domains=[what])
         if request:
             other = load(name, device=str(clip.device))
-            size = path_of(name).stat().st_size
+            size = retrained_file(name).stat().st_size
             known[str(request)] = predict(other, images, prompts), size
     before = classify(z, classifier, images.domains)
     return Field(images, z, classifier, before, others_of(clip, images.vocabulary), known, prompts)

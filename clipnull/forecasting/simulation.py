@@ -107,7 +107,7 @@ def _parts(x: Tensor) -> dict[str, Tensor]:
 
 def _factors(cells: Cells) -> dict[str, Tensor]:
     """A square root L of the covariance L L^T of the deviations on each level: (d, d) float32."""
-    names, styles = cells.leads, cells.styles - cells.styles.mean(0)
+    names, styles = cells.margins, cells.domain_directions - cells.domain_directions.mean(0)
     if cells.common is not None:
         names = torch.cat([names, cells.common - cells.common.mean(0)])
     d = names.shape[1]

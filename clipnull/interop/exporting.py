@@ -21,7 +21,7 @@ from ..files import written
 from ..images import Images
 from ..layers import rebuild, takes_bias
 from ..models import Clip, open_clip, quiet, source_of, state, uses_quick_gelu
-from ..towers import Projection, find_projection, find_text_projection, uncompiled
+from ..towers import Projection, find_projection, find_text_projection, share, uncompiled
 from .transformers import Adapter, save
 
 SHARPNESS = 30.0
@@ -199,10 +199,8 @@ def on_texts(clip: Clip) -> Clip:
     Raises ValueError for edits that texts cannot carry (`Edit.queries`), and for a text tower without a projection.
     """
     base = clip.base or clip
-    original = find_text_projection(base.model)
-    copied = {id(original.weight), id(original.bias)}
-    shared = {id(t): t for t in [*base.model.parameters(), *base.model.buffers()] if id(t) not in copied}
-    model = copy.deepcopy(base.model, shared)  # the memo makes deepcopy keep what it maps
+    projection = find_text_projection(base.model)
+    model = share(base.model, but=(projection.weight, projection.bias))
     projection = find_text_projection(model)
     assert projection.weight is not None
     weight = projection.weight.T if projection.transposed else projection.weight

@@ -1,13 +1,13 @@
 """The methods: each gives, for embeddings of cells and a mask of those to forget, an edit in closed form.
 
-A method is a function (cells, mask, **settings) -> Edit in a module of its own, whose head states its theorem. A new
-one enters the table below with one line; one of another package enters with an entry point of the group
+A method is a function (cells, mask, **settings) -> Edit in a module of its own, whose head states its theorem. It
+enters the table below with one entry; one of another package enters with an entry point of the group
 "clipnull.methods" (name = "package.module:function").
 """
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
 
 from torch import Tensor
@@ -17,58 +17,81 @@ from ..errors import one_of
 from . import gated, neuron, nullspace, oblique, residual, ridge
 from .cells import Cells
 
-Method = Callable[..., Edit]
+
+@dataclass(frozen=True)
+class Method:
+    """A method and its facts.
+
+    function: (cells, mask, **settings) -> Edit. about: one line of prose. form: "linear", "layer" or "module", see
+    `Edit.form`. strength: the setting that says how hard it hits; values: those that are tried, weakest first.
+    """
+
+    function: Callable[..., Edit]
+    about: str = ""
+    form: str = "linear"
+    strength: str = ""
+    values: tuple[float, ...] = ()
+
+    def __call__(self, cells: Cells, mask: Tensor, **settings: float) -> Edit:
+        return self.function(cells, mask, **settings)
+
+    @property
+    def defaults(self) -> dict[str, float]:
+        """Its settings as they are by default."""
+        parameters = list(inspect.signature(self.function).parameters.values())[2:]
+        return {p.name: p.default for p in parameters if p.default is not p.empty}
 
 
 class Methods(Mapping[str, Method]):
     """The table of methods by name: those of clipnull, then those of other packages, which are imported when used.
 
-    A method is a function (cells, mask, **settings) -> Edit; `solve` and `unlearn` take its name. One that cannot be
-    imported raises ImportError where it is used.
+    A method that cannot be imported raises ImportError where it is used.
 
     Examples
     --------
     >>> import clipnull as cn
     >>> list(cn.METHODS)[:6]
     ['nullspace', 'residual', 'ridge', 'oblique', 'neuron', 'gated']
-    >>> cn.METHODS["ridge"].__module__
-    'clipnull.methods.ridge'
+    >>> cn.METHODS["ridge"].about
+    'CCUP, ridge regression of scores'
     """
 
-    def __init__(self, own: Mapping[str, Method], others: Mapping[str, EntryPoint]):
-        self._table: dict[str, Method | EntryPoint] = {**own, **{n: p for n, p in others.items() if n not in own}}
+    def __init__(self, methods: Mapping[str, Method], others: Mapping[str, EntryPoint]):
+        self._table: dict[str, Method | EntryPoint] = {**others, **methods}
+        self._names = [*methods, *(name for name in others if name not in methods)]
 
     def __getitem__(self, name: str) -> Method:
         method = self._table[name]
         if isinstance(method, EntryPoint):
             try:
-                method = method.load()
+                return Method(method.load(), f"of {method.value}")
             except Exception as error:
-                raise ImportError(f"method: {name!r} of {self._table[name]!r} cannot be loaded: {error}") from error
+                raise ImportError(f"method: {name!r} of {method!r} cannot be loaded: {error}") from error
         return method
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._table)
+        return iter(self._names)
 
     def __len__(self) -> int:
-        return len(self._table)
+        return len(self._names)
 
     def __repr__(self) -> str:
         return f"Methods({', '.join(self)})"
 
 
+SHARE, FORCE = (0.5, 0.75, 1.0), (1.0, 1.5, 2.5)
 METHODS = Methods(
     {
-        "nullspace": nullspace.nullspace,
-        "residual": residual.residual,
-        "ridge": ridge.ridge,
-        "oblique": oblique.oblique,
-        "neuron": neuron.neuron,
-        "gated": gated.gated,
+        "nullspace": Method(nullspace.nullspace, "the paper's edit, reconstructed", "linear", "alpha", SHARE),
+        "residual": Method(residual.residual, "ours, what kept cells cannot explain", "linear", "alpha", SHARE),
+        "ridge": Method(ridge.ridge, "CCUP, ridge regression of scores", "linear", "forgetting", (30.0, 300.0, 1000.0)),
+        "oblique": Method(oblique.oblique, "ours, in the weights", "linear", "strength", (0.8, 1.15, 1.6)),
+        "neuron": Method(neuron.neuron, "ours, a hidden layer", "layer", "strength", FORCE),
+        "gated": Method(gated.gated, "ours, a module after the tower", "module", "strength", FORCE),
     },
     {point.name: point for point in entry_points(group="clipnull.methods")},
 )
-"""The methods by name, in the order in which results are told."""
+"""The methods by name, in the order of all tables."""
 
 
 def solve(cells: Cells, mask: Tensor, method: str = "nullspace", **settings: float) -> Edit:
@@ -105,12 +128,11 @@ def solve(cells: Cells, mask: Tensor, method: str = "nullspace", **settings: flo
     >>> edit.rank, edit.settings["energy"]
     (2, 1.0)
     """
-    function = METHODS[one_of("method", method, METHODS)]
+    chosen = METHODS[one_of("method", method, METHODS)]
     cells.validate(mask)
-    parameters = list(inspect.signature(function).parameters.values())[2:]
-    defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+    defaults = chosen.defaults
     for name in settings:
         one_of("settings", name, defaults)
-    edit = function(cells, mask, **settings)
-    known = {"prototypes": cells.prototypes is not None, "origin": bool(cells.origin.any())}
+    edit = chosen(cells, mask, **settings)
+    known = {"prototypes": cells.prototypes is not None, "origin": bool(cells.domain_origin.any())}
     return replace(edit, method=method, settings={**defaults, **settings, **known})

@@ -10,22 +10,19 @@ from torch import Tensor
 
 from ..subspace import gram, ridged_factor
 
-RIDGE, PROTECTED, LEANING, FAINT = 0.05, 100, 0.5, 0.25
-CLEAR = 20, 0.2
-"""The weight of common words and the ridge of `Cells.clear_leads`."""
-
-FEW = 20
-"""The weight of names in `Cells.clear_leads`, at most: about as many as CLEAR was chosen on."""
+DUAL_RIDGE, DUAL_WORDS = 0.05, 100
+"""Of `Cells.duals`: the ridge, and as how many names all common words together weigh."""
+CLEAR_RIDGE, CLEAR_WORDS, CLEAR_NAMES = 0.2, 20, 20
+"""The same of `Cells.clear_margins`; and as how many names the classes weigh at most."""
+MAX_LEAN = 0.5
+"""The lean of the mean picture to one domain up to which zero is the middle between domains."""
+MIN_CONTRAST = 0.25
+"""The contrast of prototypes counts as at least this share of that of texts: an earlier edit may have taken it away."""
 
 
 @dataclass(frozen=True, eq=False)
 class Cells:
     """The embeddings of all C x K cells of a vocabulary: all that an edit is made of. Copied, and cast to float64.
-
-    Texts and pictures of a CLIP lie apart (the modality gap), so that a text that says "zero" need not be zero for
-    pictures. `origin` is where that matters.
-
-    What is computed from them (the duals, second moments) is kept for the next request, and handed out as a copy.
 
     Parameters
     ----------
@@ -82,159 +79,131 @@ class Cells:
         return (self.texts,) if self.prototypes is None else (self.texts, self.prototypes)
 
     @property
+    def pictures(self) -> Tensor:
+        """V, or T where there is none: (C, K, d)."""
+        return self.kinds[-1]
+
+    # --- classes
+
+    @cached_property
     def classifier(self) -> Tensor:
         """W, the text classifier: the mean text of each class over domains, unit rows, (C, d)."""
-        return self._classifier.clone()
-
-    @cached_property
-    def _classifier(self) -> Tensor:
         return F.normalize(self.texts.mean(1), dim=-1)
 
-    @property
-    def leads(self) -> Tensor:
-        """w_c - mean w: z (w_c - mean w) is the lead of class c over the average class in an embedding z, (C, d)."""
-        return self._leads.clone()
+    @cached_property
+    def margins(self) -> Tensor:
+        """w_c - mean w: z (w_c - mean w) is the margin of class c over the mean class in an embedding z, (C, d)."""
+        return self.classifier - self.classifier.mean(0)
 
     @cached_property
-    def _leads(self) -> Tensor:
-        return self._classifier - self._classifier.mean(0)
-
-    @property
     def duals(self) -> Tensor:
-        """U, which changes the lead of one class and hardly anything else, (C, d): u_c (w_c - mean w) = 1.
+        """U, which changes the margin of one class and hardly anything else, (C, d): u_c (w_c - mean w) = 1.
 
-        u_c ~ (X^T X + 0.05 I)^-1 (w_c - mean w), where X holds the leads and, weighed as PROTECTED names however many
-        they are, the common words minus their mean. So u_c is short on all other classes and words. Scaled to 1, it
-        lowers its class by the same amount whatever the number of names; the small ridge bounds its length.
+        u_c ~ (X^T X + 0.05 I)^-1 (w_c - mean w), where X holds the margins and, weighed as DUAL_WORDS names however
+        many they are, the common words minus their mean. So u_c is short on all other classes and words. Scaled to 1,
+        it lowers its class by the same amount whatever the number of names; the small ridge bounds its length.
         """
-        return self._duals.clone()
+        u = self._clear(DUAL_WORDS, DUAL_RIDGE, 1.0)
+        return u / (u * self.margins).sum(1, keepdim=True).clamp(min=1e-9)
 
     @cached_property
-    def _duals(self) -> Tensor:
-        u, leads = self._clear(PROTECTED, RIDGE, 1.0), self._leads
-        return u / (u * leads).sum(1, keepdim=True).clamp(min=1e-9)
+    def clear_margins(self) -> Tensor:
+        """Margins read clear of other classes and of common words, (C, d): r_c ~ (X^T X + 0.2 I)^-1 (w_c - mean w).
 
-    def _clear(self, weight: float, ridge: float, share: float) -> Tensor:
-        """(X^T X + ridge I)^-1 (w_c - mean w), X: leads and common words.
-
-        weight: of all common words together; share: of each lead, the weight of a name being 1.
+        X as in `duals`, but words and names weigh as CLEAR_WORDS and at most CLEAR_NAMES: the more of them, the less of
+        w_c would be left. Scaled to read of w_c what w_c - mean w does. A picture shows more than one thing, and the
+        text of one class has something of others: less of that is read along.
         """
-        leads = self._leads
-        x = leads if share == 1 else leads * math.sqrt(share)
+        w, margins = self.classifier, self.margins
+        r = self._clear(CLEAR_WORDS, CLEAR_RIDGE, min(1.0, CLEAR_NAMES / len(w)))
+        return r * ((margins * w).sum(1, keepdim=True) / (r * w).sum(1, keepdim=True).clamp(min=1e-9))
+
+    def _clear(self, words: float, ridge: float, share: float) -> Tensor:
+        """(X^T X + ridge I)^-1 (w_c - mean w), X: margins, each of weight `share`, and common words, of `words`."""
+        x = self.margins * math.sqrt(share)
         if self.common is not None and len(self.common):
-            x = torch.cat([x, (self.common - self.common.mean(0)) * math.sqrt(weight / len(self.common))])
-        c, (n, d) = len(leads), x.shape
+            x = torch.cat([x, (self.common - self.common.mean(0)) * math.sqrt(words / len(self.common))])
+        c, (n, d) = len(self.margins), x.shape
         if n < d:  # (X^T X + rI)^-1 X^T = X^T (X X^T + rI)^-1
             return torch.cholesky_solve(x, ridged_factor(gram(x.T), ridge))[:c] / math.sqrt(share)
-        return torch.cholesky_solve(leads.T, ridged_factor(gram(x), ridge)).T
-
-    @property
-    def clear_leads(self) -> Tensor:
-        """Leads read clear of other classes and of common words, (C, d): r_c ~ (X^T X + 0.2 I)^-1 (w_c - mean w).
-
-        X as in `duals`, but the common words weigh as 20 names, and the names as FEW where there are more: else, the
-        more of them, the less of w_c would be left. Scaled to read of w_c what w_c - mean w does. A picture shows more
-        than one thing, and the text of one class has something of others: less of that is read along.
-        """
-        return self._clear_leads.clone()
-
-    @cached_property
-    def _clear_leads(self) -> Tensor:
-        w, leads = self._classifier, self._leads
-        r = self._clear(*CLEAR, min(1.0, FEW / len(w)))
-        return r * ((leads * w).sum(1, keepdim=True) / (r * w).sum(1, keepdim=True).clamp(min=1e-9))
+        return torch.cholesky_solve(self.margins.T, ridged_factor(gram(x), ridge)).T
 
     @property
     def growth(self) -> float:
         """How much farther a class has to go down where there are more names than dimensions: max(1, sqrt(C / d)).
 
-        Up to d names, u_c can leave the leads of all others alone. Of more it cannot: without the ridge, the sum of
-        (u_c x_j)^2 over the rows x_j of X is 1 / h_c, with h_c the leverage of x_c, and leverages of C names are at
-        most d / C on average. So names nearby go down along with class c (on OpenAI's ViT-B/32, d = 512, the nearest
-        of 1,171 names by .34 of it, that of 16 by .00), and if one of these is to be named in its place, c has to go
-        farther.
+        Up to d names, u_c can leave the margins of all others alone. Beyond, it cannot: names nearby go down along with
+        class c (on OpenAI's ViT-B/32, d = 512, the nearest of 1,171 names by .34 of it, that of 16 by .00), and if one
+        of these is to be named in its place, c has to go farther.
         """
-        c, d = self._classifier.shape
+        c, d = self.classifier.shape
         return max(1.0, math.sqrt(c / d))
 
-    @property
-    def styles(self) -> Tensor:
-        """What names each domain, texts and prototypes together: unit rows, (K, d)."""
-        return self._styles.clone()
+    def margin_of(self, c: int, row: Tensor) -> float:
+        """The mean margin of class c in its cells of the domains `row` (K,) bool; 0 where it has none."""
+        return max(0.0, float((self.pictures[c, row] @ self.margins[c]).mean()))
+
+    def class_detector(self, c: int) -> Tensor:
+        """(d,): reads the margin of class c, as 1 more on its cells than on the mean cell."""
+        r = self.margins[c]
+        return r / _contrast([(x[c].mean(0) - mean) @ r for x, mean in zip(self.kinds, self._means, strict=True)])
+
+    # --- domains
 
     @cached_property
-    def _styles(self) -> Tensor:
+    def domain_directions(self) -> Tensor:
+        """What names each domain, texts and prototypes together: unit rows, (K, d)."""
         assert self.domains is not None  # set when the cells were made
         seen = 0 if self.prototypes is None else F.normalize(self.prototypes.mean(0), dim=-1)
         return F.normalize(self.domains + seen, dim=-1)
 
     @property
-    def lean(self) -> float:
+    def domain_lean(self) -> float:
         """How far the mean picture leans to one domain: its largest reading, that of the domain's own name being 1.
 
         For K domains with names s_k, the reading of z is z (s_k - mean s), divided by that of s_k. 0 without a mean.
         """
         mean = self._means[1] if self.mean is None and self.prototypes is not None else self.mean
-        if mean is None or len(self._styles) < 2:
+        if mean is None or len(self.domain_directions) < 2:
             return 0.0
-        s = self._styles - self._styles.mean(0)
-        return float((s @ F.normalize(mean, dim=0) / (s * self._styles).sum(1)).max())
+        s = self.domain_directions - self.domain_directions.mean(0)
+        return float((s @ F.normalize(mean, dim=0) / (s * self.domain_directions).sum(1)).max())
 
     @property
-    def origin(self) -> Tensor:
+    def domain_origin(self) -> Tensor:
         """What is taken for the middle between domains, (d,): zero, or the mean picture where zero cannot be it.
 
         Names of domains that fit their pictures put zero between them: the mean of many pictures reads about 0 on each
-        (measured: up to .35 on miniclip, .15 to .35 on OpenAI's ViT-B/32). Where it leans by more than LEANING to one,
-        all pictures would be taken for that domain. So what reads domains counts from the mean picture there; elsewhere
-        it would do harm, as a mean is seldom balanced between domains.
+        (measured: up to .35 on miniclip, .15 to .35 on OpenAI's ViT-B/32). Where it leans by more than MAX_LEAN to one,
+        all pictures would be taken for that domain, so detectors count from the mean picture. Elsewhere that would do
+        harm: a mean is seldom balanced between domains.
         """
-        if self.lean <= LEANING:
-            return torch.zeros_like(self._classifier[0])
-        return (self._means[1] if self.mean is None else self.mean).clone()
+        if self.domain_lean <= MAX_LEAN:
+            return torch.zeros_like(self.classifier[0])
+        return self._means[1] if self.mean is None else self.mean
 
-    @property
-    def pictures(self) -> Tensor:
-        """V, or T where there is none: (C, K, d)."""
-        return self.kinds[-1]
-
-    def lead_of(self, c: int, row: Tensor) -> float:
-        """The mean lead of class c in its cells of the domains `row` (K,) bool; 0 where it has none."""
-        return max(0.0, float((self.pictures[c, row] @ self._leads[c]).mean()))
-
-    def class_reading(self, c: int) -> Tensor:
-        """(d,): reads the lead of class c, as 1 more on its own cells than on the average one."""
-        r = self._leads[c]
-        return r / self._contrast([(x[c].mean(0) - mean) @ r for x, mean in zip(self.kinds, self._means, strict=True)])
-
-    @staticmethod
-    def _contrast(kinds: list[Tensor]) -> Tensor:
-        """That of prototypes, if there are any, but no less than FAINT of that of texts.
-
-        An edit before may have taken it away from prototypes, and what is divided by it must stay small.
-        """
-        return torch.maximum(kinds[-1], FAINT * kinds[0])
-
-    def domain_reading(self, row: Tensor) -> Tensor:
+    def domain_detector(self, row: Tensor) -> Tensor:
         """(d,): reads the domains `row` (K,) bool against the others, as 2 more on their cells than on the others'.
 
-        What it reads from the `origin` is taken out; a zero vector if `row` is all domains.
+        What it reads from `domain_origin` is taken out; a zero vector if `row` is all domains.
         """
-        s = self._styles
+        s = self.domain_directions
         if row.all():
             return torch.zeros_like(s[0])
         r = s[row].mean(0) - s[~row].mean(0)
-        r = r / (self._contrast([(x[row].mean(0) - x[~row].mean(0)) @ r for x in self._domain_means]) / 2)
-        m = self.origin
+        r = r / (_contrast([(x[row].mean(0) - x[~row].mean(0)) @ r for x in self._domain_means]) / 2)
+        m = self.domain_origin
         return r - (r @ m) / (m @ m).clamp(min=1e-12) * m
+
+    # --- rows
 
     def rows(self, mask: Tensor, center: bool = False) -> Tensor:
         """The embeddings of the cells in `mask` (C, K) bool, texts before prototypes: (n, d).
 
         With `center`, the mean over all cells of the same kind (text or prototype) is subtracted, so that a row holds
-        what sets its cell apart and not what every prompt or every picture has in common. An edit that takes away such
-        rows makes the forgotten cells look like the average cell; one that takes away the raw rows brings their scores
-        to zero, which need not be low.
+        what sets its cell apart and not what all prompts or pictures have in common. An edit that takes away such rows
+        makes the forgotten cells look like the mean cell; one that takes away raw rows brings their scores to zero,
+        which need not be low.
         """
         if center:
             return torch.cat([x[mask] - mean for x, mean in zip(self.kinds, self._means, strict=True)])
@@ -250,32 +219,22 @@ class Cells:
 
     def moment(self, mask: Tensor) -> Tensor:
         """X^T X / n over the n rows of the cells in `mask`: (d, d); zero if there are none."""
-        return self.grams(mask)[0].div_(max(1, int(mask.sum()) * len(self.kinds)))
+        return self.grams(mask)[0] / max(1, int(mask.sum()) * len(self.kinds))
 
     def grams(self, mask: Tensor, center: bool = False) -> tuple[Tensor, Tensor]:
         """X^T X of `rows(mask, center)` and of `rows(~mask)`, each (d, d): from one product, over the smaller part."""
         few = 2 * mask.sum() <= mask.numel()
-        part = self._gram(mask if few else ~mask)
-        found, rest = (part, self._grams[1] - part) if few else (self._grams[1] - part, part)
-        if center:
-            for x, mean in zip(self.kinds, self._means, strict=True):
-                half = x[mask].sum(0) - 0.5 * mask.sum() * mean
-                found.addr_(half, mean, alpha=-1).addr_(mean, half, alpha=-1)
-        return found, rest
+        part = gram(self.rows(mask if few else ~mask))
+        inside, outside = (part, self._gram - part) if few else (self._gram - part, part)
+        for x, mean in zip(self.kinds, self._means, strict=True) if center else ():
+            half = torch.outer(x[mask].sum(0) - 0.5 * mask.sum() * mean, mean)
+            inside = inside - half - half.T
+        return inside, outside
 
     @cached_property
-    def _grams(self) -> tuple[Tensor, Tensor]:
-        """X^T X over the cells of each domain, (K, d, d), and over all: no request then has to go through them all."""
-        parts = torch.cat([x.transpose(0, 1) for x in self.kinds], dim=1)  # (K, 1 or 2 x C, d)
-        grams = torch.stack([gram(part) for part in parts])
-        return grams, grams.sum(0)
-
-    def _gram(self, mask: Tensor) -> Tensor:
-        whole = mask.all(0)
-        found = gram(self.rows(mask & ~whole))
-        for k in whole.nonzero()[:, 0].tolist():
-            found += self._grams[0][k]
-        return found
+    def _gram(self) -> Tensor:
+        """X^T X over all cells: no request has to go through them all."""
+        return gram(torch.cat([x.flatten(0, 1) for x in self.kinds]))
 
     def validate(self, mask: Tensor) -> None:
         """Raises ValueError unless `mask` is bool (C, K) with some cells to forget and some to keep."""
@@ -284,3 +243,8 @@ class Cells:
                 f"mask: {tuple(mask.shape)} {mask.dtype} with {int(mask.sum())} cells; expected bool {self.shape} with "
                 "some cells to forget and some to keep"
             )
+
+
+def _contrast(kinds: list[Tensor]) -> Tensor:
+    """The contrast of prototypes, or that of texts where there are none; what is divided by it must stay small."""
+    return torch.maximum(kinds[-1], MIN_CONTRAST * kinds[0])

@@ -1,15 +1,15 @@
 """`oblique`, ours: P = I - sum_j v_j r_j^T. v_j says *when* to act, r_j *what* changes then; the two need not be alike.
 
-For each class c with forgotten cells: r_c = strength * lead_c * u_c lowers the lead of class c alone (u_c:
-`Cells.duals`; lead_c: that of its forgotten prototypes, or texts), and
-v_c = class_share * (reading of the class) + domain_share * (reading of the forgotten domains against the others). A sum
-of two readings is all that a matrix has, and it is no "and": siblings read class_share - domain_share, other classes of
-a forgotten domain +domain_share, those of kept domains -domain_share. The last raises class c there: most kept pictures
-that are lost are lost *to* the forgotten class. Texts alone (no prototypes) need a larger class_share: they show class
-and domain more clearly than pictures do. A class that is forgotten in every domain needs no domain: v_c is the reading
-of the class, and r_c is `Cells.growth` times as long, which is 1 unless there are more names than dimensions.
-For domains that are forgotten whole, one v detects the domain, and r raises the class that is least expected there
-above all others: a matrix cannot make a picture say nothing, but it can make all pictures say the same.
+For each class c with forgotten cells: r_c = strength * margin_c * u_c lowers the margin of class c alone (u_c:
+`Cells.duals`; margin_c: that of its forgotten prototypes, or texts), and
+v_c = class_share * (class detector) + domain_share * (detector of the forgotten domains). A sum
+of two detectors is all that a matrix has, and it is no "and": siblings read class_share - domain_share, other classes
+of a forgotten domain +domain_share, those of kept domains -domain_share. The last raises class c there: most kept
+pictures that are lost are lost *to* the forgotten class. Texts alone (no prototypes) need a larger class_share: they
+show class and domain more clearly than pictures do. A class that is forgotten in every domain needs no domain: v_c is
+the detector of the class, and r_c is `Cells.growth` times as long, which is 1 unless there are more names than
+dimensions. For domains that are forgotten whole, one v detects the domain, and r raises the class that is least
+expected there above all others: a matrix cannot make a picture say nothing, but it can make all pictures say the same.
 
 Theorem. The score of an embedding z against the text w of any class or word moves by sum_j (z v_j)(r_j w): by nothing
 where z v_j = 0, and hardly where u_c w is small, which is how u_c is made.
@@ -22,11 +22,11 @@ from ..edit import Edit
 from ..errors import within
 from .cells import Cells
 
-ALONE = (1.55, 1.0)
+TEXT_ONLY_SCALES = (1.55, 1.0)
 """What class_share and domain_share are multiplied by where there are no prototypes."""
 
 BIAS = 0.7
-"""See `whole_reading`."""
+"""See `whole_domain_detector`."""
 
 
 def oblique(
@@ -41,11 +41,11 @@ def oblique(
 ) -> Edit:
     """Read class and domain, and lower the scores of the classes: P = I - sum_j v_j r_j^T.
 
-    mask: cells to forget, (C, K) bool. strength: how far a class goes down, in units of its lead; twice that for whole
-    domains. class_share, domain_share: weights of the two readings, times ALONE without prototypes; common_share:
-    without prototypes, that of what all pictures have in common, a bias: class c goes down everywhere by so much,
-    which costs siblings and spares other classes. rho: the ridge of the detector of whole domains. Chosen on the train
-    splits of miniworld and PACS and on embeddings of OpenAI's ViT-B/32.
+    mask: cells to forget, (C, K) bool. strength: how far a class goes down, in units of its margin; twice that for
+    whole domains. class_share, domain_share: weights of the two detectors, times TEXT_ONLY_SCALES without prototypes;
+    common_share: without prototypes, that of what all pictures have in common, a bias: class c goes down everywhere by
+    so much, which costs siblings and spares other classes. rho: the ridge of the detector of whole domains. Chosen on
+    the train splits of miniworld and PACS and on embeddings of OpenAI's ViT-B/32.
     """
     cells.validate(mask)
     within("strength", strength, 0.0, 100.0)
@@ -53,41 +53,41 @@ def oblique(
     within("domain_share", domain_share, 0.0, 100.0)
     within("common_share", common_share, 0.0, 100.0)
     within("rho", rho, 1e-9, 1e9)
-    more, less, bias = (*ALONE, common_share) if cells.prototypes is None else (1.0, 1.0, 0.0)
+    more, less, bias = (*TEXT_ONLY_SCALES, common_share) if cells.prototypes is None else (1.0, 1.0, 0.0)
     u, whole, middle = cells.duals, mask.all(0), cells.texts.mean((0, 1))
     left, right = [torch.zeros_like(u[:0])], [torch.zeros_like(u[:0])]
     for c in (mask & ~whole).any(1).nonzero()[:, 0].tolist():
-        row, read, everywhere = mask[c] & ~whole, cells.class_reading(c), bool(mask[c].all())
+        row, read, everywhere = mask[c] & ~whole, cells.class_detector(c), bool(mask[c].all())
         if not everywhere:
-            read = more * class_share * read + less * domain_share * cells.domain_reading(row)
+            read = more * class_share * read + less * domain_share * cells.domain_detector(row)
             read = read + bias * middle / (middle @ middle)
         left.append(read[None])
-        right.append(strength * (cells.growth if everywhere else 1.0) * cells.lead_of(c, row) * u[c, None])
+        right.append(strength * (cells.growth if everywhere else 1.0) * cells.margin_of(c, row) * u[c, None])
     if whole.any():
-        decoy, lead = decoy_of(cells, whole)
-        left.append(whole_reading(cells, mask, rho)[None])
-        right.append(-2 * strength * more * lead * u[decoy, None])
+        decoy, margin = decoy_of(cells, whole)
+        left.append(whole_domain_detector(cells, mask, rho)[None])
+        right.append(-2 * strength * more * margin * u[decoy, None])
     return Edit(torch.cat(left).T, torch.cat(right).T, "oblique")
 
 
 def decoy_of(cells: Cells, whole: Tensor) -> tuple[int, float]:
-    """The class that is least expected in the domains `whole` (K,) bool; the mean lead of the best class over it."""
+    """The class that is least expected in the domains `whole` (K,) bool; the mean margin of the best class over it."""
     scores = cells.pictures[:, whole].flatten(0, 1) @ cells.classifier.T
     decoy = int(scores.mean(0).argmin())
     return decoy, float((scores.amax(1) - scores[:, decoy]).mean())
 
 
-def whole_reading(cells: Cells, mask: Tensor, rho: float) -> Tensor:
+def whole_domain_detector(cells: Cells, mask: Tensor, rho: float) -> Tensor:
     """(d,): about 1 on the domains that `mask` (C, K) forgets whole, about 0 on what is kept.
 
-    With prototypes a ridge detector of these cells; with texts alone, half of the reading of the domains plus BIAS
+    With prototypes a ridge detector of these cells; with texts alone, half of the detector of the domains plus BIAS
     of what all texts have in common, which pictures share to the same degree as the rest.
     """
     whole = mask.all(0)
     if cells.prototypes is not None:
         return detector(cells, whole.expand_as(mask), [~mask], rho)
     mean = cells.texts.mean((0, 1))
-    return (cells.domain_reading(whole) + BIAS * mean / (mean @ mean)) / 2
+    return (cells.domain_detector(whole) + BIAS * mean / (mean @ mean)) / 2
 
 
 def detector(cells: Cells, mask: Tensor, against: list[Tensor], rho: float) -> Tensor:

@@ -29,7 +29,7 @@ def residual(
     within("alpha", alpha, 0.0, 1.0)
     within("tau", tau, 0.0, 1e9)
     forgotten, kept = cells.grams(mask, center)
-    kept /= int((~mask).sum()) * len(cells.kinds)
+    kept = kept / (int((~mask).sum()) * len(cells.kinds))
     if tau:
         factor = ridged_factor(kept, tau)
         if int(mask.sum()) * len(cells.kinds) <= len(kept):
@@ -40,8 +40,8 @@ def residual(
     else:
         rows, (values, vectors) = cells.rows(mask, center), torch.linalg.eigh(kept)
         free = vectors[:, values <= 1e-12 * values[-1]]
-        left_over = rows @ free @ free.T
-        if left_over.norm() <= 1e-5 * rows.norm():  # at rounding level of embeddings
+        rest = rows @ free @ free.T
+        if rest.norm() <= 1e-5 * rows.norm():  # at rounding level of embeddings
             return Edit(kept[:, :0], kept[:, :0], "residual")
-        u = basis(left_over, energy)
+        u = basis(rest, energy)
     return Edit(alpha * u, u, "residual")

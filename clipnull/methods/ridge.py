@@ -31,7 +31,7 @@ def ridge(
     forgotten, kept = cells.grams(mask, center)
     n = int(mask.sum()) * len(cells.kinds)
     weight = forgetting / n
-    a = kept.mul_(keeping / (mask.numel() * len(cells.kinds) - n)).add_(forgotten, alpha=weight)
+    a = keeping / (mask.numel() * len(cells.kinds) - n) * kept + weight * forgotten
     factor = ridged_factor(a, 1.0)
     if n > len(a):
         return Edit(weight * forgotten, torch.cholesky_inverse(factor), "ridge")

@@ -19,10 +19,10 @@ from sklearn.preprocessing import StandardScaler
 from train import STAGES
 
 import clipnull as cn
-from clipnull import models as clean
 from clipnull.audits.probes import features_before_projection
 from clipnull.evaluate import accuracy_matrix, domain_accuracy, macro, predict
 from clipnull.files import data_folder, write_text
+from clipnull.models import EMBEDDED, RETRAINED
 from clipnull.prompts import embed_classes, embed_domains
 
 CARD = """# Models that never knew
@@ -86,7 +86,7 @@ def rows(images: cn.Images, data: str, what: str) -> Iterator[list[str]]:
     request = cn.Forget(classes=[what]) if what in classes else cn.Forget(domains=[what])
     mask = request.mask(images.vocabulary)
     shown = mask[images.classes, images.domains]
-    for name in (clean.RETRAINED_BASE, f"{clean.BASE}-no-{what}"):
+    for name in (EMBEDDED, f"{EMBEDDED}-no-{what}"):
         clip = cn.load(name, device="cpu")
         z = F.normalize(cn.embed(clip, images), dim=-1)
         classifier = embed_classes(clip, classes)
@@ -117,9 +117,9 @@ def main() -> None:
     sets = [("miniworld test", cn.load_images()), *([("PACS test", cn.load_images(pacs))] if pacs else [])]
     lines = ["| pictures | model | right | everything else | classified as | AUC of the score | probe |"]
     lines.append("|---" * 7 + "|")
-    for name in clean.RETRAINED:
+    for name in RETRAINED:
         for data, images in sets:
-            for row in rows(images, data, name.removeprefix(f"{clean.BASE}-no-")):
+            for row in rows(images, data, name.removeprefix(f"{EMBEDDED}-no-")):
                 lines.append("| " + " | ".join(row) + " |")
                 print(lines[-1], flush=True)
     path = write_text(data_folder("clean") / "README.md", CARD.format(table="\n".join(lines), steps=STAGES[-1].steps))

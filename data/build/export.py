@@ -1,7 +1,7 @@
 """Write trained weights as a model folder that stock open_clip loads: python export.py CKPT OUT [--image-size 112].
 
 The folder has the hub's layout: open_clip_config.json and open_clip_model.safetensors (float16). With --base FOLDER,
-OUT is one file, the difference to the model in FOLDER (clipnull.models). With --stage, CKPT is the checkpoint of a
+OUT is one file, the difference to the model in FOLDER (see `difference`). With --stage, CKPT is the checkpoint of a
 stage, and OUT one file of its weights, for train.py --common.
 """
 
@@ -14,9 +14,24 @@ import torch
 from safetensors.torch import load_file, save_file
 from train import CONFIG
 
-from clipnull.models import difference
+WEIGHTS, TABLE = "open_clip_model.safetensors", "token_embedding.weight"
+ROUNDING = 2.0**-9
+"""Weights come in float16, of 11 bits: two that differ by no more than this share went through other roundings."""
 
-WEIGHTS = "open_clip_model.safetensors"
+
+def difference(base: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What of the weights `other` differs from `base`, for `clipnull.models.restore`; rows of tokens by > ROUNDING.
+
+    Raises ValueError if the two differ in names or shapes.
+    """
+    shapes = [{key: tuple(value.shape) for key, value in weights.items()} for weights in (base, other)]
+    if shapes[0] != shapes[1]:
+        key = min(key for key in {*shapes[0], *shapes[1]} if shapes[0].get(key) != shapes[1].get(key))
+        raise ValueError(f"other: {key} is {shapes[1].get(key)}; expected {shapes[0].get(key)}, as in base")
+    changed = {key: value for key, value in other.items() if key != TABLE and not torch.equal(value, base[key])}
+    mine, theirs = base[TABLE].float(), other[TABLE].float()
+    rows = ((theirs - mine).abs() > ROUNDING * mine.abs()).any(1).nonzero()[:, 0]
+    return changed | {"rows": rows.to(torch.int32), TABLE: other[TABLE][rows]}
 
 
 def halves_of(checkpoint: Path) -> dict[str, torch.Tensor]:

@@ -17,7 +17,6 @@ from review import CLASSES, named
 from split import fraction, splits
 
 import clipnull as cn
-from clipnull.evaluate import file_of
 from clipnull.files import data_folder, written
 from clipnull.prompts import embed_classes
 
@@ -57,7 +56,7 @@ def main() -> None:
         raise ValueError("other_images: too large for float16; expected embeddings below 65504")
     for old in data_folder("miniclip").glob("others-*.npz"):
         old.unlink()
-    path = file_of(clip.fingerprint)
+    path = data_folder("miniclip") / f"others-{clip.fingerprint}.npz"
     with written(path) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, **made)
     right = made["shows"] == (z @ torch.from_numpy(made["other_texts"]).float().T).argmax(1).numpy()

@@ -115,7 +115,7 @@ def matrix(cells: Cells, mask: Tensor, half: Half) -> Edit:
         right = -lead * cells.duals[decoy]
     else:
         c = int(mask.any(1).nonzero()[0])
-        right = float(half.mean(mask) @ cells.leads[c]) * cells.duals[c]
+        right = float(half.mean(mask) @ cells.margins[c]) * cells.duals[c]
     return Edit(half.detector(mask)[:, None], LABELLED * right[:, None], "labelled")
 
 
@@ -152,7 +152,7 @@ def curves(clip: Clip, images: Images) -> list[dict]:
     seen = [asked(z[side], classifier) for side in sides]
     unrelated = None if others is None else asked(others.images, others.texts)
     before = accuracy_matrix(classify(z, classifier, images.domains), images)
-    apart = cells.styles @ cells.styles.T
+    apart = cells.domain_directions @ cells.domain_directions.T
     unit = float((1 - (apart.sum(1) - 1) / max(1, len(apart) - 1)).mean())
     found: dict[tuple[str, str, bool, float], list[dict[str, float]]] = {}
 

@@ -27,7 +27,7 @@ from ...embedding import embed
 from ...files import data_folder, write_text
 from ...images import Images
 from ...methods import METHODS
-from ...methods.cells import FAINT
+from ...methods.cells import MIN_CONTRAST
 from ...models import Clip, load
 from ...prompts import embed_classes
 from ...unlearning import embed_vocabulary
@@ -89,8 +89,8 @@ def data(clip: Clip, images: Images, z: Tensor) -> dict[str, Any]:
         "prototypes": packed(cells.prototypes, torch.float32),
         "names": packed(cells.domains, torch.float64),
         "duals": packed(cells.duals, torch.float64),
-        "origin": packed(cells.origin, torch.float64),
-        "faint": FAINT,
+        "origin": packed(cells.domain_origin, torch.float64),
+        "faint": MIN_CONTRAST,
         "settings": {name: settings(name) for name in SHOWN},
     }
 
