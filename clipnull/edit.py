@@ -27,43 +27,16 @@ MAX_BYTES = 2**30
 
 @dataclass(frozen=True, eq=False)
 class Edit:
-    """What an unlearning method takes away from an image embedding: z -> z - (z left) right^T + bias.
+    """An edit z -> z - (z left) right^T (+ bias), thin factors in place of a matrix.
 
-    Stored as two thin factors, as EleutherAI's concept-erasure stores LEACE. With a threshold,
-    z -> z - relu(z left - threshold |z|) right^T, a hidden layer. With a gate,
-    z -> z - (relu(z left) * open[k]) right^T for a picture classified as domain k, see `gates.Gate`.
+    left, right: (d, r) float64; `left` reads how much of each forgotten direction is in z, `right` says what is
+    subtracted for it. method, request, settings: what made it. fingerprint, model: of the unedited model it was made
+    for; empty: any. bias: (d,). gate: when it acts (`layers.Gate`). threshold: (r,); a direction counts from threshold
+    |z| on, and the edit is a hidden layer. after: `history` of the edits it was made after. mean_text: (d,), the mean
+    text of the vocabulary: an index of the same model leans to it.
 
-    Parameters
-    ----------
-    left, right : (d, r) float64
-        `left` reads how much of each forgotten direction is in z, `right` says what is subtracted for it; for an
-        orthogonal projection they are the same basis.
-    method : str
-        What made it, such as "nullspace".
-    request : Forget or None
-        What it forgets; of an edit from a file, what JSON keeps of that.
-    settings : dict
-        The settings of the method.
-    fingerprint, model : str
-        Of the unedited model it was made for, and the name of that model; empty: for any.
-    bias : (d,), optional
-    gate : Gate, optional
-    after : str
-        Of an edit that was made on an edited model: which edits it comes after, as `history` says. Empty: it was made
-        on the bare model, and goes with other such edits in any order.
-    threshold : (r,), optional
-        With neither bias nor gate.
-    mean_text : (d,), optional
-        The mean text embedding of the vocabulary: an index of pictures of the same model leans to it.
+    Raises ValueError for shapes that do not fit together, and for values that are not finite or above `layers.LARGEST`.
 
-    Raises
-    ------
-    ValueError
-        For factors that are not floating, shapes that do not fit together, and values that are not finite or so large
-        (above `layers.LARGEST`) that they would overflow in a model.
-
-    Examples
-    --------
     >>> import clipnull as cn, torch
     >>> u = torch.tensor([[1.0], [0.0], [0.0]], dtype=torch.float64)
     >>> edit = cn.Edit(u, u, "by hand")
@@ -134,12 +107,10 @@ class Edit:
         return torch.eye(len(self.left), dtype=self.left.dtype) - self.left @ self.right.T
 
     def images(self, z: Tensor) -> Tensor:
-        """Edited embeddings of pictures, (n, d) -> (n, d): computed in float64 and cast back. They are not normalised.
+        """Edited embeddings of pictures, (n, d) -> (n, d): computed in float64, cast back, not normalised.
 
-        ROWS of them at a time, so that nothing but the result grows with n. Where queries are edited in place of the
-        pictures (`queries`), all inner products are the same. Cosines are not: an edited unit row is as long as
-        1 - m to 1 + m, m = |images(z) - z|, so a cosine is the inner product divided by a number in that range. The
-        order of two pictures can change only if one score is less than (1 + m) / (1 - m) times the other.
+        An edited unit row is 1 - m to 1 + m long, m = |images(z) - z|. So its cosine to a query is the inner product
+        divided by a number in that range.
         """
         if z.ndim != 2 or z.shape[1] != len(self.left):
             raise ValueError(f"z: shape {tuple(z.shape)} is not valid; expected (n, {len(self.left)})")
@@ -154,20 +125,14 @@ class Edit:
         return edited
 
     def queries(self, t: Tensor) -> Tensor:
-        """Edited embeddings of queries for an index that stays as it is: t -> t P^T, (n, d) or (d,). Not normalised.
+        """Edited embeddings of queries for an index that stays as it is: t -> t P^T, (n, d) or (d,), not normalised.
 
-        <z P, t> = <z, t P^T>: each picture z scores as it would if `images` had edited it and nothing were normalised
-        after. `images` says how far the cosine with a normalised edited picture is from that.
-
+        <z P, t> = <z, t P^T>: each picture z scores as if `images` had edited it and nothing were normalised after.
         Raises ValueError for an edit that is more than one matrix: it depends on the picture, which a query lacks.
         """
         if not self.linear or self.bias is not None:
-            why = (
-                f"one of form {self.form!r} decides for each picture anew, and a query holds none"
-                if self.bias is None
-                else "its bias adds <bias, t> to every score, which no other query does"
-            )
-            raise ValueError(f"edit: {why}; expected a linear one without bias, or an index edited by `images`")
+            what = f"form {self.form!r}" if self.bias is None else "a bias"
+            raise ValueError(f"edit: of {what}; expected a single matrix, or an index edited by `images`")
         if t.ndim not in (1, 2) or t.shape[-1] != len(self.left):
             raise ValueError(f"t: shape {tuple(t.shape)} is not valid; expected (n, {len(self.left)}) or one row of it")
         wide = t.double()
@@ -179,12 +144,11 @@ class Edit:
         return EditLayer(self.left, self.right, self.bias, self.gate, dtype, self.threshold)
 
     def apply(self, clip: Clip) -> Clip:
-        """`clip` with the edit on top. The given model is untouched; all other weights are shared with it.
+        """`clip` with the edit on top. The given model stays as it is; all other weights are shared with it.
 
         A linear edit is multiplied into a copy of the projection: W becomes W P, a bias b becomes b P + bias. An edit
-        of another form, all that follow it, and a bias for which the tower has no place, run after the tower, on what
-        `encode_image` and `visual` give; `forward_intermediates` goes past them.
-        Only the pooled embedding changes: CoCa's captions come from tokens before the projection and still leak.
+        of another form, and all that follow it, run after the tower, on what `encode_image` and `visual` give. Only the
+        pooled embedding changes: CoCa's captions come from tokens before the projection and still leak.
 
         Raises ValueError if the edit was made for other weights, after other edits, or for another width.
         """
@@ -194,20 +158,18 @@ class Edit:
     def remove(self, clip: Clip) -> Clip:
         """`clip` without this edit: the unedited model with the other edits, in their order.
 
-        If none is left, the very model that was edited. Edits made on the bare model come off in any order; one that
-        another was made after comes off only after that. Raises ValueError else, and if the edit is not one of
-        `clip.edits`.
+        Raises ValueError if it is not among `clip.edits`, or if another edit was made after it.
         """
         for i in reversed(range(len(clip.edits))):
             if self.same(clip.edits[i]):
-                left = clip.edits[:i] + clip.edits[i + 1 :]
-                for j, edit in enumerate(left):
-                    if edit.after and edit.after != history(left[:j]):
+                others = clip.edits[:i] + clip.edits[i + 1 :]
+                for j, edit in enumerate(others):
+                    if edit.after and edit.after != history(others[:j]):
                         raise ValueError(
                             f"clip: its edit {j + 2} ({edit.method}) was made after this one ({self.method}); expected "
                             "that one to be removed first"
                         )
-                return rebuild(clip.base or clip, left)
+                return rebuild(clip.base or clip, others)
         raise ValueError(
             f"clip: this edit ({self.method}) is not among its {len(clip.edits)} edits; expected a model "
             "it was applied to"

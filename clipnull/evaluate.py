@@ -102,29 +102,12 @@ def accuracy_matrix(predicted: Tensor, images: Images, labels: Tensor | None = N
 def zero_shot(clip: Clip, images: Images, prompts: str = "free", features: Tensor | None = None) -> Tensor:
     """The accuracy of `clip` in each cell: the share of pictures whose right class has the highest score.
 
-    Parameters
-    ----------
-    clip : Clip
-    images : Images
-        n pictures.
-    prompts : str
-        The prompt set that makes the text classifier: "free" names no domain ("a picture of a dog"); "domain" names the
-        domain of the picture, in held-out wording; "build" does so in the wording that builds edits.
-    features : (n, d), optional
-        Embeddings of the pictures, in place of `embed(clip, images)`.
+    images: n pictures. prompts: "free" names no domain ("a picture of a dog"); "domain" names the domain of the
+    picture, in held-out wording; "build" does so in the wording that builds edits. features: embeddings (n, d) in place
+    of `embed(clip, images)`.
 
-    Returns
-    -------
-    (C, K) float64
-        From 0 to 1; NaN where a cell has no pictures. Broken pictures, those whose features are NaN, do not count.
+    Returns (C, K) float64 in [0, 1]; NaN where a cell has no pictures. Broken pictures (features are NaN) do not count.
 
-    Raises
-    ------
-    ValueError
-        For an unknown prompt set, with near ones.
-
-    Examples
-    --------
     >>> import clipnull as cn
     >>> clip, images = cn.load(device="cpu"), cn.load_images().select(["boat", "car"], ["line"])
     >>> float(cn.zero_shot(clip, images).nanmean()) > 0.7
@@ -228,34 +211,13 @@ def compare(
 ) -> Comparison:
     """Measure `clip` and the edited `after` on the same pictures with the same prompts; all classes stay candidates.
 
-    Pictures whose features are NaN in either, because they are broken, are left out of both.
+    images: n pictures; those whose features are NaN in either are left out of both. request: says which cells count as
+    forgotten. prompts: see `zero_shot`. features: embeddings of the pictures under `clip` and `after`, two tensors (n,
+    d).
 
-    Parameters
-    ----------
-    clip, after : Clip
-    images : Images
-        n pictures.
-    request : Forget
-        Says which cells count as forgotten.
-    prompts : str
-        See `zero_shot`. "free" and "domain" are disjoint from the prompts that build edits.
-    features : two tensors (n, d), optional
-        Embeddings of the pictures under `clip` and `after`, in place of calls of `embed`.
+    Returns a Comparison: `before` and `after`, accuracy (C, K); `rates`, see `evaluate.rates`, with `collateral` where
+    unrelated pictures are known of this model. Printed, it shows means.
 
-    Returns
-    -------
-    Comparison
-        `before`, `after`: accuracy (C, K); `rates`: see `evaluate.rates`, and `collateral` where unrelated pictures
-        and words are known of this model and `after` is an edit of it; `images`: those that count. Printed, it tells
-        means.
-
-    Raises
-    ------
-    ValueError
-        For names that the vocabulary of `images` lacks, and for an unknown prompt set.
-
-    Examples
-    --------
     >>> import clipnull as cn
     >>> clip, images = cn.load(device="cpu"), cn.load_images().select(["car", "dog"], ["line"])
     >>> request = cn.Forget(["car"])
@@ -295,17 +257,10 @@ def _renamed(clip: Clip, after: Clip, images: Images, request: Forget) -> Tensor
 
 @dataclass(frozen=True, eq=False)
 class Others:
-    """m unrelated pictures, and w words that no request mentions.
+    """Unrelated pictures and words that no request mentions.
 
-    Attributes
-    ----------
-    images : (m, d) float32
-        Embeddings of the unedited model, of any length.
-    texts : (w, d) float32
-        Unit rows.
-    names : tuple of w str
-    shows : (m,) int64, optional
-        Which word each picture shows, where that is known.
+    images: (m, d) float32, embeddings of the unedited model, of any length. texts: (w, d), unit rows. names: w words.
+    shows: (m,) int64, which word each picture shows, where that is known.
     """
 
     images: Tensor

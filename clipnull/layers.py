@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from .models import Clip
 from .towers import Projection, find_projection, share, uncompiled
 
-if TYPE_CHECKING:
-    from .edit import Edit
+Edits = tuple[Any, ...]
+"""Of `edit.Edit`, which stands on this module."""
 
 LARGEST = 1e12
 """The largest value in an edit: the product of two such, times an embedding, is far from what float32 can hold."""
@@ -152,7 +152,7 @@ class EditLayer(nn.Module):
         return read.relu() * (self.open & ~self.replaced[:, None])[k], self.replaced[k]
 
 
-def rebuild(base: Clip, edits: "tuple[Edit, ...]") -> Clip:
+def rebuild(base: Clip, edits: Edits) -> Clip:
     """`base` with `edits` in order: the leading linear ones in a copy of its projection, the rest after the tower."""
     if not edits:
         return base
@@ -182,7 +182,7 @@ def run_edits(visual: Any, inputs: tuple, output: Tensor | tuple) -> Tensor | tu
 
 
 @torch.no_grad()
-def multiply_in(model: Any, edits: "tuple[Edit, ...]") -> None:
+def multiply_in(model: Any, edits: Edits) -> None:
     """Multiply linear `edits` into the projection of `model`, in float64, in place; put one in where there is none."""
     projection = find_projection(model)
     if projection.weight is None:

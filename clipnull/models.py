@@ -89,25 +89,12 @@ class Batch:
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """A CLIP with its preprocessing and tokenizer, from `load` or `wrap`. It is never changed: an edit gives a new one.
+    """A CLIP with its preprocessing and tokenizer, from `load` or `wrap`. It never changes: an edit gives a new one.
 
-    Attributes
-    ----------
-    model : nn.Module
-        In evaluation mode, without gradients.
-    preprocess : callable
-        A PIL image -> a tensor (3, s, s), s the size of pictures the model takes.
-    tokenizer : callable
-        A list of n texts -> tokens (n, length).
-    name, pretrained : str, str or None
-        What `load` was asked for.
-    edits : tuple of Edit
-        Those it carries, in the order they act.
-    base : Clip or None
-        The unedited model, where this one is edited.
+    model: in evaluation mode, without gradients. preprocess: a PIL image -> (3, s, s). tokenizer: n texts -> (n,
+    length). name, pretrained: what `load` was asked for. edits: those it carries, in the order they act. base: the
+    unedited model.
 
-    Examples
-    --------
     >>> import clipnull as cn
     >>> clip = cn.load(device="cpu")
     >>> clip.name, clip.width, clip.image_size
@@ -237,32 +224,15 @@ def state(model: nn.Module) -> dict[str, Tensor]:
 def load(name: str = EMBEDDED, pretrained: str | None = None, device: str | None = None) -> Clip:
     """A CLIP to edit: the embedded miniclip, or any architecture of open_clip with its weights.
 
-    Parameters
-    ----------
-    name : str
-        "miniclip" or a retrained one ("miniclip-no-dog"); a name of `open_clip.list_models()`; "hf-hub:org/repo" or
-        "local-dir:folder" in the layout of the hub; or a file of embeddings, "FILE.npz" (`clipnull.stored`).
-    pretrained : str, optional
-        A tag of that architecture ("openai", "laion2b_s34b_b79k") or a checkpoint file. None: untrained weights, to try
-        the machinery. A tag decides about preprocessing and activation; a file takes those of the architecture
-        ("ViT-B-16-quickgelu" for OpenAI's).
-    device : str, optional
-        "cpu", "cuda", ...; by default CUDA where there is one.
+    name: "miniclip" or a retrained one ("miniclip-no-dog"); a name of `open_clip.list_models()`; "hf-hub:org/repo" or
+    "local-dir:folder" in the layout of the hub; or a file of embeddings, "FILE.npz" (`clipnull.stored`).
+    pretrained: a tag of that architecture ("openai", "laion2b_s34b_b79k") or a checkpoint file. None: untrained
+    weights, to try the machinery. A tag decides about preprocessing and activation; a file takes those of the
+    architecture ("ViT-B-16-quickgelu" for OpenAI's). device: "cpu", "cuda", ...; by default CUDA where there is one.
 
-    Returns
-    -------
-    Clip
+    Raises ValueError for an unknown name or tag; for weights that are missing, damaged or of another architecture; and
+    for a folder or repository whose files would run code (`clipnull.sources`). Raises OSError if a download fails.
 
-    Raises
-    ------
-    ValueError
-        For an unknown name or tag; for weights that are missing, damaged or of another architecture; and for a folder
-        or repository whose files would run code (`clipnull.sources`).
-    OSError
-        If weights or a tokenizer cannot be downloaded.
-
-    Examples
-    --------
     >>> import clipnull as cn
     >>> cn.load(device="cpu").logit_scale > 1
     True

@@ -110,26 +110,11 @@ def near(
     """The words nearest to each forgotten class in the text tower: they may answer in its place.
 
     Before you forget "dog", decide whether "beagle" goes along (give the class both names, see `Vocabulary`) or stays.
+    request: of names in `vocabulary`. candidates: words to look among, besides the vocabulary; by default
+    `vocabulary.common_names`, or the other words of a file of embeddings. most: how many words for a class.
 
-    Parameters
-    ----------
-    clip : Clip
-    request : Forget
-        Of names in `vocabulary`.
-    vocabulary : Vocabulary
-    candidates : sequence of str, optional
-        Words to look among, besides the vocabulary; by default `vocabulary.common_names`, or the other words of a file
-        of embeddings.
-    most : int
-        How many words for a class.
+    Returns for each forgotten class words with their cosine to it, both less the mean of all words; nearest first.
 
-    Returns
-    -------
-    dict
-        For each forgotten class, words with their cosine to it, both less the mean of all words; nearest first.
-
-    Examples
-    --------
     >>> import clipnull as cn
     >>> clip = cn.load(device="cpu")
     >>> names = cn.Vocabulary(["cat", "dog", "house"], ["photo", "line"])

@@ -57,27 +57,13 @@ DOMAIN_PHRASES = {
 class Vocabulary:
     """The names a model is asked about: C classes, at least two, and K domains.
 
-    Parameters
-    ----------
-    classes : sequence of str, or mapping of str to sequence of str
-        Names of distinct words: an underscore stands for a space, capitals and the number of blanks do not count. A
-        mapping gives each class all the names it goes by, {"dog": ("dog", "puppy", "hound")}: its texts are means over
-        them, so that a request covers them all. `called` asks with one of them.
-    domains : sequence of str
+    classes: names of distinct words; an underscore stands for a space, capitals and the number of blanks do not count.
+    A mapping gives each class all the names it goes by, {"dog": ("dog", "puppy", "hound")}: its texts are means over
+    them, so that a request covers them all. `names` holds them, a tuple for each class. domains: names.
 
-    Raises
-    ------
-    ValueError
-        If a name is given twice, is blank or no text, if two names become the same words, of two classes or of one, if
-        there is no domain, and if there is only one class.
+    Raises ValueError for a name that is given twice, is blank or not text, for two names of the same words, and for
+    fewer than two classes or one domain.
 
-    Attributes
-    ----------
-    names : tuple of tuple of str
-        What each class goes by.
-
-    Examples
-    --------
     >>> import clipnull as cn
     >>> cn.Vocabulary(["cat", "dog"], ["photo", "line"]).shape
     (2, 2)
@@ -177,22 +163,10 @@ def common_names() -> tuple[str, ...]:
 class Forget:
     """A request: forget `classes` in `domains`; leave one out to mean all of them. `a | b` asks for both.
 
-    Parameters
-    ----------
-    classes, domains : sequence of str, optional
-        Distinct names of a vocabulary. Classes alone: the *global* paradigm; both: *selective*; domains alone:
-        *complete*.
-    also : tuple of Forget
-        Further requests, as `|` collects them.
+    classes, domains: distinct names of a vocabulary. Classes alone: the *global* paradigm; both: *selective*; domains
+    alone: *complete*. also: further requests, as `|` collects them. Raises ValueError if neither is given or a list is
+    not valid.
 
-    Raises
-    ------
-    ValueError
-        If neither is given, if a list is empty, names something twice or holds what is no name, and if `also` holds
-        what is no request.
-
-    Examples
-    --------
     >>> import clipnull as cn
     >>> names = cn.Vocabulary(["cat", "dog"], ["photo", "line"])
     >>> cn.Forget(classes=["dog"]).mask(names)                      # dogs in every domain

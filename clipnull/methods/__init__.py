@@ -45,10 +45,6 @@ class Method:
 class Methods(Mapping[str, Method]):
     """The table of methods by name: those of clipnull, then those of other packages, which are imported when used.
 
-    A method that cannot be imported raises ImportError where it is used.
-
-    Examples
-    --------
     >>> import clipnull as cn
     >>> list(cn.METHODS)[:6]
     ['nullspace', 'residual', 'ridge', 'oblique', 'neuron', 'gated']
@@ -97,29 +93,12 @@ METHODS = Methods(
 def solve(cells: Cells, mask: Tensor, method: str = "nullspace", **settings: float) -> Edit:
     """The edit of `method` that forgets the cells in `mask`: the closed form only.
 
-    Parameters
-    ----------
-    cells : Cells
-        What `embed_vocabulary` gives.
-    mask : (C, K) bool
-        Cells to forget; some, and not all.
-    method : str
-        One of METHODS.
-    **settings
-        Those of the method, see its module. The edit keeps them all in `edit.settings`.
+    cells: what `embed_vocabulary` gives. mask: (C, K) bool, some cells to forget and some to keep. method: one of
+    METHODS. settings: those of the method, see its module; the edit keeps them all in `edit.settings`. The edit is of
+    no particular model; `unlearn` adds request and fingerprint.
 
-    Returns
-    -------
-    Edit
-        Of no particular model; `unlearn` adds request and fingerprint.
+    Raises ValueError for an unknown method or setting, for a value out of range, and for a mask that does not fit.
 
-    Raises
-    ------
-    ValueError
-        For an unknown method or setting, with near ones, for a value out of range, and for a mask that does not fit.
-
-    Examples
-    --------
     >>> import clipnull as cn
     >>> clip = cn.load(device="cpu")
     >>> names = cn.Vocabulary(["cat", "dog", "house"], ["photo", "line"])

@@ -24,23 +24,12 @@ MIN_CONTRAST = 0.25
 class Cells:
     """The embeddings of all C x K cells of a vocabulary: all that an edit is made of. Copied, and cast to float64.
 
-    Parameters
-    ----------
-    texts : (C, K, d)
-        T, unit rows.
-    prototypes : (C, K, d), optional
-        V, unit rows.
-    domains : (K, d), optional
-        What names each domain, of any length but zero; by default the mean text of each.
-    common : (w, d), optional
-        Texts of common words that are to stay as they are, see `prompts.common_words`.
-    mean : (d,), optional
-        The mean embedding of pictures, not normalised; by default that of the prototypes, if there are any.
+    texts: T, (C, K, d), unit rows. prototypes: V, the same, or None. domains: (K, d), what names each domain; by
+    default the mean text of each. common: (w, d), texts of common words that are to stay as they are
+    (`prompts.common_words`). mean: (d,), the mean embedding of pictures, not normalised; by default that of the
+    prototypes.
 
-    Raises
-    ------
-    ValueError
-        For shapes that do not fit together, and for values that are not finite.
+    Raises ValueError for shapes that do not fit together, and for values that are not finite.
     """
 
     texts: Tensor
