@@ -203,6 +203,7 @@ def test_pictures_without_the_forgotten_cells_are_refused(make, clip, corner):
         card(make(cn.Forget(["person"], ["flat"])), clip, corner.select(["bird"]))
 
 
+@pytest.mark.promise("Names and parameters are text")
 def test_no_path_of_the_machine_is_told(tmp_path):
     weights = tmp_path / "mine.pt"
     weights.touch()
@@ -232,6 +233,7 @@ def shown(markup):
 
 
 @pytest.mark.parametrize("name", ODD)
+@pytest.mark.promise("Names and parameters are text")
 def test_a_name_is_shown_as_it_is_and_is_no_markup(name):
     from markdown_it import MarkdownIt
 
@@ -252,6 +254,7 @@ def test_a_name_is_shown_as_it_is_and_is_no_markup(name):
     assert eval(markup.as_json(name)) == name  # and as Python
 
 
+@pytest.mark.promise("Names and parameters are text")
 def test_a_card_of_odd_names_holds_no_markup_of_theirs(make, selective, clip, corner, quick, text):
     names = dict(zip(corner.vocabulary.classes, ["<b>|`x`\nbird", "![c](http://x)", "$a$ <script>"], strict=True))
     other = cn.Vocabulary([names[c] for c in corner.vocabulary.classes], ["fl|at", "<i>line</i>", "photo\n# head"])

@@ -139,6 +139,7 @@ def test_a_folder_that_may_not_be_listed_is_told(tmp_path, monkeypatch):
         assert len(cn.load_images(tmp_path)) == 2
 
 
+@pytest.mark.promise("No path is followed out of a folder")
 def test_no_link_is_followed_out_of_the_folder(tmp_path):
     secret = make(tmp_path / "secret", [("photo", "dog", 3), ("line", "bird", 1)])
     folder = make(tmp_path / "mine", [("photo", "dog", 1), ("line", "cat", 1)])
@@ -163,6 +164,7 @@ def test_no_link_is_followed_out_of_the_folder(tmp_path):
 # --- what held
 
 
+@pytest.mark.promise("No path is followed out of a folder")
 def test_loops_of_links_end(tmp_path):
     folder = make(tmp_path, [("photo", "dog", 1), ("line", "cat", 1)])
     for place in (folder, folder / "photo", folder / "photo" / "dog"):

@@ -319,6 +319,7 @@ def test_a_file_is_small(tmp_path):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.1, 0.5, 0.9, 0.9999])
+@pytest.mark.promise("What is damaged is refused")
 def test_a_truncated_file_is_refused(share, tmp_path):
     path = gated(64).save(tmp_path / "edit.safetensors")
     whole = path.read_bytes()
@@ -411,6 +412,7 @@ DOG = {"classes": ["dog"], "domains": None, "also": []}
         (lambda t: None, {"format": None}, "says format None"),
     ],
 )
+@pytest.mark.promise("What is damaged is refused")
 def test_a_damaged_or_foreign_file_is_refused(change, metadata, message, tmp_path):
     path = gated(32).save(tmp_path / "edit.safetensors")
     tamper(path, change, **metadata)

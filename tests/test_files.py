@@ -54,6 +54,7 @@ def test_a_read_only_cache_is_refused(tmp_path, monkeypatch):
         files.cache_folder()
 
 
+@pytest.mark.promise("Nothing is written outside its target")
 def test_a_file_appears_whole(tmp_path):
     path = tmp_path / "a.txt"
     with files.written(path) as temporary:
@@ -63,6 +64,7 @@ def test_a_file_appears_whole(tmp_path):
     assert files.write_text(path, "á\nb\n") == path and path.read_bytes() == "á\nb\n".encode()
 
 
+@pytest.mark.promise("Nothing is written outside its target")
 def test_a_file_stays_as_it_was_if_writing_fails(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
@@ -131,6 +133,7 @@ def test_the_name_of_a_file_may_be_as_long_as_the_system_lets(tmp_path):
 
 
 @pytest.mark.parametrize("failing", ["write", "replace"])
+@pytest.mark.promise("Nothing is written outside its target")
 def test_a_full_disk_leaves_nothing_and_the_next_time_goes_well(failing, tmp_path, monkeypatch):
     path = files.write_text(tmp_path / "a.txt", "old")
 

@@ -226,6 +226,7 @@ def test_a_folder_is_loaded_with_its_weights(folder):
     ],
     ids=["true", "one", "ask", "deep", "auto_map", "tower", "config"],
 )
+@pytest.mark.promise("No file of data runs code")
 def test_code_in_a_folder_never_runs(folder, tmp_path, monkeypatch, text):
     monkeypatch.setattr("builtins.input", lambda *_: "y")  # whatever a person would answer
     marker = tmp_path / "ran"
@@ -258,6 +259,7 @@ def test_code_that_nothing_asks_for_is_no_reason_to_refuse(folder):
         ("vision", "timm_model_name", "local-dir:/etc"),
     ],
 )
+@pytest.mark.promise("No path is followed out of a folder")
 def test_no_path_leads_out_of_a_folder(folder, tmp_path, part, key, value):
     path = tmp_path / "model"
     (tmp_path / "other").mkdir()
@@ -302,6 +304,7 @@ def test_a_model_of_the_hub_is_loaded(folder, hub):
         {"hf_model_name": "../tests"},
     ],
 )
+@pytest.mark.promise("No file of data runs code")
 def test_a_model_of_the_hub_with_code_is_refused_before_anything_else_is_downloaded(folder, hub, monkeypatch, text):
     monkeypatch.chdir(ROOT)
     asked = hub(folder(text=text))
@@ -309,6 +312,7 @@ def test_a_model_of_the_hub_with_code_is_refused_before_anything_else_is_downloa
     assert asked == ["open_clip_config.json"]
 
 
+@pytest.mark.promise("No file of data runs code")
 def test_a_text_tower_of_the_hub_with_code_is_refused(folder, hub, monkeypatch):
     transformers = pytest.importorskip("transformers")
 
@@ -348,6 +352,7 @@ def test_a_hub_out_of_reach_is_told(folder, hub):
         ('{"model_cfg": {"embed_dim": 8, "text_cfg": {}, "vision_cfg": {"timm_model_name": "x"}}}', "cannot be loaded"),
     ],
 )
+@pytest.mark.promise("What is damaged is refused")
 def test_a_damaged_configuration_is_named(folder, content, message):
     path = folder()
     (path / "open_clip_config.json").write_bytes(content.encode("utf-8", "surrogateescape"))
@@ -364,6 +369,7 @@ def test_a_folder_without_a_model_is_named(folder, tmp_path):
     refused(f"local-dir:{path}", match="it is no file")
 
 
+@pytest.mark.promise("What is damaged is refused")
 def test_weights_missing_in_a_folder_are_told_and_no_untrained_model_is_made(folder):
     path = folder(weights=False, files={"tokenizer.json": "{}"})
     (path / "more.safetensors").mkdir()
@@ -428,6 +434,7 @@ GARBAGE_SAFE = {
     [*(("weights.bin", w) for w in GARBAGE.values()), *(("weights.safetensors", w) for w in GARBAGE_SAFE.values())],
     ids=[*GARBAGE, *(f"safe {name}" for name in GARBAGE_SAFE)],
 )
+@pytest.mark.promise("No file of data runs code")
 def test_a_checkpoint_that_is_garbage_is_named_and_runs_nothing(folder, monkeypatch, name, write, how):
     path = folder(weights=False)
     write(path / name)
@@ -439,6 +446,7 @@ def test_a_checkpoint_that_is_garbage_is_named_and_runs_nothing(folder, monkeypa
     assert not (path / "ran").exists()
 
 
+@pytest.mark.promise("No file of data runs code")
 def test_a_pickle_with_code_is_refused_whatever_open_clip_would_do(folder, monkeypatch):
     """open_clip reads again, without a guard, what makes the guarded reader say TypeError."""
     path = folder(weights=False)

@@ -155,6 +155,7 @@ def test_other_modes_are_read(mode, tmp_path):
         ((1_000_000, 1), "1000000 x 1 pixels"),  # scaled to a short side of 224, it would fill memory
     ],
 )
+@pytest.mark.promise("What is damaged is refused")
 def test_a_bomb_is_refused_by_its_header(size, reason, tmp_path, monkeypatch):
     path = tmp_path / "bomb.png"
     path.write_bytes(png_header(*size))
@@ -192,6 +193,7 @@ def test_a_damaged_avif_is_named(tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+@pytest.mark.promise("No path is followed out of a folder")
 def test_what_is_no_regular_file_is_never_opened(tmp_path, monkeypatch):
     pipe, folder, opened = tmp_path / "pipe.png", tmp_path / "folder.png", builtins.open
     os.mkfifo(pipe), folder.mkdir()

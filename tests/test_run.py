@@ -76,6 +76,7 @@ NAMES = {
 
 @pytest.mark.parametrize("names", NAMES.values(), ids=NAMES)
 @pytest.mark.parametrize("how", ["execute", "run", "command"])
+@pytest.mark.promise("Nothing is written outside its target")
 def test_a_source_is_never_replaced_by_its_result(source, tmp_path, monkeypatch, capsys, how, names):
     monkeypatch.chdir(tmp_path)
     path, out = (name.format(tmp_path) for name in names)
@@ -102,6 +103,7 @@ def test_results_go_into_no_folder_of_another_source(notebook, tmp_path):
 
 
 @pytest.mark.parametrize("how", ["execute", "run"])
+@pytest.mark.promise("Nothing is written outside its target")
 def test_a_notebook_that_no_run_has_written_is_not_replaced(notebook, tmp_path, how):
     path, work = notebook("a", RECORD), tmp_path / "student" / "a.ipynb"
     work.parent.mkdir()
@@ -309,6 +311,7 @@ def test_run_goes_two_at_a_time(notebook, tmp_path):
 
 
 @slow
+@pytest.mark.promise("Nothing is left running")
 def test_a_notebook_over_its_limit_is_stopped_with_its_kernel(notebook, tmp_path, monkeypatch):
     marker = tmp_path / "pid"
     path = notebook("a", f"import os, time\nopen({str(marker)!r}, 'w').write(str(os.getpid()))\ntime.sleep(600)")
@@ -351,6 +354,7 @@ def started(notebook, tmp_path, *command):
 
 @slow
 @pytest.mark.parametrize("name", RUN_ENDED)
+@pytest.mark.promise("Nothing is left running")
 def test_a_run_that_is_ended_leaves_no_result_and_no_process(notebook, tmp_path, name):
     out = tmp_path / "out"
     process, *markers = started(notebook, tmp_path, "run", "NOTEBOOK", "--out", str(out), "--jobs", "1")
@@ -387,6 +391,7 @@ def test_what_ends_a_program_is_an_exception_in_it(name):
 
 @slow
 @pytest.mark.parametrize("name", NOTEBOOK_ENDED)
+@pytest.mark.promise("Nothing is left running")
 def test_a_notebook_that_is_ended_leaves_no_kernel(notebook, tmp_path, name):
     out = tmp_path / "out"
     process, kernel, _ = started(notebook, tmp_path, "execute", "NOTEBOOK", str(out))
@@ -408,6 +413,7 @@ def test_a_notebook_without_its_runner_is_not_executed(notebook, tmp_path):
 
 
 @slow
+@pytest.mark.promise("Names and parameters are text")
 def test_parameters_with_quotes_and_braces_are_values_and_no_code(notebook, tmp_path):
     values = 'it\'s a "dog" {name} {{x}} $HOME `ls` \\n %s', "'; import os; os._exit(3); '", "{'a': [1]}", "\\"
     given = {f"name_{i}": value for i, value in enumerate(values)}

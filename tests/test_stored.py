@@ -179,6 +179,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
+@pytest.mark.promise("What is damaged is refused")
 def test_an_unfit_file_is_refused_with_its_name_and_the_field(file, case):
     changes, message = BAD[case]
     path = file(**changes)
@@ -253,6 +254,7 @@ def test_whatever_byte_stands_for_true_is_true(file):
     assert (found.mask.view(torch.uint8) == 1).all() and found.vectors["prototypes"].norm(dim=-1).min() > 0
 
 
+@pytest.mark.promise("No file of data runs code")
 def test_a_pickle_in_an_archive_is_never_run(tmp_path):
     class Evil:
         def __reduce__(self):
