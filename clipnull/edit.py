@@ -103,7 +103,7 @@ class Edit:
     def matrix(self) -> Tensor:
         """P = I - left right^T, so that a linear edit is z -> z P + bias: (d, d)."""
         if not self.linear:
-            raise ValueError(f"edit: one of form {self.form!r} is no single matrix; expected a linear one")
+            raise ValueError(f"edit: one of form {self.form!r} is not a single matrix; expected a linear one")
         return torch.eye(len(self.left), dtype=self.left.dtype) - self.left @ self.right.T
 
     def images(self, z: Tensor) -> Tensor:
@@ -232,7 +232,7 @@ class Edit:
         """
         path = Path(path)
         if path.exists() and not (path.is_file() and path.stat().st_size <= MAX_BYTES):
-            raise ValueError(f"path: {str(path)!r} is no file of at most {MAX_BYTES:,} bytes; expected what save wrote")
+            raise ValueError(f"path: {str(path)!r} is not a file of at most {MAX_BYTES:,} bytes")
         content = path.read_bytes()
         try:
             tensors = {name: _sound(value) for name, value in load(content).items()}

@@ -45,7 +45,7 @@ def distinct(argument: str, values: object, options: Sequence[str] = ()) -> tupl
         raise ValueError(f"{argument}: the list is empty; expected {some}")
     for value in values:
         if not isinstance(value, str) or not value.replace("_", " ").strip() or not printable(value):
-            raise ValueError(f"{argument}: {value!r} is no name; expected printable text, such as 'dog'")
+            raise ValueError(f"{argument}: {value!r} is not a name; expected printable text, such as 'dog'")
     if twice := sorted(value for value, count in Counter(values).items() if count > 1):
         raise ValueError(f"{argument}: {', '.join(map(repr, twice))} given twice; expected each name once")
     return values

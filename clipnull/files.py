@@ -66,9 +66,9 @@ def written(path: str | Path) -> Iterator[Path]:
 
 
 def alone(folder: str | Path) -> FileLock:
-    """A lock: nobody else who asks for the same folder is inside at the same time.
+    """A lock that one writer at a time holds for a folder.
 
-    For files that belong together: each would be whole, but one could come from one writer and one from another.
+    For files that belong together: each would be whole, but they could come from two writers.
     """
     place = hashlib.sha256(os.fsencode(Path(folder).resolve())).hexdigest()[:16]
     return FileLock(Path(tempfile.gettempdir(), f"clipnull-{place}.lock"))

@@ -88,7 +88,7 @@ def _prompt_of(clip: Clip, name: str) -> str:
 
 
 def common_words(clip: Clip, vocabulary: Vocabulary, texts: Tensor | None = None) -> Tensor | None:
-    """The texts of the common words that an edit is to leave alone, unit rows (w, d); None where there are no two.
+    """The texts of the common words that an edit leaves alone, unit rows (w, d); None for fewer than two words.
 
     Those of `kept_names` that are not near a class of the vocabulary, by name (`vocabulary.is_near`) or by meaning
     (NEAR): an edit that forgets dogs should not keep "beagle". texts: what `embed_cells` gave, if it is known.

@@ -252,14 +252,14 @@ def _read(path: Path, clip: Clip, vocabulary: Vocabulary) -> dict[str, Tensor]:
         return empty
     try:
         if not path.is_file():
-            raise ValueError("no file")
+            raise ValueError("not a file")
         tensors = load_file(path)
         if any(
             value.shape != tensors[name].shape or value.dtype != tensors[name].dtype for name, value in empty.items()
         ):
             raise ValueError("other shapes than expected")
         if not torch.allclose(tensors["embeddings"].norm(dim=-1), tensors["mask"].float(), atol=1e-3):
-            raise ValueError("embeddings that are no unit vectors")
+            raise ValueError("embeddings that are not of unit length")
     except (OSError, SafetensorError, ValueError, KeyError) as error:
         warnings.warn(f"cache: {str(path)!r} is damaged ({error}); its prototypes are made again", stacklevel=4)
         return empty

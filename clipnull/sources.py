@@ -87,7 +87,7 @@ def _validate_config(file: Path, folder: Path | None) -> bool:
     model = _read_json(file).get("model_cfg")
     text, vision = (model.get(key) for key in ("text_cfg", "vision_cfg")) if isinstance(model, dict) else (None, None)
     if not isinstance(text, dict) or not isinstance(vision, dict):
-        raise ValueError(f"name: {str(file)!r} is no configuration of open_clip; expected model_cfg with both towers")
+        raise ValueError(f"name: {str(file)!r} is not a configuration of open_clip; expected a model_cfg of two towers")
     for key, value in _entries(model):
         if key == "auto_map" or (key == "trust_remote_code" and value is not False):
             raise _runs_code(file, key, value)
@@ -135,7 +135,7 @@ def _validate_tower(file: Path, name: str) -> None:
 def _read_json(file: Path) -> dict[str, Any]:
     try:
         if not file.is_file():
-            raise ValueError("it is no file")
+            raise ValueError("it is not a file")
         if file.stat().st_size > MAX_CONFIG_BYTES:
             raise ValueError(f"it has more than {MAX_CONFIG_BYTES} bytes")
         content = json.loads(file.read_text(encoding="utf-8"))

@@ -24,7 +24,7 @@ TEMPLATES = {
 """The prompt sets. {a} is the class with its article, {d} the domain's phrase. "free" and "domain" only evaluate."""
 
 PROMPTS = ("free", "domain", "build")
-"""The prompt sets in the order in which results are told."""
+"""The prompt sets in the order of all tables."""
 
 DOMAIN_PROMPTS = ("a {d}", "this is a {d}")
 """What names a domain and no object."""

@@ -14,7 +14,7 @@ import clipnull
 from clipnull.commands import cli, executing
 from clipnull.datasets.loading import name_of
 
-COMMANDS = "run publish seeds student book course goldens execute slides booklet colab leaderboard quiz"
+COMMANDS = "run publish seeds student book course goldens slides booklet colab leaderboard quiz"
 COMMANDS += " bench embed paper data audit near forget check apply undo"
 COMMANDS = COMMANDS.split()
 

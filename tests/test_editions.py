@@ -22,7 +22,7 @@ RECORD = (
 @pytest.fixture
 def library(tmp_path, monkeypatch):
     """A package for stamps to follow that nobody edits while a test runs."""
-    monkeypatch.setattr(notebooks, "PACKAGE", tmp_path / "package")
+    monkeypatch.setattr(editions, "PACKAGE", tmp_path / "package")
     (tmp_path / "package").mkdir()
     (tmp_path / "package" / "a.py").write_text("x = 1")
 

@@ -16,6 +16,8 @@ def test_record_gives_one_output_that_metrics_of_reads(notebook, tmp_path):
     nb = nbformat.read(execute(path, tmp_path / "out"), 4)
     assert metrics.metrics_of(nb) == {"angle": 1.5, "count": 7.0}
     (out,) = [out for cell in nb.cells for out in cell.outputs]
+    loaded = out.metadata["clipnull"]["modules"]
+    assert "clipnull.course.metrics" in loaded and "clipnull.edit" not in loaded
     assert {"text/plain", "text/html", metrics.MIME} == set(out.data)
     assert "angle" in out.data["text/plain"] and "<td>angle</td><td>1.5</td>" in out.data["text/html"]
 

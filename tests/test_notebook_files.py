@@ -12,6 +12,7 @@ import pytest
 from pages import Page, outside, page_faults
 
 from clipnull.course import notebooks
+from clipnull.course.metrics import MIME
 
 ROOT = Path(__file__).parent.parent
 PARAMETERS = "# parameters\nseed = 3  # of the draw\nrate = 0.5  # share\nfast = True  # or not"
@@ -126,20 +127,22 @@ f(3)'''
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
-    """A package of a library and a runner."""
+    """A package, of which notebooks load LOADED."""
     folder = tmp_path / "package"
-    for name in ("methods/double.py", "course/panel.py", *notebooks.OUTSIDE):
+    for name in ("methods/double.py", "methods/__init__.py", "index.py"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(LIBRARY)
     monkeypatch.setattr(notebooks, "PACKAGE", folder)
     return folder
 
 
-def stamp_of(*sources):
-    cells = [markdown("prose"), *map(code, sources)]
-    nb = nbformat.v4.new_notebook(cells=cells)
-    assert notebooks.stamp(nb) == notebooks.stamp(nb, notebooks.library_code())
-    return notebooks.stamp(nb)
+LOADED = ["clipnull.methods", "clipnull.methods.double"]
+
+
+def stamp_of(*sources, modules=LOADED):
+    metadata = {"clipnull": {"modules": modules}}
+    record = code("record()", outputs=[nbformat.v4.new_output("display_data", {MIME: {}}, metadata=metadata)])
+    return notebooks.stamp(nbformat.v4.new_notebook(cells=[markdown("prose"), *map(code, sources), record]))
 
 
 SAME_LIBRARY = {
@@ -168,42 +171,21 @@ def test_the_stamp_stays_where_only_words_of_the_library_change(package, change)
 
 
 @pytest.mark.parametrize("change", OTHER_LIBRARY.values(), ids=OTHER_LIBRARY)
-@pytest.mark.parametrize("module", ["methods/double.py", "course/panel.py"])
-def test_the_stamp_follows_the_code_of_the_library(package, module, change):
+@pytest.mark.parametrize("module", ["methods/double.py", "methods/__init__.py"])
+def test_the_stamp_follows_the_code_of_the_modules_that_were_loaded(package, module, change):
     before = stamp_of(CELL)
     assert change[0] in LIBRARY
     (package / module).write_text(LIBRARY.replace(*change))
     assert stamp_of(CELL) != before
 
 
-def test_the_stamp_follows_new_and_renamed_modules(package):
+def test_the_stamp_follows_which_modules_were_loaded_and_no_other(package):
     before = stamp_of(CELL)
+    (package / "index.py").write_text(LIBRARY.replace("2.0", "7.0"))
     (package / "methods" / "new.py").write_text(LIBRARY)
-    assert stamp_of(CELL) != before
-    (package / "methods" / "new.py").unlink()
-    assert stamp_of(CELL) == before
+    assert stamp_of(CELL) == before != stamp_of(CELL, modules=[*LOADED, "clipnull.index"])
     (package / "methods" / "double.py").rename(package / "methods" / "twice.py")
     assert stamp_of(CELL) != before
-
-
-def test_the_stamp_stays_where_the_runner_changes(package):
-    before = stamp_of(CELL)
-    for name in notebooks.OUTSIDE:
-        (package / name).write_text(LIBRARY.replace("2.0", "7.0"))
-    assert stamp_of(CELL) == before
-
-
-def test_what_is_outside_is_there_and_no_output_needs_it():
-    """Of what runs and publishes; a module that a notebook or the library imports would count."""
-    package = ROOT / "clipnull"
-    assert [name for name in notebooks.OUTSIDE if not (package / name).is_file()] == []
-    imports = re.compile(r"(?m)^\s*(?:from|import)\s.*\b(" + "|".join(Path(n).stem for n in notebooks.OUTSIDE) + r")\b")
-    for path in sorted(package.rglob("*.py")):
-        if path.relative_to(package).as_posix() not in notebooks.OUTSIDE:
-            assert not imports.search(path.read_text(encoding="utf-8")), path
-    for path in (ROOT / "notebooks").glob("*.ipynb"):
-        sources = [cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
-        assert not any(imports.search(source) for source in sources), path
 
 
 SAME_CELL = {

@@ -130,7 +130,7 @@ def test_every_extra_that_a_message_names_brings_the_module():
     distributions = {"sklearn": "scikit-learn"}
     assert calls
     for module, extra in calls:
-        if module not in ("", "docutils", "jinja2"):  # these come with sphinx, and with nbconvert
+        if module not in ("", "docutils", "jinja2", "jupyter_client"):  # which come with sphinx, nbconvert, ipykernel
             packages = {canonicalize_name(Requirement(line).name) for line in EXTRAS[extra]}
             assert canonicalize_name(distributions.get(module, module)) in packages, (module, extra)
     library = {canonicalize_name(Requirement(line).name) for line in PROJECT["dependencies"]}

@@ -1,6 +1,8 @@
 """Executing notebooks, on small ones."""
 
+import contextlib
 import json
+import math
 import os
 import signal
 import subprocess
@@ -18,12 +20,15 @@ from clipnull.commands.console import terminable
 from clipnull.course import run as runner
 from clipnull.course.metrics import MIME, metrics_of
 from clipnull.course.run import NotebookError, execute, run
+from clipnull.course.warm import kernels
 
 PARAMETERS = "# parameters\nseed = 3  # of the draw\nrate = 0.5  # share\nfast = True  # or not"
 RECORD = (
     "from IPython.display import display\n"
     f"display({{'{MIME}': {{'seed': float(seed), 'rate': rate}}, 'text/plain': ''}}, raw=True)"
 )
+MARK = "import os, pathlib\npathlib.Path('{}').write_text(str(os.getpid()))"
+SLEEP = "import time\ntime.sleep(600)"
 slow = pytest.mark.slow
 
 
@@ -31,9 +36,7 @@ def outputs_of(nb):
     return [out for cell in nb.cells for out in cell.outputs]
 
 
-def alive(marker: Path) -> bool:
-    """Whether the process that wrote its number into `marker` still runs."""
-    pid = int(marker.read_text())
+def alive(pid: int) -> bool:
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
@@ -42,12 +45,6 @@ def wait_for(condition, seconds=240):
     while not condition():
         assert time.monotonic() < end, "waited too long"
         time.sleep(0.05)
-
-
-@pytest.fixture
-def no_gpu(monkeypatch):
-    for module in ("profiles", "run"):
-        monkeypatch.setattr(f"clipnull.course.{module}.default_profile", lambda: "mini")
 
 
 # --- a source is never replaced
@@ -65,52 +62,37 @@ def source(notebook, tmp_path):
 
 NAMES = {
     "the folder itself": ("notebooks/00_a.ipynb", "notebooks"),
-    "absolute": ("{}/notebooks/00_a.ipynb", "{}/notebooks"),
     "a way round": ("notebooks/00_a.ipynb", "link/../notebooks/."),
-    "a link to the folder": ("notebooks/00_a.ipynb", "link"),
     "through a link to the folder": ("link/00_a.ipynb", "notebooks"),
-    "through a link to the notebook": ("copies/00_a.ipynb", "notebooks"),
     "the folder of a link to the notebook": ("copies/00_a.ipynb", "copies"),
 }
 
 
 @pytest.mark.parametrize("names", NAMES.values(), ids=NAMES)
-@pytest.mark.parametrize("how", ["execute", "run", "command"])
+@pytest.mark.parametrize("start", [execute, lambda path, out: run([path], out)], ids=["execute", "run"])
 @pytest.mark.promise("Nothing is written outside its target")
-def test_a_source_is_never_replaced_by_its_result(source, tmp_path, monkeypatch, capsys, how, names):
+def test_a_source_is_never_replaced_by_its_result(source, tmp_path, monkeypatch, start, names):
     monkeypatch.chdir(tmp_path)
-    path, out = (name.format(tmp_path) for name in names)
+    path, out = map(Path, names)
     before = source.read_bytes(), sorted(p.name for p in source.parent.iterdir())
-    if how == "command":
-        assert cli.main(["run", path, "--out", out]) == 2
-        told = capsys.readouterr().err
-    else:
-        with pytest.raises(ValueError) as caught:
-            execute(Path(path), Path(out)) if how == "execute" else run([Path(path)], Path(out))
-        told = str(caught.value)
-    assert told.startswith("out: ") and "source 00_a.ipynb" in told and len(told.splitlines()) == 1
+    with pytest.raises(ValueError, match=r"^out: .* is the folder of the source 00_a.ipynb"):
+        start(path, out)
     assert (source.read_bytes(), sorted(p.name for p in source.parent.iterdir())) == before
     assert (tmp_path / "copies" / source.name).is_symlink()
 
 
-def test_results_go_into_no_folder_of_another_source(notebook, tmp_path):
-    path, other = notebook("a", RECORD), tmp_path / "other" / "b.ipynb"
-    other.parent.mkdir()
-    other.write_bytes(path.read_bytes())
-    for out in (path.parent, other.parent):
-        with pytest.raises(ValueError, match=f"out: {out} is the folder of the source"):
-            run([path, other], out)
-
-
-@pytest.mark.parametrize("how", ["execute", "run"])
 @pytest.mark.promise("Nothing is written outside its target")
-def test_a_notebook_that_no_run_has_written_is_not_replaced(notebook, tmp_path, how):
-    path, work = notebook("a", RECORD), tmp_path / "student" / "a.ipynb"
-    work.parent.mkdir()
-    work.write_text('{"cells": ["the work of a student"]}')
-    with pytest.raises(ValueError, match=f"out: {work} was not written by a run"):
-        execute(path, work.parent) if how == "execute" else run([path], work.parent)
-    assert "work of a student" in work.read_text()
+def test_results_replace_no_other_source_and_nothing_that_no_run_has_written(notebook, tmp_path):
+    path, other, work = notebook("a", RECORD), tmp_path / "other" / "b.ipynb", tmp_path / "student" / "a.ipynb"
+    for copy in (other, work):
+        copy.parent.mkdir()
+        copy.write_bytes(path.read_bytes())
+    with pytest.raises(ValueError, match=f"out: {other.parent} is the folder of the source"):
+        run([path, other], other.parent)
+    for start in (execute, lambda path, out: run([path], out)):
+        with pytest.raises(ValueError, match=f"out: {work} was not written by a run"):
+            start(path, work.parent)
+    assert work.read_bytes() == path.read_bytes()
 
 
 # --- execute
@@ -147,98 +129,68 @@ def test_a_failing_cell_is_named_and_what_ran_is_kept(notebook, tmp_path, given,
     assert "before" in (tmp_path / "out" / "a.failed.ipynb").read_text()
 
 
-@pytest.mark.nightly
 @slow
-def test_a_hanging_cell_is_named(notebook, tmp_path):
-    path = notebook("a", "x = 1", "import time\ntime.sleep(600)")
-    with pytest.raises(NotebookError, match=r"a.ipynb, cell 2 \(import time\): .*Timeout"):
-        execute(path, tmp_path / "out", timeout=5)
-    assert [p.name for p in (tmp_path / "out").iterdir()] == ["a.failed.ipynb"]
+@pytest.mark.promise("Nothing is left running")
+def test_a_notebook_over_its_limit_is_stopped_with_its_kernel(notebook, tmp_path, monkeypatch):
+    marker = tmp_path / "pid"
+    path = notebook("a", MARK.format(marker), SLEEP)
+    monkeypatch.setattr(runner, "time", SimpleNamespace(monotonic=lambda: 9.0 if marker.exists() else 0.0))
+    metrics, failures = run([path], tmp_path / "out", limit=8)
+    assert metrics == {} and failures == ["a.ipynb, cell 2 (import time): stopped, as it ran for 8 s"]
+    wait_for(lambda: not alive(int(marker.read_text())), 30)
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"a.failed.ipynb", "metrics.json"}
 
 
 @pytest.mark.nightly
 @slow
 def test_a_dying_kernel_is_named(notebook, tmp_path):
     path = notebook("a", "import os\nos._exit(3)")
-    with pytest.raises(NotebookError, match=r"a.ipynb, cell 1 \(import os\): DeadKernelError"):
-        execute(path, tmp_path / "out")
+    for start in (execute, warm):
+        with pytest.raises(NotebookError, match=r"a.ipynb, cell 1 \(import os\): DeadKernelError"):
+            start(path, tmp_path / "out")
 
 
-@pytest.mark.nightly
 @slow
-@pytest.mark.parametrize("failures", [2, 3])
-def test_a_kernel_that_does_not_come_up_is_started_again_twice(notebook, tmp_path, monkeypatch, failures):
-    import papermill
-
-    calls, real = [], papermill.execute_notebook
-
-    def flaky(*args, **kwargs):
-        calls.append(args)
-        if len(calls) <= failures:
-            raise RuntimeError("Kernel died before replying to kernel_info")
-        return real(*args, **kwargs)
-
-    monkeypatch.setattr(papermill, "execute_notebook", flaky)
-    if failures == 2:
-        assert execute(notebook("late", "1 + 1"), tmp_path / "out").is_file()
-    else:
-        with pytest.raises(NotebookError, match="died before replying"):
-            execute(notebook("never", "1 + 1"), tmp_path / "out")
-    assert len(calls) == 3
+@pytest.mark.promise("Names and parameters are text")
+def test_parameters_with_quotes_and_braces_are_values_and_no_code(notebook, tmp_path):
+    values = 'it\'s a "dog" {name} {{x}} $HOME `ls` \\n %s', "'; import os; os._exit(3); '", "{'a': [1]}", "\\"
+    given = {f"name_{i}": value for i, value in enumerate(values)}
+    parameters = "\n".join(["# parameters", *(f"{name} = 'x'  # of a class" for name in given)])
+    path = notebook("a", parameters, *(f"print({name})" for name in given))
+    result = execute(path, tmp_path / "out", given)
+    assert [out.text for out in outputs_of(nbformat.read(result, 4))] == [f"{value}\n" for value in values]
 
 
-def test_execute_refuses_what_is_missing(tmp_path):
-    with pytest.raises(ValueError, match="path: .*b.ipynb does not exist; expected a notebook"):
-        execute(tmp_path / "b.ipynb", tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+# --- warm kernels
 
 
-@pytest.mark.parametrize("given", [{"sed": 1}, {"seed": "many"}])
-def test_wrong_parameters_are_refused_before_anything_runs(notebook, tmp_path, given):
-    path = notebook("a", PARAMETERS, RECORD)
-    for start in (lambda: execute(path, tmp_path / "out", given), lambda: run([path], tmp_path / "out", given)):
-        with pytest.raises(ValueError, match="did you mean seed|seed: 'many' is not valid"):
-            start()
-    assert not (tmp_path / "out").exists()
+@pytest.fixture(autouse=True)
+def few_modules(monkeypatch):
+    """A warm kernel takes seconds to import all."""
+    monkeypatch.setattr("clipnull.course.warm.PRELOADED", ("ipykernel.kernelapp", "matplotlib.pyplot"))
 
 
-@pytest.mark.parametrize(
-    ("log", "reason"),
-    [
-        ("", ""),
-        ("Executing\na.ipynb, cell 1 (x): ValueError: y\n", "a.ipynb, cell 1 (x): ValueError: y"),
-        (
-            'noise\nTraceback (most recent call last):\n  File "a", line 1\n    f()\n    ^^^\nKeyError: 1\n\n'
-            "During handling of the above exception, another exception occurred:\n\n"
-            'Traceback (most recent call last):\n  File "b", line 1\n\n  File "c"\nx.NoTemplate: none named lab in:\n'
-            "\t/usr/share\n\t/home\n",
-            "x.NoTemplate: none named lab in: /usr/share /home",
-        ),
-        (
-            "Traceback (most recent call last):\n  File 'a'\nValueError: " + "long " * 99 + "\nmore\nthe reason",
-            "ValueError: " + ("long " * 99)[:188] + " ... the reason",
-        ),
-    ],
-)
-def test_the_reason_is_found_in_what_a_process_said(log, reason):
-    assert runner._reason(log) == reason
+def warm(path: Path, out: Path) -> Path:
+    """Execute a notebook in a kernel that is a fork."""
+    with kernels({}, warm=True) as manager:
+        return execute(path, out, manager=manager)
 
 
-@pytest.mark.nightly
 @slow
-def test_a_page_that_cannot_be_made_for_want_of_templates_says_so(notebook, tmp_path, monkeypatch):
-    """As with a package of nbconvert that was copied without what belongs to it."""
-    (tmp_path / "sitecustomize.py").write_text(
-        "import sys\nif 'execute' in sys.argv:\n"
-        "    import nbconvert.exporters.templateexporter as t\n"
-        "    t.TemplateExporter.get_prefix_root_dirs = lambda self: ['/nowhere', '/neither']\n"
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux alone")
+def test_a_warm_kernel_gives_the_outputs_of_a_cold_one(notebook, tmp_path, monkeypatch):
+    monkeypatch.delenv("MPLBACKEND")
+    path = notebook(
+        "a",
+        "import matplotlib.pyplot as plt\nplt.plot([1, 2]);",
+        "!echo shell; pwd\nimport os, sys\nprint('warned', file=sys.stderr)\nos.system('echo system');",
+        "import multiprocessing\nprint(multiprocessing.parent_process(), os.environ['MPLBACKEND'], sys.stdin.closed)",
+        "%precision 3\n3.14159",
+        "import ipywidgets\nprint(ipywidgets.IntSlider(3))",
+        "import clipnull as cn\ncn.record(x=1.0)",
     )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    path = notebook("a", "seed, rate = 1, 1.0", RECORD)
-    metrics, failures = run([path], tmp_path / "out")
-    assert metrics == {} and len(failures) == 1
-    assert failures[0].startswith("a.ipynb: its page cannot be made (ValueError: No template sub-directory with name ")
-    assert "/nowhere /neither" in failures[0]
+    outputs = [outputs_of(nbformat.read(start(path, tmp_path / "out"), 4)) for start in (execute, warm)]
+    assert outputs[0] == outputs[1] and len(outputs[0]) == 7
 
 
 # --- run
@@ -268,106 +220,53 @@ def test_run_uses_this_interpreter_shares_the_cores_and_says_that_nobody_is_ther
     spec = {"argv": ["/bin/false"], "display_name": "x", "language": "python"}
     (kernel / "kernel.json").write_text(json.dumps(spec))
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "data"))
-    monkeypatch.setenv("JUPYTER_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.setenv("JPY_SESSION_NAME", "somebody.ipynb")
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
     told = "import sys, os\nprint(sys.executable, os.environ['OMP_NUM_THREADS'], os.environ.get('JPY_SESSION_NAME'))"
-    path = notebook("a", "seed, rate = 1, 1.0", RECORD, told)
-    run([path], tmp_path / "out", jobs=2)
-    text = outputs_of(nbformat.read(tmp_path / "out" / "a.ipynb", 4))[-1].text
-    assert text.split() == [sys.executable, "3", "None"]
+    paths = [notebook(name, "seed, rate = 1, 1.0", RECORD, told) for name in "ab"]
+    for chosen in (paths[:1], paths):
+        run(chosen, tmp_path / "out", jobs=2)
+        text = outputs_of(nbformat.read(tmp_path / "out" / "a.ipynb", 4))[-1].text
+        assert text.split() == [sys.executable, "3", "None"]
 
 
-@pytest.mark.nightly
-@slow
-def test_run_follows_the_profile(notebook, tmp_path, monkeypatch, no_gpu):
+def test_run_follows_the_profile(notebook, tmp_path, monkeypatch):
+    given = {}
+
+    def executed(path, out, parameters, *_):
+        given[path.stem] = parameters
+        raise NotebookError("not today")
+
+    monkeypatch.setattr(runner, "execute", executed)
     monkeypatch.setenv("CLIPNULL_DATA", "/pictures")
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    plain = notebook("a", PARAMETERS, RECORD)
-    pictures = notebook(
-        "b",
-        "# parameters\ndata = ''  # folder\nseed = 1  # s",
-        "rate = 0.0",
-        RECORD,
-        "import os\nprint(data, os.environ['CUDA_VISIBLE_DEVICES'])",
-    )
-    printed = {}
-    for profile in ("pacs", "mini"):
-        metrics, failures = run([plain, pictures], tmp_path / profile, {"seed": 4}, profile=profile)
-        printed[profile] = outputs_of(nbformat.read(tmp_path / profile / "b.ipynb", 4))[-1].text.split()
-        assert not failures and metrics["b"]["seed"] == 4 and ("a" in metrics) == (profile == "mini")
-    assert printed == {"pacs": ["/pictures/test", "0"], "mini": []}
-
-
-@pytest.mark.nightly
-@slow
-def test_run_goes_two_at_a_time(notebook, tmp_path):
-    meet = (
-        "import time, pathlib\npathlib.Path('{me}').touch()\nwhile not pathlib.Path('{you}').exists(): time.sleep(0.1)"
-    )
-    paths = [notebook(me, "seed, rate = 1, 1.0", meet.format(me=me, you=you), RECORD) for me, you in ("ab", "ba")]
-    metrics, failures = run(paths, tmp_path / "out", jobs=2, limit=240)
-    assert set(metrics) == {"a", "b"} and not failures
+    plain, pictures = notebook("a", PARAMETERS), notebook("b", "# parameters\ndata = ''  # folder\nseed = 1  # s")
+    for profile, expected in (("pacs", {"b": {"data": "/pictures/test"}}), ("mini", {"a": {}, "b": {}})):
+        given.clear()
+        monkeypatch.setattr(runner, "kernels", lambda environment, warm: contextlib.nullcontext(environment))
+        _, failures = run([plain, pictures], tmp_path / profile, {"seed": 4}, profile=profile)
+        assert given == {name: {**preset, "seed": 4} for name, preset in expected.items()}
+        assert failures == ["not today"] * len(expected)
 
 
 @slow
-@pytest.mark.promise("Nothing is left running")
-def test_a_notebook_over_its_limit_is_stopped_with_its_kernel(notebook, tmp_path, monkeypatch):
-    marker = tmp_path / "pid"
-    path = notebook("a", f"import os, time\nopen({str(marker)!r}, 'w').write(str(os.getpid()))\ntime.sleep(600)")
-    clock = SimpleNamespace(monotonic=lambda: 9.0 if marker.exists() and marker.read_text() else 0.0, sleep=time.sleep)
-    monkeypatch.setattr(runner, "time", clock)  # the limit passes as soon as the kernel is at work
-    metrics, failures = run([path], tmp_path / "out", limit=8)
-    assert metrics == {} and failures == ["a.ipynb: stopped, as it ran for 8 s"]
-    wait_for(lambda: not alive(marker), 30)
-    assert {p.name for p in (tmp_path / "out").iterdir()} == {"a.failed.ipynb", "metrics.json"}
-
-
-STATUS = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129, "SIGKILL": -9}
-late = pytest.mark.nightly  # seconds each, and what they share is tested on all signals
-RUN_ENDED = ["SIGINT", "SIGTERM", pytest.param("SIGHUP", marks=late), "SIGKILL"]
-NOTEBOOK_ENDED = [pytest.param("SIGINT", marks=late), "SIGTERM", pytest.param("SIGHUP", marks=late)]
-
-
-def in_front():
-    """As a terminal starts a program: a script has what it leaves in the background ignore SIGINT, nohup SIGHUP."""
-    for name in ("SIGINT", "SIGHUP"):
-        signal.signal(getattr(signal, name), signal.SIG_DFL)
-
-
-def started(notebook, tmp_path, *command):
-    """A command that runs a notebook which never ends, as soon as its kernel is at work: (process, pid of the kernel).
-
-    The number of the process of the notebook is in the file "parent".
-    """
-    marker, parent = tmp_path / "pid", tmp_path / "parent"
-    path = notebook(
-        "a",
-        f"import os, time\nopen({str(parent)!r}, 'w').write(str(os.getppid()))\n"
-        f"open({str(marker)!r}, 'w').write(str(os.getpid()))\ntime.sleep(600)",
-    )
-    command = [sys.executable, "-m", "clipnull", *(str(path) if part == "NOTEBOOK" else part for part in command)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True, preexec_fn=in_front)
-    wait_for(lambda: marker.exists() and marker.read_text())
-    return process, marker, parent
-
-
-@slow
-@pytest.mark.parametrize("name", RUN_ENDED)
+@pytest.mark.parametrize("name", ["SIGKILL", pytest.param("SIGTERM", marks=pytest.mark.nightly)])
 @pytest.mark.promise("Nothing is left running")
 def test_a_run_that_is_ended_leaves_no_result_and_no_process(notebook, tmp_path, name):
-    out = tmp_path / "out"
-    process, *markers = started(notebook, tmp_path, "run", "NOTEBOOK", "--out", str(out), "--jobs", "1")
-    assert all(alive(marker) for marker in markers)
+    marker, out = tmp_path / "pid", tmp_path / "out"
+    path = notebook("a", "import subprocess\nsubprocess.Popen(['sleep', '600'])", MARK.format(marker), SLEEP)
+    command = [sys.executable, "-m", "clipnull", "run", str(path), "--out", str(out)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
+    wait_for(lambda: marker.exists() and marker.read_text())
+    family = [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
+    assert int(marker.read_text()) in family and len(family) == 3
     process.send_signal(getattr(signal, name))
-    assert process.wait(60) == STATUS[name]
     try:
-        for marker in markers:
-            wait_for(lambda marker=marker: not alive(marker), 30)
+        assert process.wait(60) == {"SIGTERM": 143, "SIGKILL": -9}[name]
+        wait_for(lambda: not any(map(alive, family)), 30)
     finally:  # of a test that fails, too
-        for marker in filter(alive, markers):
-            psutil.Process(int(marker.read_text())).kill()
-    assert list(out.iterdir()) == []
+        for pid in filter(alive, family):
+            psutil.Process(pid).kill()
+    assert [path.name for path in out.iterdir()] == ["a.failed.ipynb"]
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
@@ -381,7 +280,7 @@ def test_what_ends_a_program_is_an_exception_in_it(name):
                 time.sleep(60)
             finally:
                 assert signal.getsignal(number) == signal.SIG_IGN  # a second one disturbs no cleaning up
-        assert caught.value.code == STATUS[name] and signal.getsignal(number) == signal.SIG_DFL
+        assert caught.value.code == 128 + number and signal.getsignal(number) == signal.SIG_DFL
         signal.signal(number, signal.SIG_IGN)  # as nohup does
         with terminable():
             assert signal.getsignal(number) == signal.SIG_IGN
@@ -389,60 +288,23 @@ def test_what_ends_a_program_is_an_exception_in_it(name):
         signal.signal(number, before)
 
 
-@slow
-@pytest.mark.parametrize("name", NOTEBOOK_ENDED)
-@pytest.mark.promise("Nothing is left running")
-def test_a_notebook_that_is_ended_leaves_no_kernel(notebook, tmp_path, name):
-    out = tmp_path / "out"
-    process, kernel, _ = started(notebook, tmp_path, "execute", "NOTEBOOK", str(out))
-    process.send_signal(getattr(signal, name))
-    assert process.wait(60)
-    wait_for(lambda: not alive(kernel), 30)
-    assert not list(out.glob(".*")) and not (out / "a.ipynb").exists()
+REFUSED = [
+    ([], {}, "notebooks: none given"),
+    (["a", "a"], {}, "two of the same name"),
+    (["b"], {}, "notebooks: .*b.ipynb does not exist; expected a notebook"),
+    (["a"], {"parameters": {"sed": 1}}, "did you mean seed"),
+    (["a"], {"parameters": {"seed": "many"}}, "seed: 'many' is not valid"),
+    *((["a"], {"jobs": n}, f"^jobs: {n} is not valid; expected a whole number of at least 1$") for n in (0, 1.5, True)),
+    *((["a"], {"limit": x}, f"^limit: {x} is not valid; expected seconds, more than 0$") for x in (0, -1.0, math.nan)),
+]
 
 
-@pytest.mark.nightly
-@slow
-def test_a_notebook_without_its_runner_is_not_executed(notebook, tmp_path):
-    """The runner may have ended before the process of the notebook could look for it."""
-    path, gone = notebook("a", "import time\ntime.sleep(600)"), subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    command = [sys.executable, "-m", "clipnull", "execute", str(path), str(tmp_path / "out"), "--runner", str(gone.pid)]
-    assert subprocess.run(command, timeout=200).returncode == 143
-    assert not (tmp_path / "out" / "a.ipynb").exists()
-
-
-@slow
-@pytest.mark.promise("Names and parameters are text")
-def test_parameters_with_quotes_and_braces_are_values_and_no_code(notebook, tmp_path):
-    values = 'it\'s a "dog" {name} {{x}} $HOME `ls` \\n %s', "'; import os; os._exit(3); '", "{'a': [1]}", "\\"
-    given = {f"name_{i}": value for i, value in enumerate(values)}
-    parameters = "\n".join(["# parameters", *(f"{name} = 'x'  # of a class" for name in given)])
-    path = notebook("a", parameters, *(f"print({name})" for name in given))
-    result = execute(path, tmp_path / "out", given)
-    assert [out.text for out in outputs_of(nbformat.read(result, 4))] == [f"{value}\n" for value in values]
-
-
-def test_run_refuses_nothing_missing_and_twice(notebook, tmp_path):
-    path = notebook("a", RECORD)
-    missing = tmp_path / "b.ipynb"
-    for notebooks, message in (([], "none given"), ([path, path], "same name"), ([missing], "does not exist")):
-        with pytest.raises(ValueError, match=message):
-            run(notebooks, tmp_path / "out")
+@pytest.mark.parametrize(("names", "given", "message"), REFUSED)
+def test_run_refuses_before_anything_runs(notebook, tmp_path, names, given, message):
+    folder = notebook("a", PARAMETERS, RECORD).parent
+    with pytest.raises(ValueError, match=message):
+        run([folder / f"{name}.ipynb" for name in names], tmp_path / "out", **given)
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize("jobs", [0, -1, 1.5, True])
-def test_run_refuses_jobs_that_are_no_number_of_jobs(notebook, tmp_path, jobs):
-    with pytest.raises(ValueError, match=f"^jobs: {jobs} is not valid; expected a whole number of at least 1$"):
-        run([notebook("a", RECORD)], tmp_path / "out", jobs=jobs)
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize("limit", [0, -1.0, float("nan")])
-def test_run_refuses_a_limit_that_nothing_can_keep(notebook, tmp_path, limit):
-    with pytest.raises(ValueError, match=f"^limit: {limit} is not valid; expected seconds, more than 0$"):
-        run([notebook("a", RECORD)], tmp_path / "out", limit=limit)
 
 
 # --- the command
@@ -468,10 +330,3 @@ def test_a_failure_names_cell_metric_expected_got_and_where_the_notebook_is(note
     assert cli.main([*command, "--update-goldens"]) == 0
     assert "a: rate: 0.5 -> 0.75" in capsys.readouterr().out
     assert cli.main([*command, "--compare"]) == 0
-
-
-@pytest.mark.nightly
-@slow
-def test_a_failed_notebook_is_told_in_a_line_with_status_1(notebook, tmp_path, capsys):
-    assert cli.main(["run", str(notebook("bad", "1 / 0")), "--out", str(tmp_path / "out")]) == 1
-    assert capsys.readouterr().err == "failed:\nbad.ipynb, cell 1 (1 / 0): ZeroDivisionError: division by zero\n"

@@ -84,7 +84,10 @@ UNRECORDED = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("whole", [True, False], ids=["every field", "needed fields"])
+@pytest.mark.parametrize(
+    "whole",
+    [pytest.param(True, id="every field"), pytest.param(False, id="needed fields", marks=pytest.mark.nightly)],
+)
 @pytest.mark.parametrize("number", TAKING)
 def test_a_notebook_runs_on_a_file(number, whole, file, monkeypatch, capsys):
     recorded = {}
@@ -94,14 +97,14 @@ def test_a_notebook_runs_on_a_file(number, whole, file, monkeypatch, capsys):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of tiny samples
             exec(source, names)
-    told = re.findall(
+    lines = re.findall(
         r"^Left out, as the file of embeddings lacks what it needs: (.*)\.$", capsys.readouterr().out, re.M
     )
     wanted, more = LEFT_OUT[number]
-    assert len(told) == len(wanted) + len(more) * (not whole)
-    assert all(any(line.startswith(what) for line in told) for what in wanted + more * (not whole))
+    assert len(lines) == len(wanted) + len(more) * (not whole)
+    assert all(any(line.startswith(what) for line in lines) for what in wanted + more * (not whole))
     if number == "07":
-        assert any(line.endswith(": hound") == whole and "hound" in line for line in told)
+        assert any(line.endswith(": hound") == whole and "hound" in line for line in lines)
     (path,) = FOLDER.glob(f"{number}_*.ipynb")
     missing, more = UNRECORDED.get(number, ([], []))
     assert set(recorded) == set(GOLDENS[path.stem]) - {*missing} - {*(() if whole else more)}

@@ -19,7 +19,6 @@ def add(commands: argparse._SubParsersAction) -> None:
         ("book", book, "render the course, as stored, to a static site", "build/book"),
         ("course", course, "write the notebooks of the course into a folder", ""),
         ("goldens", goldens, "copy recorded metrics into the goldens", ""),
-        ("execute", execute, "execute one notebook, in this process", ""),
     ):
         command = commands.add_parser(name, help=text, description=text)
         command.set_defaults(function=function)
@@ -34,12 +33,8 @@ def add(commands: argparse._SubParsersAction) -> None:
     of["run"].add_argument("--update-goldens", action="store_true", help="copy the metrics into the goldens")
     of["seeds"].add_argument("--seeds", type=int, default=5, help="how many [5]")
     of["seeds"].add_argument("--times", type=float, default=4, help="atol in standard deviations [4]")
-    of["execute"].add_argument("path", type=Path)
-    of["execute"].add_argument("out", type=Path)
-    of["execute"].add_argument("--runner", type=int, help=argparse.SUPPRESS)  # the process that it does not outlive
-    pair = {"dest": "parameters", "nargs": 2, "action": "append", "default": [], "metavar": ("NAME", "VALUE")}
-    for command in (of["run"], of["execute"]):
-        command.add_argument("-p", **pair)
+    pair = ("NAME", "VALUE")
+    of["run"].add_argument("-p", dest="parameters", nargs=2, action="append", default=[], metavar=pair)
     of["goldens"].add_argument("metrics", type=Path, help="such as build/metrics.json")
     for command in (of["run"], of["seeds"], of["goldens"]):
         command.add_argument("--profile", choices=list(PROFILES), help="[gpu where there is one, else mini]")
@@ -129,13 +124,4 @@ def book(args: argparse.Namespace) -> int:
         hub_first = sorted(pages[0].parent.glob("*.md"), key=lambda page: (page.stem != "INSTRUCTOR", page.stem))
         pages = [*pages, *hub_first]
     print(f"to read: {build(pages, args.out, whole=not args.notebooks)}")
-    return 0
-
-
-def execute(args: argparse.Namespace) -> int:
-    from ..course.notebooks import to_html
-    from ..course.run import ended_with, execute
-
-    with ended_with(args.runner):
-        to_html(execute(args.path, args.out, dict(args.parameters)))
     return 0

@@ -7,23 +7,24 @@ from pathlib import Path
 from typing import Any
 
 from ..files import write_text
-from .notebooks import NUMBERED, course_folder, normalise, read, stamp, text_of, write
+from .notebooks import NUMBERED, PACKAGE, course_folder, normalise, read, stamp, text_of, write
 from .run import NotebookError, run
 
 
 def publish(notebooks: Sequence[Path], out: Path) -> None:
     """Execute `notebooks` with their own defaults and write them back with their outputs, normalised and stamped.
 
-    All or none: a NotebookError if one failed or was edited meanwhile.
+    All or none: a NotebookError if one failed, or if one or the package was edited meanwhile.
     """
-    before = {Path(n): stamp(read(n)) for n in notebooks}
-    _, failures = run(list(before), out)
-    failures += [f"{n.name}: it or the package was edited meanwhile" for n in before if stamp(read(n)) != before[n]]
+    notebooks = [Path(n) for n in notebooks]
+    before = {path: path.read_bytes() for path in [*notebooks, *PACKAGE.rglob("*.py")]}
+    _, failures = run(notebooks, out)
+    failures += [f"{path.name}: edited meanwhile" for path, text in before.items() if path.read_bytes() != text]
     if failures:
         raise NotebookError("nothing written back:\n" + "\n".join(failures))
-    for path, value in before.items():
+    for path in notebooks:
         nb = normalise(read(Path(out) / path.name))
-        nb.metadata["clipnull"] = {"stamp": value}
+        nb.metadata["clipnull"] = {"stamp": stamp(nb)}
         write(path, nb)
 
 

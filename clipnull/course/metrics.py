@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 
 from ..errors import import_extra
@@ -14,7 +15,8 @@ Metrics = dict[str, float]  # metric name -> value
 def record(**metrics: float) -> None:
     """Display `metrics` as one output: JSON for the runner and a table for the reader.
 
-    The last code cell of a notebook calls it once. Outside a notebook it prints the table as text.
+    The last code cell of a notebook calls it once. The output names the loaded modules of clipnull, which its stamp
+    covers. Outside a notebook it prints the table as text.
 
     Parameters
     ----------
@@ -45,7 +47,9 @@ def record(**metrics: float) -> None:
         print(text)
     else:
         display = import_extra("IPython.display", "course").display
-        display({MIME: values, "text/plain": text, "text/html": page}, raw=True)
+        loaded = sorted(name for name in sys.modules if name.partition(".")[0] == "clipnull")
+        data, metadata = {MIME: values, "text/plain": text, "text/html": page}, {"clipnull": {"modules": loaded}}
+        display(data, metadata=metadata, raw=True)
 
 
 def _number(name: str, value: object) -> float:

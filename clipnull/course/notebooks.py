@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import copy
+import functools
 import hashlib
 import html
 import json
@@ -18,20 +19,11 @@ from typing import Any
 from ..errors import import_extra, near, one_line
 from ..files import write_text
 from .formulas import mathml, style
+from .metrics import MIME
 from .profiles import PROFILES, preset
 
 PACKAGE = Path(__file__).resolve().parent.parent
 NUMBERED = "[0-9][0-9]_*.ipynb"
-OUTSIDE = {
-    "__main__.py", "cli.py", "commands/executing.py", "commands/inspecting.py", "commands/measuring.py",
-    "commands/teaching.py", "console.py", "results.py", "speed.py", "course/book.py", "course/booklet.py",
-    "course/colab.py", "course/editions.py", "course/formulas.py", "course/goldens.py", "course/leaderboard.py",
-    "course/notebooks.py", "course/pages.py", "course/printed.py", "course/profiles.py", "course/quiz.py",
-    "course/reference.py", "course/run.py", "course/seeds.py", "course/slides.py", "paper.py", "reporting.py",
-    "storing.py", "index_speed.py", "shards.py", "device_speed.py", "bounds.py",
-}  # fmt: skip
-"""The modules that no output of a notebook depends on: what executes and publishes, and `embed` and `paper`."""
-
 PAGE = """{%- extends 'lab/index.html.j2' -%}
 {%- block html_head_js -%}{%- endblock -%}
 {%- block jupyter_widgets -%}{%- endblock -%}
@@ -181,25 +173,31 @@ def normalise(nb: Any) -> Any:
     return nb
 
 
-def stamp(nb: Any, library: list | None = None) -> str:
-    """SHA-256 over what the outputs of `nb` depend on: its code cells and the code of the library.
+def stamp(nb: Any) -> str:
+    """SHA-256 over what the outputs of `nb` depend on: its code cells and the modules that its kernel loaded.
 
-    Comments, docstrings and layout do not count, and neither do the modules OUTSIDE. library: `library_code()`, where
-    many notebooks are asked about.
+    Comments, docstrings and layout do not count. `record` notes the modules beside the metrics.
     """
-    code: list = [_code_of_cell(cell.source) for cell in nb.cells if cell.cell_type == "code"]
-    return hashlib.sha256(json.dumps(code + (library_code() if library is None else library)).encode()).hexdigest()
+    code = [_code_of_cell(cell.source) for cell in nb.cells if cell.cell_type == "code"]
+    return hashlib.sha256(json.dumps([code, [[name, code_of(name)] for name in modules_of(nb)]]).encode()).hexdigest()
 
 
-def library_code() -> list:
-    """The code of each module of the library that a stamp covers, with its name; read anew at each call."""
-    code = []
-    for module in sorted(PACKAGE.rglob("*.py")):
-        name = module.relative_to(PACKAGE).as_posix()
-        if name not in OUTSIDE and not name.startswith("_data/"):
-            tree = _Silent().visit(ast.parse(module.read_text(encoding="utf-8"), name))
-            code.append([name, _plain(tree)])
-    return code
+def modules_of(nb: Any) -> list[str]:
+    """The modules of clipnull that the kernel of an executed notebook had loaded when it recorded its metrics."""
+    outputs = [out for cell in nb.cells for out in cell.get("outputs", ()) if MIME in out.get("data", {})]
+    return [name for out in outputs for name in out.metadata.get("clipnull", {}).get("modules", ())]
+
+
+def code_of(module: str) -> list | str:
+    """The code of a module without comments and docstrings, as its file is now; "" where there is none."""
+    path = PACKAGE.joinpath(*module.split(".")[1:])
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    return _code_of_text(path.read_text(encoding="utf-8")) if path.is_file() else ""
+
+
+@functools.cache
+def _code_of_text(source: str) -> list | str:
+    return _plain(_Silent().visit(ast.parse(source)))
 
 
 def _code_of_cell(source: str) -> list | str:

@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from ..audits.findings import Audit, told
 from ..evaluate import Comparison
 from ..images import Images
 from ..stored import left_out
@@ -32,6 +31,8 @@ if TYPE_CHECKING:
     import IPython.display as ipython
     import matplotlib.pyplot as plt
     import seaborn as sns
+
+    from ..audits.findings import Audit
 else:
     plt, sns, ipython = (import_extra(name, "course") for name in ("matplotlib.pyplot", "seaborn", "IPython.display"))
 
@@ -509,11 +510,13 @@ def show_source(*functions: Callable) -> None:
     ipython.display(ipython.Markdown(f"```python\n{text}```"), metadata={"clipnull": {"source": names}})
 
 
-def audit(report: Audit, most: float = 10.0) -> plt.Figure:
+def audit(report: "Audit", most: float = 10.0) -> plt.Figure:
     """The judged findings of `cn.audit`: how many times its limit each one is, with the answers of the three models.
 
     Bars end at `most` times the limit. Left of the line is what is tolerated; what is not there at all is counted.
     """
+    from ..audits.findings import told  # all audits come with it
+
     judged = [f for f in report.findings if f.excess is not None]
     if not judged:
         raise ValueError("report: nothing in it is judged; expected an audit with a clean model, or with pictures kept")

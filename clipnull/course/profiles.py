@@ -1,6 +1,7 @@
 """Profiles: ways to run the course, and the goldens that hold for each."""
 
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -43,6 +44,8 @@ NEEDED = {"CLIPNULL_DATA": "the folder of PACS", "CLIPNULL_EMBEDDINGS": "the fol
 
 def default_profile() -> str:
     """`gpu` where there is one, else `mini`."""
+    if sys.platform == "linux" and not any(map(os.path.exists, ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd"))):
+        return "mini"  # no driver; torch would take seconds to say so
     import torch
 
     return "gpu" if torch.cuda.is_available() else "mini"

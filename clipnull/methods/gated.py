@@ -28,9 +28,12 @@ from ..errors import within
 from ..layers import Gate
 from .cells import Cells
 
-MAX_DIRECTIONS, MIN_CLASSES, TEXT_ONLY_SCALE = 64, 8, 0.9
-"""Directions in which the spread of margins is measured, those with most of it; classes that it takes to speak of one;
-what deviations is multiplied by where there are no prototypes, and as many classes."""
+MAX_DIRECTIONS = 64
+"""Directions in which the spread of margins is measured, those with most of it."""
+MIN_CLASSES = 8
+"""Fewer classes than this say little about a standard deviation: the gate then acts on any margin."""
+TEXT_ONLY_SCALE = 0.9
+"""The factor on `deviations` without prototypes, from MIN_CLASSES classes on."""
 
 
 def gated(cells: Cells, mask: Tensor, *, strength: float = 1.5, deviations: float = 1.1, offset: float = 0.0) -> Edit:

@@ -24,8 +24,8 @@ from .cells import Cells
 from .oblique import decoy_of, whole_domain_detector
 
 TEXT_ONLY_SCALE = 0.15
-"""The part of a threshold that is left where there are no prototypes: pictures show about a fourth of the contrast of
-texts (OpenAI's ViT-B/32: .31 of it for the own class, .26 for the domain), and some less."""
+"""The share of a threshold that counts without prototypes: pictures show about a fourth of the contrast of texts
+(OpenAI's ViT-B/32: .31 of it for the own class, .26 for the domain), and some less."""
 
 
 def neuron(

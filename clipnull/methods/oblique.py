@@ -3,11 +3,11 @@
 For each class c with forgotten cells: r_c = strength * margin_c * u_c lowers the margin of class c alone (u_c:
 `Cells.duals`; margin_c: that of its forgotten prototypes, or texts), and
 v_c = class_share * (class detector) + domain_share * (detector of the forgotten domains). A sum
-of two detectors is all that a matrix has, and it is no "and": siblings read class_share - domain_share, other classes
-of a forgotten domain +domain_share, those of kept domains -domain_share. The last raises class c there: most kept
-pictures that are lost are lost *to* the forgotten class. Texts alone (no prototypes) need a larger class_share: they
-show class and domain more clearly than pictures do. A class that is forgotten in every domain needs no domain: v_c is
-the detector of the class, and r_c is `Cells.growth` times as long, which is 1 unless there are more names than
+of two detectors is all that a matrix has, and a sum is not an "and": siblings read class_share - domain_share, other
+classes of a forgotten domain +domain_share, those of kept domains -domain_share. The last raises class c there: most
+kept pictures that are lost are lost *to* the forgotten class. Texts alone (no prototypes) need a larger class_share:
+they show class and domain more clearly than pictures do. A class that is forgotten in every domain needs no domain: v_c
+is the detector of the class, and r_c is `Cells.growth` times as long, which is 1 unless there are more names than
 dimensions. For domains that are forgotten whole, one v detects the domain, and r raises the class that is least
 expected there above all others: a matrix cannot make a picture say nothing, but it can make all pictures say the same.
 
@@ -23,7 +23,7 @@ from ..errors import within
 from .cells import Cells
 
 TEXT_ONLY_SCALES = (1.55, 1.0)
-"""What class_share and domain_share are multiplied by where there are no prototypes."""
+"""Factors on class_share and domain_share without prototypes."""
 
 BIAS = 0.7
 """See `whole_domain_detector`."""
