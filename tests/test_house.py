@@ -132,4 +132,4 @@ def test_to_import_clipnull_loads_nothing_heavy():
 @pytest.mark.slow
 def test_to_load_a_model_loads_neither_jupyter_nor_figures():
     loaded = python(f"import sys, clipnull as cn; cn.load(device='cpu').embed_texts(['a dog']); {LOADED}")
-    assert loaded.strip() == "['torch', 'open_clip', 'numpy', 'scipy', 'PIL']"
+    assert not {"IPython", "seaborn", "matplotlib", "sklearn", "papermill"} & set(ast.literal_eval(loaded))

@@ -35,37 +35,21 @@ ONNX_TOLERANCE, ONNX_BYTES = 1e-5, 2**31 - 2**20
 
 
 def fuse(clip: Clip, folder: str | Path, pictures: Images | None = None, side: str = "image") -> Path:
-    """Write the edited `clip` as a checkpoint that open_clip, or transformers, loads without clipnull.
+    """Write the edited `clip` as a checkpoint that stock open_clip or transformers loads; returns `folder`.
 
     Load a model of open_clip with `open_clip.create_model_and_transforms("local-dir:<folder>")` and
     `open_clip.get_tokenizer("local-dir:<folder>")`, a model of transformers (`wrap`) with `from_pretrained(folder)`.
 
-    Parameters
-    ----------
-    clip : Clip
-        With linear edits, and after them at most one of form "layer" (`neuron`), if its tower comes from timm with a
-        linear head or none. A model of transformers takes linear edits without a bias, SigLIP's image tower none.
-    folder : str or Path
-        Each file appears whole or not at all. For transformers the folder must be new or empty, and appears whole.
-    pictures : Images, optional
-        For a hidden layer: any pictures, from which it learns how long embeddings are (`length_of`), since weights
-        cannot compute the |z| in its threshold. Default: the training pictures of miniworld.
-    side : str
-        "text" writes linear edits without a bias into the text projection, for an index of pictures that must not
-        change. Inner products are the same, cosines are not: see `on_texts`.
+    It takes linear edits, and after them one of form "layer" at most (`neuron`), if the tower comes from timm with a
+    linear head or none. transformers has a place for linear edits without a bias, and none in SigLIP's image tower.
+    Each file in `folder` appears whole or not at all; for transformers `folder` must be new or empty.
 
-    Returns
-    -------
-    Path
-        `folder`.
+    A hidden layer learns from any `pictures` how long embeddings are (`length_of`), since weights cannot compute the
+    |z| in its threshold; by default from the training pictures of miniworld. The `side` "text" writes linear edits
+    without a bias into the text projection, for an index of pictures that must not change: see `on_texts`.
 
-    Raises
-    ------
-    ValueError
-        For edits that no weights can hold: gated ones, a hidden layer or a bias where the tower has no place for it.
+    Raises ValueError for edits that no weights can hold: gated ones, a hidden layer or a bias without a place.
 
-    Examples
-    --------
     >>> import clipnull as cn, tempfile
     >>> clip = cn.load(device="cpu")
     >>> names = cn.Vocabulary(["cat", "dog"], ["photo", "line"])
@@ -229,34 +213,16 @@ class Embedder(nn.Module):
 
 
 def export(clip: Clip, path: str | Path) -> Path:
-    """Write the image side of `clip`, with edits of any kind, as a program that runs without clipnull.
+    """Write the image side of `clip`, with edits of any kind, as a program that runs without clipnull; returns `path`.
 
     It takes preprocessed pictures (n, 3, s, s) float32, any n, and gives unit embeddings (n, d) float32. The unedited
-    model embeds the texts. Read it with `torch.export.load(path).module()`, on the device of `clip`; an ONNX model has
-    the input "pixels" and the output "embeddings".
+    model embeds the texts. A `path` that ends in .onnx gets an ONNX model with the input "pixels" and the output
+    "embeddings", after onnxruntime gave the same numbers with it, to ONNX_TOLERANCE. Any other, by custom .pt2, gets
+    what `torch.export.load(path).module()` reads, on the device of `clip`. It appears whole or not at all.
 
-    Parameters
-    ----------
-    clip : Clip
-        Any but one from a file of embeddings.
-    path : str or Path
-        A file that ends in .onnx, or in anything else (by custom .pt2) for torch. It appears whole or not at all, and
-        an ONNX model only after onnxruntime gave the same embeddings with it, to ONNX_TOLERANCE.
+    Raises ValueError for a file of embeddings, and for ONNX if weights are not float32 or take 2 GB, more than one
+    file holds; ImportError for ONNX without the extra "onnx".
 
-    Returns
-    -------
-    Path
-        `path`.
-
-    Raises
-    ------
-    ValueError
-        For a file of embeddings; for ONNX also if weights are not float32 or take 2 GB, more than one file holds.
-    ImportError
-        For ONNX without the extra "onnx".
-
-    Examples
-    --------
     >>> import clipnull as cn, pathlib, tempfile, torch
     >>> clip = cn.load(device="cpu")
     >>> with tempfile.TemporaryDirectory() as folder:

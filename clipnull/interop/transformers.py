@@ -99,32 +99,16 @@ class Tokens:
 def wrap(model: Any, processor: Any, name: str | None = None) -> Clip:
     """A CLIP of transformers as a Clip, for everything that takes the result of `load`.
 
-    A patch made here fits the same weights in open_clip, and the other way round, if both have one precision: the
-    fingerprint is by content. Transformers 5 resizes pictures on tensors, so they differ from open_clip's by rounding.
+    `model`, a CLIPModel or SiglipModel, stays unchanged on its device and shares its weights with the result. Its
+    `processor`, anything with an `image_processor` and a `tokenizer`, prepares the pictures. `name` is by default
+    where transformers loaded the model from. A patch made here fits the same weights in open_clip, and the other way
+    round, if both have one precision. Transformers 5 resizes pictures on tensors, so they differ from open_clip's by
+    rounding.
 
-    Parameters
-    ----------
-    model : transformers.CLIPModel or transformers.SiglipModel
-        It stays unchanged on its device, and shares its weights with the result.
-    processor : transformers.CLIPProcessor or transformers.SiglipProcessor
-        That of the model: anything with an `image_processor` and a `tokenizer`. It prepares the pictures.
-    name : str, optional
-        The name of the result. Default: where transformers loaded the model from.
+    Raises ValueError for a model of another kind, and for a processor with another size of pictures, a larger
+    vocabulary, another end of text, or steps that open_clip's `preprocess_cfg` cannot express; ImportError without the
+    extra "hf".
 
-    Returns
-    -------
-    Clip
-
-    Raises
-    ------
-    ValueError
-        For a model of another kind, and for a processor with another size of pictures, a larger vocabulary, another
-        end of text, or steps that open_clip's `preprocess_cfg` cannot express.
-    ImportError
-        Without transformers, which the extra "hf" brings.
-
-    Examples
-    --------
     >>> import clipnull as cn
     >>> cn.wrap("openai/clip-vit-base-patch32", None)
     Traceback (most recent call last):
