@@ -8,7 +8,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from helpers import gated, pixels, plain, python, random
+from helpers import gated, pixels, plain, random
 from PIL import Image
 from test_architectures import create_shallow
 from torch import nn
@@ -314,35 +314,6 @@ def test_an_image_processor_as_open_clips_preprocess_cfg(clip_of_hf, siglip_of_h
 
 
 # --- out
-
-LOAD = """
-import json, sys; sys.modules["clipnull"] = None
-import torch, transformers
-rows, pixels = [], torch.linspace(-1, 1, 3 * 32 * 32).view(1, 3, 32, 32)
-for folder in sys.argv[1:]:
-    model = transformers.AutoModel.from_pretrained(folder).eval()
-    processor = transformers.AutoProcessor.from_pretrained(folder)
-    text = processor(text=["a photo of a dog"], padding="max_length", max_length=8, return_tensors="pt")["input_ids"]
-    with torch.inference_mode():
-        out = model(input_ids=text, pixel_values=pixels)
-    rows.append([type(model).__name__, out.image_embeds[0].tolist(), out.text_embeds[0].tolist()])
-print(json.dumps(rows))
-"""
-
-
-@pytest.mark.nightly
-def test_stock_transformers_loads_what_is_fused(clip_of_hf, siglip_of_hf, tmp_path):
-    """An edit in the image tower of CLIP; in the text tower of SigLIP, whose image tower has no place for it."""
-    clip, siglip = cn.wrap(*clip_of_hf()), cn.wrap(*siglip_of_hf())
-    edited = [plain(model.width, 1).apply(plain(model.width).apply(model)) for model in (clip, siglip)]
-    folders = [cn.fuse(edited[0], tmp_path / "clip"), cn.fuse(edited[1], tmp_path / "siglip", side="text")]
-    x, rows = torch.linspace(-1, 1, 3 * 32 * 32).view(1, 3, 32, 32), json.loads(python(LOAD, *folders))
-    texts = clip.embed_texts(TEXTS[:1]), on_texts(edited[1]).embed_texts(TEXTS[:1])
-    assert not torch.allclose(texts[1], siglip.embed_texts(TEXTS[:1]), atol=1e-3)
-    assert [row[0] for row in rows] == ["CLIPModel", "SiglipModel"]
-    for (_, image, text), z, t in zip(rows, [edited[0].embed_pixels(x), siglip.embed_pixels(x)], texts, strict=True):
-        torch.testing.assert_close(torch.tensor(image), F.normalize(z, dim=-1)[0], atol=1e-5, rtol=0)
-        torch.testing.assert_close(torch.tensor(text), t[0], atol=1e-5, rtol=0)
 
 
 @pytest.mark.slow
