@@ -67,7 +67,7 @@ booklet: $(READY) ## write all exercises and all solutions as pages to print int
 colab: $(READY) ## write notebooks that install clipnull themselves into build/colab/: ADDRESS=https of the repository
 	$(PY) -m clipnull colab $(if $(ADDRESS),--address $(ADDRESS))
 
-results: $(READY) ## write RESULTS.md and the README's table and picture, with what `make bench` measured
+results: $(READY) ## write the tables of RESULTS.md, data/results and README, with what `make bench` measured
 	$(PY) data/results/write.py $(wildcard build/bench-*.json) --picture
 
 bench: $(READY) ## every request x every method on miniworld and, if named, PACS and stored embeddings; the speed

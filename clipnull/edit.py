@@ -312,10 +312,12 @@ def _fields_of(metadata: Mapping[str, str]) -> dict[str, Any]:
     request, settings = (json.loads(metadata[key], parse_constant=refuse) for key in ("request", "settings"))
     if request is not None:
         Forget.from_dict(request)
-    if not isinstance(settings, dict) or not all(
-        value is None or isinstance(value, str | int | float) for value in settings.values()
-    ):
+    if not isinstance(settings, dict) or not all(map(_is_setting, settings.values())):
         raise ValueError(f"settings: {brief(settings)}; expected names with numbers, texts, True or False")
     if not all(map(printable, [*settings, *(v for v in settings.values() if isinstance(v, str))])):
         raise ValueError(f"settings: {brief(settings)}; expected printable texts")
     return {key: metadata[key] for key in TEXTS} | {"request": request, "settings": settings}
+
+
+def _is_setting(value: object) -> bool:
+    return value is None or isinstance(value, str) or isinstance(value, int | float) and abs(value) < float("inf")

@@ -5,7 +5,7 @@ import hashlib
 import os
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from filelock import FileLock
@@ -71,7 +71,7 @@ def alone(folder: str | Path) -> FileLock:
     For files that belong together: each would be whole, but they could come from two writers.
     """
     place = hashlib.sha256(os.fsencode(Path(folder).resolve())).hexdigest()[:16]
-    return FileLock(Path(tempfile.gettempdir(), f"clipnull-{place}.lock"))
+    return FileLock(cache_folder() / f"{place}.lock")
 
 
 def write_text(path: str | Path, text: str) -> Path:
@@ -88,3 +88,19 @@ def read_lines(argument: str, path: str | Path) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{argument}: {str(path)!r} cannot be read ({error}); expected a text, one a line") from error
     return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def markdown(rows: Iterable[Sequence[object]], columns: Sequence[str]) -> str:
+    """A table in Markdown: each of `rows` in a line, under the titles `columns`."""
+    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+    return "\n".join([*lines, *("| " + " | ".join(map(str, row)) + " |" for row in rows)])
+
+
+def aligned(rows: Iterable[Sequence[object]], columns: Sequence[str]) -> str:
+    """The same table as plain text for a terminal: the first column to the left, the others to the right."""
+    table = [list(map(str, row)) for row in (columns, *rows)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return "\n".join(
+        "  ".join([row[0].ljust(widths[0]), *(text.rjust(n) for text, n in zip(row[1:], widths[1:], strict=True))])
+        for row in table
+    )

@@ -25,8 +25,8 @@ CACHE.mkdir(parents=True, exist_ok=True)
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # for processes that tests start, too
 
-settings.register_profile("clipnull", deadline=None, derandomize=True)
-settings.register_profile("nightly", deadline=None, max_examples=20 * settings.get_profile("clipnull").max_examples)
+settings.register_profile("clipnull", deadline=None, derandomize=True, max_examples=30)
+settings.register_profile("nightly", deadline=None, max_examples=2_000)
 settings.load_profile("nightly" if os.environ.get("CLIPNULL_NIGHTLY") else "clipnull")
 
 
@@ -56,7 +56,7 @@ def no_network():
         if self.family in (socket.AF_INET, socket.AF_INET6) and self.type == socket.SOCK_STREAM:
             host = address[0]
             if host not in ("localhost", "::1", "0.0.0.0", "::") and not host.startswith("127."):
-                raise OSError(f"a test asks {host} for something; expected no network")
+                raise OSError(f"a test connects to {host}; expected no network")
         return connect(self, address)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -102,26 +102,25 @@ def images():
 
 @pytest.fixture(scope="session")
 def corner(images):
-    """Few of `images`, at most four in each cell of a small vocabulary of its own; there is no photo of a car."""
+    """A few of `images`, at most four in each cell of a small vocabulary; there is no photo of a car."""
     import torch
 
     from clipnull import Images, Vocabulary
 
     vocabulary, known = Vocabulary(["bird", "car", "person"], ["flat", "line", "photo"]), images.vocabulary
-    found = {"files": [], "classes": [], "domains": []}
+    files, labels = [], []
     for c, name in enumerate(vocabulary.classes):
         for k, domain in enumerate(vocabulary.domains):
             mask = (images.classes == known.classes.index(name)) & (images.domains == known.domains.index(domain))
             for i in mask.nonzero()[:4, 0].tolist():
-                found["files"].append(images.files[i])
-                found["classes"].append(c)
-                found["domains"].append(k)
-    return Images(tuple(found["files"]), torch.tensor(found["classes"]), torch.tensor(found["domains"]), vocabulary)
+                files.append(images.files[i])
+                labels.append((c, k))
+    return Images(tuple(files), *torch.tensor(labels).T.contiguous(), vocabulary)
 
 
 @pytest.fixture(scope="session")
 def z(clip, images, tmp_path_factory):
-    """The embeddings of `images` under `clip`, once for all workers; who changes them changes them for all tests."""
+    """The embeddings of `images` under `clip`, once for all workers; a change of them is one for all tests."""
     import torch
     from filelock import FileLock
 
@@ -148,13 +147,13 @@ def texts_once():
     """The text classifiers that `compare` and `zero_shot` make, once for each vocabulary: edits leave texts alone."""
     from clipnull import evaluate
 
-    made, make = {}, evaluate.text_classifiers
+    classifiers, make = {}, evaluate.text_classifiers
 
     def remembered(clip, vocabulary, prompts):
         key = clip.fingerprint, vocabulary, prompts
-        if key not in made:
-            made[key] = make(clip, vocabulary, prompts)
-        return made[key].clone()
+        if key not in classifiers:
+            classifiers[key] = make(clip, vocabulary, prompts)
+        return classifiers[key].clone()
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluate, "text_classifiers", remembered)
@@ -177,7 +176,7 @@ def small(tmp_path_factory):
 
     from clipnull.models import Clip, quiet
 
-    made = {}
+    models = {}
 
     def build(config: dict, precision: str) -> Clip:
         folder = tmp_path_factory.mktemp("model")
@@ -192,9 +191,9 @@ def small(tmp_path_factory):
 
     def once(config: dict, precision: str = "fp32") -> Clip:
         key = json.dumps([config, precision])
-        if key not in made:
-            made[key] = build(config, precision)
-        return made[key]
+        if key not in models:
+            models[key] = build(config, precision)
+        return models[key]
 
     return once
 

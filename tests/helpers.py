@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from clipnull.bench.baselines import Material
-from clipnull.bench.comparison import Field
+from clipnull.bench.baselines import TrainingData
+from clipnull.bench.comparison import EvaluationSet
 from clipnull.edit import Edit
 from clipnull.evaluate import Others, classify
 from clipnull.images import Images
@@ -23,6 +23,7 @@ from clipnull.layers import Gate
 from clipnull.methods.cells import Cells
 from clipnull.models import Clip
 from clipnull.prompts import Vocabulary, embed_cells
+from clipnull.prototypes import Prototypes
 from clipnull.subspace import basis
 
 NIGHTLY = bool(os.environ.get("CLIPNULL_NIGHTLY"))
@@ -135,7 +136,14 @@ def noisy_cells(clip: Clip, vocabulary: Vocabulary, prototypes: object = True, m
     return Cells(texts, F.normalize(texts + noise, dim=-1))
 
 
-def made_of_numbers(seed: int = 4) -> Material:
+def grey_prototypes(clip: Clip, vocabulary: Vocabulary, mask: torch.Tensor) -> Prototypes:
+    """Grey pictures with noise, in the place of synthesized ones, which take a second each."""
+    shape, s = vocabulary.shape, clip.image_size
+    pixels = (128 + 40 * random(*shape, 3, s, s)).clamp(0, 255).to(torch.uint8)
+    return Prototypes(pixels, F.normalize(random(*shape, clip.width), dim=-1) * mask[..., None], mask)
+
+
+def made_of_numbers(seed: int = 4) -> TrainingData:
     """4 classes and 2 domains that add up, 240 pictures around their cells, and noisy copies that show less."""
     c, k, d, n = 4, 2, 48, 240
     texts = F.normalize(
@@ -146,18 +154,18 @@ def made_of_numbers(seed: int = 4) -> Material:
     prototypes = F.normalize(texts + 0.05 * random(c, k, d, seed=5), dim=-1)
     v = prototypes.float()[None, :, :, None].expand(2, c, k, 1, d)
     blurred = 0.4 * v + 0.6 * prototypes.float().mean((0, 1)) + 0.03 * random(2, c, k, 6, d, seed=6)
-    return Material(Cells(texts, prototypes), 40.0, z, classes, domains, torch.cat([v, blurred], dim=3))
+    return TrainingData(Cells(texts, prototypes), 40.0, z, classes, domains, torch.cat([v, blurred], dim=3))
 
 
-def field_of(material: Material, **changes) -> Field:
-    """Other pictures like those of `material`, and words and pictures of something else."""
+def evaluation_set_of(data: TrainingData, **changes) -> EvaluationSet:
+    """Other pictures like those of `data`, and words and pictures of something else."""
     other = made_of_numbers(seed=9)
     names = Vocabulary(["bird", "car", "dog", "fish"], ["line", "photo"])
     images = Images((), other.classes, other.domains, names, other.z)
-    classifier = material.cells.classifier.float().expand(2, -1, -1)
+    classifier = data.cells.classifier.float().expand(2, -1, -1)
     before = classify(other.z, classifier, other.domains)
     others = Others(random(30, 48, seed=7), F.normalize(random(20, 48, seed=8), dim=-1), ("w",) * 20)
-    return Field(images, other.z, classifier, before, others, {}, "free", **changes)
+    return EvaluationSet(images, other.z, classifier, before, others, {}, "free", **changes)
 
 
 def python(code: str, *arguments: object, **environment: str) -> str:

@@ -6,6 +6,7 @@ import sys
 import bounds
 import numpy as np
 import pytest
+import script
 import torch
 import torch.nn.functional as F
 import write as results
@@ -38,15 +39,14 @@ def file(tmp_path):
 
 
 def test_labels_reach_what_names_do_not_say(file):
-    found = bounds.curves(cn.load(file, device="cpu"), cn.load_images(file))
-    assert len(found) == 8 and [p["setting"] for p in found[0]["points"]] == list(bounds.STRENGTHS)
-    rates = [p["forgetting_rate"] for p in found[0]["points"]]
+    curves = bounds.curves(cn.load(file, device="cpu"), cn.load_images(file))
+    assert len(curves) == 8 and [p["setting"] for p in curves[0]["points"]] == list(bounds.STRENGTHS)
+    rates = [p["forgetting_rate"] for p in curves[0]["points"]]
     assert rates == sorted(rates) and rates[0] < 0.5 < rates[-1]  # the stronger, the more is forgotten
 
     def least(paradigm, method, labelled, figure):  # that is lost where .95 is forgotten
-        points = next(
-            c["points"] for c in found if (c["paradigm"], c["method"], c["labelled"]) == (paradigm, method, labelled)
-        )
+        key = (paradigm, method, labelled)
+        points = next(c["points"] for c in curves if (c["paradigm"], c["method"], c["labelled"]) == key)
         return min((p[figure] for p in points if p["forgetting_rate"] >= 0.95), default=100.0)
 
     for paradigm, figure in (("selective", "sibling_class_drop"), ("complete", "retain_drop")):
@@ -65,13 +65,13 @@ def test_a_detector_of_pictures_is_one_on_the_cells_to_forget_and_small_elsewher
     assert torch.equal(half.domains(F.normalize(images.stored, dim=1)).argmax(1), images.domains)
 
 
-def test_the_script_draws_the_curves_and_results_show_them(file, tmp_path, monkeypatch, capsys):
-    out = tmp_path / "found.json"
+def test_the_script_writes_the_curves_and_results_show_them(file, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "bounds.json"
     monkeypatch.setattr(sys, "argv", ["bounds.py", file, "--name", "apart", "--json", str(out)])
-    bounds.main()
+    script.run(bounds.__doc__, bounds.measure, bounds.section)
     entry = json.loads(out.read_text(encoding="utf-8"))
     assert (entry["kind"], entry["name"], entry["pictures"]) == ("bound", "bounds, apart", N)
     assert "labelled pictures" in capsys.readouterr().out
-    head, about, table = results.PARTS["bound"](results.summary(entry, "here"))
-    assert head == "## Bounds, apart" and f"half of {N}" in about
+    about, table = bounds.section(results.summary(entry, "here"))
+    assert f"half of {N}" in about
     assert len(table.splitlines()) == 2 + sum(len(curve["points"]) for curve in entry["curves"])

@@ -199,7 +199,7 @@ def test_forecasts_are_checked_beside_the_truth(clip, corner, monkeypatch):
     monkeypatch.setattr(pseudo, "WORLDS", 4)
     rows, choices = validation.check(clip, corner, ["global"], prototypes=False)
     asked = bench.every_request(corner, ["global"])
-    found = json.loads(json.dumps(validation.document("corner", rows, choices)))
+    found = json.loads(json.dumps(validation.to_json("corner", rows, choices)))
     assert found["requests"] == len(choices) == len(asked) and found["kind"] == "forecast"
     assert len(rows) == len(asked) * len([*predicting.candidates(*_any(clip, corner))])
     whole, *methods = found["errors"]
@@ -208,8 +208,8 @@ def test_forecasts_are_checked_beside_the_truth(clip, corner, monkeypatch):
     assert whole["retain_drop"][0] == pytest.approx(sum(of_all) / len(of_all), abs=1e-3)
     choice = found["choice"]
     assert choice["chosen"] <= choice["best"] and sum(choice["methods"].values()) == len(asked)
-    for text in (validation.table(found), "\n".join(validation.part(found))):
-        assert "3 requests" in text and "gated" in text and f"{choice['best']:.1f}" in text
+    text = "\n".join(validation.section(found))
+    assert "3 requests" in text and "gated" in text and f"{choice['best']:.1f}" in text
 
 
 def _any(clip, corner):
@@ -236,6 +236,6 @@ def test_targets_are_told_reached_missed_or_below_the_noise():
         "retain_drop": [1.9, 0, 1, 0.5],
         "sibling_class_drop": [9.0, 0, 1, 4.1],
     }
-    said = validation._of_targets(row)
+    said = validation._targets(row)
     assert "forgetting rate 0.050 (target 0.08, reached), retain drop 1.9 (target 1.5, missed)," in said
     assert "9.0 (target 4, missed; no forecast could reach it on so few pictures, their noise alone is 4.1)" in said

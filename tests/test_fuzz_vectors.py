@@ -1,6 +1,6 @@
 """Any bytes at all as an index, as queries or as a record: sound rows come out, or ValueError that names the file.
 
-50 inputs in `make check`, 500 in `make test`, 10,000 in the nightly run. Run with -s, it prints what came of them.
+50 inputs by day, 10,000 at night. Run with -s, it prints what came of them.
 """
 
 import io
@@ -132,7 +132,6 @@ def assert_sound(path, told):
     chunks = [chunk.clone() for chunk in table.chunks()]
     assert sum(map(len, chunks)) == table.shape[0] > 0
     assert all(chunk.shape[1] == table.shape[1] and chunk.dtype == table.dtype for chunk in chunks)
-    assert sum(map(len, table.chunks(table.shape[0] - 1))) == 1
     assert all(printable(word) for word in (table.name, *table.words.values()))
     told["rows"] += 1
 
@@ -144,7 +143,7 @@ def assert_asked(path, told):
     told["queries"] += 1
 
 
-@pytest.mark.parametrize("n", [50, pytest.param(500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n", [50, pytest.param(500, marks=pytest.mark.nightly)])
 def test_nothing_but_value_errors_that_name_the_file(n, tmp_path):
     told, slowest = Counter(), [0.0]
 

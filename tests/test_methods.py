@@ -139,7 +139,7 @@ def test_residual_moves_kept_embeddings_within_its_bound(seed, n, m, tau, center
     assert (inside <= (m * tau) ** 0.5 / 2 + 1e-9).all()
 
 
-def test_residual_finds_nothing_in_what_is_kept():
+def test_residual_has_nothing_to_take_from_what_is_kept():
     kept = noise(0, 5, 16)
     edit = residual(*of_rows(noise(1, 3, 5) @ kept, kept), tau=0.0, center=False)
     assert edit.left.shape == edit.right.shape == (16, 0)
@@ -203,14 +203,14 @@ def test_oblique_moves_kept_scores_within_its_bound(seed, mask):
     edit, w, z = cn.solve(cells, mask, "oblique"), cells.classifier, noise(seed + 9, 20, 24)
     moved = (edit.images(z) - z) @ w.T
     torch.testing.assert_close(moved, -(z @ edit.left) @ (edit.right.T @ w.T))
-    if not mask.all(0).any():  # no decoy: what forgotten classes lose in lead is what is read
+    if not mask.all(0).any():  # no decoy: forgotten classes lose what is read of their margin
         classes = mask.any(1).nonzero()[:, 0]
-        own = (edit.right.T @ cells.margins[classes].T).diag()
-        torch.testing.assert_close(own.tolist(), [1.15 * cells.margin_of(c, mask[c]) for c in classes.tolist()])
+        losses = (edit.right.T @ cells.margins[classes].T).diag()
+        torch.testing.assert_close(losses.tolist(), [1.15 * cells.margin_of(c, mask[c]) for c in classes.tolist()])
 
 
 @given(SEEDS, st.booleans(), st.booleans())
-def test_readings_are_one_apart_on_the_cells_they_were_made_for(seed, visual, common):
+def test_detectors_are_one_apart_on_the_cells_they_were_made_for(seed, visual, common):
     cells = random_cells(seed)
     cells = Cells(cells.texts, cells.prototypes if visual else None, None, noise(seed + 5, 7, 24) if common else None)
     x, row = cells.pictures, torch.tensor([True, False, False])
@@ -280,25 +280,24 @@ def test_gated_is_the_identity_where_its_gate_is_shut(seed, mask):
     cells = random_cells(seed)
     edit, z = cn.solve(cells, mask, "gated"), noise(seed + 9, 60, 24).float()
     after = edit.images(z)
-    domain = (
-        F.normalize(z.double(), dim=1) @ cells.domain_directions.T - cells.domain_directions @ cells.domain_origin
-    ).argmax(1)
+    s = cells.domain_directions
+    domain = (F.normalize(z.double(), dim=1) @ s.T - s @ cells.domain_origin).argmax(1)
     whole = mask.all(0)
-    leads = z.double() @ cells.margins.T > 0  # five classes: too few to speak of a spread
-    shut = ~whole[domain] & ~(leads & mask.T[domain]).any(1)
+    ahead = z.double() @ cells.margins.T > 0  # five classes: too few to speak of a spread
+    shut = ~whole[domain] & ~(ahead & mask.T[domain]).any(1)
     assert torch.equal(after[shut], z[shut])
-    opened = ~whole[domain] & (leads & mask.T[domain] & ~whole[domain, None]).any(1)
+    opened = ~whole[domain] & (ahead & mask.T[domain] & ~whole[domain, None]).any(1)
     assert not torch.isclose(after[opened], z[opened]).all(1).any()
-    gone = after[whole[domain]]
-    assert torch.equal(gone, gone[:1].expand_as(gone))  # nothing tells one picture from another
+    replaced = after[whole[domain]]
+    assert torch.equal(replaced, replaced[:1].expand_as(replaced))  # all pictures become one
 
 
 @given(SEEDS, st.integers(2, 40))
 def test_the_spread_is_the_standard_deviation_over_names(seed, n):
-    leads = noise(seed, n, 24)
-    leads = leads - leads.mean(0)
+    margins = noise(seed, n, 24)
+    margins = margins - margins.mean(0)
     z = noise(seed + 1, 9, 24)
-    torch.testing.assert_close((z @ spread(leads)).norm(dim=1), (z @ leads.T).std(1))
+    torch.testing.assert_close((z @ spread(margins)).norm(dim=1), (z @ margins.T).std(1))
 
 
 @pytest.mark.parametrize("visual", [True, False])
@@ -307,8 +306,8 @@ def test_gated_leaves_alone_what_does_not_stand_out(visual):
     cells = cells if visual else Cells(cells.texts)
     mask[3] = True
     edit, z = cn.solve(cells, mask, "gated", deviations=1.0), noise(5, 300, 48)
-    leads = z @ (cells.margins if visual else cells.clear_margins).T
-    out = leads[:, 3] > (1.0 if visual else 0.9) * leads.std(1)
+    margins = z @ (cells.margins if visual else cells.clear_margins).T
+    out = margins[:, 3] > (1.0 if visual else 0.9) * margins.std(1)
     assert 20 < out.sum() < 100 and torch.equal((edit.images(z) != z).any(1), out)
 
 
@@ -360,13 +359,13 @@ def test_with_more_names_than_dimensions_a_class_goes_farther_down():
     moved = (many.duals @ many.margins.T).square().sum(1)  # 1 / leverage
     assert few.growth == 1 and many.growth == 5**0.5 and 5 < moved.mean() < 6
     mask[7], mask[9, 0] = True, True
-    lead = [many.margin_of(c, mask[c]) for c in (7, 9)]
+    margins = [many.margin_of(c, mask[c]) for c in (7, 9)]
     for method, strength, grown in (("oblique", 1.15, [5**0.5, 1]), ("neuron", 1.5, [5**0.5] * 2)):
         down = (cn.solve(many, mask, method).right.T @ many.margins[[7, 9]].T).diag()
-        torch.testing.assert_close(down.tolist(), [strength * g * x for g, x in zip(grown, lead, strict=True)])
+        torch.testing.assert_close(down.tolist(), [strength * g * x for g, x in zip(grown, margins, strict=True)])
 
 
-def test_names_weigh_no_more_than_a_few_in_clear_leads():
+def test_names_weigh_no_more_than_a_few_in_clear_margins():
     cells, common = random_cells(0, 30), noise(3, 4, 24)
     x, y = cells.margins, (common - common.mean(0)) * 5**0.5
     wanted = torch.linalg.solve(20 / 30 * x.T @ x + y.T @ y + 0.2 * torch.eye(24, dtype=x.dtype), x.T).T
@@ -382,145 +381,127 @@ def test_forgetting_among_few_names_holds_for_an_edit_built_on_many(method):
     path = Path(os.environ["CLIPNULL_EMBEDDINGS"]) / "vitb32_style.npz"
     clip, images = cn.load(path), cn.load_images(path)
     z, names = cn.embed(clip, images), images.vocabulary
-    few, asked = cn.embed_vocabulary(clip, names), text_classifiers(clip, names)[0]
+    few, classifier = cn.embed_vocabulary(clip, names), text_classifiers(clip, names)[0]
     with np.load(path, allow_pickle=False) as file:
         words = F.normalize(torch.from_numpy(file["other_texts"].astype("f4")).double(), dim=1)
-    said = few.texts.mean(0) - few.texts.mean((0, 1))  # what a domain adds to a text
-    more = F.normalize(words[:, None] + said, dim=-1)
+    added = few.texts.mean(0) - few.texts.mean((0, 1))  # what a domain adds to a text
+    more = F.normalize(words[:, None] + added, dim=-1)
     many = Cells(torch.cat([few.texts, more]), None, few.domains, few.common)
     for cells in (few, many):
-        for texts in (asked, torch.cat([asked, words.to(asked.dtype)])):
-            before, found = accuracy_matrix(classify(z, texts, images.domains), images), []
+        for texts in (classifier, torch.cat([classifier, words.to(classifier.dtype)])):
+            before, forgotten = accuracy_matrix(classify(z, texts, images.domains), images), []
             for c in range(16):
                 mask = (torch.arange(len(cells.texts)) == c)[:, None].expand(cells.shape)
                 edit = cn.solve(cells, mask, method)
                 after = accuracy_matrix(classify(z, texts, images.domains, edit.images), images)
-                found.append(rates(before, after, mask[:16])["forgetting_rate"])
-            assert np.nanmean(found) >= 0.99, (cells.shape, len(texts), found)
+                forgotten.append(rates(before, after, mask[:16])["forgetting_rate"])
+            assert np.nanmean(forgotten) >= 0.99, (cells.shape, len(texts), forgotten)
 
 
 @pytest.mark.parametrize(
-    ("texts", "prototypes", "domains", "message"),
+    ("argument", "value"),
     [
-        (torch.zeros(4, 8), None, None, r"texts: shape \(4, 8\) is not valid; expected \(C, K, d\)"),
-        (torch.full((2, 2, 4), torch.nan), None, None, "texts: .* expected .*finite"),
-        (torch.zeros(2, 2, 4), torch.zeros(2, 3, 4), None, r"prototypes: shape \(2, 3, 4\) .* expected \(2, 2, 4\)"),
-        (torch.zeros(2, 2, 4), torch.full((2, 2, 4), torch.inf), None, "prototypes: .*finite"),
-        (torch.zeros(2, 2, 4), None, torch.zeros(2, 3), r"domains: shape \(2, 3\) .* expected \(2, 4\)"),
+        ("texts", torch.zeros(4, 8)),
+        ("texts", torch.full((2, 2, 4), torch.nan)),
+        ("prototypes", torch.zeros(2, 3, 4)),
+        ("prototypes", torch.full((2, 2, 4), torch.inf)),
+        ("domains", torch.zeros(2, 3)),
+        ("common", torch.zeros(7, 3)),
+        ("mean", torch.zeros(3)),
     ],
 )
-def test_bad_cells_are_refused(texts, prototypes, domains, message):
-    with pytest.raises(ValueError, match=message):
-        Cells(texts, prototypes, domains)
+def test_bad_cells_are_refused(argument, value):
+    with pytest.raises(ValueError, match=f"{argument}: "):
+        Cells(**{"texts": torch.zeros(2, 2, 4), argument: value})
 
 
 @pytest.mark.parametrize(
-    "mask",
-    [torch.zeros(5, 3, dtype=torch.bool), torch.ones(5, 3, dtype=torch.bool), torch.ones(5, 3), one_of_each()[:4]],
-    ids=["nothing", "everything", "float", "shape"],
+    "mask", [torch.zeros(5, 3).bool(), torch.ones(5, 3).bool(), torch.ones(5, 3), one_of_each()[:4]]
 )
-@pytest.mark.parametrize("method", NAMES)
-def test_bad_masks_are_refused_by_each_method(method, mask):
-    for call in (cn.METHODS[method], lambda cells, mask: cn.solve(cells, mask, method)):
-        with pytest.raises(ValueError, match=r"mask: .* expected bool \(5, 3\) with some cells to forget"):
-            call(random_cells(0), mask)
+def test_bad_masks_are_refused_by_each_method(mask):
+    for name in NAMES:
+        for call in (cn.METHODS[name], lambda cells, mask, name=name: cn.solve(cells, mask, name)):
+            with pytest.raises(ValueError, match="mask: "):
+                call(random_cells(0), mask)
 
 
-@pytest.mark.parametrize("method", NAMES)
-def test_what_cells_hand_out_cannot_corrupt_later_results(method):
-    cells, mask, fresh = random_cells(0), one_of_each(), random_cells(0)
-    first = cn.solve(cells, mask, method)
-    cells.classifier.zero_(), cells.duals.zero_()
-    for some in (mask, ~mask):
-        cells.rows(some).zero_(), cells.rows(some, center=True).zero_(), cells.moment(some).zero_()
-    again = cn.solve(cells, mask, method)
-    assert again.same(first) and cn.solve(cells, ~mask, method).same(cn.solve(fresh, ~mask, method))
-    assert torch.equal(cells.classifier, fresh.classifier) and torch.equal(cells.duals, fresh.duals)
-
-
-@pytest.mark.parametrize("method", NAMES)
-def test_an_edit_shares_no_memory_with_the_cells_it_was_made_of(method):
+@pytest.mark.parametrize("name", NAMES)
+def test_an_edit_shares_no_memory_with_the_cells_it_was_made_of(name):
     cells, mask = random_cells(0), one_of_each()
-    first = cn.solve(cells, mask, method)
-    kept = {name: tensor.clone() for name, tensor in first.tensors().items()}
+    first = cn.solve(cells, mask, name)
+    copies = {key: tensor.clone() for key, tensor in first.tensors().items()}
     for tensor in (first.left, first.right, *(vars(first.gate).values() if first.gate else ())):
         if tensor is not None:
             tensor.zero_()
-    again = cn.solve(cells, mask, method).tensors()
-    assert all(torch.equal(again[name], kept[name]) for name in kept)
+    again = cn.solve(cells, mask, name).tensors()
+    assert all(torch.equal(again[key], copies[key]) for key in copies)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_tensors_that_cells_were_made_of_may_change_afterwards(dtype):
-    given_ = [t.to(dtype) for t in (*random_cells(0).kinds, noise(7, 3, 24))]
-    cells, same = Cells(*given_), Cells(*given_)
-    for tensor in given_:
+    tensors = [t.to(dtype) for t in (*random_cells(0).kinds, noise(7, 3, 24))]
+    cells, same = Cells(*tensors), Cells(*tensors)
+    for tensor in tensors:
         tensor.zero_()
-    for method in NAMES:
-        assert cn.solve(cells, one_of_each(), method).same(cn.solve(same, one_of_each(), method))
+    for name in NAMES:
+        assert cn.solve(cells, one_of_each(), name).same(cn.solve(same, one_of_each(), name))
     assert cells.texts.norm() > 1 and cells.prototypes.norm() > 1 and cells.domains.norm() > 1
+
+
+@examples(20)
+@given(SEEDS, masks())
+def test_every_method_answers_every_mask(seed, mask):
+    cells = random_cells(seed)
+    for name in NAMES:
+        assert torch.isfinite(cn.solve(cells, mask, name).images(noise(seed + 9, 5, 24))).all()
 
 
 # --- the table, and one signature
 
 
-def test_the_table_is_in_the_order_of_results():
-    assert list(cn.METHODS)[:6] == NAMES and len(cn.METHODS) >= 6
-    assert repr(cn.METHODS).startswith("Methods(nullspace, residual, ")
-    with pytest.raises(KeyError):
-        cn.METHODS["none"]
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_every_method_has_one_signature(name):
-    function = cn.METHODS[name]
-    cells, mask, *settings = inspect.signature(function).parameters.values()
-    assert (cells.name, mask.name) == ("cells", "mask")
+    method = cn.METHODS[name]
+    cells, mask, *settings = inspect.signature(method.function).parameters.values()
+    assert (cells.name, mask.name) == ("cells", "mask") and method.about
     assert all(p.kind is p.KEYWORD_ONLY and p.default is not p.empty for p in settings) and settings
-    assert inspect.signature(function).return_annotation is cn.Edit
-    assert function.__module__ == f"clipnull.methods.{name}" and function.__name__ == name
-    assert "\nTheorem. " in inspect.getmodule(function).__doc__
+    assert method.defaults[method.strength] in method.values and list(method.values) == sorted(method.values)
+    assert method.function.__module__ == f"clipnull.methods.{name}"
+    assert "\nTheorem. " in inspect.getmodule(method.function).__doc__
 
 
 @pytest.mark.parametrize("visual", [True, False], ids=["with prototypes", "texts"])
 @pytest.mark.parametrize("name", NAMES)
-def test_solve_is_the_method_with_all_its_settings_told(name, visual):
-    cells = random_cells(0) if visual else Cells(random_cells(0).texts)
-    edit, direct = cn.solve(cells, one_of_each(), name), cn.METHODS[name](cells, one_of_each())
-    assert type(edit) is cn.Edit and edit.same(direct)
-    assert edit.rank >= 1 and edit.method == direct.method == name and edit.linear == (name not in ("neuron", "gated"))
-    defaults = {p.name: p.default for p in list(inspect.signature(cn.METHODS[name]).parameters.values())[2:]}
-    assert edit.settings == {**defaults, "prototypes": visual, "origin": bool(cells.domain_origin.any())}
-    setting = next(iter(defaults))
-    given_ = cn.solve(cells, one_of_each(), name, **{setting: 0.5})
-    assert given_.settings == edit.settings | {setting: 0.5} and not given_.same(edit)
-    assert given_.same(cn.METHODS[name](cells, one_of_each(), **{setting: 0.5}))
+def test_an_edit_holds_all_settings_of_its_method(name, visual):
+    cells, method = random_cells(0) if visual else Cells(random_cells(0).texts), cn.METHODS[name]
+    edit = cn.solve(cells, one_of_each(), name)
+    assert type(edit) is cn.Edit and edit.same(method(cells, one_of_each())) and edit.rank >= 1
+    assert (edit.method, edit.form) == (name, method.form)
+    about_cells = {"prototypes": visual, "origin": bool(cells.domain_origin.any())}
+    assert edit.settings == method.defaults | about_cells
+    weaker = cn.solve(cells, one_of_each(), name, **{method.strength: 0.5})
+    assert weaker.settings == edit.settings | {method.strength: 0.5} and not weaker.same(edit)
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("settings", "name"),
     [
-        (dict(method="nulspace"), "method: 'nulspace' is not known; did you mean 'nullspace'"),
-        (dict(method=None), "method: None is not known; expected one of 'nullspace', 'residual'"),
-        (dict(alpha=1.1), r"alpha: 1.1 is out of range; expected a number in \[0, 1\]"),
-        (dict(alpha=-0.1), "alpha"),
-        (dict(alpha=float("nan")), "alpha"),
-        (dict(alpha="1"), "alpha"),
-        (dict(energy=2), "energy: 2 is out of range"),
-        (dict(alhpa=1), "settings: 'alhpa' is not known; did you mean 'alpha'"),
-        (dict(method="oblique", alpha=1), "settings: 'alpha' is not known; expected one of 'strength', 'class_sha"),
-        (
-            dict(method="gated", center=False),
-            "settings: 'center' is not known; expected one of 'strength', 'dev",
-        ),
-        (dict(method="ridge", keeping=-1), "keeping: -1 is out of range"),
-        (dict(method="residual", tau=-2), "tau: -2 is out of range"),
-        (dict(method="oblique", rho=0), "rho: 0 is out of range"),
-        (dict(method="gated", offset=float("inf")), "offset: inf is out of range"),
+        (dict(method="nulspace"), "method: 'nulspace' .*'nullspace'"),
+        (dict(method=None), "method: None .*'nullspace', 'residual'"),
+        (dict(alpha=1.1), "alpha: 1.1"),
+        (dict(alpha=float("nan")), "alpha: nan"),
+        (dict(alpha="1"), "alpha: '1'"),
+        (dict(energy=2), "energy: 2"),
+        (dict(alhpa=1), "settings: 'alhpa' .*'alpha'"),
+        (dict(method="oblique", alpha=1), "settings: 'alpha' .*'strength'"),
+        (dict(method="ridge", keeping=-1), "keeping: -1"),
+        (dict(method="residual", tau=-2), "tau: -2"),
+        (dict(method="oblique", rho=0), "rho: 0"),
+        (dict(method="gated", offset=float("inf")), "offset: inf"),
     ],
 )
-def test_bad_methods_and_settings_are_refused(settings, message):
-    with pytest.raises(ValueError, match=message):
+def test_bad_methods_and_settings_are_refused(settings, name):
+    with pytest.raises(ValueError, match=name):
         cn.solve(random_cells(0), one_of_each(), **settings)
 
 
@@ -533,81 +514,53 @@ def outside(cells, mask, *, share: float = 1.0):
     return cn.Edit(share * u, u, "whatever")
 
 
-def point(name, value):
-    return EntryPoint(name, value, "clipnull.methods")
-
-
 @pytest.fixture
 def table(monkeypatch):
     """The table as it is where other packages bring a method, one that is broken, and one that bears a known name."""
     monkeypatch.setitem(sys.modules, "outside_package", sys.modules[__name__])
     others = {
-        "mine": point("mine", "outside_package:outside"),
-        "broken": point("broken", "no_such_package:f"),
-        "gone": point("gone", "outside_package:no_such_function"),
-        "ridge": point("ridge", "no_such_package:ridge"),
+        "mine": "outside_package:outside",
+        "broken": "no_such_package:f",
+        "incomplete": "outside_package:no_such_function",
+        "ridge": "no_such_package:ridge",
     }
-    made = methods.Methods({name: cn.METHODS[name] for name in NAMES}, others)
-    monkeypatch.setattr(methods, "METHODS", made)
-    return made
-
-
-def test_methods_of_other_packages_come_after_ours_and_never_in_their_place(table):
-    assert list(table) == [*NAMES, "mine", "broken", "gone"]
-    assert table["mine"] is outside and table["ridge"] is ridge
+    points = {name: EntryPoint(name, value, "clipnull.methods") for name, value in others.items()}
+    table = methods.Methods({name: cn.METHODS[name] for name in NAMES}, points)
+    monkeypatch.setattr(methods, "METHODS", table)
+    return table
 
 
 def test_a_method_from_outside_is_solved_like_ours(table):
+    assert list(table) == [*NAMES, "mine", "broken", "incomplete"] and len(table) == 9
+    assert table["ridge"].function is ridge  # never in the place of ours
     edit = cn.solve(random_cells(0), one_of_each(), "mine", share=0.5)
     assert edit.method == "mine" and edit.settings == {"share": 0.5, "prototypes": True, "origin": False}
     assert edit.same(outside(random_cells(0), one_of_each(), share=0.5))
-    with pytest.raises(ValueError, match="settings: 'shre' is not known; did you mean 'share'"):
+    with pytest.raises(ValueError, match="settings: 'shre' .*'share'"):
         cn.solve(random_cells(0), one_of_each(), "mine", shre=1)
     with pytest.raises(ValueError, match="mask"):
         cn.solve(random_cells(0), torch.zeros(5, 3, dtype=torch.bool), "mine")
 
 
-@pytest.mark.parametrize(
-    ("name", "reason"), [("broken", "No module named 'no_such_package'"), ("gone", "no_such_func")]
-)
+@pytest.mark.parametrize(("name", "reason"), [("broken", "no_such_package"), ("incomplete", "no_such_function")])
 def test_a_broken_method_is_named_when_it_is_used_and_stops_no_other(name, reason, table):
-    with pytest.raises(ImportError, match=f"method: '{name}' of .* cannot be loaded: .*{reason}"):
+    with pytest.raises(ImportError, match=f"method: '{name}' .*{reason}"):
         cn.solve(random_cells(0), one_of_each(), name)
     assert cn.solve(random_cells(0), one_of_each(), "ridge").rank == 8
+    with pytest.raises(KeyError):
+        table["none"]
 
 
 INSTALLED = """
-import contextlib, sys
+import sys
 sys.path.insert(0, sys.argv[1])
-import torch
 import clipnull as cn
-from clipnull import bench
-from clipnull.unlearning import embed_vocabulary
 
 assert list(cn.METHODS)[6:] == ["mine", "broken"], list(cn.METHODS)
 assert "brought" not in sys.modules, "a method is imported when it is used, not before"
-clip, images = cn.load(device="cpu"), cn.load_images().select(["car", "dog"], ["line"])
 names = cn.Vocabulary(["car", "dog"], ["line", "photo"])
-edit = cn.unlearn(clip, cn.Forget(["dog"]), names, "mine", prototypes=False, share=0.5)
-assert (edit.method, edit.settings, edit.rank) == ("mine", {"share": 0.5, "prototypes": False, "origin": False}, 1)
-assert cn.solve(cn.embed_vocabulary(clip, names, False), torch.tensor([[True, True], [False, False]]), "mine").rank == 1
-with contextlib.suppress(ValueError):
-    cn.unlearn(clip, cn.Forget(["dog"]), names, "mine", prototypes=False, shre=0.5)
-    raise SystemExit("a wrong setting is taken")
-with contextlib.suppress(ValueError):
-    cn.unlearn(clip, cn.Forget(["dog"]), names, "mien", prototypes=False)
-    raise SystemExit("an unknown method is taken")
-bench.embed_vocabulary = lambda clip, names: embed_vocabulary(clip, names, prototypes=False)
-rows = bench.sweep(clip, images, ["ridge", "mine"], ["selective"])
-assert [row["method"] for row in rows] == ["ridge", "ridge", "ridge", "mine", "mine", "mine"] * 2
-for use in (lambda: cn.METHODS["broken"], lambda: bench.sweep(clip, images, ["broken"], ["global"])):
-    try:
-        use()
-    except ImportError as error:
-        assert "method: 'broken'" in str(error) and "no_such_package" in str(error), error
-    else:
-        raise SystemExit("a broken method is taken")
-print("all is well")
+edit = cn.unlearn(cn.load(device="cpu"), cn.Forget(["dog"]), names, "mine", prototypes=False, share=0.5)
+print(edit.method, edit.settings["share"], edit.rank)
 """
 
 BROUGHT = """
@@ -620,20 +573,11 @@ def mine(cells, mask, *, share=1.0):
 """
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_an_installed_package_brings_a_method(tmp_path):
     (tmp_path / "brought.py").write_text(BROUGHT)
     info = tmp_path / "brought-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: brought\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[clipnull.methods]\nmine = brought:mine\nbroken = no_such_package:f\n")
-    assert python(INSTALLED, tmp_path).strip() == "all is well"
-
-
-@examples(20)
-@given(SEEDS, masks())
-def test_every_method_answers_every_mask(seed, mask):
-    cells = random_cells(seed)
-    for name in NAMES:
-        edit = cn.solve(cells, mask, name)
-        assert torch.isfinite(edit.images(noise(seed + 9, 5, 24))).all()
+    assert python(INSTALLED, tmp_path).strip() == "mine 0.5 1"

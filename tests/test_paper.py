@@ -15,12 +15,10 @@ from helpers import VIT
 from PIL import Image
 
 import clipnull as cn
-from clipnull.bench import paper
-from clipnull.bench import sweep as bench
+from clipnull.bench import paper, sweep
 from clipnull.bench.paper import measure
 from clipnull.commands import cli
 from clipnull.datasets import storing
-from clipnull.datasets.layouts import recognise
 
 PAIR = ["ViT-B-16", "ViT-L-14"]
 
@@ -63,7 +61,7 @@ def tiny(monkeypatch, tmp_path, small):
 
 
 def untrained(folders, out, models=PAIR, **settings):
-    return measure(folders, models, None, out, progress=False, **{"methods": ["nullspace", "gated"]} | settings)
+    return measure(folders, models, None, out, **{"methods": ["nullspace", "gated"], "prototypes": False} | settings)
 
 
 def table(page: Path) -> list[list[str]]:
@@ -73,90 +71,66 @@ def table(page: Path) -> list[list[str]]:
 
 def test_from_folders_to_a_page_beside_the_two_figures(tiny, pacs, tmp_path):
     home = pictures(tmp_path / "data" / "Office Home", ("Art", "Real World"), ("Alarm_Clock", "TV"))
-    page = untrained([pacs, home], tmp_path / "out")
+    page = untrained([pacs, home], tmp_path / "out", prototypes=True)
     stems = [f"{model}-{name}" for model in PAIR for name in ("pacs", "Office-Home")]
     made = [f"{stem}{ending}" for stem in stems for ending in (".npz", ".json")]
     assert sorted(p.name for p in page.parent.iterdir()) == sorted(["PAPER.md", *made]) and tiny == PAIR
     rows = table(page)
     assert rows[0] == ["the paper", "average", "its edit", "", "0.923", "+0.76"]
     assert len(rows) == 1 + 4 * 3 * 2 and {len(row) for row in rows} == {6}
-    assert [row[0] for row in rows[1::6]] == [
-        f"{name} {model} random weights" for model in PAIR for name in ("pacs", "Office Home")
-    ]
-    assert {row[1] for row in rows[1:]} == {*bench.PARADIGMS} and {row[2] for row in rows[1:]} == {
-        "`nullspace`",
-        "`gated`",
-    }
+    pairs = [f"{name} {model} random weights" for model in PAIR for name in ("pacs", "Office-Home")]
+    assert [row[0] for row in rows[1::6]] == pairs and {row[1] for row in rows[1:]} == {*sweep.PARADIGMS}
+    assert {row[2] for row in rows[1:]} == {"`nullspace`", "`gated`"}
     text = page.read_text(encoding="utf-8")
     assert "18 pictures, 3 classes × 2 domains; edits made from texts and one synthesized picture a cell" in text
     assert "arXiv 2512.14113" in text and "reconstruction" in text and "Not measured yet" not in text
-    found = cn.load_images(page.with_name("ViT-L-14-Office-Home.npz"))
-    assert found.vocabulary == cn.Vocabulary(["alarm clock", "tv"], ["Art", "Real World"]) and len(found) == 12
+    images = cn.load_images(page.with_name("ViT-L-14-Office-Home.npz"))
+    assert images.vocabulary == cn.Vocabulary(["alarm clock", "tv"], ["Art", "Real World"]) and len(images) == 12
 
 
-def test_the_page_says_that_random_weights_have_learned_nothing(tiny, pacs, tmp_path):
-    text = untrained([pacs], tmp_path / "out", PAIR[:1], prototypes=False).read_text(encoding="utf-8")
-    assert "**Nothing was learned here.** Weights are random" in text.split("|")[0], "before the table"
+def test_figures_are_means_over_requests_and_random_weights_are_named(tiny, pacs, tmp_path):
+    page = untrained([pacs], tmp_path / "out", PAIR[:1])
+    text, entry = page.read_text(encoding="utf-8"), json.loads((tmp_path / "out" / "ViT-B-16-pacs.json").read_text())
+    assert "have learned nothing" in text.split("|")[0], "before the table"
     assert text.count("random weights, nothing learned") == 1 and "edits made from texts alone" in text
-    assert all("random weights" in line for line in text.splitlines() if line.startswith("| pacs"))
-    entry = json.loads((tmp_path / "out" / "ViT-B-16-pacs.json").read_text())
-    trained = entry | {"untrained": False, "name": "pacs ViT-B-16 openai"}
-    assert "random" not in paper.page([trained]) and "Nothing was learned" not in paper.page([trained])
-
-
-def test_each_figure_is_the_mean_over_the_requests_of_its_row(tiny, pacs, tmp_path):
-    page = untrained([pacs], tmp_path / "out", PAIR[:1], prototypes=False)
-    entry = json.loads((tmp_path / "out" / "ViT-B-16-pacs.json").read_text())
+    trained = paper.page([entry | {"untrained": False, "name": "pacs ViT-B-16 openai"}])
+    assert "random" not in trained and "learned nothing" not in trained
     assert entry["requests"] == {"global": 3, "selective": 6, "complete": 2}
     for _, paradigm, method, requests, *figures in table(page)[1:]:
-        own = [r for r in entry["rows"] if (r["paradigm"], f"`{r['method']}`") == (paradigm, method)]
-        own = [r for r in own if r["prompts"] == "free"]
-        assert requests == f"{len(own)} of {entry['requests'][paradigm]}"
-        assert figures == [
-            bench.told(name, found[name])
-            for found in entry["summary"]
-            if (found["paradigm"], f"`{found['method']}`", found["prompts"]) == (paradigm, method, "free")
-            for name in ("forgetting_rate", "retain_drop")
+        rows = [
+            r for r in entry["rows"] if (r["paradigm"], f"`{r['method']}`", r["prompts"]) == (paradigm, method, "free")
         ]
+        assert requests == f"{len(rows)} of {entry['requests'][paradigm]}"
         for text, name in zip(figures, ("forgetting_rate", "retain_drop"), strict=True):
-            values = [row[name] for row in own]
+            values = [row[name] for row in rows]
             assert not values or float(text.split()[0]) == pytest.approx(sum(values) / len(values), abs=0.06)
+    assert results.bench_section(results.summary(entry, "it")), "results take it"
 
 
-def test_results_take_what_it_writes(tiny, pacs, tmp_path):
-    untrained([pacs], tmp_path / "out", PAIR[:1], prototypes=False)
-    entry = results.summary(json.loads((tmp_path / "out" / "ViT-B-16-pacs.json").read_text()), "it")
-    assert entry["kind"] == "bench" and entry["name"] == "pacs ViT-B-16 random weights"
-    assert "## Forgetting: pacs ViT-B-16 random weights" in results.bench_part(entry)
-
-
-def test_what_is_there_is_taken_and_not_made_again(tiny, pacs, tmp_path, monkeypatch, capsys):
+def test_what_is_there_is_reused(tiny, pacs, tmp_path, monkeypatch):
     out = tmp_path / "out"
-    page = untrained([pacs], out, PAIR[:1], prototypes=False)
+    page = untrained([pacs], out, PAIR[:1])
     before, text = {p: p.stat().st_mtime_ns for p in out.iterdir() if p != page}, page.read_text(encoding="utf-8")
     monkeypatch.setattr(paper, "store", lambda *args, **kwargs: pytest.fail("embedded again"))
-    swept, sweep = [], bench.sweep
-    monkeypatch.setattr(bench, "sweep", lambda *args: swept.append(args[2]) or sweep(*args))
+    swept, original = [], sweep.sweep
+    monkeypatch.setattr(sweep, "sweep", lambda *args: swept.append(args[2]) or original(*args))
     page.unlink()
-    untrained([pacs], out, PAIR[:1], prototypes=False)
+    untrained([pacs], out, PAIR[:1])
     assert not swept and page.read_text(encoding="utf-8") == text
     assert before == {p: p.stat().st_mtime_ns for p in out.iterdir() if p != page}
-    untrained([pacs], out, PAIR[:1], prototypes=False, methods=["ridge"])
+    untrained([pacs], out, PAIR[:1], methods=["ridge"])
     assert swept == [("ridge",)], "other methods need no other embeddings"
-    (out / "ViT-B-16-pacs.json").write_text("{")
-    untrained([pacs], out, PAIR[:1], prototypes=False, methods=["ridge"])
-    assert len(swept) == 2 and json.loads((out / "ViT-B-16-pacs.json").read_text())["kind"] == "bench"
 
 
-def test_embeddings_of_something_else_are_neither_taken_nor_replaced(tiny, pacs, tmp_path, small, monkeypatch):
+def test_embeddings_of_something_else_are_neither_reused_nor_replaced(tiny, pacs, tmp_path, small, monkeypatch):
     out = tmp_path / "out"
-    untrained([pacs], out, PAIR[:1], prototypes=False)
+    untrained([pacs], out, PAIR[:1])
     path = out / "ViT-B-16-pacs.npz"
     before = path.read_bytes()
 
     def refused(**settings):
-        with pytest.raises(ValueError, match=r"out: '.*ViT-B-16-pacs\.npz' was made by another model, of other pict"):
-            untrained([pacs], out, PAIR[:1], **{"prototypes": False} | settings)
+        with pytest.raises(ValueError, match=r"out: '.*ViT-B-16-pacs\.npz' was made by another model"):
+            untrained([pacs], out, PAIR[:1], **settings)
         assert path.read_bytes() == before
 
     refused(prototypes=True)
@@ -168,7 +142,7 @@ def test_embeddings_of_something_else_are_neither_taken_nor_replaced(tiny, pacs,
     refused()
 
 
-def test_where_a_model_cannot_be_had_the_others_stay_and_it_goes_on(tiny, pacs, tmp_path, monkeypatch):
+def test_where_a_model_cannot_be_had_the_others_stay_and_it_continues(tiny, pacs, tmp_path, monkeypatch):
     out, load = tmp_path / "out", paper.load
 
     def unreachable(name, pretrained=None):
@@ -177,34 +151,32 @@ def test_where_a_model_cannot_be_had_the_others_stay_and_it_goes_on(tiny, pacs, 
         return load(name, pretrained)
 
     monkeypatch.setattr(paper, "load", unreachable)
-    with pytest.raises(OSError, match="expected a network. Not measured: pacs ViT-L-14 random weights. What was done"):
-        untrained([pacs], out, prototypes=False)
+    with pytest.raises(OSError, match="expected a network"):
+        untrained([pacs], out)
     assert sorted(p.name for p in out.iterdir()) == ["PAPER.md", "ViT-B-16-pacs.json", "ViT-B-16-pacs.npz"]
     assert "**Not measured yet:** pacs ViT-L-14 random weights." in (out / "PAPER.md").read_text(encoding="utf-8")
     monkeypatch.setattr(paper, "load", load)
-    kept = (out / "ViT-B-16-pacs.npz").stat().st_mtime_ns
-    page = untrained([pacs], out, prototypes=False)
-    assert len(table(page)) == 1 + 2 * 3 * 2 and (out / "ViT-B-16-pacs.npz").stat().st_mtime_ns == kept
+    before = (out / "ViT-B-16-pacs.npz").stat().st_mtime_ns
+    page = untrained([pacs], out)
+    assert len(table(page)) == 1 + 2 * 3 * 2 and (out / "ViT-B-16-pacs.npz").stat().st_mtime_ns == before
     assert "Not measured yet" not in page.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"folders": ["pacs", "none", "nowhere"]}, "folders: 'none', 'nowhere' not there; expected folders laid out"),
+        ({"folders": ["pacs", "none"]}, "'none' is not a folder"),
         ({"folders": ["pacs", "empty"]}, "folder: 'empty' holds no pictures"),
-        ({"folders": ["pacs", "pacs"]}, "folders: 'pacs' given twice"),
-        ({"folders": ["pacs", "other/pacs"]}, "folders: two results would be called 'ViT-B-16-pacs'; expected"),
+        ({"folders": ["pacs", "other/pacs"]}, "folders: 'pacs' given twice"),
         ({"models": ["ViT-B-61"]}, "name: 'ViT-B-61' is not known; did you mean 'ViT-B-16'"),
         ({"models": ["ViT-B-16"] * 2}, "models: 'ViT-B-16' given twice"),
         ({"pretrained": "opnai"}, "pretrained: 'opnai' is not known; did you mean 'openai'"),
         ({"models": ["ViT-S-32-alt"], "pretrained": "openai"}, "ViT-S-32-alt has no published weights: --untrained"),
         ({"methods": ["ridgge"]}, "methods: 'ridgge' is not known; did you mean 'ridge'"),
-        ({"paradigms": ["total"]}, "paradigms: 'total' is not known"),
         ({"most": 0}, "most: 0 is not valid; expected a whole number of at least 1"),
     ],
 )
-def test_unfit_arguments_are_told_before_anything_is_made(pacs, tmp_path, monkeypatch, settings, message):
+def test_unfit_arguments_are_named_before_anything_is_made(pacs, tmp_path, monkeypatch, settings, message):
     monkeypatch.chdir(tmp_path / "data")
     monkeypatch.setattr(paper, "load", lambda *args: pytest.fail("a model was loaded"))
     (tmp_path / "data" / "empty").mkdir()
@@ -218,35 +190,22 @@ def test_unfit_arguments_are_told_before_anything_is_made(pacs, tmp_path, monkey
 
 
 def test_data_sets_are_taken_as_they_unpack(tiny, tmp_path):
-    """Domains of DomainNet with lists and archives beside, Office-Home with its tables, PACS in a folder of its own."""
+    """Domains of DomainNet with lists and archives beside, and PACS in a folder of its own."""
     domain_net = pictures(tmp_path / "DomainNet", ("real", "quickdraw"), ("The_Eiffel_Tower", "hot_air_balloon"), 2)
-    for name in ("real_train.txt", "real_test.txt", "real.zip", ".DS_Store", "real/.DS_Store", "real/readme.txt"):
+    for name in ("real_train.txt", "real.zip", ".DS_Store", "real/readme.txt"):
         (domain_net / name).write_bytes(b"real/The_Eiffel_Tower/0.png 0\n")
-    (domain_net / "real" / "The_Eiffel_Tower" / "Thumbs.db").write_bytes(b"x")
-    home = pictures(tmp_path / "OfficeHomeDataset", ("Product", "Real World"), ("Alarm_Clock", "Postit_Notes"), 2)
-    for name in ("ImageInfo.csv", "imagelist.txt"):
-        (home / name).write_text("x")
     pacs = pictures(tmp_path / "PACS" / "kfold", ("cartoon", "photo"), ("dog", "horse"), 2).parent
     pictures(tmp_path / "PACS" / "__MACOSX", ("cartoon", "photo"), ("dog", "horse"), 1)
-    page = untrained([domain_net, home, pacs], tmp_path / "out", PAIR[:1], prototypes=False)
+    page = untrained([domain_net, pacs], tmp_path / "out", PAIR[:1])
     for name, classes, domains in (
         ("DomainNet", ("hot air balloon", "the eiffel tower"), ("quickdraw", "real")),
-        ("OfficeHomeDataset", ("alarm clock", "postit notes"), ("Product", "Real World")),
         ("PACS", ("dog", "horse"), ("cartoon", "photo")),
     ):
-        found = cn.load_images(page.with_name(f"ViT-B-16-{name}.npz"))
-        assert len(found) == 8 and (found.vocabulary.classes, found.vocabulary.domains) == (classes, domains)
-
-
-def test_a_folder_is_looked_into_only_where_it_holds_nothing_else(tmp_path):
-    deep = pictures(tmp_path / "a" / "b" / "c", ("line", "photo"), ("cat", "dog"), 1)
-    assert recognise(tmp_path / "a")[0] == recognise(deep)[0] == deep
-    (tmp_path / "a" / "b" / "other").mkdir()
-    (tmp_path / "link").mkdir()
-    (tmp_path / "link" / "inside").symlink_to(deep)
-    for folder in ("a", "link"):
-        with pytest.raises(ValueError, match="holds no pictures"):
-            recognise(tmp_path / folder)
+        images = cn.load_images(page.with_name(f"ViT-B-16-{name}.npz"))
+        assert len(images) == 8 and (images.vocabulary.classes, images.vocabulary.domains) == (classes, domains)
+    (tmp_path / "PACS" / "other").mkdir()
+    with pytest.raises(ValueError, match="holds no pictures"):  # a folder is looked into only where it is the only one
+        cn.load_images(pacs)
 
 
 def test_at_most_so_many_pictures_of_each_cell_the_same_each_time(images):
@@ -260,31 +219,28 @@ def test_at_most_so_many_pictures_of_each_cell_the_same_each_time(images):
 # --- the command
 
 
-def test_the_command_hands_on_what_is_asked(monkeypatch, capsys):
-    asked = []
-    monkeypatch.setattr(paper, "measure", lambda *args: asked.append(args) or Path("PAPER.md"))
+def test_the_command_hands_on_its_options(monkeypatch, capsys):
+    calls = []
+    monkeypatch.setattr(paper, "measure", lambda *args: calls.append(args) or Path("PAPER.md"))
     assert cli.main(["paper", "pacs", "home"]) == 0 and capsys.readouterr().out == "written: PAPER.md\n"
     options = ["--models", "RN50", "--untrained", "--out", "x", "--methods", "ridge", "--most", "5", "--no-prototypes"]
     assert cli.main(["paper", "pacs", *options, "--paradigms", "global"]) == 0
     folders = [Path("pacs"), Path("home")]
-    assert asked[0] == (folders, PAIR, "openai", Path("build/paper"), None, None, None, True)
-    assert asked[1] == (folders[:1], ["RN50"], None, Path("x"), ["ridge"], ["global"], 5, False)
+    assert calls[0] == (folders, PAIR, "openai", Path("build/paper"), None, None, None, True)
+    assert calls[1] == (folders[:1], ["RN50"], None, Path("x"), ["ridge"], ["global"], 5, False)
 
 
 @pytest.mark.skipif(not shutil.which("make"), reason="no make")
-def test_make_paper_asks_for_folders_and_hands_them_on():
-    make = ["make", "-n", "-o", ".venv/ready", "paper"]
+def test_make_paper_asks_for_folders():
     clean = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}  # of `make check` itself
+    make = ["make", "-n", "-o", ".venv/ready", "paper"]
     done = subprocess.run(make, cwd=ROOT, env=clean, capture_output=True, text=True)
-    assert done.returncode == 2 and "DATA: no folder is named; expected such as make paper DATA=" in done.stderr
-    make += ["DATA=pacs home", "OPTIONS=--most 5"]
-    done = subprocess.run(make, cwd=ROOT, env=clean, capture_output=True, text=True)
-    assert done.stdout.splitlines()[-1] == ".venv/bin/python -m clipnull paper pacs home --most 5", done.stderr
+    assert done.returncode == 2 and "DATA: no folder is named" in done.stderr
 
 
 @pytest.mark.slow
 def test_the_command_with_an_architecture_of_open_clip(pacs, tmp_path, capsys, monkeypatch):
-    """Nothing is put in the place of anything, but weights: random, and the same ones at both times.
+    """Only the weights are replaced, by random ones, the same both times.
 
     Of a thousand unrelated words, half a minute of work, every twentieth is embedded.
     """
@@ -294,10 +250,10 @@ def test_the_command_with_an_architecture_of_open_clip(pacs, tmp_path, capsys, m
     arguments += ["--most", "2", "--out", str(tmp_path / "out")]
     assert cli.main(arguments) == 0
     page = tmp_path / "out" / "PAPER.md"
-    told, text = capsys.readouterr(), page.read_text(encoding="utf-8")
-    assert told.out == f"written: {page}\n" and "forgetting: pacs ViT-S-32-alt random weights" in told.err
+    assert capsys.readouterr().out == f"written: {page}\n"
+    text = page.read_text(encoding="utf-8")
     assert [row[0] for row in table(page)[1::18]] == ["pacs ViT-S-32-alt random weights", "pacs miniclip"]
     assert text.count("random weights, nothing learned") == 1, "miniclip is trained"
     assert text.count("12 pictures (at most 2 a cell, drawn at random), 3 classes") == 2
     assert cli.main(arguments) == 0
-    assert page.read_text(encoding="utf-8") == text and capsys.readouterr().err.count("is there, and is taken") == 4
+    assert page.read_text(encoding="utf-8") == text and capsys.readouterr().err.count("is reused") == 2

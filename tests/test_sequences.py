@@ -4,28 +4,26 @@ import math
 
 import pytest
 import torch
-from helpers import field_of, made_of_numbers
+from helpers import evaluation_set_of, made_of_numbers
 
 import clipnull as cn
-from clipnull.bench import baselines as materials
-from clipnull.bench import comparison as contest
-from clipnull.bench import sequences
-from clipnull.evaluate import accuracy_matrix, rates
+from clipnull.bench import baselines, comparison, sequences
+from clipnull.evaluate import accuracy_matrix, classify, rates
 
 
 @pytest.fixture(scope="module")
-def material():
+def data():
     return made_of_numbers()
 
 
 @pytest.fixture(scope="module")
-def on(material):
-    return field_of(material)
+def on(data):
+    return evaluation_set_of(data)
 
 
 @pytest.fixture(scope="module")
-def rows(on, material):
-    return sequences.sequence(on, material, ["nullspace", "gated", "slug"], sizes=[1, 3], orders=3)
+def rows(on, data):
+    return sequences.sequence(on, data, ["nullspace", "gated", "slug"], sizes=[1, 3], orders=3)
 
 
 def test_sizes_double_up_to_half_of_all_classes():
@@ -44,46 +42,44 @@ def test_there_is_a_row_for_each_entrant_order_size_and_way(rows):
 def test_the_three_ways_are_one_for_a_single_class(rows):
     for method in ("nullspace", "gated", "slug"):
         for order in range(3):
-            own = [r for r in rows if (r["method"], r["order"], r["classes"]) == (method, order, 1)]
-            assert len({(r["forgetting_rate"], r["retain_drop"], r["worst_cell_drop"]) for r in own}) == 1
+            ways = [r for r in rows if (r["method"], r["order"], r["classes"]) == (method, order, 1)]
+            assert len({(r["forgetting_rate"], r["retain_drop"], r["worst_cell_drop"]) for r in ways}) == 1
 
 
-def test_the_ways_are_what_they_say(rows, on, material):
+def test_the_ways_are_what_they_say(rows, on, data):
     row = next(r for r in rows if (r["method"], r["classes"], r["way"]) == ("slug", 3, "union"))
     masks = [cn.Forget([name]).mask(on.images.vocabulary) for name in row["forgotten"]]
-    union = contest.edit_of("slug", material, masks[0] | masks[1] | masks[2]).images(on.z)
-    apart, after, model = on.z, on.z, material
+    union = comparison.edit_of("slug", data, masks[0] | masks[1] | masks[2]).images(on.z)
+    apart, after, model = on.z, on.z, data
     for mask in masks:
-        apart = contest.edit_of("slug", material, mask).images(apart)
-        edit = contest.edit_of("slug", model, mask)
+        apart = comparison.edit_of("slug", data, mask).images(apart)
+        edit = comparison.edit_of("slug", model, mask)
         after, model = edit.images(after), model.after(edit)
     before = accuracy_matrix(on.before, on.images)
     for way, z in (("union", union), ("apart", apart), ("after", after)):
-        answers = contest.classify(z, on.classifier, on.images.domains)
+        answers = classify(z, on.classifier, on.images.domains)
         wanted = rates(before, accuracy_matrix(answers, on.images), masks[0] | masks[1] | masks[2])
-        found = next(r for r in rows if (r["method"], r["order"], r["classes"], r["way"]) == ("slug", 0, 3, way))
-        assert found["forgetting_rate"] == pytest.approx(wanted["forgetting_rate"])
-        assert found["retain_drop"] == pytest.approx(wanted["retain_drop"])
+        row = next(r for r in rows if (r["method"], r["order"], r["classes"], r["way"]) == ("slug", 0, 3, way))
+        assert row["forgetting_rate"] == pytest.approx(wanted["forgetting_rate"])
+        assert row["retain_drop"] == pytest.approx(wanted["retain_drop"])
 
 
-def test_beyond_the_filter_nothing_is_lost_by_what_acts_as_it_does(on, material, monkeypatch):
+def test_beyond_the_filter_nothing_is_lost_by_what_acts_as_it_does(on, data, monkeypatch):
     """An edit that changes nothing gains nothing, and the filter may: their difference is what is told."""
     zero = torch.zeros(48, 1).double()
     monkeypatch.setattr(sequences, "edit_of", lambda *_: cn.Edit(zero, zero, "nothing"))
-    for row in sequences.sequence(on, material, ["ridge"], sizes=[2], orders=1):
-        left = [c for c, name in enumerate(on.images.vocabulary.classes) if name not in row["forgotten"]]
-        filtered = torch.tensor(left)[contest.classify(on.z, on.classifier[:, left], on.images.domains)]
+    for row in sequences.sequence(on, data, ["ridge"], sizes=[2], orders=1):
         mask = cn.Forget(row["forgotten"]).mask(on.images.vocabulary)
+        filtered = comparison.filtered(mask, on)
         gain = rates(*(accuracy_matrix(p, on.images) for p in (on.before, filtered)), mask)["retain_drop"]
         assert row["retain_drop"] == 0 and row["beyond_filter"] == pytest.approx(-gain)
 
 
 def test_curves_tell_the_mean_and_the_spread_over_orders(rows):
-    found = sequences.curves(rows)
-    assert len(found) == 3 * 3 * 2
-    for point in found:
-        own = [r for r in rows if all(r[key] == point[key] for key in ("method", "way", "classes"))]
-        values = [r["retain_drop"] for r in own]
+    points = sequences.curves(rows)
+    assert len(points) == 3 * 3 * 2
+    for point in points:
+        values = [r["retain_drop"] for r in rows if all(r[key] == point[key] for key in ("method", "way", "classes"))]
         assert point["orders"] == 3
         assert point["retain_drop"] == pytest.approx([sum(values) / 3, min(values), max(values)])
     empty = sequences.curves([rows[0] | {"forgetting_rate": math.nan}])
@@ -100,25 +96,25 @@ def curve(way, *points):
 
 
 def test_a_method_breaks_where_it_first_forgets_too_little_or_loses_too_much():
-    found = curve("union", (1, 1.0, 0.0), (4, 0.5, 9.0), (2, 0.8, 1.0))
-    found += curve("after", (1, 1.0, 5.0), (2, 0.95, 5.1)) + curve("apart", (1, 1.0, 0.0))
-    assert sequences.breaks(found) == {
+    points = curve("union", (1, 1.0, 0.0), (4, 0.5, 9.0), (2, 0.8, 1.0))
+    points += curve("after", (1, 1.0, 5.0), (2, 0.95, 5.1)) + curve("apart", (1, 1.0, 0.0))
+    assert sequences.breaks(points) == {
         ("m", "union"): "2: forgets 0.80", ("m", "after"): "2: loses 5.1 points", ("m", "apart"): "–",
     }  # fmt: skip
 
 
-def test_what_cannot_be_asked_for_is_named(on, material):
+def test_what_cannot_be_asked_for_is_named(on, data):
     for name in ("filter", "clean", "uce"):
         with pytest.raises(ValueError, match=f"entrants: '{name}' makes no edit of pictures"):
-            sequences.sequence(on, material, [name])
+            sequences.sequence(on, data, [name])
     with pytest.raises(ValueError, match="entrants: 'slug' needs labelled pictures"):
-        sequences.sequence(on, materials.Material(material.cells, 40.0), ["slug"])
+        sequences.sequence(on, baselines.TrainingData(data.cells, 40.0), ["slug"])
     with pytest.raises(ValueError, match=r"sizes: \[1, 4\] of 4 classes; expected at least one"):
-        sequences.sequence(on, material, sizes=[4, 1])
+        sequences.sequence(on, data, sizes=[4, 1])
     with pytest.raises(ValueError, match="orders: 0"):
-        sequences.sequence(on, material, sizes=[1], orders=0)
+        sequences.sequence(on, data, sizes=[1], orders=0)
     with pytest.raises(ValueError, match="sizes: 0 "):
-        sequences.sequence(on, material, sizes=[0])
+        sequences.sequence(on, data, sizes=[0])
 
 
 def test_curves_are_drawn_with_a_panel_for_each_figure_and_way(rows):

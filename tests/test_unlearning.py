@@ -13,9 +13,8 @@ from clipnull import unlearning
 from clipnull.bench.sweep import pair_forgetting
 from clipnull.evaluate import classify
 from clipnull.forecasting.calibration import at_chance
-from clipnull.prompts import common_words, embed_cells, embed_classes, embed_domains, kept_names
+from clipnull.prompts import embed_cells, embed_domains
 from clipnull.prototypes import are_made, cell_prototypes
-from clipnull.vocabulary import format_prompt
 
 VOCABULARY = cn.Vocabulary(("cat", "dog", "fish"), ("photo", "line"))
 
@@ -78,55 +77,44 @@ def test_forgetting_in_turn_reads_prototypes_through_the_edits_before(clip, quic
 
 
 def test_prototypes_are_synthesized_by_default(clip, monkeypatch):
-    asked = []
-    monkeypatch.setattr(unlearning, "cell_prototypes", lambda *given, mask: asked.append((*given, mask)))
+    calls = []
+    monkeypatch.setattr(unlearning, "cell_prototypes", lambda *inputs, mask: calls.append((*inputs, mask)))
     cn.unlearn(clip, cn.Forget(["dog"]), VOCABULARY)
-    assert [(a, b) for a, b, _ in asked] == [(clip, VOCABULARY)] and asked[0][2].all()
+    assert [call[:2] for call in calls] == [(clip, VOCABULARY)] and calls[0][2].all()
     assert inspect.signature(cell_prototypes).parameters["steps"].default == 60
 
 
-def test_prototypes_given_are_used(clip):
+def test_prototypes_at_hand_are_used(clip):
     made = cell_prototypes(clip, VOCABULARY, steps=1)
     cells = cn.embed_vocabulary(clip, VOCABULARY, made)
     torch.testing.assert_close(cells.prototypes, made.embeddings.double(), atol=1e-6, rtol=0)
-
-
-def test_prototypes_of_every_domain_are_needed(clip):
     some = cell_prototypes(clip, VOCABULARY, torch.tensor([[True, False]] * 3), steps=1)
-    with pytest.raises(ValueError, match="prototypes: less than two in .*; expected two or more in each domain"):
+    with pytest.raises(ValueError, match="prototypes: .*line"):
         cn.unlearn(clip, cn.Forget(classes=["dog"]), VOCABULARY, prototypes=some)
 
 
 @pytest.mark.parametrize(
-    ("request_", "settings", "message"),
+    ("classes", "method", "name"),
     [
-        (["dog"], dict(method="nulspace"), "method: 'nulspace' is not known; did you mean 'nullspace'"),
-        (["dog"], dict(alhpa=1), "settings: 'alhpa' is not known; did you mean 'alpha'"),
-        (["dog"], dict(method="ridge", keeping=-1), "keeping: -1 is out of range"),
-        (["dgo"], dict(), "classes: 'dgo' is not known; did you mean 'dog'"),
-        (["cat", "dog", "fish"], dict(), "request: all 6 cells"),
+        (["dgo"], "ridge", "classes: 'dgo' .*'dog'"),
+        (["dog"], "rigde", "method: 'rigde' .*'ridge'"),
+        (["cat", "dog", "fish"], "ridge", "request"),
     ],
 )
-def test_what_is_wrong_is_told(clip, request_, settings, message):
-    with pytest.raises(ValueError, match=message):
-        cn.unlearn(clip, cn.Forget(request_), VOCABULARY, **{"prototypes": False} | settings)
-
-
-@pytest.mark.parametrize(("request_", "method"), [(["dgo"], "ridge"), (["dog"], "rigde")])
-def test_it_is_told_before_anything_is_synthesized(clip, monkeypatch, request_, method):
+def test_what_is_wrong_is_refused_before_anything_is_synthesized(clip, monkeypatch, classes, method, name):
     monkeypatch.setattr(unlearning, "cell_prototypes", lambda *_: pytest.fail("work began"))
-    with pytest.raises(ValueError, match="is not known"):
-        cn.unlearn(clip, cn.Forget(request_), VOCABULARY, method)
+    with pytest.raises(ValueError, match=name):
+        cn.unlearn(clip, cn.Forget(classes), VOCABULARY, method)
 
 
-# --- few prototypes, common words, domains that are alike
+# --- few prototypes, domains that are alike
 
 
 @pytest.mark.parametrize("shape", [(7, 4), (345, 6), (2, 3), (14, 6), (5, 40)])
 def test_prototypes_of_a_large_vocabulary_are_few_and_balanced(shape):
-    mask = unlearning.chosen_cells(shape)
+    mask = unlearning.chosen_cells(shape, 64)
     each = mask.sum(0)
-    assert (each == each[0]).all() and each[0] >= 2 and (mask.sum() <= unlearning.MOST or each[0] == 2)
+    assert (each == each[0]).all() and each[0] >= 2 and (mask.sum() <= 64 or each[0] == 2)
     if each[0] < shape[0] and shape[1] < 10:
         assert mask.any(1).sum() >= min(shape[0], int(mask.sum())) * 0.8  # classes taken in turn
 
@@ -137,70 +125,17 @@ def test_a_text_is_carried_to_where_the_picture_of_its_cell_is(clip):
     assert are_made(clip, names)
     cells = cn.embed_vocabulary(clip, names)
     mask = unlearning.chosen_cells(names.shape, 8)
-    found = unlearning.carried(cells.texts, cells.prototypes, mask)
-    assert torch.equal(found[mask], cells.prototypes[mask])
-    torch.testing.assert_close(found.norm(dim=-1), torch.ones(names.shape, dtype=torch.float64))
-    near, text = ((x * cells.prototypes).sum(-1)[~mask].mean() for x in (found, cells.texts))
+    carried = unlearning.carried(cells.texts, cells.prototypes, mask)
+    assert torch.equal(carried[mask], cells.prototypes[mask])
+    torch.testing.assert_close(carried.norm(dim=-1), torch.ones(names.shape, dtype=torch.float64))
+    near, text = ((x * cells.prototypes).sum(-1)[~mask].mean() for x in (carried, cells.texts))
     assert near > 0.75 and near > text  # as far as the text alone is from it
     assert torch.equal(unlearning.carried(cells.texts, cells.prototypes, torch.ones_like(mask)), cells.prototypes)
 
 
-def test_common_words_are_kept_unless_they_are_near(clip):
-    names = cn.Vocabulary(("dog", "kettle", "trombone"), ("photo", "line"))
-    kept = kept_names(clip)
-    words = common_words(clip, names)
-    own = embed_cells(clip, names).mean(1)
-    texts = clip.embed_texts([format_prompt("{a}", name) for name in kept])
-    assert 200 < len(kept) <= 260 and 100 < len(words) < len(kept)
-    left_out = [name for name, text in zip(kept, texts, strict=True) if not (words == text).all(1).any()]
-    assert any("terrier" in name or "hound" in name or "dog" in name for name in left_out), left_out
-    centred = F.normalize(words - texts.mean(0), dim=-1) @ F.normalize(own - own.mean(0), dim=-1).T
-    assert centred.max() < 0.5
-
-
-def test_near_words_are_told_for_each_forgotten_class(clip):
-    found = cn.near(clip, cn.Forget(["dog"]) | cn.Forget(["cat"], ["line"]), VOCABULARY, ["puppy", "kettle", "kitten"])
-    assert list(found) == ["cat", "dog"]
-    assert [word for word, _ in found["dog"]].index("puppy") < [word for word, _ in found["dog"]].index("kettle")
-    cosines = [cosine for _, cosine in found["cat"]]
-    assert cosines == sorted(cosines, reverse=True) and -1 <= cosines[-1] <= cosines[0] <= 1
-    assert "dog" in dict(found["cat"]) and "cat" not in dict(found["cat"])
-    with pytest.raises(ValueError, match="most: 0 is not valid"):
-        cn.near(clip, cn.Forget(["dog"]), VOCABULARY, most=0)
-
-
-def test_a_class_of_several_names_is_the_mean_of_them(clip):
-    named = cn.Vocabulary({"cat": ["cat"], "dog": ["dog", "puppy", "hound"], "fish": ["fish"]}, VOCABULARY.domains)
-    assert named.classes == VOCABULARY.classes and named.names[1] == ("dog", "puppy", "hound")
-    texts, plain = embed_cells(clip, named), embed_cells(clip, VOCABULARY)
-    torch.testing.assert_close(texts[[0, 2]], plain[[0, 2]])
-    alone = [embed_cells(clip, named.called("dog", name)) for name in named.names[1]]
-    assert not torch.allclose(texts[1], plain[1], atol=1e-2) and torch.allclose(alone[0], plain, atol=1e-6)
-    edit = cn.unlearn(clip, cn.Forget(["dog"]), named, "gated", prototypes=False)
-    for name in named.names[1]:  # each of the names goes down
-        own, kept = embed_classes(clip, [name, "cat"])
-        lead = texts[1] @ (own - kept)
-        assert ((edit.images(texts[1]) @ (own - kept)) < lead - 0.1).all(), name
-    assert embed_classes(clip, named.names).shape == (3, clip.width)
-
-
-@pytest.mark.parametrize(
-    ("classes", "message"),
-    [
-        ({"dog": ["dog", "hound"], "cat": ["cat", "Hound"]}, "classes: 'Hound' is a name of 'dog' and of 'cat'"),
-        ({"dog": [], "cat": ["cat"]}, "classes: dog: the list is empty"),
-        ({"dog": "dog", "cat": ["cat"]}, "classes: dog: 'dog' is not a list of names"),
-        ({"dog": ["dog"]}, "classes: only 'dog' given; expected at least two"),
-    ],
-)
-def test_unfit_names_of_classes_are_refused(classes, message):
-    with pytest.raises(ValueError, match=message):
-        cn.Vocabulary(classes, ["photo"])
-
-
 def test_domains_that_nothing_tells_apart_are_named(clip):
     twins = cn.Vocabulary(("cat", "dog", "fish"), ("photo", "photograph", "line"))
-    with pytest.warns(UserWarning, match="domains: 'photo' is hardly told from 'photograph'; .* about 50 %"):
+    with pytest.warns(UserWarning, match="domains: 'photo' .*'photograph'.* 50 %"):
         cn.unlearn(clip, cn.Forget(["dog"], ["photo"]), twins, "gated", prototypes=False)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -208,21 +143,16 @@ def test_domains_that_nothing_tells_apart_are_named(clip):
         cn.unlearn(clip, cn.Forget(["dog"], ["line"]), VOCABULARY, "gated", prototypes=False)
 
 
-def test_a_mean_of_ones_own_moves_the_middle(clip):
-    leaning = 5 * embed_domains(clip, ["line"])[0]
-    plain = cn.unlearn(clip, cn.Forget(["dog"], ["line"]), VOCABULARY, "gated", prototypes=False)
-    moved = cn.unlearn(clip, cn.Forget(["dog"], ["line"]), VOCABULARY, "gated", prototypes=False, mean=leaning)
+def test_the_mean_of_pictures_moves_the_middle(clip):
+    request, leaning = cn.Forget(["dog"], ["line"]), 5 * embed_domains(clip, ["line"])[0]
+    plain = cn.unlearn(clip, request, VOCABULARY, "gated", prototypes=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # it does not make texts of domains alike
+        moved = cn.unlearn(clip, request, VOCABULARY, "gated", prototypes=False, mean=leaning)
     assert not plain.settings["origin"] and moved.settings["origin"]
     assert plain.gate and moved.gate and not plain.gate.offset.any() and moved.gate.offset.any()
     with pytest.raises(ValueError, match=r"mean: shape \(3,\)"):
         cn.embed_vocabulary(clip, VOCABULARY, prototypes=False, mean=torch.ones(3))
-
-
-def test_a_leaning_mean_does_not_make_texts_of_domains_alike(clip):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        leaning = 5 * embed_domains(clip, ["line"])[0]
-        cn.unlearn(clip, cn.Forget(["dog"], ["line"]), VOCABULARY, "gated", prototypes=False, mean=leaning)
 
 
 # --- a strength that aims at chance
@@ -234,10 +164,10 @@ def outlook(clip, images):
 
 
 def test_chance_is_aimed_at_from_names_and_reached_on_pictures(clip, images, z, outlook):
-    """Among two names a picture is named by chance, where the usual strength leaves a mark; among all it is gone."""
+    """Among two names a picture is named by chance, where the usual strength leaves a signature; among all never."""
     request, v = cn.Forget(["dog"]), images.vocabulary
     mask, cells = request.mask(v), outlook.cells
-    own = images.classes == v.classes.index("dog")
+    dogs = images.classes == v.classes.index("dog")
     for method in ("oblique", "neuron", "gated"):
         settings = at_chance(method, cells, mask, outlook, v, {"strength": "chance"})
         edit = cn.solve(cells, mask, method, **settings)
@@ -245,27 +175,27 @@ def test_chance_is_aimed_at_from_names_and_reached_on_pictures(clip, images, z, 
         assert pair_forgetting(z, outlook.classifiers.float(), images, request, edit.images) == pytest.approx(
             0.5, abs=0.15
         )
-        named = classify(z[own], outlook.classifiers.float(), images.domains[own], edit.images)
-        assert (named == images.classes[own]).double().mean() < 0.1
-    made = cn.unlearn(clip, request, v, "gated", strength="chance")
-    assert made.settings["strength"] == settings["strength"]
+        named = classify(z[dogs], outlook.classifiers.float(), images.domains[dogs], edit.images)
+        assert (named == images.classes[dogs]).double().mean() < 0.1
+    edit = cn.unlearn(clip, request, v, "gated", strength="chance")
+    assert edit.settings["strength"] == settings["strength"]
 
 
 @pytest.mark.parametrize(
-    ("request_", "method", "message"),
+    ("request_", "method", "name"),
     [
-        (cn.Forget(["dog"]), "nullspace", "method, with strength='chance': 'nullspace' is not known"),
-        (cn.Forget(domains=["line"]), "oblique", "strength: 'chance' for a whole domain; expected a number"),
-        (cn.Forget(["dog"]), "auto", "settings: strength given with method 'auto'"),
+        (cn.Forget(["dog"]), "nullspace", "method.*: 'nullspace'"),
+        (cn.Forget(domains=["line"]), "oblique", "strength: 'chance'"),
+        (cn.Forget(["dog"]), "auto", "settings: strength"),
     ],
 )
-def test_chance_is_for_classes_and_methods_with_a_strength(clip, images, request_, method, message):
-    with pytest.raises(ValueError, match=message):
+def test_chance_is_for_classes_and_methods_with_a_strength(clip, images, request_, method, name):
+    with pytest.raises(ValueError, match=name):
         cn.unlearn(clip, request_, images.vocabulary, method, strength="chance")
 
 
-def test_chance_out_of_reach_is_told(images, outlook):
+def test_chance_out_of_reach_is_an_error(images, outlook):
     """A gate that hardly ever opens leaves most pictures their name, however strong."""
     mask, settings = cn.Forget(["dog"]).mask(images.vocabulary), {"strength": "chance", "deviations": 9.0}
-    with pytest.raises(ValueError, match=r"'chance' cannot be reached with 'gated': among two names 'dog' is expected"):
+    with pytest.raises(ValueError, match="'chance' .*'gated'.*'dog'"):
         at_chance("gated", outlook.cells, mask, outlook, images.vocabulary, settings)

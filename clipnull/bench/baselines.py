@@ -1,13 +1,13 @@
-"""Other people's ways to make a CLIP forget, on the same work as our methods; each in a few lines, with its source.
+"""Other people's ways to make a CLIP forget, on the same requests as our methods; each in a few lines, with its source.
 
 They are sketches of an idea, not the authors' code (but for LEACE, which is theirs): each is as its source has it in
 what it needs and in what it minimises. Those that train, train one layer, the last: a matrix P (d, d) behind the
-projection W, which starts as the identity, so that W becomes W P. That is cheap, as all pictures go through the tower
-once, and every rival is then an edit like ours; what a rival would gain from the layers before is not seen here.
-Their settings were chosen on the train splits of miniworld and PACS, like ours.
+projection W, which starts as the identity, so that W becomes W P. That is cheap, because all pictures go through the
+tower once, and every baseline is then an edit like ours; what it would gain from earlier layers is not seen here. Their
+settings were chosen on the train splits of miniworld and PACS, like ours.
 
 The paper's edit, as we reconstruct it, and CCUP (arXiv 2512.14137) are `nullspace` and `ridge` among the methods. The
-clean model, which was trained without what is to be forgotten (`clipnull.models`), is no rival but the yardstick.
+retrained model ("clean"), which never saw what is to be forgotten, is the yardstick and not a baseline.
 """
 
 import warnings
@@ -30,125 +30,109 @@ from ..subspace import basis
 from ..unlearning import chosen_cells, embed_vocabulary
 from ..vocabulary import Vocabulary
 
-# --- What methods and rivals are made from: texts, synthesized pictures with noise, and pictures with labels.
-
 COPIES, NOISE = 8, 0.25
 """Noisy copies of each synthesized picture; the standard deviation of their noise, of pixels in [0, 1]."""
+FORGOTTEN = 0.05
+"""Gradient methods stop at this accuracy on the forgotten pictures that they have; at chance, for whole domains."""
 
 
 @dataclass(frozen=True, eq=False)
-class Material:
-    """What rivals are made from.
+class TrainingData:
+    """What edits are made from: texts, synthesized pictures with noise, and pictures with labels of a train split."""
 
-    Attributes
-    ----------
-    cells : Cells
-        Texts and prototypes, as all methods have them; C classes, K domains.
-    scale : float
-        The factor on cosines in the model's softmax.
-    z : (n, d), optional
-        Embeddings of pictures with labels, of a train split.
-    classes, domains : (n,) int64, optional
-        Their labels.
-    noisy : (seeds, C, K, 1 + COPIES, d), optional
-        Embeddings of synthesized pictures, the first without noise, the others with; NaN where a cell has none.
-    """
+    cells: Cells  # texts and prototypes, as all methods have them; C classes, K domains
+    scale: float  # the factor on cosines in the model's softmax
+    z: Tensor | None = None  # (n, d), embeddings of pictures with labels
+    classes: Tensor | None = None  # (n,) int64
+    domains: Tensor | None = None  # (n,) int64
+    noisy: Tensor | None = None  # (seeds, C, K, 1 + COPIES, d), the first without noise; NaN where a cell has none
 
-    cells: Cells
-    scale: float
-    z: Tensor | None = None
-    classes: Tensor | None = None
-    domains: Tensor | None = None
-    noisy: Tensor | None = None
-
-    def after(self, edit: Edit) -> "Material":
+    def after(self, edit: Edit) -> "TrainingData":
         """The same of the edited model: what comes from pictures is edited, texts stay."""
-        cells, d = self.cells, self.cells.texts.shape[-1]
+        cells, texts = self.cells, self.cells.texts
         v = None if cells.prototypes is None else edit.images(cells.prototypes.flatten(0, 1))
+        v = None if v is None else F.normalize(v, dim=-1).view_as(texts)
         mean = None if cells.mean is None else edit.images(cells.mean[None])[0]
+        noisy = self.noisy
         return replace(
             self,
-            cells=replace(
-                cells, prototypes=None if v is None else F.normalize(v, dim=-1).view_as(cells.texts), mean=mean
-            ),
+            cells=replace(cells, prototypes=v, mean=mean),
             z=None if self.z is None else edit.images(self.z),
-            noisy=None if self.noisy is None else edit.images(self.noisy.reshape(-1, d)).view_as(self.noisy),
+            noisy=None if noisy is None else edit.images(noisy.reshape(-1, texts.shape[-1])).view_as(noisy),
         )
 
     @property
     def kinds(self) -> set[str]:
-        """The kinds of pictures that there are, see `Rival.pictures`."""
-        found = {"none": True, "labelled": self.z is not None, "synthesized": self.noisy is not None}
-        return {kind for kind, there in found.items() if there}
+        """The kinds of pictures that there are, see `Baseline.pictures`."""
+        kinds = {"none": True, "labelled": self.z is not None, "synthesized": self.noisy is not None}
+        return {kind for kind, known in kinds.items() if known}
 
 
-def gather(clip: Clip, vocabulary: Vocabulary, labelled: Images | None = None, seeds: int = 1) -> Material:
-    """What rivals get of an unedited `clip`: all of it is embedded here, once.
+def gather(clip: Clip, vocabulary: Vocabulary, labelled: Images | None = None, seeds: int = 1) -> TrainingData:
+    """Embed, once, all that edits of an unedited `clip` are made from.
 
-    labelled: pictures with the same names, of which none is measured; without them, rivals that need some are left out.
-    seeds: how many times noise is drawn. A file of embeddings has no synthesized pictures to put noise on.
+    labelled: pictures with the same names, none of which is measured; without them, baselines that need some are left
+    out. seeds: how many times noise is drawn. A file of embeddings has no synthesized pictures to put noise on.
 
     Raises ValueError for `labelled` of other names, and for an edited `clip`.
     """
     at_least("seeds", seeds, 1)
     if clip.edits:
         raise ValueError(f"clip: it carries {len(clip.edits)} edits; expected the unedited model, clip.base")
-    made: Prototypes | bool = True
+    prototypes: Prototypes | bool = True
     noisy = None
     if clip.encoder:
         few = None if are_made(clip, vocabulary) else chosen_cells(vocabulary.shape)
-        made = cell_prototypes(clip, vocabulary, few)
-        noisy = torch.full((seeds, *vocabulary.shape, 1 + COPIES, clip.width), torch.nan)
-        x, config = made.pixels[made.mask].float() / 255, clip.model.visual.preprocess_cfg
-        mean, std = (torch.tensor(config[key]).view(3, 1, 1) for key in ("mean", "std"))
-        for seed in range(seeds):
-            draw = torch.Generator().manual_seed(seed)
-            copies = [x, *(x + NOISE * torch.randn(x.shape, generator=draw) for _ in range(COPIES))]
-            parts = [clip.embed_pixels((copy.clamp(0, 1) - mean) / std) for copy in copies]
-            noisy[seed][made.mask] = torch.stack(parts, 1)
-    cells = embed_vocabulary(clip, vocabulary, made)
+        prototypes = cell_prototypes(clip, vocabulary, few)
+        noisy = torch.stack([_noisy(clip, prototypes, seed) for seed in range(seeds)])
+    cells = embed_vocabulary(clip, vocabulary, prototypes)
     if labelled is None:
-        return Material(cells, clip.logit_scale, noisy=noisy)
+        return TrainingData(cells, clip.logit_scale, noisy=noisy)
     if labelled.vocabulary != vocabulary:
         raise ValueError(
             f"labelled: pictures of {labelled.vocabulary.shape} classes and domains, with other names than those "
             f"measured, {vocabulary.shape}; expected the same"
         )
     labelled, (z,) = readable(labelled, embed(clip, labelled))
-    return Material(cells, clip.logit_scale, z, labelled.classes, labelled.domains, noisy)
+    return TrainingData(cells, clip.logit_scale, z, labelled.classes, labelled.domains, noisy)
 
 
-# --- rivals
+def _noisy(clip: Clip, prototypes: Prototypes, seed: int) -> Tensor:
+    """Embeddings (C, K, 1 + COPIES, d) of synthesized pictures and noisy copies; NaN where a cell has none."""
+    x, config = prototypes.pixels[prototypes.mask].float() / 255, clip.model.visual.preprocess_cfg
+    mean, std = (torch.tensor(config[key]).view(3, 1, 1) for key in ("mean", "std"))
+    draw = torch.Generator().manual_seed(seed)
+    copies = [x, *(x + NOISE * torch.randn(x.shape, generator=draw) for _ in range(COPIES))]
+    noisy = torch.full((*prototypes.mask.shape, 1 + COPIES, clip.width), torch.nan)
+    noisy[prototypes.mask] = torch.stack([clip.embed_pixels((c.clamp(0, 1) - mean) / std) for c in copies], 1)
+    return noisy
 
-FORGOTTEN = 0.05
-"""Gradient methods stop at this accuracy on the forgotten pictures that they have; at chance, for whole domains."""
+
+# --- baselines that need no pictures
 
 
-# --- without pictures --------------------------------------------------------------------------------------------
-
-
-def random(material: Material, mask: Tensor, seed: int) -> Edit:
+def random(data: TrainingData, mask: Tensor, seed: int) -> Edit:
     """A random subspace of the rank of `nullspace` is projected away: what an edit of that size does anyway."""
-    d, rank = material.cells.texts.shape[-1], solve(material.cells, mask, "nullspace").rank
+    d, rank = data.cells.texts.shape[-1], solve(data.cells, mask, "nullspace").rank
     draw = torch.Generator().manual_seed(seed)
     u = torch.linalg.qr(torch.randn(d, rank, generator=draw, dtype=torch.float64))[0]
     return Edit(u, u, "random")
 
 
-def uce(material: Material, mask: Tensor, seed: int = 0, ridge: float = 0.003) -> Edit:
+def uce(data: TrainingData, mask: Tensor, seed: int = 0, ridge: float = 0.003) -> Edit:
     """Unified Concept Editing (Gandikota et al. 2024, arXiv 2308.14761) of texts: t -> t A, by `Edit.queries`.
 
     A minimises |X_F A - t*|^2 + |X_R A - X_R|^2 + ridge |A - I|^2: texts of forgotten cells go to an anchor t*, here
     the mean text, which many pictures are near; those of kept cells stay. Pictures are left alone, so that none can be
     treated by its domain.
     """
-    t = material.cells.texts
+    t = data.cells.texts
     x = t[mask]
     a = t.flatten(0, 1).T @ t.flatten(0, 1) + ridge * torch.eye(t.shape[-1], dtype=t.dtype)
     return Edit((x - t.mean((0, 1))).T, torch.linalg.solve(a, x.T), "uce")
 
 
-def speed(material: Material, mask: Tensor, seed: int = 0, energy: float = 0.7, ridge: float = 0.01) -> Edit:
+def speed(data: TrainingData, mask: Tensor, seed: int = 0, energy: float = 0.7, ridge: float = 0.01) -> Edit:
     """A hard null space of what is kept, after SPEED (Li et al. 2026, arXiv 2503.07392).
 
     Forgotten rows X go to the mean X* of their kind, and kept rows do not move at all: z -> z - z N X^T (X N X^T +
@@ -157,9 +141,7 @@ def speed(material: Material, mask: Tensor, seed: int = 0, energy: float = 0.7, 
     the texts and prototypes of kept cells and the common words. On OpenAI's ViT-B/32, whose texts lie closer together,
     an energy of .9 forgets more (.82 in place of .53, global), and elsewhere less.
     """
-    cells = material.cells
-    x, difference = cells.rows(mask), cells.rows(mask, center=True)
-    kept = torch.cat([cells.rows(~mask), *([] if cells.common is None else [cells.common])])
+    x, difference, kept = data.cells.rows(mask), data.cells.rows(mask, center=True), _kept_rows(data.cells, mask)
 
     def factor(through: Tensor) -> Tensor:  # (d, d) -> (d, n)
         gram = x @ through @ x.T + ridge * torch.eye(len(x), dtype=x.dtype)
@@ -170,7 +152,7 @@ def speed(material: Material, mask: Tensor, seed: int = 0, energy: float = 0.7, 
     return Edit(factor(torch.eye(len(u), dtype=u.dtype) - u @ u.T), difference.T, "speed")
 
 
-def double(material: Material, mask: Tensor, seed: int = 0, energy: float = 0.5, ridge: float = 0.01) -> Edit:
+def double(data: TrainingData, mask: Tensor, seed: int = 0, energy: float = 0.5, ridge: float = 0.01) -> Edit:
     """Double Projections (Zhang et al., CVPR 2026, arXiv 2604.10032), from its abstract and public summaries.
 
     First projection: forgotten rows X get proxies X* in the span of what is kept. Second: X goes to X* by a map that
@@ -179,35 +161,38 @@ def double(material: Material, mask: Tensor, seed: int = 0, energy: float = 0.5,
     hard relative of our `residual`. Kept rows are those of `speed`. On OpenAI's ViT-B/32 an energy of .8 forgets more
     (.81 in place of .57, global).
     """
-    cells = material.cells
-    x, common = cells.rows(mask), [] if cells.common is None else [cells.common]
-    u = basis(torch.cat([cells.rows(~mask), *common]), energy)
+    x, u = data.cells.rows(mask), basis(_kept_rows(data.cells, mask), energy)
     beyond = x - x @ u @ u.T  # X N, and X - X*
     gram = beyond @ beyond.T + ridge * torch.eye(len(x), dtype=x.dtype)
     return Edit(torch.linalg.solve(gram, beyond).T, beyond.T, "double")
 
 
-# --- synthesized pictures ----------------------------------------------------------------------------------------
+def _kept_rows(cells: Cells, mask: Tensor) -> Tensor:
+    """Texts and prototypes of kept cells, and the common words: (n, d)."""
+    return torch.cat([cells.rows(~mask), *([] if cells.common is None else [cells.common])])
 
 
-def lipschitz(material: Material, mask: Tensor, seed: int, steps: int = 100, rate: float = 0.1) -> Edit | None:
+# --- from synthesized pictures
+
+
+def lipschitz(data: TrainingData, mask: Tensor, seed: int, steps: int = 100, rate: float = 0.1) -> Edit | None:
     """Flat outputs around synthesized pictures (Kravets and Namboodiri 2025, arXiv 2407.07485).
 
     Gradient steps on mean |x P - x' P| / |x - x'| over synthesized pictures of what is to be forgotten and noisy copies
     x' of them, until hardly any of the pictures is named right. Theirs has 64 pictures a class, picks layers by their
     gradients and smooths texts, too; ours has the prototypes of the cells, and the last layer only. None without any.
     """
-    assert material.noisy is not None
-    x = material.noisy[seed][mask]
-    there = x.isfinite().all((1, 2))
-    x, labels = x[there].float(), mask.nonzero()[there, 0]  # (m, 1 + COPIES, d), (m,)
+    assert data.noisy is not None
+    x = data.noisy[seed][mask]
+    made = x.isfinite().all((1, 2))
+    x, labels = x[made].float(), mask.nonzero()[made, 0]  # (m, 1 + COPIES, d), (m,)
     if not len(x):
         return None
     p = torch.eye(x.shape[2], dtype=x.dtype, requires_grad=True)
     descent = torch.optim.SGD([p], lr=rate)
     for _ in range(steps):
         y = x @ p
-        if _accuracy(y[:, 0], labels, material) <= _enough(mask):
+        if _accuracy(y[:, 0], labels, data) <= _enough(mask):
             break
         descent.zero_grad()
         (y[:, 1:] - y[:, :1]).norm(dim=-1).mean().backward()  # |x - x'| hardly varies: noise of many pixels
@@ -215,10 +200,10 @@ def lipschitz(material: Material, mask: Tensor, seed: int, steps: int = 100, rat
     return _dense(p, "lipschitz")
 
 
-# --- labelled pictures -------------------------------------------------------------------------------------------
+# --- from labelled pictures
 
 
-def leace(material: Material, mask: Tensor, seed: int = 0, method: str = "leace", of: str = "forgotten") -> Edit | None:
+def leace(data: TrainingData, mask: Tensor, seed: int = 0, method: str = "leace", of: str = "forgotten") -> Edit | None:
     """LEACE (Belrose et al. 2023, arXiv 2306.03819), by its authors' package: a label becomes linearly unreadable.
 
     The label has a bit for each class that goes, in one domain or in all: is this picture one of it, and to be
@@ -226,75 +211,75 @@ def leace(material: Material, mask: Tensor, seed: int = 0, method: str = "leace"
     not what is in it. method: "orth" is the orthogonal projection. None where no picture, or every one, is to be
     forgotten.
     """
-    assert material.z is not None and material.classes is not None
+    assert data.z is not None and data.classes is not None
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated")
         package = import_extra("concept_erasure", "baselines")
-    inside = mask[material.classes, material.domains]
+    inside = mask[data.classes, data.domains]
     if not inside.any() or inside.all():
         return None
     bits = inside[:, None]
     if of == "forgotten":
-        bits = F.one_hot(material.classes, len(mask)).bool() & bits
+        bits = F.one_hot(data.classes, len(mask)).bool() & bits
         bits = bits[:, bits.any(0)]
-    z, least = material.z.double(), 1e-3 if method == "orth" else 0.01  # 0.01 would drop the label of a single cell
+    z, least = data.z.double(), 1e-3 if method == "orth" else 0.01  # 0.01 would drop the label of a single cell
     eraser = package.LeaceEraser.fit(z, bits.double(), method=method, svd_tol=least)
     left, right = eraser.proj_right.T, eraser.proj_left
     return Edit(left, right, "leace", bias=(eraser.bias @ left) @ right.T)
 
 
-def orthogonal(material: Material, mask: Tensor, seed: int = 0) -> Edit | None:
+def orthogonal(data: TrainingData, mask: Tensor, seed: int = 0) -> Edit | None:
     """The orthogonal form of LEACE: the directions of the differences of means are projected away."""
-    return leace(material, mask, seed, method="orth")
+    return leace(data, mask, seed, method="orth")
 
 
-def slug(material: Material, mask: Tensor, seed: int = 0, halvings: int = 12) -> Edit | None:
+def slug(data: TrainingData, mask: Tensor, seed: int = 0, halvings: int = 12) -> Edit | None:
     """A single gradient step on one layer (SLUG: Cai, Tan and Asif 2025, arXiv 2407.11867).
 
     P = I - step * G, G the gradient of the mean cosine between forgotten pictures and their class. The step is the
     smallest, by bisection, at which hardly any of these pictures is named right. Theirs also chooses the layer.
     """
-    assert material.z is not None and material.classes is not None
-    inside = mask[material.classes, material.domains]
+    assert data.z is not None and data.classes is not None
+    inside = mask[data.classes, data.domains]
     if not inside.any():
         return None
-    z, labels = F.normalize(material.z[inside].double(), dim=-1), material.classes[inside]
+    z, labels = F.normalize(data.z[inside].double(), dim=-1), data.classes[inside]
     p = torch.eye(z.shape[1], dtype=z.dtype, requires_grad=True)
-    F.cosine_similarity(z @ p, material.cells.classifier[labels]).mean().backward()
+    F.cosine_similarity(z @ p, data.cells.classifier[labels]).mean().backward()
     assert p.grad is not None
     low, high, gradient = 0.0, 1.0, p.grad
 
-    def left(step: float) -> float:
-        return _accuracy(z - step * z @ gradient, labels, material)
+    def accuracy(step: float) -> float:
+        return _accuracy(z - step * z @ gradient, labels, data)
 
-    while left(high) > _enough(mask) and high < 1e6:
+    while accuracy(high) > _enough(mask) and high < 1e6:
         low, high = high, 2 * high
     for _ in range(halvings):
         middle = (low + high) / 2
-        low, high = (low, middle) if left(middle) <= _enough(mask) else (middle, high)
+        low, high = (low, middle) if accuracy(middle) <= _enough(mask) else (middle, high)
     return _dense(p.detach() - high * gradient, "slug")
 
 
-def finetune(material: Material, mask: Tensor, seed: int, steps: int = 200, rate: float = 1e-3) -> Edit | None:
-    """Fine-tuning with real pictures: what a data owner would do, the usual strong baseline.
+def finetune(data: TrainingData, mask: Tensor, seed: int, steps: int = 200, rate: float = 1e-3) -> Edit | None:
+    """Fine-tuning with real pictures: what the owner of the data would do, the usual strong baseline.
 
     Cross-entropy: kept pictures with their class, those to be forgotten with all classes that are kept in their domain,
     evenly; where none is, with all classes, as the baselines of ADU do (Kawamura et al. 2025, arXiv 2510.08132).
     """
-    assert material.z is not None and material.classes is not None and material.domains is not None
-    inside = mask[material.classes, material.domains]
+    assert data.z is not None and data.classes is not None and data.domains is not None
+    inside = mask[data.classes, data.domains]
     if not inside.any():
         return None
-    z, texts = material.z.float(), material.cells.classifier.float()
-    others = (~mask | mask.all(0)).T[material.domains].float()  # (n, C)
-    labels = F.one_hot(material.classes, len(mask)).float()
+    z, texts = data.z.float(), data.cells.classifier.float()
+    others = (~mask | mask.all(0)).T[data.domains].float()  # (n, C)
+    labels = F.one_hot(data.classes, len(mask)).float()
     wanted = torch.where(inside[:, None], others / others.sum(1, keepdim=True), labels)
     p = torch.eye(z.shape[1], dtype=z.dtype, requires_grad=True)
     adam, draw = torch.optim.Adam([p], lr=rate), torch.Generator().manual_seed(seed)
     weight = torch.where(inside, 0.5 / inside.sum(), 0.5 / (~inside).sum().clamp(min=1))
     for _ in range(steps):
         rows = torch.randint(len(z), (64,), generator=draw)
-        scores = material.scale * F.normalize(z[rows] @ p, dim=-1) @ texts.T
+        scores = data.scale * F.normalize(z[rows] @ p, dim=-1) @ texts.T
         adam.zero_grad()
         (len(z) * weight[rows] * F.cross_entropy(scores, wanted[rows], reduction="none")).mean().backward()
         adam.step()
@@ -306,9 +291,9 @@ def _enough(mask: Tensor) -> float:
     return max(FORGOTTEN, 1 / len(mask)) if mask.all(0).any() else FORGOTTEN
 
 
-def _accuracy(z: Tensor, labels: Tensor, material: Material) -> float:
+def _accuracy(z: Tensor, labels: Tensor, data: TrainingData) -> float:
     """The share of embeddings (n, d) that are named right among all classes."""
-    return float(((z.detach() @ material.cells.classifier.to(z).T).argmax(1) == labels).double().mean())
+    return float(((z.detach() @ data.cells.classifier.to(z).T).argmax(1) == labels).double().mean())
 
 
 def _dense(p: Tensor, method: str) -> Edit:
@@ -318,42 +303,32 @@ def _dense(p: Tensor, method: str) -> Edit:
 
 
 @dataclass(frozen=True)
-class Rival:
-    """How a rival makes an edit, and what it takes.
+class Baseline:
+    """How a baseline makes an edit, and what it takes."""
 
-    Attributes
-    ----------
-    make : callable, optional
-        (material, mask, seed) -> Edit, or None where it has no answer. None: it makes no edit.
-    pictures : str
-        Which it needs: "none", "synthesized", "labelled"; "all": those that the model was trained on.
-    trains : bool
-        Whether it takes gradient steps.
-    drawn : bool
-        Whether it depends on the seed.
-    texts : bool
-        Whether its edit is one of texts, `Edit.queries`, and not of pictures.
-    """
-
-    make: Callable[[Material, Tensor, int], Edit | None] | None
+    make: Callable[[TrainingData, Tensor, int], Edit | None] | None
+    """(data, mask, seed) -> the edit, or None where it has no answer. None: it makes no edits."""
     pictures: str = "none"
+    """Those that it needs: "none", "synthesized", "labelled", or "all", those that the model was trained on."""
     trains: bool = False
     drawn: bool = False
+    """Whether the edit depends on the seed."""
     texts: bool = False
+    """Whether the edit is one of texts, `Edit.queries`, and not of pictures."""
 
 
-RIVALS = {
-    "random": Rival(random, drawn=True),
-    "filter": Rival(None),
-    "uce": Rival(uce, texts=True),
-    "speed": Rival(speed),
-    "double": Rival(double),
-    "lipschitz": Rival(lipschitz, "synthesized", trains=True, drawn=True),
-    "leace": Rival(leace, "labelled"),
-    "orthogonal": Rival(orthogonal, "labelled"),
-    "slug": Rival(slug, "labelled", trains=True),
-    "finetune": Rival(finetune, "labelled", trains=True, drawn=True),
-    "clean": Rival(None, "all", trains=True),
+BASELINES = {
+    "random": Baseline(random, drawn=True),
+    "filter": Baseline(None),
+    "uce": Baseline(uce, texts=True),
+    "speed": Baseline(speed),
+    "double": Baseline(double),
+    "lipschitz": Baseline(lipschitz, "synthesized", trains=True, drawn=True),
+    "leace": Baseline(leace, "labelled"),
+    "orthogonal": Baseline(orthogonal, "labelled"),
+    "slug": Baseline(slug, "labelled", trains=True),
+    "finetune": Baseline(finetune, "labelled", trains=True, drawn=True),
+    "clean": Baseline(None, "all", trains=True),
 }
-"""The rivals by name. `filter` takes the forgotten names off the list of answers, `clean` is another model: neither is
-an edit, see `clipnull.bench.comparison`."""
+"""The baselines by name. `filter` takes the forgotten names off the list of answers, and `clean` is a retrained model:
+neither is an edit, see `clipnull.bench.comparison`."""

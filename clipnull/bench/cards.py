@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+from huggingface_hub import ModelCardData
 from torch import Tensor
 
 from ..audits.probes import features_before_projection, linear_probe
@@ -11,7 +12,7 @@ from ..edit import Edit
 from ..embedding import embed, readable
 from ..errors import brief
 from ..evaluate import Comparison, compare, macro, wilson
-from ..files import alone, write_text
+from ..files import alone, markdown, write_text
 from ..forecasting.outlook import Forecast
 from ..images import Images
 from ..interop.transformers import recipe
@@ -22,40 +23,8 @@ from ..unlearning import embed_vocabulary, outlook_of, prototypes_of
 from ..vocabulary import Forget, Vocabulary
 from . import sweep
 
-# --- Names of others in Markdown: shown as they are, and never markup of their own.
-
-
-def as_text(name: object) -> str:
-    """A name as Markdown that shows it as it is: nothing in it is markup, HTML, or the end of a table's cell."""
-    line = " ".join(str(name).split())
-    line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*_{}\[\]()#+!|~$@:])", r"\\\1", line)
-
-
-def as_code(name: object) -> str:
-    """A name as code in a line of Markdown, whatever quotes of its own it brings."""
-    line = " ".join(str(name).split()).replace("<", "‹").replace(">", "›")
-    quotes = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
-    blank = " " if line.startswith("`") or line.endswith("`") else ""
-    return f"{quotes}{blank}{line}{blank}{quotes}"
-
-
-def as_json(value: object) -> str:
-    """JSON in one line, as YAML and Python read it too, without what Markdown or HTML would take for its own."""
-    text = json.dumps(value, ensure_ascii=False)
-    return re.sub("[<>&`\x7f-\x9f\u2028\u2029]", lambda found: f"\\u{ord(found.group()):04x}", text)
-
-
-def public_name(name: str) -> str:
-    """A name, tag or hub address as it is; of a path on this machine only the last part."""
-    local = name.removeprefix("local-dir:")
-    return Path(local).name if local != name or Path(local).exists() else name
-
-
-# --- cards
-
 PATCH, CARD = "edit.safetensors", "README.md"
-ASKED = {
+PROMPT_SETS = {
     "free": "the class alone, held-out wording",
     "domain": "class and domain, held-out wording",
     "build": "the wording that built the edit",
@@ -65,9 +34,9 @@ ASKED = {
 def card(edit: Edit, clip: Clip, images: Images, licence: str = "") -> str:
     """A model card (Markdown with a YAML head, as the Hugging Face hub reads it) of what `edit` does to `clip`.
 
-    Everything in it is measured here, on `images`: these should be pictures that no choice of yours was made on.
-    licence: of the patch, such as "mit"; its identifier goes to the head.
-    Two runs give the same text. Raises ValueError if the edit has no request, or was made for other weights.
+    All figures are measured here, on `images`: pictures on which you chose nothing. licence: the identifier of the
+    patch's, such as "mit". Two runs give the same text. Raises ValueError if the edit has no request, or was made for
+    other weights.
     """
     try:
         request = edit.request if isinstance(edit.request, Forget) else Forget.from_dict(edit.request)
@@ -76,38 +45,32 @@ def card(edit: Edit, clip: Clip, images: Images, licence: str = "") -> str:
             f"edit: its request is {brief(edit.request)}; expected a Forget, as `unlearn` stores it"
         ) from error
     edit.validate_for(clip)
-    counts, mask = images.counts(), request.mask(images.vocabulary)
-    if not counts[mask].sum():
+    mask = request.mask(images.vocabulary)
+    if not images.counts()[mask].sum():
         raise ValueError(
             f"images: none of its {len(images)} pictures is in a forgotten cell ({request}); expected "
             "pictures on which forgetting can be measured"
         )
     after = edit.apply(clip)
-    images, (z,) = readable(images, embed(clip, images))  # broken pictures are told, and count for nothing
-    counts, features = images.counts(), (z, embed(after, images))
+    images, (z,) = readable(images, embed(clip, images))  # warns of broken pictures and leaves them out
+    features = z, embed(after, images)
     results = {prompts: compare(clip, after, images, request, prompts, features) for prompts in prompt_sets(clip)}
-    head = {
-        "base_model": public_name(clip.name),
-        "library_name": "clipnull",
-        "tags": ["clip", "machine-unlearning"],
-        **({"license": licence} if licence else {}),
+    head = ModelCardData(
+        base_model=public_name(clip.name),
+        library_name="clipnull",
+        tags=["clip", "machine-unlearning"],
+        license=licence or None,
+    )
+    sections = {
+        f"# Forget {as_text(request)}": _about(edit, clip),
+        "## Use": _use(edit, clip),
+        "## Measured": _measured(results, images, expected_of(edit, clip, request, images.vocabulary)),
+        "## Whom it hurts": _worst(results["free"], images.counts()) + _beside(clip, request, images.vocabulary),
+        "## What remains": _remains(after, images, mask, features),
+        "## Made by": _made(edit, request),
     }
-    parts = [
-        "---\n" + "\n".join(f"{key}: {as_json(value)}" for key, value in head.items()) + "\n---",
-        f"# Forget {as_text(str(request))}",
-        _about(edit, clip),
-        "## Use",
-        _use(edit, clip),
-        "## Measured",
-        _measured(results, images, expected_of(edit, clip, request, images.vocabulary)),
-        "## Whom it hurts",
-        _worst(results["free"], counts) + _beside(clip, request, images.vocabulary),
-        "## What remains",
-        _remains(after, images, mask, features),
-        "## Made by",
-        _made(edit, request),
-    ]
-    return "\n\n".join(parts) + "\n"
+    text = "\n\n".join(f"{title}\n\n{section}" for title, section in sections.items())
+    return f"---\n{head.to_yaml()}\n---\n\n{text}\n"
 
 
 def release(folder: str | Path, edit: Edit, clip: Clip, images: Images, licence: str = "") -> Path:
@@ -118,15 +81,15 @@ def release(folder: str | Path, edit: Edit, clip: Clip, images: Images, licence:
     Parameters
     ----------
     folder : str or Path
-        Made if need be. It gets `edit.safetensors` and `README.md`, a model card as the Hugging Face hub reads it.
+        Created if needed. It gets `edit.safetensors` and `README.md`, a model card as the Hugging Face hub reads it.
     edit : Edit
         With a request, as `unlearn` gives it.
     clip : Clip
         The model it was made for, unedited.
     images : Images
-        What the card is measured on: pictures that no choice of yours was made on.
+        What the card is measured on: pictures on which you chose nothing.
     licence : str
-        Of the patch, such as "mit"; its identifier goes to the head of the card.
+        The identifier of the patch's licence, such as "mit", for the head of the card.
 
     Returns
     -------
@@ -138,7 +101,7 @@ def release(folder: str | Path, edit: Edit, clip: Clip, images: Images, licence:
     ValueError
         If the edit has no request, or was made for other weights, and if no picture is in a forgotten cell.
     ImportError
-        Without scikit-learn, which the extra "course" brings: the card tells what a linear probe still finds.
+        Without scikit-learn, which the extra "course" brings: the card reports what a linear probe still finds.
 
     Examples
     --------
@@ -151,53 +114,28 @@ def release(folder: str | Path, edit: Edit, clip: Clip, images: Images, licence:
     """
     text, folder = card(edit, clip, images, licence), Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with alone(folder):  # a patch and the card of another would both be whole
+    with alone(folder):  # else the patch of one release could lie beside the card of another
         edit.save(folder / PATCH)
         write_text(folder / CARD, text)
     return folder
 
 
-# --- sections ----------------------------------------------------------------------------------------------------
+def as_text(name: object) -> str:
+    """A name as Markdown that shows it as it is: nothing in it is markup, HTML, or the end of a table's cell."""
+    line = " ".join(str(name).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*_{}\[\]()#+!|~$@:])", r"\\\1", line)
 
 
-def _about(edit: Edit, clip: Clip) -> str:
-    kind = (
-        "a matrix, multiplied into the weights of the image projection: it costs nothing at inference, and "
-        "`cn.fuse` writes an ordinary checkpoint"
-        if edit.linear
-        else "a hidden layer after the image projection; where the tower comes from timm, `cn.fuse` writes it into an "
-        "ordinary checkpoint, else `cn.export` a program"
-        if edit.form == "layer"
-        else "a gate after the image tower, which cannot be multiplied into weights; `cn.export` writes a program"
-    )
-    weights = f" ({as_code(public_name(clip.pretrained))})" if clip.pretrained else ""
-    return (
-        f"A patch for {as_code(public_name(clip.name))}{weights}, made in closed form "
-        f"from names alone, without training and without pictures. It is {kind}. It changes image embeddings only; "
-        f"texts are embedded as before. Rank {edit.rank} in a space {clip.width} wide."
-        + " The names of the domains do not put zero between them: the middle is a mean picture."
-        * bool(edit.settings.get("origin"))
-    )
+def as_json(value: object) -> str:
+    """JSON in one line, which Python reads too, without what Markdown or HTML would take for its own."""
+    text = json.dumps(value, ensure_ascii=False)
+    return re.sub("[<>&`\x7f-\x9f\u2028\u2029]", lambda match: f"\\u{ord(match.group()):04x}", text)
 
 
-def _use(edit: Edit, clip: Clip) -> str:
-    arguments = ", ".join(as_json(public_name(a)) for a in (clip.name, clip.pretrained) if a)
-    return (
-        "```python\nimport clipnull as cn\n\n"
-        f"clip = {recipe(clip, arguments)}\n"
-        + (
-            "# then, in their order, the edits that this one was made after: clip = other.apply(clip)\n"
-            * bool(edit.after)
-        )
-        + f'edit = cn.Edit.load("{PATCH}", clip)    # {_refuses(edit)}\n'
-        "after = edit.apply(clip)                         # edit.remove(after) gives clip back\n```\n\n"
-        f"Fingerprint of the base weights: `{edit.fingerprint or 'none'}`."
-    )
-
-
-def _refuses(edit: Edit) -> str:
-    known = "refuses any weights but those it was made for"
-    return known if edit.fingerprint else "names no weights: see to it that clip has those it was made for"
+def public_name(name: str) -> str:
+    """A name, tag or hub address as it is; of a path on this machine only the last part."""
+    local = name.removeprefix("local-dir:")
+    return Path(local).name if local != name or Path(local).exists() else name
 
 
 def expected_of(edit: Edit, clip: Clip, request: Forget, vocabulary: Vocabulary) -> Forecast:
@@ -207,111 +145,137 @@ def expected_of(edit: Edit, clip: Clip, request: Forget, vocabulary: Vocabulary)
     return outlook_of(clip, vocabulary, cells, known).forecast(edit, request.mask(vocabulary), request)
 
 
+def _about(edit: Edit, clip: Clip) -> str:
+    kinds = {
+        "linear": "a matrix, multiplied into the weights of the image projection: it costs nothing at inference, and "
+        "`cn.fuse` writes an ordinary checkpoint",
+        "layer": "a hidden layer after the image projection; `cn.fuse` writes it into an ordinary checkpoint where the "
+        "tower comes from timm, else `cn.export` writes a program",
+        "module": "a gate after the image tower, which cannot be multiplied into weights; `cn.export` writes a program",
+    }
+    weights = f" ({as_text(public_name(clip.pretrained))})" if clip.pretrained else ""
+    origin = " Zero does not lie between the names of its domains: a mean picture takes its place as the origin."
+    return (
+        f"A patch for {as_text(public_name(clip.name))}{weights}, made in closed form from names alone, without "
+        f"training and without pictures. It is {kinds[edit.form]}. It changes image embeddings only; texts are "
+        f"embedded as before. Rank {edit.rank} in a space {clip.width} wide."
+        + origin
+        * bool(edit.settings.get("origin"))
+    )
+
+
+def _use(edit: Edit, clip: Clip) -> str:
+    arguments = ", ".join(as_json(public_name(a)) for a in (clip.name, clip.pretrained) if a)
+    earlier = "# then, in their order, the edits that this one was made after: clip = other.apply(clip)\n"
+    weights = "refuses any weights but those it was made for"
+    if not edit.fingerprint:
+        weights = "names no weights: make sure that clip has those it was made for"
+    return (
+        f"```python\nimport clipnull as cn\n\nclip = {recipe(clip, arguments)}\n{earlier * bool(edit.after)}"
+        f'edit = cn.Edit.load("{PATCH}", clip)    # {weights}\n'
+        "after = edit.apply(clip)                         # edit.remove(after) gives clip back\n```\n\n"
+        f"Fingerprint of the base weights: `{edit.fingerprint or 'none'}`."
+    )
+
+
 def _measured(results: dict[str, Comparison], images: Images, expected: Forecast) -> str:
     c, k = images.vocabulary.shape
-    titles = " | ".join(sweep.COLUMNS.values())
-    what = "pictures" if images.has_pixels else "stored embeddings of pictures"
-    lines = [
-        f"On {len(images)} {what}, {c} classes × {k} domains, all {c} classes as candidates; means over cells with "
-        "95 % intervals (pictures resampled), drops in percentage points (negative: a gain).",
-        "",
-        f"| asked with | right on forgotten cells | {titles} | kept pictures: lost, gained | worst cell: lost |",
-        "|---" * (4 + len(sweep.COLUMNS)) + "|",
-    ]
+    rows = []
     for prompts, result in results.items():
         before, after = result.answers
         row = sweep.row_of(result.request, "", prompts, before, after, result.images, result.renamed)
-        (found,) = sweep.summary([row], result.images, [result.request])
-        figures = " | ".join(sweep.told(name, found[name], "–") for name in sweep.COLUMNS)
-        _, kept, worst, *_ = sweep.counted(found)
-        lines.append(
-            f"| {ASKED[prompts]} | {100 * macro(result.before, result.mask):.1f} % → "
-            f"{100 * macro(result.after, result.mask):.1f} % | {figures} | {kept} | {worst} |"
-        )
-    figures = " | ".join(sweep.told(n, expected.intervals.get(n, (None,) * 3), "–") for n in sweep.COLUMNS)
-    first, last = (f"{100 * macro(x, expected.mask):.1f} %" for x in (expected.before, expected.after))
-    lines.append(f"| forecast of the first row, from names alone | {first} → {last} | {figures} | – | – |")
-    free = results["free"]
-    n, mask = images.counts()[free.mask], free.mask
-    right = [int((matrix[mask].nan_to_num() * n).sum().round()) for matrix in (free.before, free.after)]
-    spans = [
-        f"{r} right (95 % interval {100 * low:.0f} to {100 * high:.0f} %)"
-        for r in right
-        for low, high in [wilson(r, int(n.sum()))]
-    ]
-    lines += [
-        "",
-        f"Counted by pictures rather than cells: of {int(n.sum())} forgotten ones {spans[0]} before, "
-        f"{spans[1]} after, the class alone being named.",
-    ]
+        (entry,) = sweep.summary([row], result.images, [result.request])
+        figures = [sweep.format_ends(name, entry[name]) for name in sweep.COLUMNS]
+        rows.append([PROMPT_SETS[prompts], _change(result), *figures, *sweep.format_counts(entry)[1:3]])
+    figures = [sweep.format_ends(n, expected.intervals.get(n, (None,) * 3)) for n in sweep.COLUMNS]
+    rows.append(["forecast of the first row, from names alone", _change(expected), *figures, "–", "–"])
+    columns = ["prompts", "right on forgotten cells", *sweep.COLUMNS.values(), "kept pictures: lost, gained"]
+    what = "pictures" if images.has_pixels else "stored embeddings of pictures"
+    about = (
+        f"On {len(images)} {what}, {c} classes × {k} domains, all {c} classes as candidates; means over cells with "
+        "95 % intervals (pictures resampled), drops in percentage points (negative: a gain)."
+    )
+    return f"{about}\n\n{markdown(rows, [*columns, 'worst cell: lost'])}\n\n{_counted(results['free'], images)}"
+
+
+def _change(result: Comparison | Forecast) -> str:
+    return " → ".join(f"{100 * macro(x, result.mask):.1f} %" for x in (result.before, result.after))
+
+
+def _counted(free: Comparison, images: Images) -> str:
+    """Pictures rather than means over cells, with prompts that name no domain."""
+    mask, counts = free.mask, images.counts()[free.mask]
+    n, spans = int(counts.sum()), []
+    for matrix in (free.before, free.after):
+        right = int((matrix[mask].nan_to_num() * counts).sum().round())
+        low, high = wilson(right, n)
+        spans.append(f"{right} right (95 % interval {100 * low:.0f} to {100 * high:.0f} %)")
+    text = f"Counted by pictures rather than cells: of {n} forgotten ones {spans[0]} before, {spans[1]} after, "
+    text += "with prompts that name the class alone."
     if free.renamed is not None:
-        lines[-1] += (
-            f" Collateral: of {len(free.renamed)} unrelated pictures, {int(free.renamed.sum())} got another name "
-            "among words that no request mentions."
-        )
+        text += f" Collateral: of {len(free.renamed)} unrelated pictures, {int(free.renamed.sum())} got another name "
+        text += "among words that no request mentions."
     if mask.all(0).any():
-        lines[-1] += f" Whole domains are forgotten: the rate is the way gone to chance, {100 / c:.1f} %."
-    return "\n".join(lines)
+        text += f" Whole domains are forgotten: the rate is the share of the way to chance, {100 / len(mask):.1f} %."
+    return text
 
 
 def _worst(result: Comparison, counts: Tensor, most: int = 5) -> str:
     drop = (result.before - result.after).masked_fill(result.mask, float("nan"))
-    vocabulary, lines = result.images.vocabulary, []
+    vocabulary, rows = result.images.vocabulary, []
     order = drop.nan_to_num(-2.0).flatten().argsort(descending=True, stable=True)[:most]
-    for c, k in ((int(i) // drop.shape[1], int(i) % drop.shape[1]) for i in order):
+    for c, k in (divmod(int(i), drop.shape[1]) for i in order):
         if drop[c, k] > 0:
-            n, before, after = int(counts[c, k]), float(result.before[c, k]), float(result.after[c, k])
-            names = f"{as_text(vocabulary.classes[c])}, {as_text(vocabulary.domains[k])}"
-            lines.append(f"| {names} | {n} | {n * before:.0f} | {n * after:.0f} |")
-    if not lines:
+            n = int(counts[c, k])
+            cell = f"{as_text(vocabulary.classes[c])}, {as_text(vocabulary.domains[k])}"
+            rows.append([cell, n, *(f"{n * float(matrix[c, k]):.0f}" for matrix in (result.before, result.after))])
+    if not rows:
         return "No kept cell lost a picture."
-    hurt = int((drop > 0).sum())
-    return (
-        f"{hurt} of {int((~drop.isnan()).sum())} kept cells that hold pictures lost some; the worst:\n\n"
-        "| kept cell | pictures | right before | right after |\n|---|---|---|---|\n" + "\n".join(lines)
+    about = (
+        f"{int((drop > 0).sum())} of {int((~drop.isnan()).sum())} kept cells that hold pictures lost some; the worst:"
     )
+    return f"{about}\n\n{markdown(rows, ['kept cell', 'pictures', 'right before', 'right after'])}"
 
 
 def _beside(clip: Clip, request: Forget, vocabulary: Vocabulary, most: int = 3) -> str:
     """The common words next to each forgotten class; nothing where whole domains go, or of many classes."""
-    told = kept_names(clip) if clip.encoder else clip.model.stored.other_names
-    if request.paradigm in ("complete", "mixed") or not told:
+    common = clip.stored.other_names if clip.stored else kept_names(clip)
+    if request.paradigm in ("complete", "mixed") or not common:
         return ""
     lines = []
-    for name, found in list(near(clip, request, vocabulary, told, most + len(vocabulary.classes)).items())[:8]:
-        others = [f"{as_text(word)} ({cosine:.2f})" for word, cosine in found if word not in vocabulary.classes][:most]
+    for name, neighbours in list(near(clip, request, vocabulary, common, most + len(vocabulary.classes)).items())[:8]:
+        others = [f"{as_text(w)} ({cosine:.2f})" for w, cosine in neighbours if w not in vocabulary.classes][:most]
         lines.append(f"- {as_text(name)}: {', '.join(others)}")
     return (
-        "\n\nWords that stand beside a forgotten name in the text tower (cosine, less the mean of all words) are not "
-        "forgotten with it, and may be named in its place:\n\n" + "\n".join(lines)
+        "\n\nWords next to a forgotten name in the text tower (cosine, minus the mean of all words) are not forgotten "
+        "with it, and may be named in its place:\n\n" + "\n".join(lines)
     )
 
 
 def _remains(after: Clip, images: Images, mask: Tensor, features: tuple[Tensor, Tensor]) -> str:
     labels = mask[images.classes, images.domains]
     if min(int(labels.sum()), int((~labels).sum())) < 2:
-        told = "With fewer than two forgotten or kept pictures, no probe could be trained here."
+        probed = "With fewer than two forgotten or kept pictures, no probe could be trained here."
     else:
         before, last = (f"{100 * linear_probe(z, labels).accuracy:.0f} %" for z in features)
         first = "not measured"  # a file of embeddings has none
         if after.encoder:
             first = f"{100 * linear_probe(features_before_projection(after, images), labels).accuracy:.0f} %"
-        told = (
-            "A linear probe that is trained with labels to tell forgotten pictures from all others (balanced "
+        probed = (
+            "A linear probe that is trained with labels to separate forgotten pictures from all others (balanced "
             f"accuracy, cross-validated; chance 50 %): {first} on the features before the projection, "
             f"which the edit does not reach; {before} on embeddings before the edit, {last} after."
         )
     return (
-        f"{told}\n\nThe edit suppresses behaviour; it erases nothing that was learned. Whoever has the weights can "
-        "take it off, and whoever has features before the projection never meets it. It is no proof of the "
-        "deletion of data."
+        f"{probed}\n\nThe edit suppresses behaviour; it erases nothing that was learned. Anyone with the weights can "
+        "remove it, and features before the projection never meet it. It does not prove that data were deleted."
     )
 
 
 def _made(edit: Edit, request: Forget) -> str:
     settings = ", ".join(f"{as_text(name)} = {as_text(value)}" for name, value in edit.settings.items()) or "none"
     return (
-        f"Method {as_code(edit.method)} of clipnull ({settings}), after "
+        f"Method {as_text(edit.method)} of clipnull ({settings}), after "
         "[arXiv 2512.14113](https://arxiv.org/abs/2512.14113). Request, as stored in the patch:\n\n"
         f"```json\n{as_json(request.as_dict())}\n```"
     )

@@ -1,28 +1,46 @@
-"""How methods and rivals stand: all that is measured in one call, and its tables as text and for RESULTS.md."""
+"""Methods and baselines side by side: all that is measured in one call, and its tables as plain text or Markdown."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from ..audits import FEW, audit_each
 from ..audits.findings import told as number
+from ..files import aligned, markdown
 from ..images import Images
 from ..methods import METHODS
 from ..models import Clip
 from ..vocabulary import Forget
-from . import comparison
-from .baselines import Material, gather
-from .comparison import ADU, ALL, Field, edit_of, field, left_out, summary
-from .sequences import LEAST, MOST, NO_PICTURES, WAYS, breaks, curves, sequence, table
-from .sweep import COLUMNS, PARADIGMS, every_request, told
+from . import comparison, sequences
+from .baselines import TrainingData, gather
+from .comparison import ADU, ALL, EvaluationSet, edit_of, evaluation_set, left_out, summary
+from .sweep import COLUMNS, PARADIGMS, every_request, format_ends, without_bits
 
 NEARLY = 0.9
-"""Who forgets less than this share of what the best does has not won, however little it hurts."""
-FIGURES = ("pictures", "trains", "seconds", "bytes", *COLUMNS.values())
+"""An entrant that forgets less than this share of what the best one does has not won, however little it costs."""
+SHORT = {"forgetting_rate": "{:.2f}", "retain_drop": "{:+.1f}", "worst_cell_drop": "{:+.0f}", "collateral": "{:.0f} %"}
+
+CAPTIONS = {
+    "requests": "Every request alone, means with 95 % intervals:",
+    "covered": "Only requests with a retrained model ({}): forgetting rate / retain drop / worst cell.",
+    "domains": (
+        "Whole domains in percent, as ADU (arXiv 2510.08132) reports them: accuracy on kept domains, 100 minus that on "
+        "the forgotten one, and their harmonic mean; means over cells and requests."
+    ),
+    "audit": (
+        "Audit (`clipnull.audits`) of {}: findings beyond their limit, fewest first, and the worst three, with how "
+        "many times their limit they are. Retrained model: {}."
+    ),
+    "sequences": (
+        "Class after class, everywhere: means over random orders, in brackets the least and the most. The drop is that "
+        f"beyond the name filter's. A method breaks where it forgets less than {sequences.LEAST:g} or loses more than "
+        f"{sequences.MOST:g} points beyond the filter."
+    ),
+}
 
 
-def document(
+def to_json(
     clip: Clip,
     images: Images,
     name: str,
@@ -32,22 +50,22 @@ def document(
     seeds: int = 3,
     orders: int = 4,
 ) -> dict[str, Any]:
-    """Every request and the sequences in one call, ready for JSON. name: of the pictures; orders: of `sequence`.
+    """Measure every request, the sequences and an audit. name: of the pictures; orders: of `sequence`.
 
     Raises ValueError if `labelled` holds a picture that is measured, or has other names.
     """
     if labelled is not None and (twice := {*map(Path.resolve, labelled.files)} & {*map(Path.resolve, images.files)}):
         raise ValueError(f"labelled: {len(twice)} of its pictures are measured, too; expected others, of a train split")
-    material, on = gather(clip, images.vocabulary, labelled, seeds), field(clip, images)
-    rows, asked = comparison.run(on, material, entrants, paradigms, seeds), every_request(images, paradigms)
-    taking = list(dict.fromkeys(row["method"] for row in rows))
-    chain = [name for name in taking if name not in NO_PICTURES] if "global" in paradigms else []
-    covered = [request for request in asked if str(request) in on.clean]
-    texts = {str(request) for request in covered}
-    under = [row for row in rows if str(Forget(row["classes"], row["domains"])) in texts]
+    data, on = gather(clip, images.vocabulary, labelled, seeds), evaluation_set(clip, images)
+    rows, requests = comparison.run(on, data, entrants, paradigms, seeds), every_request(images, paradigms)
+    entrants = list(dict.fromkeys(row["method"] for row in rows))
+    chain = [name for name in entrants if name not in sequences.NO_PICTURES] if "global" in paradigms else []
+    points = sequences.curves(sequences.sequence(on, data, chain, orders=orders)) if chain else []
+    covered = [request for request in requests if str(request) in on.retrained]
+    under = [row for row in rows if Forget(row["classes"], row["domains"]) in covered]
     return {
         "kind": "rivals",
-        "name": f"rivals, {name}",
+        "name": f"baselines, {name}",
         "model": clip.name,
         "pretrained": clip.pretrained,
         "stored": not clip.encoder,
@@ -55,235 +73,170 @@ def document(
         "labelled": 0 if labelled is None else len(labelled),
         **dict(zip(("classes", "domains"), images.vocabulary.shape, strict=True)),
         "seeds": seeds,
-        "left_out": left_out(material, on),
-        "covered": {"requests": sorted(texts), "summary": summary(under, images, covered) if under else []},
-        "summary": summary(rows, images, asked),
-        "audit": audited(clip, images, material, taking, on),
-        "sequences": curves(sequence(on, material, chain, orders=orders)) if chain else [],
-        "rows": [{key: value for key, value in row.items() if key != "bits"} for row in rows],
+        "left_out": left_out(data, on),
+        "covered": {
+            "requests": sorted(map(str, covered)),
+            "summary": summary(under, images, covered) if under else [],
+        },
+        "summary": summary(rows, images, requests),
+        "audit": audited(clip, images, data, entrants, on),
+        "sequences": points,
+        "rows": without_bits(rows),
     }
 
 
 def audited(
-    clip: Clip, images: Images, material: Material, entrants: Sequence[str], on: Field
+    clip: Clip, images: Images, data: TrainingData, entrants: Sequence[str], on: EvaluationSet
 ) -> dict[str, Any] | None:
     """The worst three findings of `audit_each` of every entrant that edits pictures, for one class everywhere.
 
-    The class is one that a clean model does without, or else the first with enough pictures; None without any. Seed 0
-    of what is drawn. `worst`: by name, `beyond` and `judged`, numbers of findings, and the findings; `left_out`: why
-    one is not asked.
+    The class is one that a retrained model does without, or else the first with enough pictures; None without any.
+    Seed 0 of what is drawn. `worst`: by name, the numbers of findings `beyond` their limit and `judged`, and the
+    findings; `left_out`: why an entrant is not audited.
     """
     counts = images.counts().sum(1).tolist()
-    asked = [Forget([c]) for c, n in zip(images.vocabulary.classes, counts, strict=True) if n >= FEW]
-    if not asked:
+    requests = [Forget([c]) for c, n in zip(images.vocabulary.classes, counts, strict=True) if n >= FEW]
+    if not requests:
         return None
-    request = next((one for one in asked if str(one) in on.clean), asked[0])
-    edits, out = {}, {}
+    request = next((one for one in requests if str(one) in on.retrained), requests[0])
+    edited, reasons = {}, {}
     for name in entrants:
-        edit = None if ALL[name].texts else edit_of(name, material, request.mask(images.vocabulary))
+        edit = None if ALL[name].texts else edit_of(name, data, request.mask(images.vocabulary))
         try:
-            edits |= {} if edit is None else {name: edit.apply(clip)}
+            edited |= {} if edit is None else {name: edit.apply(clip)}
         except ValueError as error:  # a tower that takes no bias
-            out[name] = str(error)
+            reasons[name] = str(error)
         if edit is None:
-            out[name] = "edits no pictures"
-    reports = audit_each(clip, list(edits.values()), images, request)
+            reasons[name] = "edits no pictures"
+    reports = audit_each(clip, list(edited.values()), images, request)
     worst = {}
-    for name, report in zip(edits, reports, strict=True):
+    for name, report in zip(edited, reports, strict=True):
         judged = [f for f in report.findings if f.within is not None]
         three = [{key: value for key, value in asdict(f).items() if key != "details"} for f in report.worst]
         worst[name] = {"beyond": sum(not f.within for f in judged), "judged": len(judged), "findings": three}
     about = {key: reports[0].about[key] for key in ("request", "clean", "pictures", "forgotten")}
-    return about | {"worst": worst, "left_out": out}
+    return about | {"worst": worst, "left_out": reasons}
 
 
-def winners(found: Sequence[dict]) -> dict[tuple[str, str], set[str]]:
-    """Who is best in each paradigm and figure, as told: at forgetting, or at a cost among those that forget NEARLY all.
+def winners(entries: Sequence[dict]) -> dict[tuple[str, str], set[str]]:
+    """The best of each paradigm and figure, as shown: at forgetting, or at a cost among those that forget NEARLY all.
 
-    `clean` is out of competition: it answers few requests.
+    `clean` does not compete, because it answers few requests.
     """
     best: dict[tuple[str, str], set[str]] = {}
-    for paradigm in dict.fromkeys(row["paradigm"] for row in found):
-        mine = [row for row in found if row["paradigm"] == paradigm and row["method"] != "clean"]
-        mine = [row for row in mine if row["forgetting_rate"][0] is not None]
-        most = max((row["forgetting_rate"][0] for row in mine), default=0)
+    competing = [row for row in entries if row["method"] != "clean" and row["forgetting_rate"][0] is not None]
+    for paradigm in dict.fromkeys(row["paradigm"] for row in entries):
+        rows = [row for row in competing if row["paradigm"] == paradigm]
+        most = max((row["forgetting_rate"][0] for row in rows), default=0)
         for column in COLUMNS:
             sign, digits = (-1, 3) if column == "forgetting_rate" else (1, 1)
-            able = [r for r in mine if r["forgetting_rate"][0] >= NEARLY * most and r[column][0] is not None]
+            able = [r for r in rows if r["forgetting_rate"][0] >= NEARLY * most and r[column][0] is not None]
             scores = {row["method"]: round(sign * row[column][0], digits) for row in able}
             best[paradigm, column] = {name for name, score in scores.items() if score == min(scores.values())}
     return best
 
 
-def wins(found: Sequence[dict]) -> str:
-    """Where rivals are best, in words."""
-    said = []
-    for (paradigm, column), names in winners(found).items():
-        rivals = sorted(names - set(METHODS))
-        said += [f"{paradigm}, {COLUMNS[column]}: {', '.join(rivals)}"] if rivals else []
-    return "; ".join(said) or "nowhere"
-
-
-def _cells(row: dict, best: dict[tuple[str, str], set[str]], bold: str, none: str) -> list[str]:
-    """What an entrant takes, then its figures."""
-    rival, size = ALL[row["method"]], row["bytes"]
-    takes = [
-        rival.pictures,
-        "yes" if rival.trains else "no",
-        none if row["seconds"] is None else f"{row['seconds']:.3f}",
-    ]
-    figures = [
-        f"{bold}{told(name, row[name], none)}{bold}"
-        if row["method"] in best.get((row["paradigm"], name), ())
-        else told(name, row[name], none)
-        for name in COLUMNS
-    ]
-    return [*takes, none if size is None else f"{size / 1024:.1f} kB", *figures]
+def wins(entries: Sequence[dict]) -> str:
+    """Where baselines are best, in words."""
+    places = []
+    for (paradigm, column), best in winners(entries).items():
+        if baselines := sorted(best - set(METHODS)):
+            places.append(f"{paradigm}, {COLUMNS[column]}: {', '.join(baselines)}")
+    return "; ".join(places) or "nowhere"
 
 
 def text(entry: dict) -> str:
-    """The tables as plain text; the best of each column has a star."""
-    blocks, best = [], winners(entry["summary"])
-    for paradigm in dict.fromkeys(row["paradigm"] for row in entry["summary"]):
-        mine = [row for row in entry["summary"] if row["paradigm"] == paradigm]
-        lines = [f"{paradigm}: {max(row['measured'] for row in mine)} requests"]
-        lines += [f"  {'':<10}{''.join(f'{t:>12}' for t in FIGURES[:4])}{''.join(f'{t:>26}' for t in FIGURES[4:])}"]
-        for row in mine:
-            cells = [f"{c[1:]}" if c.startswith("*") else c for c in _cells(row, best, "*", "-")]
-            lines += [
-                f"  {row['method']:<10}{''.join(f'{c:>12}' for c in cells[:4])}{''.join(f'{c:>26}' for c in cells[4:])}"
-            ]
-        blocks.append("\n".join(lines))
-    domains = _domains(entry["summary"])
-    if domains:
-        head = f"whole domains, percent (ADU):\n  {'':<10}" + "".join(f"{n:>24}" for n in ADU)
-        lines = [
-            f"  {name:<10}" + "".join(f"{_percent(scores[n]):>24}" for n in ADU) for name, scores in domains.items()
-        ]
-        blocks.append("\n".join([head, *lines]))
-    if entry["sequences"]:
-        broken = breaks(entry["sequences"])
-        lines = ["class after class, breaks at:", f"  {'':<10}" + "".join(f"{title:>40}" for title in WAYS.values())]
-        for name in dict.fromkeys(name for name, _ in broken):
-            lines.append(f"  {name:<10}" + "".join(f"{broken[name, way]:>40}" for way in WAYS))
-        blocks.append("\n".join(lines))
-    if entry.get("audit"):
-        lines = [f"audit of {entry['audit']['request']}, findings beyond their limit, and the worst three:"]
-        lines += [f"  {name:<10}{'; '.join(cells)}" for name, cells in _worst(entry["audit"]).items()]
-        blocks.append("\n".join(lines))
-    blocks.append(f"best, rivals (*): {wins(entry['summary'])}")
-    blocks += (
-        [f"left out: {'; '.join(f'{n} ({why})' for n, why in entry['left_out'].items())}"] if entry["left_out"] else []
+    """The tables of `to_json` for a terminal."""
+    return _joined(entry, aligned)
+
+
+def section(entry: dict) -> list[str]:
+    """Paragraphs and tables of a page in Markdown."""
+    about = (
+        f"{entry['model']} on {entry['pictures']} pictures, {entry['classes']} classes × {entry['domains']} domains; "
+        f"{entry['labelled'] or 'no'} labelled pictures of a train split for the baselines that need some. Our "
+        "methods, among them the paper's edit as reconstructed (`nullspace`) and CCUP (`ridge`), and the baselines "
+        "(`clipnull.bench.baselines` cites each) forget the same requests in one run. A baseline is a short sketch of "
+        "its idea, not its authors' code; those that train, train the last layer only. What is drawn is drawn with "
+        f"{entry['seeds']} seeds: means over them, and intervals that reach over all of theirs. Seconds of a processor "
+        "to make one edit, from pictures embedded and synthesized; kB: what has to be carried. **Bold**: the best "
+        f"of a paradigm; of costs, among those that forget at least {NEARLY:.0%} as much as the best. `clean` is a "
+        "model retrained without what is forgotten; it does not compete."
+        + " Embeddings are stored: no pictures to synthesize or to fit to."
+        * entry["stored"]
     )
-    return "\n\n".join(blocks)
+    return [about, _joined(entry, markdown)]
 
 
-def _domains(found: Sequence[dict]) -> dict[str, dict]:
+def _joined(entry: dict, table: Callable[[Sequence, Sequence[str]], str]) -> str:
+    blocks = [f"{caption}\n\n{table(rows, columns)}" for caption, rows, columns in _tables(entry)]
+    blocks.append(f"Where baselines are best: {wins(entry['summary'])}.")
+    reasons = [f"{name} ({reason})" for name, reason in entry["left_out"].items()]
+    return "\n\n".join([*blocks, *([f"Left out: {'; '.join(reasons)}."] if reasons else [])])
+
+
+def _tables(entry: dict) -> Iterator[tuple[str, list[list[str]], list[str]]]:
+    """Caption, rows and columns of each table."""
+    best, covered = winners(entry["summary"]), entry["covered"]
+    columns = ["paradigm", "method", "requests", "pictures", "trains", "seconds", "kB", *COLUMNS.values()]
+    measured = [row for row in entry["summary"] if row["forgetting_rate"][0] is not None]
+    yield CAPTIONS["requests"], [_cells(row, best) for row in measured], columns
+    if covered["summary"]:
+        caption = CAPTIONS["covered"].format("; ".join(covered["requests"]))
+        yield caption, *grid(covered["summary"], list(SHORT)[:3])
+    if domains := _domains(entry["summary"]):
+        percent = "{:.1f} [{:.1f}, {:.1f}]"
+        rows = [[name, *(percent.format(*scores[n]) for n in ADU)] for name, scores in domains.items()]
+        yield CAPTIONS["domains"], rows, ["whole domains", *ADU]
+    if audit := entry.get("audit"):
+        caption = CAPTIONS["audit"].format(audit["request"], audit["clean"] or "none")
+        yield caption, _worst(audit), ["method", "beyond", "worst", "second", "third"]
+    if entry["sequences"]:
+        yield CAPTIONS["sequences"], *sequences.table(entry["sequences"])
+
+
+def _cells(row: dict, best: dict[tuple[str, str], set[str]]) -> list[str]:
+    """What an entrant takes, then its figures."""
+    entrant, name = ALL[row["method"]], row["method"]
+    seconds = "–" if row["seconds"] is None else f"{row['seconds']:.3f}"
+    size = "–" if row["bytes"] is None else f"{row['bytes'] / 1024:.1f}"
+    takes = [f"{row['measured']} of {row['requests']}", entrant.pictures, "yes" if entrant.trains else "no"]
+    figures = [
+        f"{bold}{format_ends(column, row[column])}{bold}"
+        for column in COLUMNS
+        for bold in ["**" * (name in best[row["paradigm"], column])]
+    ]
+    return [row["paradigm"], name, *takes, seconds, size, *figures]
+
+
+def grid(entries: Sequence[dict], columns: Sequence[str] = tuple(SHORT)) -> tuple[list[list[str]], list[str]]:
+    """Rows and columns of a short table of a summary: a row a method, a column a paradigm, means alone."""
+    by = {(row["method"], row["paradigm"]): row for row in entries}
+    methods, paradigms = (list(dict.fromkeys(row[key] for row in entries)) for key in ("method", "paradigm"))
+    rows = [[f"`{name}`", *(_short(by[name, paradigm], columns) for paradigm in paradigms)] for name in methods]
+    return rows, ["method", *paradigms]
+
+
+def _short(row: dict, columns: Sequence[str]) -> str:
+    return " / ".join("–" if row[c][0] is None else SHORT[c].format(row[c][0]) for c in columns)
+
+
+def _domains(entries: Sequence[dict]) -> dict[str, dict]:
     """Mem, For and H of the unedited model and of each entrant that answers whole domains, best H first."""
-    rows = [row for row in found if row["adu"]]
-    after = {row["method"]: row["adu"]["after"] for row in rows}
-    ordered = sorted(after.items(), key=lambda pair: -pair[1]["H"][0])
-    full = [row for row in rows if row["measured"] == row["requests"]]
-    return {"unedited": full[0]["adu"]["before"]} | dict(ordered) if full else dict(ordered)
+    rows = sorted((row for row in entries if row["adu"]), key=lambda row: -row["adu"]["after"]["H"][0])
+    complete = [row for row in rows if row["measured"] == row["requests"]]
+    unedited = {"unedited": complete[0]["adu"]["before"]} if complete else {}
+    return unedited | {row["method"]: row["adu"]["after"] for row in rows}
 
 
-def _worst(found: dict) -> dict[str, list[str]]:
-    """Of each entrant how many findings are beyond their limit, then the worst three in words; fewest beyond first."""
-    told_ = {}
-    for name, one in sorted(found["worst"].items(), key=lambda pair: pair[1]["beyond"] / max(1, pair[1]["judged"])):
-        told_[name] = [f"{one['beyond']} of {one['judged']}"]
+def _worst(audit: dict) -> list[list[str]]:
+    """Of each entrant how many findings are beyond their limit, then the worst three; fewest beyond first."""
+    rows = []
+    for name, one in sorted(audit["worst"].items(), key=lambda pair: pair[1]["beyond"] / max(1, pair[1]["judged"])):
+        rows.append([name, f"{one['beyond']} of {one['judged']}"])
         for f in one["findings"]:
             clean = "" if f["clean"] is None else f", clean {number(f['clean'])}"
-            unit = f" {f['unit']}" if f["unit"] else ""
+            edited = f"{number(f['edited'])} {f['unit']}".rstrip()
             times = max(0, f["excess"]) / f["limit"]
-            told_[name].append(f"{f['check']}: {f['asked']}: {number(f['edited'])}{unit}{clean} ({times:.1f} ×)")
-    return told_
-
-
-def _percent(ends: Sequence[float]) -> str:
-    return "{:.1f} [{:.1f}, {:.1f}]".format(*ends)
-
-
-def part(entry: dict) -> list[str]:
-    """The section of RESULTS.md."""
-    labelled = (
-        f"{entry['labelled']} labelled pictures of a train split" if entry["labelled"] else "no labelled pictures"
-    )
-    best = winners(entry["summary"])
-    head = "| paradigm | method | requests | " + " | ".join(FIGURES) + " |"
-    lines = [head, "|---" * (3 + len(FIGURES)) + "|"]
-    for row in entry["summary"]:
-        if row["forgetting_rate"][0] is not None:
-            cells = " | ".join(_cells(row, best, "**", "–"))
-            lines.append(
-                f"| {row['paradigm']} | `{row['method']}` | {row['measured']} of {row['requests']} | {cells} |"
-            )
-    parts = [
-        f"## {entry['name'][0].upper()}{entry['name'][1:]}",
-        "Our methods, among them the paper's edit as reconstructed (`nullspace`) and CCUP (`ridge`), and their rivals "
-        f"(`clipnull.bench.baselines` cites each) on the same requests in one run: {entry['model']}, "
-        f"{entry['pictures']} pictures, {entry['classes']} classes × {entry['domains']} domains; {labelled} "
-        "for those that need some. "
-        "Rivals are short sketches of their idea, not their authors' code; those that train, train the last layer "
-        f"only. What is drawn is drawn with {entry['seeds']} seeds: means over them, and intervals that reach over all "
-        "of theirs. Seconds of a processor: to make one edit, from pictures embedded and synthesized; bytes: what has "
-        f"to be carried. **Bold**: the best of a paradigm; of costs, among those that forget at least {NEARLY:.0%} as "
-        "much as the best. `clean`: a model that was trained without what is forgotten, where there is one; out of "
-        "competition.",
-        *(["Stored embeddings: no pictures to synthesize or to fit to."] if entry["stored"] else []),
-        "\n".join(lines),
-        f"Where rivals are best: {wins(entry['summary'])}.",
-    ]
-    if entry["covered"]["summary"]:
-        parts += [
-            f"Only requests for which there is a model that never knew ({'; '.join(entry['covered']['requests'])}): "
-            "forgetting rate / retain drop / worst cell.",
-            _covered(entry["covered"]["summary"]),
-        ]
-    domains = _domains(entry["summary"])
-    if domains:
-        lines = ["| whole domains | " + " | ".join(ADU) + " |", "|---" * (1 + len(ADU)) + "|"]
-        lines += [f"| `{n}` | " + " | ".join(_percent(scores[k]) for k in ADU) + " |" for n, scores in domains.items()]
-        parts += [
-            "In percent, as ADU ([arXiv 2510.08132](https://arxiv.org/abs/2510.08132)) reports whole domains: accuracy "
-            "on kept domains, 100 minus that on the forgotten one, their harmonic mean; means over cells and requests"
-            + (" (`clean`: of one domain)." if "clean" in domains else "."),
-            "\n".join(lines),
-        ]
-    if entry.get("audit"):
-        about = entry["audit"]
-        lines = ["| method | beyond | worst | second | third |", "|---" * 5 + "|"]
-        lines += [f"| `{name}` | " + " | ".join(cells) + " |" for name, cells in _worst(about).items()]
-        parts += [
-            f"The audit (`clipnull.audits`) of one request, {about['request']}: how many findings are beyond their "
-            "limit, fewest first, and the worst three, with how many times their limit they are. Clean: "
-            f"{about['clean'] or 'none'}. Who edits no pictures is not asked.",
-            "\n".join(lines),
-        ]
-    if entry["sequences"]:
-        parts += [
-            "Class after class, everywhere: means over random orders, in brackets least and most. The drop is that "
-            "beyond what the name filter loses. A method breaks where it forgets less than "
-            f"{LEAST:g} or loses more than {MOST:g} points beyond the filter.",
-            "\n".join(table(entry["sequences"])),
-        ]
-    if entry["left_out"]:
-        parts.append("Left out: " + "; ".join(f"`{name}` ({why})" for name, why in entry["left_out"].items()) + ".")
-    return parts
-
-
-def _covered(found: Sequence[dict]) -> str:
-    """A row an entrant, a column a paradigm."""
-    by = {(row["method"], row["paradigm"]): row for row in found}
-    paradigms = list(dict.fromkeys(row["paradigm"] for row in found))
-    lines = ["| method | " + " | ".join(paradigms) + " |", "|---" * (1 + len(paradigms)) + "|"]
-    for name in dict.fromkeys(row["method"] for row in found):
-        cells = [
-            " / ".join(
-                "–" if row[column][0] is None else f"{row[column][0]:{form}}"
-                for column, form in (("forgetting_rate", ".2f"), ("retain_drop", "+.1f"), ("worst_cell_drop", "+.0f"))
-            )
-            for row in (by[name, paradigm] for paradigm in paradigms)
-        ]
-        lines.append(f"| `{name}` | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+            rows[-1].append(f"{f['check']}: {f['asked']}: {edited}{clean} ({times:.1f} ×)")
+    return rows

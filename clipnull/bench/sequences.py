@@ -24,8 +24,8 @@ from ..edit import Edit
 from ..errors import at_least, names
 from ..evaluate import accuracy_matrix, classify, rates
 from ..methods import METHODS
-from .baselines import RIVALS, Material
-from .comparison import ALL, Field, edit_of, left_out
+from .baselines import BASELINES, TrainingData
+from .comparison import ALL, EvaluationSet, edit_of, filtered, left_out
 
 WAYS = {"union": "one edit for all", "after": "one after the other", "apart": "made apart, all applied"}
 FIGURES = {
@@ -34,10 +34,10 @@ FIGURES = {
     "beyond_filter": "drop beyond the filter",
     "worst_cell_drop": "worst cell",
 }
-"""All but the first in percentage points. A name that is no longer answered is no longer a wrong answer, so
-that kept classes gain by forgetting alone; `beyond_filter` is the retain drop minus that of the name filter."""
-NO_PICTURES = tuple(name for name, rival in RIVALS.items() if rival.make is None or rival.texts)
-"""Rivals that make no edit of pictures, so that nothing can follow theirs."""
+"""All but the first in percentage points. A name that is no longer answered is no longer a wrong answer, so that kept
+classes gain by forgetting alone; `beyond_filter` is the retain drop minus that of the name filter."""
+NO_PICTURES = tuple(name for name, baseline in BASELINES.items() if baseline.make is None or baseline.texts)
+"""Baselines that make no edit of pictures, so that no edit can follow theirs."""
 LEAST, MOST = 0.9, 5.0
 """A method breaks where it forgets less than LEAST, or loses more than MOST points beyond the filter."""
 
@@ -45,12 +45,12 @@ LEAST, MOST = 0.9, 5.0
 def sizes_of(classes: int) -> list[int]:
     """1, 2, 4, 8, ... up to half of all classes, and half: the numbers of classes to forget."""
     half = at_least("classes", classes, 2) // 2
-    return sorted({2**i for i in range(half.bit_length()) if 2**i <= half} | {half})
+    return sorted({2**i for i in range(half.bit_length())} | {half})
 
 
 def sequence(
-    on: Field,
-    material: Material,
+    on: EvaluationSet,
+    data: TrainingData,
     entrants: Sequence[str] | None = None,
     sizes: Sequence[int] | None = None,
     orders: int = 4,
@@ -58,72 +58,59 @@ def sequence(
 ) -> list[dict[str, Any]]:
     """What is forgotten and lost as classes go, everywhere, in several random orders.
 
-    Parameters
-    ----------
-    on, material
-        Of `contest.field` and `materials.gather`.
-    entrants : sequence of str, optional
-        Methods, and rivals whose edit is one of pictures; by default the methods.
-    sizes : sequence of int, optional
-        Numbers of classes; by default `sizes_of`.
-    orders : int
-        How many random orders of the classes that have pictures; what is drawn has the order's number as its seed.
-    seed : int
-        What draws them.
+    entrants: methods, the default, and baselines that edit pictures. sizes: numbers of classes, by default `sizes_of`.
+    orders: of the classes that have pictures, drawn from `seed`; the number of an order seeds what is drawn in it.
 
-    Returns
-    -------
-    list of dict
-        For each entrant, order, way and size: these, `forgotten`, the names, and the figures of FIGURES, NaN where
-        there is none. All classes stay candidates.
+    Each row holds method, way, size, order, the names `forgotten`, and the FIGURES, NaN where there is none. All
+    classes stay candidates.
     """
-    out = left_out(material) | dict.fromkeys(NO_PICTURES, "makes no edit of pictures")
-    chosen = names("entrants", list(METHODS) if entrants is None else entrants, list(ALL))
-    if missing := [name for name in chosen if name in out]:
-        raise ValueError(f"entrants: {missing[0]!r} {out[missing[0]]}; expected others")
-    there = on.images.counts().any(1).nonzero()[:, 0].tolist()
+    reasons = left_out(data) | dict.fromkeys(NO_PICTURES, "makes no edit of pictures")
+    entrants = names("entrants", list(METHODS) if entrants is None else entrants, list(ALL))
+    for name in entrants:
+        if name in reasons:
+            raise ValueError(f"entrants: {name!r} {reasons[name]}; expected others")
+    classes = on.images.counts().any(1).nonzero()[:, 0].tolist()
     sizes = sizes_of(len(on.images.vocabulary.classes)) if sizes is None else sorted(sizes)
-    if not sizes or at_least("sizes", sizes[0], 1) and sizes[-1] >= len(there):
-        raise ValueError(f"sizes: {sizes} of {len(there)} classes; expected at least one to forget and one to keep")
+    if not sizes or at_least("sizes", sizes[0], 1) and sizes[-1] >= len(classes):
+        raise ValueError(f"sizes: {sizes} of {len(classes)} classes; expected at least one to forget and one to keep")
     draw = np.random.default_rng(seed)
-    drawn = [draw.permutation(there).tolist() for _ in range(at_least("orders", orders, 1))]
-    jobs = (delayed(_rows)(name, order, i, sizes, on, material) for name in chosen for i, order in enumerate(drawn))
+    drawn = [draw.permutation(classes).tolist() for _ in range(at_least("orders", orders, 1))]
+    jobs = (delayed(_rows)(name, order, i, sizes, on, data) for name in entrants for i, order in enumerate(drawn))
     return [row for rows in Parallel()(jobs) for row in rows]
 
 
-def _rows(name: str, order: list[int], place: int, sizes: Sequence[int], on: Field, material: Material) -> list[dict]:
+def _rows(
+    name: str, order: list[int], place: int, sizes: Sequence[int], on: EvaluationSet, data: TrainingData
+) -> list[dict]:
     """The rows of one entrant and order."""
-    seed = place % len(material.noisy) if material.noisy is not None else place
-    one = [_mask([c], on) for c in order[: sizes[-1]]]
-    after, model = [], material
-    for mask in one:
-        edit = edit_of(name, model, mask, seed)
+    seed = place % len(data.noisy) if data.noisy is not None else place
+    after, model = [], data
+    for c in order[: sizes[-1]]:
+        edit = edit_of(name, model, _mask([c], on), seed)
         after.append(edit)
         model = model if edit is None else model.after(edit)
-    apart = [edit_of(name, material, mask, seed) for mask in one]
+    apart = [edit_of(name, data, _mask([c], on), seed) for c in order[: sizes[-1]]]
     before, rows = accuracy_matrix(on.before, on.images), []
     for size in sizes:
         mask = _mask(order[:size], on)
-        left = (~mask.all(1)).nonzero()[:, 0]
-        filtered = left[classify(on.z, on.classifier[:, left], on.images.domains)]
-        floor = rates(before, accuracy_matrix(filtered, on.images), mask)["retain_drop"]
-        union = [edit_of(name, material, mask, seed)]
+        forgotten = [on.images.vocabulary.classes[c] for c in order[:size]]
+        floor = rates(before, accuracy_matrix(filtered(mask, on), on.images), mask)["retain_drop"]
+        union = [edit_of(name, data, mask, seed)]
         for way, edits in (("union", union), ("after", after[:size]), ("apart", apart[:size])):
-            found = rates(before, accuracy_matrix(_answers(edits, on), on.images), mask)
-            found["beyond_filter"] = found["retain_drop"] - floor
-            forgotten = [on.images.vocabulary.classes[c] for c in order[:size]]
+            figures = rates(before, accuracy_matrix(_answers(edits, on), on.images), mask)
+            figures["beyond_filter"] = figures["retain_drop"] - floor
             about = {"method": name, "way": way, "classes": size, "order": place, "forgotten": forgotten}
-            rows.append(about | {figure: found[figure] for figure in FIGURES})
+            rows.append(about | {figure: figures[figure] for figure in FIGURES})
     return rows
 
 
-def _mask(classes: Sequence[int], on: Field) -> Tensor:
+def _mask(classes: Sequence[int], on: EvaluationSet) -> Tensor:
     mask = torch.zeros(on.images.vocabulary.shape, dtype=torch.bool)
     mask[list(classes)] = True
     return mask
 
 
-def _answers(edits: Sequence[Edit | None], on: Field) -> Tensor:
+def _answers(edits: Sequence[Edit | None], on: EvaluationSet) -> Tensor:
     """What the pictures are classified as after all `edits`; None among them changes nothing."""
     made = [edit for edit in edits if edit is not None]
     return classify(on.z, on.classifier, on.images.domains, lambda z: reduce(lambda x, edit: edit.images(x), made, z))
@@ -134,52 +121,45 @@ def curves(rows: Sequence[dict]) -> list[dict[str, Any]]:
     groups: dict[tuple[str, str, int], list[dict]] = {}
     for row in rows:
         groups.setdefault((row["method"], row["way"], row["classes"]), []).append(row)
-    found = []
-    for (method, way, size), own in groups.items():
-        figures = {}
+    points = []
+    for (method, way, size), group in groups.items():
+        point: dict[str, Any] = {"method": method, "way": way, "classes": size, "orders": len(group)}
         for figure in FIGURES:
-            values = [row[figure] for row in own if not math.isnan(row[figure])]
-            figures[figure] = [float(np.mean(values)), min(values), max(values)] if values else [None] * 3
-        found.append({"method": method, "way": way, "classes": size, "orders": len(own)} | figures)
-    return found
+            values = [row[figure] for row in group if not math.isnan(row[figure])]
+            point[figure] = [float(np.mean(values)), min(values), max(values)] if values else [None] * 3
+        points.append(point)
+    return points
 
 
-def breaks(found: Sequence[dict]) -> dict[tuple[str, str], str]:
-    """By entrant and way, where it breaks and by what, as text, see LEAST and MOST; "–" where it holds to the end.
+def breaks(points: Sequence[dict]) -> dict[tuple[str, str], str]:
+    """By entrant and way, the size at which it first breaks (LEAST, MOST) and by what; "–" where it never does.
 
-    found: of `curves`.
+    points: of `curves`.
     """
-    told: dict[tuple[str, str], str] = {}
-    for row in sorted(found, key=lambda row: row["classes"]):
-        key = row["method"], row["way"]
-        forgetting, drop = row["forgetting_rate"][0], row["beyond_filter"][0]
-        why = [f"forgets {forgetting:.2f}"] if forgetting is not None and forgetting < LEAST else []
-        why += [f"loses {drop:.1f} points"] if drop is not None and drop > MOST else []
-        if why and told.get(key, "–") == "–":
-            told[key] = f"{row['classes']}: {', '.join(why)}"
-        told.setdefault(key, "–")
-    return {(row["method"], row["way"]): told[row["method"], row["way"]] for row in found}
+    broken = {(point["method"], point["way"]): "–" for point in points}
+    for point in sorted(points, key=lambda point: -point["classes"]):  # the smallest size is written last
+        rate, drop = point["forgetting_rate"][0], point["beyond_filter"][0]
+        reasons = [f"forgets {rate:.2f}"] if rate is not None and rate < LEAST else []
+        reasons += [f"loses {drop:.1f} points"] if drop is not None and drop > MOST else []
+        if reasons:
+            broken[point["method"], point["way"]] = f"{point['classes']}: {', '.join(reasons)}"
+    return broken
 
 
-def table(found: Sequence[dict]) -> list[str]:
-    """For RESULTS.md: a row an entrant, what it forgets and loses at the largest size, and where it breaks, by way."""
-    last = max(row["classes"] for row in found)
-    ends = {(row["method"], row["way"]): row for row in found if row["classes"] == last}
-    broken = breaks(found)
-    lines = [
-        f"| {last} classes: forgetting rate / drop beyond the filter; breaks at | " + " | ".join(WAYS.values()) + " |",
-        "|---" * (1 + len(WAYS)) + "|",
-    ]
-    for method in dict.fromkeys(row["method"] for row in found):
-        cells = []
+def table(points: Sequence[dict]) -> tuple[list[list[str]], list[str]]:
+    """Rows and columns: what each entrant forgets and loses at the largest size, and where it breaks, by way."""
+    last = max(point["classes"] for point in points)
+    ends = {(point["method"], point["way"]): point for point in points if point["classes"] == last}
+    broken, rows = breaks(points), []
+    for method in dict.fromkeys(point["method"] for point in points):
+        rows.append([f"`{method}`"])
         for way in WAYS:
-            row = ends[method, way]
-            rate, drop = _spread(row, "forgetting_rate", ".2f"), _spread(row, "beyond_filter", "+.1f")
-            cells.append(f"{rate} / {drop}; {broken[method, way]}")
-        lines.append(f"| `{method}` | " + " | ".join(cells) + " |")
-    return lines
+            point = ends[method, way]
+            rate, drop = _spread(point["forgetting_rate"], ".2f"), _spread(point["beyond_filter"], "+.1f")
+            rows[-1].append(f"{rate} / {drop}; {broken[method, way]}")
+    return rows, [f"{last} classes: forgetting rate / drop beyond the filter; breaks at", *WAYS.values()]
 
 
-def _spread(row: dict, figure: str, form: str) -> str:
-    mean, low, high = row[figure]
+def _spread(ends: Sequence[float | None], form: str) -> str:
+    mean, low, high = ends
     return "–" if mean is None else f"{mean:{form}} ({low:{form}} to {high:{form}})"

@@ -1,7 +1,6 @@
 """Every request x every method: what forgetting achieves on a whole data set, and what it costs."""
 
 import math
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -13,11 +12,13 @@ import torch
 import torch.nn.functional as F
 from joblib import delayed
 from torch import Tensor
+from tqdm import tqdm
 
 from ..datasets.shards import results_of
 from ..embedding import embed
 from ..errors import names, one_of
 from ..evaluate import Others, accuracy_matrix, classify, is_measurable, macro, others_of, rates
+from ..files import aligned
 from ..images import Images
 from ..methods import METHODS, solve
 from ..methods.cells import Cells
@@ -26,61 +27,6 @@ from ..prompts import prompt_sets, text_classifiers
 from ..unlearning import embed_vocabulary
 from ..vocabulary import PROMPTS, Forget
 from . import bootstrap
-
-# --- What is told of a request beside its rates: forgetting among two names, and counts in each domain.
-
-
-def pair_forgetting(
-    features: Tensor,
-    classifiers: Tensor,
-    images: Images,
-    request: Forget,
-    change: Callable[[Tensor], Tensor],
-) -> float | None:
-    """The forgetting rate where only two names may be given, the forgotten one and another: mean over the others.
-
-    A label set of many hides much: a class that only falls behind its nearest rival is "forgotten" among all. Among
-    two, ignorance is .5; 1 is a mark, as easy to find as the class was. None but for one class in every domain.
-
-    features (n, d), classifiers (K, C, d), change: as `classify` takes them.
-    """
-    mask = request.mask(images.vocabulary)
-    classes = mask.all(1).nonzero()[:, 0].tolist()
-    if request.paradigm != "global" or len(classes) != 1:
-        return None
-    own, cells = classes[0], images.classes == classes[0]
-    of_each = classifiers[images.domains[cells]]  # (m, C, d)
-    wins = []
-    for z in (features[cells], change(features[cells])):
-        scores = torch.einsum("nd,ncd->nc", F.normalize(z, dim=-1), of_each)
-        wins.append((scores[:, own, None] > scores).double())
-    counts = torch.zeros(len(images.vocabulary.domains), dtype=torch.float64)
-    counts.index_add_(0, images.domains[cells], torch.ones(int(cells.sum()), dtype=torch.float64))
-    share = (1 / counts)[images.domains[cells]]  # every domain counts the same
-    before, after = ((share[:, None] * w).sum(0) for w in wins)
-    others = torch.arange(mask.shape[0]) != own
-    return float((1 - after[others] / before[others].clamp(min=1e-12)).mean())
-
-
-def mean_pairs(rows: Sequence[dict]) -> dict[str, Any]:
-    """Of rows of one method and paradigm: the `form` of its edits, and the mean `pair_forgetting`, None without any."""
-    found = [row["pair_forgetting"] for row in rows if row.get("pair_forgetting") is not None]
-    return {
-        "form": rows[0].get("form") if rows else None,
-        "pair_forgetting": round(sum(found) / len(found), 6) if found else None,
-    }
-
-
-def by_domain(request: Forget, images: Images, *right: Tensor) -> dict[str, list[int]] | None:
-    """Of a single class, how many pictures there are in each domain, and how many of these each of `right` holds."""
-    if request.classes is None or len(request.classes) != 1:
-        return None
-    own = images.classes == images.vocabulary.classes.index(request.classes[0])
-    here = {name: own & (images.domains == k) for k, name in enumerate(images.vocabulary.domains)}
-    return {name: [int(x.sum()) for x in (chosen, *(chosen & r for r in right))] for name, chosen in here.items()}
-
-
-# --- bench
 
 PARADIGMS = ("global", "selective", "complete")
 COLUMNS = {
@@ -92,49 +38,43 @@ COLUMNS = {
     "collateral": "collateral",
 }
 """The figures of a row. All but the first are in percentage points or, collateral, in percent."""
-
 COUNTS = ("forgotten", "before", "after", "kept", "lost", "gained", "worst_of", "worst_lost", "others", "renamed")
 COUNTED = ("forgotten, right", "kept: lost, gained", "worst cell: lost", "others renamed")
-"""What is counted of pictures, added over requests."""
+"""Counts of pictures, added over requests."""
 
 
 def every_request(images: Images, paradigms: Iterable[str] = PARADIGMS) -> list[Forget]:
     """Every single class and, of several domains, every cell that holds pictures and every domain; in order."""
-    classes, domains, several = images.vocabulary.classes, images.vocabulary.domains, images.vocabulary.shape[1] > 1
-    every = [
-        *(Forget(classes=[c]) for c in classes),
-        *(Forget([classes[c]], [domains[k]]) for c, k in images.counts().nonzero().tolist() if several),
-        *(Forget(domains=[k]) for k in domains if several),
-    ]
-    return [request for request in every if request.paradigm in paradigms]
+    classes, domains = images.vocabulary.classes, images.vocabulary.domains
+    requests = [Forget(classes=[c]) for c in classes]
+    if len(domains) > 1:
+        requests += [Forget([classes[c]], [domains[k]]) for c, k in images.counts().nonzero().tolist()]
+        requests += [Forget(domains=[k]) for k in domains]
+    return [request for request in requests if request.paradigm in paradigms]
 
 
 def sweep(
     clip: Clip, images: Images, methods: Sequence[str] | None = None, paradigms: Sequence[str] = PARADIGMS
 ) -> list[dict]:
-    """One row for each request, method (by default all) and prompt set; texts and pictures are embedded once.
+    """One row (`row_of`) for each request, method and prompt set that `clip` has texts of; all is embedded once.
 
-    What is in a row: see `row_of`. The prompts are those that `clip` has texts of. A request whose cells had nothing to
-    lose has no row.
-
-    Requests are independent jobs of joblib: one after another here, or where `joblib.parallel_config` sends them.
+    A request whose cells had nothing to lose has no row. Requests are independent jobs of joblib: they run one after
+    another, or where `joblib.parallel_config` sends them.
     """
     methods = names("methods", METHODS if methods is None else methods, tuple(METHODS))
-    asked = every_request(images, names("paradigms", paradigms, PARADIGMS))
+    requests = every_request(images, names("paradigms", paradigms, PARADIGMS))
     cells = embed_vocabulary(clip, images.vocabulary)
     z = embed(clip, images)
     classifiers = {prompts: text_classifiers(clip, images.vocabulary, prompts) for prompts in prompt_sets(clip)}
     others = others_of(clip, images.vocabulary)
-    start = time.perf_counter()
-    jobs = (delayed(rows_of)(request, methods, images, cells, z, classifiers, others) for request in asked)
-    rows, printed = [], start
-    for done, found in enumerate(results_of(jobs), 1):
-        rows += found
-        if done == len(asked) or time.perf_counter() > printed + 2:
-            printed = time.perf_counter()
-            what = f"{len(asked)} requests x {len(methods)} methods x {len(classifiers)} prompt sets"
-            print(f"bench: {done} of {what}, {printed - start:.1f} s after embedding", file=sys.stderr, flush=True)
-    return rows
+    jobs = (delayed(rows_of)(request, methods, images, cells, z, classifiers, others) for request in requests)
+    return in_order(jobs, len(requests), "bench")
+
+
+def in_order(jobs: Iterable[Any], requests: int, name: str) -> list[dict]:
+    """The rows of all jobs, one a request; standard error shows how far they are."""
+    progress = tqdm(results_of(jobs), name, requests, unit=" requests", mininterval=2)
+    return [row for rows in progress for row in rows]
 
 
 def rows_of(
@@ -174,178 +114,220 @@ def row_of(
 ) -> dict:
     """What a method did to one request, ready for JSON but for `bits`; None where a figure does not exist.
 
-    Parameters
-    ----------
-    request, method, prompts
-        What was asked, and of whom.
-    before, after : (n,) int64
-        The classes that the pictures are classified as; -1 in `before`, no answer: that picture does not count. `after`
-        None: the method does not take part, and has no figure.
-    images : Images
-    changed : (m,) bool, optional
-        Which unrelated pictures got another answer, see `collateral.Others`.
+    before, after: (n,) int64, the classes that the pictures are classified as. A picture with -1 in `before`, no
+    answer, does not count. `after` None: the method does not take part and has no figure. changed: (m,) bool,
+    which unrelated pictures got another answer (`evaluate.Others`).
 
-    Returns
-    -------
-    dict
-        `classes`, `domains`: None for all of them. `forgetting_rate` and the drops, in percentage points: see
-        `evaluate.rates`. `collateral`: share of unrelated pictures whose answer changed, in percent. `accuracy`: on the
-        forgotten cells. `chance`: 1/C. `pictures`: how many are in forgotten cells and right before and after; how many
-        are in kept cells, right only before (lost) or after (gained); what the worst of these cells lost, of how many;
-        how many unrelated ones there are, and how many got another answer (renamed).
-        `by_domain`: of a single class, [pictures, right before, right after] in each domain. `bits`, for `summary`:
-        which pictures count; of these, which were right before, and which changed; which unrelated ones did.
+    The row holds `classes` and `domains`, None for all of them; the figures of `evaluate.rates` and `collateral`, the
+    percentage of `changed`; `accuracy` on the forgotten cells; `chance`, 1/C; `pictures`, the COUNTS of forgotten
+    pictures, kept ones, those of the worst cell, and unrelated ones; and `by_domain`. `bits` is for `summary`.
     """
     mask, answered = request.mask(images.vocabulary), before != -1
     if not answered.all():
         images, before, after = images.where(answered), before[answered], None if after is None else after[answered]
     start = accuracy_matrix(before, images)
     end = start if after is None else accuracy_matrix(after, images)
-    found = rates(start, end, mask) | {
-        "collateral": math.nan if changed is None else 100 * float(changed.double().mean())
-    }
+    collateral = math.nan if changed is None else 100 * float(changed.double().mean())
+    figures = rates(start, end, mask) | {"collateral": collateral}
     if after is None:
-        found, after = dict.fromkeys(found, math.nan), before
+        figures, after = dict.fromkeys(figures, math.nan), before
     right, right_after = before == images.classes, after == images.classes
-    inside = mask[images.classes, images.domains]
-    drop = (start - end).masked_fill(mask, math.nan)
-    place = int(drop.nan_to_num(nan=-2.0).argmax())
-    worst = ~inside & (images.classes * mask.shape[1] + images.domains == place)
-    counts = {
-        "forgotten": inside, "before": inside & right, "after": inside & right_after, "kept": ~inside,
-        "lost": ~inside & right & ~right_after, "gained": ~inside & ~right & right_after, "worst_of": worst,
-    }  # fmt: skip
-    pictures = {name: int(chosen.sum()) for name, chosen in counts.items()}
-    pictures["worst_lost"] = int((worst & right).sum()) - int((worst & right_after).sum())
-    pictures |= (
-        {"others": 0, "renamed": 0} if changed is None else {"others": len(changed), "renamed": int(changed.sum())}
-    )
+    worst = int((start - end).masked_fill(mask, math.nan).nan_to_num(nan=-2.0).argmax())
+    bits = np.packbits(answered), np.packbits(right), _indices(right != right_after), _indices(changed)
     return {
         "paradigm": request.paradigm,
         "classes": request.classes and list(request.classes),
         "domains": request.domains and list(request.domains),
         "method": method,
         "prompts": prompts,
-        **{name: None if math.isnan(value) else value for name, value in found.items()},
+        **{name: None if math.isnan(value) else value for name, value in figures.items()},
         "accuracy": {"before": macro(start, mask), "after": macro(end, mask)},
         "chance": 1 / len(mask),
-        "pictures": pictures,
+        "pictures": _counts(mask, worst, images, right, right_after, changed),
         "by_domain": by_domain(request, images, right, right_after),
-        "bits": [None if x is None else bootstrap.pack(x) for x in (answered, right, right != right_after, changed)],
+        "bits": bits,
     }
 
 
-def summary(rows: Sequence[dict], images: Images, asked: Sequence[Forget]) -> list[dict]:
+def _counts(
+    mask: Tensor, worst: int, images: Images, right: Tensor, right_after: Tensor, changed: Tensor | None
+) -> dict[str, int]:
+    """COUNTS of one request. right: (n,) bool, before and after; worst: the number of the worst cell."""
+    forgotten = mask[images.classes, images.domains]
+    in_worst = ~forgotten & (images.classes * mask.shape[1] + images.domains == worst)
+    pictures = {
+        "forgotten": forgotten,
+        "before": forgotten & right,
+        "after": forgotten & right_after,
+        "kept": ~forgotten,
+        "lost": ~forgotten & right & ~right_after,
+        "gained": ~forgotten & ~right & right_after,
+        "worst_of": in_worst,
+    }
+    return {name: int(where.sum()) for name, where in pictures.items()} | {
+        "worst_lost": int((in_worst & right).sum()) - int((in_worst & right_after).sum()),
+        "others": 0 if changed is None else len(changed),
+        "renamed": 0 if changed is None else int(changed.sum()),
+    }
+
+
+def by_domain(request: Forget, images: Images, *right: Tensor) -> dict[str, list[int]] | None:
+    """Of a single class, in each domain [pictures, how many of them each of `right` (n,) holds]; else None."""
+    if request.classes is None or len(request.classes) != 1:
+        return None
+    shown = images.classes == images.vocabulary.classes.index(request.classes[0])
+    domains = {name: shown & (images.domains == k) for k, name in enumerate(images.vocabulary.domains)}
+    return {name: [int(x.sum()) for x in (here, *(here & r for r in right))] for name, here in domains.items()}
+
+
+def pair_forgetting(
+    features: Tensor, classifiers: Tensor, images: Images, request: Forget, change: Callable[[Tensor], Tensor]
+) -> float | None:
+    """The forgetting rate where only two names may be given, the forgotten one and another: mean over the others.
+
+    Many candidates hide much: a class that falls behind one other name is "forgotten" among all. Between two names,
+    ignorance is .5; 1 is a signature of the edit, as easy to find as the class was. None but for one class in every
+    domain. features (n, d), classifiers (K, C, d), change: as `classify` takes them.
+    """
+    mask = request.mask(images.vocabulary)
+    classes = mask.all(1).nonzero()[:, 0].tolist()
+    if request.paradigm != "global" or len(classes) != 1:
+        return None
+    shown, others = images.classes == classes[0], torch.arange(len(mask)) != classes[0]
+    domains, wins = images.domains[shown], []
+    for z in (features[shown], change(features[shown])):
+        scores = torch.einsum("nd,ncd->nc", F.normalize(z, dim=-1), classifiers[domains])
+        wins.append((scores[:, classes[0], None] > scores).double())
+    share = 1 / domains.bincount(minlength=mask.shape[1]).double()[domains]  # every domain counts the same
+    before, after = ((share[:, None] * w).sum(0) for w in wins)
+    return float((1 - after[others] / before[others].clamp(min=1e-12)).mean())
+
+
+def mean_pairs(rows: Sequence[dict]) -> dict[str, Any]:
+    """Of rows of one method and paradigm: the `form` of its edits, and the mean `pair_forgetting`, None without any."""
+    values = [row["pair_forgetting"] for row in rows if row.get("pair_forgetting") is not None]
+    return {
+        "form": rows[0].get("form") if rows else None,
+        "pair_forgetting": round(sum(values) / len(values), 6) if values else None,
+    }
+
+
+def summary(rows: Sequence[dict], images: Images, requests: Sequence[Forget]) -> list[dict]:
     """For each paradigm, method and prompt set: the figures of COLUMNS, means over requests with 95 % intervals.
 
-    Parameters
-    ----------
-    rows : sequence of dict
-        Of `row_of`, all on the same pictures.
-    images : Images
-        These pictures.
-    asked : sequence of Forget
-        All requests, those of the rows among them, so that those without a row can be counted.
+    rows: of `row_of`, all on `images`. requests: all that were made, so that those without a row can be counted.
 
-    Returns
-    -------
-    list of dict
-        Ready for JSON. Each figure is [mean, low, high], see `clipnull.bench.bootstrap`, None where there is none;
-        `requests`: how many were asked; `measured`: how many have a row; `pictures`: their counts, see `row_of`, added;
-        `form`: of the edits, see `Edit.form`; `pair_forgetting`: mean over global requests, see `clipnull.bench.sweep`.
+    Ready for JSON: each figure is [mean, low, high] (`clipnull.bench.bootstrap`), None where there is none; `requests`
+    and `measured` count those made and those with a row; `pictures` are the COUNTS, added; `form` and
+    `pair_forgetting` are those of `mean_pairs`.
     """
     if rows:
-        images = images.where(torch.from_numpy(bootstrap.unpack(rows[0]["bits"][0], len(images))))
-    number, found = Counter(request.paradigm for request in asked), []
+        images = images.where(torch.from_numpy(_unpacked(rows[0]["bits"][0], len(images))))
+    number, entries = Counter(request.paradigm for request in requests), []
     methods, sets = (dict.fromkeys(row[key] for row in rows) for key in ("method", "prompts"))
     groups: dict[tuple[str, str, str], list[dict]] = {key: [] for key in product(number, methods, sets)}
     for row in rows:
         if any(row[name] is not None for name in COLUMNS):  # else the method took no part
             groups[row["paradigm"], row["method"], row["prompts"]].append(row)
     m = max((row["pictures"]["others"] for row in rows), default=0)
-    drawn = iter(bootstrap.intervals(images, [_group(own, images) for own in groups.values() if own], m))
-    for (paradigm, method, prompts), own in groups.items():
-        ends, figures = next(drawn) if own else {}, {}
+    ends = iter(bootstrap.intervals(images, (_group(group, images, m) for group in groups.values() if group), m))
+    for (paradigm, method, prompts), group in groups.items():
+        intervals, figures = next(ends) if group else {}, {}
         for name in COLUMNS:
-            values = [row[name] for row in own if row[name] is not None]
-            figures[name] = [round(x, 6) for x in (float(np.mean(values)), *ends[name][1:])] if values else [None] * 3
-        measured = sum(row["forgetting_rate"] is not None for row in own)
-        about = {
-            "paradigm": paradigm,
-            "method": method,
-            "prompts": prompts,
-            "requests": number[paradigm],
-            "measured": measured,
-        }
-        counts = {name: sum(row["pictures"][name] for row in own) for name in COUNTS}
-        found.append(about | mean_pairs(own) | figures | {"pictures": counts})
-    return found
+            values = [row[name] for row in group if row[name] is not None]
+            mean = float(np.mean(values)) if values else math.nan
+            figures[name] = [round(x, 6) for x in (mean, *intervals[name][1:])] if values else [None] * 3
+        about = {"paradigm": paradigm, "method": method, "prompts": prompts, "requests": number[paradigm]}
+        about["measured"] = sum(row["forgetting_rate"] is not None for row in group)
+        counts = {name: sum(row["pictures"][name] for row in group) for name in COUNTS}
+        entries.append(about | mean_pairs(group) | figures | {"pictures": counts})
+    return entries
 
 
-def _group(rows: Sequence[dict], images: Images) -> bootstrap.Group:
+def _group(rows: Sequence[dict], images: Images, m: int) -> bootstrap.Group:
     masks = np.stack([Forget(row["classes"], row["domains"]).mask(images.vocabulary).numpy() for row in rows])
     _, right, changed, others = zip(*(row["bits"] for row in rows), strict=True)
-    return bootstrap.Group(masks, bootstrap.unpack(right[0], len(images)), changed, others)
+    return bootstrap.Group(
+        masks,
+        _unpacked(right[0], len(images)),
+        (_mask(indices, len(images)) for indices in changed),
+        (None if indices is None else _mask(indices, m) for indices in others),
+    )
 
 
-def table(found: Sequence[dict], asked: Sequence[Forget], prompts: str = "free") -> str:
-    """For each paradigm, the mean over requests and its 95 % interval by method, then counts of pictures: plain text.
+def _indices(mask: Tensor | None) -> np.ndarray | None:
+    """Where `mask` is True: rows of a sweep over millions of pictures keep the few that changed."""
+    return None if mask is None else np.flatnonzero(mask).astype(np.int32)
 
-    found: of `summary`. asked: all requests, so that paradigms without a row are told.
-    """
-    found = [row for row in found if row["prompts"] == one_of("prompts", prompts, PROMPTS)]
-    blocks = []
-    for paradigm, n in Counter(request.paradigm for request in asked).items():
-        mine = [row for row in found if row["paradigm"] == paradigm]
-        kept = max((row["measured"] for row in mine), default=0)
-        left_out = f"; {n - kept} left out, with nothing to lose" if kept < n else ""
-        lines = [
-            f"{paradigm}: {kept} requests, prompts {prompts!r}{left_out}",
-            f"  {'':<10}" + "".join(f"{title:>24}" for title in COLUMNS.values()),
-            *(f"  {row['method']:<10}" + "".join(f"{told(name, row[name]):>24}" for name in COLUMNS) for row in mine),
-            f"  {'pictures':<10}" + "".join(f"{title:>24}" for title in COUNTED),
-            *(f"  {row['method']:<10}" + "".join(f"{text:>24}" for text in counted(row)) for row in mine),
+
+def _mask(indices: np.ndarray, n: int) -> np.ndarray:
+    mask = np.zeros(n, bool)
+    mask[indices] = True
+    return mask
+
+
+def _unpacked(bits: np.ndarray, n: int) -> np.ndarray:
+    return np.unpackbits(bits, count=n).view(bool)
+
+
+def table(entries: Sequence[dict], requests: Sequence[Forget], prompts: str = "free") -> str:
+    """`entries` of `summary` as plain text: for each paradigm the figures with intervals, then counts of pictures."""
+    one_of("prompts", prompts, PROMPTS)
+    entries, blocks = [row for row in entries if row["prompts"] == prompts], []
+    for paradigm, n in Counter(request.paradigm for request in requests).items():
+        rows = [row for row in entries if row["paradigm"] == paradigm]
+        measured = max((row["measured"] for row in rows), default=0)
+        left_out = f"; {n - measured} left out, with nothing to lose" if measured < n else ""
+        figures = [[row["method"], *(format_ends(name, row[name]) for name in COLUMNS)] for row in rows]
+        counts = [[row["method"], *format_counts(row)] for row in rows]
+        blocks += [
+            f"{paradigm}: {measured} requests, prompts {prompts!r}{left_out}",
+            aligned(figures, ["", *COLUMNS.values()]),
+            aligned(counts, ["pictures", *COUNTED]),
         ]
-        blocks.append("\n".join(lines))
     return "\n\n".join(blocks)
 
 
-def told(name: str, ends: Sequence[float | None], none: str = "-") -> str:
-    """A mean and its interval as text, a rate with three digits, points and percent with one; `none` for none."""
+def format_ends(name: str, ends: Sequence[float | None]) -> str:
+    """A mean and its interval, a rate with three digits, points and percentages with one; a dash where it is None."""
     mean, low, high = (math.nan if x is None else x for x in ends)
     form = ".3f" if name == "forgetting_rate" else ".1f" if name == "collateral" else "+.1f"
     if math.isnan(mean):
-        return none
+        return "–"
     return f"{mean:{form}}" + ("" if math.isnan(low) else f" [{low:{form}}, {high:{form}}]")
 
 
-def counted(row: dict, none: str = "-") -> list[str]:
-    """The counts of a row of `summary` as text, in the order of COUNTED; `none` where the method took no part."""
+def format_counts(row: dict) -> list[str]:
+    """The counts of an entry of `summary` in the order of COUNTED; dashes where the method took no part."""
     if row["forgetting_rate"][0] is None:
-        return [none] * len(COUNTED)
+        return ["–"] * len(COUNTED)
     n = row["pictures"]
     return [
         f"{n['before']} → {n['after']} of {n['forgotten']}",
         f"{n['lost']}, {n['gained']} of {n['kept']}",
         f"{n['worst_lost']} of {n['worst_of']}",
-        f"{n['renamed']} of {n['others']}" if n["others"] else none,
+        f"{n['renamed']} of {n['others']}" if n["others"] else "–",
     ]
 
 
-def document(clip: Clip, images: Images, name: str, rows: Sequence[dict], paradigms: Sequence[str] = PARADIGMS) -> dict:
-    """What a sweep found with what it was run on, ready for JSON. name: of the pictures, as results tell it."""
-    asked = every_request(images, paradigms)
+def to_json(clip: Clip, images: Images, name: str, rows: Sequence[dict], paradigms: Sequence[str] = PARADIGMS) -> dict:
+    """The rows of a sweep, their summary and what they were measured on. name: of the pictures, for results."""
+    requests = every_request(images, paradigms)
     return {
         "kind": "bench",
         "name": name,
         "model": clip.name,
         "pretrained": clip.pretrained,
         "stored": not clip.encoder,
-        "note": "" if clip.encoder else clip.model.stored.words.get("note", ""),
-        "prototypes": clip.encoder or bool(clip.model.stored.mask.all()),
+        "note": clip.stored.words.get("note", "") if clip.stored else "",
+        "prototypes": bool(clip.stored.mask.all()) if clip.stored else True,
         "pictures": len(images),
         **dict(zip(("classes", "domains"), images.vocabulary.shape, strict=True)),
-        "requests": dict(Counter(request.paradigm for request in asked)),
-        "summary": summary(rows, images, asked),
-        "rows": [{key: value for key, value in row.items() if key != "bits"} for row in rows],
+        "requests": dict(Counter(request.paradigm for request in requests)),
+        "summary": summary(rows, images, requests),
+        "rows": without_bits(rows),
     }
+
+
+def without_bits(rows: Sequence[dict]) -> list[dict]:
+    return [{key: value for key, value in row.items() if key != "bits"} for row in rows]

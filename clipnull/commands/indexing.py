@@ -17,15 +17,11 @@ if TYPE_CHECKING:
 def add(commands: argparse._SubParsersAction) -> None:
     """Put the parsers of these commands among those of `clipnull`."""
     for name, function, text in (
-        ("near", near, "words that stand beside a name that is to be forgotten, and may answer in its place"),
+        ("near", near, "the words nearest to a name: they may answer in its place"),
         ("forget", forget, "make a patch from names alone"),
-        ("check", check, "what an index answers before and after a patch, before anything is switched"),
-        (
-            "apply",
-            apply,
-            "write an edited copy of an index, or of the queries in front of it; goes on where it stopped",
-        ),
-        ("undo", undo, "write what an edited index, or edited queries, were before"),
+        ("check", check, "what an index answers before and after a patch; nothing is switched"),
+        ("apply", apply, "write an edited copy of an index, or of the queries in front of it"),
+        ("undo", undo, "restore an edited index, or edited queries"),
     ):
         commands.add_parser(name, help=text, description=text).set_defaults(function=function)
     of = commands.choices
@@ -72,12 +68,11 @@ def near(args: argparse.Namespace) -> int:
     from ..prompts import near
     from ..vocabulary import Forget
 
-    clip, vocabulary = _asked(args)
+    clip, vocabulary = _model_and_names(args)
     candidates = None if args.candidates is None else read_lines("candidates", args.candidates)
-    found = near(clip, Forget(args.classes), vocabulary, candidates, args.most)
-    for name, beside in found.items():
+    for name, beside in near(clip, Forget(args.classes), vocabulary, candidates, args.most).items():
         print(f"{name}: " + ", ".join(f"{word} {cosine:.2f}" for word, cosine in beside))
-    print("Those that are to go along: give them to the class in the vocabulary, after commas.")
+    print("To forget some of them along: add them to the class in the vocabulary, after commas.")
     return 0
 
 
@@ -91,9 +86,9 @@ def forget(args: argparse.Namespace) -> int:
     if args.out.suffix != ".safetensors":
         raise ValueError(f"out: {str(args.out)!r} does not end in .safetensors; expected a patch")
     if not args.out.parent.is_dir():
-        raise ValueError(f"out: {str(args.out.parent)!r} is no folder; expected one that is there")
+        raise ValueError(f"out: {str(args.out.parent)!r} is not a folder; expected one that is there")
     request = Forget(args.classes, args.domains)
-    clip, vocabulary = _asked(args)
+    clip, vocabulary = _model_and_names(args)
     request.mask(vocabulary)
     edit = unlearn(clip, request, vocabulary, args.method, prototypes=at_least("prototypes", args.prototypes, 0))
     print(f"written: {edit.save(args.out)}: {request}, {edit.method}, {edit.form}, for {edit.model}")
@@ -104,7 +99,7 @@ def forget(args: argparse.Namespace) -> int:
     return 0
 
 
-def _asked(args: argparse.Namespace) -> tuple[Clip, Vocabulary]:
+def _model_and_names(args: argparse.Namespace) -> tuple[Clip, Vocabulary]:
     """The model, or what stands in its place, and the vocabulary."""
     from ..models import load
     from ..stored import read_vocabulary
@@ -114,7 +109,9 @@ def _asked(args: argparse.Namespace) -> tuple[Clip, Vocabulary]:
         if given:
             raise ValueError(f"{given[0]}: given with embeddings, which hold their own names; expected one of the two")
         clip = load(args.embeddings)
-        return clip, clip.model.stored.vocabulary
+        if clip.stored is None:
+            raise ValueError(f"embeddings: {args.embeddings!r} is not a file of embeddings; expected FILE.npz")
+        return clip, clip.stored.vocabulary
     if args.vocabulary is None:
         raise ValueError("vocabulary: not given; expected a file with one class name a line, or embeddings FILE.npz")
     vocabulary = read_vocabulary(args.vocabulary)
@@ -123,7 +120,7 @@ def _asked(args: argparse.Namespace) -> tuple[Clip, Vocabulary]:
 
 def check(args: argparse.Namespace) -> int:
     from ..files import write_text
-    from ..index.checking import check_index, read_queries, tell
+    from ..index.checking import check_index, format_check, read_queries
     from ..index.files import open_tables
     from ..index.patching import validate
     from ..index.rewriting import stamp
@@ -131,13 +128,13 @@ def check(args: argparse.Namespace) -> int:
     edit, tables, before = _patch(args), open_tables(args.index, "images", args.array), stamp(args.index)
     validate(edit, tables, "images", args.model)
     queries = read_queries(args.queries, sum(table.shape[0] for table in tables), args.names)
-    found = check_index(edit, tables, queries)
+    result = check_index(edit, tables, queries)
     if stamp(args.index) != before:
         raise ValueError(f"index: {str(args.index)!r} was written to meanwhile; expected a file at rest")
     if args.json:
-        write_text(args.json, json.dumps(found, indent=1, allow_nan=False) + "\n")
+        write_text(args.json, json.dumps(result, indent=1, allow_nan=False) + "\n")
     print(f"{edit.method}, {edit.form}, for {edit.model}; {sum(t.shape[0] for t in tables):,} pictures in {args.index}")
-    print(tell(found))
+    print(format_check(result))
     return 0
 
 
@@ -145,8 +142,8 @@ def apply(args: argparse.Namespace) -> int:
     from ..index.patching import apply_edit
 
     place, side = _side(args)
-    found = apply_edit(_patch(args), place, args.out, side, args.array, args.model, args.normalize, progress=True)
-    print(f"written: {args.out}: {found}; {place} is as it was")
+    lengths = apply_edit(_patch(args), place, args.out, side, args.array, args.model, args.normalize, progress=True)
+    print(f"written: {args.out}: {lengths}; {place} is as it was")
     return 0
 
 
@@ -154,8 +151,8 @@ def undo(args: argparse.Namespace) -> int:
     from ..index.patching import undo
 
     place, side = _side(args)
-    found = undo(_patch(args), place, args.out, args.original, side, args.array, progress=True)
-    print(f"written: {args.out}: {found}")
+    how = undo(_patch(args), place, args.out, args.original, side, args.array, progress=True)
+    print(f"written: {args.out}: {how}")
     return 0
 
 

@@ -17,8 +17,10 @@ from ..files import read_lines
 from ..vocabulary import TEMPLATES, Forget, format_prompt, words
 from .files import Vectors, open_tables, reading
 
-FIRST, RECALL, MOST, SHOWN = 10, 5, 2000, 5
-"""Answers that are looked at; the k of recall@k; captions and others that are asked, evenly chosen; queries shown."""
+FIRST, RECALL = 10, 5
+"""Answers that are looked at; the k of recall@k."""
+MAX_QUERIES, MAX_STILL = 2000, 5
+"""Captions, and other queries, that are asked; queries shown that still bring up pictures of a class."""
 SIDES = ("before", "index edited", "query edited")
 FIELDS = (
     ("texts", "captions"),
@@ -39,10 +41,9 @@ class Queries:
 
     def place(self, name: str) -> int:
         """Which query asks for the class `name`: the name alone, or a prompt of it. Raises ValueError if none does."""
-        said = {words(text): i for i, text in reversed([*enumerate(self.texts)])}
-        prompts = [name, *(format_prompt(t, name) for t in (*TEMPLATES["free"], "a photo of {a}", "{a}"))]
-        for prompt in prompts:
-            if (i := said.get(words(prompt))) is not None:
+        place = {words(text): i for i, text in reversed([*enumerate(self.texts)])}
+        for template in ("{n}", *TEMPLATES["free"], "a photo of {a}", "{a}"):
+            if (i := place.get(words(format_prompt(template, name)))) is not None:
                 return i
         raise ValueError(f"queries: none asks for {name!r}; expected its name among the texts, with its embedding")
 
@@ -56,53 +57,58 @@ def read_queries(path: str | Path, rows: int, names: str | Path | None = None) -
 
     Raises ValueError that names what is wrong or missing.
     """
-    path, parts, texts, captions = Path(path), [], [], 0
+    path = Path(path)
     if path.suffix == ".npz" and names is None:
-        try:
-            with np.load(path, allow_pickle=False) as archive:
-                for vectors, told in FIELDS:
-                    if vectors in archive.files and told in archive.files:
-                        own = archive[told].tolist()
-                        if len(archive[vectors]) != len(own):
-                            raise ValueError(f"{vectors} and {told} differ in number")
-                        if archive[vectors].ndim != 2 or archive[vectors].dtype.kind != "f":
-                            raise ValueError(f"{vectors} are no rows (m, d) of floating numbers")
-                        captions = len(own) if told == "captions" else captions
-                        parts.append(torch.from_numpy(archive[vectors].astype(np.float32)))
-                        texts += own
-        except Exception as error:  # zlib and the parser of NumPy's headers have errors of their own
-            raise ValueError(f"queries: {str(path)!r} cannot be read ({one_line(error)}); expected .npz") from error
+        parts, texts, captions = _fields_of(path)
     else:
         tables = open_tables(path, "queries")
         parts = [table.rows() for table in tables]
         texts = read_lines("names", names) if names else _columns(path, tables)
         captions = len(texts)
-    if not parts or sum(map(len, parts)) != len(texts) or not all(isinstance(text, str) for text in texts):
+    n, widths = sum(map(len, parts)), {part.shape[1] for part in parts}
+    if not parts or n != len(texts) or not all(isinstance(text, str) for text in texts):
         raise ValueError(
-            f"queries: {str(path)!r} holds {sum(map(len, parts))} vectors and {len(texts)} texts; expected one text "
-            "for each, in the file or, one a line, in --names FILE"
+            f"queries: {str(path)!r} holds {n} vectors and {len(texts)} texts; expected one text for each, in the file "
+            "or, one a line, in --names FILE"
         )
-    if len({part.shape[1] for part in parts}) > 1 or not all(part.isfinite().all() for part in parts):
-        raise ValueError(
-            f"queries: {str(path)!r} holds vectors of several widths, NaN or infinity; expected finite, of one width"
-        )
+    if len(widths) > 1 or not all(part.isfinite().all() for part in parts):
+        raise ValueError(f"queries: {str(path)!r} holds NaN, infinity or several widths; expected finite, of one width")
     place = torch.full((len(texts),), -1)
     if captions == rows:
         place[:captions] = torch.arange(captions)
     return Queries(F.normalize(torch.cat(parts), dim=1), tuple(texts), place)
 
 
+def _fields_of(path: Path) -> tuple[list[Tensor], list[str], int]:
+    """The vectors and texts of a .npz, and how many of them are captions."""
+    parts, texts, captions = [], [], 0
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            for vectors, names in FIELDS:
+                if not {vectors, names} <= {*archive.files}:
+                    continue
+                rows, labels = archive[vectors], archive[names].tolist()
+                if rows.ndim != 2 or rows.dtype.kind != "f" or len(rows) != len(labels):
+                    raise ValueError(f"{vectors} are not rows (m, d) of floating numbers, one for each of {names}")
+                captions = len(labels) if names == "captions" else captions
+                parts.append(torch.from_numpy(rows.astype(np.float32)))
+                texts += labels
+    except Exception as error:  # zlib and the parser of NumPy's headers have errors of their own
+        raise ValueError(f"queries: {str(path)!r} cannot be read ({one_line(error)}); expected .npz") from error
+    return parts, texts, captions
+
+
 def _columns(path: Path, tables: list[Vectors]) -> list[str]:
     """The texts beside vectors: of a Parquet file, or of metadata/*.parquet in a folder."""
     files = sorted((path / "metadata").glob("*.parquet")) if path.is_dir() else [tables[0].path]
-    found: list[str] = []
+    texts: list[str] = []
     for file in (f for f in files if f.suffix == ".parquet"):
         parquet = import_extra("pyarrow.parquet", "index")
         with reading(file):
             known = [name for name in COLUMNS if name in parquet.read_schema(file).names]
             if known:
-                found += parquet.read_table(file, columns=known[:1]).column(0).to_pylist()
-    return found
+                texts += parquet.read_table(file, columns=known[:1]).column(0).to_pylist()
+    return texts
 
 
 def says(text: str, name: str) -> bool:
@@ -111,69 +117,60 @@ def says(text: str, name: str) -> bool:
     >>> [says(text, "cat") for text in ("Two cats asleep.", "a category", "The cat's bed")]
     [True, False, True]
     """
-    said = re.escape(words(name))
-    return re.search(rf"(?<!\w){said}(s|es)?(?!\w)", words(text)) is not None
+    return re.search(rf"(?<!\w){re.escape(words(name))}(s|es)?(?!\w)", words(text)) is not None
 
 
 def check_index(edit: Edit, tables: Sequence[Vectors], queries: Queries) -> dict[str, Any]:
-    """What an index answers before and after, on either side of SIDES; of the last only where `edit.queries` can.
+    """What an index answers before and after, on each side of SIDES; on the last only where `edit.queries` can.
 
-    Returns
-    -------
-    dict
-        `words`: for each forgotten class its number of pictures, `k`; `precision`, the share of them among the first k
-        answers to its name; and `named`, whether captions name them. Else they are the first FIRST answers before the
-        edit. `kept`: recall@RECALL in percent of captions that name no forgotten class, `to_image` and back, `to_text`,
-        and their number. `collateral`: percent of other queries whose first answer is another. `still`: queries that
-        still bring up such pictures, with their share among the first k. Shares and percents are lists, one a side.
+    words: for each forgotten class `k`, its number of pictures, and `precision`, their share among the first k answers
+    to its name. Its pictures are those whose captions name it (`named`), else the first FIRST answers before the edit.
+    kept: recall@RECALL in percent of the n captions that name no forgotten class, `to_image` and back, `to_text`.
+    collateral: percent of the n other queries whose first answer is another. still: queries that still bring up
+    pictures of the class, with their share among the first k. Shares and percents are lists, one value a side.
     """
     if queries.vectors.shape[1] != len(edit.left):
-        raise ValueError(
-            f"queries: they are {queries.vectors.shape[1]} wide; expected {len(edit.left)}, as the index is"
-        )
-    names, n = forgotten(edit), range(len(queries.texts))
-    asked = [queries.place(name) for name in names]
-    about = {name: {i for i in n if says(queries.texts[i], name)} for name in names}
-    named = {name: [i for i in n if i in about[name] and queries.rows[i] >= 0] for name in names}
-    captions = _some([i for i in n if queries.rows[i] >= 0])
-    kept = [i for i in captions if not any(i in found for found in about.values())]
-    others = _some([i for i in n if queries.rows[i] < 0 and i not in asked]) or captions
-    chosen = sorted({*asked, *captions, *others})
-    place = {i: j for j, i in enumerate(chosen)}
-    some = Queries(queries.vectors[chosen], tuple(queries.texts[i] for i in chosen), queries.rows[chosen])
-    most = max([FIRST, RECALL, *(len(found) for found in named.values())])
-    first, own = _answers(edit, tables, some, most)
-    told: dict[str, Any] = {"sides": list(SIDES[: len(first)]), "words": {}, "still": {}}
-    for name, query in zip(names, asked, strict=True):
-        rows = queries.rows[named[name]] if named[name] else first[0][place[query], :FIRST]
-        hits = [torch.isin(x[:, : len(rows)], rows).double().mean(1).tolist() for x in first]
-        precision = [h[place[query]] for h in hits]
-        told["words"][name] = {"k": len(rows), "named": bool(named[name]), "precision": precision}
-        shares = {queries.texts[i]: [h[place[i]] for h in hits] for i in others if i not in about[name]}
-        best = sorted(shares, key=lambda text: -max(shares[text][1:]))[:SHOWN]
-        told["still"][name] = {text: shares[text] for text in best if max(shares[text][1:]) > 0}
-    rest = [place[i] for i in others if not any(i in found for found in about.values())]
-    changed = [(x[rest, 0] != first[0][rest, 0]).double().mean() for x in first]
-    told["collateral"] = {"n": len(rest), "percent": [100 * float(share) for share in changed] if rest else []}
-    places = [place[i] for i in kept]
-    found = [(x[places, :RECALL] == some.rows[places, None]).any(1).double().mean() for x in first]
-    back = [hit[places].double().mean() for hit in own]
-    told["kept"] = {"n": len(kept)} | {
-        name: [100 * float(share) for share in shares] if kept else []
-        for name, shares in (("to_image", found), ("to_text", back))
-    }
-    return told
+        raise ValueError(f"queries: {queries.vectors.shape[1]} wide; expected {len(edit.left)}, as the index is")
+    names = forgotten(edit)
+    pictures = {name: queries.rows[[says(text, name) for text in queries.texts]] for name in names}
+    pictures = {name: rows[rows >= 0] for name, rows in pictures.items()}
+    queries = _chosen(queries, [queries.place(name) for name in names])
+    query_of = {name: queries.place(name) for name in names}
+    about = {name: {i for i, text in enumerate(queries.texts) if says(text, name)} for name in names}
+    captions = [i for i, row in enumerate(queries.rows.tolist()) if row >= 0]
+    others = [i for i, row in enumerate(queries.rows.tolist()) if row < 0 and i not in query_of.values()] or captions
+    kept = [i for i in captions if not any(i in rows for rows in about.values())]
+    rest = [i for i in others if not any(i in rows for rows in about.values())]
+    answers, own = _answers(edit, tables, queries, max([FIRST, RECALL, *map(len, pictures.values())]))
+    result: dict[str, Any] = {"sides": list(SIDES[: len(answers)]), "words": {}, "still": {}}
+    for name in names:
+        rows = pictures[name] if len(pictures[name]) else answers[0][query_of[name], :FIRST]
+        hits = torch.stack([torch.isin(x[:, : len(rows)], rows).double().mean(1) for x in answers], dim=1).tolist()
+        word = {"k": len(rows), "named": bool(len(pictures[name])), "precision": hits[query_of[name]]}
+        result["words"][name] = word
+        still = sorted((i for i in others if i not in about[name]), key=lambda i: -max(hits[i][1:]))[:MAX_STILL]
+        result["still"][name] = {queries.texts[i]: hits[i] for i in still if max(hits[i][1:]) > 0}
+
+    def percent(values: list[Tensor], places: list[int]) -> list[float]:
+        return [100 * float(value[places].double().mean()) for value in values] if places else []
+
+    recalled = [(x[:, :RECALL] == queries.rows[:, None]).any(1) for x in answers]
+    result["collateral"] = {"n": len(rest), "percent": percent([x[:, 0] != answers[0][:, 0] for x in answers], rest)}
+    result["kept"] = {"n": len(kept), "to_image": percent(recalled, kept), "to_text": percent(own, kept)}
+    return result
 
 
-def _some(places: list[int]) -> list[int]:
-    """At most MOST of them, evenly chosen."""
-    return places[:: max(1, -(-len(places) // MOST))]
+def _chosen(queries: Queries, needed: list[int]) -> Queries:
+    """At most MAX_QUERIES captions and as many others, evenly chosen, and those that are `needed`."""
+    groups = [[i for i, row in enumerate(queries.rows.tolist()) if (row >= 0) == side] for side in (True, False)]
+    some = {i for group in groups for i in group[:: max(1, -(-len(group) // MAX_QUERIES))]}
+    places = sorted(some | {*needed})
+    return Queries(queries.vectors[places], tuple(queries.texts[i] for i in places), queries.rows[places])
 
 
 def forgotten(edit: Edit) -> list[str]:
     """The classes that an edit forgets, in every domain or in some."""
-    request: Any = edit.request
-    request = Forget.from_dict(request) if isinstance(request, dict) else request
+    request: Any = Forget.from_dict(edit.request) if isinstance(edit.request, dict) else edit.request
     if request is None:
         return []
     return list(dict.fromkeys(c for part in (replace(request, also=()), *request.also) for c in part.classes or ()))
@@ -203,28 +200,25 @@ def _answers(edit: Edit, tables: Sequence[Vectors], queries: Queries, most: int)
     return [rows for _, rows in best], own
 
 
-def tell(found: dict[str, Any]) -> str:
-    """What `check_index` found, as plain text."""
-    sides = found["sides"]
+def format_check(result: dict[str, Any]) -> str:
+    """What `check_index` gives, as plain text."""
 
     def line(text: str, values: Sequence[float], form: str) -> str:
         return f"{text[:78]:<80}" + "".join(f"{format(value, form):>14}" for value in values)
 
-    lines = [" " * 80 + "".join(f"{side:>14}" for side in sides)]
-    for name, word in found["words"].items():
-        whose = "pictures whose captions name it" if word["named"] else "answers before"
-        lines.append(
-            line(f"{name}: of {word['k']} {whose}, share among the first {word['k']}", word["precision"], ".2f")
-        )
-    kept, collateral = found["kept"], found["collateral"]
+    lines = [" " * 80 + "".join(f"{side:>14}" for side in result["sides"])]
+    for name, word in result["words"].items():
+        which = "pictures whose captions name it" if word["named"] else "answers before"
+        text = f"{name}: of {word['k']} {which}, share among the first {word['k']}"
+        lines.append(line(text, word["precision"], ".2f"))
+    kept, collateral = result["kept"], result["collateral"]
     if kept["n"]:
         for text, values in (("captions: own picture", kept["to_image"]), ("pictures: own caption", kept["to_text"])):
             lines.append(line(f"{kept['n']} kept {text} among the first {RECALL}, percent", values, ".1f"))
     if collateral["n"]:
-        lines.append(
-            line(f"{collateral['n']} other queries: another first answer, percent", collateral["percent"], ".1f")
-        )
-    for name, still in found["still"].items():
-        lines.append(f"what still brings up pictures of {name}:" + ("" if still else " nothing that was asked"))
+        text = f"{collateral['n']} other queries: another first answer, percent"
+        lines.append(line(text, collateral["percent"], ".1f"))
+    for name, still in result["still"].items():
+        lines.append(f"what still brings up pictures of {name}:" + ("" if still else " none of these queries"))
         lines += [line(f"  {brief(text, 60)}", shares, ".2f") for text, shares in still.items()]
     return "\n".join(lines)

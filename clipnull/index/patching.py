@@ -20,12 +20,11 @@ from .files import SIDES, Side, Vectors, open_tables
 from .rewriting import FORMAT, Lengths, record_of, rewrite, stamp
 
 LEAN, SPREAD = 1.5, 2.0
-"""What chance gives an index of another model than a patch, at most, in `belonging`. Measured on OpenAI's ViT-B/32 and
-B/16, two indices and three vocabularies, and on miniclip, two and four, with six methods: within one model the lean is
-5.8 and more or, miniclip's, .8 to 4.1, where the spread is 2.9 and more; between two models they are .9 and 1.8 at
-most. An index below both is taken for one of another model; who knows better says so."""
-WORST = 1e4
-"""Inverses that make a rounding error larger than this many times are no way back."""
+"""The largest lean and spread (`belonging`) taken for those of another model. Measured on OpenAI's ViT-B/32 and B/16
+and on miniclip with six methods: within one model the lean is 5.8 and more (miniclip: .8 to 4.1, with a spread of 2.9
+and more); between two models .9 and 1.8 at most."""
+MAX_CONDITION = 1e4
+"""An inverse that makes a rounding error larger than this many times is no way back."""
 
 
 def apply_edit(
@@ -38,41 +37,23 @@ def apply_edit(
     normalize: bool = False,
     progress: bool = False,
 ) -> Lengths:
-    """Write an edited copy of an index: pictures' vectors with side "images", texts' with "queries".
+    """Write an edited copy of an index: pictures' vectors with side "images", texts' with "queries"; not both.
 
-    Parameters
-    ----------
-    edit : Edit
-    source, out : str or Path
-        Files of the same kind, .npy, .npz, safetensors or Parquet, or folders in clip-retrieval's layout; all that they
-        hold besides is copied. Types stay what they are. There must be nothing at `out`.
-    side : {"images", "queries"}
-        Only one of the two: either the index is edited, or what is asked of it.
-    name : str, optional
-        Of the array, tensor or column, where a file holds several (`tables.open_vectors`).
-    model : str
-        What the index was made with, if you know: otherwise its rows are looked at.
-    normalize : bool
-        Give edited rows unit length: for stores that rank by inner product and want cosines.
+    source, out: files of the same kind, .npy, .npz, safetensors or Parquet, or folders in clip-retrieval's layout. All
+    that they hold besides is copied; types stay. name: of the array, tensor or column, where a file holds several.
+    model: what the index was made with; without it, its rows are looked at. normalize: give edited rows unit length,
+    for stores that rank by inner product and want cosines.
 
-    Returns
-    -------
-    Lengths
-        Of the rows as they were.
-
-    Raises
-    ------
-    ValueError
-        If the edit is of another model, by width, by what the files say, or by how the rows lie; if it was applied
-        before; if `out` is there; if the source changed meanwhile; and as `edit.queries` does.
-    OSError
-        If the disk is too small or fills up: nothing stays behind.
+    Returns the lengths of the rows as they were. Raises ValueError if the edit is of another model (by width, by what
+    the files say, or by how the rows lie) or was applied before, if `out` is there, if the source changes meanwhile,
+    and as `edit.queries` does. Raises OSError if the disk is full; nothing stays behind.
     """
     one_of("side", side, SIDES)
     source, tables = Path(source), open_tables(source, side, name)
     before = read_record(source).get("edits", [])
     validate(edit, tables, side, model, before)
-    now = _entry(edit, side, normalize) | {"source": {"path": str(source.resolve()), "stamp": stamp(source)}}
+    origin = {"path": str(source.resolve()), "stamp": stamp(source)}
+    now = _entry(edit, side, normalize) | {"array": tables[0].name, "source": origin}
     if side == "queries":
         edit.queries(torch.zeros(len(edit.left)))  # raises for what cannot be done to a query
         edit = replace(edit, left=edit.right, right=edit.left)
@@ -103,11 +84,11 @@ def changing(edit: Edit, normalize: bool = False) -> Callable[[Tensor, Tensor], 
 
 def validate(edit: Edit, tables: list[Vectors], side: Side, model: str = "", edits: list | None = None) -> None:
     """Raises ValueError if the vectors are of another model than the edit, or were edited by it before."""
-    for told in edits or []:
-        if told.get("patch") == _entry(edit, side, False)["patch"]:
+    for entry in edits or []:
+        if entry["patch"] == _name_of(edit):
             raise ValueError(f"index: {str(tables[0].path)!r} was edited with this patch before; expected the original")
-        if told.get("side") != side:
-            raise ValueError(f"index: {str(tables[0].path)!r} holds edited {told.get('side')}; expected {side}")
+        if entry["side"] != side:
+            raise ValueError(f"index: {str(tables[0].path)!r} holds edited {entry['side']}; expected {side}")
     for table in tables:
         if table.shape[1] != len(edit.left):
             raise ValueError(
@@ -160,35 +141,34 @@ def undo(
     name: str | None = None,
     progress: bool = False,
 ) -> str:
-    """Write what an index or a file of queries was before `apply_edit`; returns how exact that is, in words.
+    """Write what an index or a file of queries was before `apply_edit`; returns in words how exact that is.
 
-    Exact where the original is still there, as it was: it is copied. Otherwise the edit is inverted.
+    Exact where the original is still there, as it was: it is copied. Otherwise the edit is inverted. original: where it
+    is now; by default where the record beside `source` says. name: as in `apply_edit`; by default the array on record.
 
-    original: where it is now; by default where the record beside `source` says.
-
-    Raises ValueError if neither can be done: an edit that is no matrix, or one that takes directions away for good.
+    Raises ValueError without a record of this patch, and where neither can be done: a module or a hidden layer has no
+    inverse, and a projection takes directions away for good.
     """
     source, out = Path(source), Path(out)
-    told = read_record(source)
+    edits = read_record(source).get("edits", [])
     one_of("side", side, SIDES)
-    last = told["edits"][-1] if told.get("edits") else _entry(edit, side, False)
-    if last["patch"] != _entry(edit, side, False)["patch"]:
-        raise ValueError(f"patch: {str(source)!r} was last edited with another ({last['method']}); expected that one")
-    before = {"edits": told["edits"][:-1]} if told.get("edits") else {}
-    known = last.get("source", {}).get("stamp")
-    kept = Path(original or last.get("source", {}).get("path", ""))
-    if (known and stamp(kept) == known) or (original is not None and known is None):
-        tables = open_tables(kept, last["side"], name)
-        rewrite(tables, kept, out, None, before, progress)
-        return f"exact: a copy of the original, {kept.name}"
+    if not edits or edits[-1]["patch"] != _name_of(edit):
+        what = f"was last edited with another patch ({edits[-1]['method']})" if edits else "has no record of an edit"
+        raise ValueError(f"patch: {str(source)!r} {what}; expected an index that this patch has edited")
+    last, before = edits[-1], {"edits": edits[:-1]}
+    side, name = last["side"], name or last.get("array") or None
+    place, stamped = Path(original or last.get("source", {}).get("path", "")), last.get("source", {}).get("stamp")
+    if stamped and stamp(place) == stamped:
+        rewrite(open_tables(place, side, name), place, out, None, before, progress)
+        return f"exact: a copy of the original, {place.name}"
     if original is not None:
-        raise ValueError(f"original: {str(kept)!r} is not what was edited, or changed since; expected it as it was")
-    inverse, worst = inverted(edit)
-    if last["side"] == "queries":
+        raise ValueError(f"original: {str(place)!r} is not what was edited, or changed since; expected it as it was")
+    inverse, condition = inverted(edit)
+    if side == "queries":
         inverse = replace(inverse, left=inverse.right, right=inverse.left)
-    tables = open_tables(source, last["side"], name)
+    tables = open_tables(source, side, name)
     rewrite(tables, source, out, changing(inverse, last["normalize"]), before, progress)
-    error = worst * max(torch.finfo(dtype).eps for dtype in {table.dtype for table in tables})
+    error = condition * max(torch.finfo(table.dtype).eps for table in tables)
     length = "; all rows have unit length, as lengths were lost" if last["normalize"] else ""
     return f"by the inverse of the edit: each row within {error:.1g} of its length{length}"
 
@@ -206,15 +186,15 @@ def inverted(edit: Edit) -> tuple[Edit, float]:
     p, left, right = edit.matrix().double(), edit.left.double(), edit.right.double()
     inner = torch.eye(edit.rank, dtype=torch.float64) - right.T @ left
     values = torch.linalg.svdvals(p)
-    worst = float(values[0] / values[-1].clamp(min=1e-300))
-    if worst > WORST:
+    condition = float(values[0] / values[-1].clamp(min=1e-300))
+    if condition > MAX_CONDITION:
         raise ValueError(
-            f"edit: {edit.method} takes {int((values < values[0] / WORST).sum())} directions away for good; expected "
-            "the original to be kept, or an edit with an inverse"
+            f"edit: {edit.method} takes {int((values < values[0] / MAX_CONDITION).sum())} directions away for good; "
+            "expected the original to be kept, or an edit with an inverse"
         )
     left = -left @ torch.linalg.inv(inner)
     bias = None if edit.bias is None else -(edit.bias.double() + (edit.bias.double() @ -left) @ right.T)
-    return Edit(left, right, f"inverse of {edit.method}", bias=bias), worst
+    return Edit(left, right, f"inverse of {edit.method}", bias=bias), condition
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -222,23 +202,28 @@ def read_record(path: Path) -> dict[str, Any]:
     place = record_of(path)
     if not place.is_file():
         return {}
+    kinds = {"patch": str, "side": str, "method": str, "normalize": bool}
     try:
-        told = json.loads(place.read_text(encoding="utf-8"))
-        kinds = {"patch": str, "side": str, "method": str, "normalize": bool}
-        entries = told["edits"]
-        if told["format"] != FORMAT or not isinstance(entries, list):
+        record = json.loads(place.read_text(encoding="utf-8"))
+        sound = record["format"] == FORMAT and isinstance(record["edits"], list)
+        for entry in record["edits"]:
+            sound &= all(type(entry[key]) is kind for key, kind in kinds.items()) and entry["side"] in SIDES
+            sound &= isinstance(entry.get("array", ""), str) and isinstance(
+                entry.get("source", {}).get("path", ""), str
+            )
+        if not sound:
             raise ValueError("of another format")
-        for entry in entries:
-            if not all(type(entry[key]) is kind for key, kind in kinds.items()) or entry["side"] not in SIDES:
-                raise ValueError("of another format")
-            if not isinstance(entry.get("source", {}).get("path", ""), str):
-                raise ValueError("of another format")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"record: {str(place)!r} cannot be read ({brief(error)}); expected it as written") from error
-    return told
+    return record
+
+
+def _name_of(edit: Edit) -> str:
+    """What names a patch by its content."""
+    return checksum(edit.tensors(), {})[:16]
 
 
 def _entry(edit: Edit, side: Side, normalize: bool) -> dict[str, Any]:
     request = edit.request.as_dict() if hasattr(edit.request, "as_dict") else edit.request
-    told = {"method": edit.method, "request": request, "model": edit.model, "fingerprint": edit.fingerprint}
-    return {"patch": checksum(edit.tensors(), {})[:16], "side": side, "normalize": normalize, **told}
+    about = {"method": edit.method, "request": request, "model": edit.model, "fingerprint": edit.fingerprint}
+    return {"patch": _name_of(edit), "side": side, "normalize": normalize, **about}

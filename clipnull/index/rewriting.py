@@ -1,31 +1,32 @@
-"""Vectors written anew, chunk by chunk: whole or not at all, and on from where it stopped.
+"""Vectors written anew: whole or not at all, with a record of what was done beside them.
 
-The source is never touched. What is done so far stands in `<out>.partial`, from where the same call goes on; the result
-appears under its name when it is whole. Beside it stands a record of what was done, `<out>.clipnull.json`.
+The source is never touched. The result is written under a temporary name and renamed. A folder goes file by file: after
+a stop, the same call goes on with the next file.
 """
 
-import errno
+import contextlib
 import hashlib
 import json
+import os
 import shutil
-import sys
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from ..files import alone, write_text
-from .files import Vectors, reading
+from .files import Vectors
 
 FORMAT, RECORD = "clipnull-applied", "clipnull.json"
 UNIT = 1e-3
 """How far from 1 the length of a unit row may be."""
-BLOCK, SAVED = 1024, 16
-"""Rows that are changed at a time, few enough for the processor's cache; chunks after which what is done is noted."""
+BLOCK = 1024
+"""Rows that are changed at a time, few enough for the processor's cache."""
 
 Change = Callable[[Tensor, Tensor], Tensor]
 """Rows (n, d), which it may overwrite, and their lengths (n,) -> the new rows."""
@@ -33,7 +34,7 @@ Change = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass
 class Lengths:
-    """How many rows there were, which of them have no unit length, and the lengths between which all are."""
+    """How many rows there were, how many not of unit length or broken (NaN, infinity), and the extreme lengths."""
 
     rows: int = 0
     other: int = 0
@@ -41,162 +42,127 @@ class Lengths:
     least: float = float("inf")
     most: float = 0.0
 
-    def add(self, length: Tensor) -> int:
-        """length: (n,), of rows before the edit; NaN and infinite ones are broken, and their number is returned."""
-        sound = length.isfinite()
+    def add(self, length: Tensor) -> None:
+        """length: (n,), of rows before the edit."""
+        finite = length[length.isfinite()]
         self.rows += len(length)
-        self.broken += (broken := len(length) - int(sound.sum()))
-        length = length[sound] if broken else length
-        self.other += int(((length - 1).abs() > UNIT).sum())
-        if len(length):
-            self.least, self.most = min(self.least, float(length.min())), max(self.most, float(length.max()))
-        return broken
+        self.broken += len(length) - len(finite)
+        self.other += int(((finite - 1).abs() > UNIT).sum())
+        self.least = min([self.least, *finite.aminmax().min[None].tolist()] if len(finite) else [self.least])
+        self.most = max([self.most, *finite.aminmax().max[None].tolist()] if len(finite) else [self.most])
 
     def __str__(self) -> str:
-        told = f"{self.rows:,} rows"
+        text = f"{self.rows:,} rows"
         if self.other:
-            told += (
+            text += (
                 f", {self.other:,} not of unit length ({self.least:.3g} to {self.most:.3g}): edited in proportion to it"
             )
-        return told + (f", {self.broken:,} with NaN or infinity, left so" if self.broken else "")
+        return text + (f", {self.broken:,} with NaN or infinity, left so" if self.broken else "")
 
 
 def rewrite(
-    tables: list[Vectors], source: Path, out: Path, change: Change | None, told: dict[str, Any], progress: bool = False
+    tables: list[Vectors],
+    source: Path,
+    out: Path,
+    change: Change | None,
+    record: dict[str, Any],
+    progress: bool = False,
 ) -> Lengths:
     """Write a copy of `source`, a file or folder, with the rows of its `tables` changed; returns how long they were.
 
-    change: None for a mere copy. told: what the record says; none is written without `edits`.
+    change: None for a mere copy. record: what stands beside the copy; none without `edits`.
 
-    Raises ValueError if `out` is there, has no place or another ending, and if the source changes meanwhile; OSError if
-    the disk is full. Nothing is left then. After any other end, a kill too, the same call goes on.
+    Raises ValueError if `out` is there, has another ending or no place, and if the source changes meanwhile.
     """
-    if out.exists() or record_of(out).exists():
-        raise ValueError(f"out: {str(out)!r} or its record is there already; expected a new name")
     if not source.is_dir() and out.suffix != source.suffix:
         raise ValueError(f"out: {str(out)!r} ends in {out.suffix!r}; expected {source.suffix!r}, as its source does")
     if not out.parent.is_dir() or source.resolve() in out.resolve().parents:
         raise ValueError(f"out: {str(out)!r} has no place; expected a folder that is there, outside of the source")
-    before, partial = stamp(source), out.with_name(f"{out.name}.partial")
-    what = [str(source.resolve()), before, [table.name for table in tables], told]
-    job = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
-    _validate_room(source, tables, out, partial)
-    partial.mkdir(exist_ok=True)
-    whole = partial / "whole"
-    try:
-        with alone(partial):
-            lengths = _rewrite(tables, source, partial, job, change, progress)
-            if stamp(source) != before:
-                raise ValueError(f"source: {str(source)!r} was written to meanwhile; expected a file at rest")
-            if told.get("edits"):
-                place = whole / RECORD if source.is_dir() else record_of(out)
-                write_text(place, json.dumps({"format": FORMAT, **told}, indent=1) + "\n")
-            whole.replace(out)
-    except (OSError, ValueError) as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        if not out.exists():
-            record_of(out).unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise OSError(
-                f"out: {str(out)!r} cannot be made ({error.strerror or error}); expected a disk with room. Nothing was "
-                f"left there, and {str(source)!r} is as it was"
-            ) from error
-        raise
-    shutil.rmtree(partial, ignore_errors=True)
-    return lengths
+    lengths, bar = Lengths(), tqdm(total=sum(table.shape[0] for table in tables), unit="row", disable=not progress)
+    with bar, alone(out):
+        if out.exists():
+            raise ValueError(f"out: {str(out)!r} is there already; expected a new name")
+        before = stamp(source)
 
-
-def _rewrite(
-    tables: list[Vectors], source: Path, partial: Path, job: str, change: Change | None, progress: bool
-) -> Lengths:
-    """Make partial/whole; partial/state.json tells how far it is."""
-    state, whole = partial / "state.json", partial / "whole"
-    done: dict[str, Any] = json.loads(state.read_text()) if state.is_file() else {}
-    if done.get("job") != job or (done["rows"] and not (partial / "rows").is_file()):
-        for old in partial.iterdir():
-            shutil.rmtree(old) if old.is_dir() else old.unlink()
-        done = {"job": job, "tables": 0, "rows": 0, "lengths": {}}
-    if change is None:
-        if source.is_dir():
-            shutil.copytree(source, whole, dirs_exist_ok=True)
-        else:
-            shutil.copyfile(source, whole)
-        return Lengths()
-    lengths = Lengths(**done["lengths"])
-    if source.is_dir() and not done["tables"]:
-        own = {table.path for table in tables}
-        for file in (f for f in source.rglob("*") if f.is_file() and f not in {*own, record_of(source)}):
-            target = whole / file.relative_to(source)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, target)
-    tell = _Progress(sum(table.shape[0] for table in tables), progress)
-    for i, table in enumerate(tables[done["tables"] :], done["tables"]):
-        target = whole / table.path.relative_to(source) if source.is_dir() else whole
-        target.parent.mkdir(parents=True, exist_ok=True)
-        rows = partial / "rows"
-        with open(rows, "r+b" if done["rows"] else "wb", buffering=0) as file:
-            if done["rows"]:
-                file.seek(done["start"] + done["rows"] * table.row)
-                file.truncate()
+        def fill(table: Vectors, target: Path) -> None:
+            if change is None:
+                shutil.copyfile(table.path, target)
             else:
-                table.start(file)
-                done["start"] = file.tell()
-            for number, chunk in enumerate(table.chunks(done["rows"]), 1):
-                for block in chunk.split(BLOCK):
-                    _put(file, _changed(block, change, lengths))
-                done["rows"] += len(chunk)
-                if number % SAVED == 0:
-                    write_text(state, json.dumps(done | {"lengths": asdict(lengths)}))
-                tell(len(chunk))
-        with reading(table.path):
-            table.finish(rows, done["start"], target)
-        rows.unlink(missing_ok=True)
-        done |= {"tables": i + 1, "rows": 0}
-        write_text(state, json.dumps(done | {"lengths": asdict(lengths)}))
+                table.write(target, _changed(table, change, lengths, bar))
+
+        if source.is_dir():
+            job = json.dumps([str(source.resolve()), before, record], sort_keys=True)
+            whole = out.with_name(f".{out.name}.{hashlib.sha256(job.encode()).hexdigest()[:16]}.partial")
+            try:
+                _fill_folder(tables, source, whole, fill)
+                _validate_rest(source, before)
+                if record.get("edits"):
+                    write_text(whole / RECORD, _text_of(record))
+                os.rename(whole, out)
+            except (OSError, ValueError):
+                shutil.rmtree(whole, ignore_errors=True)
+                raise
+        else:
+            with _new(out, source) as temporary:
+                fill(tables[0], temporary)
+                _validate_rest(source, before)
+                if record.get("edits"):
+                    write_text(record_of(out), _text_of(record))
     return lengths
 
 
-def _changed(block: Tensor, change: Change, lengths: Lengths) -> Tensor:
-    length = torch.linalg.vector_norm(block if block.dtype.itemsize > 2 else block.float(), dim=1)
-    broken = lengths.add(length)
-    if not broken:
-        return change(block, length).to(block.dtype)
-    old = block.clone()
-    return torch.where(length.isfinite()[:, None], change(block, length).to(block.dtype), old)
+def _fill_folder(tables: list[Vectors], source: Path, whole: Path, fill: Callable[[Vectors, Path], None]) -> None:
+    """Fill the folder `whole`, which an earlier call may have begun: the tables edited, all other files copied."""
+    edited = {table.path: table for table in tables}
+    for file in sorted(f for f in source.rglob("*") if f.is_file() and f != record_of(source)):
+        target = whole / file.relative_to(source)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if not target.exists():
+            with _new(target, file) as temporary:
+                fill(edited[file], temporary) if file in edited else shutil.copyfile(file, temporary)
+    for stale in whole.rglob(".*.partial"):  # of a call that was killed
+        stale.unlink()
 
 
-def _put(file: Any, rows: Tensor) -> None:
-    """Write all bytes: a file without a buffer may take only some."""
-    content: Any = rows.contiguous().view(torch.uint8).numpy()
-    view = memoryview(content).cast("B")
-    while len(view):
-        view = view[file.write(view) :]
+@contextlib.contextmanager
+def _new(path: Path, like: Path) -> Iterator[Path]:
+    """A temporary path: if all goes well, synced, given the mode of `like` and renamed to `path`; else deleted."""
+    temporary = path.with_name(f".{uuid.uuid4().hex}.partial")
+    try:
+        yield temporary
+        shutil.copymode(like, temporary)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise OSError(
+            f"out: {str(path)!r} cannot be written ({error.strerror or error}); nothing is left there"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
-class _Progress:
-    """Tells on standard error how many rows are done, how fast, and how long the rest takes."""
-
-    def __init__(self, rows: int, on: bool) -> None:
-        self.rows, self.on, self.done = rows, on, 0
-        self.start = self.last = time.monotonic()
-
-    def __call__(self, rows: int) -> None:
-        self.done += rows
-        now = time.monotonic()
-        if self.on and now - self.last > 5:
-            self.last, rate = now, self.done / (now - self.start)
-            rest = (self.rows - self.done) / rate
-            print(f"{self.done:,} of {self.rows:,} rows, {rate:,.0f} a second, {rest:.0f} s left", file=sys.stderr)
+def _changed(table: Vectors, change: Change, lengths: Lengths, bar: Any) -> Iterator[Tensor]:
+    """The rows of `table` after the change; broken ones stay."""
+    for chunk in table.chunks():
+        parts = []
+        for block in chunk.split(BLOCK):
+            length = torch.linalg.vector_norm(block.double() if block.dtype == torch.float64 else block.float(), dim=1)
+            lengths.add(length)
+            old = None if length.isfinite().all() else block.clone()
+            new = change(block, length).to(block.dtype)
+            parts.append(new if old is None else torch.where(length.isfinite()[:, None], new, old))
+        bar.update(len(chunk))
+        yield torch.cat(parts)
 
 
-def _validate_room(source: Path, tables: list[Vectors], out: Path, partial: Path) -> None:
-    needed = sum(size for _, size, _ in stamp(source))
-    needed += sum(table.shape[0] * table.row for table in tables if table.path.suffix in (".npz", ".parquet"))
-    done = sum(size for _, size, _ in stamp(partial)) if partial.is_dir() else 0
-    free = shutil.disk_usage(out.parent).free
-    if needed - done > free:
-        told = f"{needed - done:,} bytes are needed and {free:,} free; expected a disk with room"
-        raise OSError(errno.ENOSPC, told, str(out))
+def _validate_rest(source: Path, before: list) -> None:
+    if stamp(source) != before:
+        raise ValueError(f"source: {str(source)!r} was written to meanwhile; expected a file at rest")
+
+
+def _text_of(record: dict[str, Any]) -> str:
+    return json.dumps({"format": FORMAT, **record}, indent=1) + "\n"
 
 
 def record_of(path: Path) -> Path:
@@ -205,6 +171,6 @@ def record_of(path: Path) -> Path:
 
 
 def stamp(path: Path) -> list:
-    """Size and time of a file, or of all files of a folder: by which it is known again."""
+    """Size and time of a file, or of all files of a folder, behind links too: by which it is known again."""
     files = sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path] if path.is_file() else []
     return [[f.relative_to(path).as_posix(), f.stat().st_size, f.stat().st_mtime_ns] for f in files]

@@ -55,7 +55,7 @@ def gated(cells: Cells, mask: Tensor, *, strength: float = 1.5, deviations: floa
     opened = (mask & ~whole)[classes].T.contiguous()
     average = F.normalize(cells.texts[~mask].mean(0), dim=0)
     gate = Gate(
-        directions,
+        directions.clone(),
         opened,
         whole,
         average,

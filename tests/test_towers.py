@@ -1,4 +1,7 @@
-"""Text embeddings without the padding are those with it, in every text tower of open_clip."""
+"""Where a model keeps its projection; text embeddings without the padding are those with it, in every text tower.
+
+tests/test_architectures.py finds the projection of every image tower of open_clip.
+"""
 
 import json
 
@@ -7,7 +10,7 @@ import pytest
 import torch
 from open_clip.coca_model import CoCa
 
-from clipnull.towers import encode_texts, ends_of, reads_at_end
+from clipnull.towers import encode_texts, ends_of, find_projection, find_text_projection, reads_at_end
 
 SMALL = {"width": 32, "heads": 2, "layers": 2, "vocab_size": 100}
 VISION = {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 32}
@@ -17,17 +20,15 @@ CPU = torch.device("cpu")
 
 def towers() -> list:
     """The text towers of open_clip's architectures, small: one for each way in which they differ but for their size."""
-    found = {}
+    kinds = {}
     for name in open_clip.list_models():
         config = open_clip.get_model_config(name)
         text = {k: v for k, v in config["text_cfg"].items() if not k.startswith(("hf_tokenizer", "tokenizer"))}
         kind = "CoCa" if "multimodal_cfg" in config else "CustomTextCLIP" if config.get("custom_text") else "CLIP"
         if "hf_model_name" not in text:
-            given = json.dumps(
-                text | SMALL | ({"eos_id": EOS} if text.get("pool_type") == "eos" else {}), sort_keys=True
-            )
-            found.setdefault((kind, given), name)
-    return [pytest.param(kind, json.loads(given), id=name) for (kind, given), name in found.items()]
+            text |= SMALL | ({"eos_id": EOS} if text.get("pool_type") == "eos" else {})
+            kinds.setdefault((kind, json.dumps(text, sort_keys=True)), name)
+    return [pytest.param(kind, json.loads(text), id=name) for (kind, text), name in kinds.items()]
 
 
 def build(kind, text):
@@ -47,23 +48,23 @@ def tokens_of(length):
 @torch.inference_mode()
 def test_what_a_tower_reads_does_not_depend_on_the_padding(kind, text):
     model, tokens = build(kind, text), tokens_of(text.get("context_length", 77) - (kind == "CoCa"))
-    seen = []
+    lengths = []
     tower = getattr(model, "text", model)
-    tower.transformer.register_forward_hook(lambda module, given, _: seen.append(given[0].shape[1]))
-    found, expected = encode_texts(model, tokens, CPU), model.encode_text(tokens)
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    tower.transformer.register_forward_hook(lambda module, inputs, _: lengths.append(inputs[0].shape[1]))
+    short, expected = encode_texts(model, tokens, CPU), model.encode_text(tokens)
+    torch.testing.assert_close(short, expected, atol=1e-5, rtol=0)
     causal = not text.get("no_causal_mask") and text.get("pool_type", "argmax") in ("argmax", "eos")
     assert reads_at_end(model) is (causal and kind != "CoCa")
-    assert seen[0] == (max(ENDS) + 1 if reads_at_end(model) else seen[1]) and expected.std() > 0.1
+    assert lengths[0] == (max(ENDS) + 1 if reads_at_end(model) else lengths[1]) and expected.std() > 0.1
 
 
 @torch.inference_mode()
 def test_nothing_behind_an_end_is_read():
     model, tokens = build("CLIP", SMALL), tokens_of(77)
-    found = encode_texts(model, tokens, CPU)
+    expected = encode_texts(model, tokens, CPU)
     for row, end in zip(tokens, ENDS, strict=True):
         row[end + 1 :] = 0
-    assert encode_texts(model, tokens, CPU).equal(found)
+    assert encode_texts(model, tokens, CPU).equal(expected)
 
 
 def test_a_text_ends_at_its_largest_token_or_at_the_first_that_is_named():
@@ -78,3 +79,9 @@ def test_a_model_of_ones_own_is_asked_itself():
 
     model, tokens = Own(32, VISION, SMALL).eval(), tokens_of(77)
     assert not reads_at_end(model) and encode_texts(model, tokens, CPU).equal(tokens[:, -1:].float())
+
+
+def test_a_tower_without_a_linear_end_is_refused():
+    for find in (find_projection, find_text_projection):
+        with pytest.raises(ValueError, match=r"model: .*Conv2d"):
+            find(torch.nn.Conv2d(3, 4, 1))

@@ -1,0 +1,273 @@
+"""The file of an edit: it comes back whole, and any other bytes end in a ValueError that names the file."""
+
+import json
+import math
+import os
+from dataclasses import replace
+
+import pytest
+import torch
+from helpers import NIGHTLY, gated, mangled, plain, random
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from clipnull import edit as patches
+from clipnull.edit import Edit
+from clipnull.layers import LARGEST
+from clipnull.vocabulary import Forget
+
+D = 8
+REQUEST = (Forget(["dog"], ["line"]) | Forget(["cat"])).as_dict()
+FIELDS = {"request": REQUEST, "settings": {"alpha": 1.0, "center": True}, "fingerprint": "0" * 16, "model": "miniclip"}
+KINDS = {
+    "linear": plain(D, **FIELDS),
+    "oblique": replace(plain(D, **FIELDS), right=random(D, 2, seed=1).double(), mean_text=random(D).double()),
+    "bias": plain(D, bias=random(D).double(), **FIELDS),
+    "layer": replace(plain(D, **FIELDS), threshold=torch.full((plain(D).rank,), 0.2).double()),
+    "gated": gated(D, **FIELDS),
+    "spread": replace(gated(D, **FIELDS), gate=replace(gated(D).gate, spread=random(D, 3).double())),
+    "after": plain(D, after="1" * 16, **FIELDS),
+}
+
+
+def assert_sound(edit):
+    """Its numbers are finite, it acts, and what it says of itself fits into JSON."""
+    floating = [edit.left, edit.right, edit.bias, edit.threshold, edit.mean_text]
+    if edit.gate:
+        floating += [edit.gate.domains, edit.gate.average, edit.gate.offset, edit.gate.spread]
+        assert all((mask.view(torch.uint8) <= 1).all() for mask in (edit.gate.open, edit.gate.replaced))
+    assert all(v is None or v.dtype == torch.float64 and (v.abs() <= LARGEST).all() for v in floating)
+    z = random(5, len(edit.left))
+    assert torch.isfinite(edit.images(z)).all() and torch.isfinite(edit.layer()(1e3 * z)).all()
+    assert edit.request is None or str(Forget.from_dict(edit.request))
+    json.dumps([edit.request, edit.settings], allow_nan=False)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_saved_comes_back(kind, tmp_path):
+    edit = KINDS[kind]
+    path = edit.save(tmp_path / "edit.safetensors")
+    back = Edit.load(path)
+    path.write_bytes(bytes(path.stat().st_size))  # what is loaded does not hang on the file
+    assert back.same(edit) and back.request == REQUEST and (back.mean_text is None) == (edit.mean_text is None)
+    for field in ("method", "settings", "fingerprint", "model", "after", "form"):
+        assert getattr(back, field) == getattr(edit, field)
+    torch.testing.assert_close(back.images(random(20, D)), edit.images(random(20, D)), atol=1e-4, rtol=1e-4)
+    assert Edit.load(back.save(path)).same(edit)
+    assert_sound(back)
+
+
+def test_requests_and_the_smallest_edits_come_back(tmp_path):
+    path, request = tmp_path / "edit.safetensors", Forget(["dog"])
+    assert Edit.load(plain(D, request=request).save(path)).request == request.as_dict()
+    one = torch.ones(1, 8).double()[:, :1]  # of one number, with a stride of eight
+    for edit in (Edit(one, one, "x"), Edit(one, -one, "x", bias=one[0]), Edit(one[:, :0], one[:, :0], "x")):
+        assert Edit.load(edit.save(path)).same(edit)
+
+
+def test_a_file_is_small(tmp_path):
+    path = tmp_path / "edit.safetensors"
+    assert gated(512, domains=56, rank=40).save(path).stat().st_size <= 1e6
+    assert plain(512).save(path).stat().st_size <= 1e4  # left is right: saved once
+
+
+@pytest.mark.promise("What is damaged is refused")
+def test_a_truncated_file_is_refused(tmp_path):
+    path = gated(64).save(tmp_path / "edit.safetensors")
+    whole = path.read_bytes()
+    for share in (0, 0.001, 0.1, 0.5, 0.9, 0.9999):
+        path.write_bytes(whole[: math.floor(share * len(whole))])
+        with pytest.raises(ValueError, match=r"path: .*edit.safetensors'"):
+            Edit.load(path)
+
+
+def tamper(path, change=lambda tensors: None, seal=True, **metadata):
+    """Write the file at `path` again with changed tensors or metadata, `seal`: and with the checksum of those."""
+    with safe_open(path, "pt") as file:
+        metadata = (file.metadata() or {}) | metadata
+    tensors = load_file(path)
+    change(tensors)
+    metadata = {k: v for k, v in metadata.items() if v is not None}
+    if seal and "sha256" in metadata:
+        metadata["sha256"] = patches.checksum(tensors, metadata)
+    save_file({k: v.contiguous() for k, v in tensors.items()}, path, metadata)
+
+
+def becomes(name, make):
+    """A change of the tensor `name` by a function of what it was."""
+    return lambda tensors: tensors.update({name: make(tensors[name])})
+
+
+DAMAGE = {
+    "NaN": becomes("left", lambda t: t.index_fill(0, torch.tensor([0]), math.nan)),
+    "infinite": becomes("gate.average", lambda t: t.fill_(math.inf)),
+    "too large": becomes("right", lambda t: t.fill_(-2 * LARGEST)),
+    "whole numbers": becomes("left", torch.Tensor.int),
+    "shape": becomes("left", lambda t: t[:-1]),
+    "dimensions": becomes("left", lambda t: t[None]),
+    "float mask": becomes("gate.open", torch.Tensor.float),
+    "scalar mask": becomes("gate.open", lambda t: t[0, 0]),
+    "bytes that are no bool": becomes("gate.open", lambda t: t.view(torch.uint8).add(2).view(torch.bool)),
+    "long rows": becomes("gate.domains", lambda t: 2 * t),
+    "no factor": lambda tensors: tensors.pop("left"),
+    "no mask": lambda tensors: tensors.pop("gate.open"),
+    "more": lambda tensors: tensors.update(other=torch.zeros(1)),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+@pytest.mark.promise("What is damaged is refused")
+def test_a_damaged_or_foreign_file_is_refused(kind, tmp_path):
+    path = gated(32).save(tmp_path / "edit.safetensors")
+    tamper(path, DAMAGE[kind])
+    with pytest.raises(ValueError, match=r"path: .*edit.safetensors'"):
+        Edit.load(path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("settings", text) for text in ("{", "[1]", "null", '{"a": {}}', '{"a": NaN}', '{"a": 1e999}')),
+        *(("request", text) for text in ("3", "[" * 5_000, "[" * 100_000 + "]" * 100_000, '"' + "\\" * 9_999)),
+        ("settings", '{"a": "\\u001b[2J"}'),
+        ("settings", '{"a":' * 100_000),
+        ("settings", '{"a": ' + "9" * 5_000 + "}"),
+        ("request", '{"classes": "dog", "domains": null}'),
+        ("request", '{"classes": ["\\ud800"], "domains": null}'),
+        ("method", "a\x1b[2J"),
+        ("model", "x" * 5_000),
+        ("fingerprint", None),
+        ("sha256", None),
+        ("more", "1"),
+        ("version", "1"),
+        ("format", None),
+    ],
+)
+def test_strange_metadata_are_refused(field, value, tmp_path):
+    path = plain(8).save(tmp_path / "edit.safetensors")
+    tamper(path, **{field: value})
+    with pytest.raises(ValueError, match=r"path: .*edit.safetensors'") as error:
+        Edit.load(path)
+    assert len(str(error.value)) < 1_000 and "\x1b" not in str(error.value)
+
+
+def test_what_was_changed_without_its_checksum_is_refused(tmp_path):
+    for change, metadata in (
+        (becomes("left", torch.Tensor.neg), {}),
+        (becomes("left", torch.Tensor.double), {}),
+        (lambda tensors: None, {"settings": '{"alpha": 2.0}'}),
+        (lambda tensors: None, {"after": "0" * 16}),
+    ):
+        path = gated(16).save(tmp_path / "edit.safetensors")
+        tamper(path, change, seal=False, **metadata)
+        with pytest.raises(ValueError, match=r"path: .*edit.safetensors'.*checksum"):
+            Edit.load(path)
+
+
+@pytest.mark.parametrize("kind", ["linear", "gated"])
+def test_a_flipped_bit_is_refused_or_changes_nothing(kind, tmp_path):
+    """At night all bits of the file, else some. None in the tensors is let through."""
+    path, edit = tmp_path / "edit.safetensors", KINDS[kind]
+    content = edit.save(path).read_bytes()
+    tensors = 8 + int.from_bytes(content[:8], "little")
+    for bit in range(0, 8 * len(content), 1 if NIGHTLY else 41):
+        changed = bytearray(content)
+        changed[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(changed)
+        try:
+            back = Edit.load(path)
+        except ValueError as error:
+            assert "edit.safetensors" in str(error)
+        else:
+            assert bit < 8 * tensors, f"bit {bit} of the tensors, which begin at {8 * tensors}"
+            assert back.same(edit) and (back.request, back.settings) == (edit.request, edit.settings)
+
+
+def test_files_of_others_are_refused_and_nothing_is_waited_for(tmp_path):
+    (tmp_path / "text").write_text("left, right")
+    save_file({"left": torch.zeros(2, 1)}, tmp_path / "other")
+    (tmp_path / "folder").mkdir()
+    with open(tmp_path / "huge", "wb") as file:
+        file.truncate(2**30 + 1)
+    names = ["text", "other", "folder", "huge"]
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe")
+        names.append("pipe")
+    for name in names:
+        with pytest.raises(ValueError, match=f"path: .*{name}'"):
+            Edit.load(tmp_path / name)
+    with pytest.raises(FileNotFoundError):
+        Edit.load(tmp_path / "nothing")
+
+
+def test_what_could_not_be_loaded_is_not_saved(tmp_path):
+    for field, value in (
+        ("request", ["dog"]),
+        ("request", object()),
+        ("settings", {"alpha": [1.0]}),
+        ("settings", {"alpha": math.nan}),
+        ("method", "a\x00"),
+    ):
+        with pytest.raises(ValueError, match=field):
+            replace(plain(8), **{field: value}).save(tmp_path / "edit.safetensors")
+        assert not list(tmp_path.iterdir())
+
+
+# --- any bytes at all
+
+TEXTS = st.sampled_from(
+    ["", "x", "-1", "null", "true", "NaN", "1e999", "9" * 5_000, "{}", "[" * 5_000 + "]" * 5_000, '{"a":' * 5_000,
+     '"' + "\\" * 5_001, '{"classes": [3], "domains": null}', '{"classes": ["dog"], "domains": null, "also": [{}]}',
+     '{"alpha": 1e999}', '{"alpha": null}', '{"\\u0000": 1}', "x" * 200_000, "clipnull-edit"]
+) | st.text(max_size=20)  # fmt: skip
+DTYPES = [torch.float16, torch.float64, torch.int64, torch.uint8, torch.bool, torch.complex64, torch.float8_e4m3fn]
+SHAPES = [lambda t: t[None], lambda t: t.flatten(), lambda t: t[:0], lambda t: t[..., :0], lambda t: torch.cat([t, t])]
+VALUES = [0.0, -0.0, math.nan, math.inf, -math.inf, 3e38, 1e-45, 1e12, -1.1e12]
+
+
+@st.composite
+def tampered(draw, path):
+    """Change tensors and texts of the file at `path`, and mostly seal it anew, as one who means harm would."""
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    tensors = load_file(path)
+    name, what = draw(st.sampled_from(sorted(tensors))), draw(st.integers(0, 6))
+    value = tensors[name]
+    if what == 0:
+        tensors[name] = value.to(draw(st.sampled_from(DTYPES)))
+    elif what == 1:
+        tensors[name] = draw(st.sampled_from(SHAPES))(value)
+    elif what == 2:
+        flat = value.double().flatten()
+        flat[draw(st.integers(0, len(flat) - 1))] = draw(st.sampled_from(VALUES))
+        tensors[name] = flat.to(value.dtype).view(value.shape)
+    elif what == 3:
+        tensors[draw(st.text(max_size=8))] = tensors.pop(name)
+    else:
+        metadata[draw(st.sampled_from(sorted(patches.KEYS)) | st.text(max_size=8))] = draw(TEXTS)
+    if "sha256" in metadata and draw(st.integers(0, 3)):
+        metadata["sha256"] = patches.checksum(tensors, metadata)
+    try:
+        save_file({key: tensor.contiguous().clone() for key, tensor in tensors.items()}, path, metadata)
+    except Exception:  # what safetensors itself does not write
+        save_file({}, path, metadata)
+
+
+@settings(max_examples=10_000 if NIGHTLY else 30)
+@given(st.data())
+def test_nothing_but_value_errors_that_name_the_file(tmp_path_factory, data):
+    folder = tmp_path_factory.getbasetemp()
+    path = KINDS[data.draw(st.sampled_from(sorted(KINDS)))].save(folder / "fuzzed.safetensors")
+    if data.draw(st.booleans()):
+        path.write_bytes(data.draw(mangled(path.read_bytes(), length=True)))
+    else:
+        data.draw(tampered(path))
+    try:
+        edit = Edit.load(path)
+    except ValueError as error:
+        assert "fuzzed.safetensors" in str(error) and len(str(error)) < 1_000
+    else:
+        assert_sound(edit)
+        assert Edit.load(edit.save(folder / "again.safetensors")).same(edit)

@@ -1,0 +1,305 @@
+"""Files of others as models: nothing runs, nothing is read outside, and what is damaged is named."""
+
+import copy
+import functools
+import json
+import os
+import pickle
+import zipfile
+from pathlib import Path
+
+import open_clip
+import pytest
+import torch
+from conftest import ROOT
+from helpers import VIT
+from safetensors.torch import load, save, save_file
+
+import clipnull as cn
+from clipnull import sources
+
+
+class Code:
+    """What a pickle of it runs when it is read: a file appears at `marker`."""
+
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return Path.touch, (self.marker,)
+
+
+@functools.cache
+def weights():
+    """Those of a small untrained model, as a safetensors file holds them."""
+    with torch.random.fork_rng():
+        return save(open_clip.CLIP(**VIT).state_dict())
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """`folder(text={...}, files={...})`: a small model in a folder, with settings of its towers and more files."""
+
+    def make(text=(), vision=(), files=(), trained=True):
+        path = tmp_path / "model"
+        path.mkdir(exist_ok=True)
+        towers = {"text_cfg": VIT["text_cfg"] | dict(text), "vision_cfg": VIT["vision_cfg"] | dict(vision)}
+        (path / "open_clip_config.json").write_text(json.dumps({"model_cfg": VIT | towers}))
+        if trained:
+            (path / "open_clip_model.safetensors").write_bytes(weights())
+        for name, content in dict(files).items():
+            (path / name).write_text(content if isinstance(content, str) else json.dumps(content))
+        return path
+
+    return make
+
+
+def refusal(name, pretrained=None, match=None):
+    """The message with which `cn.load` refuses, in one line."""
+    with pytest.raises(ValueError, match=match) as caught:
+        cn.load(name, pretrained, device="cpu")
+    assert len(str(caught.value).splitlines()) == 1 and len(str(caught.value)) < 1000
+    return str(caught.value)
+
+
+def test_a_folder_is_loaded_with_its_weights(folder):
+    path = folder(text={"tokenizer_kwargs": {"clean": "canonicalize"}})
+    clip = cn.load(f"local-dir:{path}", device="cpu")
+    assert torch.equal(clip.model.state_dict()["visual.proj"], load(weights())["visual.proj"])
+    assert clip.embed_texts(["a dog"]).shape == (1, 64)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        {"hf_tokenizer_name": "x", "tokenizer_kwargs": {"trust_remote_code": True}},
+        {"hf_tokenizer_name": "x", "tokenizer_kwargs": {"trust_remote_code": 1}},
+        {"hf_tokenizer_name": "x", "tokenizer_kwargs": {"trust_remote_code": None}},  # transformers would ask
+        {"hf_tokenizer_name": "x", "tokenizer_kwargs": {"deep": [{"trust_remote_code": True}]}},
+        {"hf_tokenizer_name": "x"},
+        {"hf_model_name": "{folder}"},
+        {"hf_model_name": "{folder}", "hf_model_config": {"trust_remote_code": True}},
+    ],
+    ids=["true", "one", "none", "deep", "auto_map", "tower", "config"],
+)
+@pytest.mark.promise("No file of data runs code")
+def test_code_in_a_folder_never_runs(folder, tmp_path, monkeypatch, text):
+    monkeypatch.setattr("builtins.input", lambda *_: "y")  # whatever a person would answer
+    marker, path = tmp_path / "ran", tmp_path / "model"
+    text = {k: v.format(folder=path) if isinstance(v, str) else v for k, v in text.items()}
+    auto_map = {"AutoTokenizer": ["code.T", None], "AutoConfig": "code.T", "AutoModel": "code.T"}
+    code = f"open({str(marker)!r}, 'w').close()\nfrom transformers import BertTokenizer\nclass T(BertTokenizer): pass"
+    settings = {"auto_map": auto_map, "tokenizer_class": "T", "model_type": "unheard-of"}
+    folder(text=text, files={"code.py": code, "tokenizer_config.json": settings, "config.json": settings})
+    assert str(path) in refusal(f"local-dir:{path}", match="name: .*code") and not marker.exists()
+
+
+def test_code_that_nothing_asks_for_is_no_reason_to_refuse(folder):
+    """Many repositories hold a model for transformers beside that of open_clip."""
+    path = folder(files={"config.json": {"auto_map": {"AutoModel": "code.T"}}})
+    assert cn.load(f"local-dir:{path}", device="cpu").width == 64
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "value"),
+    [
+        ("text", "hf_model_name", "/etc"),
+        ("text", "hf_model_name", ".."),
+        ("text", "hf_model_name", "{folder}/../other"),
+        ("text", "hf_model_name", "{folder}/link"),
+        ("text", "hf_model_name", 7),
+        ("text", "tokenizer_kwargs", {"bpe_path": "/etc/passwd"}),
+        ("text", "tokenizer_kwargs", {"bpe_path": "..\\secret"}),
+        ("vision", "timm_model_name", "local-dir:/etc"),
+    ],
+)
+@pytest.mark.promise("No path is followed out of a folder")
+def test_no_path_leads_out_of_a_folder(folder, tmp_path, part, key, value):
+    path = tmp_path / "model"
+    (tmp_path / "other").mkdir()
+    value = value.format(folder=path) if isinstance(value, str) else value
+    folder(**{part: {key: value}})
+    (path / "link").symlink_to(tmp_path / "other", target_is_directory=True)
+    refusal(f"local-dir:{path}", match="name: .*open_clip_config.json")
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """`hub(folder)`: the hub gives the files of `folder`; returns the names of those that are downloaded."""
+    import huggingface_hub
+
+    def serve(path):
+        names = []
+
+        def download(repo_id, filename, **_):
+            names.append(filename)
+            if not (path / filename).is_file():
+                raise FileNotFoundError(f"no {filename}\nin {repo_id}")
+            return str(path / filename)
+
+        monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+        monkeypatch.setattr(open_clip.pretrained, "hf_hub_download", download)
+        return names
+
+    return serve
+
+
+def test_a_model_of_the_hub_is_loaded(folder, hub):
+    names = hub(folder())
+    assert cn.load("hf-hub:some/model", device="cpu").width == 64 and "open_clip_model.safetensors" in names
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        {"hf_tokenizer_name": "x/y", "tokenizer_kwargs": {"trust_remote_code": True}},
+        {"hf_tokenizer_name": "/etc"},
+        {"hf_tokenizer_name": "tests"},  # a folder here, which transformers would prefer to the hub
+        {"hf_model_name": "../tests"},
+    ],
+)
+@pytest.mark.promise("No file of data runs code")
+def test_a_model_of_the_hub_with_code_is_refused_before_anything_else_is_downloaded(folder, hub, monkeypatch, text):
+    monkeypatch.chdir(ROOT)
+    names = hub(folder(text=text))
+    refusal("hf-hub:some/model", match="name: .*open_clip_config.json' .*(trust_remote_code|hf_)")
+    assert names == ["open_clip_config.json"]
+
+
+@pytest.mark.promise("No file of data runs code")
+def test_a_text_tower_of_the_hub_with_code_is_refused(folder, hub, monkeypatch):
+    transformers = pytest.importorskip("transformers")
+
+    def brings_code(name, trust_remote_code):
+        assert (name, trust_remote_code) == ("x/y", False)
+        raise ValueError("The repository x/y contains custom code ...\npass the argument `trust_remote_code=True`")
+
+    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", brings_code)
+    names = hub(folder(text={"hf_model_name": "x/y"}))
+    refusal("hf-hub:some/model", match="hf_model_name = 'x/y'")
+    assert names == ["open_clip_config.json"]
+
+
+def test_a_hub_out_of_reach_is_named(folder, hub):
+    hub(folder().parent)
+    with pytest.raises(OSError, match="'hf-hub:some/model'.*open_clip_config.json"):
+        cn.load("hf-hub:some/model")
+    hub(folder(trained=False))  # nothing but the configuration
+    (folder() / "open_clip_model.safetensors").unlink()
+    refusal("hf-hub:some/model", match="name: 'hf-hub:some/model'")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        "[" * 100_000,
+        "\udcff",
+        '{"model_cfg": {"text_cfg": [], "vision_cfg": {}}}',
+        " " * 1_000_001,
+        '{"model_cfg": {"embed_dim": "x", "text_cfg": {}, "vision_cfg": {"layers": -1}}}',
+        '{"model_cfg": {"embed_dim": 8, "text_cfg": {}, "vision_cfg": {"timm_model_name": "x"}}}',
+    ],
+    ids=["empty", "list", "deep", "bytes", "towers", "long", "values", "timm"],
+)
+@pytest.mark.promise("What is damaged is refused")
+def test_a_damaged_configuration_is_named(folder, content):
+    path = folder()
+    (path / "open_clip_config.json").write_bytes(content.encode("utf-8", "surrogateescape"))
+    assert str(path) in refusal(f"local-dir:{path}", match="name: ")
+
+
+def test_a_folder_without_a_model_is_named(folder, tmp_path):
+    for place in ("", tmp_path / "none", __file__):
+        refusal(f"local-dir:{place}", match="name: .*open_clip_config.json")
+    path = folder()
+    (path / "open_clip_config.json").unlink()
+    assert str(path / "open_clip_config.json") in refusal(f"local-dir:{path}", match="name: ")
+    os.mkfifo(path / "open_clip_config.json")
+    refusal(f"local-dir:{path}", match="name: ")
+
+
+@pytest.mark.promise("What is damaged is refused")
+def test_no_untrained_model_takes_the_place_of_missing_weights(folder):
+    path = folder(trained=False, files={"tokenizer.json": "{}"})
+    (path / "more.safetensors").mkdir()
+    assert str(path) in refusal(f"local-dir:{path}", match="name: .*open_clip_model.safetensors")
+
+
+def test_weights_are_not_given_for_a_folder_that_brings_its_own(folder):
+    """open_clip leaves them out without a word, and a card would name them."""
+    refusal(f"local-dir:{folder()}", "openai", match="pretrained: 'openai' .*local-dir:")
+
+
+def pickled(thing):
+    def write(path):
+        torch.save(thing(path) if callable(thing) else thing, path)
+
+    return write
+
+
+def safe(change):
+    def write(path):
+        save_file({k: change(k, v) for k, v in load(weights()).items()}, path)
+
+    return write
+
+
+GARBAGE = {
+    "empty": ("bin", lambda path: path.write_bytes(b"")),
+    "cut": ("bin", lambda path: (torch.save({"a": torch.zeros(99)}, path), os.truncate(path, 700))),
+    "zip": ("bin", lambda path: zipfile.ZipFile(path, "w").close()),
+    "pickle": ("bin", lambda path: path.write_bytes(pickle.dumps([1, 2]))),
+    "legacy": ("bin", lambda path: torch.save({"a": Code(path)}, path, _use_new_zipfile_serialization=False)),
+    "list": ("bin", pickled([torch.zeros(3)])),
+    "nothing": ("bin", pickled({})),
+    "other": ("bin", pickled({"a": torch.zeros(3)})),
+    "keys": ("bin", pickled({1: torch.zeros(3)})),
+    "code": ("bin", pickled(lambda path: {"a": Code(path.parent / "ran")})),
+    "code and TypeError": ("bin", pickled(lambda path: {"a": Code(path.parent / "ran"), "b": {1}.union})),
+    "safe text": ("safetensors", lambda path: path.write_text("these are no weights\n" * 9)),
+    "safe cut": ("safetensors", lambda path: path.write_bytes(weights()[:-1])),
+    "safe NaN": ("safetensors", safe(lambda key, value: value * torch.nan if key == "visual.proj" else value)),
+    "safe infinite": ("safetensors", safe(lambda key, value: value + torch.inf if key == "logit_scale" else value)),
+    "safe shapes": ("safetensors", safe(lambda key, value: value[..., None])),
+    "safe nothing": ("safetensors", lambda path: save_file({}, path)),
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "where"),
+    [*((kind, "folder") for kind in GARBAGE), *((kind, "file") for kind in ("cut", "code", "safe NaN", "safe shapes"))],
+)
+@pytest.mark.promise("No file of data runs code")
+def test_a_checkpoint_that_is_garbage_is_named_and_runs_nothing(folder, monkeypatch, kind, where):
+    path, (ending, write) = folder(trained=False), GARBAGE[kind]
+    file = path / f"weights.{ending}"
+    write(file)
+    if where == "folder":
+        assert str(path) in refusal(f"local-dir:{path}")
+    else:
+        monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "tiny", copy.deepcopy(VIT))
+        assert str(file) in refusal("tiny", str(file))
+    assert not (path / "ran").exists()
+
+
+@pytest.mark.promise("No file of data runs code")
+def test_a_pickle_with_code_is_refused_whatever_open_clip_would_do(folder, monkeypatch):
+    """open_clip reads again, without a guard, what makes the guarded reader say TypeError."""
+    path = folder(trained=False)
+    torch.save({"a": Code(path / "ran")}, path / "model.pth")
+    monkeypatch.setattr(open_clip, "create_model_and_transforms", lambda *_, **__: pytest.fail("open_clip saw it"))
+    refusal(f"local-dir:{path}", match="name: .*model.pth'")
+    assert not (path / "ran").exists()
+
+
+def test_the_file_that_is_examined_is_the_one_that_open_clip_takes(tmp_path):
+    names = [*sources.WEIGHTS, "a.bin", "b.safetensors", "a.pth", "training_args.bin"]
+    for name in names:
+        (tmp_path / name).touch()
+    for _ in names:
+        chosen = open_clip.factory._find_checkpoint_in_dir(tmp_path)
+        assert str(sources.weights_in(tmp_path)) == chosen
+        Path(chosen).unlink()
+    assert sources.weights_in(tmp_path) is None

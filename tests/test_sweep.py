@@ -1,0 +1,323 @@
+"""Every request x every method on a data set: the rows, the table and the command."""
+
+import json
+import math
+import pickle
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import joblib
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers import noisy_cells
+
+import clipnull as cn
+from clipnull import models, unlearning
+from clipnull.bench import sweep
+from clipnull.commands import cli
+from clipnull.evaluate import macro
+from clipnull.files import data_folder
+from clipnull.prompts import PROMPTS, text_classifiers
+
+METHODS = list(cn.METHODS)
+DROPS = ["retain_drop", "sibling_class_drop", "sibling_domain_drop", "worst_cell_drop"]
+KEYS = ["paradigm", "classes", "domains", "method", "prompts", "forgetting_rate", *DROPS, "collateral", "accuracy"]
+KEYS += ["chance", "pictures", "by_domain", "bits", "seconds", "form", "pair_forgetting"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick(texts_once):
+    """Texts with noise, in the place of prototypes that take seconds to make."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sweep, "embed_vocabulary", noisy_cells)
+        patch.setattr(unlearning, "embed_vocabulary", noisy_cells)
+        yield
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Three pictures in cells of three classes x two domains: no photos of cars, no fish in line drawings."""
+    root = tmp_path_factory.mktemp("pictures")
+    for cell in ("line/bird", "line/car", "photo/bird", "photo/fish"):
+        (root / cell).mkdir(parents=True)
+        for file in sorted((data_folder("miniworld") / "test" / cell).iterdir())[:3]:
+            shutil.copy(file, root / cell)
+    return root
+
+
+@pytest.fixture(scope="module")
+def few(folder):
+    return cn.load_images(folder)
+
+
+@pytest.fixture(scope="module")
+def rows(clip, few):
+    return sweep.sweep(clip, few)
+
+
+def request_of(row):
+    return cn.Forget(row["classes"], row["domains"])
+
+
+def without_time(rows):
+    return [{**row, "seconds": None} for row in sweep.without_bits(rows)]
+
+
+# --- the sweep
+
+
+def test_requests_are_every_class_every_filled_cell_and_every_domain(few):
+    requests = [str(r) for r in sweep.every_request(few)]
+    assert requests[:3] == ["bird everywhere", "car everywhere", "fish everywhere"]
+    assert requests[3:7] == ["bird in line", "bird in photo", "car in line", "fish in photo"]
+    assert requests[7:] == ["everything in line", "everything in photo"]
+    assert [str(r) for r in sweep.every_request(few, ["complete"])] == requests[-2:]
+    names = cn.Vocabulary(["bird", "car"], ["image"])
+    one = replace(few, vocabulary=names, classes=few.classes.clamp(max=1), domains=torch.zeros_like(few.domains))
+    assert sweep.every_request(one) == [cn.Forget(["bird"]), cn.Forget(["car"])], "of one domain, classes alone"
+
+
+def test_each_request_has_a_row_for_each_method_and_prompt_set_in_order(rows, few):
+    assert [(request_of(row), row["method"], row["prompts"]) for row in rows] == [
+        (request, method, prompts) for request in sweep.every_request(few) for method in METHODS for prompts in PROMPTS
+    ]
+    for row in rows:
+        assert list(row) == KEYS
+        assert row["forgetting_rate"] <= 1 and row["chance"] == pytest.approx(1 / 3) and row["seconds"] > 0
+        assert (row["collateral"] is None) == (row["paradigm"] == "complete"), "known of miniclip, but for domains"
+        siblings = row["sibling_class_drop"] is not None, row["sibling_domain_drop"] is not None
+        selective = row["paradigm"] == "selective"
+        assert siblings == (selective and row["classes"] == ["bird"], selective), "a car has no photo to be hurt"
+    plain = sweep.without_bits(rows)
+    assert json.loads(json.dumps(plain, allow_nan=False)) == plain
+
+
+def test_counts_of_pictures_agree_with_the_figures(rows, few):
+    n = few.counts()
+    for row in rows:
+        mask, pictures = request_of(row).mask(few.vocabulary), row["pictures"]
+        assert pictures["forgotten"] == n[mask].sum() and pictures["kept"] == n[~mask].sum()
+        assert row["worst_cell_drop"] == pytest.approx(100 * pictures["worst_lost"] / pictures["worst_of"])
+        if row["collateral"] is not None:
+            assert row["collateral"] == pytest.approx(100 * pictures["renamed"] / pictures["others"])
+        if row["paradigm"] == "selective":  # a single cell
+            (before, after), cell = row["accuracy"].values(), row["by_domain"][row["domains"][0]]
+            assert [before, after] == pytest.approx([pictures[k] / pictures["forgotten"] for k in ("before", "after")])
+            assert cell == [pictures["forgotten"], pictures["before"], pictures["after"]]
+        assert (row["by_domain"] is None) == (row["classes"] is None)
+
+
+@pytest.mark.parametrize(
+    "request_, method",
+    [
+        (cn.Forget(["bird"]), "oblique"),
+        (cn.Forget(["bird"], ["line"]), "gated"),
+        (cn.Forget(None, ["photo"]), "neuron"),
+    ],
+    ids=str,
+)
+def test_a_row_says_what_compare_says_of_the_edited_model(clip, few, rows, method, request_):
+    after = cn.unlearn(clip, request_, few.vocabulary, method).apply(clip)
+    features = cn.embed(clip, few), cn.embed(after, few)
+    for prompts in PROMPTS:
+        c = cn.compare(clip, after, few, request_, prompts, features)
+        (row,) = (r for r in rows if (r["method"], r["prompts"], request_of(r)) == (method, prompts, request_))
+        expected = {name: None if math.isnan(value) else pytest.approx(value) for name, value in c.rates.items()}
+        assert {name: row[name] for name in expected} == expected
+        assert row["accuracy"] == pytest.approx({"before": macro(c.before, c.mask), "after": macro(c.after, c.mask)})
+
+
+def test_pictures_and_texts_are_embedded_once(clip, folder, monkeypatch):
+    calls = {"texts": 0, "pixels": 0}
+
+    def counted(name, function):
+        def call(self, x, *args):
+            calls[name] += len(x)
+            return function(self, x, *args)
+
+        return call
+
+    for name in calls:
+        monkeypatch.setattr(cn.Clip, f"embed_{name}", counted(name, getattr(cn.Clip, f"embed_{name}")))
+    sweep.sweep(clip, images := cn.load_images(folder), METHODS[:1], ["complete"])
+    once = dict(calls)
+    assert once["pixels"] == len(images)
+    sweep.sweep(clip, cn.load_images(folder))
+    assert calls["pixels"] == 2 * once["pixels"] and calls["texts"] <= 2 * once["texts"]
+
+
+def test_jobs_run_where_joblib_sends_them(clip, few, rows):
+    with joblib.parallel_config("threading", n_jobs=3):
+        assert without_time(sweep.sweep(clip, few)) == without_time(rows)
+    classifiers, cells = {"free": text_classifiers(clip, few.vocabulary)}, noisy_cells(clip, few.vocabulary)
+    job = (cn.Forget(["bird"]), METHODS, few, cells, cn.embed(clip, few), classifiers)
+    assert without_time(sweep.rows_of(*pickle.loads(pickle.dumps(job)))) == without_time(sweep.rows_of(*job))
+
+
+# --- rows by hand
+
+
+def cats_and_dogs():
+    """Two pictures in each cell of 3 classes x 2 domains."""
+    classes, domains = torch.arange(12) // 4, torch.arange(12) // 2 % 2
+    vocabulary = cn.Vocabulary(("cat", "dog", "fish"), ("line", "photo"))
+    return cn.Images(tuple(map(Path, "abcdefghijkl")), classes, domains, vocabulary)
+
+
+#         cat: line photo  dog: line photo  fish: line photo
+BEFORE = [0, 0, 0, 0, 1, 0, 1, 1, 2, 2, 0, 2]
+AFTER = [1, 2, 0, 1, 1, 1, 1, 1, 2, 2, 0, 0]  # line cats gone; -1 photo cat, +1 line dog, -1 photo fish
+LINE_CATS = cn.Forget(["cat"], ["line"])
+
+
+def row_of(request, before, after, images=None):
+    after = None if after is None else torch.as_tensor(after)
+    return sweep.row_of(request, "x", "free", torch.as_tensor(before), after, images or cats_and_dogs())
+
+
+def test_drops_and_counts_by_hand():
+    row = row_of(LINE_CATS, BEFORE, AFTER)
+    assert row["forgetting_rate"] == 1 and row["accuracy"] == {"before": 1, "after": 0}
+    assert row["retain_drop"] == pytest.approx((50 - 50 + 0 + 0 + 50) / 5)
+    assert row["sibling_class_drop"] == pytest.approx(50)  # photo cats
+    assert row["sibling_domain_drop"] == pytest.approx((-50 + 0) / 2)  # line dogs and line fish
+    assert row["worst_cell_drop"] == pytest.approx(50)
+    counts = {"forgotten": 2, "before": 2, "after": 0, "kept": 10, "lost": 2, "gained": 1}
+    counts |= {"worst_of": 2, "worst_lost": 1, "others": 0, "renamed": 0}
+    assert row["pictures"] == counts and row["collateral"] is None
+    assert row["by_domain"] == {"line": [2, 2, 0], "photo": [2, 2, 1]}
+    (entry,) = sweep.summary([row], cats_and_dogs(), [LINE_CATS])
+    assert entry["pictures"] == row["pictures"]
+    assert sweep.format_counts(entry) == ["2 → 0 of 2", "2, 1 of 10", "1 of 2", "–"]
+
+
+def test_whole_domains_go_to_chance_by_hand():
+    request = cn.Forget(domains=["line"])
+    row = row_of(request, BEFORE, [0] * 2 + BEFORE[2:4] + [0] * 2 + BEFORE[6:8] + [0] * 2 + [0, 2])
+    before, after = (1 + 0.5 + 1) / 3, 1 / 3  # every line drawing is classified as a cat
+    assert row["accuracy"] == pytest.approx({"before": before, "after": after})
+    assert row["forgetting_rate"] == 1 and row["retain_drop"] == 0 and row["chance"] == pytest.approx(1 / 3)
+    assert row_of(request, BEFORE, BEFORE)["forgetting_rate"] == 0
+
+
+def test_requests_with_nothing_to_lose_are_left_out_and_counted(monkeypatch):
+    """A picture is its class (three numbers) and itself (twelve); the classifiers look at the class only."""
+    images, requests = cats_and_dogs(), [LINE_CATS, cn.Forget(["dog"], ["line"])]
+
+    def picture(classes):
+        return torch.cat([F.one_hot(torch.as_tensor(classes), 3).float(), torch.eye(12)], dim=1)
+
+    edit = SimpleNamespace(images=lambda z: picture(AFTER)[: len(z)], form="linear")
+    monkeypatch.setattr(sweep, "solve", lambda cells, mask, method: edit)
+    free = F.pad(torch.eye(3), (0, 12)).expand(2, -1, -1)
+    z = picture([1, 1, *BEFORE[2:]])
+    rows = [row for r in requests for row in sweep.rows_of(r, ["nullspace"], images, None, z, {"free": free})]
+    assert [row["classes"] for row in rows] == [["dog"]]
+    entries = sweep.summary(rows, images, requests)
+    assert [(entry["requests"], entry["measured"]) for entry in entries] == [(2, 1)]
+    assert "selective: 1 requests, prompts 'free'; 1 left out" in sweep.table(entries, requests)
+    assert "selective: 0 requests, prompts 'free'; 2 left out" in sweep.table([], requests)
+    shifted = {"free": free, "build": free.roll(1, 1)}  # where every class is classified as the next
+    rows = sweep.rows_of(LINE_CATS, ["nullspace"], images, None, picture([2, *BEFORE[1:]]), shifted)
+    assert [(row["prompts"], row["accuracy"]["before"]) for row in rows] == [("free", 0.5), ("build", 0.5)]
+
+
+def test_an_approach_that_takes_no_part_has_no_figure():
+    row = row_of(cn.Forget(domains=["line"]), BEFORE, None)
+    assert all(row[name] is None for name in sweep.COLUMNS)
+    (entry,) = sweep.summary([row], cats_and_dogs(), [cn.Forget(domains=["line"])])
+    assert entry["measured"] == 0 and sweep.format_ends("forgetting_rate", entry["forgetting_rate"]) == "–"
+    assert sweep.format_counts(entry) == ["–"] * 4
+
+
+def test_pictures_without_an_answer_count_for_nothing():
+    images, before, after = cats_and_dogs(), torch.as_tensor(BEFORE), torch.as_tensor(AFTER)
+    broken = torch.arange(12) == 5
+    row = row_of(LINE_CATS, before.masked_fill(broken, -1), after.masked_fill(broken, -1))
+    rest = images.where(~broken)
+    whole = row_of(LINE_CATS, before[~broken], after[~broken], rest)
+    assert sweep.without_bits([row]) == sweep.without_bits([whole]) and row["pictures"]["kept"] == 9
+    assert sweep.summary([row], images, [LINE_CATS]) == sweep.summary([whole], rest, [LINE_CATS])
+
+
+PAIRS = cn.Images(
+    files=tuple(map(Path, "abcdef")),
+    classes=torch.tensor([0, 0, 0, 0, 1, 2]),
+    domains=torch.tensor([0, 0, 0, 1, 0, 1]),
+    vocabulary=cn.Vocabulary(("cat", "dog", "fish"), ("line", "photo")),
+)
+EYE = torch.eye(3).expand(2, -1, -1)
+
+
+def test_pairwise_forgetting_by_hand():
+    z = torch.tensor([[3.0, 1, 2], [3, 2, 1], [1, 2, 0], [3, 1, 1], [0, 1, 0], [0, 0, 1]])
+    # cat against dog: of the drawings 2 of 3, of the photos 1 of 1: 5/6. Against fish: 1.
+    after = torch.tensor([[1.5, 1, 2], [1.5, 2, 1], [0, 2, 0.5], [1.5, 1, 2], [0, 1, 0], [0, 0, 1]])
+    # Then: dog 1 of 3 and 1 of 1: 2/3. Fish 1 of 3 and 0 of 1: 1/6.
+    rate = sweep.pair_forgetting(z, EYE, PAIRS, cn.Forget(["cat"]), lambda rows: after[: len(rows)])
+    assert rate == pytest.approx(((1 - (2 / 3) / (5 / 6)) + (1 - 1 / 6)) / 2)
+    assert sweep.pair_forgetting(z, EYE, PAIRS, cn.Forget(["cat"]), lambda rows: rows) == 0
+    for request in (LINE_CATS, cn.Forget(domains=["line"]), cn.Forget(["cat", "dog"])):
+        assert sweep.pair_forgetting(z, EYE, PAIRS, request, lambda rows: rows) is None
+    assert sweep.mean_pairs([]) == {"form": None, "pair_forgetting": None}
+    rows = [{"form": "layer", "pair_forgetting": x} for x in (0.5, 1.0, None)]
+    assert sweep.mean_pairs(rows) == {"form": "layer", "pair_forgetting": 0.75}
+    assert sweep.mean_pairs(rows[2:]) == {"form": "layer", "pair_forgetting": None}
+
+
+# --- the summary, the table and the command
+
+
+def test_a_summary_has_the_means_of_the_rows_and_intervals_around_them(rows, few):
+    requests = sweep.every_request(few)
+    entries = sweep.summary(rows, few, requests)
+    assert len(entries) == 3 * len(METHODS) * len(PROMPTS)
+    assert json.loads(json.dumps(entries, allow_nan=False)) == entries
+    for entry in entries:
+        group = [row for row in rows if all(row[key] == entry[key] for key in ("paradigm", "method", "prompts"))]
+        assert entry["measured"] == len(group)
+        for name in sweep.COLUMNS:
+            values = [row[name] for row in group if row[name] is not None]
+            mean, low, high = entry[name]
+            if not values:
+                assert entry[name] == [None, None, None]
+                continue
+            assert mean == pytest.approx(sum(values) / len(values), abs=1e-5) and low <= mean <= high and low < high
+    assert entries == sweep.summary(rows, few, requests), "a fixed seed"
+
+
+def test_the_table_shows_the_chosen_prompts(rows, few):
+    requests = sweep.every_request(few)
+    text = sweep.table(sweep.summary(rows, few, requests), requests, "build")
+    assert [line.split(",")[0] for line in text.splitlines() if "requests" in line] == [
+        "global: 3 requests", "selective: 4 requests", "complete: 2 requests",
+    ]  # fmt: skip
+    keys = ("global", "ridge", "build")
+    values = [r["retain_drop"] for r in rows if (r["paradigm"], r["method"], r["prompts"]) == keys]
+    line = next(line for line in text.splitlines() if line.startswith("ridge"))
+    assert f"{sum(values) / 3:+.1f} [" in line and line.split().count("–") == 2  # no siblings
+
+
+def test_the_command_writes_rows_and_prints_the_table(clip, folder, rows, few, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(models, "load", lambda name, pretrained: clip)
+    assert cli.main(["bench", str(folder), "--name", "mine", "--json", str(tmp_path / "rows.json")]) == 0
+    out, err = capsys.readouterr()
+    requests = sweep.every_request(few)
+    assert out.strip() == sweep.table(sweep.summary(rows, few, requests), requests).strip() and "9/9" in err
+    entry = json.loads((tmp_path / "rows.json").read_text(), parse_constant=pytest.fail)  # NaN is not JSON
+    assert without_time(entry["rows"]) == without_time(rows)
+    assert entry["requests"] == {"global": 3, "selective": 4, "complete": 2}
+    assert [entry[name] for name in ("kind", "name", "model", "pretrained")] == ["bench", "mine", "miniclip", None]
+    assert [entry[name] for name in ("pictures", "classes", "domains")] == [len(few), 3, 2]
+
+
+def test_unknown_methods_paradigms_and_prompts_are_refused(clip, few):
+    with pytest.raises(ValueError, match="methods: 'rigde' is not known; did you mean 'ridge'"):
+        sweep.sweep(clip, few, ["rigde"])
+    with pytest.raises(ValueError, match="paradigms: 'total'"):
+        sweep.sweep(clip, few, paradigms=["total"])
+    with pytest.raises(ValueError, match="prompts: 'fre'"):
+        sweep.table([], [], "fre")
