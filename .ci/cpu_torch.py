@@ -112,8 +112,8 @@ def library(functions: list[bytes], versions: list[bytes], machine: str) -> byte
 
 def stand_in(folder: Path, machine: str) -> list[str]:
     """Write the stand-ins that the libraries in `folder` need; returns their names."""
-    found = [read(path) for path in sorted(folder.glob("*.so*")) if not path.is_symlink() and path.name != NAME]
-    libraries, versions, functions = (sorted(set().union(*sets)) for sets in zip(*found, strict=True))
+    needs = [read(path) for path in sorted(folder.glob("*.so*")) if not path.is_symlink() and path.name != NAME]
+    libraries, versions, functions = (sorted(set().union(*sets)) for sets in zip(*needs, strict=True))
     (folder / NAME).write_bytes(library(functions, versions, machine))
     for name in libraries:
         (folder / name.decode()).unlink(missing_ok=True)

@@ -7,6 +7,7 @@
 #          where only the package index in use can be reached, its build without NVIDIA's libraries (cpu_torch.py says
 #          how): 0.8 GB to download, 2.0 GB on disk
 #   auto   cuda where NVIDIA's driver is there, else cpu
+# A driver too old for that build needs an older one: .venv/bin/uv pip install --reinstall --torch-backend=auto torch torchvision
 set -euo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
 lock=$here/requirements.lock

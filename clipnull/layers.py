@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .models import Clip
-from .towers import Projection, find_projection, find_text_projection, share, uncompiled
+from .towers import Projection, find_projection, share, uncompiled
 
 Edits = tuple[Any, ...]
 """Of `edit.Edit`, which stands on this module."""
@@ -214,35 +214,3 @@ def multiply_in(model: Any, edits: Edits) -> None:
             f"clip: with {len(edits)} edits multiplied in, its projection is beyond what {weight.dtype} holds; "
             "expected edits with smaller factors"
         )
-
-
-@torch.no_grad()
-def on_texts(clip: Clip) -> Clip:
-    """`clip` with its edits in the text tower in place of the image tower, as a model of its own, without `edits`.
-
-    The text projection W_t becomes W_t P^T, and a bias b_t becomes b_t P^T: what `Edit.queries` does to an embedding.
-    Inner products are those of the edited image tower. Cosines are not, and stock code of both libraries takes cosines:
-    with |z| = |t| = 1, that of the edited text is |z P| / |t P^T| times that of the edited picture.
-
-    - One text, many pictures (a search): |t P^T| is the same for all, and |z P| is near one: .97 to 1.02 there (see
-      below). The order of pictures hardly changes.
-    - One picture, many texts (zero-shot): what is left of a forgotten text is scaled up to length one again, and the
-      text is named again. On OpenAI's ViT-B/32 and 16 classes, mean over all global requests, `nullspace` forgets .49
-      this way in place of 1.00, `ridge` .40 of .98, `oblique` .82 of 1.00. Who divides texts by their former length,
-      or by none, gets 1.00, .98 and 1.00 again.
-
-    Raises ValueError for edits that texts cannot carry (`Edit.queries`), and for a text tower without a projection.
-    """
-    base = clip.base or clip
-    projection = find_text_projection(base.model)
-    model = share(base.model, but=(projection.weight, projection.bias))
-    projection = find_text_projection(model)
-    assert projection.weight is not None
-    weight = projection.weight.T if projection.transposed else projection.weight
-    for value in (weight, projection.bias):
-        if value is not None:
-            wide = value.double()
-            for edit in reversed(clip.edits):  # <z P1 P2, t> = <z, t P2^T P1^T>
-                wide = edit.queries(wide)
-            value.copy_(wide)
-    return replace(base, model=model)

@@ -1,4 +1,4 @@
-"""Every architecture open_clip lists: its projection is found, and a fused edit is exact in what stock open_clip loads.
+"""Every architecture of open_clip: its projection is found, and stock open_clip loads a fused edit exactly.
 
 `python tests/test_architectures.py` writes the table clipnull/ARCHITECTURES.md anew.
 """
@@ -35,15 +35,15 @@ SHALLOW = {
 CREATE = timm.create_model
 
 
-def key(name: str) -> str:
-    """What sets the image tower of an architecture apart."""
+def tower_of(name: str) -> str:
+    """The configuration of the image tower of an architecture."""
     config = open_clip.get_model_config(name)
     return json.dumps([config["vision_cfg"], config["embed_dim"]], sort_keys=True)
 
 
 @cache
-def found(tower: str) -> Projection:
-    """The projection of an image tower of one layer a stage (in more, it is in the same place), without memory."""
+def projection_of(tower: str) -> Projection:
+    """The projection of an image tower with one layer a stage, without memory; more layers leave it in its place."""
     vision, embed_dim = json.loads(tower)
     if "layers" in vision:
         vision["layers"] = [1, 1, 1, 1] if isinstance(vision["layers"], list) else 1
@@ -55,11 +55,11 @@ def found(tower: str) -> Projection:
     return projection
 
 
-def how(name: str) -> tuple[str, str, str]:
-    """Where the projection of an architecture is, what becomes of a linear edit, and of one with a bias."""
+def row_of(name: str) -> tuple[str, str, str]:
+    """Where an architecture has its projection, and what becomes of a linear edit and of one with a bias."""
     captions = "; captions still leak" if "multimodal_cfg" in open_clip.get_model_config(name) else ""
     try:
-        projection = found(key(name))
+        projection = projection_of(tower_of(name))
     except ValueError as error:
         return "none", f"unsupported: {error}", "unsupported"
     where = projection.module if projection.transposed else f"{projection.module}.proj"
@@ -87,7 +87,7 @@ Written by `python tests/test_architectures.py`; the tests there measure every d
 def table() -> str:
     rows = defaultdict(list)
     for name in NAMES:
-        rows[how(name)].append(name)
+        rows[row_of(name)].append(name)
     return HEAD.format(len(NAMES)) + "".join(
         f"| {', '.join(names)} | {len(names)} | {' | '.join(row)} |\n" for row, names in rows.items()
     )
@@ -144,7 +144,7 @@ def quick(monkeypatch):
 @pytest.mark.slow
 def test_every_architecture_is_fused_or_inserted_as_the_committed_table_says(quick):
     assert len(NAMES) >= 144
-    assert not [name for name in NAMES if "unsupported" in how(name)[1]]
+    assert not [name for name in NAMES if "unsupported" in row_of(name)[1]]
     assert TABLE.read_text(encoding="utf-8") == table()
 
 
@@ -152,11 +152,14 @@ QUICK = ("ViT-B-32", "EVA02-B-16")  # a Parameter and a Linear with bias
 KINDS = ("RN50", "coca_ViT-B-32", "convnext_base", "MobileCLIP2-S0", "ViT-B-32-SigLIP2-256")  # of other towers
 
 
-def tier(name: str):
-    return () if name in QUICK else pytest.mark.slow if name in KINDS else pytest.mark.nightly
+NIGHTLY = pytest.mark.nightly
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=tier(name)) for name in distinct()])
+def by_tier(name: str):
+    return pytest.param(name, marks=() if name in QUICK else pytest.mark.slow if name in KINDS else NIGHTLY)
+
+
+@pytest.mark.parametrize("name", [by_tier(name) for name in distinct()])
 def test_a_fused_edit_is_exact(name, quick):
     with tempfile.TemporaryDirectory() as folder:  # tmp_path would keep gigabytes
         config, source = shallow(name), f"local-dir:{folder}"
@@ -174,8 +177,8 @@ def test_a_fused_edit_is_exact(name, quick):
         assert z.norm(dim=1).min() > 0
         stock = open_clip.create_model(f"local-dir:{fuse(edit.apply(clip), Path(folder, 'fused'))}").eval()
         with torch.inference_mode():
-            got = stock.encode_image(pixels, normalize=True)
-        torch.testing.assert_close(got, F.normalize(edit.images(z), dim=-1), atol=1e-5, rtol=0)
+            z_stock = stock.encode_image(pixels, normalize=True)
+        torch.testing.assert_close(z_stock, F.normalize(edit.images(z), dim=-1), atol=1e-5, rtol=0)
 
         clip.model.bfloat16()
         expected = F.normalize(edit.images(clip.embed_pixels(pixels)), dim=-1)
@@ -194,42 +197,24 @@ HF = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "kind"),
-    [
-        pytest.param(*item, marks=() if item[1] in ("roberta", "m2m_100") else pytest.mark.nightly)
-        for item in HF.items()
-    ],
+    "name", [n if n.startswith(("roberta", "nllb")) else pytest.param(n, marks=NIGHTLY) for n in HF]
 )
-def test_a_text_tower_of_transformers_comes_through(name, kind, quick, monkeypatch, tmp_path):
+def test_a_text_tower_of_transformers_comes_through(name, quick, monkeypatch, tmp_path):
+    kind = HF[name]
     transformers = pytest.importorskip("transformers", reason="open_clip needs transformers for these text towers")
-    tiny = {
-        "hidden_size": 32,
-        "d_model": 32,
-        "num_hidden_layers": 1,
-        "num_layers": 1,
-        "encoder_layers": 1,
-        "decoder_layers": 1,
-        "num_attention_heads": 2,
-        "num_heads": 2,
-        "encoder_attention_heads": 2,
-        "decoder_attention_heads": 2,
-        "d_kv": 16,
-        "d_ff": 32,
-        "intermediate_size": 32,
-        "encoder_ffn_dim": 32,
-        "decoder_ffn_dim": 32,
-        "vocab_size": 64,
-        "max_position_embeddings": 32,
+    sizes = {
+        1: "num_hidden_layers num_layers encoder_layers decoder_layers",
+        2: "num_attention_heads num_heads encoder_attention_heads decoder_attention_heads",
+        16: "d_kv",
+        32: "hidden_size d_model d_ff intermediate_size encoder_ffn_dim decoder_ffn_dim max_position_embeddings",
+        64: "vocab_size",
     }
+    tiny = {name: size for size, names in sizes.items() for name in names.split()}
     config = shallow(name)
     config["text_cfg"] = open_clip.get_model_config(name)["text_cfg"]
-    known = transformers.AutoConfig.for_model(kind)
-    small = {k: v for k, v in tiny.items() if hasattr(known, k)}
-    monkeypatch.setattr(
-        transformers.AutoConfig,
-        "from_pretrained",
-        lambda *args, **kwargs: transformers.AutoConfig.for_model(kind, **small),
-    )
+    original = transformers.AutoConfig.for_model(kind)
+    small = transformers.AutoConfig.for_model(kind, **{k: v for k, v in tiny.items() if hasattr(original, k)})
+    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", lambda *args, **kwargs: small)
     (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
     source = f"local-dir:{tmp_path}"
     clip = Clip(open_clip.create_model(source, pretrained_text=False).eval(), None, None, source, None)

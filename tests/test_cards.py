@@ -180,6 +180,7 @@ def test_what_cannot_be_described_is_refused_and_nothing_written(changes, messag
     assert not (tmp_path / "patch").exists()
 
 
+@pytest.mark.promise("Names and parameters are text")
 def test_no_path_of_the_machine_is_told(tmp_path):
     weights = tmp_path / "mine.pt"
     weights.touch()
@@ -207,6 +208,7 @@ def visible(page):
     return html.unescape(re.sub("<[^>]*>", "", page))
 
 
+@pytest.mark.promise("Names and parameters are text")
 def test_a_name_is_shown_as_it_is_and_is_no_markup():
     from markdown_it import MarkdownIt
 
@@ -223,6 +225,7 @@ def test_a_name_is_shown_as_it_is_and_is_no_markup():
         assert json.loads(quoted) == eval(quoted) == name and "\n" not in quoted and not set("<>&`") & set(quoted)
 
 
+@pytest.mark.promise("Names and parameters are text")
 def test_a_card_of_odd_names_holds_no_markup_of_theirs(make, selective, clip, corner, quick, text):
     names = dict(zip(corner.vocabulary.classes, ["<b>|`x`\nbird", "![c](http://x)", "$a$ <script>"], strict=True))
     other = cn.Vocabulary([names[c] for c in corner.vocabulary.classes], ["fl|at", "<i>line</i>", "photo\n# head"])

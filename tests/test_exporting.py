@@ -13,22 +13,34 @@ from helpers import BARE, COCA, RESNET, SIGLIP, VIT, gated, pixels, plain, rando
 import clipnull as cn
 from clipnull.evaluate import predict
 from clipnull.interop import exporting
-from clipnull.interop.exporting import export, fuse
-from clipnull.layers import on_texts
+from clipnull.interop.exporting import export, fuse, on_texts
 
+nightly = pytest.mark.nightly
 MODELS = {"miniclip": None, "vit": VIT, "bare": BARE, "siglip": SIGLIP}
 
 
 def edited(which, clip, small):
     """A model with two linear edits, the second with a bias where open_clip has a place for one; and its edits."""
     clip = clip if which == "miniclip" else small(MODELS[which])
-    biased = {} if which == "vit" else {"bias": random(clip.width).double()}
-    edits = [plain(clip.width, 0), plain(clip.width, 1, **biased)]
+    bias = {} if which == "vit" else {"bias": random(clip.width).double()}
+    edits = [plain(clip.width, 0), plain(clip.width, 1, **bias)]
     return clip, edits, edits[1].apply(edits[0].apply(clip))
 
 
-@pytest.mark.parametrize("which", ["miniclip", "vit", "bare", pytest.param("siglip", marks=pytest.mark.slow)])
-def test_what_is_fused_is_the_edited_model(which, clip, small, tmp_path):
+def hidden_layer(features):
+    """A hidden layer that fires on about half of `features` (n, d), and moves what it fires on."""
+    n, d = features.shape
+    left = F.normalize(features[:2] - features.mean(0), dim=1).T.double()
+    read = features.double() @ left / features.double().norm(dim=1, keepdim=True)
+    threshold = read.quantile(0.5, dim=0).clamp(min=0.01)
+    return cn.Edit(left, 3 * random(d, 2, seed=5).double() / d**0.5, "neuron", threshold=threshold)
+
+
+# --- Into weights
+
+
+@pytest.mark.parametrize("which", ["miniclip", "vit", "bare", pytest.param("siglip", marks=nightly)])
+def test_a_fused_model_is_the_edited_model(which, clip, small, tmp_path):
     clip, edits, after = edited(which, clip, small)
     folder = fuse(after, tmp_path / "new" / "fused")
     assert {"open_clip_config.json", "open_clip_model.safetensors"} <= {file.name for file in folder.iterdir()}
@@ -42,72 +54,60 @@ def test_what_is_fused_is_the_edited_model(which, clip, small, tmp_path):
 
 STOCK = """
 out = []
-for folder in args[1:]:
+for folder in args[2:]:
     name = "local-dir:" + folder
     model, _, preprocess = open_clip.create_model_and_transforms(name)
     model.eval()
     text = model.encode_text(open_clip.get_tokenizer(name)(["a dog"]), normalize=True)
     picture = model.encode_image(pixels[folder], normalize=True)
     out.append(torch.nn.functional.pad(torch.cat([picture, text]), (0, 256 - text.shape[1])))
+program, x = torch.export.load(args[1]).module(), pixels["program"]
+out.append(torch.nn.functional.pad(torch.cat([program(x), program(x[:1])]), (0, 256 - 64)))
 out = torch.stack(out)
 """
 
 
 @pytest.mark.slow
-def test_stock_open_clip_loads_what_is_fused(clip, small, tmp_path):
-    made = {str(tmp_path / which): edited(which, clip, small) for which in MODELS}
-    x = {folder: pixels(model) for folder, (model, _, _) in made.items()}
+def test_what_is_fused_or_exported_runs_without_clipnull(clip, small, tmp_path):
+    """One process for all of them: it has open_clip and torch, and no clipnull."""
+    models = {str(tmp_path / which): edited(which, clip, small) for which in ("miniclip", "vit", "bare")}
+    x = {folder: pixels(model) for folder, (model, _, _) in models.items()}
+    after = gated(64).apply(plain(64, 99).apply(small(VIT)))
+    x["program"] = pixels(after)
     torch.save(x, tmp_path / "pixels")
-    got = stock(STOCK, tmp_path / "pixels", *(fuse(after, folder) for folder, (_, _, after) in made.items()))
-    for found, (folder, (model, edits, _)) in zip(got, made.items(), strict=True):
+    folders = [fuse(model, folder) for folder, (_, _, model) in models.items()]
+    *results, exported = stock(STOCK, tmp_path / "pixels", export(after, tmp_path / "edited.pt2"), *folders)
+    for result, (folder, (model, edits, _)) in zip(results, models.items(), strict=True):
         expected = edits[1].images(edits[0].images(model.embed_pixels(x[folder])))
-        found = found[:, : model.width]
-        torch.testing.assert_close(found[:-1], F.normalize(expected, dim=-1), atol=1e-5, rtol=0)
-        torch.testing.assert_close(found[-1:], model.embed_texts(["a dog"]), atol=1e-5, rtol=0)
+        result = result[:, : model.width]
+        torch.testing.assert_close(result[:-1], F.normalize(expected, dim=-1), atol=1e-5, rtol=0)
+        torch.testing.assert_close(result[-1:], model.embed_texts(["a dog"]), atol=1e-5, rtol=0)
+    expected = F.normalize(after.embed_pixels(x["program"]), dim=-1)
+    torch.testing.assert_close(exported[:, :64], torch.cat([expected, expected[:1]]), atol=1e-5, rtol=0)
 
 
-def test_an_unedited_model_is_fused_as_it_is(small, tmp_path):
+def test_fusing_leaves_the_model_as_it_was(small, tmp_path):
     clip = small(BARE)
-    again = cn.load(f"local-dir:{fuse(clip, tmp_path)}", device="cpu")
+    again = cn.load(f"local-dir:{fuse(clip, tmp_path / 'unedited')}", device="cpu")
     assert torch.equal(again.embed_pixels(pixels(clip)), clip.embed_pixels(pixels(clip)))
     assert again.fingerprint == clip.fingerprint
 
-
-def test_to_fuse_changes_nothing_in_the_model(small, tmp_path):
-    clip = small(BARE)
     after = plain(clip.width, bias=random(clip.width).double()).apply(clip)
     before, config = after.embed_pixels(pixels(clip)), copy.deepcopy(clip.model.visual.preprocess_cfg)
     fuse(after, tmp_path)
     assert torch.equal(after.embed_pixels(pixels(clip)), before) and clip.model.visual.preprocess_cfg == config
-    named = json.loads((tmp_path / "open_clip_config.json").read_text())["model_cfg"]["vision_cfg"]
-    assert (named["timm_proj"], named["timm_proj_bias"]) == ("linear", True)
-    assert "timm_proj_bias" not in json.loads((fuse(clip, tmp_path) / "open_clip_config.json").read_text())["model_cfg"]
-
-
-def test_a_bias_without_a_place_is_not_fused(small, tmp_path):
-    clip = small(VIT)
-    after = plain(clip.width, bias=random(clip.width).double()).apply(clip)
-    with pytest.raises(ValueError, match="adds a bias, and open_clip has no place for one at visual of local-dir"):
-        fuse(after, tmp_path / "fused")
-    assert not (tmp_path / "fused").exists()
-
-
-def cut(features, threshold=0.5):
-    """A hidden layer that fires on about half of `features` (n, d), and moves what it fires on."""
-    n, d = features.shape
-    left = F.normalize(features[:2] - features.mean(0), dim=1).T.double()
-    read = features.double() @ left / features.double().norm(dim=1, keepdim=True)
-    least = read.quantile(threshold, dim=0)
-    return cn.Edit(left, 3 * random(d, 2, seed=5).double() / d**0.5, "neuron", threshold=least.clamp(min=0.01))
+    vision = json.loads((tmp_path / "open_clip_config.json").read_text())["model_cfg"]["vision_cfg"]
+    assert (vision["timm_proj"], vision["timm_proj_bias"]) == ("linear", True)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("first", [False, True], ids=["alone", "after a matrix"])
+@pytest.mark.parametrize("first", [pytest.param(False, marks=nightly), True], ids=["alone", "after a matrix"])
 def test_a_hidden_layer_goes_into_a_stock_checkpoint(clip, images, z, first, tmp_path):
-    before = plain(clip.width, 3).apply(clip) if first else clip
-    features = plain(clip.width, 3).images(z) if first else z
-    edit = cut(features)
-    folder = fuse(edit.apply(before), tmp_path / "fused")
+    third = torch.arange(len(images)) % 3 == 0
+    images, z, train = images.where(third), z[third], cn.load_images(split="train")
+    before, features = (plain(256, 3).apply(clip), plain(256, 3).images(z)) if first else (clip, z)
+    edit, few = hidden_layer(features), train.where(torch.arange(len(train)) % 4 == 0)
+    folder = fuse(edit.apply(before), tmp_path / "fused", few if first else None)
     vision = json.loads((folder / "open_clip_config.json").read_text())["model_cfg"]["vision_cfg"]
     assert vision["timm_proj"] == "mlp"
     again = cn.load(f"local-dir:{folder}", device="cpu")
@@ -118,7 +118,7 @@ def test_a_hidden_layer_goes_into_a_stock_checkpoint(clip, images, z, first, tmp
     assert cosine.mean() > 0.999 and cosine.min() > 0.97 and moved.mean() < 0.95  # so it is more than the identity
 
 
-@pytest.mark.slow
+@nightly
 def test_an_edit_by_neuron_answers_alike_in_a_stock_checkpoint(clip, images, z, tmp_path):
     request = cn.Forget(["dog"], ["line"]) | cn.Forget(["house"])
     edit = cn.unlearn(clip, request, images.vocabulary, "neuron", prototypes=False)
@@ -127,119 +127,26 @@ def test_an_edit_by_neuron_answers_alike_in_a_stock_checkpoint(clip, images, z, 
     assert (answers[0] == answers[1]).double().mean() > 0.98
 
 
-def test_a_hidden_layer_without_a_place_is_not_fused(clip, small, tmp_path):
+def test_an_edit_without_a_place_is_not_fused(clip, small, tmp_path):
     vit = small(VIT)
-    edit = cut(random(50, vit.width))
-    with pytest.raises(ValueError, match="a hidden layer, and open_clip has no place for one at visual of .*'oblique'"):
-        fuse(edit.apply(vit), tmp_path / "fused")
-    edit = cut(random(50, clip.width))
-    with pytest.raises(ValueError, match="is a hidden layer and another one follows"):
-        fuse(edit.apply(edit.apply(clip)), tmp_path / "fused")
-    many = cn.Edit(edit.left.repeat(1, 40), edit.right.repeat(1, 40), "m", threshold=edit.threshold.repeat(40))
-    with pytest.raises(ValueError, match="has 80 units; expected at most 64 in 256 dimensions"):
-        fuse(many.apply(clip), tmp_path / "fused")
+    layer, layer64 = hidden_layer(random(50, 256)), hidden_layer(random(50, 64))
+    many = cn.Edit(layer.left.repeat(1, 40), layer.right.repeat(1, 40), "m", threshold=layer.threshold.repeat(40))
+    for after, message in [
+        (plain(64, bias=random(64).double()).apply(vit), "adds a bias, .* no place for one at visual of local-dir"),
+        (gated(64).apply(plain(64, 99).apply(vit)), "'gated' is gated.*expected linear edits .*`export`"),
+        (layer64.apply(vit), "is a hidden layer, .* no place for one at visual of .*'oblique'"),
+        (layer.apply(layer.apply(clip)), "is a hidden layer and another one follows"),
+        (many.apply(clip), "has 80 units; expected at most 64 in 256 dimensions"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            fuse(after, tmp_path / "fused")
     assert not (tmp_path / "fused").exists()
 
 
-@pytest.mark.slow
-def test_a_gated_edit_is_not_fused_but_exported(small, tmp_path):
-    clip = small(VIT)
-    x, after = pixels(clip), gated(clip.width).apply(plain(clip.width, 99).apply(clip))
-    with pytest.raises(ValueError, match="'gated' is gated.*cannot be fused into weights.*`export`"):
-        fuse(after, tmp_path / "fused")
-    assert not (tmp_path / "fused").exists()
-    model = torch.export.load(export(after, tmp_path / "edited.pt2")).module()
-    for some in (x, x[:1], torch.cat([x, x])):  # any number of pictures
-        torch.testing.assert_close(model(some), F.normalize(after.embed_pixels(some), dim=-1), atol=1e-5, rtol=0)
+# --- The text side
 
 
-@pytest.mark.slow
-def test_what_is_exported_runs_without_clipnull(small, tmp_path):
-    clip = small(VIT)
-    x, after = pixels(clip), gated(clip.width).apply(plain(clip.width, 99).apply(clip))
-    torch.save(x, tmp_path / "pixels")
-    got = stock(
-        "model = torch.export.load(args[1]).module()\nout = torch.cat([model(pixels), model(pixels[:1])])",
-        tmp_path / "pixels",
-        export(after, tmp_path / "edited.pt2"),
-    )
-    torch.testing.assert_close(got, F.normalize(after.embed_pixels(torch.cat([x, x[:1]])), dim=-1), atol=1e-5, rtol=0)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "config",
-    [BARE, COCA, RESNET, pytest.param(SIGLIP, marks=pytest.mark.nightly)],
-    ids=["bare", "coca", "resnet", "siglip"],
-)
-def test_every_kind_of_tower_is_exported(small, config, tmp_path):
-    clip = small(config)
-    x, after = pixels(clip, 3), gated(clip.width).apply(clip)
-    program = torch.export.load(export(after, tmp_path / "edited.pt2")).module()
-    torch.testing.assert_close(program(x), F.normalize(after.embed_pixels(x), dim=-1), atol=1e-5, rtol=0)
-
-
-def onnx(path, x):
-    """What onnxruntime makes of the model at `path`."""
-    session = pytest.importorskip("onnxruntime").InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    return torch.from_numpy(session.run(["embeddings"], {"pixels": x.numpy()})[0])
-
-
-@pytest.mark.slow
-def test_what_is_exported_to_onnx_gives_the_same_embeddings(small, tmp_path):
-    clip = small(VIT)
-    d, x = clip.width, pixels(clip, 7)
-    after = cut(random(50, d)).apply(gated(d).apply(plain(d, 99).apply(clip)))  # an edit of every form
-    path = export(after, tmp_path / "edited.onnx")
-    assert [file.name for file in tmp_path.iterdir()] == ["edited.onnx"]
-    for some in (x, x[:1], x[:2]):  # any number of pictures
-        torch.testing.assert_close(onnx(path, some), F.normalize(after.embed_pixels(some), dim=-1), atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize("off", [0.0, 9e-6, 2e-5])
-def test_an_onnx_file_is_tried_before_it_gets_its_name(off, small, tmp_path, monkeypatch):
-    runtime, clip = pytest.importorskip("onnxruntime"), small(VIT)
-
-    class Program:
-        def save(self, path, external_data):
-            path.write_bytes(b"a model")
-
-    class Session:
-        def __init__(self, path, providers):
-            pass
-
-        def run(self, names, inputs):
-            return [(F.normalize(clip.embed_pixels(torch.from_numpy(inputs["pixels"])), dim=-1) + off).numpy()]
-
-    monkeypatch.setattr(torch.onnx, "export", lambda *args, **kwargs: Program())
-    monkeypatch.setattr(runtime, "InferenceSession", Session)
-    if off <= 1e-5:
-        assert export(clip, tmp_path / "a.onnx").read_bytes() == b"a model"
-    else:
-        with pytest.raises(RuntimeError, match="a.onnx' is not written: onnxruntime gives .* differ by 2.0e-05; expec"):
-            export(clip, tmp_path / "a.onnx")
-        assert not list(tmp_path.iterdir())
-
-
-def test_what_one_onnx_file_cannot_hold_is_refused(small, tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match=r"weights of torch.bfloat16, .* expected torch.float32 and less than"):
-        export(small(VIT, "bf16"), tmp_path / "a.onnx")
-    monkeypatch.setattr(exporting, "ONNX_BYTES", 1000)
-    with pytest.raises(
-        ValueError, match=r"weights of torch.float32, [\d,]+ bytes; expected .* less than 1,000 for ONNX"
-    ):
-        export(small(VIT), tmp_path / "a.onnx")
-    for name in ("onnx", "onnxscript", "onnxruntime"):
-        with monkeypatch.context() as patch, pytest.raises(ImportError, match=f"{name} is not .*the extra 'onnx'"):
-            patch.setitem(sys.modules, name, None)
-            export(small(VIT), tmp_path / "a.onnx")
-    assert not list(tmp_path.iterdir())
-
-
-# --- the text side
-
-
-@pytest.mark.parametrize("which", ["vit", "bare", "coca"])
+@pytest.mark.parametrize("which", ["vit", "bare", pytest.param("coca", marks=nightly)])
 def test_edits_on_texts_give_the_same_products(which, small, tmp_path):
     clip = small({"vit": VIT, "bare": BARE, "coca": COCA}[which])
     edits = [plain(clip.width, 0), plain(clip.width, 1)]
@@ -271,12 +178,12 @@ def test_a_cosine_on_texts_is_the_one_on_pictures_times_two_lengths(small):
     torch.testing.assert_close(z @ on_texts(edit.apply(clip)).embed_texts(texts).double().T, after * lengths)
 
 
-def test_what_texts_cannot_carry_is_refused(small, tmp_path):
+def test_an_edit_that_texts_cannot_carry_is_refused(small, tmp_path):
     clip = small(VIT)
     for edit, message in [
-        (plain(64, bias=random(64).double()), "edit: its bias adds <bias, t> to every score"),
-        (gated(64), "edit: one of form 'module' decides for each picture anew"),
-        (cut(random(50, 64)), "edit: one of form 'layer' decides for each picture anew"),
+        (plain(64, bias=random(64).double()), "edit: its bias"),
+        (gated(64), "edit: one of form 'module'"),
+        (hidden_layer(random(50, 64)), "edit: one of form 'layer'"),
     ]:
         with pytest.raises(ValueError, match=message):
             fuse(edit.apply(clip), tmp_path / "fused", side="text")
@@ -289,16 +196,84 @@ def test_what_texts_cannot_carry_is_refused(small, tmp_path):
     assert not (tmp_path / "fused").exists()
 
 
+# --- Into a program
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "config",
+    [BARE, RESNET, pytest.param(COCA, marks=nightly), pytest.param(SIGLIP, marks=nightly)],
+    ids=["bare", "resnet", "coca", "siglip"],
+)
+def test_every_kind_of_tower_is_exported(small, config, tmp_path):
+    clip = small(config)
+    x, after = pixels(clip, 3), gated(clip.width).apply(clip)
+    program = torch.export.load(export(after, tmp_path / "edited.pt2")).module()
+    for some in (x, x[:1]):  # any number of pictures
+        torch.testing.assert_close(program(some), F.normalize(after.embed_pixels(some), dim=-1), atol=1e-5, rtol=0)
+
+
+@pytest.mark.slow
+def test_an_onnx_model_gives_the_same_embeddings(small, tmp_path):
+    clip = small(VIT)
+    d, x = clip.width, pixels(clip, 7)
+    after = hidden_layer(random(50, d)).apply(gated(d).apply(plain(d, 99).apply(clip)))  # an edit of every form
+    path = export(after, tmp_path / "edited.onnx")
+    assert [file.name for file in tmp_path.iterdir()] == ["edited.onnx"]
+    session = pytest.importorskip("onnxruntime").InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    for some in (x, x[:1], x[:2]):  # any number of pictures
+        embeddings = torch.from_numpy(session.run(["embeddings"], {"pixels": some.numpy()})[0])
+        torch.testing.assert_close(embeddings, F.normalize(after.embed_pixels(some), dim=-1), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("off", [9e-6, 2e-5])
+def test_an_onnx_model_is_tried_before_it_gets_its_name(off, small, tmp_path, monkeypatch):
+    runtime, clip = pytest.importorskip("onnxruntime"), small(VIT)
+
+    class Program:
+        def save(self, path, external_data):
+            path.write_bytes(b"a model")
+
+    class Session:
+        def __init__(self, path, providers):
+            pass
+
+        def run(self, names, inputs):
+            return [(F.normalize(clip.embed_pixels(torch.from_numpy(inputs["pixels"])), dim=-1) + off).numpy()]
+
+    monkeypatch.setattr(torch.onnx, "export", lambda *args, **kwargs: Program())
+    monkeypatch.setattr(runtime, "InferenceSession", Session)
+    if off <= 1e-5:
+        assert export(clip, tmp_path / "a.onnx").read_bytes() == b"a model"
+    else:
+        with pytest.raises(RuntimeError, match="a.onnx' is not written: .* differ by 2.0e-05"):
+            export(clip, tmp_path / "a.onnx")
+        assert not list(tmp_path.iterdir())
+
+
+def test_what_one_onnx_file_cannot_hold_is_refused(small, tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match=r"weights of torch.bfloat16, .* expected torch.float32"):
+        export(small(VIT, "bf16"), tmp_path / "a.onnx")
+    monkeypatch.setattr(exporting, "ONNX_BYTES", 1000)
+    with pytest.raises(ValueError, match=r"[\d,]+ bytes; expected .* less than 1,000 for ONNX"):
+        export(small(VIT), tmp_path / "a.onnx")
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        with monkeypatch.context() as patch, pytest.raises(ImportError, match=f"{name} is not .*the extra 'onnx'"):
+            patch.setitem(sys.modules, name, None)
+            export(small(VIT), tmp_path / "a.onnx")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("make", [plain, gated])
-def test_a_model_on_cuda_is_exported(small, make, tmp_path):
+def test_a_model_on_cuda_is_exported(small, tmp_path):
     clip = small(VIT)
     clip = replace(clip, model=copy.deepcopy(clip.model).cuda())
-    x, after = pixels(clip), make(clip.width).apply(clip)
+    x, after = pixels(clip), gated(clip.width).apply(plain(clip.width).apply(clip))
     program = torch.export.load(export(after, tmp_path / "edited.pt2")).module()
     torch.testing.assert_close(program(x.cuda()).cpu(), F.normalize(after.embed_pixels(x), dim=-1), atol=1e-4, rtol=0)
 
 
+@pytest.mark.promise("Nothing is written outside its target")
 def test_a_half_written_file_is_never_left(small, tmp_path, monkeypatch):
     clip = small(VIT)
 

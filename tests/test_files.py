@@ -47,6 +47,7 @@ def test_a_cache_that_cannot_be_written_is_named_and_how_to_choose_another(tmp_p
         files.cache_folder()
 
 
+@pytest.mark.promise("Nothing is written outside its target")
 def test_a_file_appears_whole(tmp_path):
     path = tmp_path / "a.txt"
     with files.written(path) as temporary:
@@ -56,6 +57,7 @@ def test_a_file_appears_whole(tmp_path):
     assert files.write_text(path, "á\nb\n") == path and path.read_bytes() == "á\nb\n".encode()
 
 
+@pytest.mark.promise("Nothing is written outside its target")
 def test_a_file_stays_as_it_was_if_writing_fails(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
@@ -112,6 +114,7 @@ def test_the_name_of_a_file_may_be_as_long_as_the_system_lets(tmp_path):
 
 
 @pytest.mark.parametrize("failing", ["write", "chmod", "replace"])
+@pytest.mark.promise("Nothing is written outside its target")
 def test_a_full_disk_leaves_nothing_and_the_next_time_goes_well(failing, tmp_path, monkeypatch):
     path = files.write_text(tmp_path / "a.txt", "old")
 

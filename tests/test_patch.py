@@ -73,6 +73,7 @@ def test_a_file_is_small(tmp_path):
     assert plain(512).save(path).stat().st_size <= 1e4  # left is right: saved once
 
 
+@pytest.mark.promise("What is damaged is refused")
 def test_a_truncated_file_is_refused(tmp_path):
     path = gated(64).save(tmp_path / "edit.safetensors")
     whole = path.read_bytes()
@@ -117,6 +118,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
+@pytest.mark.promise("What is damaged is refused")
 def test_a_damaged_or_foreign_file_is_refused(kind, tmp_path):
     path = gated(32).save(tmp_path / "edit.safetensors")
     tamper(path, DAMAGE[kind])

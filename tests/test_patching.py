@@ -259,6 +259,7 @@ def test_a_source_that_is_written_to_is_refused(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 0.99])
+@pytest.mark.promise("What is damaged is refused")
 def test_a_truncated_file_is_refused(kind, share, tmp_path):
     write, suffix = KINDS[kind]
     source = tmp_path / f"in{suffix}"

@@ -1,4 +1,4 @@
-"""What .github/SECURITY.md promises: which tests hold it, and tests of what no other file does."""
+"""The promises of .github/SECURITY.md: each has tests with its mark, and some of them are here."""
 
 import ast
 import pickle
@@ -18,80 +18,20 @@ from clipnull.course import goldens, notebooks
 from clipnull.files import write_text, written
 from clipnull.prototypes import cell_prototypes
 
-SECURITY = (ROOT / ".github" / "SECURITY.md").read_text(encoding="utf-8")
-PROMISES = {
-    "No file of data runs code": """
-        test_sources::test_code_in_a_folder_never_runs
-        test_sources::test_a_model_of_the_hub_with_code_is_refused_before_anything_else_is_downloaded
-        test_sources::test_a_text_tower_of_the_hub_with_code_is_refused
-        test_sources::test_a_checkpoint_that_is_garbage_is_named_and_runs_nothing
-        test_sources::test_a_pickle_with_code_is_refused_whatever_open_clip_would_do
-        test_promises::test_a_pickle_runs_nothing_whatever_reads_it
-        test_stored::test_a_pickle_in_an_archive_is_never_run
-    """,
-    "What is damaged is refused": """
-        test_patch::test_a_truncated_file_is_refused
-        test_patch::test_a_damaged_or_foreign_file_is_refused
-        test_sources::test_a_damaged_configuration_is_named
-        test_sources::test_no_untrained_model_takes_the_place_of_missing_weights
-        test_prototypes::test_a_damaged_file_is_named_and_made_again
-        test_pictures::test_a_bomb_is_refused_by_its_header
-        test_stored::test_an_unfit_file_is_refused_with_its_name_and_the_field
-        test_fuzz_stored::test_nothing_but_value_errors_that_name_the_file
-    """,
-    "Nothing is written outside its target": """
-        test_files::test_a_file_appears_whole
-        test_files::test_a_file_stays_as_it_was_if_writing_fails
-        test_files::test_a_full_disk_leaves_nothing_and_the_next_time_goes_well
-        test_prototypes::test_a_full_disk_leaves_what_was_there_and_the_next_run_recovers
-        test_prototypes::test_a_killed_run_leaves_a_whole_cache_or_none
-        test_exporting::test_a_half_written_file_is_never_left
-        test_run::test_a_source_is_never_replaced_by_its_result
-        test_run::test_a_notebook_that_no_run_has_written_is_not_replaced
-        test_promises::test_a_link_is_replaced_and_not_what_it_leads_to
-        test_promises::test_only_the_target_changes
-    """,
-    "No path is followed out of a folder": """
-        test_sources::test_no_path_leads_out_of_a_folder
-        test_data::test_no_link_is_followed_out_of_the_folder
-        test_data::test_loops_of_links_end
-        test_pictures::test_what_is_no_regular_file_is_never_opened
-    """,
-    "Names and parameters are text": """
-        test_run::test_parameters_with_quotes_and_braces_are_values_and_no_code
-        test_cards::test_a_name_is_shown_as_it_is_and_is_no_markup
-        test_cards::test_a_card_of_odd_names_holds_no_markup_of_theirs
-        test_cards::test_no_path_of_the_machine_is_told
-    """,
-    "Nothing is left running": """
-        test_run::test_a_run_that_is_ended_leaves_no_result_and_no_process
-        test_run::test_a_notebook_that_is_ended_leaves_no_kernel
-        test_run::test_a_notebook_over_its_limit_is_stopped_with_its_kernel
-    """,
-    "Nothing is sent anywhere": """
-        test_promises::test_no_socket_is_opened
-    """,
-}
+promise = pytest.mark.promise
 
 
-@pytest.mark.parametrize("promise", PROMISES)
-def test_every_promise_has_its_tests(promise):
-    assert f"**{promise}.**" in SECURITY
-    for name in PROMISES[promise].split():
-        file, _, test = name.partition("::")
-        tree = ast.parse((ROOT / "tests" / f"{file}.py").read_text(encoding="utf-8"))
-        found = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
-        assert test in found, f"{name} is not there: what holds the promise {promise!r}?"
-        marks = [ast.unparse(mark) for mark in found[test].decorator_list]
-        assert not [mark for mark in marks if "nightly" in mark], f"{name}: not in `make test`"
-
-
-def test_every_promise_that_is_made_is_here():
-    made = SECURITY.partition("## What is promised")[2].partition("\n## ")[0]
-    assert re.findall(r"(?m)^\d\. \*\*(.*?)\.\*\*", made) == list(PROMISES)
-
-
-# --- promises that no other file tests
+def test_every_promise_has_a_test_by_day_and_every_mark_a_promise():
+    text = (ROOT / ".github" / "SECURITY.md").read_text(encoding="utf-8")
+    section = text.partition("## What is promised")[2].partition("\n## ")[0]
+    promises = re.findall(r"(?m)^\d\. \*\*(.*?)\.\*\*", section)
+    marked = set()
+    for path in (ROOT / "tests").glob("test_*.py"):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            marks = [ast.unparse(mark) for mark in getattr(node, "decorator_list", ())]
+            if not any("nightly" in mark for mark in marks):
+                marked |= {match[1] for mark in marks if (match := re.fullmatch(r".*promise\('(.*)'\)", mark))}
+    assert promises and set(promises) == marked
 
 
 class Code:
@@ -145,6 +85,7 @@ READERS = {
 
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("kind", ["plain", "of torch"])
+@promise("No file of data runs code")
 def test_a_pickle_runs_nothing_whatever_reads_it(small, tmp_path, monkeypatch, reader, kind):
     monkeypatch.setenv("CLIPNULL_CACHE", str(tmp_path))
     clip, marker, path = small(VIT), tmp_path / "ran", tmp_path / "file"
@@ -154,10 +95,6 @@ def test_a_pickle_runs_nothing_whatever_reads_it(small, tmp_path, monkeypatch, r
     assert not marker.exists()
     torch.load(path, weights_only=False) if kind == "of torch" else pickle.loads(path.read_bytes())
     assert marker.exists()  # it would have run
-
-
-def text(path, _):
-    write_text(path, "new")
 
 
 def tensors(path, _):
@@ -172,7 +109,7 @@ def fused(path, clip):
 
 
 WRITERS = {
-    "text": text,
+    "text": lambda path, _: write_text(path, "new"),
     "tensors": tensors,
     "patch": lambda path, clip: plain(clip.width).save(path),
     "fused": fused,
@@ -180,6 +117,7 @@ WRITERS = {
 
 
 @pytest.mark.parametrize("writer", WRITERS)
+@promise("Nothing is written outside its target")
 def test_a_link_is_replaced_and_not_what_it_leads_to(small, tmp_path, writer):
     outside, inside = tmp_path / "outside", tmp_path / "inside"
     outside.write_text("of somebody else")
@@ -198,6 +136,7 @@ class Tokenizer:
         Path(folder, "tokenizer.json").write_text("{}")
 
 
+@promise("Nothing is written outside its target")
 def test_a_tokenizer_is_written_into_its_folder(small, tmp_path):
     outside, folder = tmp_path / "outside", tmp_path / "fused"
     outside.write_text("of somebody else")
@@ -207,6 +146,7 @@ def test_a_tokenizer_is_written_into_its_folder(small, tmp_path):
     assert outside.read_text() == "of somebody else" and (folder / "tokenizer.json").read_text() == "{}"
 
 
+@promise("Nothing is written outside its target")
 def test_only_the_target_changes(small, tmp_path, monkeypatch):
     """Not the folder in which one works, not the home, and no temporary file stays."""
     here, home, temporary = (tmp_path / name for name in ("here", "home", "temporary"))
@@ -228,6 +168,7 @@ def test_only_the_target_changes(small, tmp_path, monkeypatch):
     )
 
 
+@promise("Nothing is sent anywhere")
 def test_no_socket_is_opened(small, monkeypatch, tmp_path):
     def refuse(*_, **__):
         pytest.fail("something is sent or asked for")

@@ -133,6 +133,7 @@ def without(tensors, name):
     ],
     ids=["empty", "cut", "no mask", "one class", "NaN", "half", "other mask", "brackets", "loop", "FIFO"],
 )
+@pytest.mark.promise("What is damaged is refused")
 def test_a_damaged_file_is_named_and_made_again(damage, tiny, cache):
     whole = make(tiny)
     (path,) = stored(cache)
@@ -192,6 +193,7 @@ def test_a_cache_that_can_be_read_but_not_written_is_served_and_left_as_it_is(ti
         make(tiny, seed=1)
 
 
+@pytest.mark.promise("Nothing is written outside its target")
 def test_a_full_disk_leaves_what_was_there_and_the_next_run_recovers(tiny, cache, monkeypatch):
     first = make(tiny, mask=torch.tensor([[True, False], [False, False]]))
     (path,) = stored(cache)
@@ -251,6 +253,7 @@ for kill_at in (0, 100_000, -1):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.promise("Nothing is written outside its target")
 def test_a_killed_run_leaves_a_whole_cache_or_none(clip, cache):
     """Killed again and again, right after each write began; what lies there then is whole, and the next run goes on."""
     out = python(KILLED, CLIPNULL_CACHE=str(cache), OMP_NUM_THREADS="1")

@@ -70,6 +70,7 @@ NAMES = {
 
 @pytest.mark.parametrize("names", NAMES.values(), ids=NAMES)
 @pytest.mark.parametrize("start", [execute, lambda path, out: run([path], out)], ids=["execute", "run"])
+@pytest.mark.promise("Nothing is written outside its target")
 def test_a_source_is_never_replaced_by_its_result(source, tmp_path, monkeypatch, start, names):
     monkeypatch.chdir(tmp_path)
     path, out = map(Path, names)
@@ -80,6 +81,7 @@ def test_a_source_is_never_replaced_by_its_result(source, tmp_path, monkeypatch,
     assert (tmp_path / "copies" / source.name).is_symlink()
 
 
+@pytest.mark.promise("Nothing is written outside its target")
 def test_results_replace_no_other_source_and_nothing_that_no_run_has_written(notebook, tmp_path):
     path, other, work = notebook("a", RECORD), tmp_path / "other" / "b.ipynb", tmp_path / "student" / "a.ipynb"
     for copy in (other, work):
@@ -128,6 +130,7 @@ def test_a_failing_cell_is_named_and_what_ran_is_kept(notebook, tmp_path, given,
 
 
 @slow
+@pytest.mark.promise("Nothing is left running")
 def test_a_notebook_over_its_limit_is_stopped_with_its_kernel(notebook, tmp_path, monkeypatch):
     marker = tmp_path / "pid"
     path = notebook("a", MARK.format(marker), SLEEP)
@@ -148,6 +151,7 @@ def test_a_dying_kernel_is_named(notebook, tmp_path):
 
 
 @slow
+@pytest.mark.promise("Names and parameters are text")
 def test_parameters_with_quotes_and_braces_are_values_and_no_code(notebook, tmp_path):
     values = 'it\'s a "dog" {name} {{x}} $HOME `ls` \\n %s', "'; import os; os._exit(3); '", "{'a': [1]}", "\\"
     given = {f"name_{i}": value for i, value in enumerate(values)}
@@ -246,6 +250,7 @@ def test_run_follows_the_profile(notebook, tmp_path, monkeypatch):
 
 @slow
 @pytest.mark.parametrize("name", ["SIGKILL", pytest.param("SIGTERM", marks=pytest.mark.nightly)])
+@pytest.mark.promise("Nothing is left running")
 def test_a_run_that_is_ended_leaves_no_result_and_no_process(notebook, tmp_path, name):
     marker, out = tmp_path / "pid", tmp_path / "out"
     path = notebook("a", "import subprocess\nsubprocess.Popen(['sleep', '600'])", MARK.format(marker), SLEEP)

@@ -82,6 +82,7 @@ def test_a_folder_is_loaded_with_its_weights(folder):
     ],
     ids=["true", "one", "none", "deep", "auto_map", "tower", "config"],
 )
+@pytest.mark.promise("No file of data runs code")
 def test_code_in_a_folder_never_runs(folder, tmp_path, monkeypatch, text):
     monkeypatch.setattr("builtins.input", lambda *_: "y")  # whatever a person would answer
     marker, path = tmp_path / "ran", tmp_path / "model"
@@ -112,6 +113,7 @@ def test_code_that_nothing_asks_for_is_no_reason_to_refuse(folder):
         ("vision", "timm_model_name", "local-dir:/etc"),
     ],
 )
+@pytest.mark.promise("No path is followed out of a folder")
 def test_no_path_leads_out_of_a_folder(folder, tmp_path, part, key, value):
     path = tmp_path / "model"
     (tmp_path / "other").mkdir()
@@ -156,6 +158,7 @@ def test_a_model_of_the_hub_is_loaded(folder, hub):
         {"hf_model_name": "../tests"},
     ],
 )
+@pytest.mark.promise("No file of data runs code")
 def test_a_model_of_the_hub_with_code_is_refused_before_anything_else_is_downloaded(folder, hub, monkeypatch, text):
     monkeypatch.chdir(ROOT)
     names = hub(folder(text=text))
@@ -163,6 +166,7 @@ def test_a_model_of_the_hub_with_code_is_refused_before_anything_else_is_downloa
     assert names == ["open_clip_config.json"]
 
 
+@pytest.mark.promise("No file of data runs code")
 def test_a_text_tower_of_the_hub_with_code_is_refused(folder, hub, monkeypatch):
     transformers = pytest.importorskip("transformers")
 
@@ -199,6 +203,7 @@ def test_a_hub_out_of_reach_is_named(folder, hub):
     ],
     ids=["empty", "list", "deep", "bytes", "towers", "long", "values", "timm"],
 )
+@pytest.mark.promise("What is damaged is refused")
 def test_a_damaged_configuration_is_named(folder, content):
     path = folder()
     (path / "open_clip_config.json").write_bytes(content.encode("utf-8", "surrogateescape"))
@@ -215,6 +220,7 @@ def test_a_folder_without_a_model_is_named(folder, tmp_path):
     refusal(f"local-dir:{path}", match="name: ")
 
 
+@pytest.mark.promise("What is damaged is refused")
 def test_no_untrained_model_takes_the_place_of_missing_weights(folder):
     path = folder(trained=False, files={"tokenizer.json": "{}"})
     (path / "more.safetensors").mkdir()
@@ -265,6 +271,7 @@ GARBAGE = {
     ("kind", "where"),
     [*((kind, "folder") for kind in GARBAGE), *((kind, "file") for kind in ("cut", "code", "safe NaN", "safe shapes"))],
 )
+@pytest.mark.promise("No file of data runs code")
 def test_a_checkpoint_that_is_garbage_is_named_and_runs_nothing(folder, monkeypatch, kind, where):
     path, (ending, write) = folder(trained=False), GARBAGE[kind]
     file = path / f"weights.{ending}"
@@ -277,6 +284,7 @@ def test_a_checkpoint_that_is_garbage_is_named_and_runs_nothing(folder, monkeypa
     assert not (path / "ran").exists()
 
 
+@pytest.mark.promise("No file of data runs code")
 def test_a_pickle_with_code_is_refused_whatever_open_clip_would_do(folder, monkeypatch):
     """open_clip reads again, without a guard, what makes the guarded reader say TypeError."""
     path = folder(trained=False)

@@ -12,33 +12,33 @@ def add(commands: argparse._SubParsersAction) -> None:
     from ..course.profiles import PROFILES
 
     for name, function, text, out in (
-        ("run", run, "execute notebooks into a folder", "build"),
+        ("run", run, "execute notebooks into a folder and print their metrics", "build"),
         ("publish", publish, "execute notebooks and write their outputs back", "build"),
         ("seeds", seeds, "run with several seeds and propose tolerances", "build/seeds"),
         ("student", student, "write the course without solutions and outputs", "build/student"),
         ("book", book, "render the course, as stored, to a static site", "build/book"),
         ("course", course, "write the notebooks of the course into a folder", ""),
-        ("goldens", goldens, "take recorded metrics over into the goldens", ""),
+        ("goldens", goldens, "copy recorded metrics into the goldens", ""),
     ):
         command = commands.add_parser(name, help=text, description=text)
         command.set_defaults(function=function)
         if out:
-            command.add_argument("notebooks", nargs="*", type=Path, help="without: all in notebooks/ or in this folder")
+            command.add_argument("notebooks", nargs="*", type=Path, help="[all in notebooks/ or in this folder]")
             command.add_argument("--out", type=Path, default=Path(out), help=f"folder for the results [{out}]")
     of = commands.choices
     for command in (of["run"], of["seeds"]):
         command.add_argument("--jobs", type=int, help="notebooks at a time [2; 1 with a GPU]")
         command.add_argument("--limit", type=float, default=900, help="seconds for a whole notebook [900]")
     of["run"].add_argument("--compare", action="store_true", help="compare the metrics with the goldens")
-    of["run"].add_argument("--update-goldens", action="store_true", help="take the metrics over into the goldens")
+    of["run"].add_argument("--update-goldens", action="store_true", help="copy the metrics into the goldens")
     of["seeds"].add_argument("--seeds", type=int, default=5, help="how many [5]")
     of["seeds"].add_argument("--times", type=float, default=4, help="atol in standard deviations [4]")
-    names = ("NAME", "VALUE")
-    of["run"].add_argument("-p", dest="parameters", nargs=2, action="append", default=[], metavar=names)
+    pair = ("NAME", "VALUE")
+    of["run"].add_argument("-p", dest="parameters", nargs=2, action="append", default=[], metavar=pair)
     of["goldens"].add_argument("metrics", type=Path, help="such as build/metrics.json")
     for command in (of["run"], of["seeds"], of["goldens"]):
         command.add_argument("--profile", choices=list(PROFILES), help="[gpu where there is one, else mini]")
-        command.add_argument("--goldens", type=Path, help="[tests/goldens.json, else those that are installed]")
+        command.add_argument("--goldens", type=Path, help="[tests/goldens.json, or the installed ones]")
     of["course"].add_argument("folder", type=Path, metavar="FOLDER")
 
 
@@ -54,29 +54,27 @@ def run(args: argparse.Namespace) -> int:
     from ..course.run import NotebookError, run
     from ..files import write_text
 
-    notebooks = _notebooks(args)
-    metrics, failures = run(notebooks, args.out, dict(args.parameters), args.jobs, args.limit, args.profile)
-    profile = args.profile or default_profile()
+    profile, paths = args.profile or default_profile(), _notebooks(args)
+    metrics, failures = run(paths, args.out, dict(args.parameters), args.jobs, args.limit, args.profile)
     if args.compare and not args.update_goldens:
-        chosen = {path.stem for path in notebooks}
-        known = goldens.read(args.goldens or goldens.default_goldens(), profile)
-        known = {name: golden for name, golden in known.items() if name in chosen}
-        write_text(args.out / "diff.txt", goldens.diff(metrics, known) + "\n")
-        ran = {name: golden for name, golden in known.items() if name in metrics}
+        names, entries = {p.stem for p in paths}, goldens.read(args.goldens or goldens.default_goldens(), profile)
+        entries = {name: entry for name, entry in entries.items() if name in names}
+        write_text(args.out / "diff.txt", goldens.diff(metrics, entries) + "\n")
+        ran = {name: entry for name, entry in entries.items() if name in metrics}
         failures += goldens.differences(metrics, ran, args.out)
     if failures:
         raise NotebookError("failed:\n" + "\n".join(failures))
     print(f"pages to read: {args.out}/*.html    metrics: {args.out}/metrics.json")
-    return _take_over(metrics, args.goldens, profile) if args.update_goldens else 0
+    return _update(metrics, args.goldens, profile) if args.update_goldens else 0
 
 
-def _take_over(metrics: Mapping[str, dict[str, float]], path: Path | None, profile: str) -> int:
-    from ..course import goldens
+def _update(metrics: Mapping[str, dict[str, float]], path: Path | None, profile: str) -> int:
+    from ..course.goldens import IN_CLONE, update
     from ..course.run import NotebookError
 
-    if path is None and not goldens.IN_CLONE.parent.is_dir():
-        raise ValueError(f"goldens: {goldens.IN_CLONE} cannot be written here; expected --goldens FILE")
-    empty = goldens.update(metrics, path or goldens.IN_CLONE, profile)
+    if path is None and not IN_CLONE.parent.is_dir():
+        raise ValueError(f"goldens: {IN_CLONE} cannot be written here; expected --goldens FILE")
+    empty = update(metrics, path or IN_CLONE, profile)
     if empty:
         raise NotebookError("fill in atol and null of:\n" + "\n".join(empty))
     return 0
@@ -85,7 +83,7 @@ def _take_over(metrics: Mapping[str, dict[str, float]], path: Path | None, profi
 def goldens(args: argparse.Namespace) -> int:
     from ..course.goldens import stored
 
-    return _take_over(stored(args.metrics), args.goldens, args.profile or "mini")
+    return _update(stored(args.metrics), args.goldens, args.profile or "mini")
 
 
 def publish(args: argparse.Namespace) -> int:
@@ -99,8 +97,8 @@ def seeds(args: argparse.Namespace) -> int:
     from ..course.goldens import default_goldens
     from ..course.seeds import seeds
 
-    goldens = args.goldens or default_goldens()
-    seeds(_notebooks(args), args.out, args.seeds, args.times, goldens, args.profile, args.jobs, args.limit)
+    path = args.goldens or default_goldens()
+    seeds(_notebooks(args), args.out, args.seeds, args.times, path, args.profile, args.jobs, args.limit)
     return 0
 
 

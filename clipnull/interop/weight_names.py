@@ -1,8 +1,8 @@
 """The weights of a CLIP of transformers under open_clip's names and in its shapes.
 
-Both libraries compute the same from the same numbers and keep them differently: open_clip stores the matrices of
-queries, keys and values as one, and OpenAI's projections as (D, d) where a Linear has (d, D). A fingerprint is by
-content, so that it has to see one and the same form: that of open_clip.
+Both libraries compute the same from the same numbers but store them differently: open_clip joins the matrices of
+queries, keys and values, and keeps OpenAI's projections as (D, d) where a Linear has (d, D). A fingerprint is by
+content, so it needs one form: that of open_clip.
 """
 
 import re
@@ -63,49 +63,49 @@ BLOCKS = {
 
 
 def as_open_clip(state: dict[str, Tensor], kind: str) -> dict[str, Tensor]:
-    """The weights `state` of a CLIPModel (`kind` "CLIP") or SiglipModel ("Siglip") as open_clip's model holds them.
+    """The weights `state` of a CLIPModel (`kind` "CLIP") or SiglipModel ("Siglip") in the form of open_clip's model.
 
     The image tower of SigLIP is timm's. Raises ValueError for a weight that such a model does not have.
     """
-    names, result = CLIP if kind == "CLIP" else SIGLIP, {}
-    for key, value in _joined(state).items():
-        block = re.fullmatch(r"(\w+)\.encoder\.layers\.(\d+)\.(.+)", key)
-        if block and (kind, block[1]) in BLOCKS:
-            place, inside = BLOCKS[kind, block[1]]
-            name = f"{place}.{block[2]}.{_renamed(block[3], inside)}"
-        else:
-            name = _renamed(key, names)
+    result = {}
+    for key, value in _join(state).items():
+        name = _rename(key, kind)
         if name in ("visual.proj", "text_projection"):
             value = value.T
         elif name == "visual.trunk.pos_embed":
             value = value[None]
         elif name in ("logit_scale", "logit_bias"):
             value = value.reshape(())
-        if name.startswith("visual.trunk.attn_pool.in_proj_"):
-            form, width = name.removeprefix("visual.trunk.attn_pool.in_proj_"), len(value) // 3
-            result[f"visual.trunk.attn_pool.q.{form}"] = value[:width]
-            result[f"visual.trunk.attn_pool.kv.{form}"] = value[width:]
+        pool, joined, form = name.partition("attn_pool.in_proj_")
+        if joined:  # timm's attention pool keeps the queries apart
+            width = len(value) // 3
+            result[f"{pool}attn_pool.q.{form}"], result[f"{pool}attn_pool.kv.{form}"] = value[:width], value[width:]
         else:
             result[name] = value
     return result
 
 
-def _joined(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def _join(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """`state` with the projections of queries, keys and values as one tensor, in this order."""
     result = {}
     for key, value in state.items():
-        found = re.fullmatch(r"(.+\.self_attn\.)([qkv])_proj\.(weight|bias)", key)
-        if found is None:
+        match = re.fullmatch(r"(.+\.self_attn\.)([qkv])_proj\.(weight|bias)", key)
+        if match is None:
             result[key] = value
-        elif found[2] == "q":
-            parts = [state[f"{found[1]}{part}_proj.{found[3]}"] for part in "qkv"]
-            result[f"{found[1]}in_proj_{found[3]}"] = torch.cat(parts)
+        elif match[2] == "q":
+            parts = [state[f"{match[1]}{part}_proj.{match[3]}"] for part in "qkv"]
+            result[f"{match[1]}in_proj_{match[3]}"] = torch.cat(parts)
     return result
 
 
-def _renamed(key: str, names: dict[str, str]) -> str:
-    """`key` with the one of `names` that it begins with replaced."""
+def _rename(key: str, kind: str) -> str:
+    """open_clip's name of the weight `key`."""
+    prefix, rest, names = "", key, CLIP if kind == "CLIP" else SIGLIP
+    block = re.fullmatch(r"(text_model|vision_model)\.encoder\.layers\.(\d+)\.(.+)", key)
+    if block:
+        place, names = BLOCKS[kind, block[1]]
+        prefix, rest = f"{place}.{block[2]}.", block[3]
     for old, new in names.items():
-        if key == old or key.startswith(old if old.endswith("_") else f"{old}."):
-            return new + key.removeprefix(old)
-    raise ValueError(f"model: it has the weight {key!r}, which open_clip has no place for; expected a stock model")
+        if rest == old or rest.startswith(old if old.endswith("_") else f"{old}."):
+            return prefix + new + rest.removeprefix(old)
+    raise ValueError(f"model: open_clip has no place for its weight {key!r}; expected a stock model")
