@@ -12,7 +12,8 @@ import clipnull as cn
 from clipnull import unlearning
 from clipnull.bench.sweep import pair_forgetting
 from clipnull.evaluate import classify
-from clipnull.forecasting.calibration import at_chance
+from clipnull.forecasting.calibration import chance_strength
+from clipnull.forecasting.choosing import simulator_of
 from clipnull.prompts import common_words, embed_cells, embed_classes, embed_domains, kept_names
 from clipnull.prototypes import are_made, cell_prototypes
 from clipnull.vocabulary import format_prompt
@@ -126,7 +127,7 @@ def test_it_is_told_before_anything_is_synthesized(clip, monkeypatch, request_, 
 def test_prototypes_of_a_large_vocabulary_are_few_and_balanced(shape):
     mask = unlearning.chosen_cells(shape)
     each = mask.sum(0)
-    assert (each == each[0]).all() and each[0] >= 2 and (mask.sum() <= unlearning.MOST or each[0] == 2)
+    assert (each == each[0]).all() and each[0] >= 2 and (mask.sum() <= unlearning.MAX_PROTOTYPES or each[0] == 2)
     if each[0] < shape[0] and shape[1] < 10:
         assert mask.any(1).sum() >= min(shape[0], int(mask.sum())) * 0.8  # classes taken in turn
 
@@ -229,23 +230,23 @@ def test_a_leaning_mean_does_not_make_texts_of_domains_alike(clip):
 
 
 @pytest.fixture(scope="module")
-def outlook(clip, images):
-    return unlearning.outlook_of(clip, images.vocabulary, cn.embed_vocabulary(clip, images.vocabulary))
+def simulator(clip, images):
+    return simulator_of(clip, images.vocabulary, cn.embed_vocabulary(clip, images.vocabulary))
 
 
-def test_chance_is_aimed_at_from_names_and_reached_on_pictures(clip, images, z, outlook):
+def test_chance_is_aimed_at_from_names_and_reached_on_pictures(clip, images, z, simulator):
     """Among two names a picture is named by chance, where the usual strength leaves a mark; among all it is gone."""
     request, v = cn.Forget(["dog"]), images.vocabulary
-    mask, cells = request.mask(v), outlook.cells
+    mask, cells = request.mask(v), simulator.cells
     own = images.classes == v.classes.index("dog")
     for method in ("oblique", "neuron", "gated"):
-        settings = at_chance(method, cells, mask, outlook, v, {"strength": "chance"})
+        settings = {"strength": chance_strength(method, cells, mask, simulator, v, {})}
         edit = cn.solve(cells, mask, method, **settings)
-        assert outlook.among_two(edit, mask) == pytest.approx(0.5, abs=0.01)
-        assert pair_forgetting(z, outlook.classifiers.float(), images, request, edit.images) == pytest.approx(
+        assert simulator.pairwise(edit, mask) == pytest.approx(0.5, abs=0.01)
+        assert pair_forgetting(z, simulator.classifiers.float(), images, request, edit.images) == pytest.approx(
             0.5, abs=0.15
         )
-        named = classify(z[own], outlook.classifiers.float(), images.domains[own], edit.images)
+        named = classify(z[own], simulator.classifiers.float(), images.domains[own], edit.images)
         assert (named == images.classes[own]).double().mean() < 0.1
     made = cn.unlearn(clip, request, v, "gated", strength="chance")
     assert made.settings["strength"] == settings["strength"]
@@ -264,8 +265,10 @@ def test_chance_is_for_classes_and_methods_with_a_strength(clip, images, request
         cn.unlearn(clip, request_, images.vocabulary, method, strength="chance")
 
 
-def test_chance_out_of_reach_is_told(images, outlook):
+def test_chance_out_of_reach_is_told(images, simulator):
     """A gate that hardly ever opens leaves most pictures their name, however strong."""
-    mask, settings = cn.Forget(["dog"]).mask(images.vocabulary), {"strength": "chance", "deviations": 9.0}
-    with pytest.raises(ValueError, match=r"'chance' cannot be reached with 'gated': among two names 'dog' is expected"):
-        at_chance("gated", outlook.cells, mask, outlook, images.vocabulary, settings)
+    mask, settings = cn.Forget(["dog"]).mask(images.vocabulary), {"deviations": 9.0}
+    with pytest.raises(
+        ValueError, match=r"'chance' cannot be reached with 'gated': between two names, 'dog' is expected"
+    ):
+        chance_strength("gated", simulator.cells, mask, simulator, images.vocabulary, settings)

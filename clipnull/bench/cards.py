@@ -12,13 +12,14 @@ from ..embedding import embed, readable
 from ..errors import brief
 from ..evaluate import Comparison, compare, macro, wilson
 from ..files import alone, write_text
+from ..forecasting.choosing import simulator_of
 from ..forecasting.outlook import Forecast
 from ..images import Images
 from ..interop.transformers import recipe
 from ..models import Clip
 from ..prompts import kept_names, near, prompt_sets
 from ..prototypes import are_made
-from ..unlearning import embed_vocabulary, outlook_of, prototypes_of
+from ..unlearning import embed_vocabulary, prototypes_of
 from ..vocabulary import Forget, Vocabulary
 from . import sweep
 
@@ -204,7 +205,7 @@ def expected_of(edit: Edit, clip: Clip, request: Forget, vocabulary: Vocabulary)
     """What was to be expected of `edit` before a picture was seen, by prototypes where they come with the model."""
     known = are_made(clip.base or clip, vocabulary) if clip.encoder else prototypes_of(clip, vocabulary) is not None
     cells = embed_vocabulary(clip, vocabulary, known)
-    return outlook_of(clip, vocabulary, cells, known).forecast(edit, request.mask(vocabulary), request)
+    return simulator_of(clip, vocabulary, cells, known).forecast(edit, request.mask(vocabulary), request)
 
 
 def _measured(results: dict[str, Comparison], images: Images, expected: Forecast) -> str:

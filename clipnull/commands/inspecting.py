@@ -97,7 +97,7 @@ def audit(args: argparse.Namespace) -> int:
     from ..datasets.loading import load_images, name_of
     from ..edit import Edit
     from ..files import write_text, written
-    from ..forecasting.calibration import CHANCE, able
+    from ..forecasting.calibration import CHANCE, with_strength
     from ..methods import METHODS
     from ..models import load
     from ..stored import is_stored
@@ -122,9 +122,11 @@ def audit(args: argparse.Namespace) -> int:
     named = {request.classes[0]: words} if words and request.classes else None
     clean = load(args.clean) if args.clean else True
     train = load_images(split="train") if args.slow else None
-    chance = [method for method in methods if method in able()] if args.chance else []
+    chance = [method for method in methods if method in with_strength()] if args.chance else []
     if args.chance and (args.patch or not chance):
-        raise ValueError(f"chance: no method with a strength is asked; expected --methods of {shorten(able())}")
+        raise ValueError(
+            f"chance: no method with a strength is asked; expected --methods of {shorten(with_strength())}"
+        )
     edits = [edit] if edit else [unlearn(clip, request, images.vocabulary, method) for method in methods]
     edits += [unlearn(clip, request, images.vocabulary, method, strength=CHANCE) for method in chance]
     aims = [{}] * (len(edits) - len(chance)) + [{"aim": CHANCE}] * len(chance)

@@ -18,11 +18,12 @@ from clipnull.datasets.loading import load_images, name_of
 from clipnull.embedding import embed
 from clipnull.evaluate import accuracy_matrix, classify, rates
 from clipnull.files import write_text
-from clipnull.forecasting.outlook import best_of, candidates, is_usual, points
+from clipnull.forecasting.choosing import best_of, candidates, is_usual, simulator_of
+from clipnull.forecasting.outlook import points
 from clipnull.images import Images
 from clipnull.models import Clip, load
 from clipnull.stored import is_stored
-from clipnull.unlearning import embed_vocabulary, outlook_of
+from clipnull.unlearning import embed_vocabulary
 
 FIGURES = {
     "forgetting_rate": "forgetting rate",
@@ -52,7 +53,7 @@ def check(
         truly worth, those of the `best` candidate, and `usual`: those of each method at its default strength.
     """
     z, cells = embed(clip, images), embed_vocabulary(clip, images.vocabulary, prototypes)
-    outlook = outlook_of(clip, images.vocabulary, cells, prototypes)
+    outlook = simulator_of(clip, images.vocabulary, cells, prototypes)
     unedited = classify(z, outlook.classifiers, images.domains)
     before = accuracy_matrix(unedited, images)
     redrawn = Redrawn(images)
