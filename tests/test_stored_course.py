@@ -15,7 +15,8 @@ import torch
 from test_stored import CLASSES, DOMAINS, fields
 
 import clipnull as cn
-from clipnull.audits.probes import features_before_projection, paraphrases
+from clipnull.audits.probes import features_before_projection
+from clipnull.audits.words import paraphrases
 from clipnull.bench.cards import card
 from clipnull.course import panel, plots
 from clipnull.prompts import can_embed

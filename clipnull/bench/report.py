@@ -1,12 +1,11 @@
 """How methods and rivals stand: all that is measured in one call, and its tables as text and for RESULTS.md."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..audits import FEW, audit_each
-from ..audits.findings import told as number
+from ..audits import MIN_PICTURES, audit_each
+from ..audits.findings import format_number as number
 from ..images import Images
 from ..methods import METHODS
 from ..models import Clip
@@ -74,7 +73,7 @@ def audited(
     one is not asked.
     """
     counts = images.counts().sum(1).tolist()
-    asked = [Forget([c]) for c, n in zip(images.vocabulary.classes, counts, strict=True) if n >= FEW]
+    asked = [Forget([c]) for c, n in zip(images.vocabulary.classes, counts, strict=True) if n >= MIN_PICTURES]
     if not asked:
         return None
     request = next((one for one in asked if str(one) in on.clean), asked[0])
@@ -91,7 +90,9 @@ def audited(
     worst = {}
     for name, report in zip(edits, reports, strict=True):
         judged = [f for f in report.findings if f.within is not None]
-        three = [{key: value for key, value in asdict(f).items() if key != "details"} for f in report.worst]
+        three = [
+            {key: value for key, value in f.as_dict().items() if key not in ("details", "within")} for f in report.worst
+        ]
         worst[name] = {"beyond": sum(not f.within for f in judged), "judged": len(judged), "findings": three}
     about = {key: reports[0].about[key] for key in ("request", "clean", "pictures", "forgotten")}
     return about | {"worst": worst, "left_out": out}

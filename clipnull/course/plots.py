@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from ..audits.findings import Audit, told
+from ..audits.findings import Audit, format_number
 from ..evaluate import Comparison
 from ..images import Images
 from ..stored import left_out
@@ -516,17 +516,19 @@ def audit(report: Audit, most: float = 10.0) -> plt.Figure:
     """
     judged = [f for f in report.findings if f.excess is not None]
     if not judged:
-        raise ValueError("report: nothing in it is judged; expected an audit with a clean model, or with pictures kept")
+        raise ValueError(
+            "report: nothing in it is judged; expected an audit with a retrained model, or with pictures kept"
+        )
     none, judged = sum(f.times == 0 for f in judged), [f for f in judged if f.times > 0]
     fig, ax = plt.subplots(figsize=(10.5, 1.2 + 0.3 * len(judged)))
     times = [min(most, max(0.02, f.times)) for f in judged]
     ax.barh(range(len(judged)), times, 0.7, color=["C0" if f.within else "C1" for f in judged])
     ax.axvline(1, color="0.3", lw=1.2)
     for row, f in enumerate(judged):
-        answers = (told(v) for v in (f.unedited, f.edited, f.clean))
+        answers = (format_number(v) for v in (f.unedited, f.edited, f.retrained))
         ax.text(1.02, row, "  ".join(f"{a:>6}" for a in answers), va="center", fontfamily="monospace", fontsize=10,
                 transform=ax.get_yaxis_transform())  # fmt: skip
-    ax.text(1.02, -1, "  ".join(f"{a:>6}" for a in ("before", "after", "clean")), va="center", fontfamily="monospace",
+    ax.text(1.02, -1, "  ".join(f"{a:>6}" for a in ("before", "after", "retr.")), va="center", fontfamily="monospace",
             fontsize=10, transform=ax.get_yaxis_transform())  # fmt: skip
     ax.set_yticks(range(len(judged)), [f"{f.check}: {f.asked}" for f in judged], fontsize=10)
     ax.set(xlim=(0, min(most, 1.05 * max([*times, 2]))), xlabel="times the limit (1: the most that is tolerated)"

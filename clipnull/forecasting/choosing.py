@@ -103,11 +103,12 @@ def forecast(
     >>> expected.rates["forgetting_rate"] > 0.9, expected.after.shape
     (True, torch.Size([3, 2]))
     """
+    mask = request.mask(vocabulary)
     if isinstance(method, Edit):
-        edit, (_, simulator) = method, _simulate(clip, request, vocabulary, prototypes, mean, prompts)
+        edit, (_, simulator) = method, _simulate(clip, mask, vocabulary, prototypes, mean, prompts)
     else:
         edit, simulator = choose_edit(clip, request, vocabulary, method, prototypes, mean, budget, prompts, **settings)
-    return simulator.forecast(edit, request.mask(vocabulary), request)
+    return simulator.forecast(edit, mask, request)
 
 
 def choose_edit(
@@ -123,12 +124,13 @@ def choose_edit(
 ) -> tuple[Edit, Simulator]:
     """The edit of `unlearn`, which "auto" and the strength "chance" choose by forecast, and what forecasts it."""
     mask, limits = request.mask(vocabulary), _validate(method, budget, settings)
-    if settings.get("strength") == CHANCE:
+    at_chance = settings.get("strength") == CHANCE
+    if at_chance:
         validate_chance(method, mask)
-    cells, simulator = _simulate(clip, request, vocabulary, prototypes, mean, prompts)
+    cells, simulator = _simulate(clip, mask, vocabulary, prototypes, mean, prompts)
     if method == AUTO:
         return best_within(limits, candidates(cells, mask), simulator, mask, request), simulator
-    if settings.get("strength") == CHANCE:
+    if at_chance:
         settings["strength"] = chance_strength(method, cells, mask, simulator, vocabulary, settings)
     return solve(cells, mask, method, **settings), simulator
 
@@ -145,14 +147,13 @@ def _validate(method: str, budget: str | None, settings: Mapping[str, object]) -
 
 def _simulate(
     clip: Clip,
-    request: Forget,
+    mask: Tensor,
     vocabulary: Vocabulary,
     prototypes: Prototypes | bool | int | None,
     mean: Tensor | None,
     prompts: str,
 ) -> tuple[Cells, Simulator]:
-    """The cells of `clip` and their simulator, once both are known to suit the request."""
-    mask = request.mask(vocabulary)
+    """The cells of `clip` and their simulator; refuses words, and warns of words and domains, that are too alike."""
     cells = embed_vocabulary(clip, vocabulary, prototypes, mean)
     cells.validate(mask)
     warn_of_alike(cells, mask, vocabulary)

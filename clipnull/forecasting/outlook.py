@@ -28,17 +28,10 @@ SAME, ALIKE = 0.05, 0.3
 class Forecast:
     """What an edit is expected to do, before any picture is seen.
 
-    Attributes
-    ----------
-    before, after : (C, K) float64
-        Expected accuracy: means over draws.
-    mask : (C, K) bool
-        The forgotten cells.
-    request, method, settings, form
-        The request, and the edit.
-    intervals : dict of str to (mean, low, high)
-        Of each figure of `evaluate.rates`, the mean over draws, and the interval that holds 95 % of the draws, made
-        WIDER; NaN where there is none. Of the worst cell, the largest expected drop.
+    before, after: expected accuracy, (C, K) float64, means over draws. mask: the forgotten cells, (C, K) bool. request;
+    method, settings, form: of the edit. intervals: of each figure of `evaluate.rates` the mean over draws, and the ends
+    of the interval that holds 95 % of the draws, made WIDER; NaN where there is none. Of the worst cell, the largest
+    expected drop.
     """
 
     before: Tensor
@@ -57,7 +50,6 @@ class Forecast:
 
     @property
     def points(self) -> float:
-        """What the edit is worth, see `points`."""
         return points(self.rates)
 
     def __str__(self) -> str:

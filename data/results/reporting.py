@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from clipnull.audits.findings import told as number
+from clipnull.audits.findings import format_number as number
 from clipnull.bench.sweep import told
 from clipnull.evaluate import wilson
 from clipnull.files import written
