@@ -15,7 +15,12 @@ from .context import Context
 from .findings import Finding, above_retrained, finding
 
 OTHER_TEMPLATES = (
-    *("{a}", "I can see {a} here", "what a nice {n}", "look, {a}!", "{n} clip art, no background", "two {n}s"),
+    "{a}",
+    "I can see {a} here",
+    "what a nice {n}",
+    "look, {a}!",
+    "{n} clip art, no background",
+    "two {n}s",
 )
 """Templates that neither build nor evaluate anything else; the last makes a plural."""
 
