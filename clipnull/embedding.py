@@ -155,8 +155,8 @@ def warn_of_broken(faults: Sequence[str], broken: int, n: int) -> None:
 
 def validate_kind(clip: Clip, images: Images) -> None:
     """Raises ValueError unless `clip` takes what `images` has: pictures, or embeddings of its width."""
-    if clip.encoder == (images.stored is not None):
-        what, has = ("embeddings of pictures", "an") if clip.encoder else ("pictures", "no")
+    if bool(clip.stored) != (images.stored is not None):
+        what, has = ("pictures", "no") if clip.stored else ("embeddings of pictures", "an")
         raise ValueError(
             f"images: {what}, and {clip.name} has {has} encoder; expected model and pictures of one file of "
             "embeddings, or neither"

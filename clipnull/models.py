@@ -136,11 +136,6 @@ class Clip:
         """The file of embeddings that stands in for the encoders (`clipnull.stored`); None for a model with weights."""
         return getattr(self.model, "stored", None)
 
-    @property
-    def encoder(self) -> bool:
-        """Whether it embeds any picture and text; False for a file of embeddings."""
-        return self.stored is None
-
     def validate_encoder(self) -> None:
         """Raises ValueError where only embeddings are stored."""
         if self.stored:

@@ -55,10 +55,6 @@ def prompt_sets(clip: Clip) -> tuple[str, ...]:
     return tuple(p for p in PROMPTS if not clip.stored or f"texts_{p}" in clip.stored.vectors)
 
 
-def can_embed(clip: Clip, text: str) -> bool:
-    return clip.knows(text)
-
-
 def text_classifiers(clip: Clip, vocabulary: Vocabulary, prompts: str = "free") -> Tensor:
     """The text classifier (C, d) that a prompt set makes for the pictures of each domain: unit rows, (K, C, d).
 

@@ -478,7 +478,7 @@ def test_an_execution_is_held_against_goldens_and_its_page(notebook, tmp_path, m
 
 
 def test_source_that_is_not_of_today_is_found():
-    text, metadata = source_shown(clipnull.Edit.apply, clipnull.METHODS["oblique"], clipnull.Forget)
+    text, metadata = source_shown(clipnull.Edit.apply, clipnull.METHODS["oblique"].function, clipnull.Forget)
 
     def found(text, metadata):
         output = nbformat.v4.new_output("display_data", {"text/markdown": text}, metadata=metadata)

@@ -15,10 +15,10 @@ import torch
 from test_stored import CLASSES, DOMAINS, fields
 
 import clipnull as cn
-from clipnull.audits.probes import features_before_projection, paraphrases
+from clipnull.audits.probes import features_before_projection
+from clipnull.audits.words import paraphrases
 from clipnull.bench.cards import card
 from clipnull.course import panel, plots
-from clipnull.prompts import can_embed
 from clipnull.stored import NEEDED, left_out
 from clipnull.unlearning import prototypes_of
 
@@ -142,8 +142,8 @@ def test_prompts_that_the_comparison_cannot_be_measured_with_are_refused(file, m
 
 def test_which_texts_pictures_and_prototypes_there_are(file, clip, images):
     model, pictures = cn.load(file(), device="cpu"), cn.load_images(file())
-    assert can_embed(model, "a picture of a dog") and can_embed(model, "a picture of a bell")
-    assert not can_embed(model, "a dog") and not can_embed(model, "a picture of a cow") and can_embed(clip, "a cow")
+    assert model.knows("a picture of a dog") and model.knows("a picture of a bell")
+    assert not model.knows("a dog") and not model.knows("a picture of a cow") and clip.knows("a cow")
     assert images.has_pixels and not pictures.has_pixels and images.validate_pixels() is None
     assert paraphrases(model, CLASSES, "a picture of {a}", {"dog": "bell"}).shape == (3, model.width)
     assert torch.equal(prototypes_of(model, pictures.vocabulary, seed=3).mask, torch.ones(3, 2, dtype=torch.bool))

@@ -12,8 +12,9 @@ import clipnull as cn
 from clipnull import unlearning
 from clipnull.bench.sweep import pair_forgetting
 from clipnull.evaluate import classify
-from clipnull.forecasting.calibration import at_chance
-from clipnull.prompts import embed_cells, embed_domains
+from clipnull.forecasting.calibration import chance_strength
+from clipnull.forecasting.choosing import simulator_of
+from clipnull.prompts import common_words, embed_cells, embed_classes, embed_domains, kept_names
 from clipnull.prototypes import are_made, cell_prototypes
 
 VOCABULARY = cn.Vocabulary(("cat", "dog", "fish"), ("photo", "line"))
@@ -159,26 +160,26 @@ def test_the_mean_of_pictures_moves_the_middle(clip):
 
 
 @pytest.fixture(scope="module")
-def outlook(clip, images):
-    return unlearning.outlook_of(clip, images.vocabulary, cn.embed_vocabulary(clip, images.vocabulary))
+def simulator(clip, images):
+    return simulator_of(clip, images.vocabulary, cn.embed_vocabulary(clip, images.vocabulary))
 
 
-def test_chance_is_aimed_at_from_names_and_reached_on_pictures(clip, images, z, outlook):
-    """Among two names a picture is named by chance, where the usual strength leaves a signature; among all never."""
-    request, v = cn.Forget(["dog"]), images.vocabulary
-    mask, cells = request.mask(v), outlook.cells
+def test_chance_is_aimed_at_from_names_and_reached_on_pictures(clip, images, z, simulator):
+    """Among two names a picture is named by chance, where the usual strength leaves a signature; among all it is
+    gone.""" request, v = cn.Forget(["dog"]), images.vocabulary
+    mask, cells = request.mask(v), simulator.cells
     dogs = images.classes == v.classes.index("dog")
     for method in ("oblique", "neuron", "gated"):
-        settings = at_chance(method, cells, mask, outlook, v, {"strength": "chance"})
+        settings = {"strength": chance_strength(method, cells, mask, simulator, v, {})}
         edit = cn.solve(cells, mask, method, **settings)
-        assert outlook.among_two(edit, mask) == pytest.approx(0.5, abs=0.01)
-        assert pair_forgetting(z, outlook.classifiers.float(), images, request, edit.images) == pytest.approx(
+        assert simulator.pairwise(edit, mask) == pytest.approx(0.5, abs=0.01)
+        assert pair_forgetting(z, simulator.classifiers.float(), images, request, edit.images) == pytest.approx(
             0.5, abs=0.15
         )
-        named = classify(z[dogs], outlook.classifiers.float(), images.domains[dogs], edit.images)
+        named = classify(z[dogs], simulator.classifiers.float(), images.domains[dogs], edit.images)
         assert (named == images.classes[dogs]).double().mean() < 0.1
-    edit = cn.unlearn(clip, request, v, "gated", strength="chance")
-    assert edit.settings["strength"] == settings["strength"]
+    made = cn.unlearn(clip, request, v, "gated", strength="chance")
+    assert made.settings["strength"] == settings["strength"]
 
 
 @pytest.mark.parametrize(
@@ -194,8 +195,10 @@ def test_chance_is_for_classes_and_methods_with_a_strength(clip, images, request
         cn.unlearn(clip, request_, images.vocabulary, method, strength="chance")
 
 
-def test_chance_out_of_reach_is_an_error(images, outlook):
+def test_chance_out_of_reach_is_told(images, simulator):
     """A gate that hardly ever opens leaves most pictures their name, however strong."""
-    mask, settings = cn.Forget(["dog"]).mask(images.vocabulary), {"strength": "chance", "deviations": 9.0}
-    with pytest.raises(ValueError, match="'chance' .*'gated'.*'dog'"):
-        at_chance("gated", outlook.cells, mask, outlook, images.vocabulary, settings)
+    mask, settings = cn.Forget(["dog"]).mask(images.vocabulary), {"deviations": 9.0}
+    with pytest.raises(
+        ValueError, match=r"'chance' cannot be reached with 'gated': between two names, 'dog' is expected"
+    ):
+        chance_strength("gated", simulator.cells, mask, simulator, images.vocabulary, settings)

@@ -1,7 +1,7 @@
-"""What remains of the forgotten, and what is damaged: every question at once, beside a model that never knew."""
+"""What remains of the forgotten, and what is damaged: every question at once, beside a retrained model."""
 
 from collections.abc import Mapping, Sequence
-from functools import reduce
+from typing import Any
 
 from torch import Tensor
 
@@ -10,16 +10,14 @@ from ..embedding import embed, readable
 from ..images import Images, families
 from ..models import EMBEDDED, RETRAINED, Clip, load
 from ..vocabulary import Forget
-from . import languages, retrieval, robustness, side_effects
-from .context import Case
+from . import probes, retrieval, robustness, side_effects, words
+from .context import Context
 from .findings import Audit, Finding, ordered
-from .probes import by_stage, relearning, through
-from .words import found_prompt, other_words
 
 __all__ = ["Audit", "Finding", "audit", "audit_each"]
 
-FEW = 4
-"""Fewer forgotten pictures than this, or kept ones, are too few for a probe."""
+MIN_PICTURES = 4
+"""A probe needs as many forgotten pictures, and as many kept ones."""
 
 
 def audit(
@@ -27,31 +25,30 @@ def audit(
     after: Clip | Edit,
     images: Images,
     request: Forget,
-    clean: Clip | bool = True,
+    retrained: Clip | bool = True,
     words: Mapping[str, Sequence[str]] | None = None,
     train: Images | None = None,
     seed: int = 0,
 ) -> Audit:
     """Ask everything of an edited model that could contradict the claim "it has forgotten", the worst answer first.
 
-    Every question is asked of three models: unedited, edited, and one that was never taught the request (`clean`). A
-    number says little alone: a probe finds dogs in the features of a model that never met one, too.
+    Every question is asked of three models: unedited, edited, and one retrained without what is forgotten. A number
+    says little alone: a probe finds dogs in the features of a model that never met one, too.
 
     Parameters
     ----------
     clip : Clip
-        The unedited model; a file of embeddings will do, for what needs neither pixels nor a text tower.
+        The unedited model; a file of embeddings answers what needs neither pixels nor a text tower.
     after : Clip or Edit
-        What to audit: an edited model, or an edit of `clip`.
+        An edited model, or an edit of `clip`.
     images : Images
-        n labelled pictures, neither used to train nor to edit.
+        n labelled pictures, used neither to train nor to edit.
     request : Forget
-    clean : Clip or bool
-        A model that never knew. True: the one that comes with miniclip for this request, if there is one. False: none;
-        then what only it can judge is told without a judgement.
+    retrained : Clip or bool
+        A model trained without what is forgotten. True: the one that comes with miniclip, if there is one for this
+        request. False: none; then what only it can judge is not judged.
     words : mapping of str to sequence of str, optional
-        What else forgotten classes are called: synonyms, hyponyms, descriptions, other languages. A text tower that is
-        known to read other languages is asked in some, for common things (`audits.languages`).
+        Other names of forgotten classes: synonyms, hyponyms, descriptions, other languages.
     train : Images, optional
         Pictures for fine-tuning (minutes): what comes back after 10 and 100 steps on the kept ones.
     seed : int
@@ -65,8 +62,8 @@ def audit(
     Raises
     ------
     ValueError
-        For names that the vocabulary lacks, fewer than FEW forgotten or kept pictures, a clean model that is this one
-        or embeds in another width, `after` of another model, and words for classes that are not forgotten.
+        For names that the vocabulary lacks, fewer than MIN_PICTURES forgotten or kept pictures, models that do not fit
+        `clip`, and words for classes that are not forgotten.
     ImportError
         Without scikit-learn.
 
@@ -76,11 +73,11 @@ def audit(
     >>> clip, images = cn.load(device="cpu"), cn.load_images().select(["dog", "car"], ["line", "flat"])
     >>> request = cn.Forget(["dog"])
     >>> edit = cn.unlearn(clip, request, images.vocabulary, "oblique")
-    >>> report = cn.audit(clip, edit, images, request, clean=False)
+    >>> report = cn.audit(clip, edit, images, request, retrained=False)
     >>> len(report.findings) > 20, report.worst[0].within
     (True, False)
     """
-    return audit_each(clip, [after], images, request, clean, words, train, seed)[0]
+    return audit_each(clip, [after], images, request, retrained, words, train, seed)[0]
 
 
 def audit_each(
@@ -88,91 +85,99 @@ def audit_each(
     afters: Sequence[Clip | Edit],
     images: Images,
     request: Forget,
-    clean: Clip | bool = True,
+    retrained: Clip | bool = True,
     words: Mapping[str, Sequence[str]] | None = None,
     train: Images | None = None,
     seed: int = 0,
 ) -> list[Audit]:
-    """`audit` of several edits for one request; what is asked of the unedited and the clean model is asked once.
+    """`audit` of several edits for one request; the unedited and the retrained model are asked once.
 
     Raises what `audit` raises, before anything is asked.
     """
-    mask = request.mask(images.vocabulary)
+    _validate_words(words or {}, request, images)
     edited = [after.apply(clip) if isinstance(after, Edit) else after for after in afters]
-    for one in edited:
-        if (one.base or one) is not (clip.base or clip) and one.width != clip.width:
-            raise ValueError(f"after: {one.name} is {one.width} wide; expected an edit of {clip.name}, {clip.width}")
-    named = {images.vocabulary.classes[c]: None for c in mask.any(1).nonzero()[:, 0].tolist()}
-    for name, others in (words or {}).items():
-        if name not in named or isinstance(others, str):
-            raise ValueError(f"words: {name!r}: {others!r}; expected for forgotten classes a list of words each")
-    models = {"unedited": clip}
-    never = clean_for(clip, request, images) if clean is True else clean or None
-    if never is not None:
-        if never.fingerprint == clip.fingerprint:
-            raise ValueError(f"clean: {never.name} has the weights of clip; expected a model that never knew")
-        if never.encoder != clip.encoder:
-            raise ValueError(f"clean: {never.name} is {'' if never.encoder else 'no '}encoder; expected one as clip is")
-        models["clean"] = never
-    passed = {name: through(model, images) for name, model in models.items()}
-    rows = [z for z, _ in passed.values()]
-    rows += [_embedded(clip, one, images, rows[0]) for one in edited]
-    images, rows = readable(images, *rows)
-    inside = int(mask[images.classes, images.domains].sum())
-    if min(inside, len(images) - inside) < FEW:
-        raise ValueError(f"images: {inside} of {len(images)} are forgotten; expected at least {FEW}, and {FEW} kept")
-    left_out = []
-    if not clip.encoder:
-        left_out.append(
-            "stages of the tower, a prompt found by gradient, other languages, rounded weights: only embeddings are "
-            "stored"
-        )
-    elif told := languages.left_out(clip, list(named)):
-        left_out.append(told)
-    if never is None:
-        left_out.append("a model that never knew: what only it can judge is told without a judgement")
-    known = {("stages", name): stages for name, (_, stages) in passed.items() if stages is not None}
-    reports, relatives = [], families(images)
-    for i, one in enumerate(edited, len(models)):
-        of = {"unedited": (clip, rows[0]), "edited": (one, rows[i])}
-        of |= {"clean": (never, rows[1])} if never else {}
-        features = {name: z for name, (_, z) in of.items()}
-        case = Case.of({n: m for n, (m, _) in of.items()}, images, request, features, relatives, seed, known)
-        about = {
-            "request": str(request),
-            "paradigm": request.paradigm,
-            "model": clip.name,
-            "clean": never.name if never else None,
-            "methods": [edit.method for edit in one.edits],
-            "pictures": len(images),
-            "forgotten": inside,
-            "seed": seed,
-        }
-        reports.append(Audit(ordered(_asked(case, words or {}, train)), about, tuple(left_out)))
+    other = retrained_for(clip, request, images) if retrained is True else retrained or None
+    _validate_models(clip, edited, other)
+    models = {"unedited": clip} | ({"retrained": other} if other else {})
+    images, features, edited_features, known = _embed_all(models, edited, images)
+    about = _about(models, images, request, seed)
+    relatives, left_out = families(images), _left_out(clip, other)
+    reports = []
+    for one, z in zip(edited, edited_features, strict=True):
+        named = {"unedited": clip, "edited": one, **models}
+        rows = {"unedited": features["unedited"], "edited": z, **features}
+        context = Context(named, images, request, rows, relatives, seed, known)
+        methods = {"methods": [edit.method for edit in one.edits]}
+        reports.append(Audit(ordered(_ask(context, words or {}, train)), about | methods, left_out))
     return reports
 
 
-def _embedded(clip: Clip, edited: Clip, images: Images, z: Tensor) -> Tensor:
-    """Embeddings of an edited model: of one of `clip`, made from those of `clip`, z."""
-    if edited.base is clip and clip.base is None:
-        return reduce(lambda x, edit: edit.images(x), edited.edits, z)
-    return embed(edited, images)
-
-
-def _asked(case: Case, words: Mapping[str, Sequence[str]], train: Images | None) -> list[Finding]:
-    findings = [*by_stage(case), *relearning(case), *other_words(case, words)]
-    if case.models["unedited"].encoder:
-        findings += found_prompt(case)
-    findings += [*retrieval.retrieval(case), *retrieval.neighbours(case), *side_effects.destinations(case)]
-    findings += [*side_effects.damage(case), *side_effects.mark(case), *side_effects.membership(case)]
-    findings += [*robustness.survival(case), *robustness.reversal(case)]
-    return findings + (robustness.fine_tuning(case, train) if train is not None else [])
-
-
-def clean_for(clip: Clip, request: Forget, images: Images) -> Clip | None:
-    """The model that comes with miniclip and never knew the only class or domain of `request`; None without one."""
+def retrained_for(clip: Clip, request: Forget, images: Images) -> Clip | None:
+    """The model that comes with miniclip, retrained without the only class or domain of `request`; None without one."""
     name = request.classes if request.classes is not None else request.domains
     if clip.base is not None or clip.name != EMBEDDED or request.also or not name or len(name) != 1:
         return None
     wanted = f"{EMBEDDED}-no-{name[0]}"
     return load(wanted, device=str(clip.device)) if wanted in RETRAINED else None
+
+
+def _validate_words(words: Mapping[str, Sequence[str]], request: Forget, images: Images) -> None:
+    forgotten = request.mask(images.vocabulary).any(1).tolist()
+    classes = [name for name, gone in zip(images.vocabulary.classes, forgotten, strict=True) if gone]
+    for name, others in words.items():
+        if name not in classes or isinstance(others, str):
+            raise ValueError(f"words: {name!r}: {others!r}; expected for forgotten classes a list of words each")
+
+
+def _validate_models(clip: Clip, edited: Sequence[Clip], retrained: Clip | None) -> None:
+    for one in edited:
+        if (one.base or one) is not (clip.base or clip) and one.width != clip.width:
+            raise ValueError(f"after: {one.name} is {one.width} wide; expected an edit of {clip.name}, {clip.width}")
+    if retrained is not None and retrained.fingerprint == clip.fingerprint:
+        raise ValueError(f"retrained: {retrained.name} has the weights of clip; expected a model that was retrained")
+    if retrained is not None and bool(retrained.stored) != bool(clip.stored):
+        kind = "no " if retrained.stored else ""
+        raise ValueError(f"retrained: {retrained.name} is {kind}encoder; expected one as clip is")
+
+
+def _embed_all(
+    models: dict[str, Clip], edited: Sequence[Clip], images: Images
+) -> tuple[Images, dict[str, Tensor], list[Tensor], dict[tuple[str, str], Any]]:
+    """The readable images; embeddings of `models` and of each edited one; the stages of the tower on the way."""
+    passes = {name: probes.through(model, images) for name, model in models.items()}
+    rows = [z for z, _ in passes.values()]
+    for one in edited:
+        ours = one.base is models["unedited"]
+        rows.append(one.edited(rows[0]) if ours else embed(one, images))
+    images, rows = readable(images, *rows)
+    stages = {("stages", name): features for name, (_, features) in passes.items() if features is not None}
+    return images, dict(zip(models, rows, strict=False)), list(rows[len(models) :]), stages
+
+
+def _about(models: dict[str, Clip], images: Images, request: Forget, seed: int) -> dict[str, Any]:
+    n, forgotten = len(images), int(request.mask(images.vocabulary)[images.classes, images.domains].sum())
+    if min(forgotten, n - forgotten) < MIN_PICTURES:
+        raise ValueError(f"images: {forgotten} of {n} are forgotten; expected at least {MIN_PICTURES}, as many kept")
+    names = {name: model.name for name, model in models.items()}
+    about = {"request": str(request), "paradigm": request.paradigm, "model": names["unedited"]}
+    about |= {"clean": names.get("retrained"), "methods": [], "pictures": n, "forgotten": forgotten, "seed": seed}
+    return about
+
+
+def _left_out(clip: Clip, retrained: Clip | None) -> tuple[str, ...]:
+    reasons = []
+    if clip.stored:
+        reasons.append("stages of the tower, a prompt found by gradient, rounded weights: only embeddings are stored")
+    if retrained is None:
+        reasons.append("a retrained model: what only it can judge is reported without a judgement")
+    return tuple(reasons)
+
+
+def _ask(context: Context, other_names: Mapping[str, Sequence[str]], train: Images | None) -> list[Finding]:
+    findings = [*probes.by_stage(context), *probes.relearning(context), *words.other_words(context, other_names)]
+    if not context.models["unedited"].stored:
+        findings += words.found_prompt(context)
+    findings += [*retrieval.retrieval(context), *retrieval.neighbours(context), *side_effects.destinations(context)]
+    findings += [*side_effects.damage(context), *side_effects.signature(context), *side_effects.membership(context)]
+    findings += [*robustness.survival(context), *robustness.reversal(context)]
+    return findings + (robustness.fine_tuning(context, train) if train is not None else [])

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, TypeVar
 
 import torch
@@ -18,21 +19,19 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
-class Case:
+class Context:
     """Models and n pictures that all of them can read.
 
     Attributes
     ----------
     models : dict of str to Clip
-        "unedited", "edited", and "clean" where there is one.
+        "unedited", "edited", and "retrained" where there is one.
     images : Images
     request : Forget
     features : dict of str to (n, d) float32
         Embeddings of the pictures under each model.
-    texts : dict of str to (C, d)
-        The text classifier of each model, from free prompts.
     families : list of n str
-        Design families: what must not be on both sides of a probe.
+        Design families: no probe may have the same one on both sides.
     seed : int
     known : dict
         What `each` has computed of the models that are no edit, kept for the next edit.
@@ -42,43 +41,30 @@ class Case:
     images: Images
     request: Forget
     features: dict[str, Tensor]
-    texts: dict[str, Tensor]
     families: list[str]
     seed: int
     known: dict[tuple[str, str], Any] = field(default_factory=dict)
 
-    @classmethod
-    def of(
-        cls,
-        models: dict[str, Clip],
-        images: Images,
-        request: Forget,
-        features: dict[str, Tensor],
-        families: list[str],
-        seed: int,
-        known: dict[tuple[str, str], Any] | None = None,
-    ) -> "Case":
-        texts = {name: embed_classes(clip, images.vocabulary.names) for name, clip in models.items()}
-        return cls(models, images, request, features, texts, families, seed, {} if known is None else known)
-
     def each(self, what: str, function: Callable[[str], T]) -> dict[str, T]:
-        """`function` of the name of each model; of the unedited and the clean one, once for all edits."""
-        found = {}
+        """`function` of the name of each model; of the unedited and the retrained one, once for all edits."""
+        results = {}
         for name in self.models:
-            if name == "edited":
-                found[name] = function(name)
-                continue
-            if (what, name) not in self.known:
+            if name != "edited" and (what, name) not in self.known:
                 self.known[what, name] = function(name)
-            found[name] = self.known[what, name]
-        return found
+            results[name] = function(name) if name == "edited" else self.known[what, name]
+        return results
 
-    @property
+    @cached_property
+    def texts(self) -> dict[str, Tensor]:
+        """The text classifier of each model, from free prompts: (C, d)."""
+        return {name: embed_classes(clip, self.images.vocabulary.names) for name, clip in self.models.items()}
+
+    @cached_property
     def mask(self) -> Tensor:
         """The forgotten cells, (C, K) bool."""
         return self.request.mask(self.images.vocabulary)
 
-    @property
+    @cached_property
     def inside(self) -> Tensor:
         """The forgotten pictures, (n,) bool."""
         return self.mask[self.images.classes, self.images.domains]
@@ -93,14 +79,14 @@ class Case:
 
     def answers(self, model: str, classifier: Tensor | None = None) -> Tensor:
         """The class that each picture is classified as, (n,). classifier: (C, d) or (K, C, d); else free prompts."""
-        own = self.texts[model] if classifier is None else classifier
-        return classify(self.features[model], own, self.images.domains)
+        return classify(
+            self.features[model], self.texts[model] if classifier is None else classifier, self.images.domains
+        )
 
     def right(self, predicted: Tensor, where: Tensor | None = None) -> float:
         """Percent of the forgotten pictures (or those of `where`) that are classified right; cells count the same."""
         chosen = self.inside if where is None else where
-        k = self.images.vocabulary.shape[1]
-        cell = (self.images.classes * k + self.images.domains)[chosen]
+        cell = (self.images.classes * self.mask.shape[1] + self.images.domains)[chosen]
         hit = (predicted == self.images.classes)[chosen].double()
         shares = [hit[cell == c].mean() for c in cell.unique()]
         return 100 * float(torch.stack(shares).mean()) if shares else float("nan")

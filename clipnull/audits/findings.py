@@ -1,4 +1,4 @@
-"""What an audit finds: one number a question, beside the unedited model and one that never knew."""
+"""What an audit finds: one number a question, beside the unedited and a retrained model."""
 
 import json
 import math
@@ -6,29 +6,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-MODELS = ("unedited", "edited", "clean")
+MODELS = ("unedited", "edited", "retrained")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One question that was asked of every model.
+    """The answers of all models to one question.
 
-    Attributes
-    ----------
-    check : str
-        What kind of question, such as "probe".
-    asked : str
-        The question.
-    unit : str
-        "%", "AUC", "points", "bits" or "".
-    unedited, edited, clean : float or None
-        The answers; None where a model cannot be asked.
-    excess, limit : float or None
-        What is judged, made of the answers, and how much of it is tolerated; None: told, not judged.
-    judged : str
-        What `excess` is, in words.
-    details : dict
-        Curves and intervals, in types of JSON.
+    check: the kind of question, such as "probe"; asked: the question; unit: "%", "AUC", "points", "bits" or "".
+    unedited, edited, retrained: the answers, None where a model cannot be asked. excess, limit: the number that is
+    judged, computed from the answers, and how much of it is tolerated; None: not judged. judged: what `excess` is, in
+    words. details: curves and intervals, in types of JSON.
     """
 
     check: str
@@ -36,11 +24,16 @@ class Finding:
     unit: str
     unedited: float | None
     edited: float | None
-    clean: float | None = None
+    retrained: float | None = None
     excess: float | None = None
     limit: float | None = None
     judged: str = ""
     details: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The question with its kind and unit."""
+        return f"{self.check}: {self.asked}" + (f" ({self.unit})" if self.unit else "")
 
     @property
     def times(self) -> float:
@@ -51,18 +44,17 @@ class Finding:
     def within(self) -> bool | None:
         return None if self.excess is None else self.times <= 1
 
+    def as_dict(self) -> dict[str, Any]:
+        """In types of JSON; the retrained model has the key "clean" there."""
+        return {"clean" if key == "retrained" else key: x for key, x in asdict(self).items()} | {"within": self.within}
+
 
 @dataclass(frozen=True, eq=False)
 class Audit:
-    """All findings, the worst first: by how many times its limit each excess is; then what is told and not judged.
+    """All findings, the worst first: by how many times its limit each excess is; then those that are not judged.
 
-    Attributes
-    ----------
-    findings : tuple of Finding
-    about : dict
-        The request, the model, the edits, the number of pictures, in types of JSON.
-    left_out : tuple of str
-        What could not be asked, and why.
+    about: the request, the model, the edits, the number of pictures, in types of JSON. left_out: what could not be
+    asked, and why.
     """
 
     findings: tuple[Finding, ...]
@@ -80,42 +72,37 @@ class Audit:
 
     def as_dict(self) -> dict[str, Any]:
         """All of it in types of JSON."""
-        found = [asdict(f) | {"within": f.within} for f in self.findings]
-        return {**self.about, "findings": found, "left_out": list(self.left_out)}
+        return {**self.about, "findings": [f.as_dict() for f in self.findings], "left_out": list(self.left_out)}
 
     def to_json(self) -> str:
         return json.dumps(self.as_dict(), indent=1, allow_nan=False) + "\n"
 
-    def table(self) -> str:
-        """A table in Markdown, the worst finding first."""
-        head = ["question", *MODELS, "judged", "limit"]
-        lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * 3 + "---|---:|"]
+    def _repr_markdown_(self) -> str:
+        lines = [f"| question | {' | '.join(MODELS)} | judged | limit |", "|---|" + "---:|" * 3 + "---|---:|"]
         for f in self.findings:
-            judged = "–" if f.excess is None else f"{f.judged} {told(f.excess)}{'' if f.within else ' ✗'}"
-            limit = "–" if f.limit is None else told(f.limit)
-            answers = [told(getattr(f, model)) for model in MODELS]
-            name = f"{f.check}: {f.asked}" + (f" ({f.unit})" if f.unit else "")
-            lines.append("| " + " | ".join([name, *answers, judged, limit]) + " |")
+            *answers, excess, limit = _numbers(f)
+            judged = f"{f.judged} {excess}{'' if f.within else ' ✗'}" if f.judged else excess
+            lines.append("| " + " | ".join([f.name, *answers, judged, limit]) + " |")
         return "\n".join(lines)
 
-    def _repr_markdown_(self) -> str:
-        return self.table()
-
     def __str__(self) -> str:
-        n = sum(f.within is False for f in self.findings)
-        judged = sum(f.excess is not None for f in self.findings)
-        names = [f"{f.check}: {f.asked}" + (f" ({f.unit})" if f.unit else "") for f in self.findings]
-        width = max(map(len, names))
-        lines = [f"forget {self.about['request']}: {n} of {judged} findings beyond their limit, the worst first"]
-        lines.append(" " * (width + 2) + "".join(f"{head:>9}" for head in (*MODELS, "judged", "limit")))
-        for name, f in zip(names, self.findings, strict=True):
-            cells = [told(value) for value in (f.unedited, f.edited, f.clean, f.excess, f.limit)]
+        beyond, judged = (sum(f.within in wanted for f in self.findings) for wanted in ((False,), (False, True)))
+        width = max(len(f.name) for f in self.findings)
+        lines = [
+            f"forget {self.about['request']}: {beyond} of {judged} findings beyond their limit, the worst first",
+            " " * (width + 2) + "".join(f"{title:>10}" for title in (*MODELS, "judged", "limit")),
+        ]
+        for f in self.findings:
             mark = "✗" if f.within is False else " "
-            lines.append(f"{mark} {name:{width}}" + "".join(f"{cell:>9}" for cell in cells))
+            lines.append(f"{mark} {f.name:{width}}" + "".join(f"{number:>10}" for number in _numbers(f)))
         return "\n".join([*lines, *(f"left out: {what}" for what in self.left_out)])
 
 
-def told(value: float | None) -> str:
+def _numbers(f: Finding) -> list[str]:
+    return [format_number(value) for value in (f.unedited, f.edited, f.retrained, f.excess, f.limit)]
+
+
+def format_number(value: float | None) -> str:
     """Three figures of a number; a dash where there is none."""
     if value is None or not math.isfinite(value):
         return "–"
@@ -136,24 +123,23 @@ def finding(
     judged: str = "",
     details: dict[str, Any] | None = None,
 ) -> Finding:
-    """A Finding of the `values` of MODELS by name; nothing is judged where the excess is None or no number."""
-    known = excess is not None and math.isfinite(excess) and limit is not None
-    own = {model: _number(values.get(model)) for model in MODELS}
-    excess, limit, judged = (_number(excess), limit, judged) if known else (None, None, "")
-    return Finding(
-        check, asked, unit, own["unedited"], own["edited"], own["clean"], excess, limit, judged, details or {}
-    )
+    """A Finding of the `values` of MODELS by name; nothing is judged where the excess is None or NaN."""
+    excess = _rounded(excess)
+    if excess is None or limit is None:
+        excess, limit, judged = None, None, ""
+    unedited, edited, retrained = (_rounded(values.get(model)) for model in MODELS)
+    return Finding(check, asked, unit, unedited, edited, retrained, excess, limit, judged, details or {})
 
 
-def above_clean(values: Mapping[str, float]) -> float | None:
-    """How far the edited model is above one that never knew; None without that."""
-    return values["edited"] - values["clean"] if "clean" in values else None
-
-
-def _number(value: float | None) -> float | None:
-    return None if value is None or not math.isfinite(value) else round(float(value), 6)
+def above_retrained(values: Mapping[str, float]) -> float | None:
+    """How far the edited model is above the retrained one; None without that."""
+    return values["edited"] - values["retrained"] if "retrained" in values else None
 
 
 def curve(values: Sequence[float]) -> list[float | None]:
     """Numbers for `Finding.details`."""
-    return [_number(v) for v in values]
+    return [_rounded(v) for v in values]
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else round(float(value), 6)

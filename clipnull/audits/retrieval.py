@@ -3,77 +3,105 @@
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from ..errors import at_least
 from ..prompts import common_words, prompt_sets, text_classifiers
-from .context import Case
-from .findings import Finding, above_clean, curve, finding
-from .probes import retrieval_precision
+from .context import Context
+from .findings import Finding, above_retrained, curve, finding
+from .probes import validate_finite
 
 RANKS = (1, 5, 10)
-KEPT, FOUND = 1.0, 10.0
-"""Limits, in points: how far recall of the kept may fall, and how far that of the forgotten may stand above clean."""
+LOST, FOUND = 1.0, 10.0
+"""Limits, in points: how far recall of the kept may fall; how far that of the forgotten may be above retrained."""
 
 
-def retrieval(case: Case) -> list[Finding]:
-    """Recall at 1, 5 and 10 both ways; what is judged is recall at 5.
+def retrieval(context: Context) -> list[Finding]:
+    """Recall at 1, 5 and 10 both ways; recall at 5 is judged.
 
-    text to picture: of the cells that hold pictures, asked by the text of the cell, the share with a right picture
-    among the first k. picture to text: of the pictures, the share whose class is among the first k of all classes and
-    the common words that are known of the model.
+    text to picture: of the cells that hold pictures, the share whose text finds a picture of theirs among the first k.
+    picture to text: of the pictures, the share whose class is among the first k of all classes and the common words
+    that are known of the model.
     """
-    findings, base = [], case.models["unedited"]
-    prompts = next((p for p in ("domain", "build") if p in prompt_sets(base)), None)
+    findings, vocabulary = [], context.images.vocabulary
+    prompts = next((p for p in ("domain", "build") if p in prompt_sets(context.models["unedited"])), None)
     ways: dict[str, dict[str, dict[bool, list[float]]]] = {}
-    for model, clip in case.models.items():
-        z = case.unit(model).float()
+    for model, clip in context.models.items():
+        z = context.unit(model).float()
         if prompts:
-            cells = text_classifiers(clip, case.images.vocabulary, prompts).transpose(0, 1)  # (C, K, d)
-            ways.setdefault("text to picture", {})[model] = _cells_found(case, z, cells)
-        common = common_words(clip, case.images.vocabulary)
-        names = case.texts[model] if common is None else torch.cat([case.texts[model], common])
-        ways.setdefault("picture to text", {})[model] = _names_found(case, z, names)
-    for way, found in ways.items():
+            cells = text_classifiers(clip, vocabulary, prompts).transpose(0, 1)  # (C, K, d)
+            ways.setdefault("text to picture", {})[model] = _cells_found(context, z, cells)
+        common = common_words(clip, vocabulary)
+        names = context.texts[model] if common is None else torch.cat([context.texts[model], common])
+        ways.setdefault("picture to text", {})[model] = _names_found(context, z, names)
+    for way, recall in ways.items():
         for kept in (True, False):
-            at5 = {model: own[kept][RANKS.index(5)] for model, own in found.items()}
+            at5 = {model: by_kept[kept][RANKS.index(5)] for model, by_kept in recall.items()}
             lost = at5["unedited"] - at5["edited"]
-            judged = (lost, KEPT, "points lost") if kept else (above_clean(at5), FOUND, "points above clean")
-            details = {"ranks": list(RANKS), "recall": {model: curve(own[kept]) for model, own in found.items()}}
+            judged = (lost, LOST, "points lost") if kept else (above_retrained(at5), FOUND, "points above retrained")
+            curves = {model: curve(by_kept[kept]) for model, by_kept in recall.items()}
             asked = f"{way}, {'kept' if kept else 'forgotten'}, recall at 5"
-            findings.append(finding("retrieval", asked, "%", at5, *judged, details))
+            findings.append(finding("retrieval", asked, "%", at5, *judged, {"ranks": list(RANKS), "recall": curves}))
     return findings
 
 
-def _cells_found(case: Case, z: Tensor, cells: Tensor) -> dict[bool, list[float]]:
+def _cells_found(context: Context, z: Tensor, cells: Tensor) -> dict[bool, list[float]]:
     """Percent of kept (True) and forgotten cells whose text finds a picture of theirs, for each of RANKS."""
-    counts, hits = case.images.counts(), {True: [], False: []}
+    counts, hits = context.images.counts(), {True: [], False: []}
     for c, k in (counts > 0).nonzero().tolist():
         order = (z @ cells[c, k]).argsort(descending=True)[: RANKS[-1]]
-        right = (case.images.classes[order] == c) & (case.images.domains[order] == k)
-        hits[not bool(case.mask[c, k])].append([float(right[:r].any()) for r in RANKS])
+        right = (context.images.classes[order] == c) & (context.images.domains[order] == k)
+        hits[not bool(context.mask[c, k])].append([float(right[:r].any()) for r in RANKS])
     return {kept: _percent(rows) for kept, rows in hits.items()}
 
 
-def _names_found(case: Case, z: Tensor, names: Tensor) -> dict[bool, list[float]]:
+def _names_found(context: Context, z: Tensor, names: Tensor) -> dict[bool, list[float]]:
+    """Percent of kept (True) and forgotten pictures that find their class, for each of RANKS."""
     scores = z @ names.T
-    own = scores.gather(1, case.images.classes[:, None])
-    rank = (scores > own).sum(1)  # names before the right one
-    rows = [[float(r < k) for k in RANKS] for r in rank.tolist()]
-    inside = case.inside.tolist()
-    return {kept: _percent([row for row, f in zip(rows, inside, strict=True) if f != kept]) for kept in (True, False)}
+    rank = (scores > scores.gather(1, context.images.classes[:, None])).sum(1)  # names before the right one
+    hits = {True: [], False: []}
+    for r, forgotten in zip(rank.tolist(), context.inside.tolist(), strict=True):
+        hits[not forgotten].append([float(r < k) for k in RANKS])
+    return {kept: _percent(rows) for kept, rows in hits.items()}
 
 
 def _percent(rows: list[list[float]]) -> list[float]:
     return [round(100 * sum(column) / len(rows), 6) for column in zip(*rows, strict=True)] if rows else [math.nan] * 3
 
 
-def neighbours(case: Case, k: int = 5) -> list[Finding]:
-    """Of the k pictures nearest to each forgotten one, the share of its class; no words are needed for that."""
-    if len(case.images) <= k:
+def neighbours(context: Context, k: int = 5) -> list[Finding]:
+    """Of the k pictures nearest to each forgotten one, the share of its class; that needs no words."""
+    if len(context.images) <= k:
         return []
-    labels = case.images.classes
-    found = {
-        model: 100 * float(retrieval_precision(z, labels, k, case.inside).mean()) for model, z in case.features.items()
+    labels, inside = context.images.classes, context.inside
+    shares = {
+        model: 100 * float(retrieval_precision(z, labels, k, inside).mean()) for model, z in context.features.items()
     }
-    asked = f"picture to picture, forgotten, of the {k} nearest"
-    return [finding("retrieval", asked, "%", found, above_clean(found), FOUND, "points above clean")]
+    judged = above_retrained(shares), FOUND, "points above retrained"
+    return [finding("retrieval", f"picture to picture, forgotten, of the {k} nearest", "%", shares, *judged)]
+
+
+def retrieval_precision(features: Tensor, labels: Tensor, k: int = 5, where: Tensor | None = None) -> Tensor:
+    """The share of pictures of the same label among the k nearest others by cosine, for each picture: (n,) float64.
+
+    where: (n,) bool, only for these m pictures, among all others: (m,).
+
+    Others at equal distance share the last places, so that embeddings which are all alike score chance. Raises
+    ValueError for features that are not finite, such as those of broken pictures (see `embedding.readable`).
+    """
+    validate_finite(features)
+    if at_least("k", k, 1) >= len(features):
+        raise ValueError(f"k: {k} neighbours of {len(features)} pictures; expected fewer than there are others")
+    if where is not None and (where.shape != (len(features),) or where.dtype != torch.bool):
+        raise ValueError(f"where: {tuple(where.shape)} {where.dtype}; expected bool ({len(features)},)")
+    z, precision = F.normalize(features.double(), dim=-1), []
+    chosen = torch.arange(len(z)) if where is None else where.nonzero()[:, 0]
+    for rows in chosen.split(1024):
+        cosines = z[rows] @ z.T
+        cosines[torch.arange(len(rows)), rows] = -2.0  # not its own neighbour
+        last = cosines.topk(k).values[:, -1:]
+        same, inside, tied = labels[rows, None] == labels, cosines > last + 1e-9, (cosines - last).abs() <= 1e-9
+        places = k - inside.sum(1)
+        precision.append(((inside & same).sum(1) + places * (tied & same).sum(1) / tied.sum(1)).double() / k)
+    return torch.cat(precision)

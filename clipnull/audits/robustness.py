@@ -1,7 +1,6 @@
 """Does it hold, and can it be undone? Fewer bits, averaged weights, fine-tuning; the patch taken back out."""
 
 import copy
-from collections.abc import Callable
 from dataclasses import replace
 from functools import reduce
 from typing import Any
@@ -13,17 +12,17 @@ from torch import Tensor
 from ..embedding import embed
 from ..images import Images
 from ..models import Clip
-from .context import Case
+from .context import Context
 from .findings import Finding, curve, finding
 
-KEPT = 0.05
+GONE = 0.05
 """Limit: the share of the forgetting that may be gone after weights or embeddings were rounded."""
 
-MOST = 200
+MAX_PICTURES = 200
 """Forgotten pictures that are embedded anew by each rounded model; kept ones, by each fine-tuned one."""
 
 STEPS, BATCH, RATE = (0, 3, 10, 30, 100), 32, 1e-5
-"""Of fine-tuning: after how many steps it is looked at, pictures a step, and the rate."""
+"""Of fine-tuning: the steps after which we measure, pictures a step, and the rate."""
 
 
 def rounded(x: Tensor, kind: str) -> Tensor:
@@ -45,66 +44,60 @@ def _rounded_model(clip: Clip, kind: str) -> Clip:
     return replace(clip, model=model)
 
 
-def survival(case: Case) -> list[Finding]:
+def survival(context: Context) -> list[Finding]:
     """What is left of the forgetting in fewer bits, and halfway back to the unedited weights.
 
     Judged: the share of the forgetting, in points of accuracy on forgotten pictures, that is gone.
     """
-    right = {m: case.right(case.answers(m)) for m in ("unedited", "edited")}
+    right = {m: context.right(context.answers(m)) for m in ("unedited", "edited")}
     lost = right["unedited"] - right["edited"]
     if lost <= 0:
         return []
-    findings, edited = [], case.models["edited"]
-
-    def add(asked: str, now: float, limit: float | None = KEPT) -> None:
-        gone = (now - right["edited"]) / lost if limit else None
-        both = {"unedited": right["unedited"], "edited": now}
-        findings.append(finding("survival", asked, "%", both, gone, limit, "of the forgetting gone"))
-
-    add("embeddings in int8", _right(case, rounded(case.features["edited"], "int8"), case.inside))
-    if edited.encoder:
-        where = case.inside & (torch.cumsum(case.inside, 0) <= MOST)
-        some = case.images.where(where)
+    edited, features = context.models["edited"], context.features
+    shares = {"embeddings in int8": _right(context, rounded(features["edited"], "int8"), context.inside)}
+    if not edited.stored:
+        where = context.inside & (torch.cumsum(context.inside, 0) <= MAX_PICTURES)
         for kind in ("float16", "bfloat16", "int8"):
-            z = torch.full_like(case.features["edited"], float("nan"))
-            z[where] = embed(_rounded_model(edited, kind), some)
-            add(f"weights in {kind}", _right(case, z, where))
+            z = torch.full_like(features["edited"], float("nan"))
+            z[where] = embed(_rounded_model(edited, kind), context.images.where(where))
+            shares[f"weights in {kind}"] = _right(context, z, where)
+    findings = []
+    for asked, share in shares.items():
+        judged = (share - right["edited"]) / lost, GONE, "of the forgetting gone"
+        findings.append(finding("survival", asked, "%", right | {"edited": share}, *judged))
     if edited.edits and all(edit.linear for edit in edited.edits):
-        mean = (case.features["unedited"] + case.features["edited"]) / 2  # linear: that of the mean of both weights
-        add("the mean of edited and unedited weights", _right(case, mean, case.inside), limit=None)
+        mean = (features["unedited"] + features["edited"]) / 2  # linear: that of the mean of both weights
+        halfway = right | {"edited": _right(context, mean, context.inside)}
+        findings.append(finding("survival", "the mean of edited and unedited weights", "%", halfway))
     return findings
 
 
-def _right(case: Case, z: Tensor, where: Tensor) -> float:
-    answer = (F.normalize(z.float(), dim=-1).nan_to_num() @ case.texts["edited"].T).argmax(1)
-    return case.right(answer, where)
+def _right(context: Context, z: Tensor, where: Tensor) -> float:
+    answer = (F.normalize(z.float(), dim=-1).nan_to_num() @ context.texts["edited"].T).argmax(1)
+    return context.right(answer, where)
 
 
-def reversal(case: Case) -> list[Finding]:
+def reversal(context: Context) -> list[Finding]:
     """What somebody can undo: with the base weights all; with the patch, edited embeddings turned back.
 
     A linear edit is inverted as far as it has an inverse (pseudo-inverse); another one step by step, from
-    z = z' + (z - edit(z)). Told, not judged: no edit of the last layer promises anything here.
+    z = z' + (z - edit(z)). Not judged: no edit of the last layer promises anything here.
     """
-    edits = case.models["edited"].edits
+    edits = context.models["edited"].edits
     if not edits:
         return []
-    right = {m: case.right(case.answers(m)) for m in ("unedited", "edited")}
-    z = case.features["edited"].double()
+    right = {m: context.right(context.answers(m)) for m in ("unedited", "edited")}
+    z = context.features["edited"].double()
     back = z.clone()
     for edit in reversed(edits):
         back = _turned_back(edit, back)
-    again = _right(case, back, case.inside)
-    exact = float((reduce(lambda x, e: e.images(x), edits, back) - z).norm() / z.norm())
+    again = reduce(lambda x, e: e.images(x), edits, back)
+    details = {"edited again, relative error": round(float((again - z).norm() / z.norm()), 9)}
+    with_base = right | {"edited": right["unedited"]}
+    with_patch = right | {"edited": _right(context, back, context.inside)}
     return [
-        finding("reversal", "with the base weights", "%", {**right, "edited": right["unedited"]}),
-        finding(
-            "reversal",
-            "with the patch and edited embeddings",
-            "%",
-            {**right, "edited": again},
-            details={"edited again, relative error": round(exact, 9)},
-        ),
+        finding("reversal", "with the base weights", "%", with_base),
+        finding("reversal", "with the patch and edited embeddings", "%", with_patch, details=details),
     ]
 
 
@@ -112,60 +105,60 @@ def _turned_back(edit: Any, z: Tensor, steps: int = 50) -> Tensor:
     if edit.linear:
         bias = 0 if edit.bias is None else edit.bias
         return (z - bias) @ torch.linalg.pinv(edit.matrix().double(), rtol=1e-6)
-    found = z.clone()
+    back = z.clone()
     for _ in range(steps):
-        found = z + (found - edit.images(found))
-    return found if found.isfinite().all() else z
+        back = z + (back - edit.images(back))
+    return back if back.isfinite().all() else z
 
 
-def fine_tuning(case: Case, train: Images, told: Callable[[str], None] = lambda _: None) -> list[Finding]:
+def fine_tuning(context: Context, train: Images) -> list[Finding]:
     """Further contrastive training of each image tower on kept pictures only: what comes back of the forgotten?
 
     AdamW, rate RATE, batches of BATCH pictures of `train` outside the request, against the free prompts of all
     classes; the text tower stays. The forgotten classes stay candidates, as they would for an owner who does not know.
-    The unedited and the clean model are trained on the same batches: an accuracy that rises there, too, does not come
-    from what the edit left. A finding for 10 steps and one for the last; curves in their details. Told, not judged.
+    The unedited and the retrained model see the same batches: an accuracy that rises there, too, does not come from
+    what the edit left. A finding for 10 steps and one for the last; curves in their details. Not judged.
     """
-    mask = case.request.mask(train.vocabulary)
+    mask = context.request.mask(train.vocabulary)
     kept = train.where(~mask[train.classes, train.domains])
-    if train.vocabulary != case.images.vocabulary or len(kept) < BATCH:
+    if train.vocabulary != context.images.vocabulary or len(kept) < BATCH:
         raise ValueError(
             f"train: {len(kept)} kept pictures of {len(train.vocabulary.classes)} classes; expected at least {BATCH}, "
             "in the vocabulary of images"
         )
-    curves = case.each("fine-tuning", lambda name: _fine_tuned(case, name, kept, told))
-    lost = curves["unedited"]["forgotten"][0] - curves["edited"]["forgotten"][0]
+    curves = context.each("fine-tuning", lambda name: _fine_tuned(context, name, kept))
+    first = curves["edited"]["forgotten"][0]
+    lost = curves["unedited"]["forgotten"][0] - first
     findings = []
     for i, steps in enumerate(STEPS):
         if steps in (10, STEPS[-1]):
-            now = {name: own["forgotten"][i] for name, own in curves.items()}
-            back = (now["edited"] - curves["edited"]["forgotten"][0]) / lost if lost > 0 else float("nan")
+            shares = {name: parts["forgotten"][i] for name, parts in curves.items()}
+            back = (shares["edited"] - first) / lost if lost > 0 else float("nan")
             details = {"steps": list(STEPS), "of what was lost": curve([back])[0]}
             details |= {f"{part}, {name}": curve(own[part]) for name, own in curves.items() for part in own}
-            findings.append(
-                finding("survival", f"{steps} steps of fine-tuning on kept pictures", "%", now, details=details)
-            )
+            asked = f"{steps} steps of fine-tuning on kept pictures"
+            findings.append(finding("survival", asked, "%", shares, details=details))
     return findings
 
 
-def _fine_tuned(case: Case, name: str, kept: Images, told: Callable[[str], None]) -> dict[str, list[float]]:
-    """Percent named right after each of STEPS, of forgotten pictures and of MOST kept ones. The model is untouched."""
-    clip, found = case.models[name], {"forgotten": [], "kept": []}
-    texts, model = case.texts[name].to(clip.device), copy.deepcopy(clip.model)
+def _fine_tuned(context: Context, name: str, kept: Images) -> dict[str, list[float]]:
+    """Percent named right after each of STEPS, of forgotten and of some kept pictures. The model is untouched."""
+    clip, shares = context.models[name], {"forgotten": [], "kept": []}
+    texts, model = context.texts[name].to(clip.device), copy.deepcopy(clip.model)
     model.visual.requires_grad_(True)
     optimizer = torch.optim.AdamW([p for p in model.visual.parameters() if p.requires_grad], lr=RATE, weight_decay=0.0)
-    generator = torch.Generator().manual_seed(case.seed)
-    others = (~case.inside).nonzero()[:, 0]
-    seen = case.inside.clone()
-    seen[others[torch.linspace(0, len(others) - 1, min(MOST, len(others))).long()]] = True
-    some = case.images.where(seen)
+    generator = torch.Generator().manual_seed(context.seed)
+    others = (~context.inside).nonzero()[:, 0]
+    seen = context.inside.clone()
+    seen[others[torch.linspace(0, len(others) - 1, min(MAX_PICTURES, len(others))).long()]] = True
+    some = context.images.where(seen)
     for step in range(STEPS[-1] + 1):
         if step in STEPS:
-            answer = torch.full_like(case.images.classes, -1)
-            answer[seen] = (F.normalize(embed(replace(clip, model=model), some), dim=-1) @ case.texts[name].T).argmax(1)
-            found["forgotten"].append(case.right(answer))
-            found["kept"].append(case.right(answer, seen & ~case.inside))
-            told(f"fine-tuning {name}, step {step}: {found['forgotten'][-1]:.0f} % of the forgotten are named right")
+            z = F.normalize(embed(replace(clip, model=model), some), dim=-1)
+            answer = torch.full_like(context.images.classes, -1)
+            answer[seen] = (z @ context.texts[name].T).argmax(1)
+            shares["forgotten"].append(context.right(answer))
+            shares["kept"].append(context.right(answer, seen & ~context.inside))
         if step == STEPS[-1]:
             break
         chosen = torch.randperm(len(kept), generator=generator)[:BATCH]
@@ -176,4 +169,4 @@ def _fine_tuned(case: Case, name: str, kept: Images, told: Callable[[str], None]
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-    return found
+    return shares

@@ -1,6 +1,6 @@
-"""What an edit leaves to be seen: where pictures go, what is damaged, a mark, and who was forgotten."""
+"""What an edit leaves to be seen: where pictures go, what is damaged, a signature, and which class was forgotten."""
 
-from functools import reduce
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -8,215 +8,200 @@ from torch import Tensor
 from ..errors import import_extra
 from ..evaluate import accuracy_matrix, compare, is_measurable, macro, others_of
 from ..subspace import captured_energy
-from .context import Case
-from .findings import MODELS, Finding, finding
+from .context import Context
+from .findings import Finding, finding
 from .probes import weight_difference
 
-MARK, NAMED = 0.1, 0.25
-"""Limits: how far a score may sort other than the clean model's; how far above chance the class may be named."""
+SORTED, NAMED = 0.1, 0.25
+"""Limits: how far a score may sort other than the retrained model's; how far above chance the class may be named."""
 
 LOSS, WORST, CHANGED = 0.5, 5.0, 3.0
 """Limits: points that kept classes lose on average, that one of them loses, percent of unrelated answers changed."""
 
 
-def destinations(case: Case) -> list[Finding]:
+def destinations(context: Context) -> list[Finding]:
     """Where the forgotten pictures go: the share of the name given most often, the entropy of the names in bits."""
-    c = len(case.images.vocabulary.classes)
+    classes = context.images.vocabulary.classes
     most, bits, names = {}, {}, {}
-    for model in case.models:
-        given = torch.bincount(case.answers(model)[case.inside], minlength=c).double()
+    for model in context.models:
+        given = torch.bincount(context.answers(model)[context.inside], minlength=len(classes)).double()
         share = given / given.sum()
         most[model] = 100 * float(share.max())
         bits[model] = float(-(share * share.clamp(min=1e-300).log2()).sum())
-        names[model] = case.images.vocabulary.classes[int(share.argmax())]
+        names[model] = classes[int(share.argmax())]
     return [
         finding("answers", "the name given most to the forgotten", "%", most, details={"name": names}),
         finding("answers", "entropy of the names given to the forgotten", "bits", bits),
-        finding("answers", "confidence minus accuracy, kept pictures", "points", _overconfidence(case)),
+        finding("answers", "confidence minus accuracy, kept pictures", "points", _overconfidence(context)),
     ]
 
 
-def _overconfidence(case: Case) -> dict[str, float]:
+def _overconfidence(context: Context) -> dict[str, float]:
     """Expected calibration error of kept pictures in ten bins of confidence (Guo et al. 2017), in points."""
-    found = {}
-    for model, clip in case.models.items():
-        scores = clip.logit_scale * case.unit(model)[~case.inside].float() @ case.texts[model].T
-        confidence, answer = scores.softmax(1).max(1)
-        right = (answer == case.images.classes[~case.inside]).double()
+    kept, errors = ~context.inside, {}
+    for model in context.models:
+        confidence, answer = _scores(context, model)[kept].softmax(1).max(1)
+        right = (answer == context.images.classes[kept]).double()
         bins = (confidence * 10).long().clamp(max=9)
         gaps = [((confidence - right)[bins == b].sum()).abs() for b in range(10)]
-        found[model] = 100 * float(torch.stack(gaps).sum() / len(right))
-    return found
+        errors[model] = 100 * float(torch.stack(gaps).sum() / len(right))
+    return errors
 
 
-def damage(case: Case) -> list[Finding]:
+def _scores(context: Context, model: str) -> Tensor:
+    """Scores of all classes at the model's own temperature, (n, C)."""
+    return context.models[model].logit_scale * context.unit(model).float() @ context.texts[model].T
+
+
+def damage(context: Context) -> list[Finding]:
     """What is lost of what was to be kept: classes on average and at worst, siblings, and unrelated answers."""
-    before, after = (accuracy_matrix(case.answers(model), case.images) for model in ("unedited", "edited"))
-    clean = accuracy_matrix(case.answers("clean"), case.images) if "clean" in case.models else None
-    mask, classes = case.mask, case.images.vocabulary.classes
-    named, found = mask.any(1), []
+    matrices = {model: accuracy_matrix(context.answers(model), context.images) for model in context.models}
+    mask, by_domain = context.mask, bool(context.mask.all(0).any())
+    forgotten = mask.any(1)[:, None]
+    rest = ~mask if by_domain else ~mask & ~forgotten
 
     def right(where: Tensor) -> dict[str, float]:
-        known = {"unedited": before, "edited": after} | ({} if clean is None else {"clean": clean})
-        return {model: 100 * macro(matrix, where) for model, matrix in known.items()}
+        return {model: 100 * macro(matrix, where) for model, matrix in matrices.items()}
 
-    whole = mask.all(0)
-    rest = ~mask & ~named[:, None] if not whole.any() else ~mask
+    findings = []
     if rest.any():
-        all_rest = right(rest)
-        found.append(_loss("kept classes" if not whole.any() else "kept domains", all_rest, LOSS))
-        rows = [c for c in range(len(classes)) if rest[c].any() and not before[c][rest[c]].isnan().all()]
-        each = {c: right(rest & (torch.arange(len(classes)) == c)[:, None]) for c in rows}
-        worst = max(rows, key=lambda c: each[c]["unedited"] - each[c]["edited"])
-        pictures = rest[case.images.classes, case.images.domains] & (case.images.classes == worst)
-        wrong = [int((case.answers(m) != worst)[pictures].sum()) for m in ("unedited", "edited")]
-        told = {"class": classes[worst], "pictures": int(pictures.sum()), "lost": wrong[1] - wrong[0]}
-        found.append(_loss("the kept class that loses most", each[worst], WORST, told))
-    siblings = ~mask & named[:, None]
-    if siblings.any() and not whole.any():
-        found.append(_loss("the forgotten classes in kept domains", right(siblings), LOSS))
-    result = compare(
-        case.models["unedited"],
-        case.models["edited"],
-        case.images,
-        case.request,
-        features=(case.features["unedited"], case.features["edited"]),
-    )
-    if result.renamed is not None:
-        same = {"unedited": 100.0, "edited": 100 * (1 - float(result.renamed.double().mean()))}
-        changed = 100 - same["edited"]
-        asked = "unrelated pictures that keep their name"
-        found.append(finding("damage", asked, "%", same, excess=changed, limit=CHANGED, judged="changed"))
-    return [*found, *_unmentioned(case)]
+        findings.append(_loss("kept domains" if by_domain else "kept classes", right(rest), LOSS))
+        rows = torch.arange(len(mask))[:, None]
+        by_class = {c: right(rest & (rows == c)) for c in range(len(mask))}
+        by_class = {c: shares for c, shares in by_class.items() if shares["unedited"] == shares["unedited"]}
+        worst = max(by_class, key=lambda c: by_class[c]["unedited"] - by_class[c]["edited"])
+        details = _counted(context, rest, worst)
+        findings.append(_loss("the kept class that loses most", by_class[worst], WORST, details))
+    siblings = ~mask & forgotten
+    if siblings.any() and not by_domain:
+        findings.append(_loss("the forgotten classes in kept domains", right(siblings), LOSS))
+    return [*findings, *_renamed(context), *_unmentioned(context)]
 
 
-def _unmentioned(case: Case) -> list[Finding]:
+def _counted(context: Context, cells: Tensor, c: int) -> dict[str, Any]:
+    """How many pictures of class c in `cells` (C, K) there are, and how many fewer the edit leaves right."""
+    where = cells[context.images.classes, context.images.domains] & (context.images.classes == c)
+    wrong = [int((context.answers(m) != c)[where].sum()) for m in ("unedited", "edited")]
+    name = context.images.vocabulary.classes[c]
+    return {"class": name, "pictures": int(where.sum()), "lost": wrong[1] - wrong[0]}
+
+
+def _renamed(context: Context) -> list[Finding]:
+    """Unrelated pictures that keep their name, where they are known."""
+    clip, edited = context.models["unedited"], context.models["edited"]
+    features = context.features["unedited"], context.features["edited"]
+    renamed = compare(clip, edited, context.images, context.request, features=features).renamed
+    if renamed is None:
+        return []
+    same = {"unedited": 100.0, "edited": 100 * (1 - float(renamed.double().mean()))}
+    judged = 100 - same["edited"], CHANGED, "changed"
+    return [finding("damage", "unrelated pictures that keep their name", "%", same, *judged)]
+
+
+def _unmentioned(context: Context) -> list[Finding]:
     """Classes that the request never mentions, where their pictures have labels: points lost, on average and at worst.
 
     Among the names of all unmentioned classes. The worst is judged only if one of its pictures is no more than WORST
     points: with four pictures a class, as come with miniclip, a single answer is 25.
     """
-    clip, edited = case.models["unedited"], case.models["edited"]
+    clip, edited = context.models["unedited"], context.models["edited"]
     base = clip.base or clip
-    others = others_of(base, case.images.vocabulary)
-    known = (edited.base or edited) is base and is_measurable(case.request)
+    others = others_of(base, context.images.vocabulary)
+    known = (edited.base or edited) is base and is_measurable(context.request)
     if not known or others is None or others.shows is None:
         return []
     shows = others.shows
-    answers = [
-        others.answers(lambda z, m=m: reduce(lambda x, edit: edit.images(x), m.edits, z)) for m in (clip, edited)
-    ]
+    answers = [others.answers(model.edited) for model in (clip, edited)]
     counts = shows.bincount(minlength=len(others.names))
-    right = [torch.bincount(shows[given == shows], minlength=len(counts)) for given in answers]
-    there = counts > 0
-    mean = [100 * float((hits[there] / counts[there]).double().mean()) for hits in right]
-    lost = (right[0] - right[1]) / counts.clamp(min=1)
+    before, after = (torch.bincount(shows[given == shows], minlength=len(counts)) for given in answers)
+    there, lost = counts > 0, (before - after) / counts.clamp(min=1)
     worst = int(lost.argmax())
-    told = {
+    pairs = {"unedited": before, "edited": after}.items()
+    mean = {model: 100 * float((hits[there] / counts[there]).double().mean()) for model, hits in pairs}
+    at_worst = {model: 100 * float(hits[worst] / counts[worst]) for model, hits in pairs}
+    details = {
         "class": others.names[worst],
         "pictures": int(counts[worst]),
-        "lost": int(right[0][worst] - right[1][worst]),
+        "lost": int(before[worst] - after[worst]),
         "classes": int(there.sum()),
         "classes that lose": int((lost > 0).sum()),
         "classes that gain": int((lost < 0).sum()),
     }
-    own = [100 * float(hits[worst] / counts[worst]) for hits in right]
-    judged = (WORST, "points lost") if 100 / told["pictures"] <= WORST else (None, "")
+    limit = WORST if 100 / details["pictures"] <= WORST else None
     return [
-        _loss("unmentioned classes", dict(zip(MODELS, mean, strict=False)), LOSS, told),
-        finding(
-            "damage",
-            "the unmentioned class that loses most",
-            "%",
-            dict(zip(MODELS, own, strict=False)),
-            own[0] - own[1],
-            *judged,
-            told,
-        ),
+        _loss("unmentioned classes", mean, LOSS, details),
+        _loss("the unmentioned class that loses most", at_worst, limit, details),
     ]
 
 
-def _loss(asked: str, right: dict[str, float], limit: float, details: dict | None = None) -> Finding:
+def _loss(asked: str, right: dict[str, float], limit: float | None, details: dict | None = None) -> Finding:
     excess = right["unedited"] - right["edited"]
     return finding("damage", asked, "%", right, excess, limit, "points lost", details)
 
 
-def mark(case: Case) -> list[Finding]:
-    """Ignorance or a mark? The AUC with which the score of a forgotten class finds its pictures, and pairs of names.
+def signature(context: Context) -> list[Finding]:
+    """Ignorance or a signature? The AUC with which the score of a forgotten class finds its pictures, and pairs.
 
     AUC: among all pictures of its domains; .5 is ignorance, 0 and 1 are perfect knowledge. Pairs: only the forgotten
     and one other name may be given; the share of forgotten pictures named right, mean over the others; chance is 50 %.
-    Held against the clean model; where whole domains go against ignorance, since a model that never saw the domain
+    Compared with the retrained model; where whole domains go, with ignorance, since a model that never saw the domain
     still knows the classes.
     """
     metrics = import_extra("sklearn.metrics", "course")
-    areas: dict[str, list[float]] = {model: [] for model in case.models}
-    pairs: dict[str, list[float]] = {model: [] for model in case.models}
-    for c in case.forgotten:
-        own = case.inside & (case.images.classes == c)
-        rest = torch.isin(case.images.domains, case.images.domains[own]) & (case.images.classes != c)
-        if not own.any() or not rest.any():
+    areas: dict[str, list[float]] = {model: [] for model in context.models}
+    pairs: dict[str, list[float]] = {model: [] for model in context.models}
+    for c in context.forgotten:
+        positive = context.inside & (context.images.classes == c)
+        domains = torch.isin(context.images.domains, context.images.domains[positive])
+        negative = domains & (context.images.classes != c)
+        if not positive.any() or not negative.any():
             continue
-        for model in case.models:
-            scores = case.unit(model).float() @ case.texts[model].T
-            asked = own | rest
-            areas[model].append(float(metrics.roc_auc_score(own[asked].numpy(), scores[asked, c].numpy())))
+        asked = positive | negative
+        for model in context.models:
+            scores = context.unit(model).float() @ context.texts[model].T
+            areas[model].append(float(metrics.roc_auc_score(positive[asked].numpy(), scores[asked, c].numpy())))
             others = [i for i in range(scores.shape[1]) if i != c]
-            pairs[model].append(100 * float((scores[own, c, None] > scores[own][:, others]).double().mean()))
+            wins = scores[positive, c, None] > scores[positive][:, others]
+            pairs[model].append(100 * float(wins.double().mean()))
     if not areas["edited"]:
         return []
     area, pair = ({m: sum(v) / len(v) for m, v in both.items()} for both in (areas, pairs))
-    held = "clean" in area and case.request.paradigm != "complete"
-    wanted, kind = ((area["clean"], pair["clean"]), "from clean") if held else ((0.5, 50.0), "from ignorance")
+    comparable = "retrained" in area and context.request.paradigm != "complete"
+    expected = (area["retrained"], pair["retrained"]) if comparable else (0.5, 50.0)
+    kind = "from retrained" if comparable else "from ignorance"
+    judged = abs(area["edited"] - expected[0]), SORTED, kind
+    judged_pair = abs(pair["edited"] - expected[1]), 100 * SORTED, f"points {kind}"
+    either = {"sorted either way": {m: round(max(a, 1 - a), 6) for m, a in area.items()}}
     return [
-        finding(
-            "mark",
-            "the score of the forgotten class finds its pictures",
-            "AUC",
-            area,
-            excess=abs(area["edited"] - wanted[0]),
-            limit=MARK,
-            judged=kind,
-            details={"sorted either way": {m: round(max(a, 1 - a), 6) for m, a in area.items()}},
-        ),
-        finding(
-            "mark",
-            "named right among two names",
-            "%",
-            pair,
-            excess=abs(pair["edited"] - wanted[1]),
-            limit=100 * MARK,
-            judged="points " + kind,
-        ),
+        finding("mark", "the score of the forgotten class finds its pictures", "AUC", area, *judged, either),
+        finding("mark", "named right among two names", "%", pair, *judged_pair),
     ]
 
 
-def membership(case: Case) -> list[Finding]:
+def membership(context: Context) -> list[Finding]:
     """Can one tell which class was forgotten? The share of other classes that an attacker suspects less; .5 is chance.
 
     From outputs: suspicious is what is answered least, in probability, over all pictures without labels. From the patch
     or two weight files: of what sets a class apart from the mean of all, the energy in what the edit subtracts.
     Only where some classes are forgotten and others are not.
     """
-    if case.mask.all(0).any() or len(case.forgotten) == len(case.images.vocabulary.classes):
+    forgotten = context.forgotten
+    if context.mask.all(0).any() or len(forgotten) == len(context.images.vocabulary.classes):
         return []
-    found = []
-    suspected = {}
-    for model, clip in case.models.items():
-        scores = clip.logit_scale * case.unit(model).float() @ case.texts[model].T
-        suspected[model] = _placed(-scores.softmax(1).mean(0), case.forgotten)
-    found.append(_named("from answers to unlabelled pictures", suspected))
-    edited, base = case.models["edited"], case.models["unedited"]
-    apart = case.texts["unedited"].double() - case.texts["unedited"].double().mean(0)
+    from_answers = {m: _placed(-_scores(context, m).softmax(1).mean(0), forgotten) for m in context.models}
+    findings = [_named("from answers to unlabelled pictures", from_answers)]
+    edited, base = context.models["edited"], context.models["unedited"]
+    texts = context.texts["unedited"].double()
+    apart = texts - texts.mean(0)
     if edited.edits:
         u = torch.linalg.qr(torch.cat([edit.right for edit in edited.edits], 1).double())[0]
-        found.append(_named("from the patch", {"edited": _placed(captured_energy(apart, u), case.forgotten)}))
-    if base.encoder and all(edit.linear for edit in edited.edits) and edited.edits:
+        findings.append(_named("from the patch", {"edited": _placed(captured_energy(apart, u), forgotten)}))
+    if not base.stored and all(edit.linear for edit in edited.edits) and edited.edits:
         u = weight_difference(base, edited)
         if u.shape[1]:
-            placed = _placed(captured_energy(apart, u), case.forgotten)
-            found.append(_named("from two files of weights", {"edited": placed}))
-    return found
+            placed = _placed(captured_energy(apart, u), forgotten)
+            findings.append(_named("from two files of weights", {"edited": placed}))
+    return findings
 
 
 def _placed(suspicion: Tensor, forgotten: list[int]) -> float:
@@ -226,14 +211,7 @@ def _placed(suspicion: Tensor, forgotten: list[int]) -> float:
     return float(((gap > 0).double() + 0.5 * (gap == 0).double()).mean())
 
 
-def _named(asked: str, found: dict[str, float]) -> Finding:
-    reference = found.get("clean", 0.5)
-    return finding(
-        "membership",
-        f"the forgotten class is named {asked}",
-        "share",
-        found,
-        excess=found["edited"] - reference,
-        limit=NAMED,
-        judged="above clean" if "clean" in found else "above chance",
-    )
+def _named(asked: str, shares: dict[str, float]) -> Finding:
+    excess = shares["edited"] - shares.get("retrained", 0.5)
+    judged = excess, NAMED, "above retrained" if "retrained" in shares else "above chance"
+    return finding("membership", f"the forgotten class is named {asked}", "share", shares, *judged)

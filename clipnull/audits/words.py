@@ -7,15 +7,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..errors import one_of
 from ..models import Clip
-from ..prompts import can_embed, near, prompt_sets, text_classifiers
+from ..prompts import near, prompt_sets, text_classifiers
 from ..vocabulary import TEMPLATES, format_prompt
-from .context import Case
-from .findings import Finding, above_clean, finding
-from .languages import prompts_of
-from .probes import paraphrases
+from .context import Context
+from .findings import Finding, above_retrained, finding
 
-ASKED = ("{a}", "I can see {a} here", "what a nice {n}", "look, {a}!", "{n} clip art, no background", "two {n}s")
+OTHER_TEMPLATES = (
+    "{a}",
+    "I can see {a} here",
+    "what a nice {n}",
+    "look, {a}!",
+    "{n} clip art, no background",
+    "two {n}s",
+)
 """Templates that neither build nor evaluate anything else; the last makes a plural."""
 
 RECOVERED = 0.1
@@ -23,10 +29,22 @@ RECOVERED = 0.1
 
 MADE_UP = ("wug", "blick", "florp")
 """Names of nothing (Berko 1958, "The Child's Learning of English Morphology", and like them): what a name gets by
-exclusion, because no other fits. A model that never knew answers so, too."""
+exclusion, because no other fits. A retrained model answers so, too."""
 
 TOKENS, STEPS, RATE = 4, 60, 0.02
 """Of the prompt that is found by gradient: how many free tokens, steps of Adam, and their size."""
+
+
+def paraphrases(
+    clip: Clip, classes: Sequence[str], template: str = "{a}", synonyms: Mapping[str, str] | None = None
+) -> Tensor:
+    """A text classifier in other words: unit rows, (C, d).
+
+    template: as in `vocabulary.TEMPLATES`: {a} is the class with its article, {n} without. synonyms: what to call a
+    class in place of its name, {"dog": "hound"}; all others keep theirs.
+    """
+    other = {one_of("synonyms", name, classes): word for name, word in (synonyms or {}).items()}
+    return clip.embed_texts([format_prompt(template, other.get(c, c)) for c in classes])
 
 
 def misspelt(name: str) -> list[str]:
@@ -37,143 +55,114 @@ def misspelt(name: str) -> list[str]:
     """
     i = len(name) // 2
     swapped = name[: i - 1] + name[i - 1 : i + 1][::-1] + name[i + 1 :]
-    found = [swapped, name[:i] + name[i + 1 :], name[:i] + name[i - 1] + name[i:]]
-    return [word for word in dict.fromkeys(found) if word.strip() and word != name]
+    spellings = [swapped, name[:i] + name[i + 1 :], name[:i] + name[i - 1] + name[i:]]
+    return [word for word in dict.fromkeys(spellings) if word.strip() and word != name]
 
 
-def other_words(case: Case, words: Mapping[str, Sequence[str]]) -> list[Finding]:
+def other_words(context: Context, words: Mapping[str, Sequence[str]]) -> list[Finding]:
     """For each kind of wording the one that finds most: percent of the forgotten pictures classified right.
 
-    What is judged is how much of what the usual prompt lost it brings back, beyond what the same words get from the
-    clean model or, without one, a made-up name from the edited model: where no other name fits, any name will do.
-    words: for classes, what else they are called. A wording that a file of embeddings lacks is passed over.
+    Judged: how much of what the usual prompt lost it brings back, beyond what the same words get from the retrained
+    model or, without one, a made-up name from the edited model: where no other name fits, any name will do.
+    words: for classes, other names. A wording that a file of embeddings lacks is passed over.
     """
-    usual = {model: case.right(case.answers(model)) for model in case.models}
-    lost, made_up = usual["unedited"] - usual["edited"], _made_up(case)
-    best: dict[str, tuple[dict[str, float], str, int]] = {}
-    for kind, wording, classifiers in _wordings(case, words):
-        found = {model: case.right(case.answers(model, t)) for model, t in classifiers.items()}
-        kept = best.get(kind)
-        count = kept[2] + 1 if kept else 1
-        best[kind] = (found, wording, count) if not kept or found["edited"] > kept[0]["edited"] else (*kept[:2], count)
+    usual = {model: context.right(context.answers(model)) for model in context.models}
+    lost, made_up = usual["unedited"] - usual["edited"], _made_up(context)
+    tried: dict[str, list[tuple[dict[str, float], str]]] = {}
+    for kind, wording, classifiers in _wordings(context, words):
+        shares = {model: context.right(context.answers(model, t)) for model, t in classifiers.items()}
+        tried.setdefault(kind, []).append((shares, wording))
     findings = [finding("words", "the usual prompt", "%", usual)]
     if made_up:
         findings.append(finding("words", "a made-up name", "%", made_up, details={"names": list(MADE_UP)}))
-    for kind, (found, wording, count) in best.items():
-        chance = found.get("clean", made_up.get("edited", 0.0))
-        back = (found["edited"] - max(chance, usual["edited"])) / lost if lost > 0 else None
-        findings.append(
-            finding(
-                "words",
-                kind,
-                "%",
-                found,
-                back,
-                RECOVERED,
-                "of what was lost",
-                {"best": wording, "tried": count},
-            )
-        )
+    for kind, results in tried.items():
+        shares, wording = max(results, key=lambda result: result[0]["edited"])
+        chance = shares.get("retrained", made_up.get("edited", 0.0))
+        back = (shares["edited"] - max(chance, usual["edited"])) / lost if lost > 0 else None
+        details = {"best": wording, "tried": len(results)}
+        findings.append(finding("words", kind, "%", shares, back, RECOVERED, "of what was lost", details))
     return findings
 
 
-def _made_up(case: Case) -> dict[str, float]:
+def _made_up(context: Context) -> dict[str, float]:
     """Percent of the forgotten pictures that get a made-up name in the place of their class: the most of MADE_UP."""
-    v, template = case.images.vocabulary, TEMPLATES["free"][0]
-    names = [w for w in MADE_UP if can_embed(case.models["unedited"], format_prompt(template, w))]
-    if not names or len(case.forgotten) == len(v.classes):
+    v, template = context.images.vocabulary, TEMPLATES["free"][0]
+    names = [w for w in MADE_UP if context.models["unedited"].knows(format_prompt(template, w))]
+    if not names or len(context.forgotten) == len(v.classes):
         return {}
-    found = {}
-    for model, clip in case.models.items():
-        swaps = [{v.classes[c]: w for c in case.forgotten[:1]} for w in names]
-        own = case.inside & (case.images.classes == case.forgotten[0])
-        texts = [paraphrases(clip, v.classes, template, swap) for swap in swaps]
-        found[model] = max(case.right(case.answers(model, t), own) for t in texts)
-    return found
+    first = context.forgotten[0]
+    where = context.inside & (context.images.classes == first)
+    shares = {}
+    for model, clip in context.models.items():
+        texts = [paraphrases(clip, v.classes, template, {v.classes[first]: name}) for name in names]
+        shares[model] = max(context.right(context.answers(model, t), where) for t in texts)
+    return shares
 
 
-def _wordings(case: Case, words: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, str, dict[str, Tensor]]]:
+def _wordings(context: Context, words: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, str, dict[str, Tensor]]]:
     """(kind, wording, text classifier of each model)."""
-    v, base = case.images.vocabulary, case.models["unedited"]
+    v, models, base = context.images.vocabulary, context.models, context.models["unedited"]
     for prompts in prompt_sets(base):
         if prompts != "free":
-            yield (
-                "prompts that name the domain",
-                prompts,
-                {m: text_classifiers(clip, v, prompts) for m, clip in case.models.items()},
-            )
-    asked = [t for t in ASKED if all(can_embed(base, format_prompt(t, c)) for c in v.classes)]
-    each = {m: [paraphrases(clip, v.classes, t) for t in asked] for m, clip in case.models.items()}
-    for i, template in enumerate(asked):
+            texts = {m: text_classifiers(clip, v, prompts) for m, clip in models.items()}
+            yield "prompts that name the domain", prompts, texts
+    templates = [t for t in OTHER_TEMPLATES if all(base.knows(format_prompt(t, c)) for c in v.classes)]
+    each = {m: [paraphrases(clip, v.classes, t) for t in templates] for m, clip in models.items()}
+    for i, template in enumerate(templates):
         yield "other templates", template, {m: texts[i] for m, texts in each.items()}
-    if len(asked) > 1:
-        yield (
-            "the mean of all templates",
-            f"{len(asked)} templates",
-            {m: F.normalize(torch.stack(texts).mean(0), dim=-1) for m, texts in each.items()},
-        )
-    for language, prompts in prompts_of(base, v.classes, [v.classes[c] for c in case.forgotten]).items():
-        known = torch.tensor([prompt is not None for prompt in prompts])
-        texts = {m: case.texts[m].clone() for m in case.models}
-        for m, clip in case.models.items():
-            texts[m][known] = clip.embed_texts([prompt for prompt in prompts if prompt is not None]).to(texts[m])
-        yield "other languages", language, texts
+    if len(templates) > 1:
+        means = {m: F.normalize(torch.stack(texts).mean(0), dim=-1) for m, texts in each.items()}
+        yield "the mean of all templates", f"{len(templates)} templates", means
     template = TEMPLATES["free"][0]
-    kinds: dict[str, Mapping[str, Sequence[str]]] = {
-        "misspelt": {v.classes[c]: misspelt(v.classes[c]) for c in case.forgotten}
-    }
-    if len(case.forgotten) < len(v.classes):
-        kinds["near words"] = {c: [w for w, _ in found[:3]] for c, found in near(base, case.request, v).items()}
-    kinds["other names, given"] = words
-    for kind, listed in kinds.items():
-        for name, others in listed.items():
+    for kind, by_class in _other_names(context, words).items():
+        for name, others in by_class.items():
             for word in others:
-                if word not in v.classes and can_embed(base, format_prompt(template, word)):
-                    texts = {m: paraphrases(clip, v.classes, template, {name: word}) for m, clip in case.models.items()}
+                if word not in v.classes and base.knows(format_prompt(template, word)):
+                    texts = {m: paraphrases(clip, v.classes, template, {name: word}) for m, clip in models.items()}
                     yield kind, f"{name}: {word}", texts
 
 
-# --- a prompt found by gradient ----------------------------------------------------------------------------------
+def _other_names(context: Context, words: Mapping[str, Sequence[str]]) -> dict[str, Mapping[str, Sequence[str]]]:
+    """By kind and forgotten class, other names of it."""
+    classes = context.images.vocabulary.classes
+    names: dict[str, Mapping[str, Sequence[str]]] = {
+        "misspelt": {classes[c]: misspelt(classes[c]) for c in context.forgotten}
+    }
+    if len(context.forgotten) < len(classes):
+        neighbours = near(context.models["unedited"], context.request, context.images.vocabulary)
+        names["near words"] = {c: [word for word, _ in nearest[:3]] for c, nearest in neighbours.items()}
+    return names | {"other names, given": words}
 
 
-def found_prompt(case: Case) -> list[Finding]:
+def found_prompt(context: Context) -> list[Finding]:
     """The share of forgotten pictures that a prompt finds whose tokens were fitted to half of the labelled pictures.
 
     For the first forgotten class: TOKENS free token embeddings in "a picture of a ...", through the text tower, against
-    the texts of all other classes; trained on half of the families, asked about the other half.
+    the texts of all other classes; trained on half of the families, tested on the other half.
     """
-    halves, c = _halves(case), case.forgotten[0]
-    own = case.inside & (case.images.classes == c)
-    if not (own & halves).any() or not (own & ~halves).any():
+    half, c = _half(context), context.forgotten[0]
+    positive = context.inside & (context.images.classes == c)
+    if not (positive & half).any() or not (positive & ~half).any():
         return []
-    labels = case.images.classes[halves], case.inside[halves]
+    labels = context.images.classes[half], context.inside[half]
 
-    def asked(model: str) -> float:
-        z, texts = case.unit(model).float(), case.texts[model].clone()
-        texts[c] = fitted_prompt(case.models[model], z[halves], *labels, texts, c, case.seed)
-        return case.right((z @ texts.T).argmax(1), own & ~halves)
+    def share(model: str) -> float:
+        z, texts = context.unit(model).float(), context.texts[model].clone()
+        texts[c] = fitted_prompt(context.models[model], z[half], *labels, texts, c, context.seed)
+        return context.right((z @ texts.T).argmax(1), positive & ~half)
 
-    found = case.each("found prompt", asked)
-    return [
-        finding(
-            "words",
-            "a prompt found by gradient",
-            "%",
-            found,
-            above_clean(found),
-            100 * RECOVERED,
-            "points above clean",
-            {"tokens": TOKENS, "steps": STEPS, "labelled pictures": int((own & halves).sum())},
-        )
-    ]
+    shares = context.each("found prompt", share)
+    details = {"tokens": TOKENS, "steps": STEPS, "labelled pictures": int((positive & half).sum())}
+    judged = above_retrained(shares), 100 * RECOVERED, "points above retrained"
+    return [finding("words", "a prompt found by gradient", "%", shares, *judged, details)]
 
 
-def _halves(case: Case) -> Tensor:
+def _half(context: Context) -> Tensor:
     """A random half of the families: (n,) bool."""
-    names = sorted(set(case.families))
-    chosen = torch.randperm(len(names), generator=torch.Generator().manual_seed(case.seed))[: len(names) // 2]
+    names = sorted(set(context.families))
+    chosen = torch.randperm(len(names), generator=torch.Generator().manual_seed(context.seed))[: len(names) // 2]
     first = {names[i] for i in chosen.tolist()}
-    return torch.tensor([family in first for family in case.families])
+    return torch.tensor([family in first for family in context.families])
 
 
 @torch.enable_grad()
@@ -183,8 +172,7 @@ def fitted_prompt(clip: Clip, z: Tensor, labels: Tensor, wanted: Tensor, texts: 
     z: (n, d) unit rows; labels: (n,); wanted: (n,) bool; texts: (C, d), the classes it competes with. Cross-entropy at
     the model's own temperature, pictures of c that are not wanted left out.
     """
-    table = _token_table(clip.model)
-    device = clip.device
+    table, device = _token_table(clip.model), clip.device
     tokens = clip.tokenizer(["a picture of a " + " ".join(["x"] * TOKENS)]).to(device)
     (x,) = clip.tokenizer(["x"])[0, 1:2].tolist()
     places = (tokens[0] == x).nonzero()[:, 0]

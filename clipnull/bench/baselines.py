@@ -81,7 +81,7 @@ def gather(clip: Clip, vocabulary: Vocabulary, labelled: Images | None = None, s
         raise ValueError(f"clip: it carries {len(clip.edits)} edits; expected the unedited model, clip.base")
     prototypes: Prototypes | bool = True
     noisy = None
-    if clip.encoder:
+    if not clip.stored:
         few = None if are_made(clip, vocabulary) else chosen_cells(vocabulary.shape)
         prototypes = cell_prototypes(clip, vocabulary, few)
         noisy = torch.stack([_noisy(clip, prototypes, seed) for seed in range(seeds)])

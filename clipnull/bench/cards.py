@@ -13,13 +13,14 @@ from ..embedding import embed, readable
 from ..errors import brief
 from ..evaluate import Comparison, compare, macro, wilson
 from ..files import alone, markdown, write_text
+from ..forecasting.choosing import simulator_of
 from ..forecasting.outlook import Forecast
 from ..images import Images
 from ..interop.transformers import recipe
 from ..models import Clip
 from ..prompts import kept_names, near, prompt_sets
 from ..prototypes import are_made
-from ..unlearning import embed_vocabulary, outlook_of, prototypes_of
+from ..unlearning import embed_vocabulary, prototypes_of
 from ..vocabulary import Forget, Vocabulary
 from . import sweep
 
@@ -140,9 +141,9 @@ def public_name(name: str) -> str:
 
 def expected_of(edit: Edit, clip: Clip, request: Forget, vocabulary: Vocabulary) -> Forecast:
     """What was to be expected of `edit` before a picture was seen, by prototypes where they come with the model."""
-    known = are_made(clip.base or clip, vocabulary) if clip.encoder else prototypes_of(clip, vocabulary) is not None
+    known = prototypes_of(clip, vocabulary) is not None if clip.stored else are_made(clip.base or clip, vocabulary)
     cells = embed_vocabulary(clip, vocabulary, known)
-    return outlook_of(clip, vocabulary, cells, known).forecast(edit, request.mask(vocabulary), request)
+    return simulator_of(clip, vocabulary, cells, known).forecast(edit, request.mask(vocabulary), request)
 
 
 def _about(edit: Edit, clip: Clip) -> str:
@@ -259,7 +260,7 @@ def _remains(after: Clip, images: Images, mask: Tensor, features: tuple[Tensor, 
     else:
         before, last = (f"{100 * linear_probe(z, labels).accuracy:.0f} %" for z in features)
         first = "not measured"  # a file of embeddings has none
-        if after.encoder:
+        if not after.stored:
             first = f"{100 * linear_probe(features_before_projection(after, images), labels).accuracy:.0f} %"
         probed = (
             "A linear probe that is trained with labels to separate forgotten pictures from all others (balanced "

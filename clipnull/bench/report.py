@@ -1,12 +1,11 @@
 """Methods and baselines side by side: all that is measured in one call, and its tables as plain text or Markdown."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..audits import FEW, audit_each
-from ..audits.findings import told as number
+from ..audits import MIN_PICTURES, audit_each
+from ..audits.findings import format_number as number
 from ..files import aligned, markdown
 from ..images import Images
 from ..methods import METHODS
@@ -68,7 +67,7 @@ def to_json(
         "name": f"baselines, {name}",
         "model": clip.name,
         "pretrained": clip.pretrained,
-        "stored": not clip.encoder,
+        "stored": clip.stored is not None,
         "pictures": len(images),
         "labelled": 0 if labelled is None else len(labelled),
         **dict(zip(("classes", "domains"), images.vocabulary.shape, strict=True)),
@@ -95,7 +94,7 @@ def audited(
     findings; `left_out`: why an entrant is not audited.
     """
     counts = images.counts().sum(1).tolist()
-    requests = [Forget([c]) for c, n in zip(images.vocabulary.classes, counts, strict=True) if n >= FEW]
+    requests = [Forget([c]) for c, n in zip(images.vocabulary.classes, counts, strict=True) if n >= MIN_PICTURES]
     if not requests:
         return None
     request = next((one for one in requests if str(one) in on.retrained), requests[0])
@@ -112,7 +111,9 @@ def audited(
     worst = {}
     for name, report in zip(edited, reports, strict=True):
         judged = [f for f in report.findings if f.within is not None]
-        three = [{key: value for key, value in asdict(f).items() if key != "details"} for f in report.worst]
+        three = [
+            {key: value for key, value in f.as_dict().items() if key not in ("details", "within")} for f in report.worst
+        ]
         worst[name] = {"beyond": sum(not f.within for f in judged), "judged": len(judged), "findings": three}
     about = {key: reports[0].about[key] for key in ("request", "clean", "pictures", "forgotten")}
     return about | {"worst": worst, "left_out": reasons}

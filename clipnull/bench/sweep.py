@@ -318,7 +318,7 @@ def to_json(clip: Clip, images: Images, name: str, rows: Sequence[dict], paradig
         "name": name,
         "model": clip.name,
         "pretrained": clip.pretrained,
-        "stored": not clip.encoder,
+        "stored": clip.stored is not None,
         "note": clip.stored.words.get("note", "") if clip.stored else "",
         "prototypes": bool(clip.stored.mask.all()) if clip.stored else True,
         "pictures": len(images),

@@ -268,14 +268,19 @@ def audit(report: Audit, most: float = 10.0) -> plt.Figure:
 
     Bars end at `most` times the limit, left of the line is what is tolerated, and findings at 0 are only counted.
     """
-    from ..audits.findings import told  # loads all audits
+    from ..audits.findings import format_number  # loads all audits
 
     judged = [finding for finding in report.findings if finding.excess is not None]
     if not judged:
-        raise ValueError("report: nothing in it is judged; expected an audit with a clean model, or with pictures kept")
+        raise ValueError(
+            "report: nothing in it is judged; expected an audit with a retrained model, or with pictures kept"
+        )
     drawn = [finding for finding in judged if finding.times > 0]
     times = [min(most, max(0.02, finding.times)) for finding in drawn]
-    answers = [("before", "after", "clean"), *((told(f.unedited), told(f.edited), told(f.clean)) for f in drawn)]
+    answers = [
+        ("before", "after", "retr."),
+        *(tuple(map(format_number, (f.unedited, f.edited, f.retrained))) for f in drawn),
+    ]
     fig, ax = plt.subplots(figsize=(10.5, 1.2 + 0.3 * len(drawn)))
     ax.barh(range(len(drawn)), times, 0.7, color=["C0" if finding.within else "C1" for finding in drawn])
     ax.axvline(1, color="0.3", lw=1.2)

@@ -1,17 +1,38 @@
-"""A forecast of what `compare` will measure, from names and prototypes alone; and how good such forecasts are."""
+"""Forecast what an edit will do, from names and prototypes alone, and choose a method and a strength by it."""
 
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from ..edit import Edit
-from ..methods import solve
+from ..errors import brief, one_of
+from ..methods import METHODS, solve
+from ..methods.cells import Cells
 from ..models import Clip
+from ..prompts import text_classifiers
 from ..prototypes import Prototypes
-from ..unlearning import embed_vocabulary, outlook_of, validate_choice, warn_of_alike
+from ..unlearning import AUTO, embed_vocabulary, warn_of_alike
 from ..vocabulary import Forget, Vocabulary
-from .calibration import aims, at_chance
-from .outlook import Forecast, choose, validate_words
+from .calibration import CHANCE, chance_strength, validate_chance
+from .outlook import Forecast, Simulator, validate_words
+
+BUDGET = "forget >= .95, worst drop <= 5"
+FIGURES = {
+    "forget": "forgetting_rate",
+    "retain drop": "retain_drop",
+    "sibling drop": "sibling_class_drop",
+    "sibling domain drop": "sibling_domain_drop",
+    "worst drop": "worst_cell_drop",
+}
+"""What a budget calls the figures of `evaluate.rates`: a rate from 0 to 1, and drops in percentage points."""
+TERM = re.compile(r"\s*([a-z ]+?)\s*(>=|<=)\s*([-+]?(?:\d+\.?\d*|\.\d+))\s*")
+
+FORMS = ("linear", "layer", "module")
+"""Simple forms first: a matrix fits into any checkpoint, see `Edit.form`."""
+TIE = 0.01
+"""Points within which the simpler form is taken: wider ties chose worse on training pictures of PACS."""
 
 
 def forecast(
@@ -25,64 +46,159 @@ def forecast(
     prompts: str = "free",
     **settings: Any,
 ) -> Forecast:
-    """What an edit is expected to do, before any picture is seen: what `compare` returns, with intervals.
+    """What an edit is expected to do, before any picture is seen: what `compare` returns, with intervals. Ours.
 
-    Real pictures are replaced by pseudo-pictures, drawn around the texts and prototypes of the cells (see
-    `clipnull.forecasting.simulation`); the edit is made and measured on them. Ours.
+    Simulated pictures, drawn around the texts and prototypes of the cells, replace real ones
+    (`forecasting.simulation`). clip, request, vocabulary, prototypes, mean, budget, settings: as in `unlearn`; without
+    prototypes, texts alone are carried across the modality gap: a coarser guess. method: as in `unlearn`, or an edit
+    that exists already. prompts: the prompt set that classifies, see `zero_shot`.
 
-    Parameters
-    ----------
-    clip : Clip
-    request : Forget
-        Of names in `vocabulary`.
-    vocabulary : Vocabulary
-    method : str or Edit
-        As in `unlearn`, "auto" with its `budget` among them; or an edit that is there already.
-    prototypes : bool, int or Prototypes
-        As in `unlearn`. Without prototypes, texts alone are carried across the modality gap: a coarser guess.
-    mean : (d,), optional
-        As in `unlearn`.
-    budget : str, optional
-        As in `unlearn`.
-    prompts : str
-        What is asked with, see `zero_shot`.
-    **settings
-        Those of the method.
+    Returns a Forecast: expected accuracy `before` and `after`, (C, K); `rates`; `intervals`; the `method` and
+    `settings` that "auto" has chosen. Raises ValueError as `unlearn`, and for a forgotten class that the text tower
+    does not tell from another. RESULTS.md shows how far forecasts are from the truth.
 
-    Returns
-    -------
-    Forecast
-        `before`, `after`: expected accuracy (C, K); `rates`: as those of `compare`; `intervals`; `method` and
-        `settings`, which "auto" has chosen. Printed, it tells means and intervals.
-
-    Raises
-    ------
-    ValueError
-        As `unlearn`; and for a forgotten class that the text tower does not tell from another.
-
-    Notes
-    -----
-    How far forecasts are from the truth: `clipnull bench --forecast`, and RESULTS.md. The forgetting rate and the order
-    of methods can be relied on more than the drop in one cell.
-
-    Examples
-    --------
     >>> import clipnull as cn
     >>> clip, names = cn.load(device="cpu"), cn.Vocabulary(["cat", "dog", "house"], ["photo", "line"])
-    >>> found = cn.forecast(clip, cn.Forget(["dog"]), names, "neuron", prototypes=False)
-    >>> found.rates["forgetting_rate"] > 0.9, found.after.shape
+    >>> expected = cn.forecast(clip, cn.Forget(["dog"]), names, "neuron", prototypes=False)
+    >>> expected.rates["forgetting_rate"] > 0.9, expected.after.shape
     (True, torch.Size([3, 2]))
     """
     mask = request.mask(vocabulary)
-    made = method if isinstance(method, Edit) else None
-    within = None if made else validate_choice(str(method), budget, settings)
+    if isinstance(method, Edit):
+        edit, (_, simulator) = method, _simulate(clip, mask, vocabulary, prototypes, mean, prompts)
+    else:
+        edit, simulator = choose_edit(clip, request, vocabulary, method, prototypes, mean, budget, prompts, **settings)
+    return simulator.forecast(edit, mask, request)
+
+
+def choose_edit(
+    clip: Clip,
+    request: Forget,
+    vocabulary: Vocabulary,
+    method: str,
+    prototypes: Prototypes | bool | int | None = True,
+    mean: Tensor | None = None,
+    budget: str | None = None,
+    prompts: str = "free",
+    **settings: Any,
+) -> tuple[Edit, Simulator]:
+    """The edit of `unlearn`, which "auto" and the strength "chance" choose by forecast, and what forecasts it."""
+    mask, limits = request.mask(vocabulary), _validate(method, budget, settings)
+    at_chance = settings.get("strength") == CHANCE
+    if at_chance:
+        validate_chance(method, mask)
+    cells, simulator = _simulate(clip, mask, vocabulary, prototypes, mean, prompts)
+    if method == AUTO:
+        return best_within(limits, candidates(cells, mask), simulator, mask, request), simulator
+    if at_chance:
+        settings["strength"] = chance_strength(method, cells, mask, simulator, vocabulary, settings)
+    return solve(cells, mask, method, **settings), simulator
+
+
+def _validate(method: str, budget: str | None, settings: Mapping[str, object]) -> list[tuple[str, str, float]]:
+    """The limits that "auto" must keep to. Raises ValueError for arguments that do not go together."""
+    one_of("method", method, [*METHODS, AUTO])
+    if method == AUTO and settings:
+        raise ValueError(f"settings: {', '.join(settings)} given with method 'auto'; expected none, as it chooses them")
+    if method != AUTO and budget is not None:
+        raise ValueError(f"budget: {brief(budget)} given with method {method!r}; expected method='auto'")
+    return read_budget(BUDGET if budget is None else budget)
+
+
+def _simulate(
+    clip: Clip,
+    mask: Tensor,
+    vocabulary: Vocabulary,
+    prototypes: Prototypes | bool | int | None,
+    mean: Tensor | None,
+    prompts: str,
+) -> tuple[Cells, Simulator]:
+    """The cells of `clip` and their simulator; refuses words, and warns of words and domains, that are too alike."""
     cells = embed_vocabulary(clip, vocabulary, prototypes, mean)
     cells.validate(mask)
     warn_of_alike(cells, mask, vocabulary)
-    outlook = outlook_of(clip, vocabulary, cells, prototypes, mean, prompts)
-    validate_words(cells, outlook.classifiers.mean(0), mask, vocabulary)
+    simulator = simulator_of(clip, vocabulary, cells, prototypes, mean, prompts)
+    validate_words(cells, simulator.classifiers.mean(0), mask, vocabulary)
+    return cells, simulator
+
+
+def simulator_of(
+    clip: Clip,
+    vocabulary: Vocabulary,
+    cells: Cells,
+    prototypes: Prototypes | bool | int | None = True,
+    mean: Tensor | None = None,
+    prompts: str = "free",
+) -> Simulator:
+    """The simulator of `clip`. cells: its own, of `embed_vocabulary` with the same arguments."""
+    unedited = embed_vocabulary(clip.base, vocabulary, prototypes, mean) if clip.edits and clip.base else cells
+    return Simulator(unedited, text_classifiers(clip, vocabulary, prompts), [edit.images for edit in clip.edits])
+
+
+def read_budget(text: str) -> list[tuple[str, str, float]]:
+    """The limits in a text such as BUDGET: a figure of `evaluate.rates`, ">=" or "<=", and a number each.
+
+    >>> read_budget("forget >= .95, worst drop <= 5")
+    [('forgetting_rate', '>=', 0.95), ('worst_cell_drop', '<=', 5.0)]
+    """
+    limits = []
+    for term in str(text).lower().split(","):
+        match = TERM.fullmatch(term)
+        if match is None:
+            raise ValueError(f"budget: {brief(term.strip())} cannot be read; expected for example {BUDGET!r}")
+        limits.append((FIGURES[one_of("budget", match[1], FIGURES)], match[2], float(match[3])))
+    return limits
+
+
+def excess(limits: Sequence[tuple[str, str, float]], rates: Mapping[str, float]) -> dict[str, float]:
+    """By how much `rates` miss their limits, in points; only the figures that do. One that is NaN misses none."""
+    misses = {}
+    for figure, sign, value in limits:
+        by = rates[figure] - value if sign == "<=" else value - rates[figure]
+        by *= 100 if figure == "forgetting_rate" else 1
+        if by > 1e-9:
+            misses[figure] = by
+    return misses
+
+
+def best_within(
+    limits: Sequence[tuple[str, str, float]],
+    edits: Iterator[Edit],
+    simulator: Simulator,
+    mask: Tensor,
+    request: Forget,
+) -> Edit:
+    """The best of the edits whose forecast keeps to the limits. Raises ValueError with the nearest if none does."""
+    forecasts = [(edit, simulator.forecast(edit, mask, request)) for edit in edits]
+    within = [(edit, expected) for edit, expected in forecasts if not excess(limits, expected.rates)]
     if within:
-        return choose(cells, mask, request, within, outlook)[1]
-    if made is None and aims(settings):
-        settings = at_chance(str(method), cells, mask, outlook, vocabulary, settings)
-    return outlook.forecast(made or solve(cells, mask, str(method), **settings), mask, request)
+        return best_of(within)[0]
+    edit, expected = min(forecasts, key=lambda pair: sum(excess(limits, pair[1].rates).values()))
+    missed = ", ".join(f"{figure} {expected.rates[figure]:.3g}" for figure in excess(limits, expected.rates))
+    budget = ", ".join(f"{figure} {sign} {value:g}" for figure, sign, value in limits)
+    name = METHODS[edit.method].strength
+    strength = f" ({name} = {edit.settings[name]:g})" if name else ""
+    raise ValueError(
+        f"budget: no method is expected to keep to {budget} for {request}; the nearest is {edit.method!r}{strength} "
+        f"with {missed}; expected a wider budget"
+    )
+
+
+def best_of(forecasts: Sequence[tuple[Edit, Forecast]]) -> tuple[Edit, Forecast]:
+    """The edit that is worth most by its forecast (`Forecast.points`); of those within TIE points the simplest form."""
+    most = max(expected.points for _, expected in forecasts)
+    near = [pair for pair in forecasts if pair[1].points >= most - TIE]
+    return min(near, key=lambda pair: (FORMS.index(pair[0].form), -pair[1].points))
+
+
+def candidates(cells: Cells, mask: Tensor) -> Iterator[Edit]:
+    """The edits to choose from: each method at each of the strengths to try."""
+    for name, method in METHODS.items():
+        for settings in [{method.strength: value} for value in method.values] or [{}]:
+            yield solve(cells, mask, name, **settings)
+
+
+def is_usual(edit: Edit) -> bool:
+    """Whether an edit has its method's default strength."""
+    method = METHODS[edit.method]
+    return not method.strength or edit.settings[method.strength] == method.defaults[method.strength]

@@ -1,16 +1,16 @@
-"""Pseudo-pictures: where embeddings of real pictures may lie, guessed from texts and prototypes alone. This is ours.
+"""Simulated embeddings: where real pictures may lie, guessed from texts and prototypes alone. This is ours.
 
 Texts T and prototypes V of cells are taken apart, x_ck = m + a_c + b_k + r_ck (mean, class, domain, rest). Pictures of
 a cell are guessed to lie around CENTRES: so much of each part of T and of V, on the mean of the prototypes, or on a
-mean picture that is known, or with texts alone on nothing. Real pictures lie elsewhere, and nobody knows where: so many
-*worlds* are drawn, each with deviations of its own on five levels (SPREAD): all pictures, each class, each domain, each
+known mean picture, or, with texts alone, on nothing. Real pictures lie elsewhere, and nobody knows where. So we make
+several *draws*, each with deviations of its own on five levels (SPREAD): all pictures, each class, each domain, each
 cell, each picture. A deviation is a random mixture of the names of classes and common words, plus one of the names of
 domains, plus noise in all directions: its shape is the model's own, its size is the same for all models. Those of
 pictures have the long tails of Student's t.
 
-The constants are rounded from what was measured on training pictures of miniworld and on the 279 of PACS's that were
-kept back from the training of miniclip: regression of the parts of cell means, and the variance left on each level
-along the leads of classes, along domains, and in all.
+The constants are rounded from measurements on training pictures of miniworld and on the 279 of PACS's that were kept
+back from the training of miniclip: regression of the parts of cell means, and the variance left on each level along
+the margins of classes, along domains, and in all.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,8 +24,8 @@ from ..evaluate import classify
 from ..methods.cells import Cells
 
 CENTRES = {"mean": (0.0, 0.85), "class": (0.4, 0.45), "domain": (0.3, 0.6), "rest": (0.25, 0.2)}
-"""How much of the parts of texts and of prototypes pictures show."""
-ALONE = {"mean": 0.0, "class": 0.8, "domain": 0.8, "rest": 0.5}
+"""How much of each part of texts and of prototypes pictures show."""
+TEXT_CENTRES = {"mean": 0.0, "class": 0.8, "domain": 0.8, "rest": 0.5}
 """The same of texts, where there are no prototypes."""
 
 SPREAD = {
@@ -36,18 +36,18 @@ SPREAD = {
     "picture": (0.41, 0.14, 0.13),
 }
 """Sizes of the three kinds of deviation (names, domains, all directions) on each level."""
-UNKNOWN = 0.7
-"""The last of "all" where no picture tells where pictures lie: the modality gap itself, of unknown direction."""
+GAP = 0.7
+"""The last of "all" where no picture shows where pictures lie: the modality gap itself, of unknown direction."""
 FREEDOM = 4
 """Degrees of freedom of Student's t."""
 
-WORLDS, PICTURES, MOST = 20, 12, 60_000
-"""Worlds drawn; pictures of a cell in each; pictures in all, so that of many cells there are fewer each, at least 2."""
+DRAWS, PICTURES, MAX_PICTURES = 20, 12, 60_000
+"""Draws; pictures of a cell in each; pictures in all, so that many cells get fewer each, at least 2."""
 
 
 @dataclass(frozen=True, eq=False)
-class Pseudo:
-    """Embeddings of pseudo-pictures: z (B, C, K, n, d) float32, unit rows, of B worlds."""
+class Simulated:
+    """Embeddings of simulated pictures: z (B, C, K, n, d) float32, unit rows, of B draws."""
 
     z: Tensor
 
@@ -68,10 +68,10 @@ class Pseudo:
         return (answers == torch.arange(c)[:, None, None]).double().mean(3)
 
 
-def draw(cells: Cells, seed: int = 0, worlds: int = WORLDS, pictures: int = PICTURES) -> Pseudo:
-    """Pseudo-pictures of all cells. The same seed gives the same ones, up to rounding."""
+def draw(cells: Cells, seed: int = 0, draws: int = DRAWS, pictures: int = PICTURES) -> Simulated:
+    """Simulated pictures of all cells. The same seed gives the same ones, up to rounding."""
     c, k = cells.shape
-    n = max(2, min(pictures, MOST // (worlds * c * k)))
+    n = max(2, min(pictures, MAX_PICTURES // (draws * c * k)))
     generator, middle = torch.Generator().manual_seed(seed), centres(cells)
     d = middle.shape[-1]
     factors = _factors(cells)
@@ -80,23 +80,25 @@ def draw(cells: Cells, seed: int = 0, worlds: int = WORLDS, pictures: int = PICT
         return torch.randn(*shape, d, generator=generator, dtype=torch.float32) @ factors[level].T
 
     drawn = []
-    for _ in range(worlds):
+    for _ in range(draws):
         z = middle + deviation("all", 1, 1) + deviation("class", c, 1) + deviation("domain", 1, k)
         z = (z + deviation("cell", c, k))[:, :, None]
         scale = torch.randn(c, k, n, FREEDOM, generator=generator).square().mean(-1, keepdim=True).sqrt()
         drawn.append(F.normalize(z + deviation("picture", c, k, n) / scale, dim=-1))
-    return Pseudo(torch.stack(drawn))
+    return Simulated(torch.stack(drawn))
 
 
 def centres(cells: Cells) -> Tensor:
     """Where the pictures of each cell are guessed to lie on average: (C, K, d) float32, as means are shorter than 1."""
     parts = [_parts(x) for x in cells.kinds]
-    shares = CENTRES if len(parts) > 1 else {name: (share,) for name, share in ALONE.items()}
-    found = sum(w * part[name] for name, share in shares.items() for w, part in zip(share, parts, strict=True))
+    shares = CENTRES if len(parts) > 1 else {name: (share,) for name, share in TEXT_CENTRES.items()}
+    middle = torch.zeros_like(cells.texts)
+    for name, share in shares.items():
+        for weight, part in zip(share, parts, strict=True):
+            middle = middle + weight * part[name]
     if len(parts) == 1 and cells.mean is not None:
-        found = found + cells.mean / cells.mean.norm().clamp(min=1)
-    assert isinstance(found, Tensor)
-    return found.float()
+        middle = middle + cells.mean / cells.mean.norm().clamp(min=1)
+    return middle.float()
 
 
 def _parts(x: Tensor) -> dict[str, Tensor]:
@@ -113,9 +115,9 @@ def _factors(cells: Cells) -> dict[str, Tensor]:
     d = names.shape[1]
     kinds = names.T @ names / len(names), styles.T @ styles / len(styles), torch.eye(d, dtype=names.dtype) / d
     blind = cells.prototypes is None and cells.mean is None
-    found = {}
+    factors = {}
     for level, sizes in SPREAD.items():
-        sizes = (*sizes[:2], UNKNOWN) if blind and level == "all" else sizes
+        sizes = (*sizes[:2], GAP) if blind and level == "all" else sizes
         covariance = sum(size**2 * kind for size, kind in zip(sizes, kinds, strict=True))
-        found[level] = torch.linalg.cholesky(covariance).float()
-    return found
+        factors[level] = torch.linalg.cholesky(covariance).float()
+    return factors

@@ -14,10 +14,11 @@ from clipnull.bench.sweep import PARADIGMS, every_request
 from clipnull.embedding import embed
 from clipnull.evaluate import accuracy_matrix, classify, rates
 from clipnull.files import markdown
-from clipnull.forecasting.outlook import best_of, candidates, is_usual, points
+from clipnull.forecasting.choosing import best_of, candidates, is_usual, simulator_of
+from clipnull.forecasting.outlook import points
 from clipnull.images import Images
 from clipnull.models import Clip
-from clipnull.unlearning import embed_vocabulary, outlook_of
+from clipnull.unlearning import embed_vocabulary
 
 FIGURES = {
     "forgetting_rate": "forgetting rate",
@@ -43,7 +44,7 @@ def check(
     and of each method at its default strength (`usual`).
     """
     z, cells = embed(clip, images), embed_vocabulary(clip, images.vocabulary, prototypes)
-    outlook = outlook_of(clip, images.vocabulary, cells, prototypes)
+    outlook = simulator_of(clip, images.vocabulary, cells, prototypes)
     unedited = classify(z, outlook.classifiers, images.domains)
     before, redrawn, rows, choices = accuracy_matrix(unedited, images), Redrawn(images), [], []
     for request in tqdm(every_request(images, paradigms), "forecast", mininterval=2):

@@ -7,7 +7,7 @@ from scipy import stats
 from torch import Tensor
 
 from ... import evaluate
-from ...audits import probes
+from ...audits.retrieval import retrieval_precision
 from ...errors import import_extra
 from .registry import exercise, normal
 
@@ -30,7 +30,7 @@ def _labelled() -> list[tuple]:
     "labels[nearest], (n,), with labels",
 )
 def same_neighbour(features: Tensor, labels: Tensor) -> float:
-    return float(probes.retrieval_precision(features, labels, 1).mean())
+    return float(retrieval_precision(features, labels, 1).mean())
 
 
 def _scores() -> list[tuple]:

@@ -1,3 +1,5 @@
+"""The features before the projection, what a probe reads from features, and the neighbours of a picture."""
+
 import sys
 
 import numpy as np
@@ -10,20 +12,19 @@ from torchvision.transforms.functional import pil_to_tensor, resize
 
 import clipnull as cn
 from clipnull.audits.probes import (
-    confusion,
     features_before_projection,
     linear_probe,
-    paraphrases,
     projection_matrix,
-    retrieval_precision,
+    stage_features,
     weight_difference,
 )
+from clipnull.audits.retrieval import retrieval_precision
 from clipnull.methods.cells import Cells
 from clipnull.models import Clip
 from clipnull.towers import find_projection
 
 TEXT = {"context_length": 8, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1}
-VIT = {"layers": 1, "width": 24, "head_width": 8, "patch_size": 16, "image_size": 32}
+VIT = {"layers": 4, "width": 24, "head_width": 8, "patch_size": 16, "image_size": 32}
 TOWERS = {
     "Parameter": (open_clip.CLIP, VIT),
     "Parameter, CoCa": (
@@ -55,9 +56,9 @@ def small(request):
     width = 64 if request.param == "none" else 12
     text = TEXT | ({"embed_cls": True, "output_tokens": True} if extra else {})
     model = kind(embed_dim=width, vision_cfg=vision, text_cfg=text, **extra).eval().requires_grad_(False)
-    found = find_projection(model)
-    if found.bias is not None:
-        torch.nn.init.normal_(found.bias)
+    projection = find_projection(model)
+    if projection.bias is not None:
+        torch.nn.init.normal_(projection.bias)
     if extra:  # open_clip leaves this one as memory was, possibly NaN
         torch.nn.init.zeros_(model.text_decoder.text_projection)
     side = vision["image_size"]
@@ -111,13 +112,21 @@ def test_the_embedded_model(clip, few):
     torch.testing.assert_close((f.double() @ w).float(), cn.embed(clip, few), atol=1e-5, rtol=1e-4)
 
 
-def test_a_fused_file_tells_the_edit(small):
+def test_two_files_of_weights_show_the_edit(small):
     linear = edits(small)[0]
-    told = weight_difference(small, linear.apply(small))
-    assert told.shape == (small.width, 2)
-    assert float((told @ told.T @ linear.right - linear.right).norm()) < 1e-3 * float(linear.right.norm())
+    u = weight_difference(small, linear.apply(small))
+    assert u.shape == (small.width, 2)
+    assert float((u @ u.T @ linear.right - linear.right).norm()) < 1e-3 * float(linear.right.norm())
     assert weight_difference(small, small).shape == (small.width, 0)
     assert weight_difference(small, edits(small)[1].apply(small)).shape == (small.width, 0)
+
+
+def test_stages_have_a_row_for_each_picture(small, few):
+    stages = stage_features(small, few, most=2)
+    assert list(stages)[-1] == "before the projection"
+    assert len(stages) == (1 if small.name == "Linear" else 3)
+    assert all(len(x) == len(few) and x.isfinite().all() for x in stages.values())
+    torch.testing.assert_close(stages["before the projection"], features_before_projection(small, few))
 
 
 # --- probes
@@ -175,24 +184,6 @@ def test_one_fold_is_refused():
         linear_probe(*blobs(), folds=1)
 
 
-# --- other words
-
-
-def test_paraphrases_say_one_class_differently(clip):
-    classes = ("dog", "old_car")
-    plain = paraphrases(clip, classes, "look, {a}!")
-    torch.testing.assert_close(plain, clip.embed_texts(["look, a dog!", "look, an old car!"]))
-    other = paraphrases(clip, classes, "look, {a}!", synonyms={"dog": "hound"})
-    torch.testing.assert_close(other[0], clip.embed_texts(["look, a hound!"])[0])
-    torch.testing.assert_close(other[1], plain[1])
-    torch.testing.assert_close(paraphrases(clip, classes), clip.embed_texts(["a dog", "an old car"]))
-
-
-def test_an_unknown_class_cannot_be_paraphrased(clip):
-    with pytest.raises(ValueError, match="synonyms: 'dgo' is not known; did you mean 'dog'"):
-        paraphrases(clip, ["dog", "cat"], synonyms={"dgo": "hound"})
-
-
 # --- neighbours
 
 
@@ -235,13 +226,7 @@ def test_numbers_of_neighbours_that_make_no_sense_are_refused(k):
         retrieval_precision(torch.randn(5, 2), torch.zeros(5), k)
 
 
-# --- confusion
-
-
-def test_confusion_counts():
-    counts = confusion(torch.tensor([0, 1, 1, 2]), torch.tensor([0, 0, 1, 1]), 4)
-    assert counts.tolist() == [[1, 1, 0, 0], [0, 1, 1, 0], [0] * 4, [0] * 4]
-    assert counts.sum() == 4
+# --- errors
 
 
 def test_without_scikit_learn_the_extra_is_named(monkeypatch):
@@ -252,17 +237,9 @@ def test_without_scikit_learn_the_extra_is_named(monkeypatch):
         linear_probe(*blobs())
 
 
-# --- broken pictures
-
-
 def test_features_of_broken_pictures_are_refused():
     features, labels = torch.randn(12, 4), torch.arange(12) % 2
     features[5] = torch.nan
-    for audit in (linear_probe, retrieval_precision):
+    for measure in (linear_probe, retrieval_precision):
         with pytest.raises(ValueError, match=r"features: 1 rows are not finite, such as 5; expected pictures that can"):
-            audit(features, labels)
-
-
-def test_pictures_without_an_answer_are_in_no_cell_of_the_confusion():
-    found = confusion(torch.tensor([0, -1, 1, -1]), torch.tensor([0, 0, 1, 1]), 2)
-    assert found.tolist() == [[1, 0], [0, 1]]
+            measure(features, labels)

@@ -1,0 +1,112 @@
+"""The choice of an edit by forecast: budgets, "auto", and words that the text tower cannot tell apart."""
+
+import math
+
+import pytest
+import torch
+
+import clipnull as cn
+from clipnull.forecasting import choosing
+from clipnull.forecasting.choosing import best_of, excess, read_budget, simulator_of
+from clipnull.forecasting.outlook import Forecast, validate_words
+from clipnull.prompts import text_classifiers
+
+NAMES = cn.Vocabulary(("cat", "dog", "house"), ("photo", "line"))
+DOG = cn.Forget(["dog"], ["line"])
+GOOD = {"forgetting_rate": 0.97, "retain_drop": 0.2, "sibling_class_drop": 1.0, "sibling_domain_drop": math.nan}
+
+
+@pytest.fixture(scope="module")
+def cells(clip):
+    return cn.embed_vocabulary(clip, NAMES, prototypes=False)
+
+
+# --- budgets
+
+
+def test_a_budget_is_read():
+    assert read_budget(" Forget >= .9 ,worst drop<=5, sibling domain drop <= -1.5") == [
+        ("forgetting_rate", ">=", 0.9), ("worst_cell_drop", "<=", 5.0), ("sibling_domain_drop", "<=", -1.5)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ["forgot >= .9", "forget = .9", "forget >= .9;", "", 0.95])
+def test_a_budget_that_cannot_be_read_is_refused(text):
+    with pytest.raises(ValueError, match="^budget: .*(expected for example|did you mean 'forget')"):
+        read_budget(text)
+
+
+def test_a_miss_is_counted_in_points():
+    limits = read_budget("forget >= .95, worst drop <= 5, sibling domain drop <= 1")
+    assert excess(limits, GOOD | {"worst_cell_drop": 5.0}) == {}  # a figure that does not exist misses nothing
+    misses = excess(limits, GOOD | {"worst_cell_drop": 7.0, "forgetting_rate": 0.9})
+    assert misses == pytest.approx({"forgetting_rate": 5, "worst_cell_drop": 2})
+
+
+# --- the choice
+
+
+@pytest.mark.slow
+def test_auto_takes_what_is_worth_most_within_the_budget(clip, cells):
+    mask, budget = DOG.mask(NAMES), "forget >= .8, worst drop <= 10"
+    edit = cn.unlearn(clip, DOG, NAMES, "auto", prototypes=False, budget=budget)
+    expected = cn.forecast(clip, DOG, NAMES, "auto", prototypes=False, budget=budget)
+    assert (edit.method, edit.settings) == (expected.method, expected.settings) and edit.request == DOG
+    assert edit.fingerprint == clip.fingerprint and not excess(read_budget(budget), expected.rates)
+    simulator = simulator_of(clip, NAMES, cells, prototypes=False)
+    for other in choosing.candidates(cells, mask):
+        rival = simulator.forecast(other, mask, DOG)
+        assert excess(read_budget(budget), rival.rates) or rival.points <= expected.points + choosing.TIE
+
+
+def test_of_equals_the_simplest_form_is_taken(cells):
+    mask = torch.ones(3, 2, dtype=torch.bool)
+
+    def expected(form, rate):
+        ends = {"forgetting_rate": (rate, 0, 1), "retain_drop": (0, 0, 0), "sibling_class_drop": (0, 0, 0)}
+        return Forecast(mask.double(), mask.double(), mask, DOG, form, {}, form, ends)
+
+    methods = zip(choosing.FORMS, ("oblique", "neuron", "gated"), strict=True)
+    edits = {form: cn.solve(cells, DOG.mask(NAMES), method) for form, method in methods}
+    rates = ("module", 0.99), ("layer", 0.99), ("linear", 0.9)
+    assert best_of([(edits[form], expected(form, rate)) for form, rate in rates])[0] is edits["layer"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"method": "auto", "budget": "forget > .9"}, "cannot be read"),
+        ({"method": "auto", "strength": 2.0}, "strength given with method 'auto'"),
+        ({"method": "gated", "budget": "forget >= .9"}, "given with method 'gated'; expected method='auto'"),
+        ({"method": "gatet"}, "did you mean 'gated'"),
+    ],
+)
+@pytest.mark.parametrize("function", [cn.unlearn, cn.forecast])
+def test_arguments_that_do_not_go_together_are_refused(function, arguments, message, clip):
+    with pytest.raises(ValueError, match=message):
+        function(clip, DOG, NAMES, prototypes=False, **arguments)
+
+
+def test_a_budget_that_no_method_keeps_to_is_refused_with_the_nearest(clip):
+    with pytest.raises(ValueError, match=r"the nearest is '\w+' \(\w+ = [\d.]+\) with retain_drop -?[\d.]+; expected"):
+        cn.unlearn(clip, DOG, NAMES, "auto", prototypes=False, budget="retain drop <= -50")
+
+
+# --- words
+
+
+def test_words_that_the_tower_cannot_tell_apart_are_named(clip):
+    names = cn.Vocabulary(("horse", "pony", "house"), ("photo", "line"))
+    with pytest.raises(ValueError, match="hardly tells 'horse' from 'pony'"):
+        cn.forecast(clip, cn.Forget(["horse"]), names, prototypes=False)
+    with pytest.raises(ValueError, match="hardly tells 'pony' from 'horse'"):
+        cn.unlearn(clip, cn.Forget(["pony"]), names, "auto", prototypes=False)
+    assert cn.forecast(clip, cn.Forget(["house"]), names, "oblique", prototypes=False)  # nothing resembles it
+
+
+def test_near_words_are_warned_of(clip):
+    names = cn.Vocabulary(("dog", "puppy", "house"), ("photo", "line"))
+    cells = cn.embed_vocabulary(clip, names, prototypes=False)
+    mask, classifier = cn.Forget(["dog"]).mask(names), text_classifiers(clip, names)[0]
+    with pytest.warns(UserWarning, match="hardly tells 'dog' from 'puppy'"):
+        validate_words(cells, classifier.double(), mask, names)
