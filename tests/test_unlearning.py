@@ -14,7 +14,7 @@ from clipnull.bench.sweep import pair_forgetting
 from clipnull.evaluate import classify
 from clipnull.forecasting.calibration import chance_strength
 from clipnull.forecasting.choosing import simulator_of
-from clipnull.prompts import common_words, embed_cells, embed_classes, embed_domains, kept_names
+from clipnull.prompts import embed_cells, embed_domains
 from clipnull.prototypes import are_made, cell_prototypes
 
 VOCABULARY = cn.Vocabulary(("cat", "dog", "fish"), ("photo", "line"))
@@ -165,8 +165,8 @@ def simulator(clip, images):
 
 
 def test_chance_is_aimed_at_from_names_and_reached_on_pictures(clip, images, z, simulator):
-    """Among two names a picture is named by chance, where the usual strength leaves a signature; among all it is
-    gone.""" request, v = cn.Forget(["dog"]), images.vocabulary
+    """Among two names a picture is named by chance, where the usual strength leaves a signature."""
+    request, v = cn.Forget(["dog"]), images.vocabulary
     mask, cells = request.mask(v), simulator.cells
     dogs = images.classes == v.classes.index("dog")
     for method in ("oblique", "neuron", "gated"):
