@@ -76,12 +76,12 @@ def embed(clip: Clip, images: Images) -> Tensor:
     if images.stored is not None:
         return torch.cat([clip.embed_pixels(rows, ROWS) for rows in images.stored.split(ROWS)])
     batches = [images.files[first : first + BATCH] for first in range(0, len(images), BATCH)]
-    parts, faults = [torch.empty(0, clip.width)], []
+    parts, faults = [], []
     for z, reasons in embed_files(clip, batches):
         parts.append(z)
         faults += filter(None, reasons)
     warn_of_broken(faults, len(faults), len(images))
-    return torch.cat(parts)
+    return torch.cat(parts) if parts else torch.empty(0, clip.width)
 
 
 @torch.inference_mode()

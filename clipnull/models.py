@@ -81,7 +81,8 @@ class Batch:
                     raise
                 self.size = size // 2
             warnings.warn(
-                f"batch: the device has no memory for {size} rows at once; going on with {self.size}", stacklevel=2
+                f"batch: the device has no memory for {size} rows at once; going on with {self.size} at a time",
+                stacklevel=2,
             )
             torch.cuda.empty_cache()  # which the call still held while its error was there
         return parts
@@ -314,7 +315,7 @@ def _explained(
     return error
 
 
-_LOADING = threading.Lock()
+_LOADING = threading.RLock()
 
 
 @contextlib.contextmanager

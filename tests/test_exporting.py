@@ -181,8 +181,8 @@ def test_a_cosine_on_texts_is_the_one_on_pictures_times_two_lengths(small):
 def test_an_edit_that_texts_cannot_carry_is_refused(small, tmp_path):
     clip = small(VIT)
     for edit, message in [
-        (plain(64, bias=random(64).double()), "edit: its bias"),
-        (gated(64), "edit: one of form 'module'"),
+        (plain(64, bias=random(64).double()), "edit: of a bias"),
+        (gated(64), "edit: of form 'module'"),
         (hidden_layer(random(50, 64)), "edit: one of form 'layer'"),
     ]:
         with pytest.raises(ValueError, match=message):

@@ -191,5 +191,5 @@ def test_a_card_is_written_for_a_file(file, tmp_path, fingerprint):
     assert text.count("| the class alone, held-out wording |") == 1 and "class and domain, held-out" not in text
     assert re.search(r"chance 50 %\): not measured on the features before the projection.*; \d+ % on embeddings", text)
     assert ("refuses any weights" in text) == (fingerprint is not None)
-    assert ("names no weights: see to it" in text) == (fingerprint is None)
+    assert ("names no weights: make sure" in text) == (fingerprint is None)
     assert card(edit, clip, images) == text
