@@ -78,7 +78,10 @@ def rewrite(
         raise ValueError(f"out: {str(out)!r} ends in {out.suffix!r}; expected {source.suffix!r}, as its source does")
     if not out.parent.is_dir() or source.resolve() in out.resolve().parents:
         raise ValueError(f"out: {str(out)!r} has no place; expected a folder that is there, outside of the source")
-    lengths, bar = Lengths(), tqdm(total=sum(table.shape[0] for table in tables), unit="row", disable=not progress)
+    lengths, bar = (
+        Lengths(),
+        tqdm(total=sum(table.shape[0] for table in tables), unit="row", disable=not progress, delay=3),
+    )
     with bar, alone(out):
         if out.exists():
             raise ValueError(f"out: {str(out)!r} is there already; expected a new name")

@@ -17,7 +17,7 @@ import forecasts
 import picture
 import speed
 
-from clipnull.audits.findings import told as number
+from clipnull.audits.findings import format_number as number
 from clipnull.bench import report
 from clipnull.bench.sweep import COLUMNS, COUNTED, format_counts, format_ends
 from clipnull.errors import one_of
