@@ -9,8 +9,8 @@ import pytest
 import torch
 from conftest import ROOT
 from helpers import plain
-from reporting import audit_part
 from test_stored import fields
+from write import audit_section
 
 import clipnull as cn
 from clipnull.audits import audit_each, retrained_for, robustness, side_effects, words
@@ -179,8 +179,8 @@ def test_the_command_writes_all_findings(monkeypatch, tmp_path, capsys, few):
     assert [(one["methods"], one.get("aim")) for one in entry["audits"]] == [
         (["ridge"], None), (["gated"], None), (["gated"], "chance")
     ]  # fmt: skip
-    _, said, table, left_out = audit_part(entry)
-    assert left_out == "Left out: a retrained model." and "1 pictures, 1 to be forgotten" in said
+    about, table, *_, left_out = audit_section(entry)
+    assert left_out == "Left out: a retrained model." and "1 pictures, 1 to be forgotten" in about
     assert table.splitlines()[0] == "| question | unedited | clean | `ridge` | `gated` | `gated` at chance | limit |"
     assert (tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
 

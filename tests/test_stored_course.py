@@ -73,7 +73,7 @@ LEFT_OUT = {  # number -> what is left out: of any file; of one without optional
     "04": (["a look at", "pictures that the edited model draws"], ["prototypes"]),
     "05": (["a look at", "where in the picture"], ["prototypes"]),
     "06": ([], ["prototypes"]),
-    "07": (["a model that never knew", "f(x)", "other templates", "the edit in front"], ["prototypes"]),
+    "07": (["a retrained model", "f(x)", "other templates", "the edit in front"], ["prototypes"]),
     "08": ([], ["prototypes", "what prototypes add"]),
 }
 UNRECORDED = {
