@@ -183,7 +183,7 @@ def test_an_edit_that_texts_cannot_carry_is_refused(small, tmp_path):
     for edit, message in [
         (plain(64, bias=random(64).double()), "edit: of a bias"),
         (gated(64), "edit: of form 'module'"),
-        (hidden_layer(random(50, 64)), "edit: one of form 'layer'"),
+        (hidden_layer(random(50, 64)), "edit: of form 'layer'"),
     ]:
         with pytest.raises(ValueError, match=message):
             fuse(edit.apply(clip), tmp_path / "fused", side="text")
