@@ -23,10 +23,10 @@ lint: $(READY) ## format, style, types
 	$(PY) -m ruff check .
 	$(PY) -m pyrefly check --python-interpreter-path $(PY)
 
-check: lint ## a minute and a half: format, style, types, the examples of the docstrings, unit tests
+check: lint ## a minute or two: format, style, types, the examples of the docstrings, unit tests
 	$(PYTEST) --doctest-modules clipnull tests -m "not slow and not notebooks and not nightly"
 
-test: lint ## what a change must pass, a quarter of an hour: all of check, the slow tests, every notebook once
+test: lint ## what a change must pass, minutes: all of check, the slow tests, every notebook whose code has changed
 	$(PYTEST) --doctest-modules clipnull tests -m "not nightly"
 
 nightly: lint ## everything: long fuzzing, clusters, all profiles, the book in a browser at all sizes

@@ -38,34 +38,13 @@ T = TypeVar("T")
 
 
 def embed(clip: Clip, images: Images) -> Tensor:
-    """Embeddings z of all pictures: the features after the projection, not normalised.
+    """Embeddings z of all n pictures of `images`: the features after the projection, (n, d) float32 on the CPU.
 
-    They are computed at each call; functions that need them take them as `features`, so that one call serves all.
-    A broken picture is named in a warning, and its row is NaN: `classify` gives no answer for it, and accuracy leaves
-    it out with its label. If a GPU lacks the memory for a batch, the batch is halved, with a warning.
+    They are not normalised, and computed at each call: functions that need them take them as `features`. A broken
+    picture is named in a warning, and its row is NaN: `classify` gives no answer for it, and accuracy leaves it out. If
+    a GPU lacks the memory for a batch of `clip`, the batch is halved, with a warning. Raises OSError for a file that
+    cannot be opened.
 
-    Parameters
-    ----------
-    clip : Clip
-    images : Images
-        n pictures.
-
-    Returns
-    -------
-    (n, d) float32 on the CPU
-
-    Raises
-    ------
-    OSError
-        For a file that cannot be opened, such as one that is gone.
-
-    Warns
-    -----
-    UserWarning
-        For broken pictures, with their number and the names of the first.
-
-    Examples
-    --------
     >>> import clipnull as cn
     >>> clip, images = cn.load(device="cpu"), cn.load_images().select(["dog"], ["line"])
     >>> z = cn.embed(clip, images)

@@ -114,7 +114,7 @@ def near(
     >>> import clipnull as cn
     >>> clip = cn.load(device="cpu")
     >>> names = cn.Vocabulary(["cat", "dog", "house"], ["photo", "line"])
-    >>> [word for word, _ in cn.near(clip, cn.Forget(["dog"]), names, ["puppy", "kettle", "church"], most=1)["dog"]]
+    >>> [word for word, _ in near(clip, cn.Forget(["dog"]), names, ["puppy", "kettle", "church"], most=1)["dog"]]
     ['puppy']
     """
     at_least("most", most, 1)

@@ -105,7 +105,8 @@ def corner(images):
     """A few of `images`, at most four in each cell of a small vocabulary; there is no photo of a car."""
     import torch
 
-    from clipnull import Images, Vocabulary
+    from clipnull import Vocabulary
+    from clipnull.images import Images
 
     vocabulary, known = Vocabulary(["bird", "car", "person"], ["flat", "line", "photo"]), images.vocabulary
     files, labels = [], []

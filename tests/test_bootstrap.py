@@ -8,7 +8,7 @@ import clipnull as cn
 from clipnull.bench import bootstrap
 from clipnull.bench.bootstrap import Group, intervals, of_mean
 from clipnull.evaluate import RANGES, accuracy_matrix, rates
-from clipnull.images import families
+from clipnull.images import Images, families
 
 
 def pictures(c=4, k=3, n=10, seed=0):
@@ -16,7 +16,7 @@ def pictures(c=4, k=3, n=10, seed=0):
     generator = np.random.default_rng(seed)
     classes, domains = generator.integers(0, c, n * c * k), generator.integers(0, k, n * c * k)
     names = cn.Vocabulary([f"class {i}" for i in range(c)], [f"domain {i}" for i in range(k)])
-    return cn.Images((), torch.from_numpy(classes), torch.from_numpy(domains), names, torch.zeros(len(classes), 1))
+    return Images((), torch.from_numpy(classes), torch.from_numpy(domains), names, torch.zeros(len(classes), 1))
 
 
 def forget(images, paradigm="selective"):
@@ -115,7 +115,7 @@ def test_families_are_those_of_the_index(images, tmp_path):
     assert len(names) == len(images) and 0.3 * len(images) < len({*names}) < len(images)
     assert families(pictures()) == [str(i) for i in range(120)]
     file, index = tmp_path / "line" / "dog" / "a.png", tmp_path / "index.csv"
-    one = cn.Images((file,), torch.tensor([0]), torch.tensor([0]), cn.Vocabulary(["dog", "cat"], ["line"]))
+    one = Images((file,), torch.tensor([0]), torch.tensor([0]), cn.Vocabulary(["dog", "cat"], ["line"]))
     for content in (b"file,family\n", b"other,columns\n1,2\n", b"\xff\xfe\x00"):
         index.write_bytes(content)
         assert families(one) == ["0"]

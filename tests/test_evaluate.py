@@ -26,6 +26,7 @@ from clipnull.evaluate import (
     wilson,
 )
 from clipnull.files import data_folder
+from clipnull.images import Images
 from clipnull.prompts import text_classifiers
 from clipnull.vocabulary import is_near
 
@@ -96,7 +97,7 @@ def test_nothing_to_forget_gives_no_rate():
 
 
 def four_pictures():
-    return cn.Images(
+    return Images(
         files=("a", "b", "c", "d"),
         classes=torch.tensor([0, 0, 1, 1]),
         domains=torch.tensor([0, 0, 0, 1]),

@@ -19,7 +19,7 @@ from clipnull.commands import cli
 from clipnull.index.checking import check_index, forgotten, read_queries, says
 from clipnull.index.files import open_tables
 from clipnull.index.patching import LEAN, SPREAD, belonging
-from clipnull.prompts import embed_classes
+from clipnull.prompts import embed_classes, near
 from clipnull.stored import LAYOUT, has_texts_alone, read_texts, read_vocabulary
 
 FOLDER = os.environ.get("CLIPNULL_EMBEDDINGS")
@@ -95,7 +95,7 @@ def test_texts_alone_stand_in_for_a_model(texts_file, tmp_path, capsys):
     assert vocabulary.shape == (6, 1) and (clip.name, clip.width) == ("some CLIP", 32)
     rows = F.normalize(torch.from_numpy(np.load(texts_file)["class_texts"]), dim=1)
     torch.testing.assert_close(embed_classes(clip, vocabulary.names), rows)
-    assert cn.near(clip, cn.Forget(["cat"]), vocabulary)["cat"][0][0] == "kitten"
+    assert near(clip, cn.Forget(["cat"]), vocabulary)["cat"][0][0] == "kitten"
     command("near", "--classes", "cat", "--embeddings", texts_file, "--most", 2)
     assert capsys.readouterr().out.startswith("cat: kitten 0.")
     for method in ("nullspace", "ridge", "oblique", "neuron", "gated"):  # kittens protect cats from `residual`

@@ -13,6 +13,7 @@ from PIL import Image
 import clipnull as cn
 from clipnull.course import plots
 from clipnull.evaluate import Comparison
+from clipnull.images import Images
 
 
 @pytest.fixture(autouse=True)
@@ -86,7 +87,7 @@ def test_a_dollar_sign_in_a_name_begins_no_formula(name, images):
     figures.append(plots.scatter(np.zeros((2, 2)), [name, "b"]).figure)
     few = images.select(["dog", "car"], ["line"])
     vocabulary = cn.Vocabulary([name, *few.vocabulary.classes[1:]], [name, *few.vocabulary.domains[1:]])
-    figures.append(plots.one_per_cell(cn.Images(few.files, few.classes, few.domains, vocabulary), [name]))
+    figures.append(plots.one_per_cell(Images(few.files, few.classes, few.domains, vocabulary), [name]))
     for fig in figures:
         texts = texts_of(fig)
         assert (name, False) in texts and not any(formula for _, formula in texts), texts

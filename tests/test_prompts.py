@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 import clipnull as cn
-from clipnull.prompts import common_words, embed_cells, embed_classes, embed_domains, kept_names, text_classifiers
+from clipnull.prompts import common_words, embed_cells, embed_classes, embed_domains, kept_names, near, text_classifiers
 from clipnull.vocabulary import TEMPLATES, format_prompt
 
 VOCABULARY = cn.Vocabulary(["cat", "hot_dog", "elephant"], ["photo", "line"])
@@ -67,14 +67,14 @@ def test_common_words_are_kept_unless_they_are_near(clip):
 
 
 def test_each_forgotten_class_has_its_near_words(clip):
-    words = cn.near(clip, cn.Forget(["dog"]) | cn.Forget(["cat"], ["line"]), NAMES, ["puppy", "kettle", "kitten"])
+    words = near(clip, cn.Forget(["dog"]) | cn.Forget(["cat"], ["line"]), NAMES, ["puppy", "kettle", "kitten"])
     assert list(words) == ["cat", "dog"]
     assert dict(words["dog"])["puppy"] > dict(words["dog"])["kettle"]
     cosines = [cosine for _, cosine in words["cat"]]
     assert cosines == sorted(cosines, reverse=True) and -1 <= cosines[-1] <= cosines[0] <= 1
     assert "dog" in dict(words["cat"]) and "cat" not in dict(words["cat"])
     with pytest.raises(ValueError, match="most: 0"):
-        cn.near(clip, cn.Forget(["dog"]), NAMES, most=0)
+        near(clip, cn.Forget(["dog"]), NAMES, most=0)
 
 
 def test_a_class_of_several_names_is_the_mean_of_them(clip):

@@ -15,6 +15,7 @@ from helpers import VIT, gated, plain, random
 
 import clipnull as cn
 from clipnull.embedding import AGREE_MIXED
+from clipnull.images import Images
 
 METHODS = list(cn.METHODS)
 REQUESTS = ["one class", "one cell", "one domain", "half of all classes"]
@@ -100,7 +101,7 @@ def test_memory_beyond_the_embeddings_does_not_grow_with_them():
 def test_a_bare_loop_gives_what_embed_gives(clip, tmp_path):
     files = speed.jpegs(tmp_path, 3)
     nowhere = torch.zeros(3, dtype=torch.int64)
-    images = cn.Images(files, nowhere, nowhere, cn.Vocabulary(["a", "b"], ["c"]))
+    images = Images(files, nowhere, nowhere, cn.Vocabulary(["a", "b"], ["c"]))
     torch.testing.assert_close(speed.bare_loop(clip, images), cn.embed(clip, images))
 
 

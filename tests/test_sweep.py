@@ -20,6 +20,8 @@ from clipnull.bench import sweep
 from clipnull.commands import cli
 from clipnull.evaluate import macro
 from clipnull.files import data_folder
+from clipnull.images import Images
+from clipnull.models import Clip
 from clipnull.prompts import PROMPTS, text_classifiers
 
 METHODS = list(cn.METHODS)
@@ -141,7 +143,7 @@ def test_pictures_and_texts_are_embedded_once(clip, folder, monkeypatch):
         return call
 
     for name in calls:
-        monkeypatch.setattr(cn.Clip, f"embed_{name}", counted(name, getattr(cn.Clip, f"embed_{name}")))
+        monkeypatch.setattr(Clip, f"embed_{name}", counted(name, getattr(Clip, f"embed_{name}")))
     sweep.sweep(clip, images := cn.load_images(folder), METHODS[:1], ["complete"])
     once = dict(calls)
     assert once["pixels"] == len(images)
@@ -164,7 +166,7 @@ def cats_and_dogs():
     """Two pictures in each cell of 3 classes x 2 domains."""
     classes, domains = torch.arange(12) // 4, torch.arange(12) // 2 % 2
     vocabulary = cn.Vocabulary(("cat", "dog", "fish"), ("line", "photo"))
-    return cn.Images(tuple(map(Path, "abcdefghijkl")), classes, domains, vocabulary)
+    return Images(tuple(map(Path, "abcdefghijkl")), classes, domains, vocabulary)
 
 
 #         cat: line photo  dog: line photo  fish: line photo
@@ -243,7 +245,7 @@ def test_pictures_without_an_answer_count_for_nothing():
     assert sweep.summary([row], images, [LINE_CATS]) == sweep.summary([whole], rest, [LINE_CATS])
 
 
-PAIRS = cn.Images(
+PAIRS = Images(
     files=tuple(map(Path, "abcdef")),
     classes=torch.tensor([0, 0, 0, 0, 1, 2]),
     domains=torch.tensor([0, 0, 0, 1, 0, 1]),

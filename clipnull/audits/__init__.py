@@ -35,40 +35,15 @@ def audit(
     Every question is asked of three models: unedited, edited, and one retrained without what is forgotten. A number
     says little alone: a probe finds dogs in the features of a model that never met one, too.
 
-    Parameters
-    ----------
-    clip : Clip
-        The unedited model; a file of embeddings answers what needs neither pixels nor a text tower.
-    after : Clip or Edit
-        An edited model, or an edit of `clip`.
-    images : Images
-        n labelled pictures, used neither to train nor to edit.
-    request : Forget
-    retrained : Clip or bool
-        A model trained without what is forgotten. True: the one that comes with miniclip, if there is one for this
-        request. False: none; then what only it can judge is not judged.
-    words : mapping of str to sequence of str, optional
-        Other names of forgotten classes: synonyms, hyponyms, descriptions, other languages.
-    train : Images, optional
-        Pictures for fine-tuning (minutes): what comes back after 10 and 100 steps on the kept ones.
-    seed : int
-        Of folds, draws and the prompt that is found by gradient.
+    clip: the unedited model. after: an edited one, or an edit. images: n labelled pictures, used neither to train nor
+    to edit. request: what is forgotten. retrained: a model trained without it; True: the one that comes with miniclip;
+    False: none, and what only it can judge is not judged. words: other names of forgotten classes. train: pictures for
+    fine-tuning (minutes): what comes back after 10 and 100 steps. seed: of folds, draws and the prompt that is found by
+    gradient.
 
-    Returns
-    -------
-    Audit
-        Printed, a table; `as_dict` and `to_json` give all of it.
+    Returns an Audit; printed, a table. Raises ValueError for unknown names, for fewer than MIN_PICTURES forgotten or
+    kept pictures, and for models that do not fit `clip`; ImportError without scikit-learn.
 
-    Raises
-    ------
-    ValueError
-        For names that the vocabulary lacks, fewer than MIN_PICTURES forgotten or kept pictures, models that do not fit
-        `clip`, and words for classes that are not forgotten.
-    ImportError
-        Without scikit-learn.
-
-    Examples
-    --------
     >>> import clipnull as cn
     >>> clip, images = cn.load(device="cpu"), cn.load_images().select(["dog", "car"], ["line", "flat"])
     >>> request = cn.Forget(["dog"])

@@ -75,37 +75,15 @@ def card(edit: Edit, clip: Clip, images: Images, licence: str = "") -> str:
 
 
 def release(folder: str | Path, edit: Edit, clip: Clip, images: Images, licence: str = "") -> Path:
-    """Write the patch and a card of what it does into a folder to hand on, or to push to a hub.
+    """Write the patch and a card of what it does into a folder to hand on, or to push to a hub; returns `folder`.
 
-    Nothing is written if the card cannot be made.
+    It gets `edit.safetensors` and `README.md`, a model card as the Hugging Face hub reads it; nothing is written if the
+    card cannot be made. edit: with a request, as `unlearn` gives it. clip: the unedited model it was made for. images:
+    what the card is measured on: pictures on which you chose nothing. licence: its identifier, such as "mit".
 
-    Parameters
-    ----------
-    folder : str or Path
-        Created if needed. It gets `edit.safetensors` and `README.md`, a model card as the Hugging Face hub reads it.
-    edit : Edit
-        With a request, as `unlearn` gives it.
-    clip : Clip
-        The model it was made for, unedited.
-    images : Images
-        What the card is measured on: pictures on which you chose nothing.
-    licence : str
-        The identifier of the patch's licence, such as "mit", for the head of the card.
+    Raises ValueError if the edit has no request or was made for other weights, and if no picture is in a forgotten
+    cell; ImportError without scikit-learn.
 
-    Returns
-    -------
-    Path
-        `folder`.
-
-    Raises
-    ------
-    ValueError
-        If the edit has no request, or was made for other weights, and if no picture is in a forgotten cell.
-    ImportError
-        Without scikit-learn, which the extra "course" brings: the card reports what a linear probe still finds.
-
-    Examples
-    --------
     >>> import clipnull as cn, tempfile
     >>> clip, images = cn.load(device="cpu"), cn.load_images().select(["car", "dog"], ["line"])
     >>> edit = cn.unlearn(clip, cn.Forget(["car"]), images.vocabulary, "oblique", prototypes=False)

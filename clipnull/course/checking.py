@@ -18,24 +18,10 @@ TOLERANCE = 1e-4
 def check(identity: str, answer: Callable, strict: bool = False) -> None:
     """Print PASS, TODO or FAIL with a hint for an answer to an exercise. A wrong answer never raises.
 
-    Parameters
-    ----------
-    identity : str
-        Notebook and number of the exercise, such as "04-1".
-    answer : callable
-        The function that answers it; its arguments and result are those of the stub in the notebook.
-    strict : bool
-        Raise unless the answer passes: for solutions.
+    identity: notebook and number of the exercise, such as "04-1". answer: the function that answers it, with the
+    arguments and result of the stub in the notebook. strict: raise AssertionError unless it passes, for solutions.
+    Raises ValueError for an unknown `identity`, with near ones.
 
-    Raises
-    ------
-    ValueError
-        For an unknown `identity`, with near ones.
-    AssertionError
-        With `strict`, unless the verdict is PASS.
-
-    Examples
-    --------
     >>> import clipnull as cn
     >>> cn.check("00-2", lambda z: z / z.norm(dim=1, keepdim=True))
     PASS 00-2

@@ -15,23 +15,11 @@ Metrics = dict[str, float]  # metric name -> value
 def record(**metrics: float) -> None:
     """Display `metrics` as one output: JSON for the runner and a table for the reader.
 
-    The last code cell of a notebook calls it once. The output names the loaded modules of clipnull, which its stamp
-    covers. Outside a notebook it prints the table as text.
+    metrics: one finite number for each name, at least one, in the unit that the name says. The last code cell of a
+    notebook calls it once; the output names the loaded modules of clipnull, which its stamp covers. Outside a notebook
+    it prints the table. Raises ValueError for a name that is not an identifier or a value that is not one finite
+    number.
 
-    Parameters
-    ----------
-    **metrics : float
-        One finite number for each name, in the unit that the name says; at least one.
-
-    Raises
-    ------
-    ValueError
-        For no metrics at all, a name that is not a Python identifier, and a value that is not one finite number.
-    ImportError
-        Without IPython, which the extra `course` brings.
-
-    Examples
-    --------
     >>> import clipnull as cn
     >>> cn.record(accuracy=0.917, pictures=329)
     accuracy                         0.917

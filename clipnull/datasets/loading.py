@@ -15,42 +15,16 @@ from .webdataset import tars_in, unpacked
 def load_images(folder: str | os.PathLike | None = None, split: str | None = None, layout: str | None = None) -> Images:
     """Pictures with their classes and domains: of a folder, a table or archives; by default the embedded miniworld.
 
-    A file of `clipnull embed`, FILE.npz, gives the embeddings of pictures, for the model that `load` makes of it.
+    folder: PACS, Office-Home, VLCS and DomainNet as published, `<domain>/<class>/*`, `<class>/*`, a .csv or .parquet
+    file of paths, WebDataset archives (unpacked into the cache), or a file of embeddings, FILE.npz. In a text, `layout`
+    and `split` may stand before the path: "classes:train:PATH". split: "test" or "train", as published, or else by a
+    hash of the paths; of miniworld "test" by default. layout: one of `layouts.LAYOUTS`; by default it is recognised.
+    Class names become words: "Alarm_Clock" is "alarm clock". Cells may be missing.
 
-    `clipnull.datasets.layouts` lists the layouts: PACS, Office-Home, VLCS and DomainNet as they are published, folders
-    `<domain>/<class>/*` and `<class>/*`, a .csv or .parquet file of paths; and WebDataset archives, a .tar or a folder
-    of them, which are unpacked into the cache. Class names become words: "Alarm_Clock" is "alarm clock". Cells may be
-    missing. The header of every file is read once. A picture that turns out broken later is left out by `embed`.
+    Raises ValueError for a place that is missing, has fewer than two classes or can be read in two ways, and OSError if
+    archives cannot be unpacked. Warns of files that cannot be pictures or lie at another depth, and of links that lead
+    out.
 
-    Parameters
-    ----------
-    folder : str or Path, optional
-        Or such a file. In a text, `layout` and `split` may stand before the path, as in "classes:train:PATH": that is
-        for commands and for the parameters of notebooks.
-    split : str, optional
-        "test" or "train", of miniworld [test] and of any other pictures [all of them]: as published, or else by a hash
-        of their paths (`layouts.load_dataset`).
-    layout : str, optional
-        One of `layouts.LAYOUTS`; by default it is recognised.
-
-    Returns
-    -------
-    Images
-
-    Raises
-    ------
-    ValueError
-        For a place that is missing, has fewer than two classes or can be read in two ways; for an unfit file.
-    OSError
-        If archives cannot be unpacked into the cache.
-
-    Warns
-    -----
-    UserWarning
-        For files that cannot be pictures or lie at another depth, and links that lead out of the folder: left out.
-
-    Examples
-    --------
     >>> import clipnull as cn
     >>> cn.load_images().vocabulary.domains
     ('cartoon', 'flat', 'line', 'photo', 'shaded', 'silhouette')

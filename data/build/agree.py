@@ -18,6 +18,8 @@ import clipnull as cn
 from clipnull.bench.sweep import sweep
 from clipnull.evaluate import classify
 from clipnull.files import data_folder, write_text
+from clipnull.images import Images
+from clipnull.models import Clip
 from clipnull.prompts import text_classifiers
 
 BEGIN, END = "<!-- second run: written by data/build/agree.py --card -->", "<!-- end of second run -->"
@@ -32,7 +34,7 @@ TOLERANCES = {
 METHODS = ("nullspace", "oblique", "neuron", "gated")
 
 
-def rates(clip: cn.Clip, images: cn.Images) -> dict[str, dict[str, float]]:
+def rates(clip: Clip, images: Images) -> dict[str, dict[str, float]]:
     """What selective edits of every cell do, by method: means over requests, in percent and in points."""
     rows = [row for row in sweep(clip, images, METHODS, ("selective",)) if row["prompts"] == "free"]
     own = {method: [row for row in rows if row["method"] == method] for method in METHODS}

@@ -22,6 +22,7 @@ import clipnull as cn
 from clipnull.audits.probes import features_before_projection
 from clipnull.evaluate import accuracy_matrix, domain_accuracy, macro, predict
 from clipnull.files import data_folder, write_text
+from clipnull.images import Images
 from clipnull.models import EMBEDDED, RETRAINED
 from clipnull.prompts import embed_classes, embed_domains
 
@@ -78,7 +79,7 @@ def probed(x: torch.Tensor, shown: torch.Tensor) -> float:
     return 100 * roc_auc_score(shown, scores)
 
 
-def rows(images: cn.Images, data: str, what: str) -> Iterator[list[str]]:
+def rows(images: Images, data: str, what: str) -> Iterator[list[str]]:
     """A row for miniclip and one for the model without `what`, on `images`; none where they do not show it."""
     classes, domains = images.vocabulary.classes, images.vocabulary.domains
     if what not in (*classes, *domains):

@@ -26,6 +26,8 @@ from sklearn.preprocessing import StandardScaler
 import clipnull as cn
 from clipnull.evaluate import accuracy_matrix, domain_accuracy, macro
 from clipnull.files import data_folder, write_text
+from clipnull.images import Images
+from clipnull.models import Clip
 
 BEGIN, END = "<!-- scores: written by data/build/measure.py --card -->", "<!-- end of scores -->"
 
@@ -34,7 +36,7 @@ def percent(x: float) -> str:
     return f"{100 * x:.1f} %"
 
 
-def with_templates(clip: cn.Clip, images: cn.Images, z: torch.Tensor, templates: list[str]) -> float:
+def with_templates(clip: Clip, images: Images, z: torch.Tensor, templates: list[str]) -> float:
     """Macro accuracy with the mean of some templates. z: embeddings of the images, (n, d)."""
     texts = torch.stack(
         [clip.embed_texts([captions.fill(t, c) for t in templates]).mean(0) for c in images.vocabulary.classes]
@@ -43,7 +45,7 @@ def with_templates(clip: cn.Clip, images: cn.Images, z: torch.Tensor, templates:
     return macro(accuracy_matrix(scores.argmax(1), images))
 
 
-def probed(clip: cn.Clip, train: cn.Images, images: cn.Images, z: torch.Tensor) -> str:
+def probed(clip: Clip, train: Images, images: Images, z: torch.Tensor) -> str:
     """Accuracy of a linear classifier on z taught by `train`, means over cells: about what texts can reach."""
     x, told = cn.embed(clip, train), []
     for known, asked in ((train.classes, images.classes), (train.domains, images.domains)):
@@ -54,7 +56,7 @@ def probed(clip: cn.Clip, train: cn.Images, images: cn.Images, z: torch.Tensor) 
     return " and ".join(told)
 
 
-def model_scores(clip: cn.Clip, name: str, images: cn.Images, train: cn.Images | None = None) -> dict:
+def model_scores(clip: Clip, name: str, images: Images, train: Images | None = None) -> dict:
     """What there is to say of `images`, printed too: a text a line of the card, synonyms, and two accuracies."""
     classes, domains = images.vocabulary.classes, images.vocabulary.domains
     z = cn.embed(clip, images)
@@ -86,7 +88,7 @@ def model_scores(clip: cn.Clip, name: str, images: cn.Images, train: cn.Images |
     return {"lines": lines, "words": words, "right": macro(matrix), "domains": macro(named)}
 
 
-def many_classes(clip: cn.Clip, rendered: str, n: int = 200) -> tuple[float, str]:
+def many_classes(clip: Clip, rendered: str, n: int = 200) -> tuple[float, str]:
     """The accuracy among the n classes with most pictures, macro over cells of held-out families, and what to say."""
     from render import read_index
     from split import splits
@@ -122,7 +124,7 @@ def many_classes(clip: cn.Clip, rendered: str, n: int = 200) -> tuple[float, str
     return float(mean), told
 
 
-def speed(clip: cn.Clip) -> tuple[float, float]:
+def speed(clip: Clip) -> tuple[float, float]:
     """Print and return pictures and prompts embedded a second."""
     x = torch.randn(256, 3, clip.image_size, clip.image_size)
     texts = [f"a picture of thing number {i}" for i in range(512)]
