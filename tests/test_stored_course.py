@@ -19,8 +19,8 @@ from clipnull.audits.probes import features_before_projection
 from clipnull.audits.words import paraphrases
 from clipnull.bench.cards import card
 from clipnull.course import panel, plots
+from clipnull.from_names import prototypes_of
 from clipnull.stored import NEEDED, left_out
-from clipnull.unlearning import prototypes_of
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 NAMES = dict.fromkeys(("shown_class", "forget_class", "forgotten", "forget_classes"), CLASSES[1]) | dict.fromkeys(

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 import clipnull as cn
-from clipnull import unlearning
+from clipnull import from_names
 from clipnull.bench.sweep import pair_forgetting
 from clipnull.evaluate import classify
 from clipnull.forecasting.calibration import chance_strength
@@ -23,7 +23,7 @@ VOCABULARY = cn.Vocabulary(("cat", "dog", "fish"), ("photo", "line"))
 @pytest.fixture
 def quick(monkeypatch):
     """Prototypes after two steps in place of 60, kept in the cache of the tests."""
-    monkeypatch.setattr(unlearning, "cell_prototypes", functools.partial(cell_prototypes, steps=2))
+    monkeypatch.setattr(from_names, "cell_prototypes", functools.partial(cell_prototypes, steps=2))
 
 
 def test_a_vocabulary_is_embedded_from_its_names_alone(clip):
@@ -79,7 +79,7 @@ def test_forgetting_in_turn_reads_prototypes_through_the_edits_before(clip, quic
 
 def test_prototypes_are_synthesized_by_default(clip, monkeypatch):
     calls = []
-    monkeypatch.setattr(unlearning, "cell_prototypes", lambda *inputs, mask: calls.append((*inputs, mask)))
+    monkeypatch.setattr(from_names, "cell_prototypes", lambda *inputs, mask: calls.append((*inputs, mask)))
     cn.unlearn(clip, cn.Forget(["dog"]), VOCABULARY)
     assert [call[:2] for call in calls] == [(clip, VOCABULARY)] and calls[0][2].all()
     assert inspect.signature(cell_prototypes).parameters["steps"].default == 60
@@ -103,7 +103,7 @@ def test_prototypes_at_hand_are_used(clip):
     ],
 )
 def test_what_is_wrong_is_refused_before_anything_is_synthesized(clip, monkeypatch, classes, method, name):
-    monkeypatch.setattr(unlearning, "cell_prototypes", lambda *_: pytest.fail("work began"))
+    monkeypatch.setattr(from_names, "cell_prototypes", lambda *_: pytest.fail("work began"))
     with pytest.raises(ValueError, match=name):
         cn.unlearn(clip, cn.Forget(classes), VOCABULARY, method)
 
@@ -113,7 +113,7 @@ def test_what_is_wrong_is_refused_before_anything_is_synthesized(clip, monkeypat
 
 @pytest.mark.parametrize("shape", [(7, 4), (345, 6), (2, 3), (14, 6), (5, 40)])
 def test_prototypes_of_a_large_vocabulary_are_few_and_balanced(shape):
-    mask = unlearning.chosen_cells(shape, 64)
+    mask = from_names.chosen_cells(shape, 64)
     each = mask.sum(0)
     assert (each == each[0]).all() and each[0] >= 2 and (mask.sum() <= 64 or each[0] == 2)
     if each[0] < shape[0] and shape[1] < 10:
@@ -125,13 +125,13 @@ def test_a_text_is_carried_to_where_the_picture_of_its_cell_is(clip):
                           ("art_painting", "cartoon", "photo", "sketch"))  # fmt: skip
     assert are_made(clip, names)
     cells = cn.embed_vocabulary(clip, names)
-    mask = unlearning.chosen_cells(names.shape, 8)
-    carried = unlearning.carried(cells.texts, cells.prototypes, mask)
+    mask = from_names.chosen_cells(names.shape, 8)
+    carried = from_names.carried(cells.texts, cells.prototypes, mask)
     assert torch.equal(carried[mask], cells.prototypes[mask])
     torch.testing.assert_close(carried.norm(dim=-1), torch.ones(names.shape, dtype=torch.float64))
     near, text = ((x * cells.prototypes).sum(-1)[~mask].mean() for x in (carried, cells.texts))
     assert near > 0.75 and near > text  # as far as the text alone is from it
-    assert torch.equal(unlearning.carried(cells.texts, cells.prototypes, torch.ones_like(mask)), cells.prototypes)
+    assert torch.equal(from_names.carried(cells.texts, cells.prototypes, torch.ones_like(mask)), cells.prototypes)
 
 
 def test_domains_that_nothing_tells_apart_are_named(clip):

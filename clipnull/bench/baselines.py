@@ -21,13 +21,13 @@ from torch import Tensor
 from ..edit import Edit
 from ..embedding import embed, readable
 from ..errors import at_least, import_extra
+from ..from_names import chosen_cells, embed_vocabulary
 from ..images import Images
 from ..methods import solve
 from ..methods.cells import Cells
 from ..models import Clip
 from ..prototypes import Prototypes, are_made, cell_prototypes
 from ..subspace import basis
-from ..unlearning import chosen_cells, embed_vocabulary
 from ..vocabulary import Vocabulary
 
 COPIES, NOISE = 8, 0.25

@@ -15,12 +15,12 @@ from ..evaluate import Comparison, compare, macro, wilson
 from ..files import alone, markdown, write_text
 from ..forecasting.choosing import simulator_of
 from ..forecasting.outlook import Forecast
+from ..from_names import embed_vocabulary, prototypes_of
 from ..images import Images
 from ..interop.transformers import recipe
 from ..models import Clip
 from ..prompts import kept_names, near, prompt_sets
 from ..prototypes import are_made
-from ..unlearning import embed_vocabulary, prototypes_of
 from ..vocabulary import Forget, Vocabulary
 from . import sweep
 

@@ -19,12 +19,12 @@ from ..embedding import embed
 from ..errors import names, one_of
 from ..evaluate import Others, accuracy_matrix, classify, is_measurable, macro, others_of, rates
 from ..files import aligned
+from ..from_names import embed_vocabulary
 from ..images import Images
 from ..methods import METHODS, solve
 from ..methods.cells import Cells
 from ..models import Clip
 from ..prompts import prompt_sets, text_classifiers
-from ..unlearning import embed_vocabulary
 from ..vocabulary import PROMPTS, Forget
 from . import bootstrap
 

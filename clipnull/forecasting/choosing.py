@@ -8,12 +8,12 @@ from torch import Tensor
 
 from ..edit import Edit
 from ..errors import brief, one_of
-from ..methods import METHODS, solve
+from ..from_names import embed_vocabulary, warn_of_alike
+from ..methods import AUTO, METHODS, solve
 from ..methods.cells import Cells
 from ..models import Clip
 from ..prompts import text_classifiers
 from ..prototypes import Prototypes
-from ..unlearning import AUTO, embed_vocabulary, warn_of_alike
 from ..vocabulary import Forget, Vocabulary
 from .calibration import CHANCE, chance_strength, validate_chance
 from .outlook import Forecast, Simulator, validate_words

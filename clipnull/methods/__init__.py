@@ -89,6 +89,9 @@ METHODS = Methods(
 )
 """The methods by name, in the order of all tables."""
 
+AUTO = "auto"
+"""In place of a method: the one that is worth most by forecast, see `forecasting.choosing`."""
+
 
 def solve(cells: Cells, mask: Tensor, method: str = "nullspace", **settings: float) -> Edit:
     """The edit of `method` that forgets the cells in `mask`: the closed form only.

@@ -27,13 +27,13 @@ from clipnull.edit import Edit
 from clipnull.embedding import embed, readable
 from clipnull.evaluate import accuracy_matrix, classify, is_measurable, others_of, rates
 from clipnull.files import markdown
+from clipnull.from_names import embed_vocabulary
 from clipnull.images import Images
 from clipnull.methods import solve
 from clipnull.methods.cells import Cells
 from clipnull.methods.oblique import decoy_of
 from clipnull.models import Clip
 from clipnull.prompts import text_classifiers
-from clipnull.unlearning import embed_vocabulary
 from clipnull.vocabulary import Forget
 
 PARADIGMS = ("selective", "complete")

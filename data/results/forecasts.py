@@ -16,9 +16,9 @@ from clipnull.evaluate import accuracy_matrix, classify, rates
 from clipnull.files import markdown
 from clipnull.forecasting.choosing import best_of, candidates, is_usual, simulator_of
 from clipnull.forecasting.outlook import points
+from clipnull.from_names import embed_vocabulary
 from clipnull.images import Images
 from clipnull.models import Clip
-from clipnull.unlearning import embed_vocabulary
 
 FIGURES = {
     "forgetting_rate": "forgetting rate",

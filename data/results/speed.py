@@ -30,6 +30,7 @@ from clipnull.embedding import BATCH, embed
 from clipnull.errors import import_extra, names
 from clipnull.evaluate import accuracy_matrix, classify
 from clipnull.files import write_text
+from clipnull.from_names import embed_vocabulary
 from clipnull.images import Images
 from clipnull.index.files import CHUNK
 from clipnull.index.patching import apply_edit
@@ -38,7 +39,7 @@ from clipnull.methods.cells import Cells
 from clipnull.models import Clip, load
 from clipnull.prompts import embed_cells, text_classifiers
 from clipnull.prototypes import ascend
-from clipnull.unlearning import embed_vocabulary, unlearn
+from clipnull.unlearning import unlearn
 from clipnull.vocabulary import Forget, Vocabulary, common_names
 
 CLASSES, DOMAINS, WIDTH, PICTURES = 345, 6, 1024, 10_000  # DomainNet, in the space of a ViT-H-14

@@ -24,12 +24,12 @@ from torch import Tensor
 from ...datasets.loading import load_images
 from ...embedding import embed
 from ...files import data_folder, write_text
+from ...from_names import embed_vocabulary
 from ...images import Images
 from ...methods import METHODS
 from ...methods.cells import MIN_CONTRAST
 from ...models import Clip, load
 from ...prompts import embed_classes
-from ...unlearning import embed_vocabulary
 
 SCRIPTS = ("linear.js", "methods.js", "page.js")
 SHOWN = ("nullspace", "residual", "ridge", "oblique", "neuron", "gated")
