@@ -26,7 +26,7 @@ lint: $(READY) ## format, style, types
 check: lint ## a minute or two: format, style, types, the examples of the docstrings, unit tests
 	$(PYTEST) --doctest-modules clipnull tests -m "not slow and not notebooks and not nightly"
 
-test: lint ## what a change must pass, minutes: all of check, the slow tests, every notebook whose code has changed
+test: lint ## what a change must pass, 4 to 7 minutes: all of check, the slow tests, every notebook whose code has changed
 	$(PYTEST) --doctest-modules clipnull tests -m "not nightly"
 
 nightly: lint ## everything: long fuzzing, clusters, all profiles, the book in a browser at all sizes
