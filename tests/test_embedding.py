@@ -1,4 +1,4 @@
-"""Pictures become embeddings: read ahead of the tower, broken or not, in two precisions, on devices short of memory."""
+"""Pictures become embeddings: read ahead of the tower, broken or not, in two precisions."""
 
 import copy
 import threading
@@ -7,14 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import VIT, pixels, random
+from helpers import VIT
 from torch import nn
 
 import clipnull as cn
-from clipnull import embedding, prototypes
+from clipnull import embedding
 from clipnull.datasets.shards import embed_shards
 from clipnull.embedding import AGREE, AGREE_MIXED, ahead, embed_files
-from clipnull.models import Batch
 
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -136,93 +135,3 @@ def test_a_gpu_without_memory_halves_the_batch(clip):
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     torch.testing.assert_close(z[[0, 8, n - 1]], clip.embed_pixels(pixels[[0, 8, n - 1]]), atol=1e-3, rtol=1e-3)
-
-
-# --- a device short of memory
-
-
-class Scarce(nn.Module):
-    """A model on a device that has no memory for more than `most` rows at once."""
-
-    def __init__(self, model, most):
-        super().__init__()
-        self.inside, self.most, self.sizes = model, most, []
-        self.visual, self.logit_scale = model.visual, model.logit_scale
-
-    def _within(self, rows):
-        self.sizes.append(len(rows))
-        if len(rows) > self.most:
-            raise torch.OutOfMemoryError("CUDA out of memory.")
-        return rows
-
-    def encode_image(self, rows, normalize=False):
-        return self.inside.encode_image(self._within(rows), normalize=normalize)
-
-    def encode_text(self, rows, normalize=False):
-        return self.inside.encode_text(self._within(rows), normalize=normalize)
-
-
-def scarce(clip, most):
-    """`clip` on such a device, and the sizes of the batches that it got."""
-    model = Scarce(clip.model, most)
-    return replace(clip, model=model), model.sizes
-
-
-def test_batches_stay_as_small_as_they_had_to_become():
-    calls, batch = [], Batch(8)
-
-    def call(rows):
-        calls.append((rows.start, rows.stop))
-        if rows.stop - rows.start > 3:
-            raise torch.OutOfMemoryError
-        return calls[-1]
-
-    with pytest.warns(UserWarning, match="no memory for 8 rows at once; going on with 4 at a time"):
-        parts = batch.through(call, 5 + 8)
-    assert calls[:3] == [(0, 8), (0, 4), (0, 2)] and batch.size == 2
-    assert parts == calls[2:] and [row for part in parts for row in range(*part)] == list(range(13))
-    assert Batch.of(batch) is batch and Batch(4).through(lambda rows: (rows.start, rows.stop), 0) == [(0, 0)]
-    with pytest.raises(ValueError, match="batch: 0 is not valid"):
-        Batch.of(0)
-
-
-def test_where_one_row_is_too_much_the_error_is_that_of_the_device():
-    def never(rows):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
-
-    with pytest.raises(torch.OutOfMemoryError, match="Tried to allocate"), pytest.warns(UserWarning):
-        Batch(4).through(never, 4)
-
-
-def test_pictures_and_texts_are_embedded_in_smaller_batches(small, corner, monkeypatch):
-    monkeypatch.setattr(embedding, "BATCH", 8)
-    clip = small(VIT)
-    tight, sizes = scarce(clip, 5)
-    with pytest.warns(UserWarning, match="going on with"):
-        torch.testing.assert_close(tight.embed_pixels(pixels(clip, 9)), clip.embed_pixels(pixels(clip, 9)))
-        torch.testing.assert_close(tight.embed_texts(["a dog"] * 9), clip.embed_texts(["a dog"] * 9))
-    sizes.clear()
-    with pytest.warns(UserWarning) as caught:
-        torch.testing.assert_close(cn.embed(tight, corner), cn.embed(clip, corner))
-    assert len(caught) == 1 and sizes.count(8) == 1  # the smaller batch is remembered
-
-
-def test_pictures_are_synthesized_in_smaller_batches(small):
-    clip = small(VIT)
-    tight, sizes = scarce(clip, 2)
-    settings = {"targets": random(5, clip.width), "steps": 2, "progress": False}
-    with pytest.warns(UserWarning, match="no memory for 5 rows at once; going on with 2 at a time"):
-        tightly = prototypes.synthesize(tight, **settings)
-    for mine, theirs in zip(tightly, prototypes.synthesize(clip, **settings), strict=True):
-        torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-4)
-    assert sizes[0] == 5 and max(sizes[1:]) == 2
-
-
-def test_all_cells_of_a_vocabulary_meet_the_limit_once(small, tmp_path, monkeypatch):
-    monkeypatch.setenv("CLIPNULL_CACHE", str(tmp_path))
-    vocabulary = cn.Vocabulary([f"thing {i}" for i in range(40)], ["photo"])
-    tight, sizes = scarce(small(VIT), 20)
-    monkeypatch.setattr(prototypes, "embed_cells", lambda clip, v, rows: random(len(rows), v.shape[1], clip.width))
-    with pytest.warns(UserWarning) as caught:
-        made = prototypes.cell_prototypes(tight, vocabulary, steps=1, progress=False)
-    assert made.mask.all() and len(caught) == 1 and sizes.count(32) == 1
