@@ -84,9 +84,8 @@ def default_notebooks() -> list[Path]:
     Raises ValueError if there are none.
     """
     for folder in (Path("notebooks"), Path()):
-        found = sorted(folder.glob(NUMBERED))
-        if found:
-            return found
+        if paths := sorted(folder.glob(NUMBERED)):
+            return paths
     raise ValueError(
         f"notebooks: none in {Path.cwd()} or its folder notebooks; expected paths, or a folder that "
         "`clipnull course FOLDER` has written"
@@ -122,8 +121,8 @@ def validate_parameters(path: Path, given: Mapping[str, object]) -> dict[str, ob
     valid: dict[str, object] = {}
     for name, value in given.items():
         if name not in defaults:
-            found = near(name, defaults)
-            hint = f"did you mean {' or '.join(found)}?" if found else f"expected one of {', '.join(defaults)}"
+            matches = near(name, defaults)
+            hint = f"did you mean {' or '.join(matches)}?" if matches else f"expected one of {', '.join(defaults)}"
             raise ValueError(f"parameters: {path.name} has no {name!r}; {hint}")
         kind = type(defaults[name])
         if isinstance(value, str) and kind is not str:
@@ -244,9 +243,9 @@ def to_html(path: Path) -> Path:
     """
     nb = read(path)
     nb.metadata.pop("widgets", None)  # they would need a script; what they show as text stays
-    told = {"metadata": {"name": path.stem, "path": str(path.parent)}, "formulas": style()}
+    resources = {"metadata": {"name": path.stem, "path": str(path.parent)}, "formulas": style()}
     try:
-        body, _ = exporter(PAGE).from_notebook_node(nb, told)
+        body, _ = exporter(PAGE).from_notebook_node(nb, resources)
     except ImportError:
         raise
     except Exception as error:  # of nbconvert, its templates, its filters

@@ -45,14 +45,14 @@ def seeds(
         if failures:
             raise NotebookError(f"seed {seed}:\n" + "\n".join(failures))
         runs.append(metrics)
-    found = {
+    by_notebook = {
         notebook: {name: _spread([metrics[notebook][name] for metrics in runs], times) for name in first}
         for notebook, first in runs[0].items()
     }
-    write_text(Path(out) / "seeds.json", json.dumps(found, indent=1) + "\n")
-    print(spreads(found, read_goldens(goldens, profile or default_profile()) if goldens else {}))
+    write_text(Path(out) / "seeds.json", json.dumps(by_notebook, indent=1) + "\n")
+    print(spreads(by_notebook, read_goldens(goldens, profile or default_profile()) if goldens else {}))
     print(f"atol proposed: {times:g} x the standard deviation over {count} seeds, at least 1 % of the mean")
-    return found
+    return by_notebook
 
 
 def _spread(values: Sequence[float], times: float) -> dict:
@@ -60,12 +60,12 @@ def _spread(values: Sequence[float], times: float) -> dict:
     return {"values": list(values), "mean": mean, "sd": sd, "atol": float(f"{max(times * sd, 0.01 * abs(mean)):.2g}")}
 
 
-def spreads(found: Mapping[str, Mapping[str, Mapping]], goldens: Goldens) -> str:
+def spreads(by_notebook: Mapping[str, Mapping[str, Mapping]], goldens: Goldens) -> str:
     """What `seeds` found, beside `goldens`, as plain text."""
     rows: list[tuple[str, ...]] = [
         ("notebook", "metric", "mean", "least", "most", "sd", "golden", "atol", "proposed", "")
     ]
-    for notebook, entries in found.items():
+    for notebook, entries in by_notebook.items():
         for name, entry in entries.items():
             golden = goldens.get(notebook, {}).get(name, {})
             value, values = golden.get("value", entry["mean"]), entry["values"]
