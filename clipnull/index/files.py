@@ -218,12 +218,10 @@ def _choose(path: Path, side: Side, name: str | None, tables: list[str]) -> str:
 
 
 def _npy(path: Path, side: Side, name: str | None) -> Vectors:
-    with open(path, "rb") as file:
-        array = np.lib.format.open_memmap(path, mode="r")  # which checks the header and the size
-        np.lib.format.read_magic(file)
-        if array.ndim != 2 or array.dtype not in NUMPY or not array.flags.c_contiguous:
-            raise refused(path, f"holds {array.dtype} of shape {array.shape}, not rows (n, d) of floating numbers")
-        return Plain(path, "", array.shape, NUMPY[array.dtype], offset=array.offset)
+    array = np.lib.format.open_memmap(path, mode="r")  # which checks the header and the size
+    if array.ndim != 2 or array.dtype not in NUMPY or not array.flags.c_contiguous:
+        raise refused(path, f"holds {array.dtype} of shape {array.shape}, not rows (n, d) of floating numbers")
+    return Plain(path, "", array.shape, NUMPY[array.dtype], offset=array.offset)
 
 
 def _npz(path: Path, side: Side, name: str | None) -> Vectors:
@@ -231,21 +229,23 @@ def _npz(path: Path, side: Side, name: str | None) -> Vectors:
         warnings.warn(f"file: {str(path)!r} is read whole, as .npz is; .npy is read in chunks", stacklevel=4)
     with zipfile.ZipFile(path) as archive:
         arrays = {m.removesuffix(".npy"): _head(archive, m) for m in archive.namelist() if m.endswith(".npy")}
-    tables = [key for key, (shape, dtype) in arrays.items() if len(shape) == 2 and dtype in NUMPY]
+    tables = [key for key, (shape, dtype, _) in arrays.items() if len(shape) == 2 and dtype in NUMPY]
     chosen = _choose(path, side, name, tables)
+    shape, dtype, size = arrays[chosen]
+    if size != shape[0] * shape[1] * dtype.itemsize:
+        raise refused(path, f"holds {chosen!r} of another size than its head says")
     with np.load(path, allow_pickle=False) as file:
         words = {word: str(file[word]) for word in WORDS if word in arrays and arrays[word][1].kind == "U"}
-        if file[chosen].shape != arrays[chosen][0]:
-            raise refused(path, f"holds {chosen!r} of another size than its head says")
-    return Archived(path, chosen, arrays[chosen][0], NUMPY[arrays[chosen][1]], words)
+    return Archived(path, chosen, shape, NUMPY[dtype], words)
 
 
-def _head(archive: zipfile.ZipFile, member: str) -> tuple[Any, np.dtype]:
+def _head(archive: zipfile.ZipFile, member: str) -> tuple[Any, np.dtype, int]:
+    """Shape, type and bytes of the data of a member."""
     with archive.open(member) as file:
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, dtype = read(file)
-    return shape, dtype
+        return shape, dtype, archive.getinfo(member).file_size - file.tell()
 
 
 def _safetensors(path: Path, side: Side, name: str | None) -> Vectors:
