@@ -88,7 +88,7 @@ def _texts(clip: Clip, vocabulary: Vocabulary) -> dict[str, Any]:
 
 
 def save(path: Path, arrays: dict[str, Any]) -> None:
-    """A NumPy archive, byte by byte as `numpy.savez` writes it. Of Shards, the rows of pictures that are not broken."""
+    """A NumPy archive, byte for byte as `numpy.savez` writes it; of Shards, the rows of whole pictures."""
     with zipfile.ZipFile(path, "w") as archive:
         for name, value in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
