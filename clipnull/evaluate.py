@@ -17,17 +17,10 @@ from .images import Images
 from .layers import ROWS
 from .models import Clip
 from .prompts import embed_domains, kept_names, text_classifiers
-from .stored import Stored
 from .vocabulary import PROMPTS, Forget, Vocabulary, is_near, words
 
-RANGES = {
-    "forgetting_rate": (-float("inf"), 1.0),
-    "retain_drop": (-100.0, 100.0),
-    "sibling_class_drop": (-100.0, 100.0),
-    "sibling_domain_drop": (-100.0, 100.0),
-    "worst_cell_drop": (-100.0, 100.0),
-    "collateral": (0.0, 100.0),
-}
+DROPS = ("retain_drop", "sibling_class_drop", "sibling_domain_drop", "worst_cell_drop")
+RANGES = {"forgetting_rate": (-float("inf"), 1.0), **dict.fromkeys(DROPS, (-100.0, 100.0)), "collateral": (0.0, 100.0)}
 """All figures with an interval, and what each can be."""
 
 Interval = tuple[float, float, float]
@@ -54,9 +47,7 @@ def classify(
         length = z.norm(dim=-1)
         if length.isinf().any():
             row = first + int(length.isinf().nonzero()[0])
-            raise ValueError(
-                f"features: row {row} is infinite or too large; expected finite ones, or NaN for no answer"
-            )
+            raise ValueError(f"features: row {row} is infinite; expected finite ones, or NaN for no answer")
         z, answer = F.normalize(z, dim=-1), predicted[rows]
         if classifiers.ndim == 2:
             answer[:] = (z @ classifiers.T).argmax(1)
@@ -187,18 +178,16 @@ class Comparison:
         return rates(self.before, self.after, self.mask) | {"collateral": collateral}
 
     def __str__(self) -> str:
-        lines = [
-            f"forget {self.request}: {100 * macro(self.before, self.mask):.1f} % -> "
-            f"{100 * macro(self.after, self.mask):.1f} % right on forgotten cells, prompts {self.prompts!r}, "
-            f"{len(self.images)} pictures"
-        ]
-        lines += [
-            f"  {name.replace('_', ' '):20} {value:8.3f}"
-            + {"forgetting_rate": "", "collateral": " %"}.get(name, " points")
-            for name, value in self.rates.items()
-            if value == value
-        ]
-        return "\n".join(lines)
+        before, after = (100 * macro(matrix, self.mask) for matrix in (self.before, self.after))
+        first = (
+            f"forget {self.request}: {before:.1f} % -> {after:.1f} % right on forgotten cells, prompts "
+            f"{self.prompts!r}, {len(self.images)} pictures"
+        )
+        units = {"forgetting_rate": "", "collateral": " %"}
+        rates = {name: value for name, value in self.rates.items() if value == value}
+        return "\n".join(
+            [first, *(f"  {n.replace('_', ' '):20} {x:8.3f}{units.get(n, ' points')}" for n, x in rates.items())]
+        )
 
 
 def compare(
@@ -242,13 +231,8 @@ def compare(
 def _renamed(clip: Clip, after: Clip, images: Images, request: Forget) -> Tensor | None:
     """Which unrelated pictures `clip` and `after`, edits of one model, name differently: (m,) bool; None if unknown."""
     base = clip.base or clip
-    if (after.base or after) is not base or not is_measurable(request):
-        return None
-    others = others_of(base, images.vocabulary)
-    if others is None:
-        return None
-
-    return others.answers(after.edited) != others.answers(clip.edited)
+    others = others_of(base, images.vocabulary) if (after.base or after) is base and is_measurable(request) else None
+    return None if others is None else others.answers(after.edited) != others.answers(clip.edited)
 
 
 # Collateral damage: kept cells are few and known to the method; other words are many, and it has never met them. How
@@ -290,20 +274,18 @@ def others_of(clip: Clip, vocabulary: Vocabulary) -> Others | None:
     miniworld nor in PACS. Words near a class (`vocabulary.is_near`) and `prompts.kept_names` are left out, with the
     pictures that show them: this measures what becomes of words that no edit has met.
     """
-    known = _stored_others(clip.stored) if clip.stored else _shipped_others(clip.fingerprint)
+    known = _known_others(clip)
     if known is None:
         return None
-    images, texts, names, shown = known
     met = {*map(words, kept_names(clip))}
-    new = torch.tensor([not is_near(name, vocabulary.classes) and words(name) not in met for name in names])
+    new = torch.tensor([not is_near(name, vocabulary.classes) and words(name) not in met for name in known.names])
     if new.sum() < 2:
         return None
-    shows = None
-    if shown is not None:
-        images, shown = images[new[shown]], shown[new[shown]]
-        shows = (new.cumsum(0) - 1)[shown]
-    names = tuple(name for name, chosen in zip(names, new.tolist(), strict=True) if chosen)
-    return Others(images, F.normalize(texts[new], dim=-1), names, shows)
+    images, shows = known.images, known.shows
+    if shows is not None:
+        images, shows = images[new[shows]], (new.cumsum(0) - 1)[shows[new[shows]]]
+    names = tuple(name for name, chosen in zip(known.names, new.tolist(), strict=True) if chosen)
+    return Others(images, F.normalize(known.texts[new], dim=-1), names, shows)
 
 
 def is_measurable(request: Forget) -> bool:
@@ -311,21 +293,14 @@ def is_measurable(request: Forget) -> bool:
     return request.paradigm != "complete"
 
 
-Known = tuple[Tensor, Tensor, tuple[str, ...], Tensor | None]
-"""Unrelated pictures (m, d), texts (w, d), their names, and which of them each picture shows, (m,)."""
-
-
-def _stored_others(stored: Stored) -> Known | None:
-    if "other_images" not in stored.vectors or "other_texts" not in stored.vectors:
-        return None
-    return stored.vectors["other_images"], stored.vectors["other_texts"], stored.other_names, None
-
-
-def _shipped_others(fingerprint: str) -> Known | None:
-    """Those that data/build/others.py wrote for the model of that fingerprint."""
-    path = data_folder("miniclip") / f"others-{fingerprint}.npz"
+def _known_others(clip: Clip) -> Others | None:
+    """Those of a file of embeddings, or those that data/build/others.py wrote for the model of that fingerprint."""
+    if clip.stored:
+        images, texts = (clip.stored.vectors.get(name) for name in ("other_images", "other_texts"))
+        return None if images is None or texts is None else Others(images, texts, clip.stored.other_names)
+    path = data_folder("miniclip") / f"others-{clip.fingerprint}.npz"
     if not path.is_file():
         return None
     with np.load(path, allow_pickle=False) as file:
         images, texts = (torch.from_numpy(file[name].astype(np.float32)) for name in ("other_images", "other_texts"))
-        return images, texts, tuple(file["other_names"].tolist()), torch.from_numpy(file["shows"].astype(np.int64))
+        return Others(images, texts, tuple(file["other_names"].tolist()), torch.from_numpy(file["shows"]).long())

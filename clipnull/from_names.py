@@ -107,11 +107,11 @@ def warn_of_alike(cells: Cells, mask: Tensor, vocabulary: Vocabulary) -> None:
     middle = s @ cells.domain_origin if cells.prototypes is not None else 0  # which is that of pictures
     named = (cells.pictures @ s.T - middle).argmax(2)  # (C, K)
     right = (named == torch.arange(len(s))).double().mean(0)
-    twins = torch.cdist(s, s).fill_diagonal_(9).amin(1) < 0.2
-    for k in ((right <= ALIKE) | twins).nonzero()[:, 0].tolist():
-        other = int(torch.cdist(s[k : k + 1], s)[0].index_fill(0, torch.tensor([k]), 9).argmin())
+    distance, nearest = torch.cdist(s, s).fill_diagonal_(9).min(1)
+    for k in ((right <= ALIKE) | (distance < 0.2)).nonzero()[:, 0].tolist():
+        other = int(nearest[k])
         if apart[k] or apart[other]:
-            loss = 50 if twins[k] else 100 * (1 - float(right[k]))
+            loss = 50 if distance[k] < 0.2 else 100 * (1 - float(right[k]))
             warnings.warn(
                 f"domains: {vocabulary.domains[k]!r} is hardly told from {vocabulary.domains[other]!r}; expect a loss "
                 f"of about {loss:.0f} % of what is to be kept there, or as much that is not forgotten",

@@ -48,36 +48,24 @@ class Gate:
 
     def __post_init__(self) -> None:
         k, d = self.domains.shape if self.domains.ndim == 2 else (0, 0)
-        r = self.open.shape[1] if self.open.ndim == 2 else -1
-        q = self.spread.shape[1] if self.spread is not None and self.spread.ndim == 2 else -1
-        shapes = {
-            "domains": (k, d),
-            "open": (k, r),
-            "replaced": (k,),
-            "average": (d,),
-            "offset": (k,),
-            "spread": (d, q),
-        }
+        shapes = {"domains": (k, d), "open": (k, self.open.numel() // max(1, k)), "replaced": (k,)}
+        shapes |= {"average": (d,), "offset": (k,)}
+        if self.spread is not None:
+            shapes["spread"] = (d, self.spread.numel() // max(1, d))
         for name, shape in shapes.items():
             value = getattr(self, name)
-            if value is None and name == "spread":
-                continue
-            sound = value.dtype == torch.bool if name in ("open", "replaced") else is_sound(value)
-            if not k or not d or value.shape != shape or not sound:
+            valid = value.dtype == torch.bool if name in ("open", "replaced") else is_sound(value)
+            if not (k and d and valid and value.shape == shape):
                 raise ValueError(
                     f"gate: {name} of shape {tuple(value.shape)}, {value.dtype}; expected finite domains "
                     "(K, d), average (d,), offset (K,), spread (d, q), and bool open (K, r), replaced (K,)"
                 )
-        lengths = self.domains.norm(dim=1)
-        if ((lengths - 1).abs() > 1e-3).any():
-            raise ValueError(f"gate: domains with rows of length {lengths.tolist()}; expected unit rows")
+        if ((self.domains.norm(dim=1) - 1).abs() > 1e-3).any():
+            raise ValueError("gate: domains with rows that are not of length 1; expected unit rows")
 
 
 class EditLayer(nn.Module):
-    """An edit as a module after the tower: (n, d) -> (n, d), computed in `dtype`. A state dict holds nothing of it.
-
-    left, right, bias, gate, threshold: see `Edit`.
-    """
+    """An `Edit` as a module after the tower: (n, d) -> (n, d), computed in `dtype`; not part of a state dict."""
 
     left: Tensor
     right: Tensor
@@ -90,22 +78,13 @@ class EditLayer(nn.Module):
     spread: Tensor | None
     threshold: Tensor | None
 
-    def __init__(
-        self,
-        left: Tensor,
-        right: Tensor,
-        bias: Tensor | None = None,
-        gate: Gate | None = None,
-        dtype: torch.dtype = torch.float32,
-        threshold: Tensor | None = None,
-    ):
+    def __init__(self, edit: Any, dtype: torch.dtype = torch.float32):
         super().__init__()
-        self.gated = gate is not None
-        values = {"left": left, "right": right, "bias": bias, "threshold": threshold} | (vars(gate) if gate else {})
-        for name, value in values.items():
-            if value is not None and value.dtype != torch.bool:
-                value = value.to(dtype)
-            self.register_buffer(name, value, persistent=False)
+        self.gated = edit.gate is not None
+        values = {name: getattr(edit, name) for name in ("left", "right", "bias", "threshold")}
+        for name, value in (values | (vars(edit.gate) if edit.gate else {})).items():
+            moved = value if value is None or value.dtype == torch.bool else value.to(dtype)
+            self.register_buffer(name, moved, persistent=False)
 
     def forward(self, z: Tensor) -> Tensor:
         wide = z.to(self.left.dtype)

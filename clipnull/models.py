@@ -8,8 +8,6 @@ import contextlib
 import hashlib
 import json
 import logging
-import re
-import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -237,6 +235,7 @@ def load(name: str = EMBEDDED, pretrained: str | None = None, device: str | None
     ValueError: name: 'ViT-B-23' is not known; did you mean 'ViT-B-32' or 'ViT-S-32' or 'ViT-M-32'?
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    _validate_device(device)
     if is_stored(name):
         return _load_stored(name, pretrained, device)
     source = source_of(name)
@@ -245,7 +244,6 @@ def load(name: str = EMBEDDED, pretrained: str | None = None, device: str | None
     settings: dict[str, Any] = {"trust_remote_code": False} if ":" in source and validate_source(source) else {}
     trained = open_clip.get_pretrained_cfg(name, pretrained) if pretrained and ":" not in source else {}
     file = _checkpoint(source, name, pretrained)
-    _validate_device(device)
     wanted = {"weights_only": True, "require_pretrained": ":" in source or pretrained is not None}
     wanted["force_quick_gelu"] = bool(trained.get("quick_gelu", False))  # else as the architecture says
     try:
@@ -256,7 +254,7 @@ def load(name: str = EMBEDDED, pretrained: str | None = None, device: str | None
     except (ImportError, MemoryError, torch.cuda.OutOfMemoryError):
         raise
     except Exception as error:
-        raise _explained(error, name, source, pretrained, file, bool(trained)) from error
+        raise _explained(error, name, source, pretrained, file) from error
     model, _, preprocess = created
     for key, value in model.named_parameters() if file else ():
         if not value.isfinite().all():
@@ -290,50 +288,34 @@ def _checkpoint(source: str, name: str, pretrained: str | None) -> Path | None:
     return file
 
 
-def _explained(
-    error: Exception, name: str, source: str, pretrained: str | None, file: Path | None, tagged: bool
-) -> Exception:
+def _explained(error: Exception, name: str, source: str, pretrained: str | None, file: Path | None) -> Exception:
     """What to raise in place of an error that open_clip raised."""
-    argument, value = ("name", source) if ":" in source else ("pretrained", str(pretrained))
     reason = f"({type(error).__name__}: {one_line(error)})"
-    if isinstance(error, RuntimeError) and "state_dict" in str(error):
-        keys = shorten(one_line(line, 120) for line in str(error).splitlines()[1:3])
-        return ValueError(
-            f"pretrained: the weights {pretrained or source!r} do not match the architecture {name!r}: {keys}"
-        )
     if file or "hf-hub:" in source:
+        place = f"name: {source!r}" if ":" in source else f"pretrained: {pretrained!r}"
+        if isinstance(error, RuntimeError) and "state_dict" in str(error):
+            reason = shorten(one_line(line, 120) for line in str(error).splitlines()[1:3])
         return ValueError(
-            f"{argument}: {value!r} cannot be loaded {reason}; expected a configuration and weights of open_clip that "
+            f"{place} cannot be loaded as {name!r}: {reason}; expected a configuration and weights of open_clip that "
             "belong together"
         )
-    if tagged or isinstance(error, OSError):
-        return OSError(
-            f"{argument}: {value!r} of {name} cannot be downloaded {reason}; expected a network, or what it needs in "
-            "the cache of the hub (the variable HF_HOME names it), or a file of weights from another machine: "
-            f"load({name!r}, 'FILE.safetensors')"
-        )
-    return error
-
-
-_LOADING = threading.RLock()
+    return OSError(
+        f"pretrained: {pretrained!r} of {name} cannot be downloaded {reason}; expected a network, or what it needs in "
+        "the cache of the hub (the variable HF_HOME names it), or a file of weights from another machine: "
+        f"load({name!r}, 'FILE.safetensors')"
+    )
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """open_clip's log of loading is silent but for its warnings, and the root logger stays as it was."""
-    expected = re.compile("No pretrained weights loaded for model|Failed to download weights for tag")
-
-    def wanted(record: logging.LogRecord) -> bool:
-        return record.levelno >= logging.WARNING and not expected.match(record.getMessage())
-
-    with _LOADING:
-        handlers = logging.root.handlers[:]
-        logging.root.addFilter(wanted)
-        try:
-            yield
-        finally:
-            logging.root.removeFilter(wanted)
-            logging.root.handlers[:] = handlers  # logging adds one where a program has none
+    """Without open_clip's account of its steps: its warnings are heard, and logging is as it was afterwards."""
+    handlers, disabled = logging.root.handlers[:], logging.root.manager.disable
+    logging.disable(logging.INFO)
+    try:
+        yield
+    finally:
+        logging.disable(disabled)
+        logging.root.handlers[:] = handlers  # logging adds one where a program has none
 
 
 def retrained_file(name: str) -> Path:
@@ -356,7 +338,6 @@ def _no_pictures(image: Image.Image) -> Tensor:
 def _load_stored(name: str, pretrained: str | None, device: str) -> Clip:
     if pretrained is not None:
         raise ValueError(f"pretrained: {pretrained!r} given for {name!r}, which holds embeddings; expected None")
-    _validate_device(device)
     stored = read_texts(name) if has_texts_alone(name) else read_stored(name)
     stored.vectors.pop("images", None)  # which `load_images` hands out
     texts = StoredTexts(stored)

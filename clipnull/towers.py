@@ -33,16 +33,18 @@ class Projection:
 
 
 LINEAR_HEADS = (
-    "visual.attnpool.c_proj",
-    "visual.head.proj",
-    "visual.head.mlp.fc2",
-    "visual.trunk.head.fc",
+    "visual.proj", "visual.attnpool.c_proj", "visual.head.proj", "visual.head.mlp.fc2", "visual.trunk.head.fc",
     "visual.trunk.head",
-)
+)  # fmt: skip
+TEXT_HEADS = (
+    "text_projection", "text.text_projection", "text.proj", "text.proj.2", "inner.text_projection",
+    "inner.text_model.head",
+)  # fmt: skip
+"""Where a projection may be: in open_clip 3.3 (ViT, ResNet, timm towers; wrapped ones), and in `interop`'s wrapper."""
 
 
 def find_projection(model: Any) -> Projection:
-    """Where `model` keeps its image projection (open_clip 3.3: ViT, ResNet, timm towers; wrapped ones).
+    """Where `model` keeps its image projection, z = f W (+ bias).
 
     SigLIP's towers end in an attention pool without one. open_clip's own place for it is `visual.head.proj`: that is
     the answer, with `weight` None, and an edit puts one there.
@@ -50,41 +52,20 @@ def find_projection(model: Any) -> Projection:
     Raises ValueError for towers that do not end in a linear map.
     """
     visual = getattr(model, "visual", model)
-    proj = getattr(visual, "proj", None)
-    if isinstance(proj, nn.Parameter):
-        return Projection("visual", proj, None, False, proj.shape[1])
-    for name in LINEAR_HEADS:
-        try:
-            module = model.get_submodule(name)
-        except AttributeError:
-            continue
-        if isinstance(module, nn.Linear):
-            return Projection(name, module.weight, module.bias, True, module.out_features)
     if isinstance(getattr(visual, "head", None), nn.Sequential) and not len(visual.head):
         width = getattr(visual, "num_features", None) or visual.trunk.num_features
         return Projection("visual.head.proj", None, None, True, width)
-    raise ValueError(
-        f"model: its image tower ({type(visual).__name__}) does not end in a linear projection; looked "
-        f"for visual.proj, {', '.join(LINEAR_HEADS)}"
-    )
-
-
-TEXT_HEADS = (
-    "text_projection",
-    "text.text_projection",
-    "text.proj",
-    "text.proj.2",
-    "inner.text_projection",
-    "inner.text_model.head",
-)
+    return _linear_at(model, LINEAR_HEADS, "image", visual)
 
 
 def find_text_projection(model: Any) -> Projection:
-    """Where `model` keeps its text projection, t = h W (+ bias): open_clip's own towers, those of transformers, both.
+    """Where `model` keeps its text projection, t = h W (+ bias). Raises ValueError where it ends in no linear map."""
+    return _linear_at(model, TEXT_HEADS, "text", getattr(model, "text", model))
 
-    Raises ValueError for text towers that do not end in a linear map.
-    """
-    for name in TEXT_HEADS:
+
+def _linear_at(model: Any, places: Iterable[str], kind: str, tower: Any) -> Projection:
+    """The first parameter or linear layer at one of `places`."""
+    for name in places:
         holder, _, last = name.rpartition(".")
         try:
             head = getattr(model.get_submodule(holder), last)
@@ -95,8 +76,8 @@ def find_text_projection(model: Any) -> Projection:
         if isinstance(head, nn.Linear):
             return Projection(name, head.weight, head.bias, True, head.out_features)
     raise ValueError(
-        f"model: its text tower ({type(getattr(model, 'text', model)).__name__}) does not end in a linear projection; "
-        f"looked for {', '.join(TEXT_HEADS)}"
+        f"model: its {kind} tower ({type(tower).__name__}) does not end in a linear projection; looked for "
+        f"{', '.join(places)}"
     )
 
 

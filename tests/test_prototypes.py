@@ -93,13 +93,13 @@ def make(clip, vocabulary=PAIR, **settings):
 def test_prototypes_are_made_once_and_only_those_that_are_missing(tiny, cache, capfd):
     first = cell_prototypes(tiny, VOCABULARY, MASK, steps=2)
     progress = capfd.readouterr().err
-    assert "prototypes: 3 cells" in progress
+    assert "3/3" in progress
     assert first.embeddings[MASK].norm(dim=1).min() > 0.99 and not first.embeddings[~MASK].any()
     again = cell_prototypes(tiny, VOCABULARY, MASK, steps=2)
     assert capfd.readouterr().err == ""
     assert torch.equal(first.pixels[MASK], again.pixels[MASK])
     more = cell_prototypes(tiny, VOCABULARY, steps=2)
-    assert "prototypes: 3 cells" in capfd.readouterr().err
+    assert "3/3" in capfd.readouterr().err
     torch.testing.assert_close(more.embeddings[MASK], first.embeddings[MASK])
     cell_prototypes(tiny, VOCABULARY, MASK, steps=3, progress=False)  # other settings, other file
     assert capfd.readouterr().err == ""

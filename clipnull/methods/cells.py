@@ -41,21 +41,16 @@ class Cells:
     def __post_init__(self) -> None:
         if self.texts.ndim != 3:
             raise ValueError(f"texts: shape {tuple(self.texts.shape)} is not valid; expected (C, K, d)")
-        domains = self.texts.mean(0) if self.domains is None else self.domains
-        words = len(self.common) if self.common is not None and self.common.ndim else 0
-        for name, value, shape in (
-            ("texts", self.texts, self.texts.shape),
-            ("domains", domains, self.texts.shape[1:]),
-            ("prototypes", self.prototypes, self.texts.shape),
-            ("common", self.common, (words, self.texts.shape[2])),
-            ("mean", self.mean, self.texts.shape[2:]),
-        ):
+        (c, k, d), words = self.texts.shape, 0 if self.common is None else len(self.common)
+        shapes = {"texts": (c, k, d), "prototypes": (c, k, d), "domains": (k, d), "common": (words, d), "mean": (d,)}
+        for name, shape in shapes.items():
+            value = self.texts.mean(0) if name == "domains" and self.domains is None else getattr(self, name)
             if value is not None and (value.shape != shape or not torch.isfinite(value).all()):
                 raise ValueError(
-                    f"{name}: shape {tuple(value.shape)} or its values are not valid; expected {tuple(shape)}, finite"
+                    f"{name}: shape {tuple(value.shape)} or its values are not valid; expected {shape}, finite"
                 )
-            object.__setattr__(self, name, None if value is None else value.to(torch.float64, copy=True))
-        object.__setattr__(self, "domains", F.normalize(domains.double(), dim=-1))
+            value = None if value is None else value.to(torch.float64, copy=True)
+            object.__setattr__(self, name, F.normalize(value, dim=-1) if name == "domains" else value)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -199,12 +194,12 @@ class Cells:
         return torch.cat([x[mask] for x in self.kinds])
 
     @cached_property
-    def _means(self) -> tuple[Tensor, ...]:
-        return tuple(x.mean(0) for x in self._domain_means)
+    def _means(self) -> list[Tensor]:
+        return [x.mean(0) for x in self._domain_means]
 
     @cached_property
-    def _domain_means(self) -> tuple[Tensor, ...]:
-        return tuple(x.mean(0) for x in self.kinds)
+    def _domain_means(self) -> list[Tensor]:
+        return [x.mean(0) for x in self.kinds]
 
     def moment(self, mask: Tensor) -> Tensor:
         """X^T X / n over the n rows of the cells in `mask`: (d, d); zero if there are none."""
