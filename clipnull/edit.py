@@ -33,9 +33,7 @@ class Edit:
     subtracted for it. method, request, settings: what made it. fingerprint, model: of the unedited model it was made
     for; empty: any. bias: (d,). gate: when it acts (`layers.Gate`). threshold: (r,); a direction counts from threshold
     |z| on, and the edit is a hidden layer. after: `history` of the edits it was made after. mean_text: (d,), the mean
-    text of the vocabulary: an index of the same model leans to it.
-
-    Raises ValueError for shapes that do not fit together, and for values that are not finite or above `layers.LARGEST`.
+    text of the vocabulary: an index of the same model leans to it. ValueError for shapes that do not fit together.
 
     >>> import clipnull as cn, torch
     >>> u = torch.tensor([[1.0], [0.0], [0.0]], dtype=torch.float64)
@@ -100,8 +98,7 @@ class Edit:
     def images(self, z: Tensor) -> Tensor:
         """Edited embeddings of pictures, (n, d) -> (n, d): computed in float64, cast back, not normalised.
 
-        An edited unit row is 1 - m to 1 + m long, m = |images(z) - z|. So its cosine to a query is the inner product
-        divided by a number in that range.
+        An edited unit row is 1 - m to 1 + m long, m = |images(z) - z|.
         """
         if z.ndim != 2 or z.shape[1] != len(self.left):
             raise ValueError(f"z: shape {tuple(z.shape)} is not valid; expected (n, {len(self.left)})")
@@ -136,10 +133,8 @@ class Edit:
         """`clip` with the edit on top. The given model stays as it is; all other weights are shared with it.
 
         A linear edit is multiplied into a copy of the projection: W becomes W P, a bias b becomes b P + bias. An edit
-        of another form, and all that follow it, run after the tower, on what `encode_image` and `visual` give. Only the
-        pooled embedding changes: CoCa's captions come from tokens before the projection and still leak.
-
-        Raises ValueError if the edit was made for other weights, after other edits, or for another width.
+        of another form, and all that follow it, run after the tower. Only the pooled embedding changes: CoCa's captions
+        come from tokens before the projection. Raises ValueError as `validate_for` does.
         """
         self.validate_for(clip)
         return rebuild(clip.base or clip, (*clip.edits, self))

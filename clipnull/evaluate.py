@@ -32,11 +32,9 @@ def classify(
 ) -> Tensor:
     """The class with the largest cosine: (n,) int64; -1, no answer, where the features hold NaN.
 
-    features: embeddings (n, d). classifiers: a text classifier for all, unit rows (C, d), or one for the pictures of
-    each domain, (K, C, d), see `prompts.text_classifiers`. domains: of the pictures, (n,). change: what is done to the
-    features first, such as `edit.images`. ROWS are changed and classified at a time: no second (n, d) is made.
-
-    Raises ValueError for features without a finite length, and for classifiers that are not finite.
+    features: embeddings (n, d). classifiers: unit rows (C, d), or (K, C, d), one text classifier for the pictures of
+    each domain. domains: of the pictures, (n,). change: what is done to the features first, such as `edit.images`, ROWS
+    at a time. Raises ValueError for features or classifiers that are infinite.
     """
     if not classifiers.isfinite().all():
         raise ValueError("classifiers: they hold NaN or infinite values; expected finite ones")
@@ -59,13 +57,11 @@ def classify(
 
 
 def predict(clip: Clip, images: Images, prompts: str = "free", features: Tensor | None = None) -> Tensor:
-    """The class that each picture is classified as, among all classes of the vocabulary: (n,) int64; -1 if broken.
+    """The class that each picture is classified as, among all of the vocabulary: (n,) int64; -1 if broken.
 
-    prompts: "free", "domain" or "build", see `prompts.text_classifiers`. features: embeddings (n, d) to use in place of
-    `embed(clip, images)`. Stored embeddings go through the model some at a time.
+    prompts, features: as in `zero_shot`.
     """
-    classifiers = text_classifiers(clip, images.vocabulary, prompts)
-    return _classified(clip, images, classifiers, features)
+    return _classified(clip, images, text_classifiers(clip, images.vocabulary, prompts), features)
 
 
 def _classified(clip: Clip, images: Images, classifiers: Tensor, features: Tensor | None) -> Tensor:
@@ -80,8 +76,7 @@ def _classified(clip: Clip, images: Images, classifiers: Tensor, features: Tenso
 def accuracy_matrix(predicted: Tensor, images: Images, labels: Tensor | None = None) -> Tensor:
     """Share of right answers in each cell: (C, K) float64, NaN where a cell has no pictures.
 
-    predicted: (n,); pictures with -1, no answer, are left out, both of the right ones and of all. labels: the right
-    answers, (n,); by default the classes.
+    predicted: (n,); pictures with -1, no answer, are left out. labels: the right answers, (n,); by default the classes.
     """
     c, k = images.vocabulary.shape
     cells, answered = images.classes * k + images.domains, (predicted != -1).double()
@@ -91,13 +86,11 @@ def accuracy_matrix(predicted: Tensor, images: Images, labels: Tensor | None = N
 
 
 def zero_shot(clip: Clip, images: Images, prompts: str = "free", features: Tensor | None = None) -> Tensor:
-    """The accuracy of `clip` in each cell: the share of pictures whose right class has the highest score.
+    """The accuracy of `clip` in each cell: (C, K) float64, NaN where a cell has no pictures. Broken ones do not count.
 
     images: n pictures. prompts: "free" names no domain ("a picture of a dog"); "domain" names the domain of the
     picture, in held-out wording; "build" does so in the wording that builds edits. features: embeddings (n, d) in place
     of `embed(clip, images)`.
-
-    Returns (C, K) float64 in [0, 1]; NaN where a cell has no pictures. Broken pictures (features are NaN) do not count.
 
     >>> import clipnull as cn
     >>> clip, images = cn.load(device="cpu"), cn.load_images().select(["boat", "car"], ["line"])
@@ -157,9 +150,8 @@ def wilson(right: int, n: int) -> tuple[float, float]:
 class Comparison:
     """Accuracy before and after an edit, (C, K) each, on `images`; `mask` (C, K) bool: the forgotten cells.
 
-    answers: the class that each of the n pictures is classified as before and after, (2, n). renamed: which unrelated
-    pictures got another answer, (m,) bool, see `clipnull.evaluate`; None where they are not known, and where whole
-    domains go.
+    answers: what the n pictures are classified as before and after, (2, n). renamed: which unrelated pictures got
+    another answer, (m,) bool; None where they are not known, and where whole domains go.
     """
 
     before: Tensor
@@ -200,9 +192,8 @@ def compare(
 ) -> Comparison:
     """Measure `clip` and the edited `after` on the same pictures with the same prompts; all classes stay candidates.
 
-    images: n pictures; those whose features are NaN in either are left out of both. request: says which cells count as
-    forgotten. prompts: see `zero_shot`. features: embeddings of the pictures under `clip` and `after`, two tensors (n,
-    d).
+    images: n pictures; those broken under either are left out. request: which cells count as forgotten. prompts: see
+    `zero_shot`. features: embeddings under `clip` and `after`, two tensors (n, d).
 
     Returns a Comparison: `before` and `after`, accuracy (C, K); `rates`, see `evaluate.rates`, with `collateral` where
     unrelated pictures are known of this model. Printed, it shows means.
@@ -243,8 +234,8 @@ def _renamed(clip: Clip, after: Clip, images: Images, request: Forget) -> Tensor
 class Others:
     """Unrelated pictures and words that no request mentions.
 
-    images: (m, d) float32, embeddings of the unedited model, of any length. texts: (w, d), unit rows. names: w words.
-    shows: (m,) int64, which word each picture shows, where that is known.
+    images: (m, d) float32, embeddings of the unedited model. texts: (w, d). names: w words. shows: (m,) int64, the word
+    of each picture, where that is known.
     """
 
     images: Tensor
@@ -270,9 +261,8 @@ class Others:
 def others_of(clip: Clip, vocabulary: Vocabulary) -> Others | None:
     """The unrelated pictures and words that are known of `clip`; None where there are none.
 
-    A file of embeddings holds its own. Those of miniclip come with it: held-out artworks of classes that are neither in
-    miniworld nor in PACS. Words near a class (`vocabulary.is_near`) and `prompts.kept_names` are left out, with the
-    pictures that show them: this measures what becomes of words that no edit has met.
+    Those of miniclip come with it: held-out artworks of classes that are neither in miniworld nor in PACS. Words near a
+    class (`vocabulary.is_near`) and `prompts.kept_names` are left out, with their pictures: no edit has met the others.
     """
     known = _known_others(clip)
     if known is None:

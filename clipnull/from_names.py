@@ -31,14 +31,12 @@ def embed_vocabulary(
 
     clip: where it is edited, its prototypes are those of its base, edited. vocabulary: C classes and K domains.
     prototypes: True synthesizes pictures of at most MAX_PROTOTYPES cells, two or more in each domain, and carries the
-    others over (`carried`): a second or so a cell on two cores, once; they are kept in the cache folder, and miniclip
-    brings those of miniworld and PACS. A number: of at most so many cells. False or None: texts only, at once. Or what
-    `cell_prototypes` gave. A file of embeddings: its own, if it has enough. mean: (d,), the mean of picture embeddings,
-    such as those of an index of yours, for `Cells.domain_origin`; by default that of the prototypes, else `image_mean`
-    of a file.
+    others over (`carried`): a second or so a cell on two cores, kept in the cache folder. A number: of at most so many
+    cells. False or None: texts only, at once. Or what `cell_prototypes` gave. mean: (d,), the mean of picture
+    embeddings, such as those of an index of yours; by default that of the prototypes, or of a file.
 
-    Returns Cells, with texts of common words that edits leave alone (`prompts.common_words`). Raises ValueError if
-    `prototypes` leave a domain with fewer than two, and OSError if the cache folder cannot be written.
+    Returns Cells. Raises ValueError if `prototypes` leave a domain with fewer than two, and OSError if the cache folder
+    cannot be written.
 
     >>> import clipnull as cn
     >>> names = cn.Vocabulary(["cat", "dog"], ["photo", "line", "flat"])

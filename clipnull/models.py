@@ -48,8 +48,6 @@ T = TypeVar("T")
 class Batch:
     """How many rows go through a model at once; halved whenever a GPU has no memory for them.
 
-    What is computed for a row does not depend on the batch, up to rounding.
-
     >>> Batch(2).through(lambda rows: rows.stop - rows.start, 5)
     [2, 2, 1]
     """
@@ -74,13 +72,11 @@ class Batch:
                 first = rows.stop
                 continue
             except torch.OutOfMemoryError:
-                size = rows.stop - rows.start
-                if size <= 1:
+                if (size := rows.stop - rows.start) <= 1:
                     raise
-                self.size = size // 2
+            self.size = size // 2
             warnings.warn(
-                f"batch: the device has no memory for {size} rows at once; going on with {self.size} at a time",
-                stacklevel=2,
+                f"batch: the device has no memory for {size} rows at once; going on with {self.size}", stacklevel=2
             )
             torch.cuda.empty_cache()  # which the call still held while its error was there
         return parts
@@ -91,8 +87,7 @@ class Clip:
     """A CLIP with its preprocessing and tokenizer, from `load` or `wrap`. It never changes: an edit gives a new one.
 
     model: in evaluation mode, without gradients. preprocess: a PIL image -> (3, s, s). tokenizer: n texts -> (n,
-    length). name, pretrained: what `load` was asked for. edits: those it carries, in the order they act. base: the
-    unedited model.
+    length). name, pretrained: what `load` was asked for. edits: in the order they act. base: the unedited model.
 
     >>> import clipnull as cn
     >>> clip = cn.load(device="cpu")
@@ -138,9 +133,7 @@ class Clip:
     def validate_encoder(self) -> None:
         """Raises ValueError where only embeddings are stored."""
         if self.stored:
-            raise ValueError(
-                f"clip: {self.name} is a file of embeddings, without an encoder; expected a model with weights"
-            )
+            raise ValueError(f"clip: {self.name} is a file of embeddings; expected a model with weights")
 
     def knows(self, text: str) -> bool:
         """Whether it can embed `text`: a file of embeddings knows the prompts of its names alone."""
@@ -160,9 +153,8 @@ class Clip:
     def fingerprint(self) -> str:
         """A hash of all that embeddings depend on, of the unedited model if this one is edited: 16 hexadecimal digits.
 
-        It covers every weight by its content, under any name (a model of transformers is hashed as open_clip would
-        hold it); whether the activation is QuickGELU; and how pictures are prepared. Computed once: after a change of
-        weights in place, make a new Clip (`dataclasses.replace`).
+        It covers every weight by its content, under any name (one of transformers as open_clip would hold it), the
+        activation, and how pictures are prepared. Computed once: after a change of weights in place, make a new Clip.
         """
         if self.base:
             return self.base.fingerprint

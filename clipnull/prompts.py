@@ -67,10 +67,9 @@ def text_classifiers(clip: Clip, vocabulary: Vocabulary, prompts: str = "free") 
 
 
 def kept_names(clip: Clip) -> list[str]:
-    """The common words that edits of `clip` leave alone, if they are not near a class: see `common_words`.
+    """The words that edits of `clip` leave alone if they are not near a class: COMMON of `vocabulary.common_names`.
 
-    COMMON of `vocabulary.common_names`, evenly spaced; of a file of embeddings those that it holds, as `common_names`
-    or among its other words.
+    Of a file of embeddings those that it holds, as `common_names` or among its other words.
     """
     names = common_names()
     if not clip.stored:
@@ -105,11 +104,9 @@ def near(
 ) -> dict[str, list[tuple[str, float]]]:
     """The words nearest to each forgotten class in the text tower: they may answer in its place.
 
-    Before you forget "dog", decide whether "beagle" goes along (give the class both names, see `Vocabulary`) or stays.
     request: of names in `vocabulary`. candidates: words to look among, besides the vocabulary; by default
-    `vocabulary.common_names`, or the other words of a file of embeddings. most: how many words for a class.
-
-    Returns for each forgotten class words with their cosine to it, both less the mean of all words; nearest first.
+    `vocabulary.common_names`, or the other words of a file of embeddings. most: how many words for a class. Returns
+    words with their cosine to it, both less the mean of all words; nearest first.
 
     >>> import clipnull as cn
     >>> clip = cn.load(device="cpu")

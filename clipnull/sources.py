@@ -39,19 +39,18 @@ def validate_source(source: str) -> bool:
             f"name: {source!r} is not a folder with weights; expected {CONFIG} and {WEIGHTS[0]}, or another file that "
             f"ends in {', '.join(ENDINGS)}"
         )
-    file = folder / CONFIG if folder else _download_config(place)
-    model = _read_json(file).get("model_cfg")
+    model = _read_json(folder / CONFIG) if folder else _download_config(source)
     towers = [model.get(key) for key in ("text_cfg", "vision_cfg")] if isinstance(model, dict) else [None]
     if not all(isinstance(tower, dict) for tower in towers):
-        raise ValueError(f"name: {str(file)!r} is not a configuration of open_clip; expected a model_cfg of two towers")
+        raise ValueError(f"name: {source!r}: its {CONFIG} is damaged; expected a model_cfg of two towers")
     tokenizer = bool(towers[0].get("hf_tokenizer_name"))
     for key, value in _entries(model):
         if not (folder and key == "hf_tokenizer_name"):  # a folder brings the tokenizer itself
-            _validate_setting(file, key, value)
+            _validate_setting(f"{source}/{CONFIG}", key, value)
     for path in (folder / name for name in ("config.json", "tokenizer_config.json")) if folder and tokenizer else ():
         for key, value in _entries(_read_json(path)) if path.exists() else ():
             if key == "auto_map":
-                _validate_setting(path, key, value)
+                _validate_setting(str(path), key, value)
     return tokenizer
 
 
@@ -83,19 +82,19 @@ def validate_checkpoint(argument: str, path: Path) -> None:
         ) from error
 
 
-def _download_config(repository: str) -> Path:
-    from huggingface_hub import hf_hub_download
+def _download_config(source: str) -> dict[str, Any]:
+    import open_clip
 
     try:
-        return Path(hf_hub_download(repo_id=repository, filename=CONFIG))
+        return open_clip.get_model_config(source)
     except Exception as error:  # of the network, of the hub, of the name
         raise OSError(
-            f"name: 'hf-hub:{repository}': its {CONFIG} cannot be had ({type(error).__name__}: {one_line(error)}); "
-            "expected a model of open_clip on the hub, and the hub within reach"
+            f"name: {source!r}: its {CONFIG} cannot be had ({one_line(error)}); expected a model of open_clip on the "
+            "hub, and the hub within reach"
         ) from error
 
 
-def _validate_setting(file: Path, key: str, value: object) -> None:
+def _validate_setting(file: str, key: str, value: object) -> None:
     """Raises ValueError if a setting asks for code, or names something outside the model's folder."""
     if key in NAMES:
         name = isinstance(value, str) and HUB_NAME.fullmatch(value) and not os.path.exists(value)
@@ -105,9 +104,7 @@ def _validate_setting(file: Path, key: str, value: object) -> None:
     else:
         sound = not (isinstance(value, str) and {"/", "\\"} & {*value})
     if not sound:
-        raise ValueError(
-            f"name: {str(file)!r} says {key} = {one_line(value)!r}; expected settings and weights, no code and no path"
-        )
+        raise ValueError(f"name: {file!r} says {key} = {one_line(value)!r}; expected settings, no code and no path")
 
 
 def _brings_code(name: str) -> bool:
@@ -124,15 +121,14 @@ def _brings_code(name: str) -> bool:
 
 
 def _read_json(file: Path) -> dict[str, Any]:
+    """The object in `file`, or the `model_cfg` in it."""
     try:
         if not file.is_file() or file.stat().st_size > MAX_CONFIG_BYTES:
             raise ValueError(f"it is not a file of at most {MAX_CONFIG_BYTES:,} bytes")
         content = json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(
-            f"name: the configuration {str(file)!r} cannot be read ({one_line(error)}); expected a JSON object"
-        ) from error
-    return content if isinstance(content, dict) else {}
+        return content.get("model_cfg", content)
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise ValueError(f"name: {str(file)!r} cannot be read ({one_line(error)}); expected a JSON object") from error
 
 
 def _entries(content: object) -> Iterator[tuple[str, object]]:

@@ -52,18 +52,29 @@ def find_projection(model: Any) -> Projection:
     Raises ValueError for towers that do not end in a linear map.
     """
     visual = getattr(model, "visual", model)
+    if projection := _linear_at(model, LINEAR_HEADS):
+        return projection
     if isinstance(getattr(visual, "head", None), nn.Sequential) and not len(visual.head):
         width = getattr(visual, "num_features", None) or visual.trunk.num_features
         return Projection("visual.head.proj", None, None, True, width)
-    return _linear_at(model, LINEAR_HEADS, "image", visual)
+    raise _no_projection("image", visual, LINEAR_HEADS)
 
 
 def find_text_projection(model: Any) -> Projection:
     """Where `model` keeps its text projection, t = h W (+ bias). Raises ValueError where it ends in no linear map."""
-    return _linear_at(model, TEXT_HEADS, "text", getattr(model, "text", model))
+    if projection := _linear_at(model, TEXT_HEADS):
+        return projection
+    raise _no_projection("text", getattr(model, "text", model), TEXT_HEADS)
 
 
-def _linear_at(model: Any, places: Iterable[str], kind: str, tower: Any) -> Projection:
+def _no_projection(kind: str, tower: Any, places: Iterable[str]) -> ValueError:
+    return ValueError(
+        f"model: its {kind} tower ({type(tower).__name__}) does not end in a linear projection; expected one at "
+        f"{', '.join(places)}"
+    )
+
+
+def _linear_at(model: Any, places: Iterable[str]) -> Projection | None:
     """The first parameter or linear layer at one of `places`."""
     for name in places:
         holder, _, last = name.rpartition(".")
@@ -75,10 +86,7 @@ def _linear_at(model: Any, places: Iterable[str], kind: str, tower: Any) -> Proj
             return Projection(holder, head, None, False, head.shape[1])
         if isinstance(head, nn.Linear):
             return Projection(name, head.weight, head.bias, True, head.out_features)
-    raise ValueError(
-        f"model: its {kind} tower ({type(tower).__name__}) does not end in a linear projection; looked for "
-        f"{', '.join(places)}"
-    )
+    return None
 
 
 # Text embeddings without the padding. In a causal text tower a token sees those before it alone, and the embedding is

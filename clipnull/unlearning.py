@@ -27,15 +27,13 @@ def unlearn(
     """The edit that makes `clip` forget `request`, from the names in `vocabulary` alone (arXiv 2512.14113).
 
     clip: the edit of an edited model comes after those it has. request: of names in `vocabulary`, whose other cells are
-    to be kept. method: one of METHODS; "nullspace" is the paper's, "ridge" CCUP's, the others are ours. Or "auto": the
-    method and strength that are worth most by the forecast (`cn.forecast`) within `budget`, by default "forget >= .95,
-    worst drop <= 5". prototypes, mean: see `embed_vocabulary`. settings: those of the method; their defaults are one
-    set for all models and data. strength="chance": that at which a forgotten picture is expected to be named by chance
-    between two names.
+    to be kept. method: one of METHODS, or "auto": the method and strength that are worth most by the forecast
+    (`cn.forecast`) within `budget`, by default "forget >= .95, worst drop <= 5". prototypes, mean: see
+    `embed_vocabulary`. settings: those of the method. strength="chance": that at which a forgotten picture is expected
+    to be named by chance between two names.
 
-    Returns the edit with the request and the fingerprint of the model. Raises ValueError for unknown names, methods or
-    settings; if nothing would be kept; for a budget or a chance that cannot be reached. Warns of domains that no prompt
-    or prototype tells apart. Nothing is trained, and no picture is read.
+    Raises ValueError for unknown names, methods or settings; if nothing would be kept; for a budget or a chance that
+    cannot be reached. Warns of domains that no prompt or prototype tells apart.
 
     >>> import clipnull as cn
     >>> clip = cn.load(device="cpu")

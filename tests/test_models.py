@@ -3,8 +3,6 @@
 import copy
 import json
 import logging
-import subprocess
-import sys
 import warnings
 from dataclasses import replace
 
@@ -19,7 +17,7 @@ from torch import nn
 import clipnull as cn
 from clipnull import embedding, prototypes
 from clipnull.files import data_folder
-from clipnull.models import Batch, quiet, uses_quick_gelu
+from clipnull.models import Batch, uses_quick_gelu
 
 
 @pytest.mark.slow
@@ -164,10 +162,8 @@ def test_batches_stay_as_small_as_they_had_to_become():
     assert Batch.of(batch) is batch
     assert Batch(4).through(lambda rows: (rows.start, rows.stop), 0) == [(0, 0)]
 
-
-def test_where_one_row_is_too_much_the_error_is_that_of_the_device():
     def never(rows):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        raise torch.OutOfMemoryError("Tried to allocate 2 GiB")
 
     with pytest.raises(torch.OutOfMemoryError, match="Tried to allocate"), pytest.warns(UserWarning):
         Batch(4).through(never, 4)
@@ -267,14 +263,13 @@ def test_a_fused_checkpoint_keeps_the_activation(small, tmp_path):
     assert uses_quick_gelu(open_clip.create_model(f"local-dir:{folder}"))
 
 
-def test_what_cannot_be_downloaded_says_what_to_do(monkeypatch, caplog):
+def test_what_cannot_be_downloaded_says_what_to_do(monkeypatch):
     def unreachable(*args, **kwargs):
         raise ConnectionError("no route to the hub")
 
     monkeypatch.setattr(open_clip.factory, "download_pretrained", unreachable)
     with pytest.raises(OSError, match=r"pretrained: 'openai' .*no route.*HF_HOME.*FILE"):
         cn.load("ViT-B-32", "openai", device="cpu")
-    assert not caplog.records  # said once
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.s")
@@ -286,23 +281,9 @@ def test_a_program_in_place_of_weights_is_refused_and_not_loaded(tmp_path, monke
         cn.load("ViT-B-32", str(path), device="cpu")
 
 
-# --- quiet
-
-
-def test_quiet_hides_the_course_of_loading_and_leaves_the_root_logger_as_it_was(caplog):
-    root = logging.root
-    before = root.level, root.filters[:], root.handlers[:]
-    with quiet():
-        logging.info("step 1")
-        logging.warning("No pretrained weights loaded for model 'x'")
-        logging.warning("positions resized")
-    logging.warning("later")
-    assert [record.getMessage() for record in caplog.records] == ["positions resized", "later"]
-    assert (root.level, root.filters, root.handlers) == before
-
-
-def test_warnings_that_concern_the_user_are_heard(monkeypatch, caplog):
-    create = open_clip.create_model_and_transforms
+def test_loading_is_silent_but_for_warnings_and_leaves_the_logger_as_it_was(monkeypatch, caplog):
+    create, root = open_clip.create_model_and_transforms, logging.root
+    before = root.level, root.filters[:], root.handlers[:], root.manager.disable
 
     def warning(*args, **kwargs):
         logging.info("a step of loading")
@@ -313,13 +294,4 @@ def test_warnings_that_concern_the_user_are_heard(monkeypatch, caplog):
     with caplog.at_level(logging.INFO):
         cn.load(device="cpu")
     assert [record.getMessage() for record in caplog.records] == ["position embeddings were resized"]
-
-
-@pytest.mark.nightly
-def test_what_quiet_hides_is_what_open_clip_says_of_loading():
-    code = (
-        "import logging, clipnull as cn\ncn.load(device='cpu')\nassert logging.root.handlers == []\n"
-        "logging.basicConfig(format='mine: %(message)s')\nlogging.warning('hello')\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "mine: hello\n")
+    assert (root.level, root.filters, root.handlers, root.manager.disable) == before

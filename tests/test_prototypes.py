@@ -38,12 +38,6 @@ def test_the_ascent_reaches_its_target_and_no_other(clip):
     assert ((few * targets).sum(1) < cosines.diagonal() - 0.2).all()
 
 
-def test_the_same_seed_gives_the_same_picture(clip):
-    target = clip.embed_texts(["a photo of a dog"])
-    a, b, c = (synthesize(clip, target, steps=2, seed=s, progress=False)[0] for s in (0, 0, 1))
-    assert torch.equal(a, b) and not torch.equal(a, c)
-
-
 def test_code_that_makes_other_pictures_has_another_version(clip):
     """Threads change these numbers by 1e-6; a setting that differs by a tenth changes them by 0.015 or more."""
     pixels, _ = synthesize(clip, clip.embed_texts(["a photo of a dog"]), steps=5, progress=False)
@@ -53,6 +47,11 @@ def test_code_that_makes_other_pictures_has_another_version(clip):
     )
     assert prototypes.ALGORITHM == 2, "synthesize gives other pictures than version 2 did: enter the new numbers here"
     torch.testing.assert_close(F.adaptive_avg_pool2d(pixels.mean(1), 4).flatten(), expected, atol=3e-3, rtol=0)
+
+
+def test_a_seed_decides_about_a_picture(tiny):
+    a, b, c = (synthesize(tiny, torch.ones(1, 64), steps=2, seed=s, progress=False)[0] for s in (0, 0, 1))
+    assert torch.equal(a, b) and not torch.equal(a, c)
 
 
 def test_bad_arguments_are_refused(clip):
@@ -106,13 +105,6 @@ def test_prototypes_are_made_once_and_only_those_that_are_missing(tiny, cache, c
     assert len(stored(cache)) == 2 and not list(cache.glob(".*"))
 
 
-def test_what_is_handed_out_cannot_corrupt_what_is_kept(tiny, cache):
-    first = make(tiny)
-    copy = first.embeddings.clone()
-    first.embeddings.zero_(), first.pixels.zero_(), first.mask.zero_()
-    assert torch.equal(make(tiny).embeddings, copy)
-
-
 def without(tensors, name):
     return {key: value for key, value in tensors.items() if key != name}
 
@@ -124,7 +116,7 @@ def without(tensors, name):
         lambda path: path.write_bytes(path.read_bytes()[:-1]),
         lambda path: save_file(without(load_file(path), "mask"), path),
         lambda path: save_file({k: v[:1].contiguous() for k, v in load_file(path).items()}, path),
-        lambda path: save_file(load_file(path) | {"embeddings": torch.full((2, 2, 64), torch.nan)}, path),
+        lambda path: save_file(load_file(path) | {"embeddings": torch.full((4, 64), torch.nan)}, path),
         lambda path: save_file(load_file(path) | {"embeddings": load_file(path)["embeddings"].half()}, path),
         lambda path: save_file(load_file(path) | {"mask": torch.zeros(2, 2, dtype=torch.bool)}, path),
         lambda path: path.write_bytes((99_990).to_bytes(8, "little") + b"[" * 99_990),
@@ -170,14 +162,6 @@ def test_a_file_is_found_by_all_that_prototypes_depend_on(tiny, cache, monkeypat
     assert not new()
 
 
-def test_a_cache_that_cannot_be_written_is_named_before_anything_is_made(tiny, tmp_path, monkeypatch):
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("CLIPNULL_CACHE", str(tmp_path / "file" / "cache"))
-    monkeypatch.setattr(prototypes, "synthesize", lambda *_, **__: pytest.fail("work began"))
-    with pytest.raises(OSError, match="cache: .*CLIPNULL_CACHE"):
-        make(tiny)
-
-
 def test_a_cache_that_can_be_read_but_not_written_is_served_and_left_as_it_is(tiny, cache, monkeypatch):
     whole = make(tiny)
     for lock in cache.glob("*.lock"):
@@ -189,6 +173,7 @@ def test_a_cache_that_can_be_read_but_not_written_is_served_and_left_as_it_is(ti
 
     monkeypatch.setattr(prototypes, "cache_folder", locked)  # the administrator of a system may write anywhere
     assert torch.equal(make(tiny).embeddings, whole.embeddings) and sorted(cache.iterdir()) == before
+    monkeypatch.setattr(prototypes, "synthesize", lambda *_, **__: pytest.fail("work began"))
     with pytest.raises(OSError, match="cache: "):
         make(tiny, seed=1)
 

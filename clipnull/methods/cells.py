@@ -25,11 +25,8 @@ class Cells:
     """The embeddings of all C x K cells of a vocabulary: all that an edit is made of. Copied, and cast to float64.
 
     texts: T, (C, K, d), unit rows. prototypes: V, the same, or None. domains: (K, d), what names each domain; by
-    default the mean text of each. common: (w, d), texts of common words that are to stay as they are
-    (`prompts.common_words`). mean: (d,), the mean embedding of pictures, not normalised; by default that of the
-    prototypes.
-
-    Raises ValueError for shapes that do not fit together, and for values that are not finite.
+    default the mean text of each. common: (w, d), texts of words that are to stay (`prompts.common_words`). mean: (d,),
+    the mean embedding of pictures, not normalised; by default that of the prototypes.
     """
 
     texts: Tensor
@@ -83,9 +80,8 @@ class Cells:
     def duals(self) -> Tensor:
         """U, which changes the margin of one class and hardly anything else, (C, d): u_c (w_c - mean w) = 1.
 
-        u_c ~ (X^T X + 0.05 I)^-1 (w_c - mean w), where X holds the margins and, weighed as DUAL_WORDS names however
-        many they are, the common words minus their mean. So u_c is short on all other classes and words. Scaled to 1,
-        it lowers its class by the same amount whatever the number of names; the small ridge bounds its length.
+        u_c ~ (X^T X + 0.05 I)^-1 (w_c - mean w), where X holds the margins and, weighed as DUAL_WORDS names, the common
+        words minus their mean: u_c is short on all other classes and words.
         """
         u = self._clear(DUAL_WORDS, DUAL_RIDGE, 1.0)
         return u / (u * self.margins).sum(1, keepdim=True).clamp(min=1e-9)
@@ -95,8 +91,7 @@ class Cells:
         """Margins read clear of other classes and of common words, (C, d): r_c ~ (X^T X + 0.2 I)^-1 (w_c - mean w).
 
         X as in `duals`, but words and names weigh as CLEAR_WORDS and at most CLEAR_NAMES: the more of them, the less of
-        w_c would be left. Scaled to read of w_c what w_c - mean w does. A picture shows more than one thing, and the
-        text of one class has something of others: less of that is read along.
+        w_c would be left. Scaled to read of w_c what w_c - mean w does.
         """
         w, margins = self.classifier, self.margins
         r = self._clear(CLEAR_WORDS, CLEAR_RIDGE, min(1.0, CLEAR_NAMES / len(w)))
@@ -116,9 +111,8 @@ class Cells:
     def growth(self) -> float:
         """How much farther a class has to go down where there are more names than dimensions: max(1, sqrt(C / d)).
 
-        Up to d names, u_c can leave the margins of all others alone. Beyond, it cannot: names nearby go down along with
-        class c (on OpenAI's ViT-B/32, d = 512, the nearest of 1,171 names by .34 of it, that of 16 by .00), and if one
-        of these is to be named in its place, c has to go farther.
+        Beyond d names, u_c lowers names nearby along with class c (on OpenAI's ViT-B/32, d = 512, the nearest of 1,171
+        names by .34 of it): for one of these to be named in its place, c has to go farther.
         """
         c, d = self.classifier.shape
         return max(1.0, math.sqrt(c / d))
@@ -157,10 +151,9 @@ class Cells:
     def domain_origin(self) -> Tensor:
         """What is taken for the middle between domains, (d,): zero, or the mean picture where zero cannot be it.
 
-        Names of domains that fit their pictures put zero between them: the mean of many pictures reads about 0 on each
-        (measured: up to .35 on miniclip, .15 to .35 on OpenAI's ViT-B/32). Where it leans by more than MAX_LEAN to one,
-        all pictures would be taken for that domain, so detectors count from the mean picture. Elsewhere that would do
-        harm: a mean is seldom balanced between domains.
+        The mean of many pictures reads about 0 on each domain (measured: up to .35). Where it leans by more than
+        MAX_LEAN to one, all pictures would be taken for that domain, so detectors count from the mean picture.
+        Elsewhere that would do harm: a mean is seldom balanced between domains.
         """
         if self.domain_lean <= MAX_LEAN:
             return torch.zeros_like(self.classifier[0])
@@ -184,10 +177,9 @@ class Cells:
     def rows(self, mask: Tensor, center: bool = False) -> Tensor:
         """The embeddings of the cells in `mask` (C, K) bool, texts before prototypes: (n, d).
 
-        With `center`, the mean over all cells of the same kind (text or prototype) is subtracted, so that a row holds
-        what sets its cell apart and not what all prompts or pictures have in common. An edit that takes away such rows
-        makes the forgotten cells look like the mean cell; one that takes away raw rows brings their scores to zero,
-        which need not be low.
+        With `center`, the mean over all cells of the same kind (text or prototype) is subtracted. An edit that takes
+        away such rows makes the forgotten cells look like the mean cell; one that takes away raw rows brings their
+        scores to zero, which need not be low.
         """
         if center:
             return torch.cat([x[mask] - mean for x, mean in zip(self.kinds, self._means, strict=True)])
