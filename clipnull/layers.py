@@ -101,25 +101,16 @@ class EditLayer(nn.Module):
         return torch.where(replaced[:, None], self.average.to(z.dtype), out)
 
     def touched(self, z: Tensor, length: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Which rows of z (n, d) `forward` changes, and what they become, (m,) and (m, d): of a gate, or a threshold.
+        """Which rows of z (n, d) `forward` may change, and what they become, (m,) and (m, d): of a gate, or a threshold.
 
-        What only these rows need is computed for them alone. How many there are depends on z, so that this cannot be
-        exported, as `forward` can. length: (n,), of the rows, if it is known.
+        The others are left out of most of the work. How many there are depends on z, so that this cannot be exported,
+        as `forward` can. length: (n,), of the rows, if it is known.
         """
         wide = z.to(self.left.dtype)
         read, replaced = self._read(wide, wide.norm(dim=-1) if length is None else length.to(wide.dtype))
-        index = (read > 0).any(1).nonzero()[:, 0]
-        rows, read = wide.index_select(0, index), read.index_select(0, index)
-        if self.gated and self.spread is not None:
-            read = read * (read > (rows @ self.spread).norm(dim=-1, keepdim=True))
-            fires = (read > 0).any(1).nonzero()[:, 0]
-            index, rows, read = (part.index_select(0, fires) for part in (index, rows, read))
-        rows = (rows - read @ self.right.T).to(z.dtype)
-        if replaced is None or not replaced.any():
-            return index, rows
-        gone = replaced.nonzero()[:, 0]
-        gone = gone[(z[gone] == z[gone]).all(-1)]
-        return torch.cat([index, gone]), torch.cat([rows, self.average.to(z.dtype).expand(len(gone), -1)])
+        acts = (read > 0).any(1) if replaced is None else (read > 0).any(1) | replaced
+        index = acts.nonzero()[:, 0]
+        return index, self(z.index_select(0, index))
 
     def _read(self, wide: Tensor, length: Tensor) -> tuple[Tensor, Tensor | None]:
         """What is read of each direction where it may act, (n, r), 0 elsewhere; and which rows are replaced, (n,)."""

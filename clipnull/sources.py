@@ -40,10 +40,10 @@ def validate_source(source: str) -> bool:
             f"ends in {', '.join(ENDINGS)}"
         )
     model = _read_json(folder / CONFIG) if folder else _download_config(source)
-    towers = [model.get(key) for key in ("text_cfg", "vision_cfg")] if isinstance(model, dict) else [None]
-    if not all(isinstance(tower, dict) for tower in towers):
+    text, vision = (model.get(key) for key in ("text_cfg", "vision_cfg")) if isinstance(model, dict) else (None, None)
+    if not isinstance(text, dict) or not isinstance(vision, dict):
         raise ValueError(f"name: {source!r}: its {CONFIG} is damaged; expected a model_cfg of two towers")
-    tokenizer = bool(towers[0].get("hf_tokenizer_name"))
+    tokenizer = bool(text.get("hf_tokenizer_name"))
     for key, value in _entries(model):
         if not (folder and key == "hf_tokenizer_name"):  # a folder brings the tokenizer itself
             _validate_setting(f"{source}/{CONFIG}", key, value)
@@ -82,7 +82,7 @@ def validate_checkpoint(argument: str, path: Path) -> None:
         ) from error
 
 
-def _download_config(source: str) -> dict[str, Any]:
+def _download_config(source: str) -> dict[str, Any] | None:
     import open_clip
 
     try:

@@ -131,12 +131,6 @@ def test_residual_moves_kept_embeddings_within_its_bound(seed, n, m, tau, center
     assert (inside <= (m * tau) ** 0.5 / 2 + 1e-9).all()
 
 
-def test_residual_has_nothing_to_take_from_what_is_kept():
-    kept = noise(0, 5, 16)
-    edit = residual(*of_rows(noise(1, 3, 5) @ kept, kept), tau=0.0, center=False)
-    assert edit.left.shape == edit.right.shape == (16, 0)
-
-
 # --- ridge
 
 
@@ -242,18 +236,6 @@ def test_neuron_is_the_identity_where_its_units_are_silent_and_bounded_where_the
     torch.testing.assert_close(after, (wide - fire @ edit.right.T).float())
     bound = ((edit.left.norm(dim=0) - edit.threshold).clamp(min=0) * edit.right.norm(dim=0)).sum() * wide.norm(dim=1)
     assert ((after - z).norm(dim=1) <= bound + 1e-5).all()
-
-
-def test_neuron_takes_the_cell_and_spares_its_siblings():
-    cells, mask = random_cells(0, 8, 3, 64), torch.zeros(8, 3, dtype=torch.bool)
-    mask[2, 0] = True
-    edit = cn.solve(cells, mask, "neuron")
-    before, after = (
-        (x @ cells.classifier.T).argmax(-1)
-        for x in (cells.pictures, edit.images(cells.pictures.flatten(0, 1)).view_as(cells.pictures))
-    )
-    assert before[2].tolist() == [2, 2, 2] and after[2, 0] != 2 and after[2, 1:].tolist() == [2, 2]
-    assert torch.equal(after[~mask], before[~mask])
 
 
 # --- gated

@@ -1,7 +1,6 @@
 """Pictures synthesized from text, and the cache that holds them."""
 
 import os
-import signal
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -10,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import VIT, plain, python
+from helpers import VIT, plain
 from safetensors.torch import load_file, save_file
 
 import clipnull as cn
@@ -208,40 +207,3 @@ def test_two_that_want_the_same_at_once_share_it(tiny, cache, monkeypatch):
         one, other = threads.map(lambda _: make(tiny), range(2))
     assert sizes == [4] and torch.equal(one.embeddings, other.embeddings)
     assert len(stored(cache)) == 1 and not list(cache.glob(".*"))
-
-
-KILLED = """
-import os, signal, clipnull as cn
-from clipnull import prototypes
-
-clip, vocabulary, whole = cn.load(device="cpu"), cn.Vocabulary(("cat", "dog"), ("photo", "line")), prototypes.save_file
-
-def child(kill_at):
-    def half(tensors, path):
-        whole(tensors, path)
-        if kill_at >= 0:
-            os.truncate(path, kill_at)
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    prototypes.save_file = half
-    prototypes.cell_prototypes(clip, vocabulary, steps=1, progress=False)
-    os._exit(0)
-
-for kill_at in (0, 100_000, -1):
-    pid = os.fork()
-    if not pid:
-        child(kill_at)
-    folder = os.environ["CLIPNULL_CACHE"]
-    print(os.waitpid(pid, 0)[1], sum(name.endswith(".safetensors") for name in os.listdir(folder)))
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
-@pytest.mark.promise("Nothing is written outside its target")
-def test_a_killed_run_leaves_a_whole_cache_or_none(clip, cache):
-    """Killed again and again, right after each write began; what lies there then is whole, and the next run goes on."""
-    out = python(KILLED, CLIPNULL_CACHE=str(cache), OMP_NUM_THREADS="1")
-    assert out.splitlines() == [f"{int(signal.SIGKILL)} 0"] * 2 + ["0 1"]
-    assert load_file(stored(cache)[0])["mask"].all()
-    torch.testing.assert_close(cell_prototypes(clip, PAIR, steps=1).embeddings.norm(dim=2), torch.ones(2, 2))

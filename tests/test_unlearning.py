@@ -11,6 +11,7 @@ import torch.nn.functional as F
 import clipnull as cn
 from clipnull import from_names
 from clipnull.bench.sweep import pair_forgetting
+from clipnull.edit import history
 from clipnull.evaluate import classify
 from clipnull.forecasting.calibration import chance_strength
 from clipnull.forecasting.choosing import simulator_of
@@ -36,6 +37,21 @@ def test_a_vocabulary_is_embedded_from_its_names_alone(clip):
     torch.testing.assert_close(cells.domains, expected)
 
 
+def test_an_edit_knows_its_request_its_model_and_what_it_comes_after(clip):
+    request = cn.Forget(["dog"], ["line"])
+    cells = cn.embed_vocabulary(clip, VOCABULARY, prototypes=False)
+    for method in cn.METHODS:
+        edit = cn.unlearn(clip, request, VOCABULARY, method, prototypes=False)
+        assert (edit.request, edit.method, edit.model, edit.after) == (request, method, "miniclip", "")
+        assert edit.fingerprint == clip.fingerprint and edit.settings["prototypes"] is False
+        assert edit.same(cn.solve(cells, request.mask(VOCABULARY), method))
+    edited = edit.apply(clip)
+    second = cn.unlearn(edited, cn.Forget(["cat"], ["line"]), VOCABULARY, "oblique", prototypes=False)
+    assert second.after == history([edit]) and second.apply(edited).edits == (edit, second)
+    with pytest.raises(ValueError, match="clip: .*0 edits"):
+        second.apply(clip)
+
+
 def test_unlearn_zeroes_what_it_was_built_from(clip, quick):
     request = cn.Forget(classes=["dog"])
     edit = cn.unlearn(clip, request, VOCABULARY, energy=1.0, prototypes=False, center=False)
@@ -44,17 +60,6 @@ def test_unlearn_zeroes_what_it_was_built_from(clip, quick):
     assert edit.images(texts[1]).norm(dim=1).max() < 1e-5
     assert edit.images(texts[0]).norm(dim=1).min() > 0.3  # cats are still there
     assert cn.unlearn(clip, request, VOCABULARY, energy=1.0, center=False).rank == 4  # both modalities
-
-
-@pytest.mark.parametrize("method", cn.METHODS)
-def test_an_edit_knows_its_request_and_its_model(clip, method):
-    request = cn.Forget(["dog"], ["line"])
-    edit = cn.unlearn(clip, request, VOCABULARY, method, prototypes=False)
-    assert (edit.request, edit.method, edit.model) == (request, method, "miniclip")
-    assert edit.fingerprint == clip.fingerprint and edit.settings["prototypes"] is False
-    cells = cn.embed_vocabulary(clip, VOCABULARY, prototypes=False)
-    assert edit.same(cn.solve(cells, request.mask(VOCABULARY), method))
-    assert edit.apply(clip).edits == (edit,)
 
 
 def test_forgetting_in_turn_reads_prototypes_through_the_edits_before(clip, quick):

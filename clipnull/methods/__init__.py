@@ -60,14 +60,14 @@ class Methods(UserDict[str, Any]):
     def __repr__(self) -> str:
         return f"Methods({', '.join(self)})"
 
-    def __getitem__(self, name: str) -> Method:
-        method = self.data[name]
+    def __getitem__(self, key: str) -> Method:
+        method = self.data[key]
         if not isinstance(method, EntryPoint):
             return method
         try:
             return Method(method.load(), f"of {method.value}")
         except Exception as error:
-            raise ImportError(f"method: {name!r} of {method!r} cannot be loaded: {error}") from error
+            raise ImportError(f"method: {key!r} of {method!r} cannot be loaded: {error}") from error
 
 
 SHARE, FORCE = (0.5, 0.75, 1.0), (1.0, 1.5, 2.5)

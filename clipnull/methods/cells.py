@@ -46,8 +46,9 @@ class Cells:
                 raise ValueError(
                     f"{name}: shape {tuple(value.shape)} or its values are not valid; expected {shape}, finite"
                 )
-            value = None if value is None else value.to(torch.float64, copy=True)
-            object.__setattr__(self, name, F.normalize(value, dim=-1) if name == "domains" else value)
+            if value is not None:
+                value = F.normalize(value.double(), dim=-1) if name == "domains" else value.to(torch.float64, copy=True)
+            object.__setattr__(self, name, value)
 
     @property
     def shape(self) -> tuple[int, int]:
