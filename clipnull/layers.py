@@ -101,7 +101,7 @@ class EditLayer(nn.Module):
         return torch.where(replaced[:, None], self.average.to(z.dtype), out)
 
     def touched(self, z: Tensor, length: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Which rows of z (n, d) `forward` may change, and what they become, (m,) and (m, d): of a gate, or a threshold.
+        """Which rows of z (n, d) `forward` may change, and what they become, (m,) and (m, d): of a gate or threshold.
 
         The others are left out of most of the work. How many there are depends on z, so that this cannot be exported,
         as `forward` can. length: (n,), of the rows, if it is known.

@@ -21,7 +21,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from .errors import at_least, one_line, one_of, shorten
+from .errors import at_least, near, one_line, one_of, shorten
 from .files import data_folder
 from .sources import validate_checkpoint, validate_source, weights_in
 from .stored import Stored, StoredModel, StoredTexts, has_texts_alone, is_stored, read_stored, read_texts
@@ -37,6 +37,9 @@ RETRAINED = tuple(f"{EMBEDDED}-no-{what}" for what in ("dog", "house", "cartoon"
 
 PREPARED = ("size", "mean", "std", "interpolation", "resize_mode")
 """What of open_clip's preprocessing decides about the embedding of a picture."""
+
+NO_WEIGHTS = "none"
+"""In place of a tag: random weights."""
 
 IN_CACHE = 16
 """Pictures that pass a tower of convolutions at once on the CPU, channels last: twice as fast as 64 were."""
@@ -212,9 +215,9 @@ def load(name: str = EMBEDDED, pretrained: str | None = None, device: str | None
 
     name: "miniclip" or a retrained one ("miniclip-no-dog"); a name of `open_clip.list_models()`; "hf-hub:org/repo" or
     "local-dir:folder" in the layout of the hub; or a file of embeddings, "FILE.npz" (`clipnull.stored`).
-    pretrained: a tag of that architecture ("openai", "laion2b_s34b_b79k") or a checkpoint file. None: untrained
-    weights, to try the machinery. A tag decides about preprocessing and activation; a file takes those of the
-    architecture ("ViT-B-16-quickgelu" for OpenAI's). device: "cpu", "cuda", ...; by default CUDA where there is one.
+    pretrained: for an architecture, a tag ("openai", "laion2b_s34b_b79k"), a checkpoint file, or "none": untrained
+    weights, to try the machinery. A tag decides about preprocessing and activation. So does the architecture of a file,
+    if all its tags agree; else say "TAG@FILE". device: "cpu", "cuda", ...; by default CUDA where there is one.
 
     Raises ValueError for an unknown name or tag; for weights that are missing, damaged or of another architecture; and
     for a folder or repository whose files would run code (`clipnull.sources`). Raises OSError if a download fails.
@@ -231,26 +234,37 @@ def load(name: str = EMBEDDED, pretrained: str | None = None, device: str | None
     if is_stored(name):
         return _load_stored(name, pretrained, device)
     source = source_of(name)
-    if ":" in source and pretrained is not None:
-        raise ValueError(f"pretrained: {pretrained!r} given for {name}, which brings its own; expected None")
-    settings: dict[str, Any] = {"trust_remote_code": False} if ":" in source and validate_source(source) else {}
-    trained = open_clip.get_pretrained_cfg(name, pretrained) if pretrained and ":" not in source else {}
-    file = _checkpoint(source, name, pretrained)
-    wanted = {"weights_only": True, "require_pretrained": ":" in source or pretrained is not None}
-    wanted["force_quick_gelu"] = bool(trained.get("quick_gelu", False))  # else as the architecture says
+    if ":" in source:
+        if pretrained is not None:
+            raise ValueError(f"pretrained: {pretrained!r} given for {name}, which brings its own; expected None")
+        words: dict[str, Any] = {"trust_remote_code": False} if validate_source(source) else {}
+        file = weights_in(Path(source.removeprefix("local-dir:"))) if source.startswith("local-dir:") else None
+        settings: dict[str, Any] = {}
+    else:
+        words, (file, settings) = {}, weights_of(name, pretrained)
+    if file:
+        keys = validate_checkpoint("name" if ":" in source else "pretrained", file)
+        if "logit_bias" in keys and (open_clip.get_model_config(source) or {}).get("init_logit_bias") is None:
+            raise ValueError(
+                f"pretrained: {str(file)!r} holds logit_bias, as SigLIP does, and {name} has none; expected an "
+                "architecture of that kind, or the file without it"
+            )
+    trained = pretrained != NO_WEIGHTS
+    weights = str(file) if file and ":" not in source else pretrained if trained else None
     try:
         with quiet(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "QuickGELU mismatch")  # of tags that do not mention it
-            created: Any = open_clip.create_model_and_transforms(source, pretrained, device=device, **wanted)
-            tokenizer = open_clip.get_tokenizer(source, **settings)
+            created: Any = open_clip.create_model_and_transforms(
+                source, weights, device=device, weights_only=True, require_pretrained=trained, **settings
+            )
+            tokenizer = open_clip.get_tokenizer(source, **words)
     except (ImportError, MemoryError, torch.cuda.OutOfMemoryError):
         raise
     except Exception as error:
         raise _explained(error, name, source, pretrained, file) from error
     model, _, preprocess = created
-    for key, value in model.named_parameters() if file else ():
-        if not value.isfinite().all():
-            raise ValueError(f"pretrained: {str(file)!r} holds NaN or infinity in {key}; expected finite weights")
+    if file:
+        _validate_weights(model, file)
     if name in RETRAINED:
         model.load_state_dict(restore(model.state_dict(), load_file(retrained_file(name))))
     model.eval().requires_grad_(False)
@@ -266,18 +280,65 @@ def source_of(name: str) -> str:
     return one_of("name", name, [EMBEDDED, *RETRAINED, *open_clip.list_models()])
 
 
-def _checkpoint(source: str, name: str, pretrained: str | None) -> Path | None:
-    """The file of weights on disk, checked; None where open_clip downloads them or makes none."""
-    if source.startswith("local-dir:"):
-        file = weights_in(Path(source.removeprefix("local-dir:")))
-    else:
-        tags = [] if ":" in source else open_clip.list_pretrained_tags_by_model(name)
-        file = None if pretrained is None or pretrained in tags else Path(pretrained)
-        if file and not file.is_file():
-            one_of("pretrained", pretrained, tags or ["None (this architecture has no published weights)"])
-    if file:
-        validate_checkpoint("name" if ":" in source else "pretrained", file)
-    return file
+def weights_of(name: str, pretrained: str | None) -> tuple[Path | None, dict[str, Any]]:
+    """The file that `pretrained` names, None for a tag; and the settings of open_clip that its weights need.
+
+    Warns where a file may need others than it gets. Raises ValueError where there are no such weights.
+    """
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    expected = f"{shorten(tags)}, " if tags else ""
+    expected += f"a file, or {NO_WEIGHTS!r} for an untrained model"
+    if pretrained is None:
+        raise ValueError(f"pretrained: which weights of {name}? expected {expected}")
+    if pretrained in tags:
+        return None, {"force_quick_gelu": settings_of(name, pretrained)["force_quick_gelu"]}
+    if pretrained == NO_WEIGHTS:
+        return None, {}
+    tag, at, place = str(pretrained).partition("@")
+    tag, place = (tag, place) if at and tag in tags else ("", str(pretrained))
+    file = Path(place)
+    if file.is_dir():
+        raise ValueError(f"pretrained: {place!r} is a folder; expected a file of weights, or load('local-dir:{place}')")
+    if not file.is_file() and ("." in file.name or file.parent.name):
+        others = near(file.name, [path.name for path in file.parent.glob("*")])
+        hint = f"; did you mean {' or '.join(map(repr, others))}?" if others else ""
+        raise ValueError(f"pretrained: there is no file {place!r}{hint}")
+    if not file.is_file():
+        one_of("pretrained", pretrained, tags or [NO_WEIGHTS])
+    if tag:
+        return file, settings_of(name, tag)
+    choices: dict[str, str] = {}  # one tag for each set of settings
+    for tag in tags:
+        choices.setdefault(json.dumps(settings_of(name, tag)), tag)
+    if len(choices) > 1:
+        warnings.warn(
+            f"pretrained: {place!r} gets activation and preprocessing of the architecture, and published weights of "
+            f"{name} differ in them; expected 'TAG@FILE' where it was trained as one of {shorten(choices.values())}, "
+            f"such as '{tags[0]}@{place}'",
+            stacklevel=3,
+        )
+    return file, settings_of(name, tags[0]) if len(choices) == 1 else {}
+
+
+def settings_of(name: str, tag: str) -> dict[str, Any]:
+    """The activation and preprocessing that weights of a tag were trained with, as open_clip's loader takes them."""
+    published, built = open_clip.get_pretrained_cfg(name, tag), open_clip.get_model_config(name) or {}
+    defaults = vars(open_clip.transform.PreprocessCfg())
+    prepared = {f"image_{key}": published.get(key) or defaults[key] for key in PREPARED if key != "size"}
+    quick_gelu = bool(published.get("quick_gelu") or built.get("quick_gelu"))
+    return {"force_quick_gelu": quick_gelu} | prepared
+
+
+def _validate_weights(model: Any, file: Path) -> None:
+    for key, value in model.named_parameters():
+        if not value.isfinite().all():
+            raise ValueError(f"pretrained: {str(file)!r} holds NaN or infinity in {key}; expected finite weights")
+    scale = float(model.logit_scale.detach())
+    if not 0.5 < scale < 7:
+        raise ValueError(
+            f"pretrained: {str(file)!r} holds logit_scale {scale:.4g}; expected the logarithm of the factor "
+            "on cosines, such as 4.6 for 100"
+        )
 
 
 def _explained(error: Exception, name: str, source: str, pretrained: str | None, file: Path | None) -> Exception:

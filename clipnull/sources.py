@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import warnings
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,7 +40,8 @@ def validate_source(source: str) -> bool:
             f"name: {source!r} is not a folder with weights; expected {CONFIG} and {WEIGHTS[0]}, or another file that "
             f"ends in {', '.join(ENDINGS)}"
         )
-    model = _read_json(folder / CONFIG) if folder else _download_config(source)
+    config = _read_json(folder / CONFIG) if folder else {"model_cfg": _download_config(source)}
+    model, prepared = config.get("model_cfg"), config.get("preprocess_cfg")
     text, vision = (model.get(key) for key in ("text_cfg", "vision_cfg")) if isinstance(model, dict) else (None, None)
     if not isinstance(text, dict) or not isinstance(vision, dict):
         raise ValueError(f"name: {source!r}: its {CONFIG} is damaged; expected a model_cfg of two towers")
@@ -51,6 +53,12 @@ def validate_source(source: str) -> bool:
         for key, value in _entries(_read_json(path)) if path.exists() else ():
             if key == "auto_map":
                 _validate_setting(str(path), key, value)
+    if folder and not (isinstance(prepared, dict) and {"mean", "std", "interpolation"} <= prepared.keys()):
+        warnings.warn(
+            f"name: {source!r}: pictures are prepared as for OpenAI's CLIP where the preprocess_cfg of {CONFIG} lacks "
+            "mean, std or interpolation",
+            stacklevel=3,
+        )
     return tokenizer
 
 
@@ -61,18 +69,27 @@ def weights_in(folder: Path) -> Path | None:
     return min(files, key=lambda p: (rank.get(p.name, len(rank)), p.suffix != ENDINGS[0], p), default=None)
 
 
-def validate_checkpoint(argument: str, path: Path) -> None:
-    """Raises ValueError if the weights at `path` are damaged, or a pickle that holds more than tensors."""
+def validate_checkpoint(argument: str, path: Path) -> set[str]:
+    """The names of the weights at `path`, none of a .npz.
+
+    Raises ValueError if they are damaged, a part of a checkpoint, or a pickle that holds more than tensors.
+    """
+    if path.name.endswith(".index.json") or re.search(r"-\d+-of-\d+\.", path.name):
+        raise ValueError(
+            f"{argument}: {str(path)!r} is part of a checkpoint in shards; expected all weights in one file"
+        )
     try:
         if path.suffix == ".safetensors":
             with safe_open(path, "pt") as file:
-                file.keys()
+                return set(file.keys())
         elif zipfile.is_zipfile(path) and any(n.endswith("/constants.pkl") for n in zipfile.ZipFile(path).namelist()):
             raise ValueError("it is a program of TorchScript, as OpenAI's own files are")
         elif path.suffix not in (".npz", ".npy"):  # NumPy reads no pickles
             weights = torch.load(path, "cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
             if not isinstance(weights, dict) or not weights:
                 raise ValueError(f"it holds {type(weights).__name__} and not weights by their names")
+            weights = weights.get("state_dict", weights)
+            return {str(key).removeprefix("module.") for key in weights}
     except PermissionError:
         raise
     except Exception as error:  # the readers raise anything on garbage
@@ -80,6 +97,7 @@ def validate_checkpoint(argument: str, path: Path) -> None:
             f"{argument}: {str(path)!r} cannot be read ({type(error).__name__}: {one_line(error)}); expected weights "
             "in safetensors, or a checkpoint of PyTorch that holds tensors and no code"
         ) from error
+    return set()
 
 
 def _download_config(source: str) -> dict[str, Any] | None:
@@ -121,12 +139,10 @@ def _brings_code(name: str) -> bool:
 
 
 def _read_json(file: Path) -> dict[str, Any]:
-    """The object in `file`, or the `model_cfg` in it."""
     try:
         if not file.is_file() or file.stat().st_size > MAX_CONFIG_BYTES:
             raise ValueError(f"it is not a file of at most {MAX_CONFIG_BYTES:,} bytes")
-        content = json.loads(file.read_text(encoding="utf-8"))
-        return content.get("model_cfg", content)
+        return dict(json.loads(file.read_text(encoding="utf-8")).items())
     except (ValueError, AttributeError, RecursionError) as error:
         raise ValueError(f"name: {str(file)!r} cannot be read ({one_line(error)}); expected a JSON object") from error
 

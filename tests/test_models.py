@@ -11,13 +11,15 @@ import pytest
 import timm
 import torch
 from helpers import VIT, pixels, plain, python, random
+from safetensors.torch import save_file
 from test_architectures import create_shallow
 from torch import nn
 
 import clipnull as cn
 from clipnull import embedding, prototypes
+from clipnull.commands.cli import main
 from clipnull.files import data_folder
-from clipnull.models import Batch, uses_quick_gelu
+from clipnull.models import Batch, settings_of, uses_quick_gelu
 
 
 @pytest.mark.slow
@@ -237,6 +239,102 @@ def test_a_tag_is_built_as_it_was_trained(offline, pairs):
             clip = cn.load(name, tag, device="meta")
         assert uses_quick_gelu(clip.model) == quick_gelu, (name, tag)
         assert {key: clip.model.visual.preprocess_cfg[key] for key in prepared} == prepared, (name, tag)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """`checkpoint(**changes)`: a file of weights of the architecture "tiny", which open_clip does not know."""
+    torch.manual_seed(0)
+    weights = open_clip.CLIP(**VIT).state_dict()
+
+    def write(name="weights.safetensors", **changes):
+        path = tmp_path_factory.mktemp("weights") / name
+        save_file(weights | changes, path)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """`tiny(**tags)`: that architecture, with published weights of these settings."""
+
+    def publish(**tags):
+        monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "tiny", copy.deepcopy(VIT))
+        monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "tiny", tags)
+
+    return publish
+
+
+SQUASHED = {"mean": (0.5,) * 3, "std": (0.2,) * 3, "interpolation": "bilinear", "resize_mode": "squash", "url": ""}
+
+
+def test_an_untrained_model_is_asked_for_by_name(tiny, tmp_path):
+    tiny(first=SQUASHED, second={"url": ""})
+    for name, wanted in (("tiny", "'first', 'second', a file, or 'none'"), ("ViT-S-32", "a file, or 'none'")):
+        with pytest.raises(ValueError, match=f"pretrained: which weights of {name}.* expected .*{wanted}"):
+            cn.load(name, device="cpu")
+    assert cn.load("tiny", "none", device="cpu").pretrained == "none"
+    with pytest.raises(ValueError, match="pretrained: 'none' given for miniclip"):
+        cn.load("miniclip", "none")
+    out = tmp_path / "edit.safetensors"
+    names = tmp_path / "names.txt"
+    names.write_text("cat\ndog\nfish\n")
+    for command in (["near"], ["forget", "--out", str(out)]):
+        assert main([*command, "--model", "tiny", "--classes", "dog", "--vocabulary", str(names)]) == 2
+    assert not out.exists()
+
+
+def test_a_file_of_weights_gets_the_settings_of_its_tag(tiny, checkpoint):
+    path = checkpoint()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tiny(first=SQUASHED | {"quick_gelu": True}, second=SQUASHED | {"quick_gelu": True})
+        one = cn.load("tiny", str(path), device="cpu")
+        tiny(first=SQUASHED | {"quick_gelu": True}, second={"url": ""})
+        said = cn.load("tiny", f"first@{path}", device="cpu")
+        plain = cn.load("tiny", f"second@{path}", device="cpu")
+    for clip in (one, said):
+        assert uses_quick_gelu(clip.model)
+        assert {key: clip.model.visual.preprocess_cfg[key] for key in SQUASHED if key != "url"} == {
+            key: value for key, value in SQUASHED.items() if key != "url"
+        }
+    assert not uses_quick_gelu(plain.model) and plain.model.visual.preprocess_cfg["interpolation"] == "bicubic"
+    with pytest.warns(UserWarning, match="pretrained: .*'TAG@FILE' .*'first', 'second'.*'first@"):
+        assert cn.load("tiny", str(path), device="cpu").fingerprint == plain.fingerprint
+    tags = [(name, tag) for name in open_clip.list_models() for tag in open_clip.list_pretrained_tags_by_model(name)]
+    for name, tag in tags:  # what a file gets by `TAG@FILE` is what the tag itself gets
+        quick_gelu, prepared = trained_as(name, tag)
+        expected = {"force_quick_gelu": quick_gelu} | {f"image_{key}": value for key, value in prepared.items()}
+        assert (settings := settings_of(name, tag)) | expected == settings
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "match"),
+    [
+        ("weights.safetensors", {"logit_scale": torch.tensor(23.67)}, "logit_scale 23.67.* the logarithm"),
+        ("weights.safetensors", {"logit_scale": torch.tensor(0.01)}, "logit_scale 0.01.* the logarithm"),
+        ("weights.safetensors", {"logit_bias": torch.tensor(-10.0)}, "logit_bias, as SigLIP does, and tiny has none"),
+        ("model-00001-of-00002.safetensors", {}, "a checkpoint in shards; expected all weights in one file"),
+        ("model.safetensors.index.json", {}, "a checkpoint in shards; expected all weights in one file"),
+    ],
+)
+def test_strange_weights_are_named(tiny, checkpoint, name, changes, match):
+    tiny()
+    with pytest.raises(ValueError, match=f"pretrained: .*{name}.*{match}"):
+        cn.load("tiny", str(checkpoint(name, **changes)), device="cpu")
+
+
+def test_a_mistyped_path_of_weights_is_a_path_and_no_tag(tiny, checkpoint):
+    tiny(first=SQUASHED)
+    path = checkpoint()
+    for wrong in (path.with_name("weigths.safetensors"), f"first@{path}x"):
+        with pytest.raises(ValueError, match="pretrained: there is no file .*did you mean 'weights.safetensors'"):
+            cn.load("tiny", str(wrong), device="cpu")
+    with pytest.raises(ValueError, match="pretrained: .* is a folder; expected .*local-dir:"):
+        cn.load("tiny", str(path.parent), device="cpu")
+    with pytest.raises(ValueError, match="pretrained: 'frist' .*'first'"):
+        cn.load("tiny", "frist", device="cpu")
 
 
 def test_some_tags_need_another_activation_than_their_architecture():

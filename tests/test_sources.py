@@ -18,6 +18,8 @@ from safetensors.torch import load, save, save_file
 import clipnull as cn
 from clipnull import sources
 
+PREPARED = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear"}
+
 
 class Code:
     """What a pickle of it runs when it is read: a file appears at `marker`."""
@@ -40,11 +42,12 @@ def weights():
 def folder(tmp_path):
     """`folder(text={...}, files={...})`: a small model in a folder, with settings of its towers and more files."""
 
-    def make(text=(), vision=(), files=(), trained=True):
+    def make(text=(), vision=(), files=(), trained=True, prepared=True):
         path = tmp_path / "model"
         path.mkdir(exist_ok=True)
         towers = {"text_cfg": VIT["text_cfg"] | dict(text), "vision_cfg": VIT["vision_cfg"] | dict(vision)}
-        (path / "open_clip_config.json").write_text(json.dumps({"model_cfg": VIT | towers}))
+        config = {"model_cfg": VIT | towers, "preprocess_cfg": PREPARED if prepared else {}}
+        (path / "open_clip_config.json").write_text(json.dumps(config))
         if trained:
             (path / "open_clip_model.safetensors").write_bytes(weights())
         for name, content in dict(files).items():
@@ -66,7 +69,10 @@ def test_a_folder_is_loaded_with_its_weights(folder):
     path = folder(text={"tokenizer_kwargs": {"clean": "canonicalize"}})
     clip = cn.load(f"local-dir:{path}", device="cpu")
     assert torch.equal(clip.model.state_dict()["visual.proj"], load(weights())["visual.proj"])
-    assert clip.embed_texts(["a dog"]).shape == (1, 64)
+    assert clip.embed_texts(["a dog"]).shape == (1, 64) and clip.model.visual.preprocess_cfg["mean"] == [0.5] * 3
+    folder(prepared=False)
+    with pytest.warns(UserWarning, match="name: .*prepared as for OpenAI's CLIP"):
+        cn.load(f"local-dir:{path}", device="cpu")
 
 
 @pytest.mark.parametrize(

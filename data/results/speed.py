@@ -88,7 +88,7 @@ def closed_forms() -> dict:
 
 def inference() -> dict:
     """Seconds of a forward pass of eight pictures through a ViT-B-32, and the share of it that each method adds."""
-    clip, generator = load("ViT-B-32", None, "cpu"), torch.Generator().manual_seed(0)
+    clip, generator = load("ViT-B-32", "none", "cpu"), torch.Generator().manual_seed(0)
     cells, masks = random_cells(clip.width, generator), speed_masks()
     pixels = torch.randn(8, 3, clip.image_size, clip.image_size, generator=generator)
     with torch.inference_mode():
@@ -171,7 +171,7 @@ def rates_of_embedding(rounds: int = 2) -> dict:
 
     The fingerprint of the model and the embeddings of texts, once for a file whatever JPEGS is, are not counted.
     """
-    clip, least = load("ViT-B-32", None, "cpu"), {"bare": math.inf, "clipnull": math.inf}
+    clip, least = load("ViT-B-32", "none", "cpu"), {"bare": math.inf, "clipnull": math.inf}
     assert clip.fingerprint
     with tempfile.TemporaryDirectory() as folder:
         nowhere = torch.zeros(JPEGS, dtype=torch.int64)
@@ -301,7 +301,7 @@ def forget() -> dict[str, float]:
     Extrapolated from a patch for SOME_NAMES names without prototypes, from their texts alone, and from the first
     SOME_STEPS of the ascent.
     """
-    clip, names = load("ViT-B-32", None, "cpu"), common_names()[:SOME_NAMES]
+    clip, names = load("ViT-B-32", "none", "cpu"), common_names()[:SOME_NAMES]
     vocabulary = Vocabulary(names, ["photo"])
     begun = time.perf_counter()
     unlearn(clip, Forget(names[:1]), vocabulary, "oblique", prototypes=False)
