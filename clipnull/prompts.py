@@ -3,6 +3,7 @@
 T[c, k] is the normalised mean of the text embeddings of the prompts of a cell, see `clipnull.vocabulary`.
 """
 
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -15,6 +16,8 @@ from .vocabulary import DOMAIN_PROMPTS, PROMPTS, TEMPLATES, Forget, Vocabulary, 
 
 COMMON = 250
 """How many common words an encoder embeds."""
+ALIKE = 0.3
+"""Two names are nearly the same to a text tower below this share of the usual distance between names."""
 NEAR = 0.5
 """From which cosine to a class on, both less their means, a word is near it."""
 
@@ -99,6 +102,35 @@ def common_words(clip: Clip, vocabulary: Vocabulary, texts: Tensor | None = None
     return common[rows] if len(rows) > 1 else None
 
 
+def alike_words(
+    classifier: Tensor, mask: Tensor, vocabulary: Vocabulary, common: Tensor | None = None
+) -> list[tuple[float, str]]:
+    """Forgotten classes that the text tower hardly tells from one that stays: a ratio below ALIKE, and what to say.
+
+    classifier: (C, d) unit rows. The ratio is to the usual distance, that of two names on average: of the classes, and
+    of the common words (w, d) where they are known.
+    """
+    alike, texts = [], classifier if common is None else torch.cat([classifier.to(common), common])
+    usual = (texts - texts.mean(0)).square().sum(1).mean().mul(2).sqrt().clamp(min=1e-9)
+    for c in mask.any(1).nonzero()[:, 0].tolist():
+        stays = (mask[c] & ~mask).any(1)
+        if stays.any():
+            distances = (classifier - classifier[c]).norm(dim=1).masked_fill(~stays, float("inf"))
+            ratio, other = float(distances.min() / usual), vocabulary.classes[int(distances.argmin())]
+            if ratio < ALIKE:
+                alike.append((ratio, f"classes: the text tower hardly tells {vocabulary.classes[c]!r} from {other!r} "
+                                     f"({100 * ratio:.0f} % of the usual distance)"))  # fmt: skip
+    return alike
+
+
+def warn_of_words(
+    classifier: Tensor, mask: Tensor, vocabulary: Vocabulary, common: Tensor | None = None, stacklevel: int = 3
+) -> None:
+    """Warn of what `alike_words` finds."""
+    for _, pair in alike_words(classifier, mask, vocabulary, common):
+        warnings.warn(f"{pair}; expect that the other is forgotten, too, or neither", stacklevel=stacklevel)
+
+
 def near(
     clip: Clip, request: Forget, vocabulary: Vocabulary, candidates: Sequence[str] | None = None, most: int = 8
 ) -> dict[str, list[tuple[str, float]]]:
@@ -122,8 +154,9 @@ def near(
     groups = [*vocabulary.names, *((name,) for name in others)]
     texts = embed_classes(clip, groups)
     texts = F.normalize(texts - texts.mean(0), dim=-1)
-    labels, nearest = [*vocabulary.classes, *others], {}
-    for c in request.mask(vocabulary).any(1).nonzero()[:, 0].tolist():
+    labels, nearest, mask = [*vocabulary.classes, *others], {}, request.mask(vocabulary)
+    warn_of_words(texts[: len(vocabulary.classes)], mask, vocabulary, texts[len(vocabulary.classes) :])
+    for c in mask.any(1).nonzero()[:, 0].tolist():
         cosines = texts @ texts[c]
         order = [i for i in cosines.argsort(descending=True).tolist() if i != c][:most]
         nearest[vocabulary.classes[c]] = [(labels[i], float(cosines[i])) for i in order]

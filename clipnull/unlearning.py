@@ -10,6 +10,7 @@ from .errors import one_of
 from .from_names import embed_vocabulary, warn_of_alike
 from .methods import AUTO, METHODS, solve
 from .models import Clip
+from .prompts import warn_of_words
 from .prototypes import Prototypes
 from .vocabulary import Forget, Vocabulary
 
@@ -33,7 +34,8 @@ def unlearn(
     to be named by chance between two names.
 
     Raises ValueError for unknown names, methods or settings; if nothing would be kept; for a budget or a chance that
-    cannot be reached. Warns of domains that no prompt or prototype tells apart.
+    cannot be reached. Warns of names that the text tower, and of domains that no
+    prompt or prototype tells apart.
 
     >>> import clipnull as cn
     >>> clip = cn.load(device="cpu")
@@ -52,6 +54,7 @@ def unlearn(
     else:
         cells = embed_vocabulary(clip, vocabulary, prototypes, mean)
         warn_of_alike(cells, mask, vocabulary)
+        warn_of_words(cells.classifier, mask, vocabulary, cells.common)
         edit = solve(cells, mask, method, **settings)
     about = {"fingerprint": clip.fingerprint, "model": clip.name, "after": history(clip.edits)}
     return replace(edit, request=request, mean_text=cells.texts.mean((0, 1)), **about)

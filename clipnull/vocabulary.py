@@ -4,8 +4,10 @@ A *cell* is a (class, domain) pair. The prompts that *build* an edit are disjoin
 the score of one prompt to zero and then to measure with the same prompt proves nothing.
 """
 
+import html
 import re
 import unicodedata
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -62,7 +64,7 @@ class Vocabulary:
     them, so that a request covers them all. `names` holds them, a tuple for each class. domains: names.
 
     Raises ValueError for a name that is given twice, is blank or not text, for two names of the same words, and for
-    fewer than two classes or one domain.
+    fewer than two classes or one domain. Warns of two classes that most tokenizers read as one text.
 
     >>> import clipnull as cn
     >>> cn.Vocabulary(["cat", "dog"], ["photo", "line"]).shape
@@ -90,6 +92,13 @@ class Vocabulary:
         _all_differ("domains", [words(phrase_of(name)) for name in self.domains], self.domains)
         pairs = {(words(name), c): name for c, names in zip(self.classes, self.names, strict=True) for name in names}
         _all_differ("classes", [text for text, _ in pairs], [f"{name} of {c}" for (_, c), name in pairs.items()])
+        first: dict[str, str] = {}
+        for (_, c), name in pairs.items():
+            if (other := first.setdefault(_read(name), c)) != c:
+                warnings.warn(
+                    f"classes: {other!r} and {c!r} are one text to most tokenizers; forgetting one forgets the other",
+                    stacklevel=4,
+                )
 
     def called(self, class_name: str, name: str) -> "Vocabulary":
         """The same, but that the class goes by this name alone: for prompts that ask with one of its names."""
@@ -117,6 +126,12 @@ def words(name: str) -> str:
     True
     """
     return " ".join(unicodedata.normalize("NFC", name).replace("_", " ").split()).casefold()
+
+
+def _read(name: str) -> str:
+    """What is left of a name in a tokenizer that unfolds HTML, wide letters and curly quotes, as CLIP's."""
+    plain = unicodedata.normalize("NFKC", html.unescape(html.unescape(words(name))))
+    return words(re.sub("[\u2018\u2019\u201a\u201b\u02bc\u00b4`]", "'", re.sub("[\u201c-\u201f]", '"', plain)))
 
 
 def phrase_of(domain: str) -> str:
