@@ -6,19 +6,21 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from .errors import brief, printable
+from .errors import brief, expect, printable
 from .files import written
 from .layers import LARGEST, ROWS, EditLayer, Gate, is_sound, rebuild
 from .models import Clip
 from .vocabulary import Forget
 
+Array = TypeVar("Array", Tensor, np.ndarray)
 FORMAT, VERSION = "clipnull-edit", "2"
 TEXTS = ("method", "model", "fingerprint", "after")
 KEYS = {"format", "version", "request", "settings", "sha256", *TEXTS}
@@ -95,13 +97,15 @@ class Edit:
             raise ValueError(f"edit: one of form {self.form!r} is not a single matrix; expected a linear one")
         return torch.eye(len(self.left), dtype=self.left.dtype) - self.left @ self.right.T
 
-    def images(self, z: Tensor) -> Tensor:
+    def images(self, z: Array) -> Array:
         """Edited embeddings of pictures, (n, d) -> (n, d): computed in float64, cast back, not normalised.
 
-        An edited unit row is 1 - m to 1 + m long, m = |images(z) - z|.
+        An edited unit row is 1 - m to 1 + m long, m = |images(z) - z|. An array of NumPy gives one of NumPy.
         """
-        if z.ndim != 2 or z.shape[1] != len(self.left):
-            raise ValueError(f"z: shape {tuple(z.shape)} is not valid; expected (n, {len(self.left)})")
+        if isinstance(z, np.ndarray):
+            return cast(Array, self.images(_tensor_of(z)).numpy())
+        if z.ndim != 2 or z.shape[1] != len(self.left) or not z.is_floating_point():
+            raise ValueError(f"z: {z.dtype} of shape {tuple(z.shape)}; expected floats, (n, {len(self.left)})")
         layer, edited = self.layer(torch.float64).to(z.device), z.clone()
         for rows in (slice(first, first + ROWS) for first in range(0, len(z), ROWS)):
             if self.linear:
@@ -110,17 +114,21 @@ class Edit:
                 edited[rows].index_copy_(0, *layer.touched(z[rows]))
         return edited
 
-    def queries(self, t: Tensor) -> Tensor:
+    def queries(self, t: Array) -> Array:
         """Edited embeddings of queries for an index that stays as it is: t -> t P^T, (n, d) or (d,), not normalised.
 
         <z P, t> = <z, t P^T>: each picture z scores as if `images` had edited it and nothing were normalised after.
         Raises ValueError for an edit that is more than one matrix: it depends on the picture, which a query lacks.
         """
+        if isinstance(t, np.ndarray):
+            return cast(Array, self.queries(_tensor_of(t)).numpy())
         if not self.linear or self.bias is not None:
             what = f"form {self.form!r}" if self.bias is None else "a bias"
             raise ValueError(f"edit: of {what}; expected a single matrix, or an index edited by `images`")
-        if t.ndim not in (1, 2) or t.shape[-1] != len(self.left):
-            raise ValueError(f"t: shape {tuple(t.shape)} is not valid; expected (n, {len(self.left)}) or one row of it")
+        if t.ndim not in (1, 2) or t.shape[-1] != len(self.left) or not t.is_floating_point():
+            raise ValueError(
+                f"t: {t.dtype} of shape {tuple(t.shape)}; expected floats, (n, {len(self.left)}) or one row"
+            )
         wide = t.double()
         left, right = self.left.to(wide), self.right.to(wide)
         return (wide - (wide @ right) @ left.T).to(t.dtype)
@@ -136,6 +144,7 @@ class Edit:
         of another form, and all that follow it, run after the tower. Only the pooled embedding changes: CoCa's captions
         come from tokens before the projection. Raises ValueError as `validate_for` does.
         """
+        expect(Clip, clip=clip)
         self.validate_for(clip)
         return rebuild(clip.base or clip, (*clip.edits, self))
 
@@ -198,7 +207,7 @@ class Edit:
         metadata = {"format": FORMAT, "version": VERSION} | values | {key: getattr(self, key) for key in TEXTS}
         metadata["sha256"] = checksum(tensors, metadata)
         _fields_of(metadata)
-        content = save(tensors, metadata)
+        content = _in_order(save(tensors, metadata))
         with written(path) as temporary:
             temporary.write_bytes(content)
         return Path(path)
@@ -270,6 +279,19 @@ def checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     for _, value in sorted(tensors.items()):
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _tensor_of(array: np.ndarray) -> Tensor:
+    """The values of an array, which may be mapped from a file, be of the other byte order or run backwards."""
+    return torch.from_numpy(np.require(array, array.dtype.newbyteorder("="), ["C", "W"]))
+
+
+def _in_order(content: bytes) -> bytes:
+    """A safetensors file with its header in the order of names: of one edit, the same bytes each time."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8:end]), sort_keys=True).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + content[end:]
 
 
 def _fields_of(metadata: Mapping[str, str]) -> dict[str, Any]:

@@ -8,6 +8,11 @@ from difflib import get_close_matches
 from types import ModuleType
 
 KINDS = {str: "text, in quotes", int: "a whole number", float: "a number", bool: "True or False"}
+MAKERS = {
+    "Clip": "a model, such as cn.load() gives", "Images": "pictures, such as cn.load_images() gives",
+    "Forget": "a request, such as cn.Forget(['dog'])", "Edit": "an edit, such as cn.unlearn gives",
+    "Vocabulary": "names, such as cn.Vocabulary(['cat', 'dog'], ['photo'])", "Cells": "what cn.embed_vocabulary gives",
+}  # fmt: skip
 
 
 def near(value: object, options: Iterable[str]) -> list[str]:
@@ -92,10 +97,12 @@ def one_line(value: object, most: int = 200) -> str:
 
 
 def expect(kind: type, **values: object) -> None:
-    """Check that all `values` are of type `kind`; a whole number passes for a float. For parameters of a notebook."""
+    """Check that all `values` are of type `kind`; a whole number passes for a float, and no True for a number."""
     for name, value in values.items():
-        if type(value) is not kind and not (kind is float and type(value) is int):
-            raise ValueError(f"{name}: {value!r} is not valid; expected {KINDS[kind]}")
+        wrong = type(value) is not kind if kind in KINDS else not isinstance(value, kind)
+        if wrong and not (kind is float and type(value) is int):
+            expected = KINDS.get(kind) or MAKERS[kind.__name__]
+            raise ValueError(f"{name}: {brief(value)} is of type {type(value).__name__}; expected {expected}")
 
 
 def import_extra(module: str, extra: str) -> ModuleType:

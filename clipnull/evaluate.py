@@ -11,7 +11,7 @@ from scipy import stats
 from torch import Tensor
 
 from .embedding import embed, readable, validate_kind
-from .errors import at_least, one_of
+from .errors import at_least, expect, one_of
 from .files import data_folder
 from .images import Images
 from .layers import ROWS
@@ -61,6 +61,8 @@ def predict(clip: Clip, images: Images, prompts: str = "free", features: Tensor 
 
     prompts, features: as in `zero_shot`.
     """
+    expect(Clip, clip=clip)
+    expect(Images, images=images)
     return _classified(clip, images, text_classifiers(clip, images.vocabulary, prompts), features)
 
 
@@ -163,6 +165,9 @@ class Comparison:
     answers: Tensor
     renamed: Tensor | None = None
 
+    def __repr__(self) -> str:
+        return f"Comparison({str(self.request)!r}, {len(self.images)} pictures, prompts {self.prompts!r})"
+
     @property
     def rates(self) -> dict[str, float]:
         """See `evaluate.rates`; and `collateral`, the share of unrelated pictures with another answer, in percent."""
@@ -206,6 +211,9 @@ def compare(
     >>> result.rates["forgetting_rate"] > 0.9, result.rates["retain_drop"] < 3
     (True, True)
     """
+    expect(Clip, clip=clip, after=after)
+    expect(Images, images=images)
+    expect(Forget, request=request)
     mask = request.mask(images.vocabulary)
     one_of("prompts", prompts, PROMPTS)
     if features is None and images.stored is None:

@@ -138,6 +138,10 @@ class Images:
     def __len__(self) -> int:
         return len(self.classes)
 
+    def __repr__(self) -> str:
+        c, k = self.vocabulary.shape
+        return f"Images({len(self)} {'files' if self.files else 'embeddings'}, {c} classes, {k} domains)"
+
     @property
     def has_pixels(self) -> bool:
         """Whether there is something to look at; False where only embeddings are stored."""

@@ -108,6 +108,10 @@ class Clip:
     edits: tuple = ()
     base: "Clip | None" = None
 
+    def __repr__(self) -> str:
+        weights, edits = f", {self.pretrained!r}" if self.pretrained else "", len(self.edits)
+        return f"Clip({self.name!r}{weights}: {self.width} wide, on {self.device}, {edits} edit{'s' * (edits != 1)})"
+
     @property
     def device(self) -> torch.device:
         return self.weights.device

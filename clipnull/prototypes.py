@@ -63,6 +63,9 @@ class Prototypes:
     embeddings: Tensor  # (C, K, d) float32, unit vectors where mask
     mask: Tensor  # (C, K) bool
 
+    def __repr__(self) -> str:
+        return f"Prototypes(of {int(self.mask.sum())} of {self.mask.numel()} cells)"
+
 
 def ascend(
     clip: Clip, targets: Tensor, seeds: Sequence[int], steps: int = 60, rate: float = 0.015

@@ -4,6 +4,7 @@ import copy
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -84,6 +85,25 @@ def test_only_the_length_of_pictures_differs_between_the_two_sides(seed, size):
         apart = high[:-1] > high[1:] * (1 + most) / (1 - most)
         cosines = (F.normalize(moved, dim=1) @ t)[scores.argsort(descending=True)][: len(high)]
         assert (cosines[:-1] > cosines[1:])[apart].all()
+
+
+@pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f8", "<f2"])
+def test_arrays_of_numpy_are_edited_as_tensors_are(dtype, tmp_path):
+    z = random(9, 16).numpy().astype(dtype)
+    np.save(tmp_path / "z.npy", z)
+    for make in (plain, gated):
+        edit = make(16)
+        expected = edit.images(torch.from_numpy(z.astype(dtype.replace(">", "<"))))
+        for array in (z, np.load(tmp_path / "z.npy", mmap_mode="r"), z[::-1][::-1]):
+            edited = edit.images(array)
+            assert isinstance(edited, np.ndarray) and edited.dtype == z.dtype.newbyteorder("=")
+            np.testing.assert_array_equal(edited, expected.numpy())
+    np.testing.assert_array_equal(
+        plain(16).queries(z[0]), plain(16).queries(torch.tensor(z[0].astype("<f8"))).numpy().astype(z.dtype)
+    )
+    for integers in (np.ones((2, 16), int), torch.ones(2, 16).int()):
+        with pytest.raises(ValueError, match="z: torch.int.* expected floats"):
+            plain(16).images(integers)
 
 
 def test_a_query_cannot_carry_what_depends_on_the_picture():

@@ -201,6 +201,39 @@ def test_prompt_sets_are_validated(clip, images):
         cn.compare(clip, clip, images, cn.Forget(classes=["cra"]))
 
 
+def test_what_is_printed_is_one_line(clip, images, cells):
+    edited = plain(clip.width).apply(clip)
+    result = cn.compare(clip, clip, images, cn.Forget(["dog"]), features=(torch.ones(len(images), clip.width),) * 2)
+    for thing, part in ((clip, "miniclip"), (edited, "1 edit)"), (images, str(len(images))), (cells, "classes"),
+                        (result, "dog"), (cn.METHODS, "ridge"), (edited.edits[0], "nullspace")):  # fmt: skip
+        assert part in repr(thing) and len(repr(thing)) < 200 and "\n" not in repr(thing)
+
+
+@pytest.mark.parametrize(
+    ("call", "argument", "expected"),
+    [
+        (lambda clip, images: cn.unlearn(clip, "dog", images.vocabulary), "request: 'dog'", "cn.Forget"),
+        (lambda clip, images: cn.unlearn("miniclip", cn.Forget(["dog"]), images.vocabulary), "clip", "cn.load"),
+        (lambda clip, images: cn.unlearn(clip, cn.Forget(["dog"]), ["dog", "cat"]), "vocabulary", "cn.Vocabulary"),
+        (lambda clip, images: cn.embed_vocabulary(clip, images), "vocabulary", "cn.Vocabulary"),
+        (lambda clip, images: cn.solve(clip, torch.ones(2, 2).bool()), "cells", "cn.embed_vocabulary"),
+        (lambda clip, images: cn.forecast(clip, ["dog"], images.vocabulary), "request", "cn.Forget"),
+        (lambda clip, images: cn.compare(clip, plain(256), images, cn.Forget(["dog"])), "after: Edit", "cn.load"),
+        (lambda clip, images: cn.zero_shot(clip, "folder"), "images: 'folder'", "cn.load_images"),
+        (lambda clip, images: cn.embed(clip, [1, 2]), "images", "cn.load_images"),
+        (lambda clip, images: cn.audit(clip, clip, images, "dog"), "request", "cn.Forget"),
+        (lambda clip, images: cn.audit(clip, "edit", images, cn.Forget(["dog"])), "after", "a model or an edit"),
+        (lambda clip, images: plain(256).apply("miniclip"), "clip", "cn.load"),
+        (lambda clip, images: cn.release("out", "edit", clip, images), "edit", "cn.unlearn"),
+        (lambda clip, images: cn.fuse(plain(256), "out"), "clip", "cn.load"),
+        (lambda clip, images: cn.export("clip", "out"), "clip", "cn.load"),
+    ],
+)
+def test_a_wrong_type_is_named_where_it_enters(clip, images, call, argument, expected):
+    with pytest.raises(ValueError, match=rf"{argument}.*; expected .*{expected}"):
+        call(clip, images)
+
+
 # --- nothing is kept
 
 

@@ -214,6 +214,12 @@ def test_what_could_not_be_loaded_is_not_saved(tmp_path):
         assert not list(tmp_path.iterdir())
 
 
+def test_a_patch_made_twice_is_the_same_bytes(tmp_path):
+    for kind, edit in KINDS.items():
+        contents = {edit.save(tmp_path / f"{kind}-{i}").read_bytes() for i in range(5)}
+        assert len(contents) == 1 and Edit.load(tmp_path / f"{kind}-0").same(edit)
+
+
 @settings(max_examples=10_000 if NIGHTLY else 30)
 @given(st.data())
 def test_nothing_but_value_errors_that_name_the_file(tmp_path_factory, data):

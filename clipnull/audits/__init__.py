@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..edit import Edit
 from ..embedding import embed, readable
+from ..errors import brief, expect
 from ..images import Images, families
 from ..models import EMBEDDED, RETRAINED, Clip, load
 from ..vocabulary import Forget
@@ -69,6 +70,12 @@ def audit_each(
 
     Raises what `audit` raises, before anything is asked.
     """
+    expect(Clip, clip=clip)
+    expect(Images, images=images)
+    expect(Forget, request=request)
+    for after in afters:
+        if not isinstance(after, Clip | Edit):
+            raise ValueError(f"after: {brief(after)} is of type {type(after).__name__}; expected a model or an edit")
     _validate_words(words or {}, request, images)
     edited = [after.apply(clip) if isinstance(after, Edit) else after for after in afters]
     other = retrained_for(clip, request, images) if retrained is True else retrained or None

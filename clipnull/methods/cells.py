@@ -50,6 +50,12 @@ class Cells:
                 value = F.normalize(value.double(), dim=-1) if name == "domains" else value.to(torch.float64, copy=True)
             object.__setattr__(self, name, value)
 
+    def __repr__(self) -> str:
+        c, k, d = self.texts.shape
+        return (
+            f"Cells({c} classes, {k} domains, {d} wide, {'texts alone' if self.prototypes is None else 'prototypes'})"
+        )
+
     @property
     def shape(self) -> tuple[int, int]:
         """(C, K)."""
