@@ -102,7 +102,7 @@ def expect(kind: type, **values: object) -> None:
         wrong = type(value) is not kind if kind in KINDS else not isinstance(value, kind)
         if wrong and not (kind is float and type(value) is int):
             expected = KINDS.get(kind) or MAKERS[kind.__name__]
-            raise ValueError(f"{name}: {brief(value)} is of type {type(value).__name__}; expected {expected}")
+            raise ValueError(f"{name}: {brief(value)} is not valid; expected {expected}")
 
 
 def import_extra(module: str, extra: str) -> ModuleType:

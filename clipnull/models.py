@@ -140,7 +140,7 @@ class Clip:
     def validate_encoder(self) -> None:
         """Raises ValueError where only embeddings are stored."""
         if self.stored:
-            raise ValueError(f"clip: {self.name} is a file of embeddings; expected a model with weights")
+            raise ValueError(f"clip: {self.name} is a file of embeddings, without an encoder; expected a model")
 
     def knows(self, text: str) -> bool:
         """Whether it can embed `text`: a file of embeddings knows the prompts of its names alone."""

@@ -75,7 +75,7 @@ def audit_each(
     expect(Forget, request=request)
     for after in afters:
         if not isinstance(after, Clip | Edit):
-            raise ValueError(f"after: {brief(after)} is of type {type(after).__name__}; expected a model or an edit")
+            raise ValueError(f"after: {brief(after)} is not valid; expected a model or an edit")
     _validate_words(words or {}, request, images)
     edited = [after.apply(clip) if isinstance(after, Edit) else after for after in afters]
     other = retrained_for(clip, request, images) if retrained is True else retrained or None
