@@ -21,6 +21,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from filelock import FileLock
@@ -240,8 +241,8 @@ def _make(
 
 def _none_made(clip: Clip, vocabulary: Vocabulary) -> Prototypes:
     shape, size = vocabulary.shape, clip.image_size
-    pixels = torch.zeros(*shape, 3, size, size, dtype=torch.uint8)
-    return Prototypes(pixels, torch.zeros(*shape, clip.width), torch.zeros(shape, dtype=torch.bool))
+    pixels = np.zeros((*shape, 3, size, size), np.uint8)  # takes no memory where nothing is made
+    return Prototypes(torch.from_numpy(pixels), torch.zeros(*shape, clip.width), torch.zeros(shape, dtype=torch.bool))
 
 
 def _read(path: Path, clip: Clip, vocabulary: Vocabulary) -> Prototypes:

@@ -104,6 +104,28 @@ def test_prototypes_are_made_once_and_only_those_that_are_missing(tiny, cache, c
     assert len(stored(cache)) == 2 and not list(cache.glob(".*"))
 
 
+def test_only_what_is_made_takes_room_on_disk(tiny, cache):
+    """Two prototypes of 4,000 names, which would be 25 MB with all that are not made."""
+    names = cn.Vocabulary([f"thing {i}" for i in range(4_000)], ("photo", "line"))
+    mask = torch.zeros(names.shape, dtype=torch.bool)
+    mask[7, 0] = mask[3_000, 1] = True
+    first = make(tiny, names, mask=mask)
+    (path,) = stored(cache)
+    assert path.stat().st_size < 60_000
+    mask[8, 1] = True
+    more = make(tiny, names, mask=mask)
+    assert torch.equal(more.pixels[7, 0], first.pixels[7, 0]) and path.stat().st_size < 60_000
+    assert torch.equal(more.embeddings[3_000, 1], first.embeddings[3_000, 1]) and more.mask.equal(mask)
+
+
+def test_a_file_of_all_cells_is_read_as_before(tiny, cache):
+    whole = make(tiny, mask=torch.tensor([[True, False], [True, True]]))
+    (path,) = stored(cache)
+    save_file({name: getattr(whole, name).contiguous() for name in ("pixels", "embeddings", "mask")}, path)
+    again = make(tiny, mask=whole.mask)
+    assert torch.equal(again.pixels[whole.mask], whole.pixels[whole.mask]) and again.embeddings.equal(whole.embeddings)
+
+
 def without(tensors, name):
     return {key: value for key, value in tensors.items() if key != name}
 
