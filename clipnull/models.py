@@ -247,12 +247,7 @@ def load(name: str = EMBEDDED, pretrained: str | None = None, device: str | None
     else:
         words, (file, settings) = {}, weights_of(name, pretrained)
     if file:
-        keys = validate_checkpoint("name" if ":" in source else "pretrained", file)
-        if "logit_bias" in keys and (open_clip.get_model_config(source) or {}).get("init_logit_bias") is None:
-            raise ValueError(
-                f"pretrained: {str(file)!r} holds logit_bias, as SigLIP does, and {name} has none; expected an "
-                "architecture of that kind, or the file without it"
-            )
+        _validate_file(source, name, file)
     trained = pretrained != NO_WEIGHTS
     weights = str(file) if file and ":" not in source else pretrained if trained else None
     try:
@@ -267,12 +262,12 @@ def load(name: str = EMBEDDED, pretrained: str | None = None, device: str | None
     except Exception as error:
         raise _explained(error, name, source, pretrained, file) from error
     model, _, preprocess = created
-    if file:
-        _validate_weights(model, file)
+    if file or source.startswith("hf-hub:"):
+        _validate_weights(model, str(file or source))
     if name in RETRAINED:
         model.load_state_dict(restore(model.state_dict(), load_file(retrained_file(name))))
     model.eval().requires_grad_(False)
-    return Clip(model, preprocess, tokenizer, name, pretrained)
+    return Clip(model, preprocess, tokenizer, name, None if pretrained is None else str(pretrained))
 
 
 def source_of(name: str) -> str:
@@ -300,7 +295,7 @@ def weights_of(name: str, pretrained: str | None) -> tuple[Path | None, dict[str
         return None, {}
     tag, at, place = str(pretrained).partition("@")
     tag, place = (tag, place) if at and tag in tags else ("", str(pretrained))
-    file = Path(place)
+    file = Path(place).expanduser()
     if file.is_dir():
         raise ValueError(f"pretrained: {place!r} is a folder; expected a file of weights, or load('local-dir:{place}')")
     if not file.is_file() and ("." in file.name or file.parent.name):
@@ -333,14 +328,23 @@ def settings_of(name: str, tag: str) -> dict[str, Any]:
     return {"force_quick_gelu": quick_gelu} | prepared
 
 
-def _validate_weights(model: Any, file: Path) -> None:
+def _validate_file(source: str, name: str, file: Path) -> None:
+    keys = validate_checkpoint("name" if ":" in source else "pretrained", file)
+    if "logit_bias" in keys and (open_clip.get_model_config(source) or {}).get("init_logit_bias") is None:
+        raise ValueError(
+            f"pretrained: {str(file)!r} holds logit_bias, as SigLIP does, and {name} has none; expected an "
+            "architecture of that kind, or the file without it"
+        )
+
+
+def _validate_weights(model: Any, file: str) -> None:
     for key, value in model.named_parameters():
         if not value.isfinite().all():
-            raise ValueError(f"pretrained: {str(file)!r} holds NaN or infinity in {key}; expected finite weights")
+            raise ValueError(f"pretrained: {file!r} holds NaN or infinity in {key}; expected finite weights")
     scale = float(model.logit_scale.detach())
     if not 0.5 < scale < 7:
         raise ValueError(
-            f"pretrained: {str(file)!r} holds logit_scale {scale:.4g}; expected the logarithm of the factor "
+            f"pretrained: {file!r} holds logit_scale {scale:.4g}; expected the logarithm of the factor "
             "on cosines, such as 4.6 for 100"
         )
 

@@ -107,8 +107,7 @@ def alike_words(
 ) -> list[tuple[float, str]]:
     """Forgotten classes that the text tower hardly tells from one that stays: a ratio below ALIKE, and what to say.
 
-    classifier: (C, d) unit rows. The ratio is to the usual distance, that of two names on average: of the classes, and
-    of the common words (w, d) where they are known.
+    classifier: (C, d) unit rows. The ratio is to the mean distance of two names: classes and common words (w, d).
     """
     alike, texts = [], classifier if common is None else torch.cat([classifier.to(common), common])
     usual = (texts - texts.mean(0)).square().sum(1).mean().mul(2).sqrt().clamp(min=1e-9)
