@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from .errors import brief, expect, printable
+from .errors import brief, expect_types, printable
 from .files import written
 from .layers import LARGEST, ROWS, EditLayer, Gate, is_sound, rebuild
 from .models import Clip
@@ -144,7 +144,7 @@ class Edit:
         of another form, and all that follow it, run after the tower. Only the pooled embedding changes: CoCa's captions
         come from tokens before the projection. Raises ValueError as `validate_for` does.
         """
-        expect(Clip, clip=clip)
+        expect_types(clip=clip)
         self.validate_for(clip)
         return rebuild(clip.base or clip, (*clip.edits, self))
 

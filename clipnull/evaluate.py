@@ -11,7 +11,7 @@ from scipy import stats
 from torch import Tensor
 
 from .embedding import embed, readable, validate_kind
-from .errors import at_least, expect, one_of
+from .errors import at_least, expect_types, one_of
 from .files import data_folder
 from .images import Images
 from .layers import ROWS
@@ -61,8 +61,7 @@ def predict(clip: Clip, images: Images, prompts: str = "free", features: Tensor 
 
     prompts, features: as in `zero_shot`.
     """
-    expect(Clip, clip=clip)
-    expect(Images, images=images)
+    expect_types(clip=clip, images=images)
     return _classified(clip, images, text_classifiers(clip, images.vocabulary, prompts), features)
 
 
@@ -211,9 +210,7 @@ def compare(
     >>> result.rates["forgetting_rate"] > 0.9, result.rates["retain_drop"] < 3
     (True, True)
     """
-    expect(Clip, clip=clip, after=after)
-    expect(Images, images=images)
-    expect(Forget, request=request)
+    expect_types(clip=clip, after=after, images=images, request=request)
     mask = request.mask(images.vocabulary)
     one_of("prompts", prompts, PROMPTS)
     if features is None and images.stored is None:

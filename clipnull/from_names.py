@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .errors import at_least, expect
+from .errors import at_least, expect_types
 from .methods.cells import Cells
 from .models import Clip
 from .prompts import common_words, embed_cells, embed_domains
@@ -43,8 +43,7 @@ def embed_vocabulary(
     >>> cn.embed_vocabulary(cn.load(device="cpu"), names, prototypes=False).texts.shape
     torch.Size([2, 3, 256])
     """
-    expect(Clip, clip=clip)
-    expect(Vocabulary, vocabulary=vocabulary)
+    expect_types(clip=clip, vocabulary=vocabulary)
     texts = embed_cells(clip, vocabulary)
     common = common_words(clip, vocabulary, texts)
     domains = embed_domains(clip, vocabulary.domains) + F.normalize(texts.mean(0), dim=-1)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .errors import at_least, distinct, expect, one_of
+from .errors import at_least, distinct, expect_types, one_of
 from .models import Clip
 from .vocabulary import DOMAIN_PROMPTS, PROMPTS, TEMPLATES, Forget, Vocabulary, common_names, format_prompt, is_near
 
@@ -145,9 +145,7 @@ def near(
     >>> [word for word, _ in near(clip, cn.Forget(["dog"]), names, ["puppy", "kettle", "church"], most=1)["dog"]]
     ['puppy']
     """
-    expect(Clip, clip=clip)
-    expect(Forget, request=request)
-    expect(Vocabulary, vocabulary=vocabulary)
+    expect_types(clip=clip, request=request, vocabulary=vocabulary)
     at_least("most", most, 1)
     known = [name for names in vocabulary.names for name in names]
     if candidates is None:

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from .edit import Edit, history
-from .errors import expect, one_of
+from .errors import expect_types, one_of
 from .from_names import embed_vocabulary, warn_of_alike
 from .methods import AUTO, METHODS, solve
 from .models import Clip
@@ -44,9 +44,7 @@ def unlearn(
     >>> print(edit.request, "-", edit.method, "of rank", edit.rank)
     dog in line - oblique of rank 1
     """
-    expect(Clip, clip=clip)
-    expect(Forget, request=request)
-    expect(Vocabulary, vocabulary=vocabulary)
+    expect_types(clip=clip, request=request, vocabulary=vocabulary)
     mask = request.mask(vocabulary)
     one_of("method", method, [*METHODS, AUTO])
     if method == AUTO or budget is not None or settings.get("strength") == "chance":

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..edit import Edit
 from ..embedding import embed, readable
-from ..errors import brief, expect
+from ..errors import brief, expect_types
 from ..images import Images, families
 from ..models import EMBEDDED, RETRAINED, Clip, load
 from ..vocabulary import Forget
@@ -70,9 +70,7 @@ def audit_each(
 
     Raises what `audit` raises, before anything is asked.
     """
-    expect(Clip, clip=clip)
-    expect(Images, images=images)
-    expect(Forget, request=request)
+    expect_types(clip=clip, images=images, request=request)
     for after in afters:
         if not isinstance(after, Clip | Edit):
             raise ValueError(f"after: {brief(after)} is not valid; expected a model or an edit")

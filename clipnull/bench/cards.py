@@ -10,7 +10,7 @@ from torch import Tensor
 from ..audits.probes import features_before_projection, linear_probe
 from ..edit import Edit
 from ..embedding import embed, readable
-from ..errors import brief, expect
+from ..errors import brief, expect_types
 from ..evaluate import Comparison, compare, macro, wilson
 from ..files import alone, markdown, write_text
 from ..forecasting.choosing import simulator_of
@@ -91,9 +91,7 @@ def release(folder: str | Path, edit: Edit, clip: Clip, images: Images, licence:
     ...     sorted(file.name for file in cn.release(folder, edit, clip, images, "mit").iterdir())
     ['README.md', 'edit.safetensors']
     """
-    expect(Edit, edit=edit)
-    expect(Clip, clip=clip)
-    expect(Images, images=images)
+    expect_types(edit=edit, clip=clip, images=images)
     text, folder = card(edit, clip, images, licence), Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with alone(folder):  # else the patch of one release could lie beside the card of another

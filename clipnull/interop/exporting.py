@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..datasets.loading import load_images
 from ..edit import Edit
 from ..embedding import embed
-from ..errors import expect, import_extra, one_of
+from ..errors import expect_types, import_extra, one_of
 from ..files import written
 from ..images import Images
 from ..layers import rebuild, takes_bias
@@ -58,7 +58,7 @@ def fuse(clip: Clip, folder: str | Path, pictures: Images | None = None, side: s
     ...     sorted(file.name for file in cn.fuse(edit.apply(clip), folder).iterdir())
     ['open_clip_config.json', 'open_clip_model.safetensors']
     """
-    expect(Clip, clip=clip)
+    expect_types(clip=clip)
     clip.validate_encoder()
     clip, folder = on_texts(clip) if one_of("side", side, ["image", "text"]) == "text" else clip, Path(folder)
     if isinstance(clip.model, Adapter):
@@ -231,7 +231,7 @@ def export(clip: Clip, path: str | Path) -> Path:
     ...     program(torch.zeros(3, 3, clip.image_size, clip.image_size)).shape
     torch.Size([3, 256])
     """
-    expect(Clip, clip=clip)
+    expect_types(clip=clip)
     clip.validate_encoder()
     pixels = torch.zeros(2, 3, clip.image_size, clip.image_size, device=clip.device)
     embedder, shapes = Embedder(clip).eval(), ({0: torch.export.Dim("n")},)

@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from ..edit import Edit
-from ..errors import expect, one_of
+from ..errors import expect_types, one_of
 from . import gated, neuron, nullspace, oblique, residual, ridge
 from .cells import Cells
 
@@ -105,7 +105,7 @@ def solve(cells: Cells, mask: Tensor, method: str = "nullspace", **settings: flo
     >>> edit.rank, edit.settings["energy"]
     (2, 1.0)
     """
-    expect(Cells, cells=cells)
+    expect_types(cells=cells)
     chosen = METHODS[one_of("method", method, METHODS)]
     cells.validate(mask)
     defaults = chosen.defaults
