@@ -296,14 +296,12 @@ def weights_of(name: str, pretrained: str | None) -> tuple[Path | None, dict[str
     tag, at, place = str(pretrained).partition("@")
     tag, place = (tag, place) if at and tag in tags else ("", str(pretrained))
     file = Path(place).expanduser()
-    if file.is_dir():
-        raise ValueError(f"pretrained: {place!r} is a folder; expected a file of weights, or load('local-dir:{place}')")
-    if not file.is_file() and ("." in file.name or file.parent.name):
-        others = near(file.name, [path.name for path in file.parent.glob("*")])
-        hint = f"; did you mean {' or '.join(map(repr, others))}?" if others else ""
-        raise ValueError(f"pretrained: there is no file {place!r}{hint}")
     if not file.is_file():
-        one_of("pretrained", pretrained, tags or [NO_WEIGHTS])
+        if not file.is_dir() and "." not in file.name and not file.parent.name:
+            one_of("pretrained", pretrained, tags or [NO_WEIGHTS])
+        others = near(file.name, [path.name for path in file.parent.glob("*") if path.is_file()])
+        hint = f"did you mean {' or '.join(map(repr, others))}?" if others else "a folder is load('local-dir:FOLDER')"
+        raise ValueError(f"pretrained: {place!r} is not a file; {hint}")
     if tag:
         return file, settings_of(name, tag)
     choices: dict[str, str] = {}  # one tag for each set of settings
