@@ -361,7 +361,7 @@ def _explained(error: Exception, name: str, source: str, pretrained: str | None,
     return OSError(
         f"pretrained: {pretrained!r} of {name} cannot be downloaded {reason}; expected a network, or what it needs in "
         "the cache of the hub (the variable HF_HOME names it), or a file of weights from another machine: "
-        f"load({name!r}, 'FILE.safetensors')"
+        f"load({name!r}, '{pretrained}@FILE.safetensors')"
     )
 
 

@@ -97,7 +97,7 @@ class Vocabulary:
             if (other := first.setdefault(_read(name), c)) != c:
                 warnings.warn(
                     f"classes: {other!r} and {c!r} are one text to most tokenizers; forgetting one forgets the other",
-                    stacklevel=4,
+                    stacklevel=3,
                 )
 
     def called(self, class_name: str, name: str) -> "Vocabulary":
