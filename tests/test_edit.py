@@ -112,7 +112,7 @@ def test_a_query_cannot_carry_what_depends_on_the_picture():
     for edit in (gated(16), layer, replace(linear, bias=torch.ones(16).double())):
         with pytest.raises(ValueError, match="edit: "):
             edit.queries(t)
-    with pytest.raises(ValueError, match=r"t: shape \(2, 15\)"):
+    with pytest.raises(ValueError, match=r"t: .*shape \(2, 15\)"):
         linear.queries(torch.zeros(2, 15))
 
 
@@ -277,7 +277,7 @@ FOUR = torch.zeros(4, 1)
         (lambda: replace(plain(16), gate=gated(16).gate), "gate"),
         (lambda: replace(gated(16), bias=torch.zeros(16)), "bias, gate"),
         (lambda: gated(16).matrix(), "edit"),
-        (lambda: plain(16).images(torch.zeros(2, 15)), r"z: shape \(2, 15\)"),
+        (lambda: plain(16).images(torch.zeros(2, 15)), r"z: .*shape \(2, 15\)"),
     ],
 )
 def test_bad_edits_are_refused(make, argument):
