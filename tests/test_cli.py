@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import clipnull
-from clipnull.commands import cli, executing
+from clipnull.commands import cli, teaching
 from clipnull.datasets.loading import name_of
 
 COMMANDS = "run publish seeds student book course goldens slides booklet colab leaderboard quiz"
@@ -81,7 +81,7 @@ def test_an_error_of_the_user_ends_with_its_status(monkeypatch, capsys, error, s
     def fail(_):
         raise error
 
-    monkeypatch.setattr(executing, "course", fail)
+    monkeypatch.setattr(teaching, "course", fail)
     before = signal.getsignal(signal.SIGTERM)
     assert cli.main(["course", "x"]) == status
     out, err = capsys.readouterr()
@@ -90,7 +90,7 @@ def test_an_error_of_the_user_ends_with_its_status(monkeypatch, capsys, error, s
 
 
 def test_an_error_of_ours_is_not_hidden(monkeypatch):
-    monkeypatch.setattr(executing, "course", lambda _: {}["x"])
+    monkeypatch.setattr(teaching, "course", lambda _: {}["x"])
     with pytest.raises(KeyError):
         cli.main(["course", "x"])
 
@@ -159,7 +159,7 @@ def test_a_signal_ends_the_program_as_an_exception_and_a_second_one_does_not_dis
                 signal.raise_signal(again)
             cleaned.append(True)
 
-    monkeypatch.setattr(executing, "course", work)
+    monkeypatch.setattr(teaching, "course", work)
     before = [signal.signal(n, signal.SIG_DFL) for n in both]  # nohup ignores SIGHUP
     try:
         with pytest.raises(SystemExit) as ended:
@@ -167,7 +167,7 @@ def test_a_signal_ends_the_program_as_an_exception_and_a_second_one_does_not_dis
         assert ended.value.code == 128 + number and cleaned
         assert [signal.getsignal(n) for n in both] == [signal.SIG_DFL] * 2
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does: the program outlives its terminal
-        monkeypatch.setattr(executing, "course", lambda _: signal.raise_signal(signal.SIGHUP) or 0)
+        monkeypatch.setattr(teaching, "course", lambda _: signal.raise_signal(signal.SIGHUP) or 0)
         assert cli.main(["course", "x"]) == 0
     finally:
         for n, handler in zip(both, before, strict=True):
@@ -178,11 +178,11 @@ def test_a_signal_ends_the_program_as_an_exception_and_a_second_one_does_not_dis
 def test_characters_that_the_terminal_lacks_are_escaped(kind):
     """A bench of minutes ends with a table, which has other signs than ASCII knows, and names of other alphabets."""
     program = (
-        "import sys\nfrom clipnull.commands import cli, executing\n"
+        "import sys\nfrom clipnull.commands import cli, teaching\n"
         "def work(args):\n"
         "    if str(args.folder) == 'error': raise ValueError('donn\\xe9es: nothing there \\udcff')\n"
         "    print('\\u03b1 \\xb1 \\u03b2: \\u72d7'); return 0\n"
-        "executing.course = work\nsys.exit(cli.main(['course', sys.argv[1]]))"
+        "teaching.course = work\nsys.exit(cli.main(['course', sys.argv[1]]))"
     )
     ascii = {"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     done = subprocess.run([sys.executable, "-c", program, kind], capture_output=True, env=os.environ | ascii)

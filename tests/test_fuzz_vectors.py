@@ -117,7 +117,15 @@ def files(draw):
 
 @st.composite
 def records(draw):
-    entry = {"patch": "ab", "side": "images", "normalize": False, "method": "oblique", "source": {"path": "x"}}
+    entry = {
+        "patch": "ab",
+        "side": "images",
+        "normalize": False,
+        "method": "oblique",
+        "array": "",
+        "source": "x",
+        "stamp": [],
+    }
     for key in draw(st.lists(st.sampled_from(sorted(entry)), max_size=2)):
         entry[key] = draw(st.sampled_from([*NUMBERS, "queries"]))
     whole = {"format": "clipnull-applied", "edits": draw(st.sampled_from([[entry], entry, [1], "ab", None, []]))}

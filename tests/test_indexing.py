@@ -16,7 +16,8 @@ from helpers import plain, random
 
 import clipnull as cn
 from clipnull.commands import cli
-from clipnull.index.checking import check_index, forgotten, read_queries, says
+from clipnull.index import checking
+from clipnull.index.checking import Queries, check_index, forgotten, read_queries, says
 from clipnull.index.files import open_tables
 from clipnull.index.patching import LEAN, SPREAD, belonging
 from clipnull.prompts import embed_classes, near
@@ -219,12 +220,11 @@ def test_check_tells_what_answers_before_anything_is_switched(shop, tmp_path, ca
     command("check", shop / "no-dog.safetensors", "--index", shop / "pictures.npy", "--queries", shop / "queries.npy",
             "--names", shop / "queries.txt", "--json", tmp_path / "check.json")  # fmt: skip
     told, out = json.loads((tmp_path / "check.json").read_text()), capsys.readouterr().out
-    word = told["words"]["dog"]
     assert told["sides"] == ["before", "index edited", "query edited"]
-    assert (word["k"], word["named"], word["precision"][0]) == (10, False, 1.0) and max(word["precision"][1:]) <= 0.1
-    assert told["still"]["dog"] == {} and told["kept"]["n"] == 0
-    assert told["collateral"]["percent"][0] == 0 and told["collateral"]["n"] == len(read_lines(shop)) - 1
-    assert "dog: of 10 answers before, share among the first 10" in out and "dog: none of these queries" in out
+    dog, puppy = told["queries"]["dog"], told["queries"]["puppy"]
+    assert (dog["forgotten"], dog["named"], dog["found"][0]) == ("dog", False, 10) and max(dog["found"][1:]) <= 1
+    assert puppy["forgotten"] is None and told["still"]["dog"] == {} and told["kept"]["n"] == 0
+    assert re.search(r"(?m)^'dog', forgotten +10 +\d +\d$", out)
     assert {f.name: f.read_bytes() for f in shop.iterdir()} == before
 
 
@@ -248,31 +248,23 @@ def read_lines(shop):
     return (shop / "queries.txt").read_text().split("\n")[:-1]
 
 
-def test_what_check_counts():
-    """By hand: 6 pictures on the axes, captions of the same, the first of which is forgotten."""
-    from clipnull.index.checking import Queries
-    from clipnull.index.files import Vectors
-
-    class Table(Vectors):
-        def chunks(self):
-            yield from torch.eye(6).split(4)
-
-    u = torch.eye(6, dtype=torch.float64)[:, :1]
-    edit = cn.Edit(u, u, "by hand", cn.Forget(["cat"]))
-    texts = ("a cat", "dog", "a house", "a tree", "a car", "a boat", "cat", "dogs")
-    vectors = torch.cat([torch.eye(6), torch.eye(6)[:1], torch.eye(6)[1:2] + 0.9 * torch.eye(6)[:1]])
-    queries = Queries(F.normalize(vectors, dim=1), texts, torch.tensor([0, 1, 2, 3, 4, 5, -1, -1]))
-    found = check_index(edit, [Table(Path("x.npy"), "", (6, 6), torch.float32)], queries)
-    assert found["words"]["cat"]["k"] == 1 and found["words"]["cat"]["named"]
-    assert found["words"]["cat"]["precision"][0] == 1
-    assert found["kept"] == {"n": 5, "to_image": [100, 100, 100], "to_text": [100, 100, 100]}
-    assert found["collateral"] == {"n": 1, "percent": [0, 0, 0]}  # "dogs" answer with a dog, as before
-    assert found["still"]["cat"] == {}
-    u = torch.eye(6, dtype=torch.float64)[:, 1:2]  # takes away dogs where it should take cats
-    wrong = cn.Edit(u, u, "by hand", cn.Forget(["cat"]))
-    found = check_index(wrong, [Table(Path("x.npy"), "", (6, 6), torch.float32)], queries)
-    assert found["words"]["cat"]["precision"] == [1, 1, 1] and found["collateral"]["percent"] == [0, 100, 100]
-    assert found["still"]["cat"] == {"dogs": [0, 1, 1]}
+def test_what_check_counts(monkeypatch, tmp_path):
+    """By hand: 6 pictures on the axes, each with its caption, and the first answer is looked at."""
+    monkeypatch.setattr(checking, "FIRST", 1)
+    np.save(tmp_path / "x.npy", np.eye(6, dtype="f4"))
+    (table,) = open_tables(tmp_path / "x.npy")
+    u = torch.eye(6, dtype=torch.float64)
+    texts = ("a cat", "a dog", "a house", "a tree", "a car", "a boat", "cat", "dogs", "a toy")
+    toy = torch.eye(6)[1:2] + 0.9 * torch.eye(6)[:1]
+    queries = Queries(F.normalize(torch.cat([torch.eye(6), torch.eye(6)[:2], toy]), dim=1), texts, torch.arange(9))
+    queries.rows[6:] = -1
+    for axis, cat, dogs, toys in ((0, [1, 0, 0], [1, 1, 1], []), (1, [1, 1, 1], [1, 0, 0], [0, 1, 1])):
+        forgets = cn.Edit(u[:, axis : axis + 1], u[:, axis : axis + 1], "by hand", cn.Forget(["cat"]))
+        result = check_index(forgets, [table], queries)
+        assert result["queries"]["cat"] == {"forgotten": "cat", "named": True, "found": cat}
+        assert result["queries"]["dogs"] == {"forgotten": None, "named": False, "found": dogs}
+        assert result["still"]["cat"] == ({"a toy": toys} if toys else {})
+        assert result["kept"] == {"n": 5, "percent": [100, 100, 100] if axis == 0 else [100, 80, 80]}
 
 
 @pytest.mark.parametrize(
@@ -373,21 +365,20 @@ def test_a_word_on_a_real_clip(tmp_path, capsys):
             [re.search(rf"\b{word}s?\b", c.lower()) is not None for c in found["captions"].tolist()]
         )
         edit, k, query = cn.Edit.load(patch), int(relevant.sum()), named[found["class_names"].tolist().index(word)]
-        rows = []
+        rows, hits = [], []
         for pictures, change in ((z, lambda x: x), (moved, lambda x: x), (z, edit.queries)):
             index = faiss.IndexFlatIP(z.shape[1])
             index.add(pictures.numpy())
             texts, own = F.normalize(change(t), dim=1), torch.arange(len(t))[:, None]
-            first = torch.from_numpy(index.search(change(query)[None].numpy(), k)[1][0])
+            first = torch.from_numpy(index.search(change(query)[None].numpy(), max(k, 10))[1][0])
             forth = torch.from_numpy(index.search(texts.numpy(), 5)[1])
             back = (pictures @ texts.T).topk(5).indices
             recalls = [100 * float((hit == own).any(1)[~relevant].double().mean()) for hit in (forth, back)]
-            rows.append([float(relevant[first].double().mean()), *recalls])
+            rows.append([float(relevant[first[:k]].double().mean()), *recalls])
+            hits.append(int(relevant[first[:10]].sum()))
         table[word] = rows
-        np.testing.assert_allclose(np.transpose(rows)[0], told["words"][word]["precision"], atol=1e-6)
-        np.testing.assert_allclose(
-            np.transpose(rows)[1:], [told["kept"]["to_image"], told["kept"]["to_text"]], atol=0.5
-        )
+        assert told["queries"][word]["found"] == hits and told["queries"][word]["named"]
+        np.testing.assert_allclose(np.transpose(rows)[1], told["kept"]["percent"], atol=0.5)
         command("undo", patch, "--index", out, "--out", tmp_path / f"{word}-back.npz")
         assert (tmp_path / f"{word}-back.npz").read_bytes() == PAIRS.read_bytes()
     mean = np.mean([*table.values()], axis=0)  # (side, figure)

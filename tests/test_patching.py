@@ -22,7 +22,7 @@ from clipnull.edit import Edit
 from clipnull.index import files, rewriting
 from clipnull.index.files import open_tables, open_vectors
 from clipnull.index.patching import apply_edit, inverted, undo
-from clipnull.index.rewriting import record_of
+from clipnull.index.rewriting import format_lengths, record_of
 
 N, D = 300, 16
 Z = F.normalize(random(N, D, seed=1), dim=1)
@@ -89,8 +89,8 @@ def rows_of(path, side="images"):
 
 
 def content(path):
-    found = sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]
-    return {f.relative_to(path.parent).as_posix(): f.read_bytes() for f in found}
+    files = sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]
+    return {f.relative_to(path.parent).as_posix(): f.read_bytes() for f in files}
 
 
 @pytest.fixture(autouse=True)
@@ -110,10 +110,10 @@ def test_every_kind_of_file_there_and_back(kind, dtype, tmp_path):
     before, edit = content(source), EDITS["linear"]
     assert torch.equal(rows_of(source), z)
     lengths = apply_edit(edit, source, out)
-    assert (lengths.rows, lengths.broken) == (N, 0) and content(source) == before
-    found = rows_of(out)
-    assert found.dtype == dtype
-    torch.testing.assert_close(found.double(), edit.images(z.double()), atol=EPS[dtype], rtol=0)
+    assert len(lengths) == N and lengths.isfinite().all() and content(source) == before
+    edited = rows_of(out)
+    assert edited.dtype == dtype
+    torch.testing.assert_close(edited.double(), edit.images(z.double()), atol=EPS[dtype], rtol=0)
     assert [p.name for p in tmp_path.glob("*.partial")] == []
     undo(edit, out, tmp_path / f"exact{suffix}")
     assert [*content(tmp_path / f"exact{suffix}").values()] == [*before.values()]
@@ -138,10 +138,10 @@ def test_all_else_in_a_file_stays(tmp_path):
     column("fixed")(tmp_path / "in.parquet", Z)
     for suffix in (".npz", ".safetensors", ".parquet"):
         apply_edit(EDITS["linear"], tmp_path / f"in{suffix}", tmp_path / f"out{suffix}")
-    with np.load(tmp_path / "out.npz", allow_pickle=False) as found:
-        assert found["ids"].tolist() == [*range(N)] and str(found["model"]) == "a model"
-    found = load_file(tmp_path / "out.safetensors")
-    assert torch.equal(found["more"], torch.ones(5, 3)) and torch.equal(found["a"], torch.zeros(2, 2))
+    with np.load(tmp_path / "out.npz", allow_pickle=False) as archive:
+        assert archive["ids"].tolist() == [*range(N)] and str(archive["model"]) == "a model"
+    tensors_out = load_file(tmp_path / "out.safetensors")
+    assert torch.equal(tensors_out["more"], torch.ones(5, 3)) and torch.equal(tensors_out["a"], torch.zeros(2, 2))
     old, new = pq.read_table(tmp_path / "in.parquet"), pq.read_table(tmp_path / "out.parquet")
     assert new.schema.equals(old.schema, check_metadata=True) and new.drop(["embedding"]).equals(
         old.drop(["embedding"])
@@ -157,7 +157,7 @@ def test_queries_in_place_of_pictures(tmp_path):
     texts = rows_of(tmp_path / "in", "queries")
     torch.testing.assert_close(rows_of(tmp_path / "out", "queries"), edit.queries(texts), atol=2e-6, rtol=0)
     assert torch.equal(rows_of(tmp_path / "out"), Z)  # the pictures are as they were
-    undo(edit, tmp_path / "out", tmp_path / "back", side="queries")
+    undo(edit, tmp_path / "out", tmp_path / "back")
     assert [*content(tmp_path / "back").values()] == [*content(tmp_path / "in").values()]
     with pytest.raises(ValueError, match="edit: of form 'module'"):
         apply_edit(EDITS["module"], tmp_path / "in", tmp_path / "no", "queries")
@@ -166,21 +166,21 @@ def test_queries_in_place_of_pictures(tmp_path):
 def test_a_stopped_folder_goes_on_with_the_next_file(tmp_path, monkeypatch):
     folder(tmp_path / "in", Z)
     before, edited = content(tmp_path / "in"), []
-    real = files.Plain.write
+    real = files.Vectors.write
 
-    def write(table, out, rows):
+    def write(table, out, change):
         if len(edited) == 2:
             raise KeyboardInterrupt
         edited.append(table.path.name)
-        real(table, out, rows)
+        real(table, out, change)
 
     with monkeypatch.context() as patch:
-        patch.setattr(files.Plain, "write", write)
+        patch.setattr(files.Vectors, "write", write)
         with pytest.raises(KeyboardInterrupt):
             apply_edit(EDITS["linear"], tmp_path / "in", tmp_path / "out")
     assert not (tmp_path / "out").exists() and content(tmp_path / "in") == before
     again = []
-    monkeypatch.setattr(files.Plain, "write", lambda t, *rest: again.append(t.path.name) or real(t, *rest))
+    monkeypatch.setattr(files.Vectors, "write", lambda t, *rest: again.append(t.path.name) or real(t, *rest))
     apply_edit(EDITS["linear"], tmp_path / "in", tmp_path / "out")
     assert sorted(edited + again) == [f"img_emb_{i}.npy" for i in range(3)]
     torch.testing.assert_close(rows_of(tmp_path / "out"), EDITS["linear"].images(Z), atol=2e-6, rtol=0)
@@ -207,7 +207,6 @@ def test_a_full_disk_leaves_nothing(kind, tmp_path, monkeypatch):
 
     def changed(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
-        yield
 
     monkeypatch.setattr(rewriting, "_changed", changed)
     with pytest.raises(OSError, match="out: .* cannot be written .No space left on device"):
@@ -307,18 +306,16 @@ def test_rows_of_any_length_are_edited_in_proportion_and_told(tmp_path):
     z[7], z[9, 3], z[11, 0] = 0.0, torch.nan, torch.inf
     npy(tmp_path / "in.npy", z)
     for form, edit in EDITS.items():
-        lengths = apply_edit(edit, tmp_path / "in.npy", tmp_path / f"{form}.npy")
-        assert lengths.broken == 2 and lengths.other > 290 and lengths.least == 0
-        assert "not of unit length (0 to " in str(lengths) and "2 with NaN or infinity, left so" in str(lengths)
-        found, sound = rows_of(tmp_path / f"{form}.npy"), z.isfinite().all(1)
-        torch.testing.assert_close(found[~sound], z[~sound], atol=0, rtol=0, equal_nan=True)
+        text = format_lengths(apply_edit(edit, tmp_path / "in.npy", tmp_path / f"{form}.npy"))
+        assert "not of unit length (0 to " in text and "2 with NaN or infinity, left so" in text
+        edited, sound = rows_of(tmp_path / f"{form}.npy"), z.isfinite().all(1)
+        torch.testing.assert_close(edited[~sound], z[~sound], atol=0, rtol=0, equal_nan=True)
         if form != "module":  # which replaces some rows by one and the same
+            sizes = size[:, None].clamp(min=1e-3)
             expected = edit.images(Z.double()) * size[:, None].double()
             expected[7] = 0.0
-            sizes = size[:, None].clamp(min=1e-3)
-            torch.testing.assert_close(
-                found[sound] / sizes[sound], (expected / sizes)[sound].float(), atol=1e-5, rtol=0
-            )
+            gap = edited[sound] / sizes[sound] - (expected / sizes)[sound].float()
+            assert gap.abs().max() < 1e-5
 
 
 def test_rows_of_unit_length_on_demand(tmp_path):
@@ -442,8 +439,8 @@ from clipnull.edit import Edit
 from clipnull.index import rewriting
 from clipnull.index.patching import apply_edit
 u = torch.eye(512, dtype=torch.float64)[:, :1]
-rewriting.BLOCK, real = 64, rewriting.Lengths.add
-rewriting.Lengths.add = lambda *given: time.sleep(0.02) or real(*given)
+rewriting.BLOCK, real = 64, rewriting._changed
+rewriting._changed = lambda *given: time.sleep(0.02) or real(*given)
 print("begun", flush=True)
 apply_edit(Edit(u, u, "by hand"), sys.argv[1], sys.argv[2])
 """

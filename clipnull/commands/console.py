@@ -7,7 +7,7 @@ import contextlib
 import io
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 from ..errors import near, one_of
@@ -42,6 +42,29 @@ class Parser(argparse.ArgumentParser):
                 hint = f"did you mean {' or '.join(matches)}?" if matches else f"expected one of {', '.join(options)}"
                 self.error(f"{command}: {argument} is not an option; {hint}")
         self.error(f"{command}: {' '.join(arguments)}: not expected here; see {self.prog} --help")
+
+
+Option = Callable[..., argparse.Action]
+"""`add_argument` of a command."""
+
+
+def add_command(commands: argparse._SubParsersAction, name: str, function: Callable, text: str) -> Option:
+    """Add a command to those of `clipnull`; returns what adds an argument to it."""
+    parser = commands.add_parser(name, help=text, description=text)
+    parser.set_defaults(function=function)
+    return parser.add_argument
+
+
+def add_model(option: Option, default: str | None = "miniclip", **settings: Any) -> None:
+    """Add the options that `load` takes."""
+    option("--model", default=default, help="of open_clip [the embedded miniclip]", **settings)
+    option("--pretrained", metavar="TAG", help="its weights")
+
+
+def add_request(option: Option, default: str) -> None:
+    """Add the options of a `Forget`."""
+    option("--classes", nargs="+", metavar="CLASS", help=f"to forget [{default}]")
+    option("--domains", nargs="+", metavar="DOMAIN", help="in which [all]; alone: whole domains")
 
 
 def escape_unprintable() -> None:

@@ -7,60 +7,54 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .console import add_command, add_model
+
 if TYPE_CHECKING:
-    from ..edit import Edit
-    from ..index.files import Side
     from ..models import Clip
     from ..vocabulary import Vocabulary
 
 
 def add(commands: argparse._SubParsersAction) -> None:
-    """Put the parsers of these commands among those of `clipnull`."""
-    for name, function, text in (
-        ("near", near, "the words nearest to a name: they may answer in its place"),
-        ("forget", forget, "make a patch from names alone"),
-        ("check", check, "what an index answers before and after a patch; nothing is switched"),
-        ("apply", apply, "write an edited copy of an index, or of the queries in front of it"),
-        ("undo", undo, "restore an edited index, or edited queries"),
-    ):
-        commands.add_parser(name, help=text, description=text).set_defaults(function=function)
-    of = commands.choices
-    for command in (of["near"], of["forget"]):
-        command.add_argument("--classes", nargs="+", metavar="NAME", required=command is of["near"], help="to forget")
-        command.add_argument("--model", help="of open_clip [the embedded miniclip]")
-        command.add_argument("--pretrained", metavar="TAG", help="its weights")
-        command.add_argument("--vocabulary", type=Path, metavar="FILE", help="all classes, one a line")
-        command.add_argument("--embeddings", metavar="FILE.npz", help="texts in place of a model and a vocabulary")
-    of["near"].add_argument(
-        "--candidates", type=Path, metavar="FILE", help="words to look among, one a line [ImageNet]"
-    )
-    of["near"].add_argument("--most", type=int, default=8, help="how many for a class [8]")
-    of["forget"].add_argument("--domains", nargs="+", metavar="NAME", help="in these alone, of those in FILE [all]")
-    of["forget"].add_argument("--method", default="oblique", help="one of clipnull.METHODS [oblique]")
-    of["forget"].add_argument(
-        "--prototypes", type=int, default=8, metavar="N", help="pictures to synthesize; 0: texts alone, in seconds [8]"
-    )
-    of["forget"].add_argument("--out", type=Path, required=True, metavar="PATCH", help="ends in .safetensors")
-    for command in (of["check"], of["apply"], of["undo"]):
-        command.add_argument("patch", type=Path, metavar="PATCH", help="what `clipnull forget` wrote")
-        sides = command.add_mutually_exclusive_group(required=True) if command is not of["check"] else command
-        sides.add_argument(
-            "--index",
-            type=Path,
-            metavar="IN",
-            required=command is of["check"],
-            help="vectors of pictures: .npy, .npz, .safetensors, .parquet, or a folder in clip-retrieval's layout",
+    """Add the parsers of these commands to those of `clipnull`."""
+    of = {
+        name: add_command(commands, name, function, text)
+        for name, function, text in (
+            ("near", near, "the words nearest to a name: they may answer in its place"),
+            ("forget", forget, "make a patch from names alone"),
+            ("check", check, "what an index answers before and after a patch; nothing is switched"),
+            ("apply", apply, "write an edited copy of an index, or of the queries in front of it"),
+            ("undo", undo, "restore an edited index, or edited queries"),
         )
-        sides.add_argument("--queries", type=Path, metavar="FILE", required=command is of["check"], help="of texts")
-        command.add_argument("--array", metavar="NAME", help="array, tensor or column of the vectors, if several")
-    for command in (of["check"], of["apply"]):
-        command.add_argument("--model", default="", help="what the index was made with, where the file does not say it")
-    of["check"].add_argument("--names", type=Path, metavar="FILE", help="the texts of the queries, one a line")
-    of["check"].add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
-    for command in (of["apply"], of["undo"]):
-        command.add_argument("--out", type=Path, required=True, metavar="OUT", help="a new file or folder of that kind")
-    of["apply"].add_argument("--normalize", action="store_true", help="give edited rows unit length")
-    of["undo"].add_argument("--original", type=Path, metavar="FILE", help="where it is now, if it was moved")
+    }
+    for name in ("near", "forget"):
+        of[name]("--classes", nargs="+", metavar="NAME", required=name == "near", help="to forget")
+        add_model(of[name], default=None)
+        of[name]("--vocabulary", type=Path, metavar="FILE", help="all classes, one a line")
+        of[name]("--embeddings", metavar="FILE.npz", help="texts in place of a model and a vocabulary")
+    of["near"]("--candidates", type=Path, metavar="FILE", help="words to look among, one a line [ImageNet]")
+    of["near"]("--most", type=int, default=8, help="how many for a class [8]")
+    of["forget"]("--domains", nargs="+", metavar="NAME", help="in these alone, of those in FILE [all]")
+    of["forget"]("--method", default="oblique", help="one of clipnull.METHODS [oblique]")
+    prototypes = "pictures to synthesize; 0: texts alone, in seconds [8]"
+    of["forget"]("--prototypes", type=int, default=8, metavar="N", help=prototypes)
+    of["forget"]("--out", type=Path, required=True, metavar="PATCH", help="ends in .safetensors")
+    vectors = "vectors of pictures: .npy, .npz, .safetensors, .parquet, or a folder in clip-retrieval's layout"
+    for name in ("check", "apply", "undo"):
+        of[name]("patch", type=Path, metavar="PATCH", help="what `clipnull forget` wrote")
+        both, option = name == "check", of[name]
+        if not both:
+            option = commands.choices[name].add_mutually_exclusive_group(required=True).add_argument
+        option("--index", type=Path, metavar="IN", required=both, help=vectors)
+        option("--queries", type=Path, metavar="FILE", required=both, help="of texts")
+        of[name]("--array", metavar="NAME", help="array, tensor or column of the vectors, if several")
+    for name in ("check", "apply"):
+        of[name]("--model", default="", help="what the index was made with, where the file does not say it")
+    of["check"]("--names", type=Path, metavar="FILE", help="the texts of the queries, one a line")
+    of["check"]("--json", type=Path, metavar="FILE", help="write the figures there")
+    for name in ("apply", "undo"):
+        of[name]("--out", type=Path, required=True, metavar="OUT", help="a new file or folder of that kind")
+    of["apply"]("--normalize", action="store_true", help="give edited rows unit length")
+    of["undo"]("--original", type=Path, metavar="FILE", help="where it is now, if it was moved")
 
 
 def near(args: argparse.Namespace) -> int:
@@ -119,48 +113,41 @@ def _model_and_names(args: argparse.Namespace) -> tuple[Clip, Vocabulary]:
 
 
 def check(args: argparse.Namespace) -> int:
+    from ..edit import Edit
     from ..files import write_text
     from ..index.checking import check_index, format_check, read_queries
     from ..index.files import open_tables
     from ..index.patching import validate
     from ..index.rewriting import stamp
 
-    edit, tables, before = _patch(args), open_tables(args.index, "images", args.array), stamp(args.index)
-    validate(edit, tables, "images", args.model)
-    queries = read_queries(args.queries, sum(table.shape[0] for table in tables), args.names)
-    result = check_index(edit, tables, queries)
+    edit, tables, before = Edit.load(args.patch), open_tables(args.index, "images", args.array), stamp(args.index)
+    validate(edit, tables, "images", args.model, [])
+    rows = sum(table.shape[0] for table in tables)
+    result = check_index(edit, tables, read_queries(args.queries, rows, args.names))
     if stamp(args.index) != before:
         raise ValueError(f"index: {str(args.index)!r} was written to meanwhile; expected a file at rest")
     if args.json:
         write_text(args.json, json.dumps(result, indent=1, allow_nan=False) + "\n")
-    print(f"{edit.method}, {edit.form}, for {edit.model}; {sum(t.shape[0] for t in tables):,} pictures in {args.index}")
+    print(f"{edit.method}, {edit.form}, for {edit.model}; {rows:,} pictures in {args.index}")
     print(format_check(result))
     return 0
 
 
 def apply(args: argparse.Namespace) -> int:
+    from ..edit import Edit
     from ..index.patching import apply_edit
+    from ..index.rewriting import format_lengths
 
-    place, side = _side(args)
-    lengths = apply_edit(_patch(args), place, args.out, side, args.array, args.model, args.normalize, progress=True)
-    print(f"written: {args.out}: {lengths}; {place} is as it was")
+    edit, place, side = Edit.load(args.patch), args.index or args.queries, "images" if args.index else "queries"
+    lengths = apply_edit(edit, place, args.out, side, args.array, args.model, args.normalize, progress=True)
+    print(f"written: {args.out}: {format_lengths(lengths)}; {place} is as it was")
     return 0
 
 
 def undo(args: argparse.Namespace) -> int:
+    from ..edit import Edit
     from ..index.patching import undo
 
-    place, side = _side(args)
-    how = undo(_patch(args), place, args.out, args.original, side, args.array, progress=True)
-    print(f"written: {args.out}: {how}")
+    edit, place = Edit.load(args.patch), args.index or args.queries
+    print(f"written: {args.out}: {undo(edit, place, args.out, args.original, args.array, progress=True)}")
     return 0
-
-
-def _patch(args: argparse.Namespace) -> Edit:
-    from ..edit import Edit
-
-    return Edit.load(args.patch)
-
-
-def _side(args: argparse.Namespace) -> tuple[Path, Side]:
-    return (args.index, "images") if args.index is not None else (args.queries, "queries")

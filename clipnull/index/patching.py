@@ -5,10 +5,8 @@ To take an edit back: P = I - L R^T has the inverse I + L (I - R^T L)^-1 R^T (Wo
 """
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,12 +15,14 @@ from torch import Tensor
 from ..edit import Edit, checksum
 from ..errors import brief, one_of
 from .files import SIDES, Side, Vectors, open_tables
-from .rewriting import FORMAT, Lengths, record_of, rewrite, stamp
+from .rewriting import FORMAT, Edits, RowChange, record_of, rewrite, stamp
 
 LEAN, SPREAD = 1.5, 2.0
 """The largest lean and spread (`belonging`) taken for those of another model. Measured on OpenAI's ViT-B/32 and B/16
 and on miniclip with six methods: within one model the lean is 5.8 and more (miniclip: .8 to 4.1, with a spread of 2.9
 and more); between two models .9 and 1.8 at most."""
+ENTRY = {"patch": str, "method": str, "side": str, "array": str, "normalize": bool, "source": str, "stamp": list}
+"""What stands in a record for each edit, among others."""
 MAX_CONDITION = 1e4
 """An inverse that makes a rounding error larger than this many times is no way back."""
 
@@ -36,7 +36,7 @@ def apply_edit(
     model: str = "",
     normalize: bool = False,
     progress: bool = False,
-) -> Lengths:
+) -> Tensor:
     """Write an edited copy of an index: pictures' vectors with side "images", texts' with "queries"; not both.
 
     source, out: files of the same kind, .npy, .npz, safetensors or Parquet, or folders in clip-retrieval's layout. All
@@ -44,24 +44,26 @@ def apply_edit(
     model: what the index was made with; without it, its rows are looked at. normalize: give edited rows unit length,
     for stores that rank by inner product and want cosines.
 
-    Returns the lengths of the rows as they were. Raises ValueError if the edit is of another model (by width, by what
-    the files say, or by how the rows lie) or was applied before, if `out` is there, if the source changes meanwhile,
-    and as `edit.queries` does. Raises OSError if the disk is full; nothing stays behind.
+    Returns the lengths (n,) of the rows as they were. Raises ValueError if the edit is of another model or was applied
+    before, if `out` is there, if the source changes meanwhile, and as `edit.queries` does; OSError if the disk is full.
     """
     one_of("side", side, SIDES)
     source, tables = Path(source), open_tables(source, side, name)
-    before = read_record(source).get("edits", [])
-    validate(edit, tables, side, model, before)
-    origin = {"path": str(source.resolve()), "stamp": stamp(source)}
-    now = _entry(edit, side, normalize) | {"array": tables[0].name, "source": origin}
+    edits = read_record(source)
+    validate(edit, tables, side, model, edits)
+    request = edit.request.as_dict() if hasattr(edit.request, "as_dict") else edit.request
+    entry = {
+        "patch": _name_of(edit), "method": edit.method, "request": request, "model": edit.model,
+        "fingerprint": edit.fingerprint, "side": side, "array": tables[0].name, "normalize": normalize,
+        "source": str(source.resolve()), "stamp": stamp(source),
+    }  # fmt: skip
     if side == "queries":
         edit.queries(torch.zeros(len(edit.left)))  # raises for what cannot be done to a query
         edit = replace(edit, left=edit.right, right=edit.left)
-    change = changing(edit, normalize)
-    return rewrite(tables, source, Path(out), change, {"edits": [*before, now]}, progress)
+    return rewrite(tables, source, Path(out), changing(edit, normalize), [*edits, entry], progress)
 
 
-def changing(edit: Edit, normalize: bool = False) -> Callable[[Tensor, Tensor], Tensor]:
+def changing(edit: Edit, normalize: bool = False) -> RowChange:
     """What an edit does to rows (n, d) of lengths (n,), in place where it can: in float32, in float64 if they are.
 
     Within 1e-6 of `edit.images` for unit rows in float32. A bias counts in units of the length of its row.
@@ -82,54 +84,50 @@ def changing(edit: Edit, normalize: bool = False) -> Callable[[Tensor, Tensor], 
     return change
 
 
-def validate(edit: Edit, tables: list[Vectors], side: Side, model: str = "", edits: list | None = None) -> None:
+def validate(edit: Edit, tables: list[Vectors], side: Side, model: str, edits: Edits) -> None:
     """Raises ValueError if the vectors are of another model than the edit, or were edited by it before."""
-    for entry in edits or []:
+    path, d, patch_model = tables[0].path, tables[0].shape[1], edit.model or "its model"
+    for entry in edits:
         if entry["patch"] == _name_of(edit):
-            raise ValueError(f"index: {str(tables[0].path)!r} was edited with this patch before; expected the original")
+            raise ValueError(f"index: {str(path)!r} was edited with this patch before; expected the original")
         if entry["side"] != side:
-            raise ValueError(f"index: {str(tables[0].path)!r} holds edited {entry['side']}; expected {side}")
+            raise ValueError(f"index: {str(path)!r} holds edited {entry['side']}; expected {side}")
+    if d != len(edit.left):
+        width = f"{len(edit.left)}, as the patch of {patch_model} is"
+        raise ValueError(f"index: {str(path)!r} is {d} wide; expected {width}")
     for table in tables:
-        if table.shape[1] != len(edit.left):
-            raise ValueError(
-                f"index: {str(table.path)!r} is {table.shape[1]} wide; expected {len(edit.left)}, as the patch of "
-                f"{edit.model or 'its model'} is"
-            )
         prints = table.words.get("fingerprint", ""), edit.fingerprint
-        others = model or table.words.get("model", ""), edit.model
-        if (all(prints) and prints[0] != prints[1]) or (not all(prints) and all(others) and others[0] != others[1]):
+        models = model or table.words.get("model", ""), edit.model
+        if prints[0] != prints[1] if all(prints) else all(models) and models[0] != models[1]:
             raise ValueError(
-                f"index: {str(table.path)!r} is of {others[0] or 'another model'} {prints[0]}; expected the model of "
+                f"index: {str(table.path)!r} is of {models[0] or 'another model'} {prints[0]}; expected the model of "
                 f"the patch, {edit.model} {edit.fingerprint}"
             )
-        if all(others) or edit.mean_text is None:
-            continue
         rows = next(table.chunks()).float()
         rows = F.normalize(rows[rows.isfinite().all(1)], dim=1)
-        if len(rows) >= 100:
-            lean, spread = belonging(edit, rows)
-            if lean < LEAN and spread < SPREAD:
-                raise ValueError(
-                    f"index: rows of {str(table.path)!r} lean {lean:.1f} to the mean text of "
-                    f"{edit.model or 'the patch'} and spread {spread:.1f} along what is forgotten, as if of another "
-                    f"model ({LEAN} or {SPREAD} and more are of the same); expected its own. If they are, say so: "
-                    f"--model {edit.model}"
-                )
+        if all(models) or edit.mean_text is None or len(rows) < 100:
+            continue
+        lean, spread = belonging(edit, rows)
+        if lean < LEAN and spread < SPREAD:
+            raise ValueError(
+                f"index: rows of {str(table.path)!r} lean {lean:.1f} to the mean text of {patch_model} and spread "
+                f"{spread:.1f} along what is forgotten, as if of another model ({LEAN} or {SPREAD} and more are of "
+                f"the same); expected its own. If they are, say so: --model {edit.model}"
+            )
 
 
 def belonging(edit: Edit, rows: Tensor) -> tuple[float, float]:
-    """How far unit `rows` (n, d) seem to be of the model of an edit, by two measures; for rows of another one, chance.
+    """How far unit `rows` (n, d) seem to be of the model of an edit, by two measures; about 1 for another model.
 
     The lean of their mean to the mean text, in deviations of the cosine with a random direction, 1 / sqrt(d). And their
     spread: the variance along the directions that the edit reads, `left`, over that along a random one.
     """
-    mean = rows.mean(0)
+    mean, apart = rows.mean(0), rows - rows.mean(0)
     read = torch.linalg.qr(edit.left.double())[0].float()
     text = torch.zeros_like(mean) if edit.mean_text is None else edit.mean_text.float()
-    lean = abs(float(F.normalize(mean, dim=0) @ F.normalize(text, dim=0))) * len(mean) ** 0.5
-    apart = rows - mean
-    along, chance = float((apart @ read).square().sum()) / max(edit.rank, 1), float(apart.square().sum()) / len(mean)
-    return lean, along / max(chance, 1e-12)
+    lean = float(F.cosine_similarity(mean, text, dim=0).abs()) * len(mean) ** 0.5
+    along, chance = (apart @ read).square().mean(), apart.square().mean().clamp(min=1e-12)
+    return lean, float(along / chance)
 
 
 def undo(
@@ -137,30 +135,28 @@ def undo(
     source: str | Path,
     out: str | Path,
     original: str | Path | None = None,
-    side: Side = "images",
     name: str | None = None,
     progress: bool = False,
 ) -> str:
     """Write what an index or a file of queries was before `apply_edit`; returns in words how exact that is.
 
     Exact where the original is still there, as it was: it is copied. Otherwise the edit is inverted. original: where it
-    is now; by default where the record beside `source` says. name: as in `apply_edit`; by default the array on record.
+    is now; by default where the record beside `source` says. name: of the array; it must be the one on record.
 
     Raises ValueError without a record of this patch, and where neither can be done: a module or a hidden layer has no
     inverse, and a projection takes directions away for good.
     """
     source, out = Path(source), Path(out)
-    edits = read_record(source).get("edits", [])
-    one_of("side", side, SIDES)
+    edits = read_record(source)
     if not edits or edits[-1]["patch"] != _name_of(edit):
         what = f"was last edited with another patch ({edits[-1]['method']})" if edits else "has no record of an edit"
         raise ValueError(f"patch: {str(source)!r} {what}; expected an index that this patch has edited")
-    last, before = edits[-1], {"edits": edits[:-1]}
-    side, array = last["side"], last.get("array") or None
+    last, before = edits[-1], edits[:-1]
+    side, array = last["side"], last["array"] or None
     if name is not None and name != array:
         raise ValueError(f"name: {name!r} was not edited; expected {array!r}, the array on record")
-    place, stamped = Path(original or last.get("source", {}).get("path", "")), last.get("source", {}).get("stamp")
-    if stamped and stamp(place) == stamped:
+    place = Path(original or last["source"])
+    if stamp(place) == last["stamp"]:
         rewrite(open_tables(place, side, array), place, out, None, before, progress)
         return f"exact: a copy of the original, {place.name}"
     if original is not None:
@@ -195,33 +191,26 @@ def inverted(edit: Edit) -> tuple[Edit, float]:
     return Edit(-left @ torch.linalg.inv(inner), right, f"inverse of {edit.method}"), condition
 
 
-def read_record(path: Path) -> dict[str, Any]:
-    """What stands beside a file that `apply_edit` wrote, or in such a folder; empty where there is none."""
+def read_record(path: Path) -> Edits:
+    """The edits on record of a file or folder that `apply_edit` wrote; none without a record beside it.
+
+    Raises ValueError for a record of another form.
+    """
     place = record_of(path)
     if not place.is_file():
-        return {}
-    kinds = {"patch": str, "side": str, "method": str, "normalize": bool}
+        return []
     try:
         record = json.loads(place.read_text(encoding="utf-8"))
-        sound = record["format"] == FORMAT and isinstance(record["edits"], list)
         for entry in record["edits"]:
-            sound &= all(type(entry[key]) is kind for key, kind in kinds.items()) and entry["side"] in SIDES
-            sound &= isinstance(entry.get("array", ""), str) and isinstance(
-                entry.get("source", {}).get("path", ""), str
-            )
-        if not sound:
+            if any(type(entry[key]) is not kind for key, kind in ENTRY.items()) or entry["side"] not in SIDES:
+                raise ValueError("of another form")
+        if record["format"] != FORMAT or not isinstance(record["edits"], list):
             raise ValueError("of another format")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"record: {str(place)!r} cannot be read ({brief(error)}); expected it as written") from error
-    return record
+    return record["edits"]
 
 
 def _name_of(edit: Edit) -> str:
     """What names a patch by its content."""
     return checksum(edit.tensors(), {})[:16]
-
-
-def _entry(edit: Edit, side: Side, normalize: bool) -> dict[str, Any]:
-    request = edit.request.as_dict() if hasattr(edit.request, "as_dict") else edit.request
-    about = {"method": edit.method, "request": request, "model": edit.model, "fingerprint": edit.fingerprint}
-    return {"patch": _name_of(edit), "side": side, "normalize": normalize, **about}

@@ -102,12 +102,10 @@ def wrap(model: Any, processor: Any, name: str | None = None) -> Clip:
     `model`, a CLIPModel or SiglipModel, stays unchanged on its device and shares its weights with the result. Its
     `processor`, anything with an `image_processor` and a `tokenizer`, prepares the pictures. `name` is by default
     where transformers loaded the model from. A patch made here fits the same weights in open_clip, and the other way
-    round, if both have one precision. Transformers 5 resizes pictures on tensors, so they differ from open_clip's by
-    rounding.
+    round, if both have one precision.
 
-    Raises ValueError for a model of another kind, and for a processor with another size of pictures, a larger
-    vocabulary, another end of text, or steps that open_clip's `preprocess_cfg` cannot express; ImportError without the
-    extra "hf".
+    Raises ValueError for a model of another kind, and for a processor that does not fit it or does what open_clip's
+    `preprocess_cfg` cannot express; ImportError without the extra "hf".
 
     >>> import clipnull as cn
     >>> cn.wrap("openai/clip-vit-base-patch32", None)
