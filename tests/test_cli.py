@@ -12,7 +12,6 @@ from PIL import Image
 
 import clipnull
 from clipnull.commands import cli, teaching
-from clipnull.datasets.loading import name_of
 
 COMMANDS = "run publish seeds student book course goldens slides booklet colab leaderboard quiz"
 COMMANDS += " bench embed paper data audit near forget check apply undo"
@@ -135,11 +134,6 @@ def test_bench_refuses_pictures_of_one_class(tmp_path, capsys):
         Image.new("RGB", (8, 8)).save(tmp_path / domain / "bird" / "a.png")
     assert cli.main(["bench", str(tmp_path)]) == 2
     assert "1 class with readable pictures (bird); expected at least two" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("data, name", [(None, "miniworld"), ("a/pacs/test", "pacs"), ("a/pacs", "pacs"), ("/x/", "x")])
-def test_results_name_a_data_set_by_its_folder(data, name):
-    assert name_of(data) == name
 
 
 # --- signals, terminals, processes

@@ -55,15 +55,14 @@ def column(kind):
     def write(path, z):
         flat = pa.array(z.numpy().reshape(-1))
         ends = np.arange(0, z.numel() + 1, D)
-        made = {
+        lists = {
             "list": lambda: pa.ListArray.from_arrays(ends.astype("i4"), flat),
             "large": lambda: pa.LargeListArray.from_arrays(ends, flat),
             "fixed": lambda: pa.FixedSizeListArray.from_arrays(flat, D),
         }[kind]()
-        table = pa.table({"id": np.arange(len(z)), "embedding": made, "caption": [f"row {i}" for i in range(len(z))]})
-        pq.write_table(
-            table.replace_schema_metadata({"model": "a model"}), path, row_group_size=128, compression="zstd"
-        )
+        table = pa.table({"id": np.arange(len(z)), "embedding": lists, "caption": [f"row {i}" for i in range(len(z))]})
+        table = table.replace_schema_metadata({"model": "a model"})
+        pq.write_table(table, path, row_group_size=128, compression="zstd")
 
     return write
 
@@ -99,12 +98,12 @@ def small_chunks(monkeypatch):
     monkeypatch.setattr(rewriting, "BLOCK", 40)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [*((kind, t) for kind in KINDS for t in list(EPS)[:3]), ("safetensors", torch.bfloat16)],
+)
 def test_every_kind_of_file_there_and_back(kind, dtype, tmp_path):
     write, suffix = KINDS[kind]
-    if dtype == torch.bfloat16 and kind != "safetensors":
-        pytest.skip("NumPy and Arrow have no bfloat16")
     source, out, z = tmp_path / f"in{suffix}", tmp_path / f"out{suffix}", Z.to(dtype)
     write(source, z)
     before, edit = content(source), EDITS["linear"]
@@ -257,7 +256,7 @@ def test_a_source_that_is_written_to_is_refused(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 0.99])
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.99])
 @pytest.mark.promise("What is damaged is refused")
 def test_a_truncated_file_is_refused(kind, share, tmp_path):
     write, suffix = KINDS[kind]
@@ -488,10 +487,3 @@ def test_memory_does_not_grow_with_the_number_of_rows(suffix, tmp_path, monkeypa
             {".npy": npy, ".safetensors": tensors}[suffix](tmp_path / f"{name}{suffix}", z)
     small, large = map(int, python(MEASURED, tmp_path, f"small{suffix}", f"large{suffix}").split())
     assert large - small < 60e6  # of 154e6 bytes of rows
-
-
-@pytest.mark.slow
-def test_switching_is_lazy():
-    assert "pyarrow" not in python(
-        "import sys; import clipnull.index.patching; print([m for m in sys.modules if m == 'pyarrow'])"
-    )

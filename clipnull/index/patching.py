@@ -157,7 +157,7 @@ def undo(
         raise ValueError(f"name: {name!r} was not edited; expected {array!r}, the array on record")
     place = Path(original or last["source"])
     if stamp(place) == last["stamp"]:
-        rewrite(open_tables(place, side, array), place, out, None, before, progress)
+        rewrite([], place, out, changing(edit), before, progress)
         return f"exact: a copy of the original, {place.name}"
     if original is not None:
         raise ValueError(f"original: {str(place)!r} is not what was edited, or changed since; expected it as it was")

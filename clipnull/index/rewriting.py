@@ -34,11 +34,11 @@ RowChange = Callable[[Tensor, Tensor], Tensor]
 
 
 def rewrite(
-    tables: list[Vectors], source: Path, out: Path, change: RowChange | None, edits: Edits, progress: bool = False
+    tables: list[Vectors], source: Path, out: Path, change: RowChange, edits: Edits, progress: bool = False
 ) -> Tensor:
     """Write a copy of `source`, a file or folder, with the rows of its `tables` changed; returns their old lengths.
 
-    change: None for a mere copy. edits: what the record beside the copy says; none is written without them.
+    No tables make a mere copy. edits: what the record beside the copy says; none is written without them.
 
     Raises ValueError if `out` is there, has another ending or no place, and if the source changes meanwhile.
     """
@@ -46,7 +46,7 @@ def rewrite(
         raise ValueError(f"out: {str(out)!r} ends in {out.suffix!r}; expected {source.suffix!r}, as its source does")
     if not out.parent.is_dir() or source.resolve() in out.resolve().parents:
         raise ValueError(f"out: {str(out)!r} has no place; expected a folder that is there, outside of the source")
-    edited, lengths = {table.path: table for table in tables} if change else {}, [torch.empty(0)]
+    edited, lengths = {table.path: table for table in tables}, [torch.empty(0)]
     bar = tqdm(total=sum(table.shape[0] for table in tables), unit="row", disable=not progress, delay=3)
 
     def change_chunk(chunk: Tensor) -> Tensor:
