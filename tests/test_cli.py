@@ -14,7 +14,7 @@ import clipnull
 from clipnull.commands import cli, teaching
 
 COMMANDS = "run publish seeds student book course goldens slides booklet colab leaderboard quiz"
-COMMANDS += " bench embed paper data audit near forget check apply undo"
+COMMANDS += " bench embed paper data audit near forget queries check apply undo"
 COMMANDS = COMMANDS.split()
 
 

@@ -22,8 +22,7 @@ from hypothesis import strategies as st
 from clipnull.errors import printable
 from clipnull.index.checking import read_queries
 from clipnull.index.files import open_vectors
-from clipnull.index.patching import read_record
-from clipnull.index.rewriting import record_of
+from clipnull.index.rewriting import ENTRY, content_of, read_record, record_of
 
 N, D = 6, 4
 Z = np.random.default_rng(0).normal(size=(N, D)).astype("f4")
@@ -117,18 +116,11 @@ def files(draw):
 
 @st.composite
 def records(draw):
-    entry = {
-        "patch": "ab",
-        "side": "images",
-        "normalize": False,
-        "method": "oblique",
-        "array": "",
-        "source": "x",
-        "stamp": [],
-    }
+    entry = {key: "ab" for key in ENTRY} | {"side": "images", "normalize": False}
     for key in draw(st.lists(st.sampled_from(sorted(entry)), max_size=2)):
         entry[key] = draw(st.sampled_from([*NUMBERS, "queries"]))
-    whole = {"format": "clipnull-applied", "edits": draw(st.sampled_from([[entry], entry, [1], "ab", None, []]))}
+    edits = draw(st.sampled_from([[entry], entry, [1], "ab", None, []]))
+    whole = {"format": "clipnull-applied", "content": "CONTENT", "edits": edits}
     said = draw(st.sampled_from([json.dumps(whole), json.dumps(whole), *JSONS]))
     content = said.encode("utf-8", "surrogatepass")
     return draw(mangled(content)) if content and draw(st.integers(0, 3)) == 0 else content
@@ -174,11 +166,12 @@ def test_nothing_but_value_errors_that_name_the_file(n, tmp_path):
         path.write_bytes(content)
         tried(assert_sound, path)
         tried(assert_asked, path)
-        record_of(path).write_bytes(record)
+        record_of(path).write_bytes(record.replace(b"CONTENT", content_of(path).encode()))
         tried(lambda path, told: told.update(records=bool(read_record(path))), path)
         told["inputs"] += 1
 
     fuzz()
     print(f"\nindices: {dict(told)}; slowest {1e3 * slowest[0]:.0f} ms")
     assert told["inputs"] >= 0.9 * n and told["ValueError"] > told["inputs"] / 4, told
-    assert told["rows"] > told["inputs"] / 20 and told["queries"] and told["records"], told
+    if n > 50:  # of fewer, chance may leave none
+        assert told["rows"] > told["inputs"] / 20 and told["queries"] and told["records"], told

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import argparse
 import json
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .console import add_command, add_model
 
 if TYPE_CHECKING:
+    from ..edit import Edit
     from ..models import Clip
-    from ..vocabulary import Vocabulary
+    from ..vocabulary import Forget, Vocabulary
+
+
+SEARCH = """
+Which method for a search. With names alone on the embedded pictures, dogs among the first ten answers to "dog" and
+horses to "horse" go from 7 and 10 to 5 and 10 after gated, 2 and 10 after nullspace, 0 and 3 after oblique: what
+forgets most reaches furthest. oblique is the default here as everywhere in clipnull; look at `clipnull check` and take
+nullspace where it names a query as HURT. gated and neuron act on pictures, so that queries alone cannot be edited."""
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -21,11 +30,13 @@ def add(commands: argparse._SubParsersAction) -> None:
         for name, function, text in (
             ("near", near, "the words nearest to a name: they may answer in its place"),
             ("forget", forget, "make a patch from names alone"),
+            ("queries", queries, "embed a text file of queries, one a line, for check"),
             ("check", check, "what an index answers before and after a patch; nothing is switched"),
             ("apply", apply, "write an edited copy of an index, or of the queries in front of it"),
             ("undo", undo, "restore an edited index, or edited queries"),
         )
     }
+    commands.choices["forget"].epilog = SEARCH
     for name in ("near", "forget"):
         of[name]("--classes", nargs="+", metavar="NAME", required=name == "near", help="to forget")
         add_model(of[name], default=None)
@@ -34,13 +45,19 @@ def add(commands: argparse._SubParsersAction) -> None:
     of["near"]("--candidates", type=Path, metavar="FILE", help="words to look among, one a line [ImageNet]")
     of["near"]("--most", type=int, default=8, help="how many for a class [8]")
     of["forget"]("--domains", nargs="+", metavar="NAME", help="in these alone, of those in FILE [all]")
-    of["forget"]("--method", default="oblique", help="one of clipnull.METHODS [oblique]")
+    of["forget"]("--method", default="oblique", help="one of clipnull.METHODS, see below [oblique]")
     prototypes = "pictures to synthesize; 0: texts alone, in seconds [8]"
     of["forget"]("--prototypes", type=int, default=8, metavar="N", help=prototypes)
-    of["forget"]("--out", type=Path, required=True, metavar="PATCH", help="ends in .safetensors")
+    of["forget"]("--out", type=Path, required=True, metavar="PATCH", help="a new file that ends in .safetensors")
+    of["queries"]("texts", type=Path, metavar="FILE", help="queries, one a line")
+    add_model(of["queries"])
+    of["queries"]("--out", type=Path, required=True, metavar="FILE.npz", help="for check --queries")
     vectors = "vectors of pictures: .npy, .npz, .safetensors, .parquet, or a folder in clip-retrieval's layout"
     for name in ("check", "apply", "undo"):
-        of[name]("patch", type=Path, metavar="PATCH", help="what `clipnull forget` wrote")
+        some = (
+            {"nargs": "?", "help": "where the original is gone"} if name == "undo" else {"help": "of `clipnull forget`"}
+        )
+        of[name]("patch", type=Path, metavar="PATCH", **some)
         both, option = name == "check", of[name]
         if not both:
             option = commands.choices[name].add_mutually_exclusive_group(required=True).add_argument
@@ -50,46 +67,102 @@ def add(commands: argparse._SubParsersAction) -> None:
     for name in ("check", "apply"):
         of[name]("--model", default="", help="what the index was made with, where the file does not say it")
     of["check"]("--names", type=Path, metavar="FILE", help="the texts of the queries, one a line")
-    of["check"]("--json", type=Path, metavar="FILE", help="write the figures there")
+    most = "pictures among its first ten answers that a forgotten class may still find [2]"
+    of["check"]("--max-left", type=int, default=2, metavar="N", help=most)
+    of["check"]("--max-lost", type=int, default=5, metavar="N", help="that any other query may lose [5]")
     for name in ("apply", "undo"):
         of[name]("--out", type=Path, required=True, metavar="OUT", help="a new file or folder of that kind")
     of["apply"]("--normalize", action="store_true", help="give edited rows unit length")
     of["undo"]("--original", type=Path, metavar="FILE", help="where it is now, if it was moved")
+    for name in ("near", "forget", "check", "apply", "undo"):
+        of[name](
+            "--json", type=Path, metavar="FILE", help="write what is found there, with patch, index, date, version"
+        )
 
 
 def near(args: argparse.Namespace) -> int:
     from ..files import read_lines
     from ..prompts import near
-    from ..vocabulary import Forget
 
     clip, vocabulary = _model_and_names(args)
     candidates = None if args.candidates is None else read_lines("candidates", args.candidates)
-    for name, beside in near(clip, Forget(args.classes), vocabulary, candidates, args.most).items():
+    words = near(clip, _request(args, vocabulary), vocabulary, candidates, args.most)
+    for name, beside in words.items():
         print(f"{name}: " + ", ".join(f"{word} {cosine:.2f}" for word, cosine in beside))
     print("To forget some of them along: add them to the class in the vocabulary, after commas.")
-    return 0
+    return _report(args, near=words)
 
 
 def forget(args: argparse.Namespace) -> int:
+    from ..edit import Edit
     from ..errors import at_least, one_of
     from ..methods import METHODS
     from ..unlearning import unlearn
-    from ..vocabulary import Forget
 
     one_of("method", args.method, METHODS)
     if args.out.suffix != ".safetensors":
         raise ValueError(f"out: {str(args.out)!r} does not end in .safetensors; expected a patch")
-    if not args.out.parent.is_dir():
-        raise ValueError(f"out: {str(args.out.parent)!r} is not a folder; expected one that is there")
-    request = Forget(args.classes, args.domains)
     clip, vocabulary = _model_and_names(args)
-    request.mask(vocabulary)
+    request = _request(args, vocabulary)
+    old = Edit.load(args.out) if args.out.exists() else None
+    if old and (old.request, old.method) != (request.as_dict(), args.method):
+        raise ValueError(f"out: {str(args.out)!r} holds another patch ({old.method}); expected a new name")
     edit = unlearn(clip, request, vocabulary, args.method, prototypes=at_least("prototypes", args.prototypes, 0))
-    print(f"written: {edit.save(args.out)}: {request}, {edit.method}, {edit.form}, for {edit.model}")
+    if old and not old.same(edit):
+        raise ValueError(f"out: {str(args.out)!r} holds another patch of this request; expected a new name")
+    done = "nothing to do" if old else "written"
+    path = args.out if old else edit.save(args.out)
+    print(f"{done}: {path}: {request}, {edit.method}, {edit.form}, for {edit.model}")
     if edit.linear and edit.bias is None:
         print("It can edit an index (clipnull apply --index) or, in place of it, the queries (--queries).")
     else:
         print("It can edit an index (clipnull apply --index).")
+    return _report(args, edit, written=str(args.out), form=edit.form)
+
+
+def queries(args: argparse.Namespace) -> int:
+    import numpy as np
+
+    from ..files import read_lines, written
+    from ..models import load
+
+    texts = read_lines("texts", args.texts)
+    if not texts or args.out.suffix != ".npz":
+        raise ValueError(f"texts, out: {str(args.texts)!r} has {len(texts)} lines, {args.out.name!r}; expected .npz")
+    clip = load(args.model, args.pretrained)
+    with written(args.out) as temporary, open(temporary, "wb") as file:
+        np.savez(file, other_texts=clip.embed_texts(texts).cpu().numpy(), other_names=texts, model=clip.name)
+    print(f"written: {args.out}: {len(texts)} queries")
+    return 0
+
+
+def _request(args: argparse.Namespace, vocabulary: Vocabulary) -> Forget:
+    """What is to be forgotten, by the names of classes; an alias stands for its class."""
+    from ..vocabulary import Forget, words
+
+    place = args.embeddings or args.vocabulary
+    alias = {words(name): c for c, names in zip(vocabulary.classes, vocabulary.names, strict=True) for name in names}
+    classes = args.classes and list(dict.fromkeys(alias.get(words(name), name) for name in args.classes))
+    request = Forget(classes, getattr(args, "domains", None))
+    try:
+        request.mask(vocabulary)
+    except ValueError as error:
+        raise ValueError(f"{error} (among the names in {place})") from None
+    return request
+
+
+def _report(args: argparse.Namespace, edit: Edit | None = None, **result: Any) -> int:
+    """Write the `result` of a command where --json says; returns 0."""
+    from .. import __version__
+    from ..files import write_text
+    from ..index.patching import name_of
+
+    if args.json:
+        options = {key: str(value) for key, value in vars(args).items() if isinstance(value, Path) and key != "json"}
+        date = datetime.now(UTC).isoformat(timespec="seconds")
+        about = {"command": args.command, **options, "date": date, "version": __version__}
+        about |= {"patch_content": name_of(edit), "method": edit.method, "model": edit.model} if edit else {}
+        write_text(args.json, json.dumps(about | result, indent=1, allow_nan=False) + "\n")
     return 0
 
 
@@ -113,41 +186,57 @@ def _model_and_names(args: argparse.Namespace) -> tuple[Clip, Vocabulary]:
 
 
 def check(args: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
     from ..edit import Edit
-    from ..files import write_text
-    from ..index.checking import check_index, format_check, read_queries
+    from ..index.checking import beyond, check_index, format_check, pairs_of, read_queries
     from ..index.files import open_tables
-    from ..index.patching import validate
     from ..index.rewriting import stamp
 
-    edit, tables, before = Edit.load(args.patch), open_tables(args.index, "images", args.array), stamp(args.index)
-    validate(edit, tables, "images", args.model, [])
-    rows = sum(table.shape[0] for table in tables)
-    result = check_index(edit, tables, read_queries(args.queries, rows, args.names))
+    edit, before = Edit.load(args.patch), stamp(args.index)
+    tables = open_tables(args.index, "images", args.array)
+    rows, chunks = (
+        sum(f(table) for table in tables) for f in (lambda t: t.shape[0], lambda t: -(-t.shape[0] // t.step))
+    )
+    asked = read_queries(args.queries, rows, args.names)
+    pairs = pairs_of(edit, args.index, args.array, args.model)
+    result = check_index(edit, tqdm(pairs, total=chunks, unit="chunk", delay=3), asked)
     if stamp(args.index) != before:
         raise ValueError(f"index: {str(args.index)!r} was written to meanwhile; expected a file at rest")
-    if args.json:
-        write_text(args.json, json.dumps(result, indent=1, allow_nan=False) + "\n")
-    print(f"{edit.method}, {edit.form}, for {edit.model}; {rows:,} pictures in {args.index}")
-    print(format_check(result))
-    return 0
+    hurt = beyond(result, args.max_left, args.max_lost)
+    broken = f", {result['broken']:,} with NaN or infinity, which no query finds" if result["broken"] else ""
+    print(f"{edit.method}, {edit.form}, for {edit.model}; {rows:,} pictures in {args.index}{broken}")
+    print(format_check(result, hurt))
+    limits = {"max_left": args.max_left, "max_lost": args.max_lost}
+    _report(args, edit, **result, limits=limits, beyond=hurt)
+    return int(bool(hurt))
 
 
 def apply(args: argparse.Namespace) -> int:
     from ..edit import Edit
     from ..index.patching import apply_edit
-    from ..index.rewriting import format_lengths
 
     edit, place, side = Edit.load(args.patch), args.index or args.queries, "images" if args.index else "queries"
-    lengths = apply_edit(edit, place, args.out, side, args.array, args.model, args.normalize, progress=True)
-    print(f"written: {args.out}: {format_lengths(lengths)}; {place} is as it was")
-    return 0
+    result = apply_edit(edit, place, args.out, side, args.array, args.model, args.normalize, progress=True)
+    if not result:
+        print(f"nothing to do: {args.out} is {place} edited with this patch")
+        return _report(args, edit, done_before=True)
+    text = f"written: {args.out}: {result['rows']:,} rows {result['belongs']}"
+    if result["not_unit"]:
+        low, high = result["lengths"]
+        text += f"; {result['not_unit']:,} not of unit length ({low:.3g} to {high:.3g}): edited in proportion to it"
+    print(text + (f"; {result['broken']:,} with NaN or infinity, left so" if result["broken"] else ""))
+    if result["left_out"]:
+        print(f"left out, since built of unedited vectors: {', '.join(result['left_out'])}; build anew of {args.out}")
+    print(f"{place} is as it was and still holds every unedited vector: keep it for undo, or delete it in the end.")
+    return _report(args, edit, **result)
 
 
 def undo(args: argparse.Namespace) -> int:
     from ..edit import Edit
     from ..index.patching import undo
 
-    edit, place = Edit.load(args.patch), args.index or args.queries
-    print(f"written: {args.out}: {undo(edit, place, args.out, args.original, args.array, progress=True)}")
-    return 0
+    edit, place = Edit.load(args.patch) if args.patch else None, args.index or args.queries
+    how = undo(edit, place, args.out, args.original, args.array, progress=True)
+    print(f"written: {args.out}: {how}")
+    return _report(args, edit, how=how)

@@ -1,7 +1,7 @@
 """What an index answers before and after an edit of it, or of its queries: to be seen before anything is switched."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..edit import Edit
-from ..errors import brief, import_extra, one_line
+from ..errors import import_extra, one_line
 from ..files import aligned, read_lines
 from ..vocabulary import TEMPLATES, Forget, format_prompt, words
-from .files import Vectors, by_number, open_tables, reading
+from .files import MARK, Vectors, by_number, open_tables, reading
+from .patching import inverted, name_of, validate
+from .rewriting import content_of, read_record
 
 FIRST, RECALL = 10, 5
 """Answers that are looked at; the k of recall@k."""
@@ -62,6 +64,9 @@ def read_queries(path: str | Path, rows: int, names: str | Path | None = None) -
         parts, texts, captions = _fields_of(path)
     else:
         tables = open_tables(path, "queries")
+        edited = [entry["side"] for entry in read_record(path)] + [table.words.get(MARK, "") for table in tables]
+        if any(side.startswith("queries") for side in edited):
+            raise ValueError(f"queries: {str(path)!r} were edited; expected them as they were before")
         parts = [table.rows() for table in tables]
         texts = read_lines("names", names) if names else _columns(path, tables)
         captions = len(texts)
@@ -84,6 +89,8 @@ def _fields_of(path: Path) -> tuple[list[Tensor], list[str], int]:
     parts, texts, captions = [], [], 0
     try:
         with np.load(path, allow_pickle=False) as archive:
+            if MARK in archive.files and str(archive[MARK]).startswith("queries"):
+                raise ValueError("its queries were edited")
             for vectors, names in FIELDS.items():
                 if not {vectors, names} <= {*archive.files}:
                     continue
@@ -99,15 +106,21 @@ def _fields_of(path: Path) -> tuple[list[Tensor], list[str], int]:
 
 
 def _columns(path: Path, tables: list[Vectors]) -> list[str]:
-    """The texts beside vectors: of a Parquet file, or of metadata/*.parquet in a folder."""
-    files = sorted((path / "metadata").glob("*.parquet"), key=by_number) if path.is_dir() else [tables[0].path]
+    """The texts beside vectors: of a Parquet file, or of metadata/*.parquet in a folder, each as long as its part."""
+    folder = path.is_dir()
+    files = sorted((path / "metadata").glob("*.parquet"), key=by_number) if folder else [tables[0].path]
     texts: list[str] = []
-    for file in (f for f in files if f.suffix == ".parquet"):
+    for i, file in enumerate(f for f in files if f.suffix == ".parquet"):
         parquet = import_extra("pyarrow.parquet", "index")
         with reading(file):
             known = [name for name in COLUMNS if name in parquet.read_schema(file).names]
-            if known:
-                texts += parquet.read_table(file, columns=known[:1]).column(0).to_pylist()
+            texts += parquet.read_table(file, columns=known[:1]).column(0).to_pylist() if known else []
+        ends = sum(table.shape[0] for table in tables[: i + 1])
+        if known and len(texts) != ends:
+            part = tables[min(i, len(tables) - 1)].path.name
+            raise ValueError(
+                f"queries: {str(file)!r} does not end with the row of {part}; expected a text for each row"
+            )
     return texts
 
 
@@ -121,47 +134,88 @@ def says(text: str, name: str) -> bool:
     return name in text and re.search(rf"(?<!\w){re.escape(name)}(s|es)?(?!\w)", text) is not None
 
 
-def check_index(edit: Edit, tables: Sequence[Vectors], queries: Queries) -> dict[str, Any]:
+Pairs = Iterable[tuple[Tensor, Tensor]]
+"""The rows of an index before and after an edit of it, (n, d) each, in chunks."""
+
+
+def pairs_of(edit: Edit, place: Path, name: str | None = None, model: str = "") -> Pairs:
+    """The rows of the index at `place` before and after the edit, whether it was edited with it or not.
+
+    Rows from before an edit on record come from the original, if it is still there, or by the inverse of the edit.
+
+    Raises ValueError as `apply_edit` and `undo` do.
+    """
+    edits, tables = read_record(place), open_tables(place, "images", name)
+    if edits and edits[-1]["patch"] == name_of(edit):
+        original = Path(edits[-1]["source"])
+        if original.exists() and content_of(original) == edits[-1]["content"]:
+            before = (chunk.float() for table in open_tables(original, "images", name) for chunk in table.chunks())
+            return zip(before, (chunk.float() for table in tables for chunk in table.chunks()), strict=True)
+        inverse = inverted(edit)[0]
+        return ((inverse.images(chunk.float()), chunk.float()) for table in tables for chunk in table.chunks())
+    validate(edit, tables, "images", model, edits)
+    return ((chunk.float(), edit.images(chunk.float())) for table in tables for chunk in table.chunks())
+
+
+def check_index(edit: Edit, pairs: Pairs, queries: Queries) -> dict[str, Any]:
     """What an index answers before and after, on each side of SIDES; on the last only where `edit.queries` can.
 
     queries: for each that is no caption, `found`, how many of its pictures are among its first FIRST answers: pictures
-    whose captions name it (`named`), else its first answers before; and `forgotten`, the class that it names, if any.
+    whose captions name it (`named`), else its first answers before, but for those of forgotten classes; and
+    `forgotten`, the class that it names, if any.
     still: for each forgotten class the other queries that bring up most of its pictures. kept: of the n captions that
     name no forgotten class, the percent that find their own picture among the first RECALL. Lists: a value a side.
+    broken: rows with NaN or infinity, which no query finds.
     """
     if queries.vectors.shape[1] != len(edit.left):
         raise ValueError(f"queries: {queries.vectors.shape[1]} wide; expected {len(edit.left)}, as the index is")
     names = forgotten(edit)
     classes = [queries.place(name) for name in names]
     rows = queries.rows.tolist()
-    captions = [i for i, row in enumerate(rows) if row >= 0]
-    others = [i for i, row in enumerate(rows) if row < 0]
+    captions, others = ([i for i, row in enumerate(rows) if (row >= 0) == side] for side in (True, False))
     described = [(rows[i], words(queries.texts[i])) for i in captions]
     some = {i for group in (captions, others) for i in group[:: max(1, -(-len(group) // MAX_QUERIES))]}
     chosen = sorted(some | {*classes})
     queries, classes = queries.at(chosen), [chosen.index(i) for i in classes]
-    answers = _answers(edit, tables, queries)
+    answers, broken = _answers(edit, pairs, queries)
 
     def found(i: int, pictures: Tensor) -> list[int]:
         return [int(torch.isin(rows[i], pictures).sum()) for rows in answers]
 
+    def pictures_of(i: int, name: str) -> tuple[Tensor, bool]:
+        key = words(name)
+        rows = [row for row, caption in described if key in caption and says(caption, key)]
+        return (torch.tensor(rows), True) if rows else (answers[0][i], False)
+
     asked = [i for i, row in enumerate(queries.rows.tolist()) if row < 0 or i in classes]
-    pictures, result = {}, {"sides": [*SIDES[: len(answers)]], "queries": {}, "still": {}}
+    gone = {name: pictures_of(i, name)[0] for name, i in zip(names, classes, strict=True)}
+    every = torch.cat([torch.empty(0, dtype=torch.int64), *gone.values()])
+    result: dict[str, Any] = {"sides": [*SIDES[: len(answers)]], "broken": broken, "queries": {}, "still": {}}
     for i in asked:
         text = queries.texts[i]
         about = names[classes.index(i)] if i in classes else next((n for n in names if says(text, n)), None)
-        key = words(about or text)
-        named = [row for row, caption in described if key in caption and says(caption, key)]
-        pictures[i] = torch.tensor(named) if named else answers[0][i]
-        result["queries"][text] = {"forgotten": about, "named": bool(named), "found": found(i, pictures[i])}
-    for name, place in zip(names, classes, strict=True):
-        hits = {queries.texts[i]: found(i, pictures[place]) for i in asked if not says(queries.texts[i], name)}
+        pictures, named = pictures_of(i, about or text)
+        pictures = pictures if about else pictures[~torch.isin(pictures, every)]
+        result["queries"][text] = {"forgotten": about, "named": named, "found": found(i, pictures)}
+    for name, pictures in gone.items():
+        hits = {queries.texts[i]: found(i, pictures) for i in asked if not says(queries.texts[i], name)}
         worst = sorted((text for text in hits if max(hits[text][1:])), key=lambda text: -max(hits[text][1:]))
         result["still"][name] = {text: hits[text] for text in worst[:MAX_STILL]}
     kept = [i for i, row in enumerate(queries.rows) if row >= 0 and not any(says(queries.texts[i], n) for n in names)]
     recalled = [(rows[:, :RECALL] == queries.rows[:, None]).any(1)[kept].double() for rows in answers]
     result["kept"] = {"n": len(kept), "percent": [100 * float(side.mean()) for side in recalled] if kept else []}
     return result
+
+
+def beyond(result: dict[str, Any], max_left: int, max_lost: int) -> list[str]:
+    """The queries beyond a limit: forgotten ones that still find more than `max_left` pictures among their first
+    answers, and others that lose more than `max_lost` of those that they found before."""
+    texts = []
+    for text, entry in result["queries"].items():
+        before, *after = entry["found"]
+        if max(after) > max_left if entry["forgotten"] else before - min(after) > max_lost:
+            texts.append(text)
+    return texts
 
 
 def forgotten(edit: Edit) -> list[str]:
@@ -172,33 +226,42 @@ def forgotten(edit: Edit) -> list[str]:
     return list(dict.fromkeys(c for part in (replace(request, also=()), *request.also) for c in part.classes or ()))
 
 
-def _answers(edit: Edit, tables: Sequence[Vectors], queries: Queries) -> list[Tensor]:
-    """On each side, the first FIRST rows for each query, (m, FIRST)."""
+def _answers(edit: Edit, pairs: Pairs, queries: Queries) -> tuple[list[Tensor], int]:
+    """On each side, the first FIRST rows for each query, (m, FIRST); and how many rows are broken."""
     texts = [queries.vectors] * 2
     if edit.linear and edit.bias is None:
         texts.append(F.normalize(edit.queries(queries.vectors), dim=1))
     best = [(torch.empty(len(t), 0), torch.empty(len(t), 0, dtype=torch.int64)) for t in texts]
-    start = 0
-    for chunk in (chunk for table in tables for chunk in table.chunks()):
-        z = torch.nan_to_num(F.normalize(chunk.float(), dim=1))
-        for side, (x, t) in enumerate(zip((z, F.normalize(edit.images(z), dim=1), z), texts, strict=False)):
+    start = broken = 0
+    for before, after in pairs:
+        sound = before.isfinite().all(1)
+        broken += len(before) - int(sound.sum())
+        z, moved = (F.normalize(rows[sound], dim=1) for rows in (before, after))
+        places = start + sound.nonzero()[:, 0]
+        for side, (x, t) in enumerate(zip((z, moved, z), texts, strict=False)):
             scores = torch.cat([best[side][0], t @ x.T], dim=1)
-            rows = torch.cat([best[side][1], torch.arange(start, start + len(x)).expand(len(t), -1)], dim=1)
+            rows = torch.cat([best[side][1], places.expand(len(t), -1)], dim=1)
             top = scores.topk(min(FIRST, scores.shape[1]), dim=1)
             best[side] = top.values, rows.gather(1, top.indices)
-        start += len(chunk)
-    return [rows for _, rows in best]
+        start += len(before)
+    return [rows for _, rows in best], broken
 
 
-def format_check(result: dict[str, Any]) -> str:
-    """What `check_index` gives, as plain text: the forgotten classes, and what other queries lose, the worst first."""
+def format_check(result: dict[str, Any], hurt: Collection[str] = ()) -> str:
+    """What `check_index` gives, as plain text: the forgotten classes, and what other queries lose, the worst first.
+
+    hurt: the queries that are beyond a limit, which are marked.
+    """
     entries = sorted(result["queries"].items(), key=lambda item: min(item[1]["found"][1:]) - item[1]["found"][0])
+    entries.sort(key=lambda item: item[0] not in hurt)
     kept, rows = result["kept"], []
-    for about in (True, False):
-        some = [(text, entry) for text, entry in entries if bool(entry["forgotten"]) == about][:SHOWN]
-        rows += [(f"{brief(text)}{', forgotten' if about else ''}", *entry["found"]) for text, entry in some]
+    for text, entry in [item for item in entries if item[1]["forgotten"]][:SHOWN]:
+        mark = "NOT FORGOTTEN: " if text in hurt else "forgotten: "
+        rows.append((mark + one_line(text, 60), *entry["found"]))
+    for text, entry in [item for item in entries if not item[1]["forgotten"]][:SHOWN]:
+        rows.append((("HURT: " if text in hurt else "") + one_line(text, 60), *entry["found"]))
     for name, still in result["still"].items():
-        rows += [(f"pictures of {name} by {brief(text)}", *hits) for text, hits in still.items()]
+        rows += [(f"pictures of {name}, by {one_line(text, 60)}", *hits) for text, hits in still.items()]
     if kept["n"]:
         percents = (f"{percent:.1f}" for percent in kept["percent"])
         rows.append((f"own picture among the first {RECALL}, percent of {kept['n']} kept captions", *percents))

@@ -4,6 +4,7 @@ A table is n rows of width d. It is read in chunks, so that memory stays flat; o
 """
 
 import contextlib
+import errno
 import json
 import re
 import shutil
@@ -28,7 +29,9 @@ NAMES = {  # of the table in a file that holds several
     "images": ("images", "image_embedding", "image_embeddings", "img_emb", "embedding", "embeddings", "vector"),
     "queries": ("texts", "queries", "text_embedding", "text_embeddings", "text_emb", "embedding", "embeddings"),
 }
-WORDS = ("model", "fingerprint")
+WORDS = ("model", "fingerprint", "edited")
+MARK = "edited"
+"""What a file that can say so says of itself: the side that was edited, and with which patches."""
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 NUMPY = {np.dtype(f"<f{size}"): dtype for size, dtype in ((8, torch.float64), (4, torch.float32), (2, torch.float16))}
 CHUNK, MAX_CHUNK_BYTES, MAX_WIDTH = 4096, 2**26, 2**20
@@ -45,7 +48,7 @@ class Vectors:
     """One table of vectors in a file.
 
     name: of the array, tensor or column; empty for .npy. shape: (n, d). dtype: of the rows as they are stored.
-    words: what the file says of its `model` and `fingerprint`. offset: where plain rows begin, in bytes.
+    words: what the file says of its `model` and `fingerprint`, and what was edited. offset: where plain rows begin.
     """
 
     path: Path
@@ -69,10 +72,10 @@ class Vectors:
         """All rows at once, float32: for tables that fit into memory."""
         return torch.cat([chunk.float() for chunk in self.chunks()])
 
-    def write(self, out: Path, change: Change) -> None:
-        """Make `out` a file like this one with its rows changed, a chunk at a time; all else in it stays."""
+    def write(self, out: Path, change: Change, mark: str) -> None:
+        """Make `out` a file like this one with its rows changed, a chunk at a time; all else stays but the mark."""
         with reading(self.path):
-            FORMATS[self.path.suffix][2](self, out, change)
+            FORMATS[self.path.suffix][2](self, out, change, mark)
 
 
 @contextlib.contextmanager
@@ -83,7 +86,9 @@ def reading(path: Path) -> Iterator[None]:
     except (ImportError, MemoryError):
         raise
     except Exception as error:  # zlib, the parsers of headers: each has errors of its own
-        if str(error).startswith(("file:", "name:")) or (isinstance(error, OSError) and error.errno):
+        if str(error).startswith(("file:", "name:")) or (
+            isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)  # as of a place before the file
+        ):
             raise
         raise refused(path, f"cannot be read ({type(error).__name__}: {one_line(error)})") from error
 
@@ -109,9 +114,9 @@ def open_tables(place: str | Path, side: Side = "images", name: str | None = Non
     return tables
 
 
-def by_number(path: Path) -> list[int]:
+def by_number(path: Path) -> tuple[list[int], str]:
     """The order of the parts of a folder: part_2 before part_10, as clip-retrieval writes them."""
-    return [int(number) for number in re.findall(r"\d+", path.stem)]
+    return [int(number) for number in re.findall(r"\d+", path.stem)], path.name
 
 
 def open_vectors(path: str | Path, side: Side = "images", name: str | None = None) -> Vectors:
@@ -174,10 +179,27 @@ def _read_plain(table: Vectors) -> Iterator[Tensor]:
             yield torch.frombuffer(content, dtype=table.dtype, count=count).view(-1, d)
 
 
-def _write_plain(table: Vectors, out: Path, change: Change) -> None:
+def _write_npy(table: Vectors, out: Path, change: Change, mark: str) -> None:
     shutil.copyfile(table.path, out)
+    _write_plain(table, out, change, table.offset)
+
+
+def _write_safetensors(table: Vectors, out: Path, change: Change, mark: str) -> None:
+    with open(table.path, "rb") as old, open(out, "wb") as new:
+        size = int.from_bytes(old.read(8), "little")
+        head = json.loads(old.read(size))
+        words = {key: text for key, text in head.pop("__metadata__", {}).items() if key != MARK}
+        words |= {MARK: mark} if mark else {}
+        text = json.dumps(({"__metadata__": words} if words else {}) | head).encode()
+        text += b" " * (-len(text) % 8)
+        new.write(len(text).to_bytes(8, "little") + text)
+        shutil.copyfileobj(old, new)
+    _write_plain(table, out, change, table.offset - size + len(text))
+
+
+def _write_plain(table: Vectors, out: Path, change: Change, offset: int) -> None:
     with open(out, "r+b") as file:
-        file.seek(table.offset)
+        file.seek(offset)
         for chunk in table.chunks():
             file.write(change(chunk).contiguous().view(torch.uint8).numpy().data)
 
@@ -213,9 +235,9 @@ def _read_npz(table: Vectors) -> Iterator[Tensor]:
         yield from torch.from_numpy(archive[table.name]).split(table.step)
 
 
-def _write_npz(table: Vectors, out: Path, change: Change) -> None:
+def _write_npz(table: Vectors, out: Path, change: Change, mark: str) -> None:
     with np.load(table.path, allow_pickle=False) as archive:
-        arrays = {name: archive[name] for name in archive.files}
+        arrays: Any = {name: archive[name] for name in archive.files if name != MARK} | ({MARK: mark} if mark else {})
         packed = any(member.compress_type for member in archive.zip.infolist())
     arrays[table.name] = torch.cat([change(chunk) for chunk in table.chunks()]).numpy()
     with open(out, "wb") as file:
@@ -257,10 +279,11 @@ def _tensor(table: Vectors, column: Any) -> Tensor:
     return torch.from_numpy(np.array(column.flatten())).view(-1, table.shape[1])
 
 
-def _write_parquet(table: Vectors, out: Path, change: Change) -> None:
+def _write_parquet(table: Vectors, out: Path, change: Change, mark: str) -> None:
     pa, pq = import_extra("pyarrow", "index"), import_extra("pyarrow.parquet", "index")
     with _parquet_file(table.path) as file:
-        schema = file.schema_arrow
+        words = {key: text for key, text in (file.schema_arrow.metadata or {}).items() if key != MARK.encode()}
+        schema = file.schema_arrow.with_metadata(words | ({MARK: mark} if mark else {}))
         place, kind = schema.get_field_index(table.name), schema.field(table.name).type
         compression = file.metadata.row_group(0).column(0).compression.replace("UNCOMPRESSED", "NONE")
         with pq.ParquetWriter(out, schema, compression=compression) as writer:
@@ -272,9 +295,9 @@ def _write_parquet(table: Vectors, out: Path, change: Change) -> None:
 
 
 FORMATS: dict[str, tuple[Callable[..., Vectors], Callable[..., Iterator[Tensor]], Callable[..., None]]] = {
-    ".npy": (_npy, _read_plain, _write_plain),
+    ".npy": (_npy, _read_plain, _write_npy),
     ".npz": (_npz, _read_npz, _write_npz),
-    ".safetensors": (_safetensors, _read_plain, _write_plain),
+    ".safetensors": (_safetensors, _read_plain, _write_safetensors),
     ".parquet": (_parquet, _read_parquet, _write_parquet),
 }
 """What opens a file of each kind, reads its rows in chunks, and writes one like it."""

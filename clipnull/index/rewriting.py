@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,16 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ..errors import brief
 from ..files import alone, write_text
-from .files import Vectors
+from .files import SIDES, Side, Vectors
 
 FORMAT, RECORD = "clipnull-applied", "clipnull.json"
-UNIT = 1e-3
-"""How far from 1 the length of a unit row may be."""
+ENTRY = {
+    "patch": str, "method": str, "model": str, "fingerprint": str, "side": str, "array": str, "normalize": bool,
+    "source": str, "content": str,
+}  # fmt: skip
+"""What stands in a record for each edit, among others: the patch and the source by name and by content."""
 BLOCK = 1024
 """Rows that are changed at a time, few enough for the processor's cache."""
 
@@ -34,11 +38,18 @@ RowChange = Callable[[Tensor, Tensor], Tensor]
 
 
 def rewrite(
-    tables: list[Vectors], source: Path, out: Path, change: RowChange, edits: Edits, progress: bool = False
+    tables: list[Vectors],
+    source: Path,
+    out: Path,
+    change: RowChange,
+    edits: Edits,
+    stale: Collection[Path] = (),
+    progress: bool = False,
 ) -> Tensor:
     """Write a copy of `source`, a file or folder, with the rows of its `tables` changed; returns their old lengths.
 
-    No tables make a mere copy. edits: what the record beside the copy says; none is written without them.
+    No tables make a mere copy. edits: what the record beside the copy says; none is written without them. stale: files
+    of a folder that are left out.
 
     Raises ValueError if `out` is there, has another ending or no place, and if the source changes meanwhile.
     """
@@ -47,6 +58,7 @@ def rewrite(
     if not out.parent.is_dir() or source.resolve() in out.resolve().parents:
         raise ValueError(f"out: {str(out)!r} has no place; expected a folder that is there, outside of the source")
     edited, lengths = {table.path: table for table in tables}, [torch.empty(0)]
+    mark = " ".join([f"{edits[0]['side']}:", *(entry["patch"] for entry in edits)]) if edits else ""
     bar = tqdm(total=sum(table.shape[0] for table in tables), unit="row", disable=not progress, delay=3)
 
     def change_chunk(chunk: Tensor) -> Tensor:
@@ -56,36 +68,36 @@ def rewrite(
         return rows
 
     def write(file: Path, target: Path) -> None:
-        edited[file].write(target, change_chunk) if file in edited else shutil.copyfile(file, target)
+        edited[file].write(target, change_chunk, mark) if file in edited else shutil.copyfile(file, target)
 
     with bar, alone(out):
         if out.exists():
             raise ValueError(f"out: {str(out)!r} is there already; expected a new name")
-        before, text = stamp(source), json.dumps({"format": FORMAT, "edits": edits}, indent=1) + "\n"
+        before = stamp(source)
         if not source.is_dir():
             with _new(out, source) as temporary:
                 write(source, temporary)
                 _validate_rest(source, before)
-                if edits:
-                    write_text(record_of(out), text)
+                write_record(record_of(out), temporary, edits)
             return torch.cat(lengths)
-        job = hashlib.sha256(f"{source.resolve()} {before} {text}".encode()).hexdigest()[:16]
+        job = hashlib.sha256(
+            json.dumps([str(source.resolve()), before, edits, [*map(str, edited)]]).encode()
+        ).hexdigest()[:16]
         whole = out.with_name(f".{out.name}.{job}.partial")  # which an earlier call may have begun
-        for file in (f for f in files_in(source) if f != record_of(source)):
+        for file in (f for f in files_in(source) if f != record_of(source) and f not in stale):
             target = whole / file.relative_to(source)
             target.parent.mkdir(parents=True, exist_ok=True)
             if not target.exists():
                 with _new(target, file) as temporary:
                     write(file, temporary)
-        for stale in whole.rglob(".*.partial"):  # of a call that was killed
-            stale.unlink()
+        for begun in whole.rglob(".*.partial"):  # by a call that was killed
+            begun.unlink()
         try:
             _validate_rest(source, before)
         except ValueError:
             shutil.rmtree(whole)
             raise
-        if edits:
-            write_text(record_of(whole), text)
+        write_record(record_of(whole), whole, edits)
         os.rename(whole, out)
     return torch.cat(lengths)
 
@@ -107,7 +119,7 @@ def _new(path: Path, like: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     except OSError as error:
         reason = error.strerror or error
-        raise OSError(f"out: {str(path)!r} cannot be written ({reason}); nothing is left there") from error
+        raise OSError(f"out: {str(path)!r} cannot be written ({reason}); it is left as it was") from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -125,16 +137,6 @@ def _changed(chunk: Tensor, change: RowChange) -> tuple[Tensor, Tensor]:
     return torch.cat(rows), torch.cat(lengths)
 
 
-def format_lengths(lengths: Tensor) -> str:
-    """How many rows there were, how many not of unit length, and how many broken, for a line of text."""
-    sound = lengths[lengths.isfinite()]
-    other, broken = int(((sound - 1).abs() > UNIT).sum()), len(lengths) - len(sound)
-    text = f"{len(lengths):,} rows"
-    if other:
-        text += f", {other:,} not of unit length ({sound.min():.3g} to {sound.max():.3g}): edited in proportion to it"
-    return text + (f", {broken:,} with NaN or infinity, left so" if broken else "")
-
-
 def record_of(path: Path) -> Path:
     """Where the record of what was done to a file or folder stands."""
     return path / RECORD if path.is_dir() else path.with_name(f"{path.name}.{RECORD}")
@@ -145,7 +147,61 @@ def files_in(folder: Path) -> list[Path]:
     return sorted(Path(place, name) for place, _, names in os.walk(folder, followlinks=True) for name in names)
 
 
+def stale_in(folder: Path, side: Side) -> list[Path]:
+    """The search indices in a folder that were built of the vectors of `side`, such as image.index."""
+    other = "text" if side == "images" else "image"
+    stale = []
+    for file in files_in(folder):
+        built = [part for part in file.relative_to(folder).parts if part.endswith((".index", ".faiss"))]
+        stale += [file] if built and not built[0].startswith(other) else []
+    return stale
+
+
 def stamp(path: Path) -> list:
     """Size and time of a file, or of all files of a folder, behind links too: by which it is known again."""
     files = files_in(path) if path.is_dir() else [path] if path.is_file() else []
     return [[f.relative_to(path).as_posix(), f.stat().st_size, f.stat().st_mtime_ns] for f in files]
+
+
+def content_of(path: Path) -> str:
+    """What names a file or folder by its content: SHA-256 over its files and their names, but for its record."""
+    digest = hashlib.sha256()
+    files = [file for file in files_in(path) if file != record_of(path)] if path.is_dir() else [path]
+    for file in files:
+        with open(file, "rb") as content:
+            digest.update(f"{file.relative_to(path).as_posix()} ".encode(errors="surrogateescape"))
+            digest.update(hashlib.file_digest(content, "sha256").digest())
+    return digest.hexdigest()
+
+
+def write_record(place: Path, whole: Path, edits: Edits) -> None:
+    """Write at `place` what was done to the file or folder `whole`, tied to its content; nothing without edits."""
+    if edits:
+        record = {"format": FORMAT, "content": content_of(whole), "edits": edits}
+        write_text(place, json.dumps(record, indent=1) + "\n")
+
+
+def read_record(path: Path) -> Edits:
+    """The edits on record of a file or folder that `apply_edit` wrote; none without a record beside it.
+
+    Raises ValueError for a record of another form, or of another content than what stands beside it.
+    """
+    place = record_of(path)
+    if not place.is_file():
+        return []
+    try:
+        record = json.loads(place.read_text(encoding="utf-8"))
+        content, edits = record["content"], record["edits"]
+        for entry in edits:
+            if any(type(entry[key]) is not kind for key, kind in ENTRY.items()) or entry["side"] not in SIDES:
+                raise ValueError("of another form")
+        if record["format"] != FORMAT or not isinstance(edits, list):
+            raise ValueError("of another format")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"record: {str(place)!r} cannot be read ({brief(error)}); expected it as written") from error
+    if content != content_of(path):
+        raise ValueError(
+            f"index: {str(path)!r} has changed since its record {place.name} was written; expected it as it was "
+            "edited, or, if it was built anew of unedited vectors, no record beside it"
+        )
+    return edits
