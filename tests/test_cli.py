@@ -116,7 +116,6 @@ def test_run_refuses_wrong_arguments_before_anything_runs(notebook, tmp_path, ca
         ("--methods oblik", "methods: 'oblik' is not known; did you mean 'oblique'?"),
         ("--paradigms total", "paradigms: 'total' is not known"),
         ("--prompts fre", "prompts: 'fre' is not known; did you mean 'free'?"),
-        ("--json no/such/folder.json", "json: 'no/such/folder.json' cannot be written"),
     ],
 )
 def test_bench_refuses_wrong_arguments_before_any_work(tmp_path, monkeypatch, capsys, arguments, message):
@@ -124,6 +123,30 @@ def test_bench_refuses_wrong_arguments_before_any_work(tmp_path, monkeypatch, ca
     assert cli.main(["bench", str(tmp_path), *arguments.split()]) == 2
     out, err = capsys.readouterr()
     assert out == "" and err.startswith(message) and len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "bench --json", "audit --classes dog --json", "audit --classes dog --figure", "data --json", "data --tars",
+        "embed x --model m --out", "paper x --out", "run --out", "book --out", "near --classes a --json",
+        "forget --out p.safetensors --json", "forget --out", "queries q --out", "check p --index i --queries q --json",
+        "apply p --index i --out o --json", "apply p --index i --out", "undo --index i --out o --json",
+        "undo --index i --out",
+    ],
+)  # fmt: skip
+def test_what_cannot_be_written_is_told_before_any_work(command, tmp_path, monkeypatch, capsys):
+    """Every option that takes a place: below a file, in a missing folder for a file, or a folder for a file."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    *words, option = command.split()
+    places = ["file/x"] + ["no/x", "folder"] * (option in ("--json", "--figure"))
+    for place in places:
+        assert cli.main([*words, option, place]) == 2
+        out, err = capsys.readouterr()
+        assert out == "" and err.startswith(f"{option[2:]}: '{place}' cannot be written; expected a ")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
 
 
 def test_bench_refuses_pictures_of_one_class(tmp_path, capsys):

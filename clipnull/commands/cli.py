@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from . import indexing, inspecting, measuring, teaching
-from .console import Parser, escape_unprintable, terminable
+from .console import Parser, escape_unprintable, terminable, validate_places
 
 DESCRIPTION = "A course and a library: make a pretrained CLIP forget, without its data."
 
@@ -40,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.command is None:
         top.error(f"no command given; expected one of {', '.join(commands)}")
     try:
+        validate_places(args)
         with terminable():
             return args.function(args)
     except (ValueError, OSError, ImportError) as error:

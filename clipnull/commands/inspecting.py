@@ -42,6 +42,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     option("--json", type=Path, metavar="FILE", help="write all findings there")
     option("--figure", type=Path, metavar="FILE.png", help="draw the (first) findings there")
     option("--seed", type=int, default=0, help="of folds and draws [0]")
+    option("--max-beyond", type=int, default=0, metavar="N", help="findings beyond their limit with exit status 0 [0]")
 
 
 def data(args: argparse.Namespace) -> int:
@@ -113,7 +114,7 @@ def audit(args: argparse.Namespace) -> int:
         with written(args.figure) as part:
             draw(reports[0]).savefig(part, format="png", dpi=150, bbox_inches="tight")
     print(*reports, sep="\n\n")
-    return 0
+    return int(any(sum(f.within is False for f in report.findings) > args.max_beyond for report in reports))
 
 
 def _runs(args: argparse.Namespace) -> list[tuple[str, dict[str, Any]]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from pathlib import Path
 
 from ..errors import names, one_of
@@ -62,8 +61,6 @@ def bench(args: argparse.Namespace) -> int:
     from ..stored import is_stored
     from ..vocabulary import PROMPTS
 
-    if args.json and (args.json.is_dir() or not os.access(args.json.parent, os.W_OK)):
-        raise ValueError(f"json: {str(args.json)!r} cannot be written; expected a file in a folder that can be")
     known = list(comparison.ALL if args.baselines else METHODS)
     methods = args.methods and names("methods", args.methods, known)
     paradigms = names("paradigms", args.paradigms or sweep.PARADIGMS, sweep.PARADIGMS)

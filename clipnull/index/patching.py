@@ -122,7 +122,7 @@ def validate(edit: Edit, tables: list[Vectors], side: Side, model: str, edits: E
             )
         if not (all(prints) or all(models)):
             return _judged(edit, tables)
-    return f"of {own}, by its {'fingerprint' if all(prints) else 'name'}"
+    return f"of {own}, as the file or its record says" if not model else f"of {own}, as --model says"
 
 
 def _judged(edit: Edit, tables: list[Vectors]) -> str:

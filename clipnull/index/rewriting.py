@@ -75,7 +75,7 @@ def rewrite(
             raise ValueError(f"out: {str(out)!r} is there already; expected a new name")
         before = stamp(source)
         if not source.is_dir():
-            with _new(out, source) as temporary:
+            with _new(out, source, out) as temporary:
                 write(source, temporary)
                 _validate_rest(source, before)
                 write_record(record_of(out), temporary, edits)
@@ -88,7 +88,7 @@ def rewrite(
             target = whole / file.relative_to(source)
             target.parent.mkdir(parents=True, exist_ok=True)
             if not target.exists():
-                with _new(target, file) as temporary:
+                with _new(target, file, out / file.relative_to(source)) as temporary:
                     write(file, temporary)
         for begun in whole.rglob(".*.partial"):  # by a call that was killed
             begun.unlink()
@@ -108,8 +108,11 @@ def _validate_rest(source: Path, before: list) -> None:
 
 
 @contextlib.contextmanager
-def _new(path: Path, like: Path) -> Iterator[Path]:
-    """A temporary path: if all goes well, synced, given the mode of `like` and renamed to `path`; else deleted."""
+def _new(path: Path, like: Path, shown: Path) -> Iterator[Path]:
+    """A temporary path: if all goes well, synced, given the mode of `like` and renamed to `path`; else deleted.
+
+    shown: what an error says in place of `path`.
+    """
     temporary = path.with_name(f".{uuid.uuid4().hex}.partial")
     try:
         yield temporary
@@ -118,8 +121,7 @@ def _new(path: Path, like: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        reason = error.strerror or error
-        raise OSError(f"out: {str(path)!r} cannot be written ({reason}); it is left as it was") from error
+        raise OSError(f"out: {str(shown)!r} cannot be written ({error.strerror or error})") from error
     finally:
         temporary.unlink(missing_ok=True)
 
