@@ -1,5 +1,6 @@
 """The command line: its messages, its exit status, and how a signal ends it."""
 
+import errno
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ from PIL import Image
 
 import clipnull
 from clipnull.commands import cli, teaching
+from clipnull.files import written
 
 COMMANDS = "run publish seeds student book course goldens slides booklet colab leaderboard quiz"
 COMMANDS += " bench embed paper data audit near forget queries check apply undo"
@@ -147,6 +149,22 @@ def test_what_cannot_be_written_is_told_before_any_work(command, tmp_path, monke
         out, err = capsys.readouterr()
         assert out == "" and err.startswith(f"{option[2:]}: '{place}' cannot be written; expected a ")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_no_message_shows_a_temporary_name(tmp_path, monkeypatch, capsys):
+    """A disk that is full, or a folder that goes, while the results are written."""
+    (tmp_path / "a.json").write_text("before")
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_text", full)
+    assert cli.main(["data", "--json", str(tmp_path / "a.json")]) == 2
+    assert capsys.readouterr().err == f"{tmp_path / 'a.json'}: No space left on device\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"] and (tmp_path / "a.json").read_text() == "before"
+    with pytest.raises(FileNotFoundError) as error, written(tmp_path / "no" / "a.json"):
+        pass
+    assert error.value.filename == str(tmp_path / "no" / "a.json")
 
 
 def test_bench_refuses_pictures_of_one_class(tmp_path, capsys):

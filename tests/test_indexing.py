@@ -13,10 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import plain, random
+from helpers import plain, python, random
 
 import clipnull as cn
 from clipnull.commands import cli
+from clipnull.commands.indexing import SEARCH
 from clipnull.index import checking
 from clipnull.index.checking import Queries, check_index, forgotten, read_queries, says
 from clipnull.index.files import open_tables
@@ -276,6 +277,46 @@ def test_queries_from_a_text_file_and_aliases(shop, clip, tmp_path, capsys):
     assert json.loads((tmp_path / "p.json").read_text())["patch_content"]
     assert "holds another patch" in refused(capsys, *forget, "--classes", "boat") and out.read_bytes() == first
     assert "'cat' is not known" in (line := refused(capsys, *forget, "--classes", "cat")) and str(names) in line
+
+
+def test_what_the_help_says_of_methods_is_measured(clip, images, z):
+    names, text = list(images.vocabulary.classes), " ".join(SEARCH.split())
+    queries = embed_classes(clip, names)
+
+    def answers(rows, name):
+        place = names.index(name)
+        return int((images.classes[(F.normalize(rows, dim=1) @ queries[place]).topk(10).indices] == place).sum())
+
+    request, vocabulary, after = cn.Forget(["dog"]), cn.Vocabulary(names, ["photo"]), []
+    for method in ("gated", "nullspace", "oblique"):
+        rows = cn.unlearn(clip, request, vocabulary, method, prototypes=False).images(z)
+        after.append((answers(rows, "dog"), answers(rows, "horse")))
+    dogs, horses = zip(*after, strict=True)
+    assert f"among the embedded pictures {answers(z, 'dog')} are dogs" in text
+    assert "{} are after gated, {} after nullspace and {} after oblique".format(*dogs) in text
+    assert 'to "horse" {}, {} and {} are'.format(*horses) in text
+
+
+@pytest.mark.parametrize("command", ["apply", "check", "undo"])
+def test_the_commands_of_an_index_load_no_model_library(command, tmp_path):
+    """They start in a second: open_clip, torchvision and transformers take ten."""
+    patch, z, out = tmp_path / "p.safetensors", tmp_path / "z.npy", tmp_path / "o.npy"
+    plain(8, request=cn.Forget(["dog"])).save(patch)
+    np.save(z, random(9, 8).numpy())
+    np.savez(tmp_path / "q.npz", other_texts=random(2, 8).numpy(), other_names=["dog", "cat"])
+    rest = (
+        ["--queries", tmp_path / "q.npz", "--max-lost", 10, "--max-left", 10] if command == "check" else ["--out", out]
+    )
+    if command == "undo":
+        command_line = ["undo", "--index", out, "--out", tmp_path / "back.npy"]
+        assert cli.main([str(a) for a in ("apply", patch, "--index", z, "--out", out)]) == 0
+    else:
+        command_line = [command, patch, "--index", z, *rest]
+    code = (
+        "import sys\nfrom clipnull.commands import cli\nassert cli.main(sys.argv[1:]) == 0\n"
+        "print([m for m in ('open_clip', 'torchvision', 'transformers', 'timm', 'PIL', 'pyarrow') if m in sys.modules])"
+    )
+    assert python(code, *command_line).splitlines()[-1] == "[]"
 
 
 def test_an_index_that_is_written_to_is_not_judged(shop, tmp_path, capsys, monkeypatch):

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -199,6 +200,55 @@ def test_a_begun_folder_is_taken_up_by_the_same_job_alone(tmp_path, monkeypatch)
             apply_edit(other, tmp_path / "in", tmp_path / "out")
     apply_edit(EDITS["linear"], tmp_path / "in", tmp_path / "out")
     torch.testing.assert_close(rows_of(tmp_path / "out"), EDITS["linear"].images(Z), atol=2e-6, rtol=0)
+
+
+def test_what_a_killed_undo_left_is_taken_up_by_no_other_job(tmp_path, monkeypatch):
+    """An edit of the pictures and one of the queries: the undo of one is stopped, then that of the other is run."""
+    folder(tmp_path / "in", Z)
+    edit = EDITS["linear"]
+    for out, side in (("a", "images"), ("b", "queries")):
+        apply_edit(edit, tmp_path / "in", tmp_path / out, side)
+    shutil.rmtree(tmp_path / "in")
+    for first, second, side in (("a", "b", "queries"), ("b", "a", "images")):
+        with monkeypatch.context() as patch:
+            patch.setattr(rewriting, "write_record", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            with pytest.raises(KeyboardInterrupt):
+                undo(edit, tmp_path / first, tmp_path / f"back-{second}")
+        undo(edit, tmp_path / second, tmp_path / f"back-{second}")
+        expected = Z if side == "images" else torch.cat([part.flip(0) for part in Z.split(120)])
+        torch.testing.assert_close(rows_of(tmp_path / f"back-{second}", side), expected, atol=1e-5, rtol=0)
+        assert torch.equal(rows_of(tmp_path / f"back-{second}"), Z) or side == "images"
+
+
+@pytest.mark.parametrize("kind", ["npy", "folder"])
+def test_of_two_patches_for_one_output_one_is_refused(kind, tmp_path):
+    write, suffix = KINDS[kind]
+    source, out = tmp_path / f"in{suffix}", tmp_path / f"out{suffix}"
+    write(source, Z)
+    edits = [EDITS["linear"], EDITS["module"]]
+
+    def apply(edit):
+        try:
+            return apply_edit(edit, source, out)["rows"]
+        except ValueError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(2) as pool:
+        results = [*pool.map(apply, edits)]
+    assert sorted(map(type, results), key=str) == [int, str] and any("is there already" in str(r) for r in results)
+    torch.testing.assert_close(rows_of(out), edits[results.index(N)].images(Z), atol=2e-6, rtol=1e-5)
+
+
+def test_what_others_left_beside_the_output_stays(tmp_path):
+    """A folder that bears the name of a temporary one, or a link to one, is the user's own."""
+    folder(tmp_path / "in", Z)
+    for name in ("out.partial", ".out.partial", "away"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mine.txt").write_text("mine")
+    (tmp_path / "out.tmp").symlink_to(tmp_path / "away")
+    apply_edit(EDITS["linear"], tmp_path / "in", tmp_path / "out")
+    for name in ("out.partial", ".out.partial", "away"):
+        assert [f.name for f in (tmp_path / name).iterdir()] == ["mine.txt"]
 
 
 @pytest.mark.parametrize("kind", KINDS)

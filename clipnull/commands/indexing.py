@@ -16,11 +16,12 @@ if TYPE_CHECKING:
     from ..vocabulary import Forget, Vocabulary
 
 
-SEARCH = """
-Which method for a search. With names alone on the embedded pictures, dogs among the first ten answers to "dog" and
-horses to "horse" go from 7 and 10 to 5 and 10 after gated, 2 and 10 after nullspace, 0 and 3 after oblique: what
-forgets most reaches furthest. oblique is the default here as everywhere in clipnull; look at `clipnull check` and take
-nullspace where it names a query as HURT. gated and neuron act on pictures, so that queries alone cannot be edited."""
+SEARCH = """Which method for a search. Of the first ten answers to "dog" among the embedded pictures 7 are dogs; with a
+patch from names alone 2 are after gated, 0 after nullspace and 0 after oblique. Of those to "horse" 10, 10 and 9 are
+still horses; in an index that somebody uses they were 10, 10 and 3, and the dogs 5, 2 and 0. What forgets most reaches
+furthest: the commands start from oblique, as a word must stop working (clipnull.unlearn from nullspace, the method of
+the paper). Look at `clipnull check`, and take nullspace or gated where it says HURT. gated and neuron act on pictures:
+they edit an index, and no queries."""
 
 
 def add(commands: argparse._SubParsersAction) -> None:

@@ -127,16 +127,16 @@ def _new(path: Path, like: Path, shown: Path) -> Iterator[Path]:
 
 
 def _changed(chunk: Tensor, change: RowChange) -> tuple[Tensor, Tensor]:
-    """The rows after the change, and their lengths before; broken ones stay."""
-    rows, lengths = [], []
+    """The rows after the change, in the place of the old ones, and their lengths before; broken ones stay."""
+    lengths = []
     for block in chunk.split(BLOCK):
         length = torch.linalg.vector_norm(block.double() if block.dtype == torch.float64 else block.float(), dim=1)
-        sound = length.isfinite()[:, None]
-        old = None if sound.all() else block.clone()
-        new = change(block, length).to(block.dtype)
-        rows.append(new if old is None else torch.where(sound, new, old))
+        broken = ~length.isfinite()
+        old = block[broken]
+        block.copy_(change(block, length))
+        block[broken] = old
         lengths.append(length)
-    return torch.cat(rows), torch.cat(lengths)
+    return chunk, torch.cat(lengths)
 
 
 def record_of(path: Path) -> Path:
