@@ -24,6 +24,7 @@ import clipnull as cn
 from clipnull.edit import Edit
 from clipnull.index import files, rewriting
 from clipnull.index.files import open_tables, open_vectors
+from clipnull.index.checking import read_queries
 from clipnull.index.patching import MAX_CHANCE, apply_edit, chance, inverted, undo
 from clipnull.index.rewriting import files_in, record_of
 
@@ -148,7 +149,7 @@ def test_all_else_in_a_file_stays(tmp_path):
     assert new.schema.equals(old.schema) and new.drop(["embedding"]).equals(old.drop(["embedding"]))
     for suffix in (".npz", ".safetensors", ".parquet"):
         words = open_vectors(tmp_path / f"out{suffix}").words
-        assert words.pop("edited").startswith("images: ") and words == {"model": "a model"}
+        assert words.pop("clipnull_edited").startswith("images: ") and words == {"model": "a model"}
         (tmp_path / f"in{suffix}").unlink()
         undo(EDITS["linear"], tmp_path / f"out{suffix}", tmp_path / f"back{suffix}")
         assert open_vectors(tmp_path / f"back{suffix}").words == {"model": "a model"}
@@ -422,6 +423,26 @@ def test_an_edited_file_without_its_record_says_so_itself(kind, tmp_path):
     shutil.copy(tmp_path / f"out{suffix}", tmp_path / f"alone{suffix}")
     with pytest.raises(ValueError, match="says that it was edited; expected its record"):
         apply_edit(replace(plain(D, 9), model="a model"), tmp_path / f"alone{suffix}", tmp_path / f"twice{suffix}")
+
+
+def test_an_edited_file_of_embeddings_does_not_pass_for_the_model(tmp_path):
+    """Neither with its record nor without, neither its pictures nor its texts."""
+    names, texts = np.array(["cat", "dog", "tree"]), random(3, D).numpy()
+    np.savez(tmp_path / "whole.npz", images=Z.numpy(), class_names=names, domain_names=["a", "b"], texts_free=texts,
+             classes=names[np.arange(N) % 3], domains=["a", "b"] * (N // 2), texts_build=random(3, 2, D).numpy())  # fmt: skip
+    np.savez(tmp_path / "texts.npz", class_names=names, class_texts=texts)
+    assert cn.load(str(tmp_path / "whole.npz")).stored and cn.load(str(tmp_path / "texts.npz")).stored
+    apply_edit(EDITS["linear"], tmp_path / "whole.npz", tmp_path / "whole-out.npz")
+    apply_edit(EDITS["linear"], tmp_path / "texts.npz", tmp_path / "texts-out.npz", "queries")
+    for name, message in (("whole", "holds edited embeddings"), ("texts", "its texts were edited")):
+        shutil.copy(tmp_path / f"{name}-out.npz", tmp_path / f"{name}-alone.npz")
+        for place in ("out", "alone"):
+            with pytest.raises(ValueError, match=message):
+                cn.load(str(tmp_path / f"{name}-{place}.npz"))
+    with pytest.raises(ValueError, match="queries: .*were edited"):
+        read_queries(tmp_path / "texts-out.npz", 5)
+    undo(None, tmp_path / "whole-out.npz", tmp_path / "back.npz")
+    assert cn.load(str(tmp_path / "back.npz")).stored
 
 
 def test_an_original_is_known_by_content_and_restored_without_the_patch(tmp_path):

@@ -75,10 +75,8 @@ def add(commands: argparse._SubParsersAction) -> None:
         of[name]("--out", type=Path, required=True, metavar="OUT", help="a new file or folder of that kind")
     of["apply"]("--normalize", action="store_true", help="give edited rows unit length")
     of["undo"]("--original", type=Path, metavar="FILE", help="where it is now, if it was moved")
-    for name in ("near", "forget", "check", "apply", "undo"):
-        of[name](
-            "--json", type=Path, metavar="FILE", help="write what is found there, with patch, index, date, version"
-        )
+    for option in of.values():
+        option("--json", type=Path, metavar="FILE", help="write all that there, with patch, index, date and version")
 
 
 def near(args: argparse.Namespace) -> int:
@@ -134,7 +132,7 @@ def queries(args: argparse.Namespace) -> int:
     with written(args.out) as temporary, open(temporary, "wb") as file:
         np.savez(file, other_texts=clip.embed_texts(texts).cpu().numpy(), other_names=texts, model=clip.name)
     print(f"written: {args.out}: {len(texts)} queries")
-    return 0
+    return _report(args, queries=texts)
 
 
 def _request(args: argparse.Namespace, vocabulary: Vocabulary) -> Forget:

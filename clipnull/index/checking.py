@@ -14,8 +14,9 @@ from torch import Tensor
 from ..edit import Edit
 from ..errors import import_extra, one_line
 from ..files import aligned, read_lines
+from ..stored import EDITED
 from ..vocabulary import TEMPLATES, Forget, format_prompt, words
-from .files import MARK, Vectors, by_number, open_tables, reading
+from .files import Vectors, by_number, open_tables, reading
 from .patching import inverted, name_of, validate
 from .rewriting import content_of, read_record
 
@@ -64,7 +65,7 @@ def read_queries(path: str | Path, rows: int, names: str | Path | None = None) -
         parts, texts, captions = _fields_of(path)
     else:
         tables = open_tables(path, "queries")
-        edited = [entry["side"] for entry in read_record(path)] + [table.words.get(MARK, "") for table in tables]
+        edited = [entry["side"] for entry in read_record(path)] + [table.words.get(EDITED, "") for table in tables]
         if any(side.startswith("queries") for side in edited):
             raise ValueError(f"queries: {str(path)!r} were edited; expected them as they were before")
         parts = [table.rows() for table in tables]
@@ -89,7 +90,7 @@ def _fields_of(path: Path) -> tuple[list[Tensor], list[str], int]:
     parts, texts, captions = [], [], 0
     try:
         with np.load(path, allow_pickle=False) as archive:
-            if MARK in archive.files and str(archive[MARK]).startswith("queries"):
+            if EDITED in archive.files and str(archive[EDITED]).startswith("queries"):
                 raise ValueError("its queries were edited")
             for vectors, names in FIELDS.items():
                 if not {vectors, names} <= {*archive.files}:

@@ -21,6 +21,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from ..errors import brief, import_extra, one_line, one_of, printable
+from ..stored import EDITED
 
 Side = Literal["images", "queries"]
 SIDES = ("images", "queries")
@@ -29,9 +30,7 @@ NAMES = {  # of the table in a file that holds several
     "images": ("images", "image_embedding", "image_embeddings", "img_emb", "embedding", "embeddings", "vector"),
     "queries": ("texts", "queries", "text_embedding", "text_embeddings", "text_emb", "embedding", "embeddings"),
 }
-WORDS = ("model", "fingerprint", "edited")
-MARK = "edited"
-"""What a file that can say so says of itself: the side that was edited, and with which patches."""
+WORDS = ("model", "fingerprint", EDITED)
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 NUMPY = {np.dtype(f"<f{size}"): dtype for size, dtype in ((8, torch.float64), (4, torch.float32), (2, torch.float16))}
 CHUNK, MAX_CHUNK_BYTES, MAX_WIDTH = 4096, 2**26, 2**20
@@ -188,8 +187,8 @@ def _write_safetensors(table: Vectors, out: Path, change: Change, mark: str) -> 
     with open(table.path, "rb") as old, open(out, "wb") as new:
         size = int.from_bytes(old.read(8), "little")
         head = json.loads(old.read(size))
-        words = {key: text for key, text in head.pop("__metadata__", {}).items() if key != MARK}
-        words |= {MARK: mark} if mark else {}
+        words = {key: text for key, text in head.pop("__metadata__", {}).items() if key != EDITED}
+        words |= {EDITED: mark} if mark else {}
         text = json.dumps(({"__metadata__": words} if words else {}) | head).encode()
         text += b" " * (-len(text) % 8)
         new.write(len(text).to_bytes(8, "little") + text)
@@ -237,7 +236,9 @@ def _read_npz(table: Vectors) -> Iterator[Tensor]:
 
 def _write_npz(table: Vectors, out: Path, change: Change, mark: str) -> None:
     with np.load(table.path, allow_pickle=False) as archive:
-        arrays: Any = {name: archive[name] for name in archive.files if name != MARK} | ({MARK: mark} if mark else {})
+        arrays: Any = {name: archive[name] for name in archive.files if name != EDITED} | (
+            {EDITED: mark} if mark else {}
+        )
         packed = any(member.compress_type for member in archive.zip.infolist())
     arrays[table.name] = torch.cat([change(chunk) for chunk in table.chunks()]).numpy()
     with open(out, "wb") as file:
@@ -282,8 +283,8 @@ def _tensor(table: Vectors, column: Any) -> Tensor:
 def _write_parquet(table: Vectors, out: Path, change: Change, mark: str) -> None:
     pa, pq = import_extra("pyarrow", "index"), import_extra("pyarrow.parquet", "index")
     with _parquet_file(table.path) as file:
-        words = {key: text for key, text in (file.schema_arrow.metadata or {}).items() if key != MARK.encode()}
-        schema = file.schema_arrow.with_metadata(words | ({MARK: mark} if mark else {}))
+        words = {key: text for key, text in (file.schema_arrow.metadata or {}).items() if key != EDITED.encode()}
+        schema = file.schema_arrow.with_metadata(words | ({EDITED: mark} if mark else {}))
         place, kind = schema.get_field_index(table.name), schema.field(table.name).type
         compression = file.metadata.row_group(0).column(0).compression.replace("UNCOMPRESSED", "NONE")
         with pq.ParquetWriter(out, schema, compression=compression) as writer:

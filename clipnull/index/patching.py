@@ -14,7 +14,8 @@ from torch import Tensor
 
 from ..edit import Edit, checksum
 from ..errors import one_of
-from .files import MARK, SIDES, Side, Vectors, open_tables
+from ..stored import EDITED
+from .files import SIDES, Side, Vectors, open_tables
 from .rewriting import Edits, RowChange, content_of, read_record, record_of, rewrite, stale_in
 
 DRAWS, MAX_CHANCE, FEW_ROWS = 10_000, 0.01, 100
@@ -106,7 +107,7 @@ def validate(edit: Edit, tables: list[Vectors], side: Side, model: str, edits: E
             raise ValueError(f"index: {str(path)!r} was edited with this patch before; expected the original")
         if entry["side"] != side:
             raise ValueError(f"index: {str(path)!r} holds edited {entry['side']}; expected {side}")
-    if not edits and any(table.words.get(MARK) for table in tables):
+    if not edits and any(table.words.get(EDITED) for table in tables):
         place = record_of(path).name
         raise ValueError(f"index: {str(path)!r} says that it was edited; expected its record {place}, or the original")
     if d != len(edit.left):
