@@ -23,8 +23,8 @@ from safetensors.torch import load_file, save_file
 import clipnull as cn
 from clipnull.edit import Edit
 from clipnull.index import files, rewriting
-from clipnull.index.files import open_tables, open_vectors
 from clipnull.index.checking import read_queries
+from clipnull.index.files import open_tables, open_vectors
 from clipnull.index.patching import MAX_CHANCE, apply_edit, chance, inverted, undo
 from clipnull.index.rewriting import files_in, record_of
 
@@ -428,8 +428,9 @@ def test_an_edited_file_without_its_record_says_so_itself(kind, tmp_path):
 def test_an_edited_file_of_embeddings_does_not_pass_for_the_model(tmp_path):
     """Neither with its record nor without, neither its pictures nor its texts."""
     names, texts = np.array(["cat", "dog", "tree"]), random(3, D).numpy()
-    np.savez(tmp_path / "whole.npz", images=Z.numpy(), class_names=names, domain_names=["a", "b"], texts_free=texts,
-             classes=names[np.arange(N) % 3], domains=["a", "b"] * (N // 2), texts_build=random(3, 2, D).numpy())  # fmt: skip
+    labels = {"classes": names[np.arange(N) % 3], "domains": ["a", "b"] * (N // 2), "domain_names": ["a", "b"]}
+    fields = {"images": Z.numpy(), "class_names": names, "texts_free": texts, "texts_build": random(3, 2, D).numpy()}
+    np.savez(tmp_path / "whole.npz", **fields, **labels)
     np.savez(tmp_path / "texts.npz", class_names=names, class_texts=texts)
     assert cn.load(str(tmp_path / "whole.npz")).stored and cn.load(str(tmp_path / "texts.npz")).stored
     apply_edit(EDITS["linear"], tmp_path / "whole.npz", tmp_path / "whole-out.npz")

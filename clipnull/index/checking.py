@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..edit import Edit
-from ..errors import import_extra, one_line
+from ..errors import brief, import_extra, one_line
 from ..files import aligned, read_lines
 from ..stored import EDITED
 from ..vocabulary import TEMPLATES, Forget, format_prompt, words
-from .files import Vectors, by_number, open_tables, reading
+from .files import Vectors, by_number, open_tables, open_vectors, reading
 from .patching import inverted, name_of, validate
 from .rewriting import content_of, read_record
 
@@ -60,68 +60,48 @@ def read_queries(path: str | Path, rows: int, names: str | Path | None = None) -
 
     Raises ValueError that names what is wrong or missing.
     """
-    path = Path(path)
+    path, captions = Path(path), 0
     if path.suffix == ".npz" and names is None:
-        parts, texts, captions = _fields_of(path)
+        with reading(path), np.load(path, allow_pickle=False) as archive:
+            fields = {key: archive[name].tolist() for key, name in FIELDS.items() if {key, name} <= {*archive.files}}
+        tables = [open_vectors(path, "queries", key) for key in fields]
+        texts, captions = [*fields.values()], len(fields.get("texts", ()))
     else:
         tables = open_tables(path, "queries")
-        edited = [entry["side"] for entry in read_record(path)] + [table.words.get(EDITED, "") for table in tables]
-        if any(side.startswith("queries") for side in edited):
-            raise ValueError(f"queries: {str(path)!r} were edited; expected them as they were before")
-        parts = [table.rows() for table in tables]
-        texts = read_lines("names", names) if names else _columns(path, tables)
-        captions = len(texts)
-    n, widths = sum(map(len, parts)), {part.shape[1] for part in parts}
-    if not parts or n != len(texts) or not all(isinstance(text, str) for text in texts):
+        texts = [read_lines("names", names)] if names else _columns(path, tables)
+        captions = sum(map(len, texts))
+    if any(side.startswith("queries") for side in _edited(path, tables)):
+        raise ValueError(f"queries: {str(path)!r} were edited; expected them as they were before")
+    vectors_in, texts_in = [table.shape[0] for table in tables], [*map(len, texts)]
+    if not tables or texts_in not in (vectors_in, [sum(vectors_in)]) or len({t.shape[1] for t in tables}) > 1:
         raise ValueError(
-            f"queries: {str(path)!r} holds {n} vectors and {len(texts)} texts; expected one text for each, in the file "
-            "or, one a line, in --names FILE"
+            f"queries: {str(path)!r} holds {brief(vectors_in)} vectors and {brief(texts_in)} texts; expected one text for "
+            "each, in the file or, one a line, in --names FILE, and vectors of one width"
         )
-    if len(widths) > 1 or not all(part.isfinite().all() for part in parts):
-        raise ValueError(f"queries: {str(path)!r} holds NaN, infinity or several widths; expected finite, of one width")
-    place = torch.full((n,), -1)
+    vectors, lines = torch.cat([table.rows() for table in tables]), [text for part in texts for text in part]
+    if not vectors.isfinite().all() or not all(isinstance(text, str) for text in lines):
+        raise ValueError(f"queries: {str(path)!r} holds NaN, infinity or texts that are none; expected finite rows")
+    place = torch.full((len(lines),), -1)
     if captions == rows:
         place[:captions] = torch.arange(captions)
-    return Queries(F.normalize(torch.cat(parts), dim=1), tuple(texts), place)
+    return Queries(F.normalize(vectors, dim=1), tuple(lines), place)
 
 
-def _fields_of(path: Path) -> tuple[list[Tensor], list[str], int]:
-    """The vectors and texts of a .npz, and how many of them are captions."""
-    parts, texts, captions = [], [], 0
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            if EDITED in archive.files and str(archive[EDITED]).startswith("queries"):
-                raise ValueError("its queries were edited")
-            for vectors, names in FIELDS.items():
-                if not {vectors, names} <= {*archive.files}:
-                    continue
-                rows, labels = archive[vectors], archive[names].tolist()
-                if rows.ndim != 2 or rows.dtype.kind != "f" or len(rows) != len(labels):
-                    raise ValueError(f"{vectors} are not rows (m, d) of floating numbers, one for each of {names}")
-                captions = len(labels) if names == "captions" else captions
-                parts.append(torch.from_numpy(rows.astype(np.float32)))
-                texts += labels
-    except Exception as error:  # zlib and the parser of NumPy's headers have errors of their own
-        raise ValueError(f"queries: {str(path)!r} cannot be read ({one_line(error)}); expected .npz") from error
-    return parts, texts, captions
+def _edited(path: Path, tables: list[Vectors]) -> list[str]:
+    """Which sides of a file were edited, by its record and by what it says of itself."""
+    return [entry["side"] for entry in read_record(path)] + [table.words.get(EDITED, "") for table in tables]
 
 
-def _columns(path: Path, tables: list[Vectors]) -> list[str]:
-    """The texts beside vectors: of a Parquet file, or of metadata/*.parquet in a folder, each as long as its part."""
+def _columns(path: Path, tables: list[Vectors]) -> list[list[str]]:
+    """The texts beside vectors: of a Parquet file, or of metadata/*.parquet in a folder, a list for each part."""
     folder = path.is_dir()
     files = sorted((path / "metadata").glob("*.parquet"), key=by_number) if folder else [tables[0].path]
-    texts: list[str] = []
-    for i, file in enumerate(f for f in files if f.suffix == ".parquet"):
+    texts = []
+    for file in (f for f in files if f.suffix == ".parquet"):
         parquet = import_extra("pyarrow.parquet", "index")
         with reading(file):
             known = [name for name in COLUMNS if name in parquet.read_schema(file).names]
-            texts += parquet.read_table(file, columns=known[:1]).column(0).to_pylist() if known else []
-        ends = sum(table.shape[0] for table in tables[: i + 1])
-        if known and len(texts) != ends:
-            part = tables[min(i, len(tables) - 1)].path.name
-            raise ValueError(
-                f"queries: {str(file)!r} does not end with the row of {part}; expected a text for each row"
-            )
+            texts += [parquet.read_table(file, columns=known[:1]).column(0).to_pylist() if known else []]
     return texts
 
 
