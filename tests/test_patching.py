@@ -455,6 +455,7 @@ def test_an_original_is_known_by_content_and_restored_without_the_patch(tmp_path
     ):
         undo(EDITS["linear"], tmp_path / "out.npy", tmp_path / "back.npy")
     assert undo(None, tmp_path / "out.npy", tmp_path / "back.npy").startswith("exact")
+    assert undo(None, tmp_path / "out.npy", tmp_path / "back.npy") == "nothing to do: it is the original"
     assert torch.equal(rows_of(tmp_path / "back.npy"), Z)
     times = (tmp_path / "in.npy").stat()
     npy(tmp_path / "in.npy", Z.flip(0))  # of the same size and time

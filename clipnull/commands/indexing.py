@@ -237,5 +237,5 @@ def undo(args: argparse.Namespace) -> int:
 
     edit, place = Edit.load(args.patch) if args.patch else None, args.index or args.queries
     how = undo(edit, place, args.out, args.original, args.array, progress=True)
-    print(f"written: {args.out}: {how}")
+    print(f"{args.out}: {how}")
     return _report(args, edit, how=how)

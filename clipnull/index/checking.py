@@ -75,8 +75,8 @@ def read_queries(path: str | Path, rows: int, names: str | Path | None = None) -
     vectors_in, texts_in = [table.shape[0] for table in tables], [*map(len, texts)]
     if not tables or texts_in not in (vectors_in, [sum(vectors_in)]) or len({t.shape[1] for t in tables}) > 1:
         raise ValueError(
-            f"queries: {str(path)!r} holds {brief(vectors_in)} vectors and {brief(texts_in)} texts; expected one text for "
-            "each, in the file or, one a line, in --names FILE, and vectors of one width"
+            f"queries: {str(path)!r} holds {brief(vectors_in)} vectors and {brief(texts_in)} texts; expected one text "
+            "for each, in the file or, one a line, in --names FILE, and vectors of one width"
         )
     vectors, lines = torch.cat([table.rows() for table in tables]), [text for part in texts for text in part]
     if not vectors.isfinite().all() or not all(isinstance(text, str) for text in lines):
