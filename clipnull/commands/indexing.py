@@ -26,56 +26,66 @@ they edit an index, and no queries."""
 
 def add(commands: argparse._SubParsersAction) -> None:
     """Add the parsers of these commands to those of `clipnull`."""
-    of = {
-        name: add_command(commands, name, function, text)
-        for name, function, text in (
-            ("near", near, "the words nearest to a name: they may answer in its place"),
-            ("forget", forget, "make a patch from names alone"),
-            ("queries", queries, "embed a text file of queries, one a line, for check"),
-            ("check", check, "what an index answers before and after a patch; nothing is switched"),
-            ("apply", apply, "write an edited copy of an index, or of the queries in front of it"),
-            ("undo", undo, "restore an edited index, or edited queries"),
-        )
-    }
+
+    def places(name: str, both: bool) -> None:
+        option = commands.choices[name].add_argument
+        group = option if both else commands.choices[name].add_mutually_exclusive_group(required=True).add_argument
+        text = "vectors of pictures: .npy, .npz, .safetensors, .parquet, or a folder in clip-retrieval's layout"
+        group("--index", type=Path, metavar="IN", required=both, help=text)
+        group("--queries", type=Path, metavar="FILE", required=both, help="of texts")
+        option("--array", metavar="NAME", help="array, tensor or column of the vectors, if several")
+
+    text = "the words nearest to a name: they may answer in its place"
+    option = add_command(commands, "near", near, text)
+    option("--classes", nargs="+", metavar="NAME", required=True, help="to forget")
+    option("--candidates", type=Path, metavar="FILE", help="words to look among, one a line [ImageNet]")
+    option("--most", type=int, default=8, help="how many for a class [8]")
+
+    option = add_command(commands, "forget", forget, "make a patch from names alone")
     commands.choices["forget"].epilog = SEARCH
+    option("--classes", nargs="+", metavar="NAME", help="to forget")
+    option("--domains", nargs="+", metavar="NAME", help="in these alone, of those in FILE [all]")
+    option("--method", default="oblique", help="one of clipnull.METHODS, see below [oblique]")
+    text = "pictures to synthesize; 0: texts alone, in seconds [8]"
+    option("--prototypes", type=int, default=8, metavar="N", help=text)
+    option("--out", type=Path, required=True, metavar="PATCH", help="a new file that ends in .safetensors")
     for name in ("near", "forget"):
-        of[name]("--classes", nargs="+", metavar="NAME", required=name == "near", help="to forget")
-        add_model(of[name], default=None)
-        of[name]("--vocabulary", type=Path, metavar="FILE", help="all classes, one a line")
-        of[name]("--embeddings", metavar="FILE.npz", help="texts in place of a model and a vocabulary")
-    of["near"]("--candidates", type=Path, metavar="FILE", help="words to look among, one a line [ImageNet]")
-    of["near"]("--most", type=int, default=8, help="how many for a class [8]")
-    of["forget"]("--domains", nargs="+", metavar="NAME", help="in these alone, of those in FILE [all]")
-    of["forget"]("--method", default="oblique", help="one of clipnull.METHODS, see below [oblique]")
-    prototypes = "pictures to synthesize; 0: texts alone, in seconds [8]"
-    of["forget"]("--prototypes", type=int, default=8, metavar="N", help=prototypes)
-    of["forget"]("--out", type=Path, required=True, metavar="PATCH", help="a new file that ends in .safetensors")
-    of["queries"]("texts", type=Path, metavar="FILE", help="queries, one a line")
-    add_model(of["queries"])
-    of["queries"]("--out", type=Path, required=True, metavar="FILE.npz", help="for check --queries")
-    vectors = "vectors of pictures: .npy, .npz, .safetensors, .parquet, or a folder in clip-retrieval's layout"
-    for name in ("check", "apply", "undo"):
-        some = (
-            {"nargs": "?", "help": "where the original is gone"} if name == "undo" else {"help": "of `clipnull forget`"}
-        )
-        of[name]("patch", type=Path, metavar="PATCH", **some)
-        both, option = name == "check", of[name]
-        if not both:
-            option = commands.choices[name].add_mutually_exclusive_group(required=True).add_argument
-        option("--index", type=Path, metavar="IN", required=both, help=vectors)
-        option("--queries", type=Path, metavar="FILE", required=both, help="of texts")
-        of[name]("--array", metavar="NAME", help="array, tensor or column of the vectors, if several")
-    for name in ("check", "apply"):
-        of[name]("--model", default="", help="what the index was made with, where the file does not say it")
-    of["check"]("--names", type=Path, metavar="FILE", help="the texts of the queries, one a line")
-    most = "pictures among its first ten answers that a forgotten class may still find [2]"
-    of["check"]("--max-left", type=int, default=2, metavar="N", help=most)
-    of["check"]("--max-lost", type=int, default=5, metavar="N", help="that any other query may lose [5]")
-    for name in ("apply", "undo"):
-        of[name]("--out", type=Path, required=True, metavar="OUT", help="a new file or folder of that kind")
-    of["apply"]("--normalize", action="store_true", help="give edited rows unit length")
-    of["undo"]("--original", type=Path, metavar="FILE", help="where it is now, if it was moved")
-    for option in of.values():
+        option = commands.choices[name].add_argument
+        add_model(option, default=None)
+        option("--vocabulary", type=Path, metavar="FILE", help="all classes, one a line")
+        option("--embeddings", metavar="FILE.npz", help="texts in place of a model and a vocabulary")
+
+    option = add_command(commands, "queries", queries, "embed a text file of queries, one a line, for check")
+    option("texts", type=Path, metavar="FILE", help="queries, one a line")
+    add_model(option)
+    option("--out", type=Path, required=True, metavar="FILE.npz", help="for check --queries")
+
+    text = "what an index answers before and after a patch; nothing is switched"
+    option = add_command(commands, "check", check, text)
+    option("patch", type=Path, metavar="PATCH", help="of `clipnull forget`")
+    places("check", both=True)
+    option("--model", default="", help="what the index was made with, where the file does not say it")
+    option("--names", type=Path, metavar="FILE", help="the texts of the queries, one a line")
+    text = "pictures among its first ten answers that a forgotten class may still find [2]"
+    option("--max-left", type=int, default=2, metavar="N", help=text)
+    option("--max-lost", type=int, default=5, metavar="N", help="that any other query may lose [5]")
+
+    text = "write an edited copy of an index, or of the queries in front of it"
+    option = add_command(commands, "apply", apply, text)
+    option("patch", type=Path, metavar="PATCH", help="of `clipnull forget`")
+    places("apply", both=False)
+    option("--model", default="", help="what the index was made with, where the file does not say it")
+    option("--out", type=Path, required=True, metavar="OUT", help="a new file or folder of that kind")
+    option("--normalize", action="store_true", help="give edited rows unit length")
+
+    option = add_command(commands, "undo", undo, "restore an edited index, or edited queries")
+    option("patch", type=Path, nargs="?", metavar="PATCH", help="needed where the original is gone")
+    places("undo", both=False)
+    option("--out", type=Path, required=True, metavar="OUT", help="a new file or folder of that kind")
+    option("--original", type=Path, metavar="FILE", help="where it is now, if it was moved")
+
+    for name in ("near", "forget", "queries", "check", "apply", "undo"):
+        option = commands.choices[name].add_argument
         option("--json", type=Path, metavar="FILE", help="write all that there, with patch, index, date and version")
 
 
@@ -194,9 +204,7 @@ def check(args: argparse.Namespace) -> int:
 
     edit, before = Edit.load(args.patch), stamp(args.index)
     tables = open_tables(args.index, "images", args.array)
-    rows, chunks = (
-        sum(f(table) for table in tables) for f in (lambda t: t.shape[0], lambda t: -(-t.shape[0] // t.step))
-    )
+    rows, chunks = sum(t.shape[0] for t in tables), sum(-(-t.shape[0] // t.step) for t in tables)
     asked = read_queries(args.queries, rows, args.names)
     pairs = pairs_of(edit, args.index, args.array, args.model)
     result = check_index(edit, tqdm(pairs, total=chunks, unit="chunk", delay=3), asked)

@@ -33,7 +33,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     option("data", nargs="?", metavar="DATA", help=f"{DATA} [the embedded miniworld]")
     add_model(option)
     add_request(option, "those of the patch")
-    option("--methods", nargs="+", default=["oblique"], metavar="METHOD", help="that edit [oblique]")
+    option("--methods", nargs="+", default=["oblique"], metavar="METHOD", help="that edit [oblique, as of forget]")
     option("--chance", action="store_true", help="audit each method that has a strength also at strength 'chance'")
     option("--patch", type=Path, metavar="FILE", help="the edit, in place of making one")
     option("--retrained", metavar="MODEL", help="trained without the class [the one that comes with miniclip, if any]")

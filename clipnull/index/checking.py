@@ -127,7 +127,7 @@ def pairs_of(edit: Edit, place: Path, name: str | None = None, model: str = "") 
     Raises ValueError as `apply_edit` and `undo` do.
     """
     edits, tables = read_record(place), open_tables(place, "images", name)
-    if edits and edits[-1]["patch"] == name_of(edit):
+    if edits and (edits[-1]["patch"], edits[-1]["side"]) == (name_of(edit), "images"):
         original = Path(edits[-1]["source"])
         if original.exists() and content_of(original) == edits[-1]["content"]:
             before = (chunk.float() for table in open_tables(original, "images", name) for chunk in table.chunks())
