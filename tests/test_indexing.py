@@ -226,13 +226,16 @@ def test_check_after_the_switch_says_what_it_said_before(shop, tmp_path, capsys)
     command("apply", patch, "--index", tmp_path / "in.npy", "--out", tmp_path / "out.npy", *model)
     assert "1 with NaN or infinity, left so" in capsys.readouterr().out
     asked = ("--queries", shop / "queries.npy", "--names", shop / "queries.txt", "--max-lost", 10)
+    np.savez(tmp_path / "in.npz", thumbs=z[::-1], large=z)  # the array on record is looked at
+    command("apply", patch, "--index", tmp_path / "in.npz", "--array", "large", "--out", tmp_path / "out.npz", *model)
     results = []
-    for index in ("in.npy", "out.npy", "out.npy"):
+    for index in ("in.npy", "out.npy", "out.npz", "out.npy", "out.npz"):
         command("check", patch, "--index", tmp_path / index, *asked, *model, "--json", tmp_path / "check.json")
         results.append(json.loads((tmp_path / "check.json").read_text()))
-        (tmp_path / "in.npy").unlink() if len(results) == 2 else None
+        if index == "out.npz":
+            [(tmp_path / f"in{suffix}").unlink(missing_ok=True) for suffix in (".npy", ".npz")]
     assert results[0]["broken"] == 1 and "1 with NaN or infinity, which no query finds" in capsys.readouterr().out
-    assert results[0]["queries"] == results[1]["queries"] == results[2]["queries"]
+    assert all(result["queries"] == results[0]["queries"] for result in results)
 
 
 def test_captions_of_many_parts_belong_to_their_rows(tmp_path):

@@ -199,14 +199,12 @@ def check(args: argparse.Namespace) -> int:
 
     from ..edit import Edit
     from ..index.checking import beyond, check_index, format_check, pairs_of, read_queries
-    from ..index.files import open_tables
     from ..index.rewriting import stamp
 
     edit, before = Edit.load(args.patch), stamp(args.index)
-    tables = open_tables(args.index, "images", args.array)
+    tables, pairs = pairs_of(edit, args.index, args.array, args.model)
     rows, chunks = sum(t.shape[0] for t in tables), sum(-(-t.shape[0] // t.step) for t in tables)
     asked = read_queries(args.queries, rows, args.names)
-    pairs = pairs_of(edit, args.index, args.array, args.model)
     result = check_index(edit, tqdm(pairs, total=chunks, unit="chunk", delay=3), asked)
     if stamp(args.index) != before:
         raise ValueError(f"index: {str(args.index)!r} was written to meanwhile; expected a file at rest")

@@ -119,23 +119,27 @@ Pairs = Iterable[tuple[Tensor, Tensor]]
 """The rows of an index before and after an edit of it, (n, d) each, in chunks."""
 
 
-def pairs_of(edit: Edit, place: Path, name: str | None = None, model: str = "") -> Pairs:
-    """The rows of the index at `place` before and after the edit, whether it was edited with it or not.
+def pairs_of(edit: Edit, place: Path, name: str | None = None, model: str = "") -> tuple[list[Vectors], Pairs]:
+    """The tables of the index at `place`, and its rows before and after the edit, whether it was edited or not.
 
     Rows from before an edit on record come from the original, if it is still there, or by the inverse of the edit.
-
-    Raises ValueError as `apply_edit` and `undo` do.
+    name: of the array; by default the one on record. Raises ValueError as `apply_edit` and `undo` do.
     """
-    edits, tables = read_record(place), open_tables(place, "images", name)
-    if edits and (edits[-1]["patch"], edits[-1]["side"]) == (name_of(edit), "images"):
-        original = Path(edits[-1]["source"])
-        if original.exists() and content_of(original) == edits[-1]["content"]:
-            before = (chunk.float() for table in open_tables(original, "images", name) for chunk in table.chunks())
-            return zip(before, (chunk.float() for table in tables for chunk in table.chunks()), strict=True)
-        inverse = inverted(edit)[0]
-        return ((inverse.images(chunk.float()), chunk.float()) for table in tables for chunk in table.chunks())
-    validate(edit, tables, "images", model, edits)
-    return ((chunk.float(), edit.images(chunk.float())) for table in tables for chunk in table.chunks())
+    edits = read_record(place)
+    last = edits[-1] if edits else {}
+    if (last.get("patch"), last.get("side")) != (name_of(edit), "images"):
+        tables = open_tables(place, "images", name)
+        validate(edit, tables, "images", model, edits)
+        return tables, ((chunk.float(), edit.images(chunk.float())) for table in tables for chunk in table.chunks())
+    if name not in (None, last["array"]):
+        raise ValueError(f"name: {name!r} was not edited; expected {last['array']!r}, the array on record")
+    tables, original = open_tables(place, "images", last["array"] or None), Path(last["source"])
+    after = (chunk.float() for table in tables for chunk in table.chunks())
+    if original.exists() and content_of(original) == last["content"]:
+        before = (chunk.float() for t in open_tables(original, "images", last["array"] or None) for chunk in t.chunks())
+        return tables, zip(before, after, strict=True)
+    inverse = inverted(edit)[0]
+    return tables, ((inverse.images(chunk), chunk) for chunk in after)
 
 
 def check_index(edit: Edit, pairs: Pairs, queries: Queries) -> dict[str, Any]:
