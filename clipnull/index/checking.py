@@ -145,10 +145,10 @@ def pairs_of(edit: Edit, place: Path, name: str | None = None, model: str = "") 
 def check_index(edit: Edit, pairs: Pairs, queries: Queries) -> dict[str, Any]:
     """What an index answers before and after, on each side of SIDES; on the last only where `edit.queries` can.
 
-    queries: for each that is no caption, `found`, how many of its pictures are among its first FIRST answers: pictures
-    whose captions name it (`named`), else its first answers before, but for those of forgotten classes; and
-    `forgotten`, the class that it names, if any.
-    still: for each forgotten class the other queries that bring up most of its pictures. kept: of the n captions that
+    queries: for each query that is not a caption, `found`, how many of its pictures are among its first FIRST answers,
+    and `forgotten`, the forgotten class that it names, if any. Its pictures are those whose captions name it (`named`),
+    else its first answers before the edit; those of a forgotten class do not count for other queries.
+    still: for each forgotten class, the other queries that bring up most of its pictures. kept: of the n captions that
     name no forgotten class, the percent that find their own picture among the first RECALL. Lists: a value a side.
     broken: rows with NaN or infinity, which no query finds.
     """
@@ -235,16 +235,21 @@ def _answers(edit: Edit, pairs: Pairs, queries: Queries) -> tuple[list[Tensor], 
 def format_check(result: dict[str, Any], hurt: Collection[str] = ()) -> str:
     """What `check_index` gives, as plain text: the forgotten classes, and what other queries lose, the worst first.
 
-    hurt: the queries that are beyond a limit, which are marked.
+    hurt: the queries that are beyond a limit, which are marked, and all printed.
     """
     entries = sorted(result["queries"].items(), key=lambda item: min(item[1]["found"][1:]) - item[1]["found"][0])
-    entries.sort(key=lambda item: item[0] not in hurt)
-    kept, rows = result["kept"], []
-    for text, entry in [item for item in entries if item[1]["forgotten"]][:SHOWN]:
-        mark = "NOT FORGOTTEN: " if text in hurt else "forgotten: "
+    entries.sort(key=lambda item: (item[1]["forgotten"] is None, item[0] not in hurt))
+    kept, rows, more = result["kept"], [], 0
+    for text, entry in entries:
+        if entry["forgotten"]:
+            mark = "NOT FORGOTTEN: " if text in hurt else "forgotten: "
+        elif text in hurt or len(rows) < len(hurt) + SHOWN:
+            mark = "HURT: " if text in hurt else ""
+        else:
+            more += 1
+            continue
         rows.append((mark + one_line(text, 60), *entry["found"]))
-    for text, entry in [item for item in entries if not item[1]["forgotten"]][:SHOWN]:
-        rows.append((("HURT: " if text in hurt else "") + one_line(text, 60), *entry["found"]))
+    rows += [(f"and {more} that lose no more", *[""] * len(result["sides"]))] if more else []
     for name, still in result["still"].items():
         rows += [(f"pictures of {name}, by {one_line(text, 60)}", *hits) for text, hits in still.items()]
     if kept["n"]:

@@ -21,7 +21,7 @@ from .rewriting import Edits, RowChange, content_of, read_record, record_of, rew
 DRAWS, MAX_CHANCE, FEW_ROWS = 10_000, 0.01, 100
 """Random bases that rows are compared with, the share of them that may look as much like the patch's own model, and how
 many rows it takes to judge. Between OpenAI's ViT-B/32 and ViT-B/16 the share is .07 and more; within them and miniclip
-it is below .001 for every method and class tried. Of 400 random bases .5 to 1 % were taken for the own one."""
+it is below .001 for every method and class tried. Of 400 random bases .5 to 1 % passed."""
 MAX_CONDITION = 1e4
 """An inverse that makes a rounding error larger than this many times is no way back."""
 UNIT = 1e-3
