@@ -105,13 +105,6 @@ def goldens(args: argparse.Namespace) -> int:
     return _update(stored(args.metrics), args.goldens, args.profile or "mini")
 
 
-def publish(args: argparse.Namespace) -> int:
-    from ..course.editions import publish
-
-    publish(_notebooks(args), args.out)
-    return 0
-
-
 def seeds(args: argparse.Namespace) -> int:
     from ..course.goldens import default_goldens
     from ..course.seeds import seeds
@@ -121,11 +114,17 @@ def seeds(args: argparse.Namespace) -> int:
     return 0
 
 
+def publish(args: argparse.Namespace) -> int:
+    from ..course.editions import publish
+
+    publish(_notebooks(args), args.out)
+    return 0
+
+
 def student(args: argparse.Namespace) -> int:
     from ..course.editions import student
 
-    print(f"{len(student(_notebooks(args), args.out))} notebooks without solutions: {args.out}")
-    return 0
+    return _report(student(_notebooks(args), args.out))
 
 
 def course(args: argparse.Namespace) -> int:

@@ -6,8 +6,7 @@ how its pictures are preprocessed. The rest of clipnull does not see the differe
 
 import copy
 import os
-import shutil
-import uuid
+import tempfile
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
@@ -210,13 +209,11 @@ def save(clip: Clip, folder: Path) -> Path:
     if folder.is_symlink() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
         raise ValueError(f"folder: {str(folder)!r} exists and is not empty; expected a new one")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{uuid.uuid4().hex}.partial")
-    try:
-        adapter.inner.save_pretrained(temporary)
-        preprocess.processor.save_pretrained(temporary)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".") as temporary:
+        whole = Path(temporary, "whole")
+        adapter.inner.save_pretrained(whole)
+        preprocess.processor.save_pretrained(whole)
         if folder.exists():
             folder.rmdir()  # on Windows, a folder cannot take the place of another
-        os.replace(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        os.replace(whole, folder)
     return folder
