@@ -279,11 +279,25 @@ def test_a_full_disk_leaves_no_half_file(kind, tmp_path, monkeypatch):
     torch.testing.assert_close(rows_of(out), EDITS["linear"].images(Z), atol=2e-6, rtol=0)
 
 
-def test_a_copy_has_the_permissions_of_its_source(tmp_path):
+def test_a_copy_has_the_permissions_of_its_source(tmp_path, monkeypatch):
     npy(tmp_path / "in.npy", Z)
-    (tmp_path / "in.npy").chmod(0o600)
-    apply_edit(EDITS["linear"], tmp_path / "in.npy", tmp_path / "out.npy")
-    assert (tmp_path / "out.npy").stat().st_mode & 0o777 == 0o600
+    folder(tmp_path / "in", Z)
+    places = [tmp_path / "in.npy", tmp_path / "in" / "img_emb" / "img_emb_1.npy", tmp_path / "in" / "img_emb"]
+    for place in places:
+        place.chmod(0o700 if place.is_dir() else 0o600)
+    real, modes = rewriting._changed, []
+
+    def changed(*given):
+        modes.extend(f.stat().st_mode & 0o077 for f in tmp_path.rglob(".*.partial") if f.is_file())
+        return real(*given)
+
+    monkeypatch.setattr(rewriting, "_changed", changed)
+    for suffix in (".npy", ""):
+        apply_edit(EDITS["linear"], tmp_path / f"in{suffix}", tmp_path / f"out{suffix}")
+    for place in places:
+        copy = tmp_path / place.relative_to(tmp_path).as_posix().replace("in", "out", 1)
+        assert copy.stat().st_mode == place.stat().st_mode
+    assert modes and not any(modes)  # nor can others read it while it is written
 
 
 def test_an_uncompressed_parquet_file_and_what_lies_behind_links(tmp_path):

@@ -70,7 +70,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     option("--max-left", type=int, default=2, metavar="N", help=text)
     option("--max-lost", type=int, default=5, metavar="N", help="that any other query may lose [5]")
 
-    text = "write an edited copy of an index, or of the queries in front of it"
+    text = "write an edited copy of an index, or of the queries in front of it; the old files still hold every vector"
     option = add_command(commands, "apply", apply, text)
     option("patch", type=Path, metavar="PATCH", help="of `clipnull forget`")
     places("apply", both=False)

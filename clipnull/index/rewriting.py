@@ -98,6 +98,8 @@ def rewrite(
             shutil.rmtree(whole)
             raise
         write_record(record_of(whole), whole, edits)
+        for folder in [*(place for place in whole.rglob("*") if place.is_dir()), whole]:
+            shutil.copymode(source / folder.relative_to(whole), folder)
         os.rename(whole, out)
     return torch.cat(lengths)
 
@@ -115,6 +117,7 @@ def _new(path: Path, like: Path, shown: Path) -> Iterator[Path]:
     """
     temporary = path.with_name(f".{uuid.uuid4().hex}.partial")
     try:
+        temporary.touch(0o600)  # until it is whole nobody else reads it
         yield temporary
         shutil.copymode(like, temporary)
         with open(temporary, "rb") as file:
