@@ -50,8 +50,10 @@ def refused(capsys, *arguments):
 def test_a_vocabulary_is_a_file_with_a_name_a_line(tmp_path):
     path = tmp_path / "names.txt"
     path.write_text("\ufeff# animals\ncat, kitten,tomcat\n\n dog \nhot dog\n", encoding="utf-8")
-    found = read_vocabulary(path)
-    assert found.names == (("cat", "kitten", "tomcat"), ("dog",), ("hot dog",)) and found.domains == ("photo",)
+    vocabulary = read_vocabulary(path)
+    assert vocabulary.names == (("cat", "kitten", "tomcat"), ("dog",), ("hot dog",)) and vocabulary.domains == (
+        "photo",
+    )
     path.write_text("cat\ndomain: photo\ndog\nDomain: sketch\n")
     assert read_vocabulary(path) == cn.Vocabulary(["cat", "dog"], ["photo", "sketch"])
     path = tmp_path / "names.json"
@@ -169,16 +171,16 @@ def test_faiss_forgets_by_the_index_and_by_the_query(shop, clip, images, tmp_pat
     after = faiss.IndexFlatIP(z.shape[1])
     after.add(np.load(tmp_path / "new.npy"))
 
-    def found(index, t):
+    def answers(index, t):
         return index.search(t[None].numpy(), len(z))[1][0]
 
-    assert precision(found(before, texts["dog"]), images, "dog") > 0.55
-    assert precision(found(after, texts["dog"]), images, "dog") <= 0.05
-    assert precision(found(before, edit.queries(texts["dog"])), images, "dog") <= 0.05
-    kept = [name for name in texts if name != "dog"]
+    assert precision(answers(before, texts["dog"]), images, "dog") > 0.55
+    assert precision(answers(after, texts["dog"]), images, "dog") <= 0.05
+    assert precision(answers(before, edit.queries(texts["dog"])), images, "dog") <= 0.05
+    others = [name for name in texts if name != "dog"]
     ways = [(before, lambda t: t), (after, lambda t: t), (before, edit.queries)]
-    told = np.array([[precision(found(index, turn(texts[n])), images, n) for n in kept] for index, turn in ways])
-    assert (told[0].mean() - told.mean(1) <= 0.06).all()  # miniclip has horses beside dogs
+    shares = np.array([[precision(answers(index, turn(texts[n])), images, n) for n in others] for index, turn in ways])
+    assert (shares[0].mean() - shares.mean(1) <= 0.06).all()  # miniclip has horses beside dogs
     command("undo", shop / "no-dog.safetensors", "--index", tmp_path / "new.npy", "--out", tmp_path / "back.npy")
     assert np.array_equal(np.load(tmp_path / "back.npy"), z)
 
@@ -187,11 +189,11 @@ def test_check_tells_what_answers_before_anything_is_switched(shop, tmp_path, ca
     before = {f.name: f.read_bytes() for f in shop.iterdir()}
     asked = ("--queries", shop / "queries.npy", "--names", shop / "queries.txt", "--json", tmp_path / "check.json")
     command("check", shop / "no-dog.safetensors", "--index", shop / "pictures.npy", *asked, "--max-lost", 9)
-    told, out = json.loads((tmp_path / "check.json").read_text()), capsys.readouterr().out
-    assert told["sides"] == ["before", "index edited", "query edited"]
-    dog, puppy = told["queries"]["dog"], told["queries"]["puppy"]
+    result, out = json.loads((tmp_path / "check.json").read_text()), capsys.readouterr().out
+    assert result["sides"] == ["before", "index edited", "query edited"]
+    dog, puppy = result["queries"]["dog"], result["queries"]["puppy"]
     assert (dog["forgotten"], dog["named"], dog["found"][0]) == ("dog", False, 10) and max(dog["found"][1:]) <= 1
-    assert puppy["forgotten"] is None and told["still"]["dog"] == {} and told["kept"]["n"] == 0
+    assert puppy["forgotten"] is None and result["still"]["dog"] == {} and result["kept"]["n"] == 0
     assert re.search(r"(?m)^forgotten: dog +10 +\d +\d$", out)
     assert {f.name: f.read_bytes() for f in shop.iterdir()} == before
 
@@ -379,9 +381,9 @@ def test_queries_of_every_kind(tmp_path):
     np.save(tmp_path / "a.npy", t)
     (tmp_path / "names.txt").write_text("\n".join(names))
     for name in ("a.npz", "a.parquet", "set", "a.npy"):
-        found = read_queries(tmp_path / name, 5, tmp_path / "names.txt" if name == "a.npy" else None)
-        assert found.texts[:5] == tuple(names) and found.rows[:5].tolist() == [*range(5)]
-        torch.testing.assert_close(found.vectors[:5], F.normalize(torch.from_numpy(t), dim=1))
+        queries = read_queries(tmp_path / name, 5, tmp_path / "names.txt" if name == "a.npy" else None)
+        assert queries.texts[:5] == tuple(names) and queries.rows[:5].tolist() == [*range(5)]
+        torch.testing.assert_close(queries.vectors[:5], F.normalize(torch.from_numpy(t), dim=1))
         assert (read_queries(tmp_path / name, 6, tmp_path / "names.txt" if name == "a.npy" else None).rows == -1).all()
     assert read_queries(tmp_path / "a.npz", 5).texts[5:] == ("x", "y")
     with pytest.raises(ValueError, match="holds .5. vectors and .. texts; expected one text for each"):
@@ -392,7 +394,7 @@ def test_queries_of_every_kind(tmp_path):
         with pytest.raises(ValueError, match=rf"queries: .*{name}.npz' holds .* and vectors of one width"):
             read_queries(tmp_path / f"{name}.npz", 5)
     with pytest.raises(ValueError, match="none asks for 'z'"):
-        found.place("z")
+        queries.place("z")
 
 
 def test_errors_of_the_commands_are_one_line(shop, texts_file, tmp_path, capsys):
@@ -442,9 +444,9 @@ def test_a_word_on_a_real_clip(tmp_path, capsys):
     """The targets: means over four words. Told word by word where they fail."""
     faiss = pytest.importorskip("faiss")
     with np.load(PAIRS, allow_pickle=False) as file:
-        found = {name: file[name] for name in file.files}
+        pairs = {name: file[name] for name in file.files}
     z, t, named = (
-        F.normalize(torch.from_numpy(found[n].astype("f4")), dim=1) for n in ("images", "texts", "class_texts")
+        F.normalize(torch.from_numpy(pairs[n].astype("f4")), dim=1) for n in ("images", "texts", "class_texts")
     )
     table = {}
     for word in WORDS:
@@ -452,13 +454,13 @@ def test_a_word_on_a_real_clip(tmp_path, capsys):
         command("forget", "--classes", word, "--embeddings", PAIRS, "--out", patch)
         command("check", patch, "--index", PAIRS, "--queries", PAIRS, "--json", tmp_path / "check.json",
                 "--max-lost", 10)  # fmt: skip
-        told = json.loads((tmp_path / "check.json").read_text())
+        result = json.loads((tmp_path / "check.json").read_text())
         command("apply", patch, "--index", PAIRS, "--out", out)
         moved = F.normalize(torch.from_numpy(np.load(out)["images"].astype("f4")), dim=1)
         relevant = torch.tensor(
-            [re.search(rf"\b{word}s?\b", c.lower()) is not None for c in found["captions"].tolist()]
+            [re.search(rf"\b{word}s?\b", c.lower()) is not None for c in pairs["captions"].tolist()]
         )
-        edit, k, query = cn.Edit.load(patch), int(relevant.sum()), named[found["class_names"].tolist().index(word)]
+        edit, k, query = cn.Edit.load(patch), int(relevant.sum()), named[pairs["class_names"].tolist().index(word)]
         rows, hits = [], []
         for pictures, change in ((z, lambda x: x), (moved, lambda x: x), (z, edit.queries)):
             index = faiss.IndexFlatIP(z.shape[1])
@@ -471,8 +473,8 @@ def test_a_word_on_a_real_clip(tmp_path, capsys):
             rows.append([float(relevant[first[:k]].double().mean()), *recalls])
             hits.append(int(relevant[first[:10]].sum()))
         table[word] = rows
-        assert told["queries"][word]["found"] == hits and told["queries"][word]["named"]
-        np.testing.assert_allclose(np.transpose(rows)[1], told["kept"]["percent"], atol=0.5)
+        assert result["queries"][word]["found"] == hits and result["queries"][word]["named"]
+        np.testing.assert_allclose(np.transpose(rows)[1], result["kept"]["percent"], atol=0.5)
         command("undo", patch, "--index", out, "--out", tmp_path / f"{word}-back.npz")
         assert (tmp_path / f"{word}-back.npz").read_bytes() == PAIRS.read_bytes()
     mean = np.mean([*table.values()], axis=0)  # (side, figure)

@@ -168,30 +168,6 @@ def test_queries_in_place_of_pictures(tmp_path):
         apply_edit(EDITS["module"], tmp_path / "in", tmp_path / "no", "queries")
 
 
-def test_a_stopped_folder_goes_on_with_the_next_file(tmp_path, monkeypatch):
-    folder(tmp_path / "in", Z)
-    before, edited = content(tmp_path / "in"), []
-    real = files.Vectors.write
-
-    def write(table, out, *given):
-        if len(edited) == 2:
-            raise KeyboardInterrupt
-        edited.append(table.path.name)
-        real(table, out, *given)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(files.Vectors, "write", write)
-        with pytest.raises(KeyboardInterrupt):
-            apply_edit(EDITS["linear"], tmp_path / "in", tmp_path / "out")
-    assert not (tmp_path / "out").exists() and content(tmp_path / "in") == before
-    again = []
-    monkeypatch.setattr(files.Vectors, "write", lambda t, *rest: again.append(t.path.name) or real(t, *rest))
-    apply_edit(EDITS["linear"], tmp_path / "in", tmp_path / "out")
-    assert sorted(edited + again) == [f"img_emb_{i}.npy" for i in range(3)]
-    torch.testing.assert_close(rows_of(tmp_path / "out"), EDITS["linear"].images(Z), atol=2e-6, rtol=0)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "out"]
-
-
 def test_a_begun_folder_is_taken_up_by_the_same_job_alone(tmp_path, monkeypatch):
     folder(tmp_path / "in", Z)
     other = replace(plain(D, 9), left=0.5 * plain(D, 9).left)

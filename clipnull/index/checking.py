@@ -164,7 +164,7 @@ def check_index(edit: Edit, pairs: Pairs, queries: Queries) -> dict[str, Any]:
     queries, classes = queries.at(chosen), [chosen.index(i) for i in classes]
     answers, broken = _answers(edit, pairs, queries)
 
-    def found(i: int, pictures: Tensor) -> list[int]:
+    def count(i: int, pictures: Tensor) -> list[int]:
         return [int(torch.isin(rows[i], pictures).sum()) for rows in answers]
 
     def pictures_of(i: int, name: str) -> tuple[Tensor, bool]:
@@ -172,18 +172,18 @@ def check_index(edit: Edit, pairs: Pairs, queries: Queries) -> dict[str, Any]:
         rows = [row for row, caption in described if key in caption and says(caption, key)]
         return (torch.tensor(rows), True) if rows else (answers[0][i], False)
 
-    asked = [i for i, row in enumerate(queries.rows.tolist()) if row < 0 or i in classes]
+    others = [i for i, row in enumerate(queries.rows.tolist()) if row < 0 or i in classes]
     gone = {name: pictures_of(i, name)[0] for name, i in zip(names, classes, strict=True)}
     every = torch.cat([torch.empty(0, dtype=torch.int64), *gone.values()])
     result: dict[str, Any] = {"sides": [*SIDES[: len(answers)]], "broken": broken, "queries": {}, "still": {}}
-    for i in asked:
+    for i in others:
         text = queries.texts[i]
         about = names[classes.index(i)] if i in classes else next((n for n in names if says(text, n)), None)
         pictures, named = pictures_of(i, about or text)
         pictures = pictures if about else pictures[~torch.isin(pictures, every)]
-        result["queries"][text] = {"forgotten": about, "named": named, "found": found(i, pictures)}
+        result["queries"][text] = {"forgotten": about, "named": named, "found": count(i, pictures)}
     for name, pictures in gone.items():
-        hits = {queries.texts[i]: found(i, pictures) for i in asked if not says(queries.texts[i], name)}
+        hits = {queries.texts[i]: count(i, pictures) for i in others if not says(queries.texts[i], name)}
         worst = sorted((text for text in hits if max(hits[text][1:])), key=lambda text: -max(hits[text][1:]))
         result["still"][name] = {text: hits[text] for text in worst[:MAX_STILL]}
     kept = [i for i, row in enumerate(queries.rows) if row >= 0 and not any(says(queries.texts[i], n) for n in names)]

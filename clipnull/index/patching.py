@@ -101,7 +101,7 @@ def validate(edit: Edit, tables: list[Vectors], side: Side, model: str, edits: E
 
     edits: those on record. Raises ValueError if the vectors are of another model, or were edited by this edit before.
     """
-    path, d, own = tables[0].path, tables[0].shape[1], edit.model or "its model"
+    path, d, its_model = tables[0].path, tables[0].shape[1], edit.model or "its model"
     for entry in edits:
         if entry["patch"] == name_of(edit):
             raise ValueError(f"index: {str(path)!r} was edited with this patch before; expected the original")
@@ -111,11 +111,11 @@ def validate(edit: Edit, tables: list[Vectors], side: Side, model: str, edits: E
         place = record_of(path).name
         raise ValueError(f"index: {str(path)!r} says that it was edited; expected its record {place}, or the original")
     if d != len(edit.left):
-        raise ValueError(f"index: {str(path)!r} is {d} wide; expected {len(edit.left)}, as the patch of {own} is")
-    known = {"model": model} | (edits[-1] if edits else {})
+        raise ValueError(f"index: {str(path)!r} is {d} wide; expected {len(edit.left)}, as the patch of {its_model} is")
+    record = edits[-1] if edits else {}
     for table in tables:
-        prints = table.words.get("fingerprint") or known.get("fingerprint"), edit.fingerprint
-        models = model or table.words.get("model") or known["model"], edit.model
+        prints = table.words.get("fingerprint") or record.get("fingerprint"), edit.fingerprint
+        models = model or table.words.get("model") or record.get("model"), edit.model
         if prints[0] != prints[1] if all(prints) else all(models) and models[0] != models[1]:
             raise ValueError(
                 f"index: {str(table.path)!r} is of {models[0] or 'another model'} {prints[0] or ''}; expected the "
@@ -123,7 +123,7 @@ def validate(edit: Edit, tables: list[Vectors], side: Side, model: str, edits: E
             )
         if not (all(prints) or all(models)):
             return _judged(edit, tables)
-    return f"of {own}, as the file or its record says" if not model else f"of {own}, as --model says"
+    return f"of {its_model}, as the file or its record says" if not model else f"of {its_model}, as --model says"
 
 
 def _judged(edit: Edit, tables: list[Vectors]) -> str:
@@ -132,13 +132,13 @@ def _judged(edit: Edit, tables: list[Vectors]) -> str:
     rows = F.normalize(rows[rows.isfinite().all(1)], dim=1)
     if edit.mean_text is None or len(rows) < FEW_ROWS:
         return "of a model that is not known"
-    share, own = chance(edit, rows), edit.model or "its model"
+    share, its_model = chance(edit, rows), edit.model or "its model"
     if share > MAX_CHANCE:
         raise ValueError(
             f"index: rows of {str(tables[0].path)!r} lie to the patch as {min(100 * share, 100):.0f} % of random bases "
-            f"do; expected at most {100 * MAX_CHANCE:g} %. If they are of {own}, say so: --model {edit.model}"
+            f"do; expected at most {100 * MAX_CHANCE:g} %. If they are of {its_model}, say so: --model {edit.model}"
         )
-    return f"of {own}, as its rows lie: {100 * share:.1g} % of random bases look as much like it"
+    return f"of {its_model}, as its rows lie: {100 * share:.1g} % of random bases look as much like it"
 
 
 def chance(edit: Edit, rows: Tensor) -> float:
