@@ -66,7 +66,8 @@ def written(path: str | Path) -> Iterator[Path]:
             raise OSError(error.errno, error.strerror, str(path)) from error  # no message shows the temporary name
         raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def alone(folder: str | Path) -> FileLock:

@@ -162,9 +162,10 @@ def test_no_message_shows_a_temporary_name(tmp_path, monkeypatch, capsys):
     assert cli.main(["data", "--json", str(tmp_path / "a.json")]) == 2
     assert capsys.readouterr().err == f"{tmp_path / 'a.json'}: No space left on device\n"
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"] and (tmp_path / "a.json").read_text() == "before"
-    with pytest.raises(FileNotFoundError) as error, written(tmp_path / "no" / "a.json"):
-        pass
-    assert error.value.filename == str(tmp_path / "no" / "a.json")
+    for place, kind in ((tmp_path / "no" / "b", FileNotFoundError), (tmp_path / "a.json" / "b", NotADirectoryError)):
+        with pytest.raises(kind) as error, written(place):
+            pass
+        assert error.value.filename == str(place)
 
 
 def test_bench_refuses_pictures_of_one_class(tmp_path, capsys):
