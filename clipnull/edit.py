@@ -1,12 +1,14 @@
 """An edit of a CLIP: what it does to embeddings, how it gets into a model and out again, and the file that keeps it."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -17,10 +19,13 @@ from torch import Tensor
 from .errors import brief, expect_types, printable
 from .files import written
 from .layers import LARGEST, ROWS, EditLayer, Gate, is_sound, rebuild
-from .models import Clip
 from .vocabulary import Forget
 
+if TYPE_CHECKING:
+    from .models import Clip  # which imports open_clip: a patch of an index needs none
+
 Array = TypeVar("Array", Tensor, np.ndarray)
+
 FORMAT, VERSION = "clipnull-edit", "2"
 TEXTS = ("method", "model", "fingerprint", "after")
 KEYS = {"format", "version", "request", "settings", "sha256", *TEXTS}
@@ -213,7 +218,7 @@ class Edit:
         return Path(path)
 
     @classmethod
-    def load(cls, path: str | Path, clip: Clip | None = None) -> "Edit":
+    def load(cls, path: str | Path, clip: Clip | None = None) -> Edit:
         """The edit in a file that `save` wrote; its request comes back as what JSON keeps of it.
 
         clip: the model it is meant for, or an edited one. The file may be anybody's: nothing in it is run.
@@ -257,7 +262,7 @@ class Edit:
             if value is not None
         }
 
-    def same(self, other: "Edit") -> bool:
+    def same(self, other: Edit) -> bool:
         """Whether both do the same to an embedding, to the precision of a file."""
         mine, theirs = self.tensors(), other.tensors()
         return mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)

@@ -1,15 +1,19 @@
 """An edit at work: a layer behind the tower, the gate that says when it acts, and a model that carries edits."""
 
+from __future__ import annotations
+
 from collections import OrderedDict
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .models import Clip
 from .towers import Projection, find_projection, share, uncompiled
+
+if TYPE_CHECKING:
+    from .models import Clip
 
 Edits = tuple[Any, ...]
 """Of `edit.Edit`, which stands on this module."""

@@ -52,6 +52,8 @@ NAMES = {
 WORDS = ("model", "pretrained", "fingerprint", "note")
 NEEDED = ("images", "classes", "domains", "class_names", "domain_names", "texts_build", "texts_free")
 LAYOUT = VECTORS | NAMES | {"prototype_mask": ("C", "K")} | dict.fromkeys(WORDS, ())
+EDITED = "clipnull_edited"
+"""What `clipnull apply` adds to a file: the side that it edited, and the patches."""
 KINDS = {"f": "floating-point numbers", "U": "texts", "b": "bool"}
 SHORTEST = 1e-12  # PyTorch divides a shorter vector by this in place of its length
 LOGIT_SCALE = 100.0
@@ -111,6 +113,8 @@ def read_stored(path: str | Path) -> Stored:
         raise ValueError(
             f"file: {str(path)!r} cannot be read ({reason}); expected a NumPy archive of plain arrays"
         ) from error
+    if EDITED in unknown:
+        raise ValueError(f"file: {str(path)!r} holds edited embeddings; expected them as they were (`clipnull undo`)")
     missing = [name for name in NEEDED if name not in arrays]
     if missing and not unknown:  # a misspelt field is named below
         raise ValueError(f"file: {str(path)!r} lacks {', '.join(missing)}; expected the fields {', '.join(NEEDED)}")
@@ -348,6 +352,8 @@ def read_texts(path: str | Path) -> Stored:
             words = {word: str(archive[word]) for word in WORDS if word in archive.files}
             if names.ndim != 1 or texts.ndim != 2 or len(names) != len(texts) or texts.dtype.kind != "f":
                 raise ValueError(f"class_names of shape {names.shape}, class_texts {texts.dtype} of {texts.shape}")
+            if EDITED in archive.files and str(archive[EDITED]).startswith("queries"):
+                raise ValueError("its texts were edited")
             rows = _rows("class_texts", texts, torch.empty(0))
             vocabulary = Vocabulary([str(name) for name in names.tolist()], [DOMAIN])
         except Exception as error:  # zlib and the parser of NumPy's headers have errors of their own

@@ -171,7 +171,9 @@ def test_the_command_writes_all_findings(monkeypatch, tmp_path, capsys, few):
     monkeypatch.setattr("clipnull.datasets.loading.load_images", lambda data: few)
     options = ["--classes", "dog", "--domains", "line", "--methods", "ridge", "gated", "--chance", "--seed", "3"]
     files = ["--words", "puppy, hound", "--json", str(tmp_path / "a.json"), "--figure", str(tmp_path / "a.png")]
-    assert cli.main(["audit", *options, *files]) == 0
+    assert cli.main(["audit", *options, "--max-beyond", "1"]) == 0
+    capsys.readouterr()
+    assert cli.main(["audit", *options, *files]) == 1  # a finding is beyond its limit
     assert capsys.readouterr().out.count("forget dog in line: 1 of 1 findings beyond their limit") == 3
     assert (seen["words"], seen["seed"], seen["retrained"]) == ({"dog": ["puppy", "hound"]}, 3, True)
     entry = json.loads((tmp_path / "a.json").read_text())
