@@ -18,7 +18,7 @@ from .errors import names
 from .vocabulary import Vocabulary
 
 KINDS = {
-    "JPEG": (".jpg", ".jpeg"),
+    "JPEG": (".jpg", ".jpeg", ".jfif", ".jpe"),
     "PNG": (".png",),
     "WEBP": (".webp",),
     "BMP": (".bmp",),

@@ -279,53 +279,6 @@ class StoredModel(nn.Module):
         return table[places[:, 0]]
 
 
-DOMAIN = "photo"
-"""The only domain of names that come without one."""
-
-
-def read_vocabulary(path: str | Path) -> Vocabulary:
-    """The vocabulary in a text file: one class a line, its other names after commas.
-
-    A line "domain: NAME" names a domain; without any there is one, DOMAIN. Blank lines and those that begin with # do
-    not count. A file that ends in .json holds {"classes": [...] or {...}, "domains": [...]}, as for `Vocabulary`.
-
-    Raises ValueError that names the file, for fewer than two classes, or a name twice.
-
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     _ = Path(folder, "names.txt").write_text("cat, kitten\\ndog\\n")
-    ...     read_vocabulary(Path(folder, "names.txt")).names
-    (('cat', 'kitten'), ('dog',))
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"vocabulary: {str(path)!r} is not there; expected a text file with one class name a line")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        return _from_json(text) if path.suffix == ".json" else _from_lines(text)
-    except ValueError as error:
-        raise ValueError(f"vocabulary: {str(path)!r} is not valid: {one_line(error)}") from error
-
-
-def _from_json(text: str) -> Vocabulary:
-    content = json.loads(text)
-    if not isinstance(content, dict) or not {"classes"} <= content.keys() <= {"classes", "domains"}:
-        raise ValueError("it is not of the form {classes: ..., domains: ...}")
-    return Vocabulary(content["classes"], content.get("domains", [DOMAIN]))
-
-
-def _from_lines(text: str) -> Vocabulary:
-    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
-    domains = [line.partition(":")[2].strip() for line in lines if line.lower().startswith("domain:")]
-    named = [line for line in lines if not line.lower().startswith("domain:")]
-    groups = [tuple(name.strip() for name in line.split(",") if name.strip()) for line in named]
-    firsts = [group[0] if group else "" for group in groups]
-    if len({*firsts}) < len(firsts) or not firsts:
-        return Vocabulary(firsts, domains or [DOMAIN])  # raises: a dictionary would hide a name that comes twice
-    classes: Any = dict(zip(firsts, groups, strict=True))
-    return Vocabulary(classes, domains or [DOMAIN])
-
-
 def has_texts_alone(path: str | Path) -> bool:
     """Whether a .npz holds `class_texts`, and none of the texts of a whole file of embeddings."""
     try:

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import tarfile
+import unicodedata
 import warnings
 from collections import Counter
 from dataclasses import replace
@@ -13,13 +14,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import png_header
+from helpers import examples, png_header
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
 import clipnull as cn
 from clipnull.commands import cli
 from clipnull.datasets import webdataset
-from clipnull.datasets.layouts import UNNAMED, VLCS, clean_name, in_test, load_dataset
+from clipnull.datasets.layouts import BESIDE, SYSTEM, UNNAMED, VLCS, class_names, in_test, load_dataset
 from clipnull.datasets.loading import find_dataset, parse_place
 from clipnull.datasets.webdataset import unpack
 from clipnull.files import data_folder
@@ -119,35 +122,44 @@ def test_broken_pictures_are_named_and_their_features_are_nan(tmp_path, clip):
 @pytest.mark.filterwarnings("error")
 def test_what_a_file_manager_or_git_leaves_behind_is_no_class(tmp_path):
     small(tmp_path)
-    for folder in (".git/dog", "photo/.ipynb_checkpoints", "__MACOSX/dog", "line/__MACOSX"):
+    for folder in (
+        ".git/dog",
+        "photo/.ipynb_checkpoints",
+        "__MACOSX/dog",
+        "line/__MACOSX",
+        "$RECYCLE.BIN",
+        "lost+found/x",
+    ):
         picture(tmp_path / folder / "0.png")
-    for name in ("._0.png", ".DS_Store", ".hidden.png", "Thumbs.db", "notes.txt"):
+    (tmp_path / "notes.txt").write_text("of mine")
+    for name in ("._0.png", ".DS_Store", ".hidden.png", "Thumbs.db"):
         (tmp_path / "photo" / "dog" / name).write_bytes(b"no picture")
     assert files_in(cn.load_images(tmp_path), tmp_path) == SMALL
+    assert set(load_dataset(tmp_path).left_out.values()) == {SYSTEM, BESIDE}
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
 def test_only_regular_files_are_pictures(tmp_path):
     small(tmp_path)
     os.mkfifo(tmp_path / "photo" / "dog" / "pipe.png")
-    (tmp_path / "photo" / "dog" / "folder.png").mkdir()
+    picture(tmp_path / "photo" / "dog" / "folder.png" / "0.png")
     assert load_dataset(tmp_path).left_out == {
-        "photo/dog/folder.png": "a folder where pictures are",
+        "photo/dog/folder.png/0.png": "deeper than the folder of a class",
         "photo/dog/pipe.png": "not a regular file",
     }
 
 
 def test_a_folder_that_may_not_be_listed_is_reported(tmp_path, monkeypatch):
-    picture(small(tmp_path) / "lost+found" / "x" / "0.png")
+    picture(small(tmp_path) / "closed" / "x" / "0.png")
     scan = os.scandir
 
     def refuse(path):
-        if Path(path).name == "lost+found":
+        if Path(path).name == "closed":
             raise PermissionError(13, "Permission denied", str(path))
         return scan(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    with pytest.warns(UserWarning, match=r"1 files or folders .*: 'lost\+found' \(Permission denied\)"):
+    with pytest.warns(UserWarning, match=r"1 files or folders .*'closed' .Permission denied"):
         assert len(cn.load_images(tmp_path)) == 2
 
 
@@ -162,7 +174,7 @@ def test_no_link_is_followed_out_of_the_folder(tmp_path):
     (folder / "line" / "cat" / "d.png").symlink_to(tmp_path / "mine2" / "0.png")
     (tmp_path / "way").symlink_to(folder, target_is_directory=True)  # the folder itself may be a link
     for place in (folder, tmp_path / "way"):
-        with pytest.warns(UserWarning, match="4 files or folders .*'stolen' .a link that leads out of the"):
+        with pytest.warns(UserWarning, match="4 files or folders .* and 3 more .a link that leads out of the"):
             images = cn.load_images(place)
         assert files_in(images, place) == {*SMALL, "line/cat/c.png"}
 
@@ -194,7 +206,7 @@ def test_odd_names(name, tmp_path, clip):
         images = cn.load_images(tmp_path)
     message = str(caught[0].message)
     assert repr(f"photo/{name}/!{name[:200]}.png") in message and "\n" not in message
-    assert clean_name(name) in images.vocabulary.classes
+    assert next(iter(class_names([name]).values())) in images.vocabulary.classes
     assert cn.zero_shot(clip, images).shape == images.vocabulary.shape
 
 
@@ -223,7 +235,7 @@ def test_published_layouts_are_recognised(below, parts, layout, classes, tmp_pat
     root = tree(tmp_path / below, *parts)
     (root / "ImageInfo.csv").write_text("about")
     dataset = load_dataset(tmp_path)
-    assert dataset.layout == layout and dataset.root == root and not dataset.left_out
+    assert dataset.layout == layout and dataset.root == root and not dataset.format_left_out()
     assert dataset.images.vocabulary == cn.Vocabulary(classes, sorted(parts[0]))
     assert (dataset.images.counts() == 3).all() and dataset.images.image(0).size == (8, 8)
     assert cn.load_images(tmp_path).files == dataset.images.files
@@ -270,8 +282,13 @@ def test_splits_are_the_same_whatever_else_is_there(tmp_path):
         ({"": (("dog", "cat"),), "dog": (("old", "new"),)}, "'domains:.*' and|'classes:", "classes", {"dog", "cat"}),
         ({"": (("photo",), ("dog", "cat"))}, "'domains:.*'classes:.*/photo'", "domains", {"photo"}),
         ({"": (("train", "val"), ("dog", "cat"))}, "holds the splits train, val; expected", "train", {"train"}),
-        ({"train": PACS, "test": PACS}, r"several data sets, 'test \(pacs\)', 'train \(pacs\)'", "test", {"test"}),
-        ({"one": PACS, "two": OFFICE}, "several data sets, 'one .pacs.', 'two ", "office-home", {"two"}),
+        ({"train": PACS, "test": PACS}, "several data sets; .*'pacs:.*test', 'pacs:.*train'", "test", {"test"}),
+        (
+            {"one": PACS, "two": OFFICE},
+            "several data sets; .*'pacs:.*one', 'office-home:.*two'",
+            "office-home",
+            {"two"},
+        ),
     ],
 )
 def test_where_a_folder_can_be_read_in_two_ways_the_error_says_what_decides(trees, message, word, expected, tmp_path):
@@ -309,22 +326,73 @@ def test_pictures_at_another_depth_are_reported(tmp_path):
     tree(root, ("Raw images",), ("dog",))
     tree(root / "photo" / "dog", ("more",), n=1)
     picture(root / "photo" / "overview.png")
-    with pytest.warns(UserWarning, match="3 files or folders are left out, beside 12 pictures"):
+    with pytest.warns(UserWarning, match="6 files or folders are left out, beside 12 pictures"):
         cn.load_images(root)
     assert load_dataset(root).left_out == {
-        "Raw images": "no domain of pacs, with 3 pictures",
-        "photo/dog/more": "a folder where pictures are",
+        **{f"Raw images/dog/000{i}.jpg": "not in a domain of pacs" for i in range(3)},
+        "Raw images": "a folder without a picture that is used",
+        "photo/dog/more/0000.jpg": "deeper than the folder of a class",
         "photo/overview.png": "a picture where folders are",
     }
 
 
-def test_names_that_are_the_same_words_are_one_class(tmp_path):
-    tree(tmp_path, ("Alarm_Clock", "alarm clock", "AlarmClock", "T-Shirt", ".cache"), n=2)
+@pytest.mark.parametrize(
+    "pair", [("Alarm_Clock", "alarm clock"), ("C", "c"), ("the+sun", "The Sun"), ("CaféBar", "café_bar")]
+)
+def test_names_that_become_the_same_words_are_refused_with_both(pair, tmp_path):
+    tree(tmp_path, (*pair, "dog"), n=1)
+    with pytest.raises(ValueError, match="folder: the classes .* become the same words") as caught:
+        load_dataset(tmp_path)
+    assert all(repr(name) in str(caught.value) for name in pair)
+
+
+NAMES = {
+    "30 kmh": "30 kmh", "50 kmh": "50 kmh", "stop": "stop", "c": "c", "c++": "c++", "C#": "c#", "7-Eleven": "7-eleven",
+    "3-D glasses": "3-d glasses", "2 door car": "2 door car", "4_door_car": "4 door car", "TVMonitor": "tv monitor",
+    "CaféBar": "café bar", "Cafe\u0301s": "cafés", "USBStick": "usb stick", "DVDs": "dvds", "T-Shirt": "t-shirt",
+    "007": "007", "O'Neill": "o'neill", "Straße": "straße",
+}  # fmt: skip
+
+
+def test_names_become_words():
+    assert class_names(NAMES) == NAMES
+    for ordered in (["1 cat", "2_dog", "3.owl"], ["00-cat", "07-dog", "11-owl"], ["0 cat", "1 dog", "2 owl"]):
+        assert [*class_names(ordered).values()] == ["cat", "dog", "owl"]
+    for numbers in (["2 door car", "4 door car"], ["3-D glasses", "7-Eleven"], ["05 kmh", "30 kmh"], ["1 a", "1 b"]):
+        assert class_names(numbers) == {name: name.lower() for name in numbers}
+
+
+@examples(100)
+@given(st.lists(st.text("aB1 _-+.é\u0301", min_size=1, max_size=6), min_size=2, max_size=5, unique=True))
+def test_cleaning_merges_no_two_names(names):
+    try:
+        cleaned = class_names(names)
+    except ValueError as error:
+        assert "become the same words" in str(error)
+    else:
+        assert len({*cleaned.values()}) == len({unicodedata.normalize("NFC", name) for name in names})
+
+
+def test_everything_that_is_not_used_is_counted_with_its_reason(tmp_path, capsys):
+    tree(tmp_path, ("cat", "dog"), n=1)
+    (tmp_path / "empty").mkdir()
+    odd = {"a.heic": "heif", "b.ppm": "not read", "c": "without an ending", "d.JFIF": "", "e.mp4": "not read"}
+    for name in odd:
+        picture(tmp_path / "owl" / "0.png")
+        (tmp_path / "owl" / "0.png").rename(tmp_path / "owl" / name)
     dataset = load_dataset(tmp_path)
-    assert dataset.layout == "classes" and len(dataset.images) == 8
-    assert dataset.images.vocabulary == cn.Vocabulary(["alarm clock", "t-shirt"], [UNNAMED])
-    assert dataset.folders["alarm clock"] == ["AlarmClock", "Alarm_Clock", "alarm clock"]
-    assert clean_name("007") == "007" and clean_name("__") == "__" and clean_name("2. Cat") == "cat"
+    assert dataset.images.counts().flatten().tolist() == [1, 1, 1]  # by its content, .jfif is what it is
+    assert {name: dataset.left_out.get(f"owl/{name}", "") for name in odd if odd[name]}.keys() == {*odd} - {"d.JFIF"}
+    assert all(odd[name] in dataset.left_out.get(f"owl/{name}", "") for name in odd)
+    assert dataset.left_out["empty"] == "a folder without a picture that is used"
+    with pytest.warns(UserWarning, match="5 files or folders are left out, beside 3 pictures: .*pillow-heif"):
+        cn.load_images(tmp_path)
+    assert cli.main(["data", str(tmp_path)]) == 0
+    assert "left out: 5\n" in (out := capsys.readouterr().out) and "owl/a.heic" in out
+    (tmp_path / "only" / "heic").mkdir(parents=True)
+    (tmp_path / "only" / "heic" / "a.heic").touch()
+    with pytest.raises(ValueError, match="holds no pictures .*left out: 'heic/a.heic' .*pillow-heif"):
+        load_dataset(tmp_path / "only")
 
 
 def test_a_manifest_counts_and_lists_what_is_left_out(tmp_path):
@@ -343,7 +411,7 @@ def test_the_command_shows_what_would_be_used(tmp_path, capsys):
     (root / "photo" / "sofa" / "0000.jpg").write_bytes(b"")
     assert cli.main(["data", str(root), "--json", str(tmp_path / "m.json"), "--tars", str(tmp_path / "out")]) == 0
     out = capsys.readouterr().out
-    for part in ("'domains'", "7 pictures, 2 classes, 2 domains", "(Red_Chair)", "photo/sofa/0000.jpg: not an image"):
+    for part in ("'domains'", "7 pictures, 2 classes, 2 domains", "(Red_Chair)", "not an image: photo/sofa/0000.jpg"):
         assert part in out
     assert json.loads((tmp_path / "m.json").read_text()) == load_dataset(root).manifest()
     assert len(cn.load_images(tmp_path / "out")) == 7
@@ -362,7 +430,7 @@ def test_what_is_no_data_set_is_refused(tmp_path):
         ("bytes.csv", "bytes.csv' cannot be read .*expected a .csv in UTF-8"),
         ("part.parquet", "part.parquet' cannot be read"),
         ("gone", "is not a folder; expected a folder of pictures"),
-        ("empty", "holds no pictures; expected <domain>/<class>/<picture>"),
+        ("empty", "holds no pictures as <domain>/<class>/<picture>"),
         ("one", r"read as 'classes', holds 1 class with readable pictures \(dog\); expected at least two"),
     ]:
         with pytest.raises(ValueError, match=f"folder: .*{message}"):
@@ -382,7 +450,7 @@ def test_what_is_no_data_set_is_refused(tmp_path):
 
 COLUMNS = ("File", "Label", "domain")
 ROWS = [("a.png", "Red_Chair", "photo"), ("sub/b.png", "sofa", "line"), ("gone.png", "sofa", "line"),
-        ("", "x", "y"), ("a.png", "sofa", "line")]  # fmt: skip
+        ("", "x", "y"), ("sub/../a.png", "red chair", "photo"), ("c.png", "x", "y"), ("./c.png", "z", "y")]  # fmt: skip
 
 
 def write_csv(path):
@@ -404,7 +472,9 @@ def test_a_table_of_paths(name, write, tmp_path):
     assert dataset.layout == "table" and dataset.images.files == (tmp_path / "a.png", tmp_path / "sub" / "b.png")
     assert dataset.images.vocabulary == cn.Vocabulary(["red chair", "sofa"], ["line", "photo"])
     empty, twice = "path, class or domain is empty", "the picture of row 1"
-    assert dataset.left_out == {"row 4": empty, "row 5": twice, "gone.png": "No such file or directory"}
+    both = {"row 6": "the picture of row 7 under another class or domain"}
+    both["row 7"] = "the picture of row 6, which says 'x', 'y', in place of 'z', 'y'"
+    assert dataset.left_out == {"row 4": empty, "row 5": twice, **both, "gone.png": "No such file or directory"}
     (tmp_path / "two.csv").write_text("path,class\na.png,one\nsub/b.png,2\n")
     assert load_dataset(tmp_path / "two.csv").images.vocabulary == cn.Vocabulary(["2", "one"], [UNNAMED])
 

@@ -20,7 +20,8 @@ from clipnull.index.checking import check_index, forgotten, read_queries, says
 from clipnull.index.files import open_tables
 from clipnull.index.patching import LEAN, SPREAD, belonging
 from clipnull.prompts import embed_classes, near
-from clipnull.stored import LAYOUT, has_texts_alone, read_texts, read_vocabulary
+from clipnull.stored import LAYOUT, has_texts_alone, read_texts
+from clipnull.vocabulary import read_vocabulary
 
 FOLDER = os.environ.get("CLIPNULL_EMBEDDINGS")
 PAIRS = Path(FOLDER or "", "vitb16_pairs.npz")
