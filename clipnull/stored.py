@@ -23,7 +23,6 @@ Every function of the library takes such a file as it takes an encoder: its towe
 prompt up. What needs more, prompts of one's own or a gradient on pixels, says that there is no encoder.
 """
 
-import json
 import math
 import sys
 from collections.abc import Iterable, Sequence
@@ -37,7 +36,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .errors import brief, one_line, one_of, printable, shorten
-from .vocabulary import DOMAIN_PROMPTS, TEMPLATES, Vocabulary, format_prompt
+from .vocabulary import DOMAIN, DOMAIN_PROMPTS, TEMPLATES, Vocabulary, format_prompt
 
 SUFFIX = ".npz"
 VECTORS = {

@@ -23,7 +23,7 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ UNNAMED = "image"
 """The one domain of a data set without any: "an image of a dog", which none of the prompts says that evaluate."""
 FOLDERS_OF_SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
 FOLDERS_OF_SPLITS |= dict.fromkeys(("val", "valid", "validation"), "val")
-"""What folders of splits may be called, in capitals or not. There is no split "val": its folder is a place of its own."""
+"""What folders of splits may be called, in capitals or not. No split is "val": its folder is a place of its own."""
 TEST_SHARE, NAMED = 0.2, 5
 """The test share of pictures without a published split; how many reasons of what is left out a warning gives."""
 SYSTEM = "hidden, or of the system"
