@@ -5,6 +5,7 @@ import errno
 import io
 import json
 import os
+import re
 import tarfile
 import unicodedata
 import warnings
@@ -284,6 +285,7 @@ def test_splits_are_the_same_whatever_else_is_there(tmp_path):
         ({"": (("dog", "cat"),), "dog": (("old", "new"),)}, "'domains:.*' and|'classes:", "classes", {"dog", "cat"}),
         ({"": (("photo",), ("dog", "cat"))}, "'domains:.*'classes:.*/photo'", "domains", {"photo"}),
         ({"": (("train", "val"), ("dog", "cat"))}, "holds the splits train, val; expected", "train", {"train"}),
+        ({"": (("Train", "Test"), ("dog", "cat"))}, "holds the splits Test, Train; expected", "test", {"Test"}),
         ({"train": PACS, "test": PACS}, "several data sets; .*'pacs:.*test', 'pacs:.*train'", "test", {"test"}),
         (
             {"one": PACS, "two": OFFICE},
@@ -301,7 +303,10 @@ def test_where_a_folder_can_be_read_in_two_ways_the_error_says_what_decides(tree
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         images = cn.load_images(f"{word}:{tmp_path}")
-    assert {Path(file).parts[0] for file in files_in(images, tmp_path)} == expected
+        assert {Path(file).parts[0] for file in files_in(images, tmp_path)} == expected
+        with pytest.raises(ValueError) as caught:
+            cn.load_images(tmp_path)
+        assert all(len(cn.load_images(place)) > 1 for place in re.findall("'(.*?)'", str(caught.value))[1:])
 
 
 def test_a_place_may_say_layout_and_split(tmp_path):
@@ -316,6 +321,8 @@ def test_a_place_may_say_layout_and_split(tmp_path):
         (both, "test", "says both 'train' and 'test'"),
         ("classes:pacs:x", None, "says both 'pacs' and 'classes'"),
         ("train:x.npz", None, "x.npz' is not there"),
+        ("", None, "folder: '' names nothing"),
+        ("classes:", None, "folder: 'classes:' names nothing"),
     ):
         with pytest.raises(ValueError, match=message):
             cn.load_images(place, split)
@@ -533,7 +540,8 @@ def test_webdataset_archives_become_a_folder(tmp_path):
     }
     assert files == {path for path, *_ in rows} | {"pictures.json"}
     reasons = {"003": "no picture among", "004": "''; expected a name", "005": "its class is 7",
-               "006": "its .json cannot", "007": "RecursionError", "008": "expected a name", "009": "expected a name"}  # fmt: skip
+               "006": "its .json cannot", "007": "RecursionError", "008": "expected a name", "009": "expected a name"
+               }  # fmt: skip
     assert left_out.keys() == {f"train-000.tar/a/{i}" for i in reasons}
     assert all(reason in left_out[f"train-000.tar/a/{i}"] for i, reason in reasons.items())
 
