@@ -31,10 +31,12 @@ def load_images(folder: str | os.PathLike | None = None, split: str | None = Non
     >>> len(cn.load_images(split="train")), len(cn.load_images())
     (620, 645)
     """
-    if folder is not None and is_stored(folder):
+    if isinstance(folder, str | Path) and is_stored(folder):
         if split or layout:
             raise ValueError(f"split, layout: {split!r}, {layout!r} given for a file of embeddings; expected neither")
-        stored = read_stored(Path(folder))
+        stored = read_stored(folder)
+        if "images" not in stored.vectors:
+            raise ValueError(f"folder: {str(folder)!r} holds embeddings of texts alone; expected pictures, too")
         return Images((), stored.classes, stored.domains, stored.vocabulary, stored.vectors["images"])
     dataset = find_dataset(folder, split, layout)
     if message := dataset.format_left_out():
