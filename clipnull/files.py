@@ -60,6 +60,8 @@ def written(path: str | Path) -> Iterator[Path]:
     try:
         yield temporary
         os.chmod(temporary, mode)
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())  # else a power cut could leave zeros under the final name
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

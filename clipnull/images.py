@@ -79,14 +79,14 @@ def _validate_size(picture: Image.Image) -> None:
 
 
 def _rgb(picture: Image.Image) -> Image.Image:
-    wide = any(";16" in str(tile[3]) for tile in picture.tile)  # of which Pillow gives the high bytes
+    wide = any(";16" in str(tile[3]) for tile in getattr(picture, "tile", ()))  # of which Pillow gives the high bytes
     plain_ink = picture.format == "JPEG" and picture.mode == "CMYK" and "adobe" not in picture.info
     picture.load()
     with contextlib.suppress(Exception):  # damaged EXIF data say nothing, and nothing about the pixels
         ImageOps.exif_transpose(picture, in_place=True)
     if picture.mode == "F" or picture.mode.startswith("I"):
         return _eight_bits(picture)
-    if wide and 0 < max(high for _, high in picture.convert("RGB").getextrema()) < 64:
+    if wide and 0 < np.asarray(picture.convert("RGB")).max() < 64:
         warnings.warn("a picture has 16 bits a channel and low values only: it is nearly black", stacklevel=4)
     if plain_ink:  # Pillow has inverted it, as Adobe's are
         warnings.warn("a JPEG in CMYK lacks Adobe's marker: its values are read as ink, as browsers do", stacklevel=4)

@@ -220,13 +220,14 @@ def _parse(sample: dict[str, bytes], classes: Sequence[str]) -> tuple[str, bytes
     names: list[Any] = [labels[key] for key in COLUMNS["class"] if key in labels]
     texts = {ending: sample[ending].decode().strip() for ending in ("cls", "txt") if ending in sample}
     names += [int(text) if ending == "cls" and text.isdecimal() else text for ending, text in texts.items()]
-    name, domain = names[0] if names else "", labels.get("domain") or UNNAMED
+    name: Any = names[0] if names else ""
+    domain: Any = labels.get("domain") or UNNAMED
     if isinstance(name, str) and name.isdecimal() and name not in classes:
         name = int(name)
     if type(name) is int:
-        if not 0 <= name < len(classes):
+        if not 0 <= int(name) < len(classes):
             raise ValueError(f"its class is {name}; expected less than {len(classes)}, the number of names in {NAMES}")
-        name = classes[name]
+        name = classes[int(name)]
     for text in (name, domain):
         if not isinstance(text, str) or not words(text) or not printable(text):
             raise ValueError(f"class or domain is {brief(text)}; expected a name in .json, .cls or .txt")
