@@ -382,6 +382,30 @@ def test_cleaning_merges_no_two_names(names):
         assert len({*cleaned.values()}) == len({unicodedata.normalize("NFC", name) for name in names})
 
 
+PARTS = st.sampled_from(["cat", "dog", "photo", ".git", "__MACOSX", "train", "a.b"])
+LEAVES = st.sampled_from(["0.png", "1.jfif", "a.heic", "b", "c.txt", ".DS_Store", "Thumbs.db"])
+
+
+@examples(30)
+@given(st.lists(st.tuples(st.lists(PARTS, max_size=4), LEAVES), max_size=6))
+def test_every_file_is_used_or_has_a_reason(tmp_path_factory, places):
+    root = small(tmp_path_factory.mktemp("tree"))
+    for folders, name in places:
+        if not (path := root.joinpath(*folders, name)).exists():
+            picture(path.with_suffix(".png"))
+            path.with_suffix(".png").rename(path)
+    try:
+        dataset = load_dataset(root, "domains")
+    except ValueError as error:
+        assert "folder: " in str(error)
+        return
+    used, left_out = files_in(dataset.images, root), {*dataset.left_out}
+    for path in root.rglob("*"):
+        name = path.relative_to(root)
+        reasons = {name.as_posix(), *(parent.as_posix() for parent in name.parents)} & left_out
+        assert path.is_dir() or (name.as_posix() in used) != bool(reasons), name
+
+
 def test_everything_that_is_not_used_is_counted_with_its_reason(tmp_path, capsys):
     tree(tmp_path, ("cat", "dog"), n=1)
     (tmp_path / "empty").mkdir()
