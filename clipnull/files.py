@@ -60,6 +60,8 @@ def written(path: str | Path) -> Iterator[Path]:
         temporary.unlink()
         yield temporary
         os.chmod(temporary, mode)
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())  # else a power cut could leave zeros under the final name
         os.replace(temporary, path)
     except OSError as error:
         if error.errno and error.filename in (None, str(temporary), temporary):

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from .errors import at_least, near, one_line, one_of, shorten
 from .files import data_folder
 from .sources import validate_checkpoint, validate_source, weights_in
-from .stored import Stored, StoredModel, StoredTexts, has_texts_alone, is_stored, read_stored, read_texts
+from .stored import Stored, StoredModel, StoredTexts, is_stored, read_stored
 from .towers import encode_texts, find_projection
 
 with warnings.catch_warnings():
@@ -397,7 +397,7 @@ def _no_pictures(image: Image.Image) -> Tensor:
 def _load_stored(name: str, pretrained: str | None, device: str) -> Clip:
     if pretrained is not None:
         raise ValueError(f"pretrained: {pretrained!r} given for {name!r}, which holds embeddings; expected None")
-    stored = read_texts(name) if has_texts_alone(name) else read_stored(name)
+    stored = read_stored(name)
     stored.vectors.pop("images", None)  # which `load_images` hands out
     texts = StoredTexts(stored)
     model = StoredModel(stored, texts.table).eval().requires_grad_(False).to(device)

@@ -115,7 +115,7 @@ def test_a_notebook_runs_on_a_file(number, whole, file, monkeypatch, capsys):
 def test_the_first_code_cell_refuses_an_unfit_file(number, file, monkeypatch):
     for path, message in (
         ("none.npz", r"file: 'none\.npz' is not there; expected a file of embeddings"),
-        (file(texts_free=None), r"file: '.*made\.npz' lacks texts_free"),
+        (file(texts_free=None), r"file: '.*made\.npz' .*lacks texts_free"),
     ):
         names, rest = begun(number, monkeypatch, data=path)
         with pytest.raises(ValueError, match=message):

@@ -97,7 +97,9 @@ def retrained_for(clip: Clip, request: Forget, images: Images) -> Clip | None:
     name = request.classes if request.classes is not None else request.domains
     if clip.base is not None or clip.name != EMBEDDED or request.also or not name or len(name) != 1:
         return None
-    wanted = f"{EMBEDDED}-no-{name[0]}"
+    argument = "domains" if request.classes is None else "classes"
+    (place,) = images.vocabulary.places(argument, name)
+    wanted = f"{EMBEDDED}-no-{getattr(images.vocabulary, argument)[place]}"
     return load(wanted, device=str(clip.device)) if wanted in RETRAINED else None
 
 

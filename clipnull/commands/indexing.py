@@ -178,7 +178,7 @@ def _report(args: argparse.Namespace, edit: Edit | None = None, **result: Any) -
 def _model_and_names(args: argparse.Namespace) -> tuple[Clip, Vocabulary]:
     """The model, or what stands in its place, and the vocabulary."""
     from ..models import load
-    from ..stored import read_vocabulary
+    from ..vocabulary import read_vocabulary
 
     if args.embeddings is not None:
         given = [name for name in ("model", "pretrained", "vocabulary") if getattr(args, name) is not None]

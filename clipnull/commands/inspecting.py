@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from ..images import Images
     from ..vocabulary import Forget
 
-SHOWN = 20
-"""Files that are left out, of those that are printed."""
+SHOWN = 5
+"""Files that are printed for each reason to leave them out."""
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -46,6 +46,7 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def data(args: argparse.Namespace) -> int:
+    from ..datasets.layouts import by_reason
     from ..datasets.loading import find_dataset, load_images
     from ..datasets.webdataset import pack
     from ..stored import is_stored
@@ -61,12 +62,13 @@ def data(args: argparse.Namespace) -> int:
         write_text(args.json, json.dumps(manifest, indent=1) + "\n")
     print(f"{dataset.root}: read as {manifest['layout']!r}, split: {manifest['split']}")
     print(_counts(dataset.images))
-    renamed = [f"{name} ({', '.join(on_disk)})" for name, on_disk in manifest["folders"].items() if on_disk != [name]]
+    renamed = [f"{name} ({on_disk})" for name, on_disk in dataset.folders.items() if on_disk != name]
     if renamed:
         print(f"named otherwise on disk: {'; '.join(renamed)}")
-    files = [f"  {name}: {why}" for name, why in dataset.left_out.items()]
-    more = [f"  and {len(files) - SHOWN} more, in --json FILE"] if len(files) > SHOWN else []
-    print(f"left out: {len(files) or 'nothing'}", *files[:SHOWN], *more, sep="\n")
+    print(f"left out: {len(dataset.left_out) or 'nothing'}")
+    for reason, files in by_reason(dataset.left_out).items():
+        some = ", ".join(files[:SHOWN]) + (", ... all of them in --json FILE" if len(files) > SHOWN else "")
+        print(f"  {len(files)}, {reason}: {some}")
     if args.tars:
         split = "train" if manifest["split"].startswith("train") else "test"
         print(f"written: {pack(dataset.images, args.tars, split)}")

@@ -44,8 +44,13 @@ class Panel:
         self.z, self.classifiers = embed(clip, images), text_classifiers(clip, vocabulary)
         self.before = self.accuracy(self.z)
         self.classes, self.domains = (
-            widgets.SelectMultiple(options=names, value=chosen or (), description=description, rows=min(16, len(names)))
-            for description, names, chosen in (
+            widgets.SelectMultiple(
+                options=options,
+                value=[options[i] for i in vocabulary.places(description, chosen)] if chosen else (),
+                description=description,
+                rows=min(16, len(options)),
+            )
+            for description, options, chosen in (
                 ("classes", vocabulary.classes, request.classes),
                 ("domains", vocabulary.domains, request.domains),
             )
