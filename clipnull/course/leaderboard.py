@@ -15,6 +15,7 @@ from ..edit import Edit
 from ..embedding import embed
 from ..errors import one_line
 from ..evaluate import compare
+from ..files import markdown
 from ..images import Images
 from ..models import Clip
 from ..vocabulary import Forget
@@ -48,16 +49,12 @@ def leaderboard(clip: Clip, images: Images, request: Forget, patches: Sequence[P
         rates = compare(clip, edit.apply(clip), images, request, features=(z, edit.images(z))).rates
         rows.append((path.stem, {name: rates[name] for name in RATES}, score(rates, predictions)))
     best = max((rates["forgetting_rate"] for _, rates, _ in rows), default=0.0)
-    rows.sort(key=lambda row: _rank(row[1], best))
-    lines = [
-        f"{request}, {len(images)} pictures kept back\n",
-        f"| | who | {' | '.join(RATES.values())} | prediction (smaller is better) |",
-        "|---|---|---|---|---|---|",
-    ]
-    for number, (name, rates, points) in enumerate(rows, 1):
-        numbers = f"{rates['forgetting_rate']:.2f} | {rates['retain_drop']:+.1f} | {rates['worst_cell_drop']:.0f}"
-        lines.append(f"| {number} | {name} | {numbers} | {'none' if math.isnan(points) else f'{points:.0f}'} |")
-    return "\n".join([*lines, *([""] if refused else []), *refused])
+    table = []
+    for number, (name, rates, points) in enumerate(sorted(rows, key=lambda row: _rank(row[1], best)), 1):
+        numbers = f"{rates['forgetting_rate']:.2f}", f"{rates['retain_drop']:+.1f}", f"{rates['worst_cell_drop']:.0f}"
+        table.append((number, name, *numbers, "none" if math.isnan(points) else f"{points:.0f}"))
+    text = markdown(table, ("", "who", *RATES.values(), "prediction (smaller is better)"))
+    return "\n".join([f"{request}, {len(images)} pictures kept back\n", text, *([""] if refused else []), *refused])
 
 
 def _rank(rates: dict[str, float], best: float) -> tuple[bool, float, float]:
