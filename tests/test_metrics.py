@@ -33,9 +33,7 @@ def test_record_refuses_what_is_not_one_finite_number(value):
         metrics.record(accuracy=value)
 
 
-def test_record_refuses_bad_names_and_nothing():
-    with pytest.raises(ValueError, match="'top 1'"):
-        metrics.record(**{"top 1": 1.0})
+def test_record_refuses_nothing():
     with pytest.raises(ValueError, match="expected at least one"):
         metrics.record()
 
@@ -50,9 +48,4 @@ def test_metrics_of_wants_exactly_one_record(times):
 
 def test_a_table_has_numbers_to_the_right():
     text = metrics.table({"04": {"gap": 10.0, "x": 0.25}, "longer": {"y": 1 / 3}})
-    assert text.splitlines() == [
-        "notebook  metric   value",
-        "04        gap         10",
-        "04        x         0.25",
-        "longer    y       0.3333",
-    ]
+    assert text.splitlines() == ["metric     value", "04 gap        10", "04 x        0.25", "longer y  0.3333"]

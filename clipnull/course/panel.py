@@ -35,7 +35,9 @@ class Panel:
         self.before = self.accuracy(self.z)
 
         def choice(names: list[str], chosen: object, description: str) -> Any:
-            return widgets.SelectMultiple(names, chosen or (), description=description, rows=min(16, len(names)))
+            return widgets.SelectMultiple(
+                options=names, value=chosen or (), description=description, rows=min(16, len(names))
+            )
 
         self.classes = choice(vocabulary.classes, request.classes, "classes")
         self.domains = choice(vocabulary.domains, request.domains, "domains")

@@ -80,10 +80,9 @@ def _encode(fig: plt.Figure) -> str:
 
 
 def show_source(*functions: Callable) -> None:
-    """Display the source of `functions`. The output names them, so that a test compares it with today's source."""
+    """Display the source of `functions`."""
     text = "\n\n".join(textwrap.dedent(inspect.getsource(function)) for function in functions)
-    names = [f"{function.__module__}.{function.__qualname__}" for function in functions]
-    ipython.display(ipython.Markdown(f"```python\n{text}```"), metadata={"clipnull": {"source": names}})
+    ipython.display(ipython.Markdown(f"```python\n{text}```"))
 
 
 def literal(name: object) -> str:
