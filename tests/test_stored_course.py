@@ -113,12 +113,12 @@ def test_a_notebook_runs_on_a_file(number, whole, file, monkeypatch, capsys):
 
 def test_the_first_code_cell_refuses_an_unfit_file(file, monkeypatch):
     for number in TAKING:
-        for path, given, message in (
-            ("none.npz", {}, r"file: 'none\.npz' is not there; expected a file of embeddings"),
-            (file(texts_free=None), {}, r"file: '.*made\.npz' lacks texts_free"),
-            (file(), {"pretrained": "openai"}, "pretrained: 'openai' given"),
+        for changes, given, message in (
+            ({}, {"data": "none.npz"}, r"file: 'none\.npz' is not there; expected a file of embeddings"),
+            ({"texts_free": None}, {}, r"file: '.*made\.npz' lacks texts_free"),
+            ({}, {"pretrained": "openai"}, "pretrained: 'openai' given"),
         ):
-            names, rest = begun(number, monkeypatch, data=path, **given)
+            names, rest = begun(number, monkeypatch, **{"data": file(**changes)} | given)
             with pytest.raises(ValueError, match=message):
                 exec(rest[0], names)
     for number in ("02", "09"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import os
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -34,7 +35,7 @@ class Panel:
         self.z, self.classifiers = embed(clip, images), text_classifiers(clip, vocabulary)
         self.before = self.accuracy(self.z)
 
-        def choice(names: list[str], chosen: object, description: str) -> Any:
+        def choice(names: Sequence[str], chosen: object, description: str) -> Any:
             return widgets.SelectMultiple(
                 options=names, value=chosen or (), description=description, rows=min(16, len(names))
             )
