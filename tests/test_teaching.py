@@ -154,6 +154,22 @@ def handed_in(clip, corner, tmp_path, projection):
     return [tmp_path / f"{name}.safetensors" for name in ("idle", "torn", "able")]
 
 
+def test_one_submission_neither_ends_the_leaderboard_nor_forges_it(clip, corner, handed_in, tmp_path):
+    idle, _, able = handed_in
+    rows = 1e12 * torch.stack([clip.embed_texts([f"a {word} of a bird"])[0] for word in ("photo", "line")]).double()
+    huge = tmp_path / "huge.safetensors"
+    cn.Edit(rows.T, rows.T, "nullspace").save(huge)
+    endless = tmp_path / "endless.safetensors"
+    endless.write_bytes(idle.read_bytes())
+    endless.with_suffix(".json").write_text("[" * 5000)
+    forged = tmp_path / "x | 9 | 9 |\n| 1 | me <script>alert(1)<\\script> ![a](b) |.safetensors"
+    forged.write_bytes(b"<script>")
+    text = leaderboard.leaderboard(clip, corner, cn.Forget(classes=["car"]), [huge, endless, forged, idle, able])
+    assert [line.split(" | ")[1] for line in text.splitlines() if re.match(r"\| \d", line)][0] == "able"
+    assert "- endless: refused, " in text and text.count("refused, ") >= 2
+    assert "<" not in text and "](" not in text and {line.count("|") for line in text.splitlines()} <= {0, 7, 6}
+
+
 def test_the_leaderboard_ranks_patches_and_names_what_it_refuses(clip, corner, handed_in):
     request = cn.Forget(classes=["car"])
     (handed_in[2].with_suffix(".json")).write_text('{"forgetting_rate": [0, 1]}')

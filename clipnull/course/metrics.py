@@ -4,7 +4,7 @@ import math
 import sys
 from collections.abc import Mapping
 
-from ..errors import import_extra
+from ..errors import brief, import_extra
 from ..files import aligned
 
 MIME = "application/vnd.clipnull.metrics+json"
@@ -43,7 +43,7 @@ def _number(name: str, value: object) -> float:
     except (TypeError, ValueError):
         number = math.nan
     if not math.isfinite(number):
-        raise ValueError(f"{name}: {value!r} cannot be recorded; expected one finite number")
+        raise ValueError(f"{name}: {brief(value)} cannot be recorded; expected one finite number")
     return number
 
 
@@ -53,7 +53,9 @@ def metrics_of(nb: Mapping) -> Metrics:
     recorded = [data[MIME] for data in outputs if MIME in data]
     if len(recorded) != 1:
         raise ValueError(f"nb: {len(recorded)} outputs of type {MIME}; expected one, from record in the last cell")
-    return dict(recorded[0])
+    if not isinstance(recorded[0], Mapping):
+        raise ValueError(f"nb: the metrics are {brief(recorded[0])}; expected a number for each name")
+    return {name: _number(name, value) for name, value in recorded[0].items()}
 
 
 def table(metrics: Mapping[str, Metrics]) -> str:

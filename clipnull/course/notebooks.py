@@ -9,6 +9,7 @@ import functools
 import hashlib
 import html
 import json
+import math
 import os
 import sys
 from collections.abc import Mapping
@@ -91,9 +92,12 @@ def course_folder() -> Path:
 
 
 def parameters_of(path: Path) -> dict[str, str | int | float | bool]:
-    """Names and defaults in the cell tagged `parameters`, as papermill sees them."""
-    papermill = import_jupyter("papermill")
-    return {name: ast.literal_eval(p["default"]) for name, p in papermill.inspect_notebook(str(path)).items()}
+    """Names and defaults in the cell tagged `parameters`, whatever kernel the notebook names."""
+    sources = [
+        c.source for c in read(path).cells if c.cell_type == "code" and "parameters" in c.metadata.get("tags", ())
+    ]
+    nodes = [node for source in sources[:1] for node in ast.parse(source).body if isinstance(node, ast.Assign)]
+    return {ast.unparse(node.targets[0]): ast.literal_eval(node.value) for node in nodes}
 
 
 def validate_parameters(path: Path, given: Mapping[str, object]) -> dict[str, object]:
@@ -109,13 +113,22 @@ def validate_parameters(path: Path, given: Mapping[str, object]) -> dict[str, ob
             with contextlib.suppress(ValueError, SyntaxError):
                 value = ast.literal_eval(value)
         if kind is float and type(value) is int:
-            value = float(value)
-        if type(value) is not kind:
+            with contextlib.suppress(OverflowError):
+                value = float(value)
+        if type(value) is not kind or kind is float and not math.isfinite(value):
+            expected = f"a finite {kind.__name__}" if kind is float else kind.__name__
             raise ValueError(
-                f"{name}: {value!r} is not valid for {path.name}; expected {kind.__name__}, such as {defaults[name]!r}"
+                f"{name}: {value!r} is not valid for {path.name}; expected {expected}, such as {defaults[name]!r}"
             )
-        valid[name] = value
+        valid[name] = from_here(name, value) if isinstance(value, str) else value
     return valid
+
+
+def from_here(name: str, value: str) -> str:
+    """The value of a parameter that is a path, counted from the current folder: a notebook runs in its own."""
+    start, colon, path = ("", "", value) if os.path.exists(value) else value.rpartition(":")
+    is_path = name in ("data", "index", "model", "pretrained") and os.path.exists(path) or name == "folder"
+    return f"{start}{colon}{os.path.abspath(path)}" if path and is_path else value
 
 
 def preset_for(path: Path, profile: str) -> dict[str, str]:
