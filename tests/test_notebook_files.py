@@ -3,6 +3,7 @@
 import ast
 import hashlib
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -51,7 +52,15 @@ def test_jupyter_is_imported_without_what_takes_seconds(tmp_path):
 # --- parameters
 
 
-VALID = [("seed", "4", 4), ("rate", 1, 1.0), ("rate", "1e-3", 0.001), ("fast", "False", False), ("word", "12", "12")]
+VALID = [
+    ("seed", "4", 4),
+    ("rate", "-1e-5", -1e-5),
+    ("word", "-x y", "-x y"),
+    ("rate", 1, 1.0),
+    ("rate", "1e-3", 0.001),
+    ("fast", "False", False),
+    ("word", "12", "12"),
+]
 
 
 def test_parameters_take_the_type_of_the_default(notebook):
@@ -68,11 +77,27 @@ def test_parameters_take_the_type_of_the_default(notebook):
         ({"seed": 1.5}, "seed: 1.5 is not valid for a.ipynb; expected int, such as 3"),
         ({"seed": "many"}, "seed: 'many' is not valid"),
         ({"fast": 1}, "fast: 1 is not valid"),
+        *(
+            ({"rate": x}, "rate: .* is not valid for a.ipynb; expected a finite float, such as 0.5")
+            for x in (math.nan, -math.inf, "1e999", "nan", 10**400)
+        ),
     ],
 )
 def test_wrong_parameters_are_refused(notebook, given, message):
     with pytest.raises(ValueError, match=message):
         notebooks.validate_parameters(notebook("a", PARAMETERS), given)
+
+
+def test_a_path_counts_from_where_one_stands_and_a_name_is_no_path(notebook, tmp_path, monkeypatch):
+    path = notebook("a", "# parameters\ndata = ''  # d\nfolder = ''  # f\nword = ''  # w\npretrained = ''  # p")
+    monkeypatch.chdir(tmp_path)
+    for name in ("mine", "x.pt"):
+        (tmp_path / name).mkdir()
+    given = {"data": "classes:train:mine", "folder": "new", "word": "mine", "pretrained": "x.pt"}
+    expected = {"data": f"classes:train:{tmp_path / 'mine'}", "folder": f"{tmp_path / 'new'}", "word": "mine"}
+    assert notebooks.validate_parameters(path, given) == expected | {"pretrained": f"{tmp_path / 'x.pt'}"}
+    for kept in ({"data": "missing"}, {"data": ""}, {"folder": ""}, {"pretrained": "openai"}):
+        assert notebooks.validate_parameters(path, kept) == kept
 
 
 # --- normalise

@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from types import SimpleNamespace
 import nbformat
 import psutil
 import pytest
+from PIL import Image
 
 from clipnull.commands import cli
 from clipnull.commands.console import terminable
@@ -146,6 +148,38 @@ def test_parameters_with_quotes_and_braces_are_values_and_no_code(notebook, tmp_
     assert [out.text for out in outputs_of(nbformat.read(result, 4))] == [f"{value}\n" for value in values]
 
 
+@slow
+@pytest.mark.parametrize("spec", [None, "conda-env-base-py"])
+def test_a_notebook_of_any_kernel_runs_here_its_lines_in_one_and_braces_in_its_path(tmp_path, capsys, spec):
+    """And 5 MB that are printed in long lines take no time."""
+    sources = [
+        "# parameters\nrate = 0.5  # share",
+        "print(rate)\nprint('50 %\\r100 %')\nfor i in range(50): print('x' * 100_000)",
+    ]
+    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources])
+    nb.cells[0].metadata["tags"] = ["parameters"]
+    if spec:
+        nb.metadata["kernelspec"] = {"name": spec, "display_name": "base"}
+    folder = tmp_path / "{x} {0}"
+    folder.mkdir()
+    nbformat.write(nb, folder / "a.ipynb")
+    began = time.process_time()
+    (out,) = outputs_of(nbformat.read(execute(folder / "a.ipynb", tmp_path / "{out}", {"rate": -1e-5}), 4))
+    assert out.text.startswith("-1e-05\n100 %\nxxx") and out.text.count("\n") == 52
+    assert time.process_time() - began < 20
+    assert (
+        f"a: names {f'the kernel {spec!r}' if spec else 'no kernel'}; this Python's runs it" in capsys.readouterr().out
+    )
+
+
+def test_a_notebook_of_another_language_is_refused(notebook, tmp_path):
+    nb = nbformat.read(path := notebook("a", "x <- 1"), 4)
+    nb.metadata["kernelspec"] = {"name": "ir", "display_name": "R", "language": "R"}
+    nbformat.write(nb, path)
+    with pytest.raises(NotebookError, match="a.ipynb: a notebook of R; expected one of Python"):
+        execute(path, tmp_path / "out")
+
+
 # --- warm kernels
 
 
@@ -213,6 +247,44 @@ def test_run_uses_this_interpreter_shares_the_cores_and_says_that_nobody_is_ther
         run(chosen, tmp_path / "out", jobs=2)
         text = outputs_of(nbformat.read(tmp_path / "out" / "a.ipynb", 4))[-1].text
         assert text.split() == [sys.executable, "3", "None"]
+
+
+def test_nothing_of_an_earlier_run_stays(notebook, tmp_path, monkeypatch):
+    """Not of a notebook that fails now, nor of one that the profile leaves out."""
+    monkeypatch.setattr(runner, "kernels", lambda environment, warm: contextlib.nullcontext(environment))
+    monkeypatch.setenv("CLIPNULL_DATA", str(tmp_path))
+    monkeypatch.setattr(runner, "execute", lambda *_: 1 / 0)
+    left_out, fails = notebook("a", PARAMETERS), notebook("b", "# parameters\ndata = ''  # folder")
+    (tmp_path / "out").mkdir()
+    names = ["a.ipynb", "a.html", "b.ipynb", "b.failed.ipynb", "b.html", "metrics.json", "diff.txt"]
+    for name in [*names, "mine.html"]:
+        (tmp_path / "out" / name).write_text('{"metadata": {"papermill": {}}}')
+    assert run([left_out, fails], tmp_path / "out", profile="pacs")[1] == ["b.ipynb: division by zero"]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"mine.html", "metrics.json"}
+    assert (tmp_path / "out" / "metrics.json").read_text() == "{}\n"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"forget_class": "dgo"}, "forget_class: 'dgo' is not known; did you mean 'dog'"),
+        ({"domain": "-line"}, "domain: '-line' is not known; did you mean 'line'"),
+        ({"data": "missing"}, "'missing'"),
+        ({"data": "flat"}, "data: .* has one domain; a.ipynb needs two, <domain>/<class>/"),
+    ],
+)
+def test_wrong_pictures_and_names_are_told_before_a_kernel_starts(
+    notebook, tmp_path, monkeypatch, capsys, given, message
+):
+    path = notebook("a", "# parameters\ndata = ''  # p\nforget_class = 'dog'  # c\ndomain = 'line'  # d")
+    for name in ("dog", "cat"):
+        (tmp_path / "flat" / name).mkdir(parents=True)
+        Image.new("RGB", (9, 9)).save(tmp_path / "flat" / name / "a.png")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(runner, "execute", lambda *_: pytest.fail("a kernel starts"))
+    command = ["run", str(path), "--out", "out", *(x for pair in given.items() for x in ("-p", *pair))]
+    monkeypatch.setattr(runner, "kernels", lambda environment, warm: contextlib.nullcontext(environment))
+    assert cli.main(command) == 1 and re.search(message, capsys.readouterr().err)
 
 
 def test_run_follows_the_profile(notebook, tmp_path, monkeypatch):
