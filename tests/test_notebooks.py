@@ -1,6 +1,8 @@
 """The notebooks: as committed, and executed with their metrics against the goldens."""
 
 import ast
+import copy
+import hashlib
 import io
 import json
 import os
@@ -9,13 +11,14 @@ import tokenize
 from html.parser import HTMLParser
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import nbformat
 import pytest
 from pages import page_faults
 
 import clipnull
-from clipnull.course import goldens, notebooks
-from clipnull.course.metrics import metrics_of
+from clipnull.course import goldens, notebooks, plots
+from clipnull.course.metrics import MIME, metrics_of
 from clipnull.course.profiles import PROFILES, default_profile
 from clipnull.course.run import run
 from clipnull.files import write_text
@@ -78,6 +81,10 @@ def output_faults(nb) -> list[str]:
                 faults.append(f"output of cell {number} shows an address in memory, which changes from run to run")
             if any(kind.startswith("image/") for kind in data):
                 faults.append(f"cell {number} shows a picture without text; use clipnull.course.plots.show")
+            html, about = data.get("text/html", ""), out.get("metadata", {}).get("clipnull", {})
+            pictures = [hashlib.sha256(picture.encode()).hexdigest()[:16] for picture in PICTURE.findall(html)]
+            if pictures != [about[key] for key in about if key == "picture"]:
+                faults.append(f"cell {number} shows another picture than was drawn")
             if any("widget" in kind for kind in data):
                 faults.append(f"cell {number} shows a widget")
             faults += [
@@ -97,6 +104,42 @@ def alternatives(text: str) -> list[str]:
 
     Parser().feed(text)
     return found
+
+
+NUMBER = re.compile(r"(?<![\w.])[-+−]?\d+(?:\.\d+)?(?:e[-+]?\d+)?(?![\w])")
+
+
+def difference(stored, executed) -> list[str]:
+    """Where the outputs of two versions of a notebook differ: texts exactly, their numbers by 2 % or the last digit.
+
+    Of a figure the data that `plots.drawn` recorded are compared. Notebook 00 prints facts about the machine.
+    """
+    before, after = (
+        [c for c in nb.cells if "injected-parameters" not in c.metadata.get("tags", ())] for nb in (stored, executed)
+    )
+    faults = [] if len(before) == len(after) else ["another number of cells"]
+    for number, pair in enumerate(zip(before, after, strict=False), 1):
+        texts = [" ".join(map(shown, cell.get("outputs", ()))) for cell in pair]
+        if len({NUMBER.sub("#", text) for text in texts}) > 1:
+            faults.append(f"cell {number}: other text")
+        elif off := [(a, b) for a, b in zip(*map(NUMBER.findall, texts), strict=True) if not near(a, b)]:
+            faults.append(f"cell {number}: {off[0][0]} is stored, and {off[0][1]} came out")
+    return faults
+
+
+def near(a: str, b: str) -> bool:
+    x, y = (float(text.replace("−", "-")) for text in (a, b))
+    digit = 10.0 ** -len(a.partition("e")[0].partition(".")[2])
+    return abs(x - y) <= max(1.01 * digit, 0.02 * abs(x))
+
+
+def shown(output) -> str:
+    """What an output shows, as text: of a figure its caption and its data."""
+    data = output.get("data", {})
+    if any(kind == MIME for kind in data):
+        return ""  # goldens compare metrics
+    text = output.get("text") or data.get("text/markdown") or data.get("text/html") or data.get("text/plain", "")
+    return PICTURE.sub("", text) + json.dumps(output.get("metadata", {}).get("clipnull", {}).get("drawn", ""))
 
 
 def golden_faults(name: str, metrics, golden) -> list[str]:
@@ -212,7 +255,10 @@ def execution_faults(path: Path, profile: str) -> list[str]:
         return failures
     write_text(out / "diff.txt", goldens.diff(metrics, held) + "\n")
     page = (out / f"{path.stem}.html").read_text(encoding="utf-8")
-    return goldens.differences(metrics, held, out) + page_faults(page)
+    faults = goldens.differences(metrics, held, out) + page_faults(page)
+    if profile in ("mini", "gpu") and os.environ.get("CLIPNULL_NIGHTLY") and not path.name.startswith(ALWAYS):
+        faults += difference(notebooks.read(path), notebooks.read(out / path.name))
+    return faults
 
 
 @pytest.mark.notebooks
@@ -296,3 +342,29 @@ def test_golden_faults_are_found(change):
         == []
         != golden_faults("04", {"gap": 10.0}, {"gap": entry | change})
     )
+
+
+def test_another_digit_word_or_figure_is_a_difference():
+    fig = plt.figure()
+    fig.gca().plot([1.0, 2.0, 4.0])
+    data = {"text/html": f'<figure><img alt="A." src="data:image/webp;base64,{0}"></figure>'}
+    outputs = [
+        nbformat.v4.new_output("stream", text="cats 0.85, −12 of 40"),
+        nbformat.v4.new_output("display_data", data, metadata={"clipnull": {"drawn": plots.drawn(fig)}}),
+    ]
+    stored = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("f()", outputs=outputs)])
+    assert difference(stored, stored) == []
+    fig.gca().lines[0].set_ydata([4.0, 2.0, 1.0])
+    for place, change in (
+        (0, {"text": "cats 0.58, −12 of 40"}),
+        (0, {"text": "cats 0.85, 12 of 40"}),
+        (0, {"text": "dogs 0.85, −12 of 40"}),
+        (1, {"metadata": {"clipnull": {"drawn": plots.drawn(fig)}}}),
+        (1, {"metadata": {}}),
+    ):
+        executed = copy.deepcopy(stored)
+        executed.cells[0].outputs[place].update(change)
+        assert len(difference(stored, executed)) == 1
+    executed = copy.deepcopy(stored)
+    executed.cells[0].outputs[0].text = "cats 0.86, −12 of 41"
+    assert difference(stored, executed) == [], "within the last digit"

@@ -26,7 +26,7 @@ def closed():
 def shown(monkeypatch):
     """The HTML of each figure that is displayed."""
     pages = []
-    monkeypatch.setattr(plots.ipython, "display", lambda page: pages.append(page.data))
+    monkeypatch.setattr(plots.ipython, "display", lambda page, metadata: pages.append(page.data))
     return pages
 
 

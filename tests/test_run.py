@@ -253,13 +253,13 @@ def test_nothing_of_an_earlier_run_stays(notebook, tmp_path, monkeypatch):
     """Not of a notebook that fails now, nor of one that the profile leaves out."""
     monkeypatch.setattr(runner, "kernels", lambda environment, warm: contextlib.nullcontext(environment))
     monkeypatch.setenv("CLIPNULL_DATA", str(tmp_path))
-    monkeypatch.setattr(runner, "execute", lambda *_: 1 / 0)
+    monkeypatch.setattr(runner, "execute", lambda *_: {}["{x}"])
     left_out, fails = notebook("a", PARAMETERS), notebook("b", "# parameters\ndata = ''  # folder")
     (tmp_path / "out").mkdir()
     names = ["a.ipynb", "a.html", "b.ipynb", "b.failed.ipynb", "b.html", "metrics.json", "diff.txt"]
     for name in [*names, "mine.html"]:
         (tmp_path / "out" / name).write_text('{"metadata": {"papermill": {}}}')
-    assert run([left_out, fails], tmp_path / "out", profile="pacs")[1] == ["b.ipynb: division by zero"]
+    assert run([left_out, fails], tmp_path / "out", profile="pacs")[1] == ["b.ipynb: '{x}'"]
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"mine.html", "metrics.json"}
     assert (tmp_path / "out" / "metrics.json").read_text() == "{}\n"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import html
 import inspect
 import io
@@ -56,11 +57,35 @@ def show(fig: plt.Figure, alt: str) -> None:
     if not isinstance(alt, str) or len(alt) < 20:
         raise ValueError(f"alt: {alt!r} is not valid; expected a sentence that says what the figure shows")
     first, caption, more = (html.escape(text) for text in (split_caption(alt, 0)[0], *split_caption(alt)))
-    page = f'<figure><img alt="{first}" src="{_encode(fig)}"><figcaption>{caption}</figcaption></figure>'
+    picture = _encode(fig)
+    page = f'<figure><img alt="{first}" src="{picture}"><figcaption>{caption}</figcaption></figure>'
     if more:
         page += f"<details><summary>More about the figure</summary><p>{more}</p></details>"
+    about = {"picture": hashlib.sha256(picture.encode()).hexdigest()[:16], "drawn": drawn(fig)}
     plt.close(fig)
-    ipython.display(ipython.HTML(page))
+    ipython.display(ipython.HTML(page), metadata={"clipnull": about})
+
+
+def drawn(fig: plt.Figure) -> list[list]:
+    """What a figure is drawn from, for tests that compare it with another: of each axes its texts, and of each line,
+    group of points, bar and picture [size, mean, standard deviation, mean weighted by place]."""
+    content = []
+    for ax in fig.axes:
+        arrays = [line.get_ydata() for line in ax.lines] + [image.get_array() for image in ax.images]
+        arrays += [bar.get_bbox().extents for bar in ax.patches if hasattr(bar, "get_bbox")]
+        for points in ax.collections:
+            arrays += [points.get_offsets(), [] if points.get_array() is None else points.get_array()]
+        texts = [ax.get_title(), *(text.get_text() for text in ax.texts)]
+        content.append([texts, [_summary(np.ma.filled(np.ma.asarray(x, float), np.nan)) for x in arrays if np.size(x)]])
+    return content
+
+
+def _summary(values: np.ndarray) -> list[float]:
+    finite = values[np.isfinite(values)]
+    if not finite.size:
+        return [0]
+    weighted = finite * np.linspace(0, 2, finite.size)
+    return [finite.size, *(float(f"{x:.4g}") for x in (finite.mean(), finite.std(), weighted.mean()))]
 
 
 def split_caption(text: str, length: int = CAPTION_LENGTH) -> tuple[str, str]:

@@ -204,14 +204,16 @@ def run(
         try:
             for future in as_completed(futures):
                 path = futures[future]
+                reason = ""
                 try:
                     metrics[path.stem] = metrics_of(read(to_html(future.result()).with_suffix(".ipynb")))
-                    state = "done in {:.0f} s"
+                    state = "done in"
                 except Exception as error:
                     reason = str(error) if isinstance(error, NotebookError) else f"{path.name}: {one_line(error)}"
                     failures.append(reason)
-                    state = f"FAILED after {{:.0f}} s: {reason}"
-                print(f"{path.stem}: {state.format(time.monotonic() - began[path])}", flush=True)
+                    state = "FAILED after"
+                seconds = time.monotonic() - began[path]
+                print(f"{path.stem}: {state} {seconds:.0f} s{': ' * bool(reason)}{reason}", flush=True)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
     metrics = dict(sorted(metrics.items()))
