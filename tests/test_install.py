@@ -18,6 +18,9 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import clipnull
+from clipnull import models
+from clipnull.audits import retrained_for
+from clipnull.files import data_folder
 
 ROOT = Path(__file__).parent.parent
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -81,11 +84,12 @@ def alone(unpacked, tmp_path):
 @one_worker
 @pytest.mark.slow
 def test_the_wheel_holds_what_is_needed_outside_a_clone(wheel):
+    assert wheel.stat().st_size <= 35e6
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         (metadata,) = (archive.read(n).decode() for n in names if n.endswith(".dist-info/METADATA"))
         (scripts,) = (archive.read(n).decode() for n in names if n.endswith("entry_points.txt"))
-    for folder in ("data/miniworld", "data/miniclip", "data/clean", "data/results", "notebooks"):
+    for folder in ("data/miniworld", "data/miniclip", "data/results", "notebooks"):
         files = {p for p in (ROOT / folder).rglob("*") if p.is_file() and "__pycache__" not in p.parts}
         inside = {f"clipnull/_data/{p.relative_to(ROOT).as_posix().removeprefix('data/')}" for p in files}
         assert inside <= names, folder
@@ -96,6 +100,21 @@ def test_the_wheel_holds_what_is_needed_outside_a_clone(wheel):
     assert licences == set(SETTINGS["project"]["license-files"])
     assert f"Version: {clipnull.__version__}\n" in metadata and "License-Expression: MIT AND " in metadata
     assert "clipnull = clipnull.commands.cli:main" in scripts
+
+
+def test_a_retrained_model_that_did_not_come_along_is_said_to_be_and_can_be_added(monkeypatch, tmp_path, clip, images):
+    monkeypatch.setenv("CLIPNULL_CACHE", str(tmp_path / "cache"))
+    installed = tmp_path / "site" / "miniclip"
+    shutil.copytree(data_folder("miniclip"), installed)
+    monkeypatch.setattr(models, "data_folder", lambda name: installed.with_name(name))
+    with pytest.raises(
+        FileNotFoundError, match=r"miniclip-no-dog.*expected '.*clean/no-dog.safetensors', a copy of data"
+    ):
+        clipnull.load("miniclip-no-dog", device="cpu")
+    with pytest.warns(UserWarning, match="no retrained model to compare with: name: 'miniclip-no-dog'"):
+        assert retrained_for(clip, clipnull.Forget(["dog"]), images) is None
+    shutil.copytree(ROOT / "data" / "clean", tmp_path / "cache" / "clean")
+    assert clipnull.load("miniclip-no-dog", device="cpu").fingerprint != clip.fingerprint
 
 
 @one_worker
