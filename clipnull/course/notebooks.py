@@ -115,7 +115,7 @@ def validate_parameters(path: Path, given: Mapping[str, object]) -> dict[str, ob
         if kind is float and type(value) is int:
             with contextlib.suppress(OverflowError):
                 value = float(value)
-        if type(value) is not kind or kind is float and not math.isfinite(value):
+        if type(value) is not kind or isinstance(value, float) and not math.isfinite(value):
             expected = f"a finite {kind.__name__}" if kind is float else kind.__name__
             raise ValueError(
                 f"{name}: {value!r} is not valid for {path.name}; expected {expected}, such as {defaults[name]!r}"

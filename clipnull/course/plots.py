@@ -74,9 +74,9 @@ def drawn(fig: plt.Figure) -> list[list]:
         arrays = [line.get_ydata() for line in ax.lines] + [image.get_array() for image in ax.images]
         arrays += [bar.get_bbox().extents for bar in ax.patches if hasattr(bar, "get_bbox")]
         for points in ax.collections:
-            arrays += [points.get_offsets(), [] if points.get_array() is None else points.get_array()]
+            arrays += [points.get_offsets(), *([] if points.get_array() is None else [points.get_array()])]
         texts = [ax.get_title(), *(text.get_text() for text in ax.texts)]
-        content.append([texts, [_summary(np.ma.filled(np.ma.asarray(x, float), np.nan)) for x in arrays if np.size(x)]])
+        content.append([texts, [_summary(np.ma.filled(np.ma.asarray(x, float), np.nan)) for x in arrays]])
     return content
 
 

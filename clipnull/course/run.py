@@ -131,7 +131,7 @@ def validate_names(path: Path, given: Mapping[str, object]) -> None:
     from ..datasets.loading import load_images  # loads torch
 
     with warnings.catch_warnings(action="ignore"):  # the notebook says what is left out
-        vocabulary = load_images(parameters.get("data") or None).vocabulary
+        vocabulary = load_images(str(parameters.get("data", "")) or None).vocabulary
     if len(vocabulary.domains) < 2 and any(name in asked for name in NAMES["domains"]):
         raise ValueError(f"data: {parameters['data']!r} has one domain; {path.name} needs two, <domain>/<class>/*")
     for kind, parameter_names in NAMES.items():
