@@ -67,25 +67,29 @@ def show(fig: plt.Figure, alt: str) -> None:
 
 
 def drawn(fig: plt.Figure) -> list[list]:
-    """What a figure is drawn from, for tests that compare it with another: of each axes its texts, and of each line,
-    group of points, bar and picture [size, mean, standard deviation, mean weighted by place]."""
+    """What a figure is drawn from, for tests that compare it with another: of each axes its texts, and of its lines,
+    bars, points, colours and pictures [size, mean, standard deviation, mean weighted by place]."""
     content = []
     for ax in fig.axes:
-        arrays = [line.get_ydata() for line in ax.lines] + [image.get_array() for image in ax.images]
-        arrays += [bar.get_bbox().extents for bar in ax.patches if hasattr(bar, "get_bbox")]
-        for points in ax.collections:
-            arrays += [points.get_offsets(), *([] if points.get_array() is None else [points.get_array()])]
+        kinds = (
+            [line.get_ydata() for line in ax.lines],
+            [bar.get_bbox().extents for bar in ax.patches if hasattr(bar, "get_bbox")],
+            [points.get_offsets() for points in ax.collections],
+            [points.get_array() for points in ax.collections if points.get_array() is not None],
+            [image.get_array() for image in ax.images],
+        )
         texts = [ax.get_title(), *(text.get_text() for text in ax.texts)]
-        content.append([texts, [_summary(np.ma.filled(np.ma.asarray(x, float), np.nan)) for x in arrays]])
+        content.append([texts, [_summary(arrays) for arrays in kinds if arrays]])
     return content
 
 
-def _summary(values: np.ndarray) -> list[float]:
-    finite = values[np.isfinite(values)]
-    if not finite.size:
+def _summary(arrays: Sequence) -> list[float]:
+    values = np.concatenate([np.ma.filled(np.ma.asarray(x, float), np.nan).ravel() for x in arrays])
+    values = values[np.isfinite(values)]
+    if not values.size:
         return [0]
-    weighted = finite * np.linspace(0, 2, finite.size)
-    return [finite.size, *(float(f"{x:.4g}") for x in (finite.mean(), finite.std(), weighted.mean()))]
+    weighted = values * np.linspace(0, 2, values.size)
+    return [values.size, *(float(f"{x:.4g}") for x in (values.mean(), values.std(), weighted.mean()))]
 
 
 def split_caption(text: str, length: int = CAPTION_LENGTH) -> tuple[str, str]:

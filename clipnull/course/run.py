@@ -125,14 +125,14 @@ def validate_names(path: Path, given: Mapping[str, object]) -> None:
     A kernel would say so after a minute.
     """
     parameters = parameters_of(path) | validate_parameters(path, given)
-    asked = [name for names_of in NAMES.values() for name in names_of if parameters.get(name)]
-    if not asked or not {"data", *asked} & {*given}:
+    named = [name for names_of in NAMES.values() for name in names_of if parameters.get(name)]
+    if not named or not {"data", *named} & {*given}:
         return
     from ..datasets.loading import load_images  # loads torch
 
     with warnings.catch_warnings(action="ignore"):  # the notebook says what is left out
         vocabulary = load_images(str(parameters.get("data", "")) or None).vocabulary
-    if len(vocabulary.domains) < 2 and any(name in asked for name in NAMES["domains"]):
+    if len(vocabulary.domains) < 2 and any(name in named for name in NAMES["domains"]):
         raise ValueError(f"data: {parameters['data']!r} has one domain; {path.name} needs two, <domain>/<class>/*")
     for kind, parameter_names in NAMES.items():
         for name in parameter_names:
