@@ -32,6 +32,8 @@ def test_broken_pictures_are_left_out_and_named(clip, folder, capsys):
     [
         ({"classes": ["dgo"]}, "classes: 'dgo' is not known; did you mean 'dog'"),
         ({"domains": ["sketch"]}, "domains: 'sketch' is not known; expected one of 'line', 'photo'"),
+        ({"classes": ["dog"], "min_pictures": 11}, "data: 10 pictures of dog; expected at least 11"),
+        ({"min_pictures": 11}, "data: 10 pictures of a class; expected at least 11"),
         ({"data": "photo"}, "data: .*photo' has one domain; expected two or more, in folders <domain>/<class>/"),
     ],
 )
