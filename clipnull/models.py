@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from .errors import at_least, near, one_line, one_of, shorten
-from .files import data_folder
+from .files import cache_path, data_folder
 from .sources import validate_checkpoint, validate_source, weights_in
 from .stored import Stored, StoredModel, StoredTexts, is_stored, read_stored
 from .towers import encode_texts, find_projection
@@ -378,8 +378,18 @@ def quiet() -> Iterator[None]:
 
 
 def retrained_file(name: str) -> Path:
-    """The file of the retrained model `name`, which holds its difference to miniclip."""
-    return data_folder("clean") / f"{name.removeprefix(EMBEDDED + '-')}.safetensors"
+    """The file of the retrained model `name`, which holds its difference to miniclip: in a clone, or where one put it.
+
+    Raises FileNotFoundError, which says where it is expected, if it is in neither place: the wheel is too small for it.
+    """
+    file = f"{name.removeprefix(EMBEDDED + '-')}.safetensors"
+    in_clone, added = data_folder(EMBEDDED).parent / "clean" / file, cache_path() / "clean" / file
+    if not in_clone.is_file() and not added.is_file():
+        raise FileNotFoundError(
+            f"name: {name!r} is not in the installed package (17 MB); "
+            f"expected {str(added)!r}, a copy of data/clean/{file} of the repository"
+        )
+    return in_clone if in_clone.is_file() else added
 
 
 def restore(base: Mapping[str, Tensor], changed: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -99,7 +99,7 @@ def test_an_error_of_ours_is_not_hidden(monkeypatch):
 def test_run_refuses_wrong_arguments_before_anything_runs(notebook, tmp_path, capsys, monkeypatch):
     path = notebook("a", "# parameters\nseed = 3  # of the draw")
     for arguments, message in (
-        (["-p", "sed", "1"], "parameters: a.ipynb has no 'sed'; did you mean seed?"),
+        (["-p", "sed", "1"], "parameters of a.ipynb: 'sed' is not known; did you mean 'seed'?"),
         (["--jobs", "0"], "jobs: 0 is not valid; expected a whole number of at least 1"),
         (["--limit", "0"], "limit: 0.0 is not valid; expected seconds, more than 0"),
     ):

@@ -1,5 +1,6 @@
 """What remains of the forgotten, and what is damaged: every question at once, beside a retrained model."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -100,7 +101,13 @@ def retrained_for(clip: Clip, request: Forget, images: Images) -> Clip | None:
     argument = "domains" if request.classes is None else "classes"
     (place,) = images.vocabulary.places(argument, name)
     wanted = f"{EMBEDDED}-no-{getattr(images.vocabulary, argument)[place]}"
-    return load(wanted, device=str(clip.device)) if wanted in RETRAINED else None
+    if wanted not in RETRAINED:
+        return None
+    try:
+        return load(wanted, device=str(clip.device))
+    except FileNotFoundError as error:
+        warnings.warn(f"no retrained model to compare with: {error}", stacklevel=3)
+        return None
 
 
 def _validate_words(words: Mapping[str, Sequence[str]], request: Forget, images: Images) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from .console import add_command, add_model, add_request
@@ -56,6 +56,14 @@ def add(commands: argparse._SubParsersAction) -> None:
     of["quiz"]("--out", type=Path, default=Path("notebooks"), help="folder for the two pages [notebooks]")
 
 
+def shield(arguments: Sequence[str]) -> list[str]:
+    """The arguments, in which a value after `-p NAME` begins with "=": argparse would take "-1e-5" for an option."""
+    shielded = list(arguments)
+    for i in [i for i, argument in enumerate(shielded[:-2]) if argument == "-p" and shielded[0] == "run"]:
+        shielded[i + 2] = f"={shielded[i + 2]}"
+    return shielded
+
+
 def _notebooks(args: argparse.Namespace) -> list[Path]:
     from ..course.notebooks import default_notebooks
 
@@ -74,7 +82,8 @@ def run(args: argparse.Namespace) -> int:
     from ..files import write_text
 
     profile, paths = args.profile or default_profile(), _notebooks(args)
-    metrics, failures = run(paths, args.out, dict(args.parameters), args.jobs, args.limit, args.profile)
+    parameters = {name: value.removeprefix("=") for name, value in args.parameters}
+    metrics, failures = run(paths, args.out, parameters, args.jobs, args.limit, args.profile)
     if args.compare and not args.update_goldens:
         names, entries = {p.stem for p in paths}, goldens.read(args.goldens or goldens.default_goldens(), profile)
         entries = {name: entry for name, entry in entries.items() if name in names}
