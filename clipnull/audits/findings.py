@@ -2,9 +2,11 @@
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
+
+from ..files import aligned, markdown
 
 MODELS = ("unedited", "edited", "retrained")
 
@@ -31,11 +33,6 @@ class Finding:
     details: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def name(self) -> str:
-        """The question with its kind and unit."""
-        return f"{self.check}: {self.asked}" + (f" ({self.unit})" if self.unit else "")
-
-    @property
     def times(self) -> float:
         """How many times the limit the excess is; -inf where nothing is judged."""
         return -math.inf if self.excess is None or self.limit is None else max(0.0, self.excess) / self.limit
@@ -47,6 +44,12 @@ class Finding:
     def as_dict(self) -> dict[str, Any]:
         """In types of JSON; the retrained model has the key "clean" there."""
         return {"clean" if key == "retrained" else key: x for key, x in asdict(self).items()} | {"within": self.within}
+
+    def cells(self) -> list[str]:
+        """The question, the answers, the excess and the limit as text."""
+        unit = f" ({self.unit})" if self.unit else ""
+        numbers = self.unedited, self.edited, self.retrained, self.excess, self.limit
+        return [f"{self.check}: {self.asked}{unit}", *map(format_number, numbers)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,9 +69,18 @@ class Audit:
         return tuple(f for f in self.findings if f.check == check)
 
     @property
+    def beyond(self) -> tuple[Finding, ...]:
+        """The findings beyond their limit."""
+        return tuple(f for f in self.findings if f.within is False)
+
+    @property
+    def judged(self) -> tuple[Finding, ...]:
+        return tuple(f for f in self.findings if f.within is not None)
+
+    @property
     def worst(self) -> tuple[Finding, ...]:
         """The three worst of those that are judged."""
-        return tuple(f for f in self.findings if f.excess is not None)[:3]
+        return self.judged[:3]
 
     def as_dict(self) -> dict[str, Any]:
         """All of it in types of JSON."""
@@ -78,28 +90,23 @@ class Audit:
         return json.dumps(self.as_dict(), indent=1, allow_nan=False) + "\n"
 
     def _repr_markdown_(self) -> str:
-        lines = [f"| question | {' | '.join(MODELS)} | judged | limit |", "|---|" + "---:|" * 3 + "---|---:|"]
+        rows = []
         for f in self.findings:
-            *answers, excess, limit = _numbers(f)
-            judged = f"{f.judged} {excess}{'' if f.within else ' ✗'}" if f.judged else excess
-            lines.append("| " + " | ".join([f.name, *answers, judged, limit]) + " |")
-        return "\n".join(lines)
+            *cells, excess, limit = f.cells()
+            rows.append([*cells, f"{f.judged} {excess}{' ✗' * (f.within is False)}".strip(), limit])
+        return markdown(rows, ["question", *MODELS, "judged", "limit"])
 
     def __str__(self) -> str:
-        beyond, judged = (sum(f.within in wanted for f in self.findings) for wanted in ((False,), (False, True)))
-        width = max(len(f.name) for f in self.findings)
-        lines = [
-            f"forget {self.about['request']}: {beyond} of {judged} findings beyond their limit, the worst first",
-            " " * (width + 2) + "".join(f"{title:>10}" for title in (*MODELS, "judged", "limit")),
+        about = f"{len(self.beyond)} of {len(self.judged)} findings beyond their limit, the worst first"
+        rows = [
+            [f"{'✗' if f.within is False else ' '} {first}", *rest]
+            for f in self.findings
+            for first, *rest in [f.cells()]
         ]
-        for f in self.findings:
-            mark = "✗" if f.within is False else " "
-            lines.append(f"{mark} {f.name:{width}}" + "".join(f"{number:>10}" for number in _numbers(f)))
-        return "\n".join([*lines, *(f"left out: {what}" for what in self.left_out)])
-
-
-def _numbers(f: Finding) -> list[str]:
-    return [format_number(value) for value in (f.unedited, f.edited, f.retrained, f.excess, f.limit)]
+        table = aligned(rows, [" ", *MODELS, "judged", "limit"])
+        return "\n".join(
+            [f"forget {self.about['request']}: {about}", table, *(f"left out: {x}" for x in self.left_out)]
+        )
 
 
 def format_number(value: float | None) -> str:
@@ -109,37 +116,27 @@ def format_number(value: float | None) -> str:
     return f"{value:.0f}" if abs(value) >= 99.95 else f"{value:.1f}" if abs(value) >= 9.995 else f"{value:.2f}"
 
 
-def ordered(findings: Iterable[Finding]) -> tuple[Finding, ...]:
-    return tuple(sorted(findings, key=lambda f: -f.times))
-
-
 def finding(
     check: str,
     asked: str,
     unit: str,
     values: Mapping[str, float],
-    excess: float | None = None,
-    limit: float | None = None,
-    judged: str = "",
+    judged: tuple[float | None, float | None, str] = (None, None, ""),
     details: dict[str, Any] | None = None,
 ) -> Finding:
-    """A Finding of the `values` of MODELS by name; nothing is judged where the excess is None or NaN."""
-    excess = _rounded(excess)
-    if excess is None or limit is None:
-        excess, limit, judged = None, None, ""
-    unedited, edited, retrained = (_rounded(values.get(model)) for model in MODELS)
-    return Finding(check, asked, unit, unedited, edited, retrained, excess, limit, judged, details or {})
+    """A Finding of the `values` of MODELS by name. judged: (excess, limit, what the excess is), of which none counts
+    where the excess is None or NaN."""
+    excess = rounded(judged[0])
+    known = (None, None, "") if excess is None or judged[1] is None else (excess, *judged[1:])
+    return Finding(check, asked, unit, *(rounded(values.get(model)) for model in MODELS), *known, details or {})
 
 
-def above_retrained(values: Mapping[str, float]) -> float | None:
-    """How far the edited model is above the retrained one; None without that."""
-    return values["edited"] - values["retrained"] if "retrained" in values else None
+def above_retrained(
+    values: Mapping[str, float], limit: float, kind: str = "points above retrained"
+) -> tuple[float | None, float, str]:
+    """What `finding` judges: how far the edited model is above the retrained one, if there is one."""
+    return values["edited"] - values["retrained"] if "retrained" in values else None, limit, kind
 
 
-def curve(values: Sequence[float]) -> list[float | None]:
-    """Numbers for `Finding.details`."""
-    return [_rounded(v) for v in values]
-
-
-def _rounded(value: float | None) -> float | None:
+def rounded(value: float | None) -> float | None:
     return None if value is None or not math.isfinite(value) else round(float(value), 6)
