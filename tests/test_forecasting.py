@@ -62,11 +62,6 @@ def test_centres_follow_texts_where_there_is_nothing_else(cells):
     assert F.cosine_similarity(moved[0, 0], mean.double(), dim=0) > 0.999
 
 
-def test_many_cells_get_fewer_pictures_each(cells):
-    wide = type(cells)(cells.texts.repeat(40, 8, 1))
-    assert simulation.draw(wide, draws=2, pictures=100).z.shape[3] == max(2, simulation.MAX_PICTURES // (2 * 120 * 16))
-
-
 # --- forecasts
 
 
@@ -140,14 +135,3 @@ def test_noise_is_what_few_pictures_leave_open(corner):
     expected = sum(math.comb(m, k) * p**k * (1 - p) ** (m - k) * abs(k / m - p) for k in range(m + 1))
     assert found["forgetting_rate"] == pytest.approx(expected, rel=0.06) and found["retain_drop"] == 0
     assert forecasts.Redrawn(corner).noise(corner.classes, corner.classes, mask)["forgetting_rate"] == 0
-
-
-def test_targets_are_told_reached_missed_or_below_the_noise():
-    row = {
-        "forgetting_rate": [0.05, 0, 1, 0.02],
-        "retain_drop": [1.9, 0, 1, 0.5],
-        "sibling_class_drop": [9.0, 0, 1, 4.1],
-    }
-    said = forecasts._targets(row)
-    assert "forgetting rate 0.050 (target 0.08, reached), retain drop 1.9 (target 1.5, missed)," in said
-    assert "9.0 (target 4, missed; no forecast could reach it on so few pictures, their noise alone is 4.1)" in said

@@ -169,9 +169,10 @@ def membership(context: Context) -> list[Finding]:
     or two weight files: of what sets a class apart from the mean of all, the energy in what the edit subtracts.
     Only where some classes are forgotten and others are not.
     """
-    if context.mask.all(0).any() or context.mask.any(1).all():
+    forgotten = context.mask.any(1)
+    if context.mask.all(0).any() or forgotten.all():
         return []
-    shares = {m: _placed(context, -_scores(context, m).softmax(1).mean(0)) for m in context.models}
+    shares = {m: _placed(forgotten, -_scores(context, m).softmax(1).mean(0)) for m in context.models}
     findings = [_named("from answers to unlabelled pictures", shares)]
     edited, base, texts = context.models["edited"], context.models["unedited"], context.texts["unedited"].double()
     sources = {}
@@ -181,13 +182,13 @@ def membership(context: Context) -> list[Finding]:
             sources["from two files of weights"] = weight_difference(base, edited)
     for source, u in sources.items():
         if u.shape[1]:
-            findings.append(_named(source, {"edited": _placed(context, captured_energy(texts - texts.mean(0), u))}))
+            energy = captured_energy(texts - texts.mean(0), u)
+            findings.append(_named(source, {"edited": _placed(forgotten, energy)}))
     return findings
 
 
-def _placed(context: Context, suspicion: Tensor) -> float:
-    """The share of pairs (forgotten, other) in which the forgotten class is more suspicious (C,); a tie is half."""
-    forgotten = context.mask.any(1)
+def _placed(forgotten: Tensor, suspicion: Tensor) -> float:
+    """The share of pairs (forgotten, other) in which the forgotten class is more suspicious; a tie is half. (C,) each."""
     gap = suspicion[forgotten][:, None] - suspicion[~forgotten]
     return float(((gap > 0).double() + 0.5 * (gap == 0).double()).mean())
 
