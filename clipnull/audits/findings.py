@@ -126,9 +126,11 @@ def finding(
 ) -> Finding:
     """A Finding of the `values` of MODELS by name. judged: (excess, limit, what the excess is), of which none counts
     where the excess is None or NaN."""
-    excess = rounded(judged[0])
-    known = (None, None, "") if excess is None or judged[1] is None else (excess, *judged[1:])
-    return Finding(check, asked, unit, *(rounded(values.get(model)) for model in MODELS), *known, details or {})
+    excess, limit, kind = figure(judged[0]), *judged[1:]
+    if excess is None or limit is None:
+        excess, limit, kind = None, None, ""
+    unedited, edited, retrained = (figure(values.get(model)) for model in MODELS)
+    return Finding(check, asked, unit, unedited, edited, retrained, excess, limit, kind, details or {})
 
 
 def above_retrained(
@@ -138,5 +140,6 @@ def above_retrained(
     return values["edited"] - values["retrained"] if "retrained" in values else None, limit, kind
 
 
-def rounded(value: float | None) -> float | None:
+def figure(value: float | None) -> float | None:
+    """A number for JSON; None for one that is not finite."""
     return None if value is None or not math.isfinite(value) else round(float(value), 6)

@@ -19,7 +19,7 @@ from ..images import Images
 from ..models import Clip
 from ..towers import find_projection, share, uncompiled
 from .context import Context
-from .findings import Finding, above_retrained, finding, rounded
+from .findings import Finding, above_retrained, figure, finding
 
 BLOCKS = ("blocks", "stages", "layers", "resblocks")
 SHOTS, DRAWS = (1, 2, 4, 8, 16), 20
@@ -185,7 +185,7 @@ def by_stage(context: Context) -> list[Finding]:
     def probe(features: Tensor) -> tuple[float, list[float | None]]:
         predicted = linear_probe(features, labels, context.seed, groups=context.families).predicted
         hits = int((predicted == labels)[context.inside].sum())
-        return context.right(predicted), [rounded(100 * end) for end in wilson(hits, n)]
+        return context.right(predicted), [figure(100 * end) for end in wilson(hits, n)]
 
     stages = dict.fromkeys(
         filter(lambda s: all(s in x for x in context.stages.values()), context.stages["unedited"]), False
@@ -228,7 +228,7 @@ def relearning(context: Context) -> list[Finding]:
     if at is None:
         return []
     values = {model: aucs[at] for model, aucs in means.items()}
-    details = {"pictures": list(SHOTS), "AUC": {model: [*map(rounded, aucs)] for model, aucs in means.items()}}
+    details = {"pictures": list(SHOTS), "AUC": {model: [*map(figure, aucs)] for model, aucs in means.items()}}
     asked = f"from {SHOTS[at]} labelled picture{'s' * (SHOTS[at] > 1)}"
     judged = above_retrained(values, RELEARNED, "above retrained")
     return [finding("relearning", asked, "AUC", values, judged, details)]

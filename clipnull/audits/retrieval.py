@@ -9,7 +9,7 @@ from torch import Tensor
 from ..errors import at_least
 from ..prompts import common_words, prompt_sets, text_classifiers
 from .context import Context
-from .findings import Finding, above_retrained, finding, rounded
+from .findings import Finding, above_retrained, figure, finding
 from .probes import validate_finite
 
 RANKS = (1, 5, 10)
@@ -40,7 +40,7 @@ def retrieval(context: Context) -> list[Finding]:
             recall = {m: _recall(rank[forgotten != kept]) for m, (rank, forgotten) in results.items()}
             at5 = {model: shares[RANKS.index(5)] for model, shares in recall.items()}
             lost = at5["unedited"] - at5["edited"], LOST, "points lost"
-            details = {"ranks": list(RANKS), "recall": {m: [rounded(x) for x in own] for m, own in recall.items()}}
+            details = {"ranks": list(RANKS), "recall": {m: [figure(x) for x in own] for m, own in recall.items()}}
             asked = f"{way}, {'kept' if kept else 'forgotten'}, recall at 5"
             judged = lost if kept else above_retrained(at5, FOUND)
             findings.append(finding("retrieval", asked, "%", at5, judged, details))

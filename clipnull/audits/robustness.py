@@ -13,7 +13,7 @@ from ..embedding import embed
 from ..images import Images
 from ..models import Clip
 from .context import Context
-from .findings import Finding, finding
+from .findings import Finding, figure, finding
 
 GONE = 0.05
 """Limit: the share of the forgetting that may be gone after weights or embeddings were rounded."""
@@ -128,15 +128,15 @@ def fine_tuning(context: Context, train: Images) -> list[Finding]:
     findings = []
     for i, steps in ((i, steps) for i, steps in enumerate(STEPS) if steps in (10, STEPS[-1])):
         shares = {name: parts["forgotten"][i] for name, parts in curves.items()}
-        back = round((shares["edited"] - first) / lost, 6) if lost > 0 else None
+        back = figure((shares["edited"] - first) / lost) if lost > 0 else None
         details = {"steps": list(STEPS), "of what was lost": back}
-        details |= {f"{part}, {name}": y for name, parts in curves.items() for part, y in parts.items()}
+        details |= {f"{part}, {m}": [*map(figure, y)] for m, parts in curves.items() for part, y in parts.items()}
         asked = f"{steps} steps of fine-tuning on kept pictures"
         findings.append(finding("survival", asked, "%", shares, details=details))
     return findings
 
 
-def _fine_tuned(context: Context, name: str, kept: Images) -> dict[str, list[float | None]]:
+def _fine_tuned(context: Context, name: str, kept: Images) -> dict[str, list[float]]:
     """Percent named right after each of STEPS, of forgotten and of some kept pictures. The model is untouched."""
     clip, shares = context.models[name], {"forgotten": [], "kept": []}
     texts, model = context.texts[name].to(clip.device), copy.deepcopy(clip.model)
@@ -153,8 +153,7 @@ def _fine_tuned(context: Context, name: str, kept: Images) -> dict[str, list[flo
             answer = torch.full_like(context.images.classes, -1)
             answer[seen] = (z @ context.texts[name].T).argmax(1)
             for part, where in (("forgotten", context.inside), ("kept", seen & ~context.inside)):
-                share = context.right(answer, where)
-                shares[part].append(round(share, 6) if share == share else None)
+                shares[part].append(context.right(answer, where))
         if step == STEPS[-1]:
             break
         chosen = torch.randperm(len(kept), generator=generator)[:BATCH]

@@ -111,10 +111,10 @@ def _unmentioned(context: Context) -> list[Finding]:
     worst = int((lost / counts.clamp(min=1)).argmax())
     mean = {model: 100 * float((x[there] / counts[there]).double().mean()) for model, x in hits.items()}
     at_worst = {model: 100 * float(x[worst] / counts[worst]) for model, x in hits.items()}
-    details = {"class": others.names[worst], "pictures": int(counts[worst]), "lost": int(lost[worst])}
-    details |= {"classes": int(there.sum()), "classes that lose": int((lost > 0).sum())}
-    details |= {"classes that gain": int((lost < 0).sum())}
-    limit = WORST if 100 / details["pictures"] <= WORST else None
+    n = int(counts[worst])
+    details = {"class": others.names[worst], "pictures": n, "lost": int(lost[worst]), "classes": int(there.sum())}
+    details |= {"classes that lose": int((lost > 0).sum()), "classes that gain": int((lost < 0).sum())}
+    limit = WORST if 100 / n <= WORST else None
     return [
         _loss("unmentioned classes", mean, LOSS, details),
         _loss("the unmentioned class that loses most", at_worst, limit, details),
@@ -188,7 +188,7 @@ def membership(context: Context) -> list[Finding]:
 
 
 def _placed(forgotten: Tensor, suspicion: Tensor) -> float:
-    """The share of pairs (forgotten, other) in which the forgotten class is more suspicious; a tie is half. (C,) each."""
+    """The share of pairs (forgotten, other class), (C,) both, in which the first is more suspicious; a tie is half."""
     gap = suspicion[forgotten][:, None] - suspicion[~forgotten]
     return float(((gap > 0).double() + 0.5 * (gap == 0).double()).mean())
 

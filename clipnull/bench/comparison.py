@@ -142,13 +142,15 @@ def _answers(
         after, size = on.retrained.get(str(request), (None, None))
         return after, None, size
     if name == "filter" and not mask.any(1).all():
-        return filtered(mask, on), others and torch.zeros(len(others.images), dtype=torch.bool), 0
+        return filtered(mask, on), torch.zeros(len(others.images), dtype=torch.bool) if others else None, 0
     if edit is None:
         return None, None, None
     if ALL[name].texts:
         classifier = F.normalize(edit.queries(on.classifier.flatten(0, 1)), dim=-1).view_as(on.classifier)
-        moved = others and replace(others, texts=F.normalize(edit.queries(others.texts), dim=-1)).answers()
-        changed = moved != others.unedited if others else None
+        changed = None
+        if others:
+            moved = replace(others, texts=F.normalize(edit.queries(others.texts), dim=-1))
+            changed = moved.answers() != others.unedited
         return classify(on.z, classifier, on.images.domains), changed, size_of(edit)
     after = classify(on.z, on.classifier, on.images.domains, edit.images)
     return after, others.changed(edit.images) if others else None, size_of(edit)

@@ -118,7 +118,7 @@ def curves(rows: Sequence[dict]) -> list[dict[str, Any]]:
     groups: dict[tuple[str, str, int], list[dict]] = {}
     for row in rows:
         groups.setdefault((row["method"], row["way"], row["classes"]), []).append(row)
-    points = []
+    points: list[dict[str, Any]] = []
     for (method, way, size), group in groups.items():
         points.append({"method": method, "way": way, "classes": size, "orders": len(group)})
         for figure in FIGURES:

@@ -235,7 +235,8 @@ def _group(rows: Sequence[dict], images: Images, m: int) -> bootstrap.Group:
     masks = np.stack([Forget(row["classes"], row["domains"]).mask(images.vocabulary).numpy() for row in rows])
     right, changed, others = zip(*(row["bits"] for row in rows), strict=True)
     before = np.unpackbits(right[0], count=len(images)).view(bool)
-    return bootstrap.Group(masks, before, (_mask(x, len(images)) for x in changed), (_mask(x, m) for x in others))
+    renamed = (None if x is None else _mask(x, m) for x in others)
+    return bootstrap.Group(masks, before, (_mask(x, len(images)) for x in changed), renamed)
 
 
 def _indices(mask: Tensor | None) -> np.ndarray | None:
@@ -243,8 +244,8 @@ def _indices(mask: Tensor | None) -> np.ndarray | None:
     return None if mask is None else np.flatnonzero(mask).astype(np.int32)
 
 
-def _mask(indices: np.ndarray | None, n: int) -> np.ndarray | None:
-    return None if indices is None else np.bincount(indices, minlength=n).astype(bool)
+def _mask(indices: np.ndarray, n: int) -> np.ndarray:
+    return np.bincount(indices, minlength=n).astype(bool)
 
 
 def table(entries: Sequence[dict], requests: Sequence[Forget], prompts: str = "free") -> str:
