@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -15,9 +16,10 @@ from write import audit_section
 import clipnull as cn
 from clipnull.audits import audit_each, retrained_for, robustness, side_effects, words
 from clipnull.audits.context import Context
-from clipnull.audits.findings import Audit, finding, format_number
+from clipnull.audits.findings import Audit, Count, finding, format_number
 from clipnull.commands import cli
 from clipnull.course import plots
+from clipnull.evaluate import predict
 
 DOG = cn.Forget(["dog"])
 
@@ -144,6 +146,41 @@ def test_the_stored_audit_is_found_again(clip, images):
                 assert again[model] == pytest.approx(known[model], abs=0.5 if known["unit"] == "%" else 0.02), known
 
 
+def test_what_is_hurt_is_named_the_worst_first():
+    kept = [Count("horse", False, 12, 10, 3), Count("car", False, 9, 9, 8), Count("fox", False, 40, 40, 39)]
+    audit = Audit((finding("a", "b", "%", {}),), {"request": "dog"}, (), (Count("dog", True, 8, 7, 0), *kept))
+    assert [count.name for count in audit.hurt] == ["horse", "car"] and audit.as_dict()["hurt"][
+        0
+    ] == "horse 10 -> 3 of 12"
+    assert str(audit).splitlines()[1:3] == ["forgotten: dog 7 -> 0 of 8", "HURT: horse 10 -> 3 of 12; car 9 -> 8 of 9"]
+    lenient = replace(audit, limits={"max_left": 0, "max_lost": 60})
+    assert lenient.hurt == () and "hurt: no kept class" in str(lenient)
+    assert Count("x", True, 8, 8, 3).beyond(10, 5) and not Count("x", True, 8, 8, 3, 30).beyond(10, 5)
+
+
+@pytest.mark.parametrize("domains, forgotten", [(None, ["dog"]), (["line"], ["dog"])])
+def test_pictures_are_counted_by_class(clip, few, domains, forgotten):
+    request = cn.Forget(["dog"], domains)
+    edited = cn.unlearn(clip, request, few.vocabulary, "nullspace", prototypes=False).apply(clip)
+    counts = side_effects.counts(context_of({"unedited": clip, "edited": edited}, few, request))
+    assert [c.name for c in counts if c.forgotten] == forgotten and sum(c.pictures for c in counts) == len(few)
+    lost = [(c.before - c.after) / c.pictures for c in counts if not c.forgotten]
+    assert lost == sorted(lost, reverse=True) and ("dog elsewhere" in [c.name for c in counts]) == bool(domains)
+    before = predict(clip, few) == few.classes
+    assert sum(c.before for c in counts) == int(before.sum())
+
+
+def test_of_whole_domains_pictures_count_together(clip, few):
+    request = cn.Forget(domains=["line"])
+    edited = cn.unlearn(clip, request, few.vocabulary, "gated", prototypes=False).apply(clip)
+    first, *kept = side_effects.counts(context_of({"unedited": clip, "edited": edited}, few, request))
+    assert (first.name, first.pictures) == (
+        "everything in line",
+        int(few.counts()[:, few.vocabulary.domains.index("line")].sum()),
+    )
+    assert first.chance == pytest.approx(100 / 14) and not any(c.forgotten for c in kept)
+
+
 # --- the command
 
 
@@ -154,17 +191,21 @@ def test_the_command_writes_all_findings(monkeypatch, tmp_path, capsys, few):
     def fake(clip, edits, images, request, retrained, words, train, seed):
         seen.update(edits=edits, request=request, retrained=retrained, words=words, train=train, seed=seed)
         about = {"model": clip.name, "pictures": 1, "forgotten": 1, "clean": None, "request": str(request)}
-        return [Audit((found,), about | {"methods": [edit.method]}, ("a retrained model",)) for edit in edits]
+        rest = ("a retrained model",), (Count("horse", False, 10, 10, 9),)
+        return [Audit((found,), about | {"methods": [edit.method]}, *rest) for edit in edits]
 
     monkeypatch.setattr("clipnull.audits.audit_each", fake)
     monkeypatch.setattr("clipnull.datasets.loading.load_images", lambda data: few)
     options = ["--classes", "dog", "--domains", "line", "--methods", "ridge", "gated", "--chance", "--seed", "3"]
     files = ["--words", "puppy, hound", "--json", str(tmp_path / "a.json"), "--figure", str(tmp_path / "a.png")]
-    assert cli.main(["audit", *options, *files]) == 0
+    assert cli.main(["audit", *options, "--max-lost", "10"]) == 0 and "HURT" not in capsys.readouterr().out
+    assert cli.main(["audit", *options, *files]) == 1  # a class is beyond a limit
     assert capsys.readouterr().out.count("forget dog in line: 1 of 1 findings beyond their limit") == 3
     assert (seen["words"], seen["seed"], seen["retrained"]) == ({"dog": ["puppy", "hound"]}, 3, True)
     entry = json.loads((tmp_path / "a.json").read_text())
     assert (entry["kind"], entry["name"]) == ("audit", "audit, miniworld, dog in line")
+    assert entry["version"] == cn.__version__ and entry["date"][:2] == "20" and entry["patch"] is None
+    assert entry["audits"][0]["hurt"] == ["horse 10 -> 9 of 10"]
     assert [(one["methods"], one.get("aim")) for one in entry["audits"]] == [
         (["ridge"], None), (["gated"], None), (["gated"], "chance")
     ]  # fmt: skip
@@ -298,7 +339,7 @@ def test_wrong_arguments_are_named(clip, few, edits):
         cn.audit(clip, edit, few, DOG, retrained=clip)
     with pytest.raises(ValueError, match="did you mean 'dog'"):
         cn.audit(clip, edit, few, cn.Forget(["dgo"]))
-    with pytest.raises(ValueError, match="are forgotten; expected at least 4, as many kept"):
+    with pytest.raises(ValueError, match=r"images: \d pictures to forget and \d to keep; expected at least 4 of each"):
         cn.audit(clip, edit, few.where(torch.arange(len(few)) < 3), DOG, retrained=False)
     with pytest.raises(ValueError, match="its joint space is 256 wide"):
         cn.audit(clip, plain(8), few, DOG)

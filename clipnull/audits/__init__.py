@@ -90,7 +90,7 @@ def audit_each(
         context = Context(named, images, request, of, relatives, seed, stages, known)
         methods = {"methods": [edit.method for edit in one.edits]}
         findings = sorted(_ask(context, names, train), key=lambda finding: -finding.times)
-        reports.append(Audit(tuple(findings), about | methods, left_out))
+        reports.append(Audit(tuple(findings), about | methods, left_out, side_effects.counts(context)))
     return reports
 
 
@@ -125,7 +125,8 @@ def _validate_models(clip: Clip, edited: Sequence[Clip], retrained: Clip | None)
 def _about(models: dict[str, Clip], images: Images, request: Forget, seed: int) -> dict[str, Any]:
     n, forgotten = len(images), int(request.mask(images.vocabulary)[images.classes, images.domains].sum())
     if min(forgotten, n - forgotten) < MIN_PICTURES:
-        raise ValueError(f"images: {forgotten} of {n} are forgotten; expected at least {MIN_PICTURES}, as many kept")
+        counts = f"{forgotten} pictures to forget and {n - forgotten} to keep"
+        raise ValueError(f"images: {counts}; expected at least {MIN_PICTURES} of each")
     names = {name: model.name for name, model in models.items()}
     about = {"request": str(request), "paradigm": request.paradigm, "model": names["unedited"]}
     return about | {"clean": names.get("retrained"), "methods": [], "pictures": n, "forgotten": forgotten, "seed": seed}

@@ -9,6 +9,8 @@ from typing import Any
 from ..files import aligned, markdown
 
 MODELS = ("unedited", "edited", "retrained")
+LIMITS = {"max_left": 10.0, "max_lost": 5.0}
+"""Percent of the forgotten pictures of a class that may still be named right; points that a kept class may lose."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,29 @@ class Finding:
         """The question, the answers, the excess and the limit as text."""
         unit = f" ({self.unit})" if self.unit else ""
         numbers = self.unedited, self.edited, self.retrained, self.excess, self.limit
-        return [f"{self.check}: {self.asked}{unit}", *map(format_number, numbers)]
+        name = f", {self.details['class']}" if "class" in self.details else ""
+        return [f"{self.check}: {self.asked}{name}{unit}", *map(format_number, numbers)]
+
+
+@dataclass(frozen=True)
+class Count:
+    """How many pictures of a class are named right, before and after: the forgotten ones, or the kept ones."""
+
+    name: str
+    forgotten: bool
+    pictures: int
+    before: int
+    after: int
+    chance: float = 0.0  # percent that guessing names right
+
+    def beyond(self, max_left: float, max_lost: float) -> bool:
+        """Whether over `max_left` percent of the forgotten, beyond chance, are left, or over `max_lost` points lost."""
+        if self.forgotten:
+            return 100 * self.after > (max_left + self.chance) * self.pictures
+        return 100 * (self.before - self.after) > max_lost * self.pictures
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.before} -> {self.after} of {self.pictures}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,12 +81,14 @@ class Audit:
     """All findings, the worst first: by how many times its limit each excess is; then those that are not judged.
 
     about: the request, the model, the edits, the number of pictures, in types of JSON. left_out: what could not be
-    asked, and why.
+    asked, and why. counts: of every class, the forgotten first, then those that lose most. limits: see LIMITS.
     """
 
     findings: tuple[Finding, ...]
     about: dict[str, Any]
     left_out: tuple[str, ...] = ()
+    counts: tuple[Count, ...] = ()
+    limits: dict[str, float] = field(default_factory=LIMITS.copy)
 
     def __getitem__(self, check: str) -> tuple[Finding, ...]:
         """The findings of one kind."""
@@ -82,9 +108,16 @@ class Audit:
         """The three worst of those that are judged."""
         return self.judged[:3]
 
+    @property
+    def hurt(self) -> tuple[Count, ...]:
+        """The classes beyond `limits`: not forgotten, or kept ones that lose; the worst first."""
+        return tuple(count for count in self.counts if count.beyond(**self.limits))
+
     def as_dict(self) -> dict[str, Any]:
         """All of it in types of JSON."""
-        return {**self.about, "findings": [f.as_dict() for f in self.findings], "left_out": list(self.left_out)}
+        counts, findings = ([asdict(count) for count in self.counts], [f.as_dict() for f in self.findings])
+        hurt = {"counts": counts, "limits": self.limits, "hurt": [str(count) for count in self.hurt]}
+        return {**self.about, **hurt, "findings": findings, "left_out": list(self.left_out)}
 
     def to_json(self) -> str:
         return json.dumps(self.as_dict(), indent=1, allow_nan=False) + "\n"
@@ -97,16 +130,22 @@ class Audit:
         return markdown(rows, ["question", *MODELS, "judged", "limit"])
 
     def __str__(self) -> str:
-        about = f"{len(self.beyond)} of {len(self.judged)} findings beyond their limit, the worst first"
-        rows = [
-            [f"{'✗' if f.within is False else ' '} {first}", *rest]
-            for f in self.findings
-            for first, *rest in [f.cells()]
-        ]
+        about = f"forget {self.about['request']}: {len(self.beyond)} of {len(self.judged)} findings beyond their limit"
+        rows = []
+        for f in self.findings:
+            first, *rest = f.cells()
+            rows.append([f"{'✗' if f.within is False else ' '} {first}", *rest])
         table = aligned(rows, [" ", *MODELS, "judged", "limit"])
-        return "\n".join(
-            [f"forget {self.about['request']}: {about}", table, *(f"left out: {x}" for x in self.left_out)]
-        )
+        left_out = [f"left out: {reason}" for reason in self.left_out]
+        return "\n".join([f"{about}, the worst first", *self._hurt_lines(), table, *left_out])
+
+    def _hurt_lines(self) -> list[str]:
+        """Named right, before -> after: the forgotten classes, then those that are hurt."""
+        lines, hurt = [], self.hurt
+        for count in (count for count in self.counts if count.forgotten):
+            lines.append(f"{'NOT FORGOTTEN' if count in hurt else 'forgotten'}: {count}")
+        kept = [str(count) for count in hurt if not count.forgotten]
+        return lines + ([f"HURT: {'; '.join(kept)}"] if kept else ["hurt: no kept class"] * bool(self.counts))
 
 
 def format_number(value: float | None) -> str:

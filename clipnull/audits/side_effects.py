@@ -7,7 +7,7 @@ from ..errors import import_extra
 from ..evaluate import accuracy_matrix, compare, is_measurable, macro, others_of
 from ..subspace import captured_energy
 from .context import Context
-from .findings import Finding, finding
+from .findings import Count, Finding, finding
 from .probes import weight_difference
 
 SORTED, NAMED = 0.1, 0.25
@@ -78,6 +78,30 @@ def damage(context: Context) -> list[Finding]:
     if siblings.any() and not by_domain:
         findings.append(_loss("the forgotten classes in kept domains", right(siblings), LOSS))
     return [*findings, *_renamed(context), *_unmentioned(context)]
+
+
+def counts(context: Context) -> tuple[Count, ...]:
+    """Pictures named right before and after: of the forgotten classes, then of each kept one, the worst first.
+
+    Where whole domains go, their pictures count together, and chance is 1/C: some class is what they are named now.
+    """
+    labels, inside, classes = context.images.classes, context.inside, context.images.vocabulary.classes
+    before, after = (context.answers(model) == labels for model in ("unedited", "edited"))
+
+    def count(name: str, forgotten: bool, where: Tensor, chance: float = 0.0) -> Count:
+        return Count(name, forgotten, int(where.sum()), int(before[where].sum()), int(after[where].sum()), chance)
+
+    if by_domain := bool(context.mask.all(0).any()):
+        gone = [count(str(context.request), True, inside, 100 / len(classes))]
+    else:
+        gone = [count(classes[c], True, inside & (labels == c)) for c in context.forgotten]
+    kept = []
+    for c, name in enumerate(classes):
+        title = f"{name} elsewhere" if c in context.forgotten and not by_domain else name
+        kept.append(count(title, False, ~inside & (labels == c)))
+    gone.sort(key=lambda x: -x.after / max(1, x.pictures))
+    kept.sort(key=lambda x: (x.after - x.before) / max(1, x.pictures))
+    return tuple(x for x in (*gone, *kept) if x.pictures)
 
 
 def _renamed(context: Context) -> list[Finding]:
