@@ -14,12 +14,13 @@ from test_stored import fields
 from write import audit_section
 
 import clipnull as cn
-from clipnull.audits import audit_each, retrained_for, robustness, side_effects, words
+from clipnull.audits import _relatives, audit_each, retrained_for, robustness, side_effects, words
 from clipnull.audits.context import Context
 from clipnull.audits.findings import Audit, Count, finding, format_number
 from clipnull.commands import cli
 from clipnull.course import plots
 from clipnull.evaluate import predict
+from clipnull.images import families
 
 DOG = cn.Forget(["dog"])
 
@@ -326,6 +327,23 @@ def test_paraphrases_say_one_class_differently(clip):
         words.paraphrases(clip, ["dog", "cat"], synonyms={"dgo": "hound"})
 
 
+def test_a_copy_of_a_picture_is_of_its_family(few):
+    """Else a probe would meet the pictures that it was trained on."""
+    z = torch.randn(len(few), 6, generator=torch.Generator().manual_seed(0))
+    z[5] = 2 * z[3] + 1e-7
+    names = _relatives(few, z)
+    assert names[5] == names[3] and len(set(names)) == len(set(families(few))) - (families(few)[5] != families(few)[3])
+
+
+def test_names_of_anybody_are_no_markup_and_one_line():
+    hurt = finding("damage", "kept", "%", {}, (9.0, 1.0, "lost"), {"class": "a|b <b>\n# c"})
+    audit = Audit((hurt,), {"request": "x\ny"}, (), (Count("p\nq", False, 4, 4, 0),))
+    (row,) = audit._repr_markdown_().splitlines()[2:]
+    assert row.startswith(r"| damage\: kept, a\|b &lt;b&gt; \# c \(%\) | – |")
+    assert str(audit).splitlines()[:2] == ["forget x y: 1 of 1 findings beyond their limit, the worst first",
+                                           "HURT: p q 4 -> 0 of 4"]  # fmt: skip
+
+
 # --- arguments
 
 
@@ -339,7 +357,9 @@ def test_wrong_arguments_are_named(clip, few, edits):
         cn.audit(clip, edit, few, DOG, retrained=clip)
     with pytest.raises(ValueError, match="did you mean 'dog'"):
         cn.audit(clip, edit, few, cn.Forget(["dgo"]))
-    with pytest.raises(ValueError, match=r"images: \d pictures to forget and \d to keep; expected at least 4 of each"):
+    with pytest.raises(ValueError, match="seed: 'x' is not valid"):
+        cn.audit(clip, edit, few, DOG, seed="x")
+    with pytest.raises(ValueError, match=r"images: \d pictures? to forget and \d to keep; expected at least 4 of each"):
         cn.audit(clip, edit, few.where(torch.arange(len(few)) < 3), DOG, retrained=False)
     with pytest.raises(ValueError, match="its joint space is 256 wide"):
         cn.audit(clip, plain(8), few, DOG)

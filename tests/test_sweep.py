@@ -196,7 +196,7 @@ def test_requests_with_nothing_to_lose_are_left_out_and_counted(monkeypatch):
     assert [row["classes"] for row in rows] == [["dog"]]
     entries = sweep.summary(rows, images, requests)
     assert [(entry["requests"], entry["measured"]) for entry in entries] == [(2, 1)]
-    assert "selective: 1 requests, prompts 'free'; 1 left out" in sweep.table(entries, requests)
+    assert "selective: 1 request, prompts 'free'; 1 left out" in sweep.table(entries, requests)
     assert "selective: 0 requests, prompts 'free'; 2 left out" in sweep.table([], requests)
     shifted = {"free": free, "build": free.roll(1, 1)}  # where every class is classified as the next
     rows = sweep.rows_of(LINE_CATS, ["nullspace"], images, None, picture([2, *BEFORE[1:]]), shifted)
@@ -279,6 +279,9 @@ def test_the_command_writes_rows_and_prints_the_table(clip, folder, rows, few, t
 def test_unknown_methods_paradigms_and_prompts_are_refused(clip, few):
     with pytest.raises(ValueError, match="methods: 'rigde' is not known; did you mean 'ridge'"):
         sweep.sweep(clip, few, ["rigde"])
+    flat = replace(few, vocabulary=cn.Vocabulary(["bird", "car", "fish"], ["x"]), domains=torch.zeros_like(few.domains))
+    with pytest.raises(ValueError, match="paradigms: 'selective' of pictures in one domain; expected 'global'"):
+        sweep.sweep(clip, flat, paradigms=["selective"])
     with pytest.raises(ValueError, match="paradigms: 'total'"):
         sweep.sweep(clip, few, paradigms=["total"])
     with pytest.raises(ValueError, match="prompts: 'fre'"):

@@ -4,9 +4,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from ..edit import Edit
 from ..embedding import embed
+from ..errors import at_least
+from ..files import counted
 from ..images import Images, families
 from ..models import EMBEDDED, RETRAINED, Clip, load
 from ..vocabulary import Forget
@@ -69,7 +73,8 @@ def audit_each(
 
     Raises what `audit` raises, before anything is asked.
     """
-    names = words or {}
+    names, _ = words or {}, at_least("seed", seed, 0)
+    _count_forgotten(images, request)
     _validate_words(names, request, images)
     edited = [after.apply(clip) if isinstance(after, Edit) else after for after in afters]
     other = retrained_for(clip, request, images) if retrained is True else retrained or None
@@ -82,7 +87,8 @@ def audit_each(
     images = images.where(whole)
     features = {name: x[whole] for name, (x, _) in passes.items()}
     stages = {name: {stage: x[whole] for stage, x in layers.items()} for name, (_, layers) in passes.items()}
-    about, left_out, relatives, known = _about(models, images, request, seed), _left_out(models), families(images), {}
+    about, left_out, known = _about(models, images, request, seed), _left_out(models), {}
+    relatives = _relatives(images, features["unedited"])
     reports = []
     for one, x in zip(edited, rows, strict=True):
         named = {"unedited": clip, "edited": one, **models}
@@ -122,14 +128,26 @@ def _validate_models(clip: Clip, edited: Sequence[Clip], retrained: Clip | None)
         raise ValueError(f"retrained: {retrained.name} is {kind}encoder; expected one as clip is")
 
 
-def _about(models: dict[str, Clip], images: Images, request: Forget, seed: int) -> dict[str, Any]:
+def _count_forgotten(images: Images, request: Forget) -> int:
+    """How many pictures are to be forgotten. Raises ValueError for fewer than MIN_PICTURES of them, or to keep."""
     n, forgotten = len(images), int(request.mask(images.vocabulary)[images.classes, images.domains].sum())
     if min(forgotten, n - forgotten) < MIN_PICTURES:
-        counts = f"{forgotten} pictures to forget and {n - forgotten} to keep"
+        counts = f"{counted(forgotten, 'picture')} to forget and {n - forgotten} to keep"
         raise ValueError(f"images: {counts}; expected at least {MIN_PICTURES} of each")
-    names = {name: model.name for name, model in models.items()}
-    about = {"request": str(request), "paradigm": request.paradigm, "model": names["unedited"]}
-    return about | {"clean": names.get("retrained"), "methods": [], "pictures": n, "forgotten": forgotten, "seed": seed}
+    return forgotten
+
+
+def _about(models: dict[str, Clip], images: Images, request: Forget, seed: int) -> dict[str, Any]:
+    names, forgotten = {name: model.name for name, model in models.items()}, _count_forgotten(images, request)
+    about = {"request": str(request), "paradigm": request.paradigm, "model": names["unedited"], "methods": []}
+    return about | {"clean": names.get("retrained"), "pictures": len(images), "forgotten": forgotten, "seed": seed}
+
+
+def _relatives(images: Images, z: Tensor) -> list[str]:
+    """The family of each picture; pictures of one embedding, such as copies of a file, are of one family."""
+    first: dict[bytes, str] = {}
+    keys = (1e4 * F.normalize(z, dim=-1)).round().to(torch.int16)
+    return [first.setdefault(key.numpy().tobytes(), name) for key, name in zip(keys, families(images), strict=True)]
 
 
 def _left_out(models: dict[str, Clip]) -> tuple[str, ...]:

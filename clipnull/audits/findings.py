@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ..files import aligned, markdown
+from ..files import aligned, as_text, markdown
 
 MODELS = ("unedited", "edited", "retrained")
 LIMITS = {"max_left": 10.0, "max_lost": 5.0}
@@ -52,7 +52,8 @@ class Finding:
         unit = f" ({self.unit})" if self.unit else ""
         numbers = self.unedited, self.edited, self.retrained, self.excess, self.limit
         name = f", {self.details['class']}" if "class" in self.details else ""
-        return [f"{self.check}: {self.asked}{name}{unit}", *map(format_number, numbers)]
+        question = " ".join(f"{self.check}: {self.asked}{name}{unit}".split())
+        return [question, *map(format_number, numbers)]
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class Count:
         return 100 * (self.before - self.after) > max_lost * self.pictures
 
     def __str__(self) -> str:
-        return f"{self.name} {self.before} -> {self.after} of {self.pictures}"
+        return f"{' '.join(self.name.split())} {self.before} -> {self.after} of {self.pictures}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,12 +126,13 @@ class Audit:
     def _repr_markdown_(self) -> str:
         rows = []
         for f in self.findings:
-            *cells, excess, limit = f.cells()
-            rows.append([*cells, f"{f.judged} {excess}{' ✗' * (f.within is False)}".strip(), limit])
+            name, *cells, excess, limit = f.cells()
+            rows.append([as_text(name), *cells, f"{f.judged} {excess}{' ✗' * (f.within is False)}".strip(), limit])
         return markdown(rows, ["question", *MODELS, "judged", "limit"])
 
     def __str__(self) -> str:
-        about = f"forget {self.about['request']}: {len(self.beyond)} of {len(self.judged)} findings beyond their limit"
+        request = " ".join(self.about["request"].split())
+        about = f"forget {request}: {len(self.beyond)} of {len(self.judged)} findings beyond their limit"
         rows = []
         for f in self.findings:
             first, *rest = f.cells()

@@ -107,7 +107,7 @@ def run(
     at_least("seeds", seeds, 1)
     if data.noisy is not None and len(data.noisy) < seeds and "lipschitz" in entrants:
         raise ValueError(f"seeds: {seeds}, and noise was drawn {len(data.noisy)} times; expected at most that")
-    requests = sweep.every_request(on.images, names("paradigms", paradigms, sweep.PARADIGMS))
+    requests = sweep.asked_for(on.images, paradigms)
     jobs = (delayed(rows_of)(request, entrants, data, on, seeds) for request in requests)
     return sweep.in_order(jobs, len(requests), "baselines")
 

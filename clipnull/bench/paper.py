@@ -18,7 +18,7 @@ from ..datasets.loading import load_images, name_of
 from ..datasets.shards import content
 from ..datasets.storing import store
 from ..errors import at_least, distinct, names, one_of
-from ..files import markdown, write_text
+from ..files import counted, markdown, write_text
 from ..images import Images
 from ..methods import METHODS
 from ..methods.nullspace import PUBLISHED
@@ -178,4 +178,6 @@ def _about(entry: dict) -> str:
     drawn = f" (at most {entry['most']} a cell, drawn at random)" if entry["most"] else ""
     shape = f"{entry['classes']} classes × {entry['domains']} domains"
     learned = "; random weights, nothing learned" if entry["untrained"] else ""
-    return f"- {entry['name']}: {entry['pictures']} pictures{drawn}, {shape}; edits made from {texts}{learned}."
+    return (
+        f"- {entry['name']}: {counted(entry['pictures'], 'picture')}{drawn}, {shape}; edits made from {texts}{learned}."
+    )

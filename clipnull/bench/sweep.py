@@ -16,9 +16,9 @@ from tqdm import tqdm
 
 from ..datasets.shards import results_of
 from ..embedding import embed, readable
-from ..errors import names, one_of
+from ..errors import names, one_of, shorten
 from ..evaluate import Others, accuracy_matrix, classify, is_measurable, macro, others_of, rates
-from ..files import aligned
+from ..files import aligned, counted
 from ..from_names import embed_vocabulary
 from ..images import Images
 from ..methods import METHODS, solve
@@ -53,6 +53,14 @@ def every_request(images: Images, paradigms: Iterable[str] = PARADIGMS) -> list[
     return [request for request in requests if request.paradigm in paradigms]
 
 
+def asked_for(images: Images, paradigms: Iterable[str]) -> list[Forget]:
+    """`every_request` of known paradigms. Raises ValueError where there is none."""
+    paradigms = names("paradigms", paradigms, PARADIGMS)
+    if requests := every_request(images, paradigms):
+        return requests
+    raise ValueError(f"paradigms: {shorten(paradigms)} of pictures in one domain; expected 'global' among them")
+
+
 def sweep(
     clip: Clip,
     images: Images,
@@ -66,7 +74,7 @@ def sweep(
     jobs of joblib: they run one after another, or where `joblib.parallel_config` sends them.
     """
     methods = names("methods", METHODS if methods is None else methods, tuple(METHODS))
-    requests = every_request(images, names("paradigms", paradigms, PARADIGMS))
+    requests = asked_for(images, paradigms)
     cells = embed_vocabulary(clip, images.vocabulary)
     z = embed(clip, images) if z is None else z
     classifiers = {prompts: text_classifiers(clip, images.vocabulary, prompts) for prompts in prompt_sets(clip)}
@@ -259,7 +267,7 @@ def table(entries: Sequence[dict], requests: Sequence[Forget], prompts: str = "f
         figures = [[row["method"], *(format_ends(name, row[name]) for name in COLUMNS)] for row in rows]
         counts = [[row["method"], *format_counts(row)] for row in rows]
         blocks += [
-            f"{paradigm}: {measured} requests, prompts {prompts!r}{left_out}",
+            f"{paradigm}: {counted(measured, 'request')}, prompts {prompts!r}{left_out}",
             aligned(figures, ["", *COLUMNS.values()]),
             aligned(counts, ["pictures", *COUNTED]),
         ]

@@ -141,7 +141,10 @@ def read_budget(text: str) -> list[tuple[str, str, float]]:
         match = TERM.fullmatch(term)
         if match is None:
             raise ValueError(f"budget: {brief(term.strip())} cannot be read; expected for example {BUDGET!r}")
-        limits.append((FIGURES[one_of("budget", match[1], FIGURES)], match[2], float(match[3])))
+        figure, value = one_of("budget", match[1], FIGURES), float(match[3])
+        if figure == "forget" and not 0 <= value <= 1:
+            raise ValueError(f"budget: {brief(term.strip())}: forgetting is a rate; expected a number from 0 to 1")
+        limits.append((FIGURES[figure], match[2], value))
     return limits
 
 

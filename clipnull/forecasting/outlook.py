@@ -22,11 +22,15 @@ MARGIN = {
     "retain_drop": 2.0,
     "sibling_class_drop": 15.0,
     "sibling_domain_drop": 3.0,
-    "worst_cell_drop": 5.0,
+    "worst_cell_drop": 10.0,
 }
-"""The truth differs more from the draws than they do from each other: intervals are made WIDER, and by a MARGIN. Chosen
-on train splits and OpenAI's ViT-B/32, so that they hold 95 % of truths; COVERAGE says where they hold fewer."""
-COVERAGE = "they held COVERED"
+"""The truth differs more from the draws than they do from each other: intervals are made WIDER, and by a MARGIN. Both
+were chosen on train splits and on OpenAI's ViT-B/32."""
+COVERAGE = (
+    "The interval of a forecast held 96 to 100 % of what held-out pictures of miniworld and PACS showed; with OpenAI's "
+    "ViT-B/32, on which it was chosen, 93 to 99 % (photographs and drawings) and 82 to 97 % (photographs and CIFAR-10, "
+    "a domain that has no name)."
+)
 WORST = "worst_cell_drop"
 SAME, ALIKE = 0.05, 0.3
 """Two words are the same to a text tower, or nearly, below this share of the usual distance between names."""
