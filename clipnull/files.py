@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import re
 import tempfile
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
@@ -95,6 +96,17 @@ def read_lines(argument: str, path: str | Path) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{argument}: {str(path)!r} cannot be read ({error}); expected a text, one a line") from error
     return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def as_text(name: object) -> str:
+    """A name as Markdown that shows it as it is: nothing in it is markup, HTML, or the end of a table's cell."""
+    line = " ".join(str(name).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*_{}\[\]()#+!|~$@:])", r"\\\1", line)
+
+
+def counted(n: int, thing: str) -> str:
+    """A number of things: "1 picture", "2 pictures"."""
+    return f"{n} {thing}{'s' * (n != 1)}"
 
 
 def markdown(rows: Iterable[Sequence[object]], columns: Sequence[str]) -> str:

@@ -29,6 +29,13 @@ TEMPLATES = {
 PROMPTS = ("free", "domain", "build")
 """The prompt sets in the order of all tables."""
 
+AN = re.compile(
+    r"(?!uni(?!n|m|d)|u(s[aeu]|t[eio]|k|r[aoi]|bi|fo\b|sb\b|v\b)|eu|ewe|on(e|ce)\b)[aeiou]"
+    r"|hour|hono|hones|heir|[fhlmnrsx]-|mp3|mri|suv|8|1[18]\b",
+    re.IGNORECASE,
+)
+"""How words begin that "an" stands before."""
+
 DOMAIN_PROMPTS = ("a {d}", "this is a {d}")
 """What names a domain and no object."""
 
@@ -191,11 +198,17 @@ def format_prompt(template: str, class_name: str, domain: str = "") -> str:
 
     >>> format_prompt("a {d} of {a}", "elephant", "art_painting")
     'a painting of an elephant'
+    >>> [format_prompt("{a} in {d} style", name, "ink") for name in ("unicorn", "hourglass", "vitamin a", "{d}")]
+    ['a unicorn in ink style', 'an hourglass in ink style', 'a vitamin a in ink style', 'a {d} in ink style']
     """
-    noun = spaced(class_name)
-    article = "an" if noun[:1].lower() in "aeiou" else "a"
-    text = template.format(a=f"{article} {noun}", n=noun, d=phrase_of(domain))
-    return re.sub(r"\ba (?=[aeiou])", "an ", text)
+    noun, phrase = spaced(class_name), phrase_of(domain)
+    template = template.replace("a {d}", "{ad}").replace("a {n}", "{a}")
+    return template.format(a=_with_article(noun), n=noun, ad=_with_article(phrase), d=phrase)
+
+
+def _with_article(noun: str) -> str:
+    """The noun with "a" or "an", by its sound: "a unicorn", "an hour"."""
+    return f"{'an' if AN.match(noun) else 'a'} {noun}"
 
 
 def is_near(name: str, classes: Sequence[str]) -> bool:

@@ -73,8 +73,7 @@ def bench(args: argparse.Namespace) -> int:
         entry = report.to_json(clip, images, name, labelled, methods, paradigms, args.seeds)
         text = report.text(entry)
     else:
-        rows = sweep.sweep(clip, images, methods or tuple(METHODS), paradigms)
-        entry = sweep.to_json(clip, images, name, rows, paradigms)
+        entry = sweep.to_json(clip, images, name, methods, paradigms)
         text = sweep.table(entry["summary"], sweep.every_request(images, paradigms), args.prompts)
     if args.json:
         write_text(args.json, json.dumps(entry, indent=1, allow_nan=False) + "\n")
