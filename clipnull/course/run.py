@@ -85,16 +85,17 @@ def _coalesce(nb: Any) -> Any:
     Jupyter's own way takes the square of a line's length.
     """
     for cell in nb.cells:
-        outputs, cell_outputs = [], cell.get("outputs", ())
-        for name, group in itertools.groupby(cell_outputs, lambda out: out.get("name")):
-            if name is None:
-                outputs += group
-            else:
-                first, *others = group
-                lines = "".join([first.text, *(out.text for out in others)]).replace("\r\n", "\n").split("\n")
-                first.text = "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in lines)
-                outputs.append(first)
-        if cell_outputs:
+        outputs = []
+        for printed, group in itertools.groupby(cell.get("outputs", ()), lambda out: out.output_type == "stream"):
+            by_name = {}  # stdout and stderr, which come in no certain order
+            for out in group if printed else ():
+                if (first := by_name.setdefault(out.name, out)) is not out:
+                    first.text += out.text
+            outputs += by_name.values() if printed else group
+            for out in by_name.values():
+                lines = out.text.replace("\r\n", "\n").split("\n")
+                out.text = "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in lines)
+        if outputs:
             cell.outputs = outputs
     return nb
 
