@@ -164,9 +164,9 @@ def _measured(results: dict[str, Comparison], images: Images, expected: Forecast
     figures = [sweep.format_ends(n, expected.intervals.get(n, (None,) * 3)) for n in sweep.COLUMNS]
     rows.append(["forecast of the first row, from names alone", _change(expected), *figures, "–", "–"])
     columns = ["prompts", "right on forgotten cells", *sweep.COLUMNS.values(), "kept pictures: lost, gained"]
-    what = "picture" if images.has_pixels else "stored picture"
+    count = counted(len(images), "picture" if images.has_pixels else "stored embedding")
     about = (
-        f"On {counted(len(images), what)}, {c} classes × {k} domains, all {c} classes as candidates; means over cells "
+        f"On {count}, {c} classes × {k} domains, all {c} classes as candidates; means over cells "
         "with 95 % intervals (pictures resampled), drops in percentage points (negative: a gain)."
     )
     table = markdown(rows, [*columns, "worst cell: lost"])
