@@ -59,7 +59,7 @@ def add_command(commands: argparse._SubParsersAction, name: str, function: Calla
 def add_model(option: Option, default: str | None = "miniclip", **settings: Any) -> None:
     """Add the options that `load` takes."""
     option("--model", default=default, help="of open_clip [the embedded miniclip]", **settings)
-    option("--pretrained", metavar="TAG", help="its weights")
+    option("--pretrained", metavar="TAG", help="its weights: TAG, FILE, TAG@FILE, or none for random ones")
 
 
 def add_request(option: Option, default: str) -> None:
