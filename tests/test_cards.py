@@ -97,7 +97,7 @@ def test_a_forecast_stands_beside_the_truth(text, selective, clip, corner):
     assert row[0] == "forecast of the first row, from names alone"
     assert row[1] == f"{100 * macro(forecast.before, mask):.1f} % → {100 * macro(forecast.after, mask):.1f} %"
     assert float(row[2].split()[0]) == pytest.approx(forecast.rates["forgetting_rate"], abs=5e-4)
-    assert row[7:] == ["–", "–", "–"] and "The interval of a forecast held 96 to 100 %" in text
+    assert row[7:] == ["–", "–", "–"] and "The interval of a forecast held 98 to 100 %" in text
 
 
 def test_the_worst_cells_the_probes_and_the_request_are_listed(text, selective, clip, corner, features):

@@ -174,6 +174,8 @@ def test_where_a_model_cannot_be_had_the_others_stay_and_it_continues(tiny, pacs
         ({"pretrained": "opnai"}, "pretrained: 'opnai' is not known; did you mean 'openai'"),
         ({"models": ["ViT-S-32-alt"], "pretrained": "openai"}, "ViT-S-32-alt has no published weights: --untrained"),
         ({"methods": ["ridgge"]}, "methods: 'ridgge' is not known; did you mean 'ridge'"),
+        ({"folders": ["flat"], "paradigms": ["complete"]}, "paradigms: 'complete' of pictures in one domain"),
+        ({"out": "pacs/sketch/dog/0.png"}, "out: 'pacs/sketch/dog/0.png' is a file; expected a folder"),
         ({"most": 0}, "most: 0 is not valid; expected a whole number of at least 1"),
     ],
 )
@@ -181,6 +183,7 @@ def test_unfit_arguments_are_named_before_anything_is_made(pacs, tmp_path, monke
     monkeypatch.chdir(tmp_path / "data")
     monkeypatch.setattr(paper, "load", lambda *args: pytest.fail("a model was loaded"))
     (tmp_path / "data" / "empty").mkdir()
+    pictures(tmp_path / "data", ("flat",), ("cat", "dog"), 1)
     pictures(tmp_path / "data" / "other" / "pacs", ("photo", "line"), ("cat", "dog"), 1)
     with pytest.raises(ValueError, match=message):
         measure(**{"folders": ["pacs"], "models": ["ViT-B-16"], "pretrained": "openai", "out": "out"} | settings)

@@ -4,6 +4,7 @@
 request by every method (`clipnull.bench.sweep`), and writes PAPER.md. The same command continues where it stopped.
 """
 
+import contextlib
 import hashlib
 import json
 import sys
@@ -79,6 +80,10 @@ def measure(
     if most is not None:
         data = {name: at_most(images, at_least("most", most, 1)) for name, images in data.items()}
     titles = {(m, name): f"{name} {m} {tag or ''}".rstrip() for m, tag in tags.items() for name in data}
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"out: {str(out)!r} is a file; expected a folder")
+    for images in data.values():
+        sweep.asked_for(images, paradigms)
     for short, name in titles:
         _validate_ours(out / f"{short}-{name}.npz")
     out.mkdir(parents=True, exist_ok=True)
@@ -139,7 +144,7 @@ def _measured(
     if not embeddings.exists() or f"{MARK}{inputs}" not in read_stored(embeddings).words.get("note", ""):
         store(clip, images, embeddings, prototypes=about["prototypes"], note=f"{MARK}{inputs}")
     settings = about | {"inputs": [inputs, *methods, *paradigms]}
-    if rows.exists():
+    with contextlib.suppress(OSError, ValueError):  # not there, or not as it was written
         entry = json.loads(rows.read_text(encoding="utf-8"))
         if entry | settings == entry:
             print(f"paper: {rows} is reused", file=sys.stderr)

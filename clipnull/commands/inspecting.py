@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import names, shorten
+from ..errors import names, shorten, within
 from ..files import aligned, write_text, written
 from .console import DATA, add_command, add_model, add_request
 
@@ -97,6 +97,7 @@ def audit(args: argparse.Namespace) -> int:
     from ..stored import is_stored
     from ..unlearning import unlearn
 
+    limits = {name: within(name, getattr(args, name), 0, 100) for name in ("max_left", "max_lost")}
     runs = _runs(args)
     images = load_images(args.data)
     clip = load(args.data if is_stored(args.data) else args.model, args.pretrained)
@@ -110,7 +111,6 @@ def audit(args: argparse.Namespace) -> int:
     train = load_images(split="train") if args.slow else None
     edits = [patch] if patch else [unlearn(clip, request, images.vocabulary, m, **settings) for m, settings in runs]
     reports = audit_each(clip, edits, images, request, retrained, named, train, args.seed)
-    limits = {"max_left": args.max_left, "max_lost": args.max_lost}
     reports = [replace(report, limits=limits) for report in reports]
     if args.json:
         aims = [{"aim": settings["strength"]} if settings else {} for _, settings in runs]
