@@ -10,7 +10,7 @@ from torch import Tensor
 from .errors import at_least, expect_types
 from .methods.cells import Cells
 from .models import Clip
-from .prompts import common_words, embed_cells, embed_domains
+from .prompts import common_words, embed_cells, embed_domains, embed_forms
 from .prototypes import Prototypes, are_made, cell_prototypes
 from .vocabulary import Vocabulary
 
@@ -47,6 +47,7 @@ def embed_vocabulary(
     texts = embed_cells(clip, vocabulary)
     common = common_words(clip, vocabulary, texts)
     domains = embed_domains(clip, vocabulary.domains) + F.normalize(texts.mean(0), dim=-1)
+    forms = embed_forms(clip, vocabulary)
     pictures = prototypes if isinstance(prototypes, Prototypes) else None
     if isinstance(prototypes, bool | int) and prototypes:
         most = MAX_PROTOTYPES if prototypes is True else at_least("prototypes", prototypes, 0)
@@ -56,12 +57,12 @@ def embed_vocabulary(
     if mean is None and pictures is None and clip.stored:
         mean = clip.stored.vectors.get("image_mean")
     if pictures is None:
-        return Cells(texts, None, domains, common, mean)
+        return Cells(texts, None, domains, common, mean, forms)
     if int(pictures.mask.sum(0).min()) < 2:
         few = [name for name, n in zip(vocabulary.domains, pictures.mask.sum(0).tolist(), strict=True) if n < 2]
         raise ValueError(f"prototypes: less than two in {', '.join(few)}; expected two or more in each domain")
     v = F.normalize(clip.edited(pictures.embeddings.flatten(0, 1)), dim=-1).view_as(texts)
-    return Cells(texts, carried(texts, v, pictures.mask), domains, common, mean)
+    return Cells(texts, carried(texts, v, pictures.mask), domains, common, mean, forms)
 
 
 def carried(texts: Tensor, pictures: Tensor, mask: Tensor) -> Tensor:

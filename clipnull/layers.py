@@ -41,6 +41,7 @@ class Gate:
     replaced: (K,) bool; pictures classified as such a domain all get the embedding `average` (d,), nothing else.
     offset: (K,), added to the scores: a threshold.
     spread: (d, q), optional; what reads no more than |z spread| in a picture is left alone.
+    forms: (F, d, r), optional: further readings of each direction; where it acts, the largest is taken away.
     """
 
     domains: Tensor
@@ -49,20 +50,24 @@ class Gate:
     average: Tensor
     offset: Tensor
     spread: Tensor | None = None
+    forms: Tensor | None = None
 
     def __post_init__(self) -> None:
         k, d = self.domains.shape if self.domains.ndim == 2 else (0, 0)
-        shapes = {"domains": (k, d), "open": (k, self.open.numel() // max(1, k)), "replaced": (k,)}
+        r = self.open.numel() // max(1, k)
+        shapes: dict[str, tuple[int, ...]] = {"domains": (k, d), "open": (k, r), "replaced": (k,)}
         shapes |= {"average": (d,), "offset": (k,)}
         if self.spread is not None:
             shapes["spread"] = (d, self.spread.numel() // max(1, d))
+        if self.forms is not None:
+            shapes["forms"] = (self.forms.numel() // max(1, d * r), d, r)
         for name, shape in shapes.items():
             value = getattr(self, name)
             valid = value.dtype == torch.bool if name in ("open", "replaced") else is_sound(value)
             if not (k and d and valid and value.shape == shape):
                 raise ValueError(
                     f"gate: {name} of shape {tuple(value.shape)}, {value.dtype}; expected finite domains "
-                    "(K, d), average (d,), offset (K,), spread (d, q), and bool open (K, r), replaced (K,)"
+                    "(K, d), average (d,), offset (K,), spread (d, q), forms (F, d, r), bool open (K, r), replaced (K,)"
                 )
         if ((self.domains.norm(dim=1) - 1).abs() > 1e-3).any():
             raise ValueError("gate: domains with rows that are not of length 1; expected unit rows")
@@ -80,6 +85,7 @@ class EditLayer(nn.Module):
     average: Tensor
     offset: Tensor
     spread: Tensor | None
+    forms: Tensor | None
     threshold: Tensor | None
 
     def __init__(self, edit: Any, dtype: torch.dtype = torch.float32):
@@ -98,6 +104,8 @@ class EditLayer(nn.Module):
         read, replaced = self._read(wide, wide.norm(dim=-1))
         if self.gated and self.spread is not None:
             read = read * (read > (wide @ self.spread).norm(dim=-1, keepdim=True))
+        if self.gated and self.forms is not None:
+            read = torch.where(read > 0, torch.maximum(read, (wide @ self.forms).amax(0)), read)
         out = torch.where((read > 0).any(1)[:, None], (wide - read @ self.right.T).to(z.dtype), z)
         if replaced is None:
             return out

@@ -47,6 +47,19 @@ def embed_cells(
     return _means(clip, groups).unflatten(0, (-1, len(vocabulary.domains)))
 
 
+def embed_forms(clip: Clip, vocabulary: Vocabulary) -> Tensor | None:
+    """The texts of each class in its forms, unit rows (C, F, d); None where it has none, or a file lacks them.
+
+    F is the largest number of forms; a class of fewer has its own in turn.
+    """
+    forms = [vocabulary.forms_of(c) or vocabulary.names[i] for i, c in enumerate(vocabulary.classes)]
+    if not vocabulary.forms or not all(clip.knows(form) for group in forms for form in group):
+        return None
+    most = max(map(len, forms))
+    texts = clip.embed_texts([group[i % len(group)] for group in forms for i in range(most)])
+    return F.normalize(texts, dim=-1).unflatten(0, (len(forms), most))
+
+
 def embed_domains(clip: Clip, domains: Sequence[str]) -> Tensor:
     """The text classifier of domains, from prompts that name no object: unit rows, (K, d)."""
     groups = [[format_prompt(t, "", k) for t in DOMAIN_PROMPTS] for k in domains]

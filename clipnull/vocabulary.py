@@ -5,6 +5,7 @@ the score of one prompt to zero and then to measure with the same prompt proves 
 """
 
 import html
+import importlib
 import json
 import re
 import unicodedata
@@ -39,6 +40,9 @@ AN = re.compile(
 DOMAIN_PROMPTS = ("a {d}", "this is a {d}")
 """What names a domain and no object."""
 
+FORMS = ("{n}", "the {n}", "{p}", "the {p}", "two {p}", "many {p}")
+"""The forms of a class that edits are built from, {p} the plural: with and without article and number."""
+
 DOMAIN_PHRASES = {
     "art_painting": "painting",
     "line": "line drawing",
@@ -68,7 +72,9 @@ class Vocabulary:
     """The names a model is asked about: C classes, at least two, and K domains.
 
     classes: names that differ as `words`. A mapping gives each class all the names it goes by, {"dog": ("dog", "puppy",
-    "hound")}: its texts are means over them. `names` holds them, a tuple for each class. domains: names.
+    "hound")}: its texts are means over them. `names` holds them, a tuple for each class. domains: names. forms: "en"
+    lets an edit take each name in its English forms (`forms_of`); a mapping gives the forms of classes, {"Hund":
+    ["Hunde", "die Hunde"]}; by default an edit takes the names as they are.
 
     Raises ValueError for a name that is given twice, is blank or not text, for two names of the same words, and for
     fewer than two classes or one domain. Warns of two classes that most tokenizers read as one text, and of names that
@@ -84,6 +90,7 @@ class Vocabulary:
 
     classes: Sequence[str]
     domains: Sequence[str]
+    forms: Mapping[str, Sequence[str]] | str | None = field(default=None, compare=False)
     names: tuple[tuple[str, ...], ...] = field(default=(), init=False)
 
     def __post_init__(self) -> None:
@@ -118,7 +125,23 @@ class Vocabulary:
         if class_name not in self.classes or not isinstance(name, str):
             raise ValueError(f"class_name, name: {class_name!r}, {name!r}; expected a class of the vocabulary, a name")
         names: Any = {c: (name,) if c == class_name else n for c, n in zip(self.classes, self.names, strict=True)}
-        return Vocabulary(names, self.domains)
+        return Vocabulary(names, self.domains, self.forms)
+
+    def forms_of(self, class_name: str) -> tuple[str, ...]:
+        """The forms of all names of a class, () where there are none; those that are names of other classes left out.
+
+        >>> Vocabulary(["glass", "glasses"], ["photo"], forms="en").forms_of("glass")
+        ('glass', 'the glass', 'the glasses', 'two glasses', 'many glasses')
+        """
+        (c,) = self.places("classes", [class_name])
+        others = {words(name) for group in (*self.names[:c], *self.names[c + 1 :]) for name in group}
+        if isinstance(self.forms, Mapping):
+            forms = [
+                form for name, given in self.forms.items() if self.places("classes", [name]) == [c] for form in given
+            ]
+        else:
+            forms = [form for name in self.names[c] for form in english_forms(name)] if self.forms else []
+        return tuple(form for form in dict.fromkeys(forms) if words(form) not in others)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -144,6 +167,27 @@ def _all_differ(argument: str, texts: Sequence[str], names: Sequence[str]) -> No
     for text, name in zip(texts, names, strict=True):
         if (other := first.setdefault(text, name)) != name:
             raise ValueError(f"{argument}: {other!r} and {name!r} become the same words; expected each once")
+
+
+def plural(name: str) -> str:
+    """The English plural of a name, by the library inflect; the name itself where it is one, or no English word.
+
+    >>> [plural(name) for name in ("dog", "bus", "fire_truck", "scissors", "sheep", "people", "chien-loup", "犬")]
+    ['dogs', 'buses', 'fire trucks', 'scissors', 'sheep', 'people', 'chien-loups', '犬']
+    """
+    noun = spaced(name)
+    inflections = importlib.import_module("inflect").engine()  # not at the start: it takes a fifth of a second
+    is_plural = inflections.singular_noun(noun) and not noun.endswith(("us", "is", "ss"))  # which are a bus, an iris
+    return noun if not noun.isascii() or is_plural else inflections.plural_noun(noun)
+
+
+def english_forms(name: str) -> list[str]:
+    """FORMS of a name.
+
+    >>> english_forms("dog")
+    ['dog', 'the dog', 'dogs', 'the dogs', 'two dogs', 'many dogs']
+    """
+    return [form.replace("{n}", spaced(name)).replace("{p}", plural(name)) for form in FORMS]
 
 
 def _codes(names: Sequence[str]) -> list[str]:

@@ -14,6 +14,8 @@ DUAL_RIDGE, DUAL_WORDS = 0.05, 100
 """Of `Cells.duals`: the ridge, and as how many names all common words together weigh."""
 CLEAR_RIDGE, CLEAR_WORDS, CLEAR_NAMES = 0.2, 20, 20
 """The same of `Cells.clear_margins`; and as how many names the classes weigh at most."""
+FORM_LIFT = 1.05
+"""How much farther the forms of a class go down than its name: forms that nobody listed lie around those listed."""
 MAX_LEAN = 0.5
 """The lean of the mean picture to one domain up to which zero is the middle between domains."""
 MIN_CONTRAST = 0.25
@@ -26,7 +28,8 @@ class Cells:
 
     texts: T, (C, K, d), unit rows. prototypes: V, the same, or None. domains: (K, d), what names each domain; by
     default the mean text of each. common: (w, d), texts of words that are to stay (`prompts.common_words`). mean: (d,),
-    the mean embedding of pictures, not normalised; by default that of the prototypes.
+    the mean embedding of pictures, not normalised; by default that of the prototypes. forms: (C, F, d), texts of each
+    class in other forms ("dogs", "the dog"), that go down and stay with it (`prompts.embed_forms`).
     """
 
     texts: Tensor
@@ -34,12 +37,15 @@ class Cells:
     domains: Tensor | None = None
     common: Tensor | None = None
     mean: Tensor | None = None
+    forms: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.texts.ndim != 3:
             raise ValueError(f"texts: shape {tuple(self.texts.shape)} is not valid; expected (C, K, d)")
         (c, k, d), words = self.texts.shape, 0 if self.common is None else len(self.common)
+        each = 0 if self.forms is None or self.forms.ndim != 3 else self.forms.shape[1]
         shapes = {"texts": (c, k, d), "prototypes": (c, k, d), "domains": (k, d), "common": (words, d), "mean": (d,)}
+        shapes["forms"] = (c, each, d)
         for name, shape in shapes.items():
             value = self.texts.mean(0) if name == "domains" and self.domains is None else getattr(self, name)
             if value is not None and (value.shape != shape or not torch.isfinite(value).all()):
@@ -84,35 +90,62 @@ class Cells:
         return self.classifier - self.classifier.mean(0)
 
     @cached_property
-    def duals(self) -> Tensor:
-        """U, which changes the margin of one class and hardly anything else, (C, d): u_c (w_c - mean w) = 1.
+    def form_margins(self) -> Tensor:
+        """Of each class, its margin and those of its forms, each over the mean class in that form: (C, 1 + F, d)."""
+        if self.forms is None:
+            return self.margins[:, None]
+        return torch.cat([self.margins[:, None], self.forms - self.forms.mean(0)], dim=1)
 
-        u_c ~ (X^T X + 0.05 I)^-1 (w_c - mean w), where X holds the margins and, weighed as DUAL_WORDS names, the common
-        words minus their mean: u_c is short on all other classes and words.
+    @cached_property
+    def duals(self) -> Tensor:
+        """U, which changes the margin of one class, in all its forms, and hardly anything else: (C, d).
+
+        u_c ~ (X^T X + 0.05 I)^-1 sum_f m_cf, where X holds the margins m_cf of all forms of all classes and, weighed as
+        DUAL_WORDS names, the common words minus their mean: u_c is short on all other classes and words. u_c m_cf is 1
+        in the mean over forms.
         """
-        u = self._clear(DUAL_WORDS, DUAL_RIDGE, 1.0)
-        return u / (u * self.margins).sum(1, keepdim=True).clamp(min=1e-9)
+        return self._lowering(self.form_margins, torch.ones_like(self.form_margins[..., 0]))
+
+    def push(self, c: int, row: Tensor) -> Tensor:
+        """(d,): lowers class c by its mean margin in its cells of the domains `row` (K,) bool; zero where it has none.
+
+        A class that is forgotten everywhere goes down in each form by the largest of their margins, and by FORM_LIFT of
+        it beyond the name itself; else, as that costs its siblings, in each form by the margin of that form.
+        """
+        m = self.form_margins[c]
+        wanted = (self.pictures[c, row] @ m.T).mean(0).clamp(min=0)
+        if row.all() and len(wanted) > 1:
+            wanted = torch.cat([wanted.max()[None], FORM_LIFT * wanted.max().expand(len(wanted) - 1)])
+        return self._lowering(m[None], wanted[None])[0]
+
+    def _lowering(self, margins: Tensor, wanted: Tensor) -> Tensor:
+        """Rows (n, d) that lower n classes, of these margins (n, F, d), each form by what is wanted, (n, F)."""
+        u = torch.cholesky_solve((wanted[..., None] * margins).sum(1).T, self._dual_factor).T
+        lowered = (margins * u[:, None]).sum(-1)
+        scale = (lowered * wanted).sum(1) / wanted.square().sum(1).clamp(min=1e-12)
+        return u / scale.clamp(min=1e-9)[:, None]
+
+    @cached_property
+    def _dual_factor(self) -> Tensor:
+        return self._factor(self.form_margins.flatten(0, 1), DUAL_WORDS, DUAL_RIDGE)
 
     @cached_property
     def clear_margins(self) -> Tensor:
         """Margins read clear of other classes and of common words, (C, d): r_c ~ (X^T X + 0.2 I)^-1 (w_c - mean w).
 
-        X as in `duals`, but words and names weigh as CLEAR_WORDS and at most CLEAR_NAMES: the more of them, the less of
-        w_c would be left. Scaled to read of w_c what w_c - mean w does.
+        X as in `duals`, but without forms; words and names weigh as CLEAR_WORDS and at most CLEAR_NAMES: the more of
+        them, the less of w_c would be left. Scaled to read of w_c what w_c - mean w does.
         """
         w, margins = self.classifier, self.margins
-        r = self._clear(CLEAR_WORDS, CLEAR_RIDGE, min(1.0, CLEAR_NAMES / len(w)))
+        factor = self._factor(margins * math.sqrt(min(1.0, CLEAR_NAMES / len(w))), CLEAR_WORDS, CLEAR_RIDGE)
+        r = torch.cholesky_solve(margins.T, factor).T
         return r * ((margins * w).sum(1, keepdim=True) / (r * w).sum(1, keepdim=True).clamp(min=1e-9))
 
-    def _clear(self, words: float, ridge: float, share: float) -> Tensor:
-        """(X^T X + ridge I)^-1 (w_c - mean w), X: margins, each of weight `share`, and common words, of `words`."""
-        x = self.margins * math.sqrt(share)
+    def _factor(self, x: Tensor, words: float, ridge: float) -> Tensor:
+        """The Cholesky factor of X^T X + ridge I, X: the rows x (n, d) and the common words, which weigh as `words`."""
         if self.common is not None and len(self.common):
             x = torch.cat([x, (self.common - self.common.mean(0)) * math.sqrt(words / len(self.common))])
-        c, (n, d) = len(self.margins), x.shape
-        if n < d:  # (X^T X + rI)^-1 X^T = X^T (X X^T + rI)^-1
-            return torch.cholesky_solve(x, ridged_factor(gram(x.T), ridge))[:c] / math.sqrt(share)
-        return torch.cholesky_solve(self.margins.T, ridged_factor(gram(x), ridge)).T
+        return ridged_factor(gram(x), ridge)
 
     @property
     def growth(self) -> float:
@@ -123,10 +156,6 @@ class Cells:
         """
         c, d = self.classifier.shape
         return max(1.0, math.sqrt(c / d))
-
-    def margin_of(self, c: int, row: Tensor) -> float:
-        """The mean margin of class c in its cells of the domains `row` (K,) bool; 0 where it has none."""
-        return max(0.0, float((self.pictures[c, row] @ self.margins[c]).mean()))
 
     def class_detector(self, c: int) -> Tensor:
         """(d,): reads the margin of class c, as 1 more on its cells than on the mean cell."""

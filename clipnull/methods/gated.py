@@ -7,6 +7,7 @@ scores as the mean class does, at 1.5 it is half as far below as it was above. I
 named. Of fewer than MIN_CLASSES classes that says little; there it acts on any margin. Where there are texts alone, of
 as many classes, margins are read clear of others and of common words (`Cells.clear_margins`): fewer unrelated pictures
 are taken for the class.
+Of a class with other forms ("dogs"), the form that reads most says how much is taken away, of all (`Cells.duals`).
 In a domain that is forgotten whole every picture gets the embedding of the mean kept cell: nothing tells one from
 another.
 
@@ -61,6 +62,7 @@ def gated(cells: Cells, mask: Tensor, *, strength: float = 1.5, deviations: floa
         average,
         offset * mask.any(0).double() - directions @ cells.domain_origin,
         least * spread(margins) if deviations and many else None,
+        None if cells.forms is None else strength * cells.form_margins[classes, 1:].permute(1, 2, 0).contiguous(),
     )
     return Edit(strength * margins[classes].T, cells.duals[classes].T, "gated", gate=gate)
 

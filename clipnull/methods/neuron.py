@@ -58,7 +58,7 @@ def neuron(
         read = cells.class_detector(c)
         left.append((read if everywhere else read + domain_share * cells.domain_detector(row))[None])
         least.append(seen * (silence if everywhere else threshold * (1 + domain_share)))
-        right.append(strength * cells.growth * cells.margin_of(c, row) * u[c, None])
+        right.append(strength * cells.growth * cells.push(c, row)[None])
     if whole.any():
         decoy, margin = decoy_of(cells, whole)
         left.append((cells.domain_detector(whole) if alone else whole_domain_detector(cells, mask, 0.02))[None])

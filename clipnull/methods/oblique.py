@@ -62,7 +62,7 @@ def oblique(
             read = more * class_share * read + less * domain_share * cells.domain_detector(row)
             read = read + bias * middle / (middle @ middle)
         left.append(read[None])
-        right.append(strength * (cells.growth if everywhere else 1.0) * cells.margin_of(c, row) * u[c, None])
+        right.append(strength * (cells.growth if everywhere else 1.0) * cells.push(c, row)[None])
     if whole.any():
         decoy, margin = decoy_of(cells, whole)
         left.append(whole_domain_detector(cells, mask, rho)[None])

@@ -1,0 +1,94 @@
+"""A class in all its forms: "dogs" and "two dogs" go down with "dog", and kept classes stay in theirs."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+
+import clipnull as cn
+from clipnull.methods.cells import FORM_LIFT, Cells
+from clipnull.prompts import embed_forms
+from clipnull.vocabulary import FORMS, plural
+
+HELD_OUT = ("a picture of {p}", "three {p}", "several {p} here", "look at the {p}", "photos of {p}", "what a nice {n}")
+"""Forms that build no edit."""
+
+
+def test_forms_are_of_all_names_and_leave_other_classes_theirs():
+    names = cn.Vocabulary({"glass": ["glass", "tumbler"], "glasses": ["glasses"]}, ["photo"], forms="en")
+    assert names.forms_of("Glass") == (
+        *("glass", "the glass", "the glasses", "two glasses", "many glasses"),
+        *("tumbler", "the tumbler", "tumblers", "the tumblers", "two tumblers", "many tumblers"),
+    )
+    given_ones = cn.Vocabulary(["Hund", "Katze"], ["Foto"], forms={"hund": ["Hunde", "die Hunde"]})
+    assert given_ones.forms_of("Hund") == ("Hunde", "die Hunde") and given_ones.forms_of("Katze") == ()
+    assert cn.Vocabulary(["cat", "dog"], ["photo"]).forms_of("dog") == ()
+    assert given_ones == cn.Vocabulary(["Hund", "Katze"], ["Foto"])  # forms change edits, not what is measured
+
+
+@given(st.text(min_size=1, max_size=20).filter(str.strip))
+def test_any_name_has_a_plural(name):
+    assert plural(name).strip()
+
+
+def test_texts_of_forms(clip):
+    names = cn.Vocabulary({"dog": ["dog", "hound"], "犬": ["犬"], "cat": ["cat"]}, ["photo"], forms="en")
+    texts = embed_forms(clip, names)
+    assert texts is not None and texts.shape == (3, 2 * len(FORMS), clip.width)
+    torch.testing.assert_close(texts[2, : len(FORMS)], texts[2, len(FORMS) :])  # in turn, as often as the others
+    assert embed_forms(clip, cn.Vocabulary(names.classes, ["photo"])) is None
+
+
+def test_each_form_goes_down_and_others_stay():
+    texts, forms, row = torch.randn(5, 2, 96).double(), torch.randn(5, 3, 96).double(), torch.tensor([True, True])
+    cells = Cells(F.normalize(texts, dim=-1), forms=F.normalize(forms, dim=-1))
+    m = cells.form_margins
+    assert m.shape == (5, 4, 96) and torch.equal(m[:, 0], cells.margins)
+    moved = torch.einsum("cd,jfd->cjf", cells.duals, m)
+    torch.testing.assert_close(moved[range(5), range(5)].mean(1), torch.ones(5).double())
+    others = moved[~torch.eye(5, dtype=torch.bool)] + 1 / 4  # margins are over the mean, which goes down along
+    assert others.abs().mean() < 0.05 and moved[range(5), range(5)].min() > 0.8
+    margins = (cells.texts[1] @ m[1].T).mean(0).clamp(min=0)
+    for where, wanted in (
+        (row, torch.tensor([1.0, *[FORM_LIFT] * 3]) * margins.max()),
+        (~row | row.cumsum(0).eq(1), None),
+    ):
+        down = m[1] @ cells.push(1, where)
+        wanted = (cells.texts[1, where] @ m[1].T).mean(0).clamp(min=0) if wanted is None else wanted.double()
+        torch.testing.assert_close((down * wanted).sum(), wanted.square().sum())
+        assert F.cosine_similarity(down, wanted, dim=0) > 0.95
+
+
+def test_a_gate_takes_away_what_the_form_that_fits_best_reads(clip, tmp_path):
+    names = cn.Vocabulary(["cat", "dog", "house"], ["photo", "line"], forms="en")
+    cells = cn.embed_vocabulary(clip, names, prototypes=False)
+    edit = cn.solve(cells, cn.Forget(["dog"]).mask(names), "gated", strength=1.0)
+    z = cells.texts.flatten(0, 1)
+    changed, reads = edit.images(z) - z, (z @ cells.form_margins[1].T).amax(1)
+    fires = changed.abs().amax(1) > 0
+    assert fires.tolist() == [False, False, True, True, False, False]
+    torch.testing.assert_close(changed[fires], -reads[fires, None] * cells.duals[1])
+    again = cn.Edit.load(edit.save(tmp_path / "edit.safetensors"))
+    assert again.same(edit) and again.gate is not None and again.gate.forms is not None
+    torch.testing.assert_close(again.images(z), edit.images(z), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("method, as_is", [("oblique", 0.05), ("neuron", 0.04), ("gated", 0.02)])
+def test_a_word_is_forgotten_in_forms_that_nobody_listed(clip, images, method, as_is):
+    """The share of what six forms found that they still find, mean over the 14 classes; as_is: more, without forms."""
+    v, z = images.vocabulary, F.normalize(cn.embed(clip, images).double(), dim=-1)
+    with_forms = cn.Vocabulary(v.classes, v.domains, forms="en")
+    texts = [[t.replace("{n}", c).replace("{p}", plural(c)) for c in v.classes] for t in HELD_OUT]
+    classifiers = torch.stack([clip.embed_texts(form) for form in texts]).double()
+    shares = {}
+    for forms, vocabulary in ((False, v), (True, with_forms)):
+        cells = cn.embed_vocabulary(clip, vocabulary)
+        left = before = 0
+        for c, name in enumerate(v.classes):
+            pictures = z[images.classes == c]
+            edited = cn.solve(cells, cn.Forget([name]).mask(v), method).images(pictures)
+            before += ((pictures @ classifiers.mT).argmax(-1) == c).double().mean()
+            left += ((edited @ classifiers.mT).argmax(-1) == c).double().mean()
+        shares[forms] = float(left / before)
+    assert shares[True] <= 0.02 and as_is < shares[False]
