@@ -55,15 +55,22 @@ def written(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     temporary = path.with_name(f".{uuid.uuid4().hex}.partial")  # not longer where the name of `path` is long
-    temporary.touch(exist_ok=False)
-    mode = temporary.stat().st_mode & 0o777  # that of any new file, whatever a writer makes of it
-    temporary.unlink()
     try:
+        temporary.touch(exist_ok=False)
+        mode = temporary.stat().st_mode & 0o777  # that of any new file, whatever a writer makes of it
+        temporary.unlink()
         yield temporary
         os.chmod(temporary, mode)
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())  # else a power cut could leave zeros under the final name
         os.replace(temporary, path)
+    except OSError as error:
+        if error.errno and error.filename in (None, str(temporary), temporary):
+            raise OSError(error.errno, error.strerror, str(path)) from error  # no message shows the temporary name
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def alone(folder: str | Path) -> FileLock:

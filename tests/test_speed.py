@@ -94,7 +94,7 @@ def test_a_device_is_timed_on_each_model(small, monkeypatch):
     monkeypatch.setattr(device_speed, "load", lambda *arguments: models.append(arguments) or small(VIT))
     monkeypatch.setattr(device_speed.time, "perf_counter", lambda: next(clock))  # each call takes one second
     figures = json.loads(json.dumps(device_speed.measure("cpu", ["ViT-B-32", "ViT-L-14"])))
-    assert models == [("ViT-B-32", None, "cpu"), ("ViT-L-14", None, "cpu")]
+    assert models == [("ViT-B-32", "none", "cpu"), ("ViT-L-14", "none", "cpu")]
     assert device_speed.report(figures).count("4.0 pictures a second in float32") == 2
 
 

@@ -1,5 +1,6 @@
 """What remains of the forgotten, and what is damaged: every question at once, beside a retrained model."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from ..edit import Edit
 from ..embedding import embed
-from ..errors import at_least
+from ..errors import at_least, brief, expect_types
 from ..files import counted
 from ..images import Images, families
 from ..models import EMBEDDED, RETRAINED, Clip, load
@@ -73,6 +74,10 @@ def audit_each(
 
     Raises what `audit` raises, before anything is asked.
     """
+    expect_types(clip=clip, images=images, request=request)
+    for after in afters:
+        if not isinstance(after, Clip | Edit):
+            raise ValueError(f"after: {brief(after)} is not valid; expected a model or an edit")
     names, _ = words or {}, at_least("seed", seed, 0)
     _count_forgotten(images, request)
     _validate_words(names, request, images)
@@ -105,8 +110,16 @@ def retrained_for(clip: Clip, request: Forget, images: Images) -> Clip | None:
     name = request.classes if request.classes is not None else request.domains
     if clip.base is not None or clip.name != EMBEDDED or request.also or not name or len(name) != 1:
         return None
-    wanted = f"{EMBEDDED}-no-{name[0]}"
-    return load(wanted, device=str(clip.device)) if wanted in RETRAINED else None
+    argument = "domains" if request.classes is None else "classes"
+    (place,) = images.vocabulary.places(argument, name)
+    wanted = f"{EMBEDDED}-no-{getattr(images.vocabulary, argument)[place]}"
+    if wanted not in RETRAINED:
+        return None
+    try:
+        return load(wanted, device=str(clip.device))
+    except FileNotFoundError as error:
+        warnings.warn(f"no retrained model to compare with: {error}", stacklevel=3)
+        return None
 
 
 def _validate_words(words: Mapping[str, Sequence[str]], request: Forget, images: Images) -> None:

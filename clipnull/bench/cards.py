@@ -10,7 +10,7 @@ from torch import Tensor
 from ..audits.probes import features_before_projection, linear_probe
 from ..edit import Edit
 from ..embedding import embed, readable
-from ..errors import brief
+from ..errors import brief, expect_types
 from ..evaluate import Comparison, compare, macro, wilson
 from ..files import alone, as_text, counted, markdown, write_text
 from ..forecasting.choosing import simulator_of
@@ -91,6 +91,7 @@ def release(folder: str | Path, edit: Edit, clip: Clip, images: Images, licence:
     ...     sorted(file.name for file in cn.release(folder, edit, clip, images, "mit").iterdir())
     ['README.md', 'edit.safetensors']
     """
+    expect_types(edit=edit, clip=clip, images=images)
     text, folder = card(edit, clip, images, licence), Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with alone(folder):  # else the patch of one release could lie beside the card of another
@@ -163,9 +164,9 @@ def _measured(results: dict[str, Comparison], images: Images, expected: Forecast
     figures = [sweep.format_ends(n, expected.intervals.get(n, (None,) * 3)) for n in sweep.COLUMNS]
     rows.append(["forecast of the first row, from names alone", _change(expected), *figures, "–", "–"])
     columns = ["prompts", "right on forgotten cells", *sweep.COLUMNS.values(), "kept pictures: lost, gained"]
-    what = "picture" if images.has_pixels else "stored picture"
+    count = counted(len(images), "picture" if images.has_pixels else "stored embedding")
     about = (
-        f"On {counted(len(images), what)}, {c} classes × {k} domains, all {c} classes as candidates; means over cells "
+        f"On {count}, {c} classes × {k} domains, all {c} classes as candidates; means over cells "
         "with 95 % intervals (pictures resampled), drops in percentage points (negative: a gain)."
     )
     table = markdown(rows, [*columns, "worst cell: lost"])

@@ -23,7 +23,7 @@ from ..files import counted, markdown, write_text
 from ..images import Images
 from ..methods import METHODS
 from ..methods.nullspace import PUBLISHED
-from ..models import Clip, load, open_clip, source_of
+from ..models import NO_WEIGHTS, Clip, load, open_clip, source_of
 from ..prototypes import ALGORITHM
 from ..stored import read_stored
 from ..vocabulary import DOMAIN_PHRASES, DOMAIN_PROMPTS, TEMPLATES
@@ -90,7 +90,7 @@ def measure(
     entries: list[dict] = []
     for (short, tag), model in zip(tags.items(), models, strict=True):
         untrained = tag == RANDOM
-        clip = _load(model, None if untrained else tag)
+        clip = _load(model, NO_WEIGHTS if untrained else tag)
         for name, images in data.items():
             about = {"name": titles[short, name], "untrained": untrained, "most": most, "prototypes": prototypes}
             entries.append(_measured(clip, images, out / f"{short}-{name}", about, methods, paradigms))

@@ -176,7 +176,7 @@ def _by_domain(request: Forget, images: Images, *right: Tensor) -> dict[str, lis
     """Of a single class, in each domain [pictures, how many of them each of `right` (n,) holds]; else None."""
     if request.classes is None or len(request.classes) != 1:
         return None
-    shown = images.classes == images.vocabulary.classes.index(request.classes[0])
+    shown = images.classes == images.vocabulary.places("classes", request.classes)[0]
     domains = {name: shown & (images.domains == k) for k, name in enumerate(images.vocabulary.domains)}
     return {name: [int(x.sum()) for x in (here, *(here & r for r in right))] for name, here in domains.items()}
 

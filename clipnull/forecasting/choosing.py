@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from ..edit import Edit
-from ..errors import brief, one_of
+from ..errors import brief, expect_types, one_of
 from ..from_names import embed_vocabulary, warn_of_alike
 from ..methods import AUTO, METHODS, solve
 from ..methods.cells import Cells
@@ -63,6 +63,7 @@ def forecast(
     >>> expected.rates["forgetting_rate"] > 0.9, expected.after.shape
     (True, torch.Size([3, 2]))
     """
+    expect_types(clip=clip, request=request, vocabulary=vocabulary)
     mask = request.mask(vocabulary)
     if isinstance(method, Edit):
         edit, (_, simulator) = method, _simulate(clip, mask, vocabulary, prototypes, mean, prompts)

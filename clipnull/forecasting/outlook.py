@@ -13,6 +13,7 @@ from torch import Tensor
 from ..edit import Edit
 from ..evaluate import RANGES, Interval, macro, rates
 from ..methods.cells import Cells
+from ..prompts import alike_words
 from ..vocabulary import Forget, Vocabulary
 from .simulation import Simulated, draw
 
@@ -32,8 +33,8 @@ COVERAGE = (
     "a domain that has no name)."
 )
 WORST = "worst_cell_drop"
-SAME, ALIKE = 0.05, 0.3
-"""Two words are the same to a text tower, or nearly, below this share of the usual distance between names."""
+SAME = 0.05
+"""Two words are the same to a text tower below this share of the usual distance between names."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,21 +147,8 @@ def _interval(values: list[float], name: str) -> Interval:
 
 
 def validate_words(cells: Cells, classifier: Tensor, mask: Tensor, vocabulary: Vocabulary) -> None:
-    """Raise ValueError for a forgotten class that the text tower takes for another; warn of near ones.
-
-    classifier: (C, d) unit rows. The usual distance is that of two names on average: of the classes, and of the common
-    words where they are known.
-    """
-    names = classifier if cells.common is None else torch.cat([classifier.to(cells.common), cells.common])
-    usual = (names - names.mean(0)).square().sum(1).mean().mul(2).sqrt()
-    distances = torch.cdist(classifier, classifier).fill_diagonal_(float("inf")) / usual
-    for c in mask.any(1).nonzero()[:, 0].tolist():
-        ratio, nearest = (float(x) for x in distances[c].min(0))
-        near = (
-            f"classes: the text tower hardly tells {vocabulary.classes[c]!r} from "
-            f"{vocabulary.classes[int(nearest)]!r} ({100 * ratio:.0f} % of the usual distance)"
-        )
+    """Raise ValueError for a forgotten class that the text tower takes for one that stays; warn of near ones."""
+    for ratio, pair in alike_words(classifier, mask, vocabulary, cells.common):
         if ratio < SAME:
-            raise ValueError(f"{near}: an edit that forgets one forgets the other; expected words that it knows apart")
-        if ratio < ALIKE:
-            warnings.warn(f"{near}; expect that the other is forgotten, too, or neither", stacklevel=3)
+            raise ValueError(f"{pair}: an edit that forgets one forgets the other; expected words that it knows apart")
+        warnings.warn(f"{pair}; expect that the other is forgotten, too, or neither", stacklevel=3)

@@ -48,7 +48,7 @@ def measure(device: str, models: Sequence[str] = MODELS) -> dict:
     """
     kind = torch.device(device).type
     name = torch.cuda.get_device_name(device) if kind == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    figures = {model: of(load(model, None, device), *SIZES.get(kind, SIZES["cpu"])) for model in models}
+    figures = {model: of(load(model, "none", device), *SIZES.get(kind, SIZES["cpu"])) for model in models}
     return {"device": name, "torch": torch.__version__, "models": figures}
 
 

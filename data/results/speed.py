@@ -79,7 +79,7 @@ def closed_forms() -> dict:
 
 def inference() -> dict:
     """Seconds of a forward pass of eight pictures through a ViT-B-32, and the share of it that each method adds."""
-    clip, generator = load("ViT-B-32", None, "cpu"), torch.Generator().manual_seed(0)
+    clip, generator = load("ViT-B-32", "none", "cpu"), torch.Generator().manual_seed(0)
     cells, masks = random_cells(clip.width, generator), speed_masks().values()
     pixels = torch.randn(8, 3, clip.image_size, clip.image_size, generator=generator)
     with torch.inference_mode():
@@ -153,7 +153,7 @@ def peak_memory() -> int | None:
 
 def rates_of_embedding() -> dict:
     """Pictures a second of `bare_loop` and of `clipnull embed`, see `rates`."""
-    return {"embed": rates(load("ViT-B-32", None, "cpu"), JPEGS, bare_loop)}
+    return {"embed": rates(load("ViT-B-32", "none", "cpu"), JPEGS, bare_loop)}
 
 
 def rates(
@@ -294,7 +294,7 @@ def forget() -> dict[str, float]:
     Extrapolated from a patch for SOME_NAMES names without prototypes, from their texts alone, and from the first
     SOME_STEPS of the ascent.
     """
-    clip, names = load("ViT-B-32", None, "cpu"), common_names()[:SOME_NAMES]
+    clip, names = load("ViT-B-32", "none", "cpu"), common_names()[:SOME_NAMES]
     vocabulary = Vocabulary(names, ["photo"])
     begun = time.perf_counter()
     unlearn(clip, Forget(names[:1]), vocabulary, "oblique", prototypes=False)
