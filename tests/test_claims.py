@@ -40,6 +40,7 @@ def told(nb) -> str:
         for out in cell.get("outputs", ()):
             data = out.get("data", {})
             parts += [out.get("text", ""), *alternatives(data.get("text/html", ""))]
+            parts.append(out.get("metadata", {}).get("image/png", {}).get("alt", ""))
             if "source" not in out.get("metadata", {}).get("clipnull", {}):  # source of the library claims nothing
                 parts.append(data.get("text/markdown", ""))
     return "\n".join(parts)

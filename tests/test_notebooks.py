@@ -79,8 +79,8 @@ def output_faults(nb) -> list[str]:
                 faults.append(f"output of cell {number} names a path of one machine")
             if re.search(r"\b0x[0-9a-f]{6,}", text):
                 faults.append(f"output of cell {number} shows an address in memory, which changes from run to run")
-            if any(kind.startswith("image/") for kind in data):
-                faults.append(f"cell {number} shows a picture without text; use clipnull.course.plots.show")
+            if any(k.startswith("image/") and not out.metadata.get(k, {}).get("alt") for k in data):
+                faults.append(f"cell {number} shows a picture without text; use `figure` of clipnull.course.lesson")
             if any("widget" in kind for kind in data):
                 faults.append(f"cell {number} shows a widget")
             faults += [
