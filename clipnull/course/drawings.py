@@ -21,17 +21,9 @@ FORGOTTEN, SIBLING, OTHER, INK = "#D55E00", "#0072B2", "#009E73", "0.25"
 """The colours of what is forgotten, its siblings, all else, and of lines and words: told apart by the colour-blind."""
 
 STYLE = {
-    "figure.dpi": 110,
-    "savefig.dpi": 110,
-    "font.size": 12,
-    "axes.titlesize": 13,
-    "axes.titleweight": "bold",
-    "figure.titlesize": 13,
-    "figure.titleweight": "bold",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "legend.frameon": False,
-    "figure.constrained_layout.use": True,
+    **{"figure.dpi": 110, "savefig.dpi": 110, "figure.constrained_layout.use": True, "legend.frameon": False},
+    **{"font.size": 12, "axes.titlesize": 13, "axes.titleweight": "bold", "axes.spines.top": False},
+    **{"figure.titlesize": 13, "figure.titleweight": "bold", "axes.spines.right": False},
     "axes.prop_cycle": plt.cycler(color=[SIBLING, FORGOTTEN, OTHER, "#CC79A7", "#E69F00", "#56B4E9"]),
 }
 
@@ -51,9 +43,7 @@ def _arrow(ax: Any, start: Any, end: Any, color: str = INK, text: str = "", shif
     ax.text(*middle, text, color=color, ha="center", va="center")
 
 
-def _chain(
-    ax: Any, places: Sequence[float], texts: Sequence[str], y: float = 0, colored: Mapping[str, str] = {}
-) -> None:
+def _chain(ax: Any, places: Sequence[float], texts: Sequence[str], colored: Mapping[str, str]) -> None:
     """Boxes in a row, with an arrow from each to the next."""
     last = None
     for x, text in zip(places, texts, strict=True):
@@ -61,10 +51,10 @@ def _chain(
         box = {"boxstyle": "round,pad=0.45", "fc": "white", "ec": color, "lw": 2}
         ink = {"color": color, "ha": "center", "va": "center", "bbox": box}
         if last is None:
-            last = ax.text(x, y, text, **ink)
+            last = ax.text(x, 0, text, **ink)
         else:
             arrow = {"arrowstyle": "<|-", "color": INK, "lw": 2, "patchB": last.get_bbox_patch(), "shrinkB": 3}
-            last = ax.annotate(text, last.get_position(), (x, y), arrowprops=arrow, **ink)
+            last = ax.annotate(text, last.get_position(), (x, 0), arrowprops=arrow, **ink)
 
 
 def tower(before: int, width: int, title: str, at: str = "W") -> plt.Figure:
@@ -74,8 +64,8 @@ def tower(before: int, width: int, title: str, at: str = "W") -> plt.Figure:
     ax.set(xlim=(-0.6, 10.6), ylim=(-1.3, 1.0))
     gate, middle = "threshold\nor gate", "W" if at == "z" else "W P"
     texts = ["picture", "tower", f"features\n{before}", middle, f"z\n{width}", *([gate] if at == "z" else []), "scores"]
-    places = np.linspace(0, 10, len(texts))
-    _chain(ax, places, texts, 0, {gate: FORGOTTEN, "W P": FORGOTTEN})
+    places = np.linspace(0, 10, len(texts)).tolist()
+    _chain(ax, places, texts, {gate: FORGOTTEN, "W P": FORGOTTEN})
     seen = "edited: search and\nscores see the edit" if at == "W" else "unedited: an index\nof z knows the class"
     for x, text in ((places[2], "unedited: whoever has the\nweights finds the class"), (places[4], seen)):
         ax.text(x, -1, text, ha="center", va="center", color=SIBLING, fontsize=11)
@@ -101,9 +91,8 @@ def parallelogram(
         for j in k:
             _arrow(ax, corner, corner + of_domain[j] @ plane, OTHER, f"+ {domains[j]}", (0.06, 0))
             ax.plot(*(x[i, j] @ plane), "o", ms=13, color=color)
-            ax.annotate(
-                f"{classes[i]}, {domains[j]}", x[i, j] @ plane, (0, 14), textcoords="offset points", ha="center"
-            )
+            look = {"textcoords": "offset points", "ha": "center"}
+            ax.annotate(f"{classes[i]}, {domains[j]}", x[i, j] @ plane, (0, 14), **look)
     ax.plot(*middle, "s", ms=9, color=INK)
     ax.annotate("common", middle, (0, -20), textcoords="offset points", ha="center", color=INK)
     ax.set(title=title, xlabel="from one class to the other", ylabel="from one domain to the other", aspect="equal")
@@ -137,10 +126,10 @@ def three_words(
             ax.text(*(1.15 * row), word, color=color[word], ha="center", va="center", weight="bold")
         for j, angle in enumerate(pictures):
             z = unit(angle) - (unit(angle) @ u) * u * i
-            scores[angle] = dict(zip(words, (rows @ z).tolist(), strict=True))
+            scores[angle] = dict(zip(words, ((rows @ z).round(9) + 0.0).tolist(), strict=True))
             best = max(scores[angle], key=lambda word: scores[angle][word])
             ax.plot(*z, "D", ms=10, mfc=color[best], mec="white")
-            told = ", ".join(f"{word} {round(score, 2) + 0.0:.2f}" for word, score in scores[angle].items())
+            told = ", ".join(f"{word} {score:.2f}" for word, score in scores[angle].items())
             ax.text(0, -0.52 - 0.16 * j, f"◆ at {angle:g}°: {told}", color=color[best], ha="center", fontsize=11)
         if i:
             ax.plot(*np.outer([-u[1], u[0]], [-0.4, 1.1]), "--", color="0.6", zorder=0)
@@ -170,11 +159,9 @@ def relu(readings: Mapping[str, Tensor], threshold: float, title: str) -> plt.Fi
     x = np.linspace(low, high, 200)
     ax.plot(x, x, "--", color="0.5", lw=2, label="a matrix: z · v")
     ax.plot(x, np.maximum(x - threshold, 0), color=INK, lw=3, label=f"a threshold: relu(z · v − {threshold:.2g})")
-    for i, ((name, values), color) in enumerate(
-        zip(readings.items(), (FORGOTTEN, SIBLING, OTHER, "0.6"), strict=False)
-    ):
-        row = np.full(len(values), low - 0.09 * (i + 1) * (high - low))
-        ax.plot(values, row, "|", ms=14, color=color, label=name)
+    for i, (name, values) in enumerate(readings.items(), 1):
+        row = np.full(len(values), low - 0.09 * i * (high - low))
+        ax.plot(values, row, "|", ms=14, color=(FORGOTTEN, SIBLING, OTHER, "0.6")[(i - 1) % 4], label=name)
     ax.axhline(0, color="0.8", lw=1)
     ax.set(title=title, xlabel="reading of the detector", ylabel="what is taken away")
     ax.legend(loc="upper left")
@@ -188,7 +175,7 @@ def index_sides(rows: int, width: int, title: str) -> plt.Figure:
              "query side: each time, t Pᵀ": ("query t", "Pᵀ", f"index as it is\n{rows:,} rows")}  # fmt: skip
     for ax, (head, texts) in zip(axes, sides.items(), strict=True):
         ax.set(xlim=(-1, 5), ylim=(-1, 1), title=head)
-        _chain(ax, (0, 2, 4), texts, 0, {"P": FORGOTTEN, "Pᵀ": SIBLING})
+        _chain(ax, (0, 2, 4), texts, {"P": FORGOTTEN, "Pᵀ": SIBLING})
     return fig
 
 
@@ -202,7 +189,7 @@ def gallery(images: Images, rows: Mapping[str, Sequence[int]], hits: Tensor, tit
             ax.set(xticks=[], yticks=[])
             ax.spines[:].set(visible=False)
         for ax, i in zip(line, map(int, places), strict=False):
-            name = images.vocabulary.classes[images.classes[i]]
+            name = images.vocabulary.classes[int(images.classes[i])]
             if images.has_pixels:
                 ax.imshow(images.image(i))
             else:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -34,7 +34,7 @@ from ..methods.cells import Cells
 from ..models import Clip, load
 from ..prompts import embed_cells, embed_classes
 from ..stored import is_stored
-from ..vocabulary import Forget, Vocabulary
+from ..vocabulary import Forget
 from .drawings import STYLE
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ else:
 Change = Callable[[Tensor], Tensor] | Tensor | Edit | None
 """What is done to embeddings (n, d): a function of them, a matrix (d, d) behind them, an edit, or nothing."""
 
+GREY = '<span style="color: gray">{}</span>'
 REAL = "openai-vit-b-32-photo-and-drawing"
 """The file in data/results with what was measured on OpenAI's ViT-B/32."""
 
@@ -54,12 +55,13 @@ REAL = "openai-vit-b-32-photo-and-drawing"
 # --- opening a lesson
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Lesson:
     """What a lesson has: n pictures, C classes, K domains, width d; c and k are the places of the story's names.
 
-    z: (n, d), embeddings of the pictures. classifier: (C, d), the texts "a picture of a ...". before: (n,), the class
-    that the unedited model names. mask: (C, K) bool, what the story forgets.
+    z: (n, d), embeddings of the pictures. T, V: (C, K, d), texts and prototypes of all (class, domain) cells, and
+    `cells` with both. classifier: (C, d), the texts "a picture of a ...". before: (n,), the class that the unedited
+    model names. mask: (C, K) bool, what the story forgets.
     """
 
     clip: Clip
@@ -68,48 +70,25 @@ class Lesson:
     class_name: str
     domain: str
     seed: int
-    mask: Tensor
-    z: Tensor
-    classifier: Tensor
 
-    @property
-    def vocabulary(self) -> Vocabulary:
-        return self.images.vocabulary
-
-    @property
-    def classes(self) -> Sequence[str]:
-        return self.vocabulary.classes
-
-    @property
-    def domains(self) -> Sequence[str]:
-        return self.vocabulary.domains
-
-    @property
-    def c(self) -> int:
-        return self.classes.index(self.class_name)
-
-    @property
-    def k(self) -> int:
-        return self.domains.index(self.domain)
-
-    @cached_property
-    def T(self) -> Tensor:
-        """(C, K, d): the texts of all (class, domain) cells, in the wording that builds edits."""
-        return embed_cells(self.clip, self.vocabulary).double()
+    def __post_init__(self) -> None:
+        self.vocabulary = self.images.vocabulary
+        self.classes, self.domains = self.vocabulary.classes, self.vocabulary.domains
+        self.c = self.classes.index(self.class_name) if self.class_name else -1
+        self.k = self.domains.index(self.domain) if self.domain else -1
+        self.mask = self.request.mask(self.vocabulary)
+        self.z = F.normalize(embed(self.clip, self.images).double(), dim=-1)
+        self.T = embed_cells(self.clip, self.vocabulary).double()
+        self.classifier = embed_classes(self.clip, self.vocabulary.names).double()
+        self.before = self.answers()
 
     @cached_property
     def cells(self) -> Cells:
-        """T and V with all that an edit is made of; on a model that brings no prototypes they are synthesized now."""
-        return embed_vocabulary(self.clip, self.vocabulary)
+        return embed_vocabulary(self.clip, self.vocabulary)  # prototypes are synthesized where the model brings none
 
     @property
     def V(self) -> Tensor:
-        """(C, K, d): the visual prototypes; the texts where a file of embeddings holds none."""
         return self.cells.pictures
-
-    @cached_property
-    def before(self) -> Tensor:
-        return self.answers()
 
     @cached_property
     def groups(self) -> dict[str, Tensor]:
@@ -119,7 +98,6 @@ class Lesson:
         return {"forgotten": forgotten, "siblings": same, "others": ~forgotten & ~same}
 
     def generator(self) -> torch.Generator:
-        """A new one at the seed of the lesson: what is drawn does not depend on what was drawn before."""
         return torch.Generator().manual_seed(self.seed)
 
     def change(self, change: Change) -> Tensor:
@@ -178,18 +156,13 @@ def open(  # noqa: A001, as in `course.open`
     plt.rcParams.update(STYLE)
     images = load_images(data or None)
     request = Forget([forget_class] if forget_class else None, [forget_domain] if forget_domain else None)
-    mask = request.mask(images.vocabulary)
-    if not images.counts()[mask].sum():
-        filled = images.counts()[mask.any(1)].sum(0) > 0
-        there = [name for name, any_there in zip(images.vocabulary.domains, filled.tolist(), strict=True) if any_there]
-        raise ValueError(
-            f"forget_domain: {forget_domain!r} has no picture of {forget_class}; expected one of {', '.join(there)}"
-        )
-    name, tag = (model, "") if ":" in model else model.partition("/")[::2]
-    clip = load(data if is_stored(data) else name, None if is_stored(data) else tag or None)
-    z = F.normalize(embed(clip, images).double(), dim=-1)
-    classifier = embed_classes(clip, images.vocabulary.names).double()
-    return Lesson(clip, images, request, forget_class, forget_domain, seed, mask, z, classifier)
+    mask, counts = request.mask(images.vocabulary), images.counts()
+    if not counts[mask].sum():
+        there = [d for d, n in zip(images.vocabulary.domains, counts[mask.any(1)].sum(0), strict=True) if n]
+        raise ValueError(f"forget_domain: {forget_domain!r} has no {forget_class}; expected one of {', '.join(there)}")
+    name, _, tag = (model, "", "") if ":" in model else model.partition("/")
+    clip = load(data) if is_stored(data) else load(name, tag or None)
+    return Lesson(clip, images, request, forget_class, forget_domain, seed)
 
 
 # --- showing
@@ -204,7 +177,7 @@ def _show(text: str, about: Mapping[str, Any] | None = None) -> None:
 
 def note(text: str) -> None:
     """One grey line: what this run leaves out, or how another model differs."""
-    _show(f'<span style="color: gray">{text}</span>')
+    _show(GREY.format(text))
 
 
 def table(rows: Any, caption: str, form: str = "{:.2f}") -> None:
@@ -214,13 +187,11 @@ def table(rows: Any, caption: str, form: str = "{:.2f}") -> None:
     """
     frame = pd.DataFrame(rows)
     if not isinstance(frame.index, pd.RangeIndex):
-        frame = frame.rename_axis(frame.index.name or "").reset_index()
+        frame = frame.rename_axis(str(frame.index.name or "")).reset_index()
     texts = [[form.format(v) if isinstance(v, float) else str(v) for v in row] for row in frame.itertuples(index=False)]
     texts = [["–" if text == "nan" else text.replace("|", "\\|") for text in row] for row in texts]
-    right = [
-        not texts or all(row[i][:1] in "+-–" or row[i][:1].isdigit() for row in texts) for i in range(frame.shape[1])
-    ]
-    lines = [map(str, frame.columns), ("---:" if r else "---" for r in right), *texts]
+    numbers = [all(text[:1] in "+-–0123456789" for text in column) for column in zip(*texts, strict=True)]
+    lines = [map(str, frame.columns), ("---:" if right else "---" for right in numbers), *texts]
     _show("\n".join([f"**{caption}**", "", *(f"| {' | '.join(line)} |" for line in lines)]))
 
 
@@ -235,11 +206,8 @@ def claim(text: str, when: object = True, fold: str = "", **numbers: Any) -> Non
     """
     values = {name: value.item() if hasattr(value, "item") else value for name, value in numbers.items()}
     holds = bool(when) and all(value == value for value in values.values())  # NaN differs from itself
-    told = ", ".join(
-        f"{n.replace('_', ' ')} {v:.4g}" if isinstance(v, float) else f"{n.replace('_', ' ')} {v}"
-        for n, v in values.items()
-    )
-    said = text.format(**values) if holds else f'<span style="color: gray">In this run: {told}.</span>'
+    told = [f"{n.replace('_', ' ')} {f'{v:.4g}' if isinstance(v, float) else v}" for n, v in values.items()]
+    said = text.format(**values) if holds else GREY.format(f"In this run: {', '.join(told)}.")
     shown = f"<details><summary>{fold}</summary>\n\n{said}\n\n</details>" if fold else said
     _show(shown, {"claim": text, "holds": holds, "numbers": values})
 
@@ -278,7 +246,7 @@ def measured(name: str = REAL, part: str = "summary", **match: object) -> pd.Dat
 
 
 def real_clip(rows: Any, note: str, form: str = "{:.2f}") -> None:
-    """The box "On OpenAI's ViT-B/32": a table, from `measured`, below `note`: what was measured, and what it shows."""
+    """The box "On OpenAI's ViT-B/32": a table of what was measured, such as rows of `measured`, below `note`."""
     table(rows, f"On OpenAI's ViT-B/32 · {note}", form)
 
 
@@ -287,18 +255,12 @@ def real_clip(rows: Any, note: str, form: str = "{:.2f}") -> None:
 
 def story(lesson: Lesson, **changes: Change) -> None:
     """The story's table: how many pictures are still named right, unedited and after each of `changes`."""
-    names = {
-        "forgotten": str(lesson.request),
-        "siblings": f"{lesson.class_name} elsewhere",
-        "others": "everything else",
-    }
+    heads = {"forgotten": lesson.request, "siblings": f"{lesson.class_name} elsewhere", "others": "everything else"}
     rows = {}
     for label, change in {"unedited": None, **changes}.items():
-        counts = lesson.counts(change)
-        rows[label.replace("_", " ")] = {
-            names[group]: f"{counts[group]} of {counts[f'of_{group}']}" for group in names if group in counts
-        }
-    table(pd.DataFrame.from_dict(rows, orient="index"), "Pictures named right")
+        n = lesson.counts(change)
+        rows[label.replace("_", " ")] = {str(heads[g]): f"{n[g]} of {n[f'of_{g}']}" for g in heads if g in n}
+    table(pd.DataFrame(rows).T, "Pictures named right")
 
 
 def try_edit(lesson: Lesson, change: Change, reference: Change, hint: str = "") -> None:
