@@ -89,10 +89,10 @@ def parallelogram(
         corner = middle + of_class[i] @ plane
         _arrow(ax, middle, corner, color, f"+ {classes[i]}", (0, 0.04))
         for j in k:
-            _arrow(ax, corner, corner + of_domain[j] @ plane, OTHER, f"+ {domains[j]}", (0.06, 0))
+            _arrow(ax, corner, corner + of_domain[j] @ plane, OTHER, f"+ {domains[j]}", (0.16, 0))
             ax.plot(*(x[i, j] @ plane), "o", ms=13, color=color)
-            look = {"textcoords": "offset points", "ha": "center"}
-            ax.annotate(f"{classes[i]}, {domains[j]}", x[i, j] @ plane, (0, 14), **look)
+            look = {"textcoords": "offset points", "ha": "center", "va": "center"}
+            ax.annotate(f"{classes[i]}, {domains[j]}", x[i, j] @ plane, (0, 18 if j == k[1] else -18), **look)
     ax.plot(*middle, "s", ms=9, color=INK)
     ax.annotate("common", middle, (0, -20), textcoords="offset points", ha="center", color=INK)
     ax.set(title=title, xlabel="from one class to the other", ylabel="from one domain to the other", aspect="equal")
@@ -179,8 +179,10 @@ def index_sides(rows: int, width: int, title: str) -> plt.Figure:
     return fig
 
 
-def gallery(images: Images, rows: Mapping[str, Sequence[int]], hits: Tensor, title: str) -> plt.Figure:
-    """Rows of pictures, each at its places in `images`; those in `hits` (n,) bool are framed. Names, without pixels."""
+def gallery(
+    images: Images, rows: Mapping[str, Sequence[int]], hits: Tensor, title: str, columns: Sequence[str] = ()
+) -> plt.Figure:
+    """Rows of pictures, each at its places in `images`, -1 for none; `hits` (n,) bool framed. Names, without pixels."""
     most = max(len(places) for places in rows.values())
     fig, axes = plt.subplots(len(rows), most, figsize=(0.95 * most + 1, 1.05 * len(rows) + 0.5), squeeze=False)
     for line, (label, places) in zip(axes, rows.items(), strict=True):
@@ -188,12 +190,14 @@ def gallery(images: Images, rows: Mapping[str, Sequence[int]], hits: Tensor, tit
         for ax in line:
             ax.set(xticks=[], yticks=[])
             ax.spines[:].set(visible=False)
-        for ax, i in zip(line, map(int, places), strict=False):
+        for ax, i in [pair for pair in zip(line, map(int, places), strict=False) if pair[1] >= 0]:
             name = images.vocabulary.classes[int(images.classes[i])]
             if images.has_pixels:
                 ax.imshow(images.image(i))
             else:
                 ax.text(0.5, 0.5, name, ha="center", va="center", fontsize=10)
             ax.spines[:].set(visible=True, color=FORGOTTEN if hits[i] else "0.85", linewidth=3 if hits[i] else 1)
+    for ax, name in zip(axes[0], columns, strict=False):
+        ax.set_title(name, fontsize=12, fontweight="normal")
     fig.suptitle(title)
     return fig

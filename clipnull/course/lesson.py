@@ -128,6 +128,12 @@ class Lesson:
                 found |= {name: int((right & group).sum()), f"of_{name}": int(group.sum())}
         return found
 
+    def examples(self, class_name: str) -> list[int]:
+        """The place of the first picture of a class in each domain, -1 where there is none: (K,)."""
+        of_class = self.images.classes == self.classes.index(class_name)
+        found = [(of_class & (self.images.domains == k)).nonzero()[:, 0].tolist() for k in range(len(self.domains))]
+        return [places[0] if places else -1 for places in found]
+
     def pixels(self, what: str) -> bool:
         """Whether there are pictures to look at; else a grey line says that `what` is left out."""
         if not self.images.has_pixels:
