@@ -92,15 +92,15 @@ OTHER = {  # profile -> class, domain
     "pacs": ("horse", "cartoon"),
     "realclip": ("dog", "photo"),
 }
-ASKING = [path for path in NOTEBOOKS if path.name[:2] not in ("00", "08")]  # for a class or a domain
+ASKING = [path for path in NOTEBOOKS if path.name[:2] != "08"]  # for a class or a domain
 PLACES = {"PACS": ("pacs", "CLIPNULL_DATA"), "stored embeddings": ("realclip", "CLIPNULL_EMBEDDINGS")}
 
 
 def others(path: Path, profile: str) -> dict[str, str]:
     """The parameters of a notebook that name classes and domains, with others in their place."""
     name, domain = OTHER[profile]
-    wanted = dict.fromkeys(("shown_class", "forget_class", "forgotten", "forget_classes"), name)
-    wanted |= dict.fromkeys(("shown_domain", "forget_domain", "domain", "forget_domains"), domain)
+    wanted = dict.fromkeys(("forget_class", "forgotten", "forget_classes"), name)
+    wanted |= dict.fromkeys(("forget_domain", "domain", "forget_domains"), domain)
     wanted |= {"other_words": "", "parts": ""}
     return {key: value for key, value in wanted.items() if key in notebooks.parameters_of(path)}
 

@@ -20,7 +20,7 @@ def parser() -> tuple[Parser, Mapping[str, Parser]]:
     top = Parser(prog="clipnull", description=DESCRIPTION)
     top.add_argument("--version", action="store_true", help="print the version")
     commands = top.add_subparsers(dest="command", metavar="COMMAND")
-    for group in (doctor, executing, teaching, measuring, inspecting, indexing):
+    for group in (executing, teaching, measuring, inspecting, indexing, doctor):
         group.add(commands)
     return top, commands.choices
 

@@ -27,7 +27,7 @@ def unit_rows(z: Tensor) -> Tensor:
     lambda: [(normal(1, 9, 8) * torch.arange(1, 10)[:, None], normal(2, 8), 4), (normal(3, 5, 3), 2 * normal(4, 3), 5)],
     "unit rows first, or long vectors win; then z @ t, and argsort with descending=True",
 )
-def search(z: Tensor, t: Tensor, k: int) -> Tensor:
+def nearest_pictures(z: Tensor, t: Tensor, k: int) -> Tensor:
     return (F.normalize(z, dim=-1) @ t).argsort(descending=True)[:k]
 
 
