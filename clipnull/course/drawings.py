@@ -188,7 +188,7 @@ def gallery(
     for line, (label, places) in zip(axes, rows.items(), strict=True):
         line[0].set_ylabel(label, rotation=0, ha="right", va="center", labelpad=10)
         for ax in line:
-            ax.set(xticks=[], yticks=[])
+            ax.set(xticks=[], yticks=[], box_aspect=1)
             ax.spines[:].set(visible=False)
         for ax, i in [pair for pair in zip(line, map(int, places), strict=False) if pair[1] >= 0]:
             name = images.vocabulary.classes[int(images.classes[i])]
