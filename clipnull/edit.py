@@ -1,23 +1,30 @@
 """An edit of a CLIP: what it does to embeddings, how it gets into a model and out again, and the file that keeps it."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from .errors import brief, printable
+from .errors import brief, expect_types, printable
 from .files import written
 from .layers import LARGEST, ROWS, EditLayer, Gate, is_sound, rebuild
-from .models import Clip
 from .vocabulary import Forget
+
+if TYPE_CHECKING:
+    from .models import Clip  # which imports open_clip: a patch of an index needs none
+
+Array = TypeVar("Array", Tensor, np.ndarray)
 
 FORMAT, VERSION = "clipnull-edit", "2"
 TEXTS = ("method", "model", "fingerprint", "after")
@@ -33,9 +40,7 @@ class Edit:
     subtracted for it. method, request, settings: what made it. fingerprint, model: of the unedited model it was made
     for; empty: any. bias: (d,). gate: when it acts (`layers.Gate`). threshold: (r,); a direction counts from threshold
     |z| on, and the edit is a hidden layer. after: `history` of the edits it was made after. mean_text: (d,), the mean
-    text of the vocabulary: an index of the same model leans to it.
-
-    Raises ValueError for shapes that do not fit together, and for values that are not finite or above `layers.LARGEST`.
+    text of the vocabulary: an index of the same model leans to it. ValueError for shapes that do not fit together.
 
     >>> import clipnull as cn, torch
     >>> u = torch.tensor([[1.0], [0.0], [0.0]], dtype=torch.float64)
@@ -60,31 +65,22 @@ class Edit:
     mean_text: Tensor | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        if self.left.ndim != 2 or self.left.shape != self.right.shape:
-            raise ValueError(
-                f"left, right: shapes {tuple(self.left.shape)} and {tuple(self.right.shape)}; expected the same (d, r)"
-            )
-        d, r = self.left.shape
-        if not d or self.left.dtype != self.right.dtype or not (is_sound(self.left) and is_sound(self.right)):
-            raise ValueError(
-                f"left, right: NaN, infinite or too large values, {self.left.dtype} and {self.right.dtype}, d = {d}; "
-                f"expected finite factors of one floating type, up to {LARGEST:g}, and d at least 1"
-            )
-        for name, value in (("bias", self.bias), ("mean_text", self.mean_text)):
-            if value is not None and (value.shape != (d,) or not is_sound(value)):
-                raise ValueError(f"{name}: shape {tuple(value.shape)} or values not valid; expected finite ({d},)")
-        if self.threshold is not None and (
-            self.threshold.shape != (r,) or not is_sound(self.threshold) or self.gate or self.bias is not None
-        ):
-            raise ValueError(
-                f"threshold: shape {tuple(self.threshold.shape)} or values not valid, or given with a gate or a bias; "
-                f"expected finite ({r},) alone"
-            )
-        if self.gate and (self.gate.domains.shape[1] != d or self.gate.open.shape[1] != r or self.bias is not None):
-            raise ValueError(
-                f"gate: {self.gate.domains.shape[1]} wide, of rank {self.gate.open.shape[1]}; expected "
-                f"{d} and {r} as in left, right, and no bias"
-            )
+        d, r = self.left.shape if self.left.ndim == 2 else (0, 0)
+        shapes = {"left": (d, r), "right": (d, r), "bias": (d,), "threshold": (r,), "mean_text": (d,)}
+        for name, shape in shapes.items():
+            value = getattr(self, name)
+            if value is not None and not (d and value.shape == shape and is_sound(value)):
+                raise ValueError(
+                    f"{name}: shape {tuple(value.shape)}, {value.dtype}, or its values are not valid; expected left, "
+                    f"right (d, r), threshold (r,), bias and mean_text (d,), finite, up to {LARGEST:g}"
+                )
+        if self.left.dtype != self.right.dtype:
+            raise ValueError(f"right: {self.right.dtype}; expected {self.left.dtype}, as left")
+        if self.gate and (self.gate.domains.shape[1], self.gate.open.shape[1]) != (d, r):
+            raise ValueError(f"gate: {self.gate.domains.shape[1]} wide; expected {d} and rank {r}, as left and right")
+        given = [name for name in ("bias", "gate", "threshold") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"{', '.join(given)}: given together; expected one of them")
 
     @property
     def rank(self) -> int:
@@ -106,52 +102,54 @@ class Edit:
             raise ValueError(f"edit: one of form {self.form!r} is not a single matrix; expected a linear one")
         return torch.eye(len(self.left), dtype=self.left.dtype) - self.left @ self.right.T
 
-    def images(self, z: Tensor) -> Tensor:
+    def images(self, z: Array) -> Array:
         """Edited embeddings of pictures, (n, d) -> (n, d): computed in float64, cast back, not normalised.
 
-        An edited unit row is 1 - m to 1 + m long, m = |images(z) - z|. So its cosine to a query is the inner product
-        divided by a number in that range.
+        An edited unit row is 1 - m to 1 + m long, m = |images(z) - z|. An array of NumPy gives one of NumPy.
         """
-        if z.ndim != 2 or z.shape[1] != len(self.left):
-            raise ValueError(f"z: shape {tuple(z.shape)} is not valid; expected (n, {len(self.left)})")
-        layer, edited = self.layer(torch.float64).to(z.device), torch.empty_like(z) if self.linear else z.clone()
-        for first in range(0, len(z), ROWS):
-            some = z[first : first + ROWS]
+        if isinstance(z, np.ndarray):
+            return cast(Array, self.images(_tensor_of(z)).numpy())
+        if z.ndim != 2 or z.shape[1] != len(self.left) or not z.is_floating_point():
+            raise ValueError(f"z: {z.dtype} of shape {tuple(z.shape)}; expected floats, (n, {len(self.left)})")
+        layer, edited = self.layer(torch.float64).to(z.device), z.clone()
+        for rows in (slice(first, first + ROWS) for first in range(0, len(z), ROWS)):
             if self.linear:
-                edited[first : first + ROWS] = layer(some)
+                edited[rows] = layer(z[rows])
             else:
-                index, rows = layer.touched(some)
-                edited[first : first + ROWS].index_copy_(0, index, rows)
+                edited[rows].index_copy_(0, *layer.touched(z[rows]))
         return edited
 
-    def queries(self, t: Tensor) -> Tensor:
+    def queries(self, t: Array) -> Array:
         """Edited embeddings of queries for an index that stays as it is: t -> t P^T, (n, d) or (d,), not normalised.
 
         <z P, t> = <z, t P^T>: each picture z scores as if `images` had edited it and nothing were normalised after.
         Raises ValueError for an edit that is more than one matrix: it depends on the picture, which a query lacks.
         """
+        if isinstance(t, np.ndarray):
+            return cast(Array, self.queries(_tensor_of(t)).numpy())
         if not self.linear or self.bias is not None:
             what = f"form {self.form!r}" if self.bias is None else "a bias"
             raise ValueError(f"edit: of {what}; expected a single matrix, or an index edited by `images`")
-        if t.ndim not in (1, 2) or t.shape[-1] != len(self.left):
-            raise ValueError(f"t: shape {tuple(t.shape)} is not valid; expected (n, {len(self.left)}) or one row of it")
+        if t.ndim not in (1, 2) or t.shape[-1] != len(self.left) or not t.is_floating_point():
+            raise ValueError(
+                f"t: {t.dtype} of shape {tuple(t.shape)}; expected floats, (n, {len(self.left)}) or one row"
+            )
         wide = t.double()
         left, right = self.left.to(wide), self.right.to(wide)
         return (wide - (wide @ right) @ left.T).to(t.dtype)
 
     def layer(self, dtype: torch.dtype = torch.float32) -> EditLayer:
         """The edit as a module, (n, d) -> (n, d), which computes in `dtype`."""
-        return EditLayer(self.left, self.right, self.bias, self.gate, dtype, self.threshold)
+        return EditLayer(self, dtype)
 
     def apply(self, clip: Clip) -> Clip:
         """`clip` with the edit on top. The given model stays as it is; all other weights are shared with it.
 
         A linear edit is multiplied into a copy of the projection: W becomes W P, a bias b becomes b P + bias. An edit
-        of another form, and all that follow it, run after the tower, on what `encode_image` and `visual` give. Only the
-        pooled embedding changes: CoCa's captions come from tokens before the projection and still leak.
-
-        Raises ValueError if the edit was made for other weights, after other edits, or for another width.
+        of another form, and all that follow it, run after the tower. Only the pooled embedding changes: CoCa's captions
+        come from tokens before the projection. Raises ValueError as `validate_for` does.
         """
+        expect_types(clip=clip)
         self.validate_for(clip)
         return rebuild(clip.base or clip, (*clip.edits, self))
 
@@ -160,20 +158,17 @@ class Edit:
 
         Raises ValueError if it is not among `clip.edits`, or if another edit was made after it.
         """
-        for i in reversed(range(len(clip.edits))):
-            if self.same(clip.edits[i]):
-                others = clip.edits[:i] + clip.edits[i + 1 :]
-                for j, edit in enumerate(others):
-                    if edit.after and edit.after != history(others[:j]):
-                        raise ValueError(
-                            f"clip: its edit {j + 2} ({edit.method}) was made after this one ({self.method}); expected "
-                            "that one to be removed first"
-                        )
-                return rebuild(clip.base or clip, others)
-        raise ValueError(
-            f"clip: this edit ({self.method}) is not among its {len(clip.edits)} edits; expected a model "
-            "it was applied to"
-        )
+        places = [i for i, edit in enumerate(clip.edits) if self.same(edit)]
+        if not places:
+            raise ValueError(f"clip: this edit ({self.method}) is not among its {len(clip.edits)} edits")
+        others = clip.edits[: places[-1]] + clip.edits[places[-1] + 1 :]
+        for i, edit in enumerate(others):
+            if edit.after and edit.after != history(others[:i]):
+                raise ValueError(
+                    f"clip: its edit {i + 2} ({edit.method}) was made after this one ({self.method}); expected that "
+                    "one to be removed first"
+                )
+        return rebuild(clip.base or clip, others)
 
     def validate_for(self, clip: Clip) -> None:
         """Raises ValueError if the edit was made for other weights or another width than those of `clip`.
@@ -217,13 +212,13 @@ class Edit:
         metadata = {"format": FORMAT, "version": VERSION} | values | {key: getattr(self, key) for key in TEXTS}
         metadata["sha256"] = checksum(tensors, metadata)
         _fields_of(metadata)
-        content = save(tensors, metadata)
+        content = _in_order(save(tensors, metadata))
         with written(path) as temporary:
             temporary.write_bytes(content)
         return Path(path)
 
     @classmethod
-    def load(cls, path: str | Path, clip: Clip | None = None) -> "Edit":
+    def load(cls, path: str | Path, clip: Clip | None = None) -> Edit:
         """The edit in a file that `save` wrote; its request comes back as what JSON keeps of it.
 
         clip: the model it is meant for, or an edited one. The file may be anybody's: nothing in it is run.
@@ -235,15 +230,17 @@ class Edit:
             raise ValueError(f"path: {str(path)!r} is not a file of at most {MAX_BYTES:,} bytes")
         content = path.read_bytes()
         try:
-            tensors = {name: _sound(value) for name, value in load(content).items()}
+            tensors = load(content)
             metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__", {})
-            texts = _fields_of(metadata)
+            fields = _fields_of(metadata)
             if metadata["sha256"] != checksum(tensors, metadata):
                 raise ValueError("its checksum is not that of its content")
+            if any(t.dtype == torch.bool and (t.view(torch.uint8) > 1).any() for t in tensors.values()):
+                raise ValueError("truth values with other bytes than 0 and 1")
             parts: dict[str, Any] = {name: t.double() if t.is_floating_point() else t for name, t in tensors.items()}
             gate = {name.removeprefix("gate."): parts.pop(name) for name in tensors if name.startswith("gate.")}
             parts.setdefault("right", parts["left"])
-            edit = cls(**parts, **texts, gate=Gate(**gate) if gate else None)
+            edit = cls(**parts, **fields, gate=Gate(**gate) if gate else None)
         except (TypeError, ValueError, KeyError, RecursionError, SafetensorError) as error:
             raise ValueError(
                 f"path: {str(path)!r} holds no valid edit ({brief(str(error), 300)}); expected what Edit.save wrote"
@@ -265,7 +262,7 @@ class Edit:
             if value is not None
         }
 
-    def same(self, other: "Edit") -> bool:
+    def same(self, other: Edit) -> bool:
         """Whether both do the same to an embedding, to the precision of a file."""
         mine, theirs = self.tensors(), other.tensors()
         return mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
@@ -289,11 +286,17 @@ def checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     return digest.hexdigest()
 
 
-def _sound(value: Tensor) -> Tensor:
-    """`value`; a bool only if its bytes are 0 or 1."""
-    if value.dtype == torch.bool and (value.view(torch.uint8) > 1).any():
-        raise ValueError("truth values with other bytes than 0 and 1")
-    return value
+def _tensor_of(array: np.ndarray) -> Tensor:
+    """The values of an array, which may be mapped from a file, be of the other byte order or run backwards."""
+    return torch.from_numpy(np.require(array, array.dtype.newbyteorder("="), ["C", "W"]))
+
+
+def _in_order(content: bytes) -> bytes:
+    """A safetensors file with its header in the order of names: of one edit, the same bytes each time."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8:end]), sort_keys=True).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + content[end:]
 
 
 def _fields_of(metadata: Mapping[str, str]) -> dict[str, Any]:
@@ -305,19 +308,12 @@ def _fields_of(metadata: Mapping[str, str]) -> dict[str, Any]:
     for key in TEXTS:
         if len(metadata[key]) > 4_000 or not printable(metadata[key]):
             raise ValueError(f"{key}: {brief(metadata[key])}; expected a printable text of at most 4,000 characters")
-
-    def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} in JSON; expected finite numbers")
-
-    request, settings = (json.loads(metadata[key], parse_constant=refuse) for key in ("request", "settings"))
+    request, settings = json.loads(metadata["request"]), json.loads(metadata["settings"])
     if request is not None:
         Forget.from_dict(request)
-    if not isinstance(settings, dict) or not all(map(_is_setting, settings.values())):
+    if not isinstance(settings, dict) or not all(isinstance(v, str | int | float | None) for v in settings.values()):
         raise ValueError(f"settings: {brief(settings)}; expected names with numbers, texts, True or False")
-    if not all(map(printable, [*settings, *(v for v in settings.values() if isinstance(v, str))])):
+    if not printable("".join(map(str, [*settings, *settings.values()]))):
         raise ValueError(f"settings: {brief(settings)}; expected printable texts")
+    json.dumps([request, settings], allow_nan=False)  # raises ValueError where a number is not finite
     return {key: metadata[key] for key in TEXTS} | {"request": request, "settings": settings}
-
-
-def _is_setting(value: object) -> bool:
-    return value is None or isinstance(value, str) or isinstance(value, int | float) and abs(value) < float("inf")

@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from .errors import expect_types
 from .images import Images, read_picture
 from .layers import ROWS
 from .models import Batch, Clip
@@ -51,6 +52,7 @@ def embed(clip: Clip, images: Images) -> Tensor:
     >>> z.shape == (len(images), clip.width)
     True
     """
+    expect_types(clip=clip, images=images)
     validate_kind(clip, images)
     if images.stored is not None:
         return torch.cat([clip.embed_pixels(rows, ROWS) for rows in images.stored.split(ROWS)])

@@ -8,6 +8,17 @@ from difflib import get_close_matches
 from types import ModuleType
 
 KINDS = {str: "text, in quotes", int: "a whole number", float: "a number", bool: "True or False"}
+MODEL = "Clip", "a model, such as cn.load() gives"
+TYPES = {
+    "clip": MODEL,
+    "after": MODEL,
+    "images": ("Images", "pictures, such as cn.load_images() gives"),
+    "request": ("Forget", "a request, such as cn.Forget(['dog'])"),
+    "vocabulary": ("Vocabulary", "names, such as cn.Vocabulary(['cat', 'dog'], ['photo'])"),
+    "cells": ("Cells", "what cn.embed_vocabulary gives"),
+    "edit": ("Edit", "an edit, such as cn.unlearn gives"),
+}
+"""The class of each argument of the public functions, by its name, and what to say of another."""
 
 
 def near(value: object, options: Iterable[str]) -> list[str]:
@@ -96,6 +107,14 @@ def expect(kind: type, **values: object) -> None:
     for name, value in values.items():
         if type(value) is not kind and not (kind is float and type(value) is int):
             raise ValueError(f"{name}: {value!r} is not valid; expected {KINDS[kind]}")
+
+
+def expect_types(**values: object) -> None:
+    """Check that arguments are of the classes that TYPES gives for their names."""
+    for name, value in values.items():
+        kind, expected = TYPES[name]
+        if kind not in {base.__name__ for base in type(value).__mro__}:
+            raise ValueError(f"{name}: {brief(value)} is not valid; expected {expected}")
 
 
 def import_extra(module: str, extra: str) -> ModuleType:

@@ -11,23 +11,16 @@ from scipy import stats
 from torch import Tensor
 
 from .embedding import embed, readable, validate_kind
-from .errors import at_least, one_of
+from .errors import at_least, expect_types, one_of
 from .files import data_folder
 from .images import Images
 from .layers import ROWS
 from .models import Clip
 from .prompts import embed_domains, kept_names, text_classifiers
-from .stored import Stored
 from .vocabulary import PROMPTS, Forget, Vocabulary, is_near, words
 
-RANGES = {
-    "forgetting_rate": (-float("inf"), 1.0),
-    "retain_drop": (-100.0, 100.0),
-    "sibling_class_drop": (-100.0, 100.0),
-    "sibling_domain_drop": (-100.0, 100.0),
-    "worst_cell_drop": (-100.0, 100.0),
-    "collateral": (0.0, 100.0),
-}
+DROPS = ("retain_drop", "sibling_class_drop", "sibling_domain_drop", "worst_cell_drop")
+RANGES = {"forgetting_rate": (-float("inf"), 1.0), **dict.fromkeys(DROPS, (-100.0, 100.0)), "collateral": (0.0, 100.0)}
 """All figures with an interval, and what each can be."""
 
 Interval = tuple[float, float, float]
@@ -39,11 +32,9 @@ def classify(
 ) -> Tensor:
     """The class with the largest cosine: (n,) int64; -1, no answer, where the features hold NaN.
 
-    features: embeddings (n, d). classifiers: a text classifier for all, unit rows (C, d), or one for the pictures of
-    each domain, (K, C, d), see `prompts.text_classifiers`. domains: of the pictures, (n,). change: what is done to the
-    features first, such as `edit.images`. ROWS are changed and classified at a time: no second (n, d) is made.
-
-    Raises ValueError for features without a finite length, and for classifiers that are not finite.
+    features: embeddings (n, d). classifiers: unit rows (C, d), or (K, C, d), one text classifier for the pictures of
+    each domain. domains: of the pictures, (n,). change: what is done to the features first, such as `edit.images`, ROWS
+    at a time. Raises ValueError for features or classifiers that are infinite.
     """
     if not classifiers.isfinite().all():
         raise ValueError("classifiers: they hold NaN or infinite values; expected finite ones")
@@ -54,9 +45,7 @@ def classify(
         length = z.norm(dim=-1)
         if length.isinf().any():
             row = first + int(length.isinf().nonzero()[0])
-            raise ValueError(
-                f"features: row {row} is infinite or too large; expected finite ones, or NaN for no answer"
-            )
+            raise ValueError(f"features: row {row} is infinite; expected finite ones, or NaN for no answer")
         z, answer = F.normalize(z, dim=-1), predicted[rows]
         if classifiers.ndim == 2:
             answer[:] = (z @ classifiers.T).argmax(1)
@@ -68,13 +57,12 @@ def classify(
 
 
 def predict(clip: Clip, images: Images, prompts: str = "free", features: Tensor | None = None) -> Tensor:
-    """The class that each picture is classified as, among all classes of the vocabulary: (n,) int64; -1 if broken.
+    """The class that each picture is classified as, among all of the vocabulary: (n,) int64; -1 if broken.
 
-    prompts: "free", "domain" or "build", see `prompts.text_classifiers`. features: embeddings (n, d) to use in place of
-    `embed(clip, images)`. Stored embeddings go through the model some at a time.
+    prompts, features: as in `zero_shot`.
     """
-    classifiers = text_classifiers(clip, images.vocabulary, prompts)
-    return _classified(clip, images, classifiers, features)
+    expect_types(clip=clip, images=images)
+    return _classified(clip, images, text_classifiers(clip, images.vocabulary, prompts), features)
 
 
 def _classified(clip: Clip, images: Images, classifiers: Tensor, features: Tensor | None) -> Tensor:
@@ -89,8 +77,7 @@ def _classified(clip: Clip, images: Images, classifiers: Tensor, features: Tenso
 def accuracy_matrix(predicted: Tensor, images: Images, labels: Tensor | None = None) -> Tensor:
     """Share of right answers in each cell: (C, K) float64, NaN where a cell has no pictures.
 
-    predicted: (n,); pictures with -1, no answer, are left out, both of the right ones and of all. labels: the right
-    answers, (n,); by default the classes.
+    predicted: (n,); pictures with -1, no answer, are left out. labels: the right answers, (n,); by default the classes.
     """
     c, k = images.vocabulary.shape
     cells, answered = images.classes * k + images.domains, (predicted != -1).double()
@@ -100,13 +87,11 @@ def accuracy_matrix(predicted: Tensor, images: Images, labels: Tensor | None = N
 
 
 def zero_shot(clip: Clip, images: Images, prompts: str = "free", features: Tensor | None = None) -> Tensor:
-    """The accuracy of `clip` in each cell: the share of pictures whose right class has the highest score.
+    """The accuracy of `clip` in each cell: (C, K) float64, NaN where a cell has no pictures. Broken ones do not count.
 
     images: n pictures. prompts: "free" names no domain ("a picture of a dog"); "domain" names the domain of the
     picture, in held-out wording; "build" does so in the wording that builds edits. features: embeddings (n, d) in place
     of `embed(clip, images)`.
-
-    Returns (C, K) float64 in [0, 1]; NaN where a cell has no pictures. Broken pictures (features are NaN) do not count.
 
     >>> import clipnull as cn
     >>> clip, images = cn.load(device="cpu"), cn.load_images().select(["boat", "car"], ["line"])
@@ -166,9 +151,8 @@ def wilson(right: int, n: int) -> tuple[float, float]:
 class Comparison:
     """Accuracy before and after an edit, (C, K) each, on `images`; `mask` (C, K) bool: the forgotten cells.
 
-    answers: the class that each of the n pictures is classified as before and after, (2, n). renamed: which unrelated
-    pictures got another answer, (m,) bool, see `clipnull.evaluate`; None where they are not known, and where whole
-    domains go.
+    answers: what the n pictures are classified as before and after, (2, n). renamed: which unrelated pictures got
+    another answer, (m,) bool; None where they are not known, and where whole domains go.
     """
 
     before: Tensor
@@ -180,6 +164,9 @@ class Comparison:
     answers: Tensor
     renamed: Tensor | None = None
 
+    def __repr__(self) -> str:
+        return f"Comparison({str(self.request)!r}, {len(self.images)} pictures, prompts {self.prompts!r})"
+
     @property
     def rates(self) -> dict[str, float]:
         """See `evaluate.rates`; and `collateral`, the share of unrelated pictures with another answer, in percent."""
@@ -187,18 +174,16 @@ class Comparison:
         return rates(self.before, self.after, self.mask) | {"collateral": collateral}
 
     def __str__(self) -> str:
-        lines = [
-            f"forget {self.request}: {100 * macro(self.before, self.mask):.1f} % -> "
-            f"{100 * macro(self.after, self.mask):.1f} % right on forgotten cells, prompts {self.prompts!r}, "
-            f"{len(self.images)} pictures"
-        ]
-        lines += [
-            f"  {name.replace('_', ' '):20} {value:8.3f}"
-            + {"forgetting_rate": "", "collateral": " %"}.get(name, " points")
-            for name, value in self.rates.items()
-            if value == value
-        ]
-        return "\n".join(lines)
+        before, after = (100 * macro(matrix, self.mask) for matrix in (self.before, self.after))
+        first = (
+            f"forget {self.request}: {before:.1f} % -> {after:.1f} % right on forgotten cells, prompts "
+            f"{self.prompts!r}, {len(self.images)} pictures"
+        )
+        units = {"forgetting_rate": "", "collateral": " %"}
+        rates = {name: value for name, value in self.rates.items() if value == value}
+        return "\n".join(
+            [first, *(f"  {n.replace('_', ' '):20} {x:8.3f}{units.get(n, ' points')}" for n, x in rates.items())]
+        )
 
 
 def compare(
@@ -211,9 +196,8 @@ def compare(
 ) -> Comparison:
     """Measure `clip` and the edited `after` on the same pictures with the same prompts; all classes stay candidates.
 
-    images: n pictures; those whose features are NaN in either are left out of both. request: says which cells count as
-    forgotten. prompts: see `zero_shot`. features: embeddings of the pictures under `clip` and `after`, two tensors (n,
-    d).
+    images: n pictures; those broken under either are left out. request: which cells count as forgotten. prompts: see
+    `zero_shot`. features: embeddings under `clip` and `after`, two tensors (n, d).
 
     Returns a Comparison: `before` and `after`, accuracy (C, K); `rates`, see `evaluate.rates`, with `collateral` where
     unrelated pictures are known of this model. Printed, it shows means.
@@ -226,6 +210,7 @@ def compare(
     >>> result.rates["forgetting_rate"] > 0.9, result.rates["retain_drop"] < 3
     (True, True)
     """
+    expect_types(clip=clip, after=after, images=images, request=request)
     mask = request.mask(images.vocabulary)
     one_of("prompts", prompts, PROMPTS)
     if features is None and images.stored is None:
@@ -242,13 +227,8 @@ def compare(
 def _renamed(clip: Clip, after: Clip, images: Images, request: Forget) -> Tensor | None:
     """Which unrelated pictures `clip` and `after`, edits of one model, name differently: (m,) bool; None if unknown."""
     base = clip.base or clip
-    if (after.base or after) is not base or not is_measurable(request):
-        return None
-    others = others_of(base, images.vocabulary)
-    if others is None:
-        return None
-
-    return others.answers(after.edited) != others.answers(clip.edited)
+    others = others_of(base, images.vocabulary) if (after.base or after) is base and is_measurable(request) else None
+    return None if others is None else others.answers(after.edited) != others.answers(clip.edited)
 
 
 # Collateral damage: kept cells are few and known to the method; other words are many, and it has never met them. How
@@ -259,8 +239,8 @@ def _renamed(clip: Clip, after: Clip, images: Images, request: Forget) -> Tensor
 class Others:
     """Unrelated pictures and words that no request mentions.
 
-    images: (m, d) float32, embeddings of the unedited model, of any length. texts: (w, d), unit rows. names: w words.
-    shows: (m,) int64, which word each picture shows, where that is known.
+    images: (m, d) float32, embeddings of the unedited model. texts: (w, d). names: w words. shows: (m,) int64, the word
+    of each picture, where that is known.
     """
 
     images: Tensor
@@ -286,24 +266,21 @@ class Others:
 def others_of(clip: Clip, vocabulary: Vocabulary) -> Others | None:
     """The unrelated pictures and words that are known of `clip`; None where there are none.
 
-    A file of embeddings holds its own. Those of miniclip come with it: held-out artworks of classes that are neither in
-    miniworld nor in PACS. Words near a class (`vocabulary.is_near`) and `prompts.kept_names` are left out, with the
-    pictures that show them: this measures what becomes of words that no edit has met.
+    Those of miniclip come with it: held-out artworks of classes that are neither in miniworld nor in PACS. Words near a
+    class (`vocabulary.is_near`) and `prompts.kept_names` are left out, with their pictures: no edit has met the others.
     """
-    known = _stored_others(clip.stored) if clip.stored else _shipped_others(clip.fingerprint)
+    known = _known_others(clip)
     if known is None:
         return None
-    images, texts, names, shown = known
     met = {*map(words, kept_names(clip))}
-    new = torch.tensor([not is_near(name, vocabulary.classes) and words(name) not in met for name in names])
+    new = torch.tensor([not is_near(name, vocabulary.classes) and words(name) not in met for name in known.names])
     if new.sum() < 2:
         return None
-    shows = None
-    if shown is not None:
-        images, shown = images[new[shown]], shown[new[shown]]
-        shows = (new.cumsum(0) - 1)[shown]
-    names = tuple(name for name, chosen in zip(names, new.tolist(), strict=True) if chosen)
-    return Others(images, F.normalize(texts[new], dim=-1), names, shows)
+    images, shows = known.images, known.shows
+    if shows is not None:
+        images, shows = images[new[shows]], (new.cumsum(0) - 1)[shows[new[shows]]]
+    names = tuple(name for name, chosen in zip(known.names, new.tolist(), strict=True) if chosen)
+    return Others(images, F.normalize(known.texts[new], dim=-1), names, shows)
 
 
 def is_measurable(request: Forget) -> bool:
@@ -311,21 +288,14 @@ def is_measurable(request: Forget) -> bool:
     return request.paradigm != "complete"
 
 
-Known = tuple[Tensor, Tensor, tuple[str, ...], Tensor | None]
-"""Unrelated pictures (m, d), texts (w, d), their names, and which of them each picture shows, (m,)."""
-
-
-def _stored_others(stored: Stored) -> Known | None:
-    if "other_images" not in stored.vectors or "other_texts" not in stored.vectors:
-        return None
-    return stored.vectors["other_images"], stored.vectors["other_texts"], stored.other_names, None
-
-
-def _shipped_others(fingerprint: str) -> Known | None:
-    """Those that data/build/others.py wrote for the model of that fingerprint."""
-    path = data_folder("miniclip") / f"others-{fingerprint}.npz"
+def _known_others(clip: Clip) -> Others | None:
+    """Those of a file of embeddings, or those that data/build/others.py wrote for the model of that fingerprint."""
+    if clip.stored:
+        images, texts = (clip.stored.vectors.get(name) for name in ("other_images", "other_texts"))
+        return None if images is None or texts is None else Others(images, texts, clip.stored.other_names)
+    path = data_folder("miniclip") / f"others-{clip.fingerprint}.npz"
     if not path.is_file():
         return None
     with np.load(path, allow_pickle=False) as file:
         images, texts = (torch.from_numpy(file[name].astype(np.float32)) for name in ("other_images", "other_texts"))
-        return images, texts, tuple(file["other_names"].tolist()), torch.from_numpy(file["shows"].astype(np.int64))
+        return Others(images, texts, tuple(file["other_names"].tolist()), torch.from_numpy(file["shows"]).long())

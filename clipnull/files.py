@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import re
 import tempfile
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
@@ -54,15 +55,22 @@ def written(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     temporary = path.with_name(f".{uuid.uuid4().hex}.partial")  # not longer where the name of `path` is long
-    temporary.touch(exist_ok=False)
-    mode = temporary.stat().st_mode & 0o777  # that of any new file, whatever a writer makes of it
-    temporary.unlink()
     try:
+        temporary.touch(exist_ok=False)
+        mode = temporary.stat().st_mode & 0o777  # that of any new file, whatever a writer makes of it
+        temporary.unlink()
         yield temporary
         os.chmod(temporary, mode)
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())  # else a power cut could leave zeros under the final name
         os.replace(temporary, path)
+    except OSError as error:
+        if error.errno and error.filename in (None, str(temporary), temporary):
+            raise OSError(error.errno, error.strerror, str(path)) from error  # no message shows the temporary name
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def alone(folder: str | Path) -> FileLock:
@@ -88,6 +96,17 @@ def read_lines(argument: str, path: str | Path) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{argument}: {str(path)!r} cannot be read ({error}); expected a text, one a line") from error
     return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def as_text(name: object) -> str:
+    """A name as Markdown that shows it as it is: nothing in it is markup, HTML, or the end of a table's cell."""
+    line = " ".join(str(name).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*_{}\[\]()#+!|~$@:])", r"\\\1", line)
+
+
+def counted(n: int, thing: str) -> str:
+    """A number of things: "1 picture", "2 pictures"."""
+    return f"{n} {thing}{'s' * (n != 1)}"
 
 
 def markdown(rows: Iterable[Sequence[object]], columns: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .errors import at_least
+from .errors import at_least, expect_types
 from .methods.cells import Cells
 from .models import Clip
 from .prompts import common_words, embed_cells, embed_domains
@@ -31,20 +31,19 @@ def embed_vocabulary(
 
     clip: where it is edited, its prototypes are those of its base, edited. vocabulary: C classes and K domains.
     prototypes: True synthesizes pictures of at most MAX_PROTOTYPES cells, two or more in each domain, and carries the
-    others over (`carried`): a second or so a cell on two cores, once; they are kept in the cache folder, and miniclip
-    brings those of miniworld and PACS. A number: of at most so many cells. False or None: texts only, at once. Or what
-    `cell_prototypes` gave. A file of embeddings: its own, if it has enough. mean: (d,), the mean of picture embeddings,
-    such as those of an index of yours, for `Cells.domain_origin`; by default that of the prototypes, else `image_mean`
-    of a file.
+    others over (`carried`): a second or so a cell on two cores, kept in the cache folder. A number: of at most so many
+    cells. False or None: texts only, at once. Or what `cell_prototypes` gave. mean: (d,), the mean of picture
+    embeddings, such as those of an index of yours; by default that of the prototypes, or of a file.
 
-    Returns Cells, with texts of common words that edits leave alone (`prompts.common_words`). Raises ValueError if
-    `prototypes` leave a domain with fewer than two, and OSError if the cache folder cannot be written.
+    Returns Cells. Raises ValueError if `prototypes` leave a domain with fewer than two, and OSError if the cache folder
+    cannot be written.
 
     >>> import clipnull as cn
     >>> names = cn.Vocabulary(["cat", "dog"], ["photo", "line", "flat"])
     >>> cn.embed_vocabulary(cn.load(device="cpu"), names, prototypes=False).texts.shape
     torch.Size([2, 3, 256])
     """
+    expect_types(clip=clip, vocabulary=vocabulary)
     texts = embed_cells(clip, vocabulary)
     common = common_words(clip, vocabulary, texts)
     domains = embed_domains(clip, vocabulary.domains) + F.normalize(texts.mean(0), dim=-1)
@@ -107,11 +106,11 @@ def warn_of_alike(cells: Cells, mask: Tensor, vocabulary: Vocabulary) -> None:
     middle = s @ cells.domain_origin if cells.prototypes is not None else 0  # which is that of pictures
     named = (cells.pictures @ s.T - middle).argmax(2)  # (C, K)
     right = (named == torch.arange(len(s))).double().mean(0)
-    twins = torch.cdist(s, s).fill_diagonal_(9).amin(1) < 0.2
-    for k in ((right <= ALIKE) | twins).nonzero()[:, 0].tolist():
-        other = int(torch.cdist(s[k : k + 1], s)[0].index_fill(0, torch.tensor([k]), 9).argmin())
+    distance, nearest = torch.cdist(s, s).fill_diagonal_(9).min(1)
+    for k in ((right <= ALIKE) | (distance < 0.2)).nonzero()[:, 0].tolist():
+        other = int(nearest[k])
         if apart[k] or apart[other]:
-            loss = 50 if twins[k] else 100 * (1 - float(right[k]))
+            loss = 50 if distance[k] < 0.2 else 100 * (1 - float(right[k]))
             warnings.warn(
                 f"domains: {vocabulary.domains[k]!r} is hardly told from {vocabulary.domains[other]!r}; expect a loss "
                 f"of about {loss:.0f} % of what is to be kept there, or as much that is not forgotten",

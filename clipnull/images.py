@@ -4,6 +4,7 @@ import contextlib
 import csv
 import os
 import stat
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,14 +12,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError, features
+from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError, features
 from torch import Tensor
 
-from .errors import names
 from .vocabulary import Vocabulary
 
 KINDS = {
-    "JPEG": (".jpg", ".jpeg"),
+    "JPEG": (".jpg", ".jpeg", ".jfif", ".jpe"),
     "PNG": (".png",),
     "WEBP": (".webp",),
     "BMP": (".bmp",),
@@ -48,7 +48,7 @@ def why_unreadable(file: Path) -> str:
 def read_picture(file: Path) -> Image.Image:
     """The picture in a file as a viewer shows it, in RGB: upright, on white where it is transparent, in 8 bits.
 
-    Of 16-bit values the high byte is taken; of several frames, the first.
+    Of several frames the first is taken. Warns of 16 bits with low values only, and of CMYK without Adobe's marker.
 
     Raises ValueError with the file's name if it is not a whole picture, and OSError if it cannot be opened.
     """
@@ -79,23 +79,34 @@ def _validate_size(picture: Image.Image) -> None:
 
 
 def _rgb(picture: Image.Image) -> Image.Image:
+    wide = any(";16" in str(tile[3]) for tile in getattr(picture, "tile", ()))  # of which Pillow gives the high bytes
+    plain_ink = picture.format == "JPEG" and picture.mode == "CMYK" and "adobe" not in picture.info
     picture.load()
     with contextlib.suppress(Exception):  # damaged EXIF data say nothing, and nothing about the pixels
         ImageOps.exif_transpose(picture, in_place=True)
     if picture.mode == "F" or picture.mode.startswith("I"):
-        return _high_byte(picture)
+        return _eight_bits(picture)
+    if wide and 0 < np.asarray(picture.convert("RGB")).max() < 64:
+        warnings.warn("a picture has 16 bits a channel and low values only: it is nearly black", stacklevel=4)
+    if plain_ink:  # Pillow has inverted it, as Adobe's are
+        warnings.warn("a JPEG in CMYK lacks Adobe's marker: its values are read as ink, as browsers do", stacklevel=4)
+        picture = ImageChops.invert(picture)
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
     return picture.convert("RGB")
 
 
-def _high_byte(picture: Image.Image) -> Image.Image:
-    """Grey in 16 bits, made 8. Pillow's own `convert` would turn all values above 255 white."""
+def _eight_bits(picture: Image.Image) -> Image.Image:
+    """Grey in 16 bits, made 8; those of a camera's 8, 10, 12 or 14 bits by the largest value. `convert` would clip."""
     values = np.asarray(picture)
-    if picture.mode == "F" or values.min() < 0 or values.max() > 65535:
+    most = values.max()
+    if picture.mode == "F" or values.min() < 0 or most > 65535:
         raise ValueError(f"grey values in mode {picture.mode}; expected 8 or 16 bits")
-    return Image.fromarray((values // 256).astype(np.uint8)).convert("RGB")
+    bits = next(bits for bits in (8, 10, 12, 14, 16) if most < 1 << bits)
+    if bits < 16 and most:
+        warnings.warn(f"a picture of 16 bits has values below 2**{bits}: they are read as {bits} bits", stacklevel=5)
+    return Image.fromarray((values >> (bits - 8)).astype(np.uint8)).convert("RGB")
 
 
 def _reason(error: Exception) -> str:
@@ -138,6 +149,10 @@ class Images:
     def __len__(self) -> int:
         return len(self.classes)
 
+    def __repr__(self) -> str:
+        c, k = self.vocabulary.shape
+        return f"Images({len(self)} {'files' if self.files else 'embeddings'}, {c} classes, {k} domains)"
+
     @property
     def has_pixels(self) -> bool:
         """Whether there is something to look at; False where only embeddings are stored."""
@@ -163,13 +178,12 @@ class Images:
     def select(self, classes: Sequence[str] | None = None, domains: Sequence[str] | None = None) -> "Images":
         """The pictures of some classes and domains, in the same vocabulary."""
         mask = torch.ones(len(self), dtype=torch.bool)
-        for argument, wanted, known, labels in (
-            ("classes", classes, self.vocabulary.classes, self.classes),
-            ("domains", domains, self.vocabulary.domains, self.domains),
+        for argument, wanted, labels in (
+            ("classes", classes, self.classes),
+            ("domains", domains, self.domains),
         ):
             if wanted is not None:
-                places = [known.index(name) for name in names(argument, wanted, known)]
-                mask &= torch.isin(labels, torch.tensor(places))
+                mask &= torch.isin(labels, torch.tensor(self.vocabulary.places(argument, wanted)))
         return self.where(mask)
 
     def where(self, mask: Tensor) -> "Images":

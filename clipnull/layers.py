@@ -1,15 +1,19 @@
 """An edit at work: a layer behind the tower, the gate that says when it acts, and a model that carries edits."""
 
+from __future__ import annotations
+
 from collections import OrderedDict
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .models import Clip
 from .towers import Projection, find_projection, share, uncompiled
+
+if TYPE_CHECKING:
+    from .models import Clip
 
 Edits = tuple[Any, ...]
 """Of `edit.Edit`, which stands on this module."""
@@ -48,36 +52,24 @@ class Gate:
 
     def __post_init__(self) -> None:
         k, d = self.domains.shape if self.domains.ndim == 2 else (0, 0)
-        r = self.open.shape[1] if self.open.ndim == 2 else -1
-        q = self.spread.shape[1] if self.spread is not None and self.spread.ndim == 2 else -1
-        shapes = {
-            "domains": (k, d),
-            "open": (k, r),
-            "replaced": (k,),
-            "average": (d,),
-            "offset": (k,),
-            "spread": (d, q),
-        }
+        shapes = {"domains": (k, d), "open": (k, self.open.numel() // max(1, k)), "replaced": (k,)}
+        shapes |= {"average": (d,), "offset": (k,)}
+        if self.spread is not None:
+            shapes["spread"] = (d, self.spread.numel() // max(1, d))
         for name, shape in shapes.items():
             value = getattr(self, name)
-            if value is None and name == "spread":
-                continue
-            sound = value.dtype == torch.bool if name in ("open", "replaced") else is_sound(value)
-            if not k or not d or value.shape != shape or not sound:
+            valid = value.dtype == torch.bool if name in ("open", "replaced") else is_sound(value)
+            if not (k and d and valid and value.shape == shape):
                 raise ValueError(
                     f"gate: {name} of shape {tuple(value.shape)}, {value.dtype}; expected finite domains "
                     "(K, d), average (d,), offset (K,), spread (d, q), and bool open (K, r), replaced (K,)"
                 )
-        lengths = self.domains.norm(dim=1)
-        if ((lengths - 1).abs() > 1e-3).any():
-            raise ValueError(f"gate: domains with rows of length {lengths.tolist()}; expected unit rows")
+        if ((self.domains.norm(dim=1) - 1).abs() > 1e-3).any():
+            raise ValueError("gate: domains with rows that are not of length 1; expected unit rows")
 
 
 class EditLayer(nn.Module):
-    """An edit as a module after the tower: (n, d) -> (n, d), computed in `dtype`. A state dict holds nothing of it.
-
-    left, right, bias, gate, threshold: see `Edit`.
-    """
+    """An `Edit` as a module after the tower: (n, d) -> (n, d), computed in `dtype`; not part of a state dict."""
 
     left: Tensor
     right: Tensor
@@ -90,22 +82,13 @@ class EditLayer(nn.Module):
     spread: Tensor | None
     threshold: Tensor | None
 
-    def __init__(
-        self,
-        left: Tensor,
-        right: Tensor,
-        bias: Tensor | None = None,
-        gate: Gate | None = None,
-        dtype: torch.dtype = torch.float32,
-        threshold: Tensor | None = None,
-    ):
+    def __init__(self, edit: Any, dtype: torch.dtype = torch.float32):
         super().__init__()
-        self.gated = gate is not None
-        values = {"left": left, "right": right, "bias": bias, "threshold": threshold} | (vars(gate) if gate else {})
-        for name, value in values.items():
-            if value is not None and value.dtype != torch.bool:
-                value = value.to(dtype)
-            self.register_buffer(name, value, persistent=False)
+        self.gated = edit.gate is not None
+        values = {name: getattr(edit, name) for name in ("left", "right", "bias", "threshold")}
+        for name, value in (values | (vars(edit.gate) if edit.gate else {})).items():
+            moved = value if value is None or value.dtype == torch.bool else value.to(dtype)
+            self.register_buffer(name, moved, persistent=False)
 
     def forward(self, z: Tensor) -> Tensor:
         wide = z.to(self.left.dtype)
@@ -122,25 +105,16 @@ class EditLayer(nn.Module):
         return torch.where(replaced[:, None], self.average.to(z.dtype), out)
 
     def touched(self, z: Tensor, length: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Which rows of z (n, d) `forward` changes, and what they become, (m,) and (m, d): of a gate, or a threshold.
+        """Which rows of z (n, d) `forward` may change, and what they become, (m,) and (m, d): of a gate or threshold.
 
-        What only these rows need is computed for them alone. How many there are depends on z, so that this cannot be
-        exported, as `forward` can. length: (n,), of the rows, if it is known.
+        The others are left out of most of the work. How many there are depends on z, so that this cannot be exported,
+        as `forward` can. length: (n,), of the rows, if it is known.
         """
         wide = z.to(self.left.dtype)
         read, replaced = self._read(wide, wide.norm(dim=-1) if length is None else length.to(wide.dtype))
-        index = (read > 0).any(1).nonzero()[:, 0]
-        rows, read = wide.index_select(0, index), read.index_select(0, index)
-        if self.gated and self.spread is not None:
-            read = read * (read > (rows @ self.spread).norm(dim=-1, keepdim=True))
-            fires = (read > 0).any(1).nonzero()[:, 0]
-            index, rows, read = (part.index_select(0, fires) for part in (index, rows, read))
-        rows = (rows - read @ self.right.T).to(z.dtype)
-        if replaced is None or not replaced.any():
-            return index, rows
-        gone = replaced.nonzero()[:, 0]
-        gone = gone[(z[gone] == z[gone]).all(-1)]
-        return torch.cat([index, gone]), torch.cat([rows, self.average.to(z.dtype).expand(len(gone), -1)])
+        acts = (read > 0).any(1) if replaced is None else (read > 0).any(1) | replaced
+        index = acts.nonzero()[:, 0]
+        return index, self(z.index_select(0, index))
 
     def _read(self, wide: Tensor, length: Tensor) -> tuple[Tensor, Tensor | None]:
         """What is read of each direction where it may act, (n, r), 0 elsewhere; and which rows are replaced, (n,)."""

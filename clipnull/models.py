@@ -8,8 +8,6 @@ import contextlib
 import hashlib
 import json
 import logging
-import re
-import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,10 +21,10 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from .errors import at_least, one_line, one_of, shorten
-from .files import data_folder
+from .errors import at_least, near, one_line, one_of, shorten
+from .files import cache_path, data_folder
 from .sources import validate_checkpoint, validate_source, weights_in
-from .stored import Stored, StoredModel, StoredTexts, has_texts_alone, is_stored, read_stored, read_texts
+from .stored import Stored, StoredModel, StoredTexts, is_stored, read_stored
 from .towers import encode_texts, find_projection
 
 with warnings.catch_warnings():
@@ -40,6 +38,9 @@ RETRAINED = tuple(f"{EMBEDDED}-no-{what}" for what in ("dog", "house", "cartoon"
 PREPARED = ("size", "mean", "std", "interpolation", "resize_mode")
 """What of open_clip's preprocessing decides about the embedding of a picture."""
 
+NO_WEIGHTS = "none"
+"""In place of a tag: random weights."""
+
 IN_CACHE = 16
 """Pictures that pass a tower of convolutions at once on the CPU, channels last: twice as fast as 64 were."""
 
@@ -49,8 +50,6 @@ T = TypeVar("T")
 @dataclass
 class Batch:
     """How many rows go through a model at once; halved whenever a GPU has no memory for them.
-
-    What is computed for a row does not depend on the batch, up to rounding.
 
     >>> Batch(2).through(lambda rows: rows.stop - rows.start, 5)
     [2, 2, 1]
@@ -76,13 +75,11 @@ class Batch:
                 first = rows.stop
                 continue
             except torch.OutOfMemoryError:
-                size = rows.stop - rows.start
-                if size <= 1:
+                if (size := rows.stop - rows.start) <= 1:
                     raise
-                self.size = size // 2
+            self.size = size // 2
             warnings.warn(
-                f"batch: the device has no memory for {size} rows at once; going on with {self.size} at a time",
-                stacklevel=2,
+                f"batch: the device has no memory for {size} rows at once; going on with {self.size}", stacklevel=2
             )
             torch.cuda.empty_cache()  # which the call still held while its error was there
         return parts
@@ -93,8 +90,7 @@ class Clip:
     """A CLIP with its preprocessing and tokenizer, from `load` or `wrap`. It never changes: an edit gives a new one.
 
     model: in evaluation mode, without gradients. preprocess: a PIL image -> (3, s, s). tokenizer: n texts -> (n,
-    length). name, pretrained: what `load` was asked for. edits: those it carries, in the order they act. base: the
-    unedited model.
+    length). name, pretrained: what `load` was asked for. edits: in the order they act. base: the unedited model.
 
     >>> import clipnull as cn
     >>> clip = cn.load(device="cpu")
@@ -111,6 +107,10 @@ class Clip:
     pretrained: str | None
     edits: tuple = ()
     base: "Clip | None" = None
+
+    def __repr__(self) -> str:
+        weights, edits = f", {self.pretrained!r}" if self.pretrained else "", len(self.edits)
+        return f"Clip({self.name!r}{weights}: {self.width} wide, on {self.device}, {edits} edit{'s' * (edits != 1)})"
 
     @property
     def device(self) -> torch.device:
@@ -140,9 +140,7 @@ class Clip:
     def validate_encoder(self) -> None:
         """Raises ValueError where only embeddings are stored."""
         if self.stored:
-            raise ValueError(
-                f"clip: {self.name} is a file of embeddings, without an encoder; expected a model with weights"
-            )
+            raise ValueError(f"clip: {self.name} is a file of embeddings, without an encoder; expected a model")
 
     def knows(self, text: str) -> bool:
         """Whether it can embed `text`: a file of embeddings knows the prompts of its names alone."""
@@ -162,9 +160,8 @@ class Clip:
     def fingerprint(self) -> str:
         """A hash of all that embeddings depend on, of the unedited model if this one is edited: 16 hexadecimal digits.
 
-        It covers every weight by its content, under any name (a model of transformers is hashed as open_clip would
-        hold it); whether the activation is QuickGELU; and how pictures are prepared. Computed once: after a change of
-        weights in place, make a new Clip (`dataclasses.replace`).
+        It covers every weight by its content, under any name (one of transformers as open_clip would hold it), the
+        activation, and how pictures are prepared. Computed once: after a change of weights in place, make a new Clip.
         """
         if self.base:
             return self.base.fingerprint
@@ -222,9 +219,9 @@ def load(name: str = EMBEDDED, pretrained: str | None = None, device: str | None
 
     name: "miniclip" or a retrained one ("miniclip-no-dog"); a name of `open_clip.list_models()`; "hf-hub:org/repo" or
     "local-dir:folder" in the layout of the hub; or a file of embeddings, "FILE.npz" (`clipnull.stored`).
-    pretrained: a tag of that architecture ("openai", "laion2b_s34b_b79k") or a checkpoint file. None: untrained
-    weights, to try the machinery. A tag decides about preprocessing and activation; a file takes those of the
-    architecture ("ViT-B-16-quickgelu" for OpenAI's). device: "cpu", "cuda", ...; by default CUDA where there is one.
+    pretrained: for an architecture, a tag ("openai", "laion2b_s34b_b79k"), a checkpoint file, or "none": untrained
+    weights, to try the machinery. A tag decides about preprocessing and activation. So does the architecture of a file,
+    if all its tags agree; else say "TAG@FILE". device: "cpu", "cuda", ...; by default CUDA where there is one.
 
     Raises ValueError for an unknown name or tag; for weights that are missing, damaged or of another architecture; and
     for a folder or repository whose files would run code (`clipnull.sources`). Raises OSError if a download fails.
@@ -237,34 +234,40 @@ def load(name: str = EMBEDDED, pretrained: str | None = None, device: str | None
     ValueError: name: 'ViT-B-23' is not known; did you mean 'ViT-B-32' or 'ViT-S-32' or 'ViT-M-32'?
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    _validate_device(device)
     if is_stored(name):
         return _load_stored(name, pretrained, device)
     source = source_of(name)
-    if ":" in source and pretrained is not None:
-        raise ValueError(f"pretrained: {pretrained!r} given for {name}, which brings its own; expected None")
-    settings: dict[str, Any] = {"trust_remote_code": False} if ":" in source and validate_source(source) else {}
-    trained = open_clip.get_pretrained_cfg(name, pretrained) if pretrained and ":" not in source else {}
-    file = _checkpoint(source, name, pretrained)
-    _validate_device(device)
-    wanted = {"weights_only": True, "require_pretrained": ":" in source or pretrained is not None}
-    wanted["force_quick_gelu"] = bool(trained.get("quick_gelu", False))  # else as the architecture says
+    if ":" in source:
+        if pretrained is not None:
+            raise ValueError(f"pretrained: {pretrained!r} given for {name}, which brings its own; expected None")
+        words: dict[str, Any] = {"trust_remote_code": False} if validate_source(source) else {}
+        file = weights_in(Path(source.removeprefix("local-dir:"))) if source.startswith("local-dir:") else None
+        settings: dict[str, Any] = {}
+    else:
+        words, (file, settings) = {}, weights_of(name, pretrained)
+    if file:
+        _validate_file(source, name, file)
+    trained = pretrained != NO_WEIGHTS
+    weights = str(file) if file and ":" not in source else pretrained if trained else None
     try:
         with quiet(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "QuickGELU mismatch")  # of tags that do not mention it
-            created: Any = open_clip.create_model_and_transforms(source, pretrained, device=device, **wanted)
-            tokenizer = open_clip.get_tokenizer(source, **settings)
+            created: Any = open_clip.create_model_and_transforms(
+                source, weights, device=device, weights_only=True, require_pretrained=trained, **settings
+            )
+            tokenizer = open_clip.get_tokenizer(source, **words)
     except (ImportError, MemoryError, torch.cuda.OutOfMemoryError):
         raise
     except Exception as error:
-        raise _explained(error, name, source, pretrained, file, bool(trained)) from error
+        raise _explained(error, name, source, pretrained, file) from error
     model, _, preprocess = created
-    for key, value in model.named_parameters() if file else ():
-        if not value.isfinite().all():
-            raise ValueError(f"pretrained: {str(file)!r} holds NaN or infinity in {key}; expected finite weights")
+    if file or source.startswith("hf-hub:"):
+        _validate_weights(model, str(file or source))
     if name in RETRAINED:
         model.load_state_dict(restore(model.state_dict(), load_file(retrained_file(name))))
     model.eval().requires_grad_(False)
-    return Clip(model, preprocess, tokenizer, name, pretrained)
+    return Clip(model, preprocess, tokenizer, name, None if pretrained is None else str(pretrained))
 
 
 def source_of(name: str) -> str:
@@ -276,69 +279,117 @@ def source_of(name: str) -> str:
     return one_of("name", name, [EMBEDDED, *RETRAINED, *open_clip.list_models()])
 
 
-def _checkpoint(source: str, name: str, pretrained: str | None) -> Path | None:
-    """The file of weights on disk, checked; None where open_clip downloads them or makes none."""
-    if source.startswith("local-dir:"):
-        file = weights_in(Path(source.removeprefix("local-dir:")))
-    else:
-        tags = [] if ":" in source else open_clip.list_pretrained_tags_by_model(name)
-        file = None if pretrained is None or pretrained in tags else Path(pretrained)
-        if file and not file.is_file():
-            one_of("pretrained", pretrained, tags or ["None (this architecture has no published weights)"])
-    if file:
-        validate_checkpoint("name" if ":" in source else "pretrained", file)
-    return file
+def weights_of(name: str, pretrained: str | None) -> tuple[Path | None, dict[str, Any]]:
+    """The file that `pretrained` names, None for a tag; and the settings of open_clip that its weights need.
 
-
-def _explained(
-    error: Exception, name: str, source: str, pretrained: str | None, file: Path | None, tagged: bool
-) -> Exception:
-    """What to raise in place of an error that open_clip raised."""
-    argument, value = ("name", source) if ":" in source else ("pretrained", str(pretrained))
-    reason = f"({type(error).__name__}: {one_line(error)})"
-    if isinstance(error, RuntimeError) and "state_dict" in str(error):
-        keys = shorten(one_line(line, 120) for line in str(error).splitlines()[1:3])
-        return ValueError(
-            f"pretrained: the weights {pretrained or source!r} do not match the architecture {name!r}: {keys}"
+    Warns where a file may need others than it gets. Raises ValueError where there are no such weights.
+    """
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    expected = f"{shorten(tags)}, " if tags else ""
+    expected += f"a file, or {NO_WEIGHTS!r} for an untrained model"
+    if pretrained is None:
+        raise ValueError(f"pretrained: which weights of {name}? expected {expected}")
+    if pretrained in tags:
+        return None, {"force_quick_gelu": settings_of(name, pretrained)["force_quick_gelu"]}
+    if pretrained == NO_WEIGHTS:
+        return None, {}
+    tag, at, place = str(pretrained).partition("@")
+    tag, place = (tag, place) if at and tag in tags else ("", str(pretrained))
+    file = Path(place).expanduser()
+    if not file.is_file():
+        if not file.is_dir() and "." not in file.name and not file.parent.name:
+            one_of("pretrained", pretrained, tags or [NO_WEIGHTS])
+        others = near(file.name, [path.name for path in file.parent.glob("*") if path.is_file()])
+        hint = f"did you mean {' or '.join(map(repr, others))}?" if others else "a folder is load('local-dir:FOLDER')"
+        raise ValueError(f"pretrained: {place!r} is not a file; {hint}")
+    if tag:
+        return file, settings_of(name, tag)
+    choices: dict[str, str] = {}  # one tag for each set of settings
+    for tag in tags:
+        choices.setdefault(json.dumps(settings_of(name, tag)), tag)
+    if len(choices) > 1:
+        warnings.warn(
+            f"pretrained: {place!r} gets activation and preprocessing of the architecture, and published weights of "
+            f"{name} differ in them; expected 'TAG@FILE' where it was trained as one of {shorten(choices.values())}, "
+            f"such as '{tags[0]}@{place}'",
+            stacklevel=3,
         )
+    return file, settings_of(name, tags[0]) if len(choices) == 1 else {}
+
+
+def settings_of(name: str, tag: str) -> dict[str, Any]:
+    """The activation and preprocessing that weights of a tag were trained with, as open_clip's loader takes them."""
+    published, built = open_clip.get_pretrained_cfg(name, tag), open_clip.get_model_config(name) or {}
+    defaults = vars(open_clip.transform.PreprocessCfg())
+    prepared = {f"image_{key}": published.get(key) or defaults[key] for key in PREPARED if key != "size"}
+    quick_gelu = bool(published.get("quick_gelu") or built.get("quick_gelu"))
+    return {"force_quick_gelu": quick_gelu} | prepared
+
+
+def _validate_file(source: str, name: str, file: Path) -> None:
+    keys = validate_checkpoint("name" if ":" in source else "pretrained", file)
+    if "logit_bias" in keys and (open_clip.get_model_config(source) or {}).get("init_logit_bias") is None:
+        raise ValueError(
+            f"pretrained: {str(file)!r} holds logit_bias, as SigLIP does, and {name} has none; expected an "
+            "architecture of that kind, or the file without it"
+        )
+
+
+def _validate_weights(model: Any, file: str) -> None:
+    for key, value in model.named_parameters():
+        if not value.isfinite().all():
+            raise ValueError(f"pretrained: {file!r} holds NaN or infinity in {key}; expected finite weights")
+    scale = float(model.logit_scale.detach())
+    if not 0.5 < scale < 7:
+        raise ValueError(
+            f"pretrained: {file!r} holds logit_scale {scale:.4g}; expected the logarithm of the factor "
+            "on cosines, such as 4.6 for 100"
+        )
+
+
+def _explained(error: Exception, name: str, source: str, pretrained: str | None, file: Path | None) -> Exception:
+    """What to raise in place of an error that open_clip raised."""
+    reason = f"({type(error).__name__}: {one_line(error)})"
     if file or "hf-hub:" in source:
+        place = f"name: {source!r}" if ":" in source else f"pretrained: {pretrained!r}"
+        if isinstance(error, RuntimeError) and "state_dict" in str(error):
+            reason = shorten(one_line(line, 120) for line in str(error).splitlines()[1:3])
         return ValueError(
-            f"{argument}: {value!r} cannot be loaded {reason}; expected a configuration and weights of open_clip that "
+            f"{place} cannot be loaded as {name!r}: {reason}; expected a configuration and weights of open_clip that "
             "belong together"
         )
-    if tagged or isinstance(error, OSError):
-        return OSError(
-            f"{argument}: {value!r} of {name} cannot be downloaded {reason}; expected a network, or what it needs in "
-            "the cache of the hub (the variable HF_HOME names it), or a file of weights from another machine: "
-            f"load({name!r}, 'FILE.safetensors')"
-        )
-    return error
-
-
-_LOADING = threading.RLock()
+    return OSError(
+        f"pretrained: {pretrained!r} of {name} cannot be downloaded {reason}; expected a network, or what it needs in "
+        "the cache of the hub (the variable HF_HOME names it), or a file of weights from another machine: "
+        f"load({name!r}, '{pretrained}@FILE.safetensors')"
+    )
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """open_clip's log of loading is silent but for its warnings, and the root logger stays as it was."""
-    expected = re.compile("No pretrained weights loaded for model|Failed to download weights for tag")
-
-    def wanted(record: logging.LogRecord) -> bool:
-        return record.levelno >= logging.WARNING and not expected.match(record.getMessage())
-
-    with _LOADING:
-        handlers = logging.root.handlers[:]
-        logging.root.addFilter(wanted)
-        try:
-            yield
-        finally:
-            logging.root.removeFilter(wanted)
-            logging.root.handlers[:] = handlers  # logging adds one where a program has none
+    """Without open_clip's account of its steps: its warnings are heard, and logging is as it was afterwards."""
+    handlers, disabled = logging.root.handlers[:], logging.root.manager.disable
+    logging.disable(logging.INFO)
+    try:
+        yield
+    finally:
+        logging.disable(disabled)
+        logging.root.handlers[:] = handlers  # logging adds one where a program has none
 
 
 def retrained_file(name: str) -> Path:
-    """The file of the retrained model `name`, which holds its difference to miniclip."""
-    return data_folder("clean") / f"{name.removeprefix(EMBEDDED + '-')}.safetensors"
+    """The file of the retrained model `name`, which holds its difference to miniclip: in a clone, or where one put it.
+
+    Raises FileNotFoundError, which says where it is expected, if it is in neither place: the wheel is too small for it.
+    """
+    file = f"{name.removeprefix(EMBEDDED + '-')}.safetensors"
+    in_clone, added = data_folder(EMBEDDED).parent / "clean" / file, cache_path() / "clean" / file
+    if not in_clone.is_file() and not added.is_file():
+        raise FileNotFoundError(
+            f"name: {name!r} is not in the installed package (17 MB); "
+            f"expected {str(added)!r}, a copy of data/clean/{file} of the repository"
+        )
+    return in_clone if in_clone.is_file() else added
 
 
 def restore(base: Mapping[str, Tensor], changed: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -356,8 +407,7 @@ def _no_pictures(image: Image.Image) -> Tensor:
 def _load_stored(name: str, pretrained: str | None, device: str) -> Clip:
     if pretrained is not None:
         raise ValueError(f"pretrained: {pretrained!r} given for {name!r}, which holds embeddings; expected None")
-    _validate_device(device)
-    stored = read_texts(name) if has_texts_alone(name) else read_stored(name)
+    stored = read_stored(name)
     stored.vectors.pop("images", None)  # which `load_images` hands out
     texts = StoredTexts(stored)
     model = StoredModel(stored, texts.table).eval().requires_grad_(False).to(device)

@@ -3,18 +3,21 @@
 T[c, k] is the normalised mean of the text embeddings of the prompts of a cell, see `clipnull.vocabulary`.
 """
 
+import warnings
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .errors import at_least, distinct, one_of
+from .errors import at_least, distinct, expect_types, one_of
 from .models import Clip
 from .vocabulary import DOMAIN_PROMPTS, PROMPTS, TEMPLATES, Forget, Vocabulary, common_names, format_prompt, is_near
 
 COMMON = 250
 """How many common words an encoder embeds."""
+ALIKE = 0.3
+"""Two names are nearly the same to a text tower below this share of the usual distance between names."""
 NEAR = 0.5
 """From which cosine to a class on, both less their means, a word is near it."""
 
@@ -67,10 +70,9 @@ def text_classifiers(clip: Clip, vocabulary: Vocabulary, prompts: str = "free") 
 
 
 def kept_names(clip: Clip) -> list[str]:
-    """The common words that edits of `clip` leave alone, if they are not near a class: see `common_words`.
+    """The words that edits of `clip` leave alone if they are not near a class: COMMON of `vocabulary.common_names`.
 
-    COMMON of `vocabulary.common_names`, evenly spaced; of a file of embeddings those that it holds, as `common_names`
-    or among its other words.
+    Of a file of embeddings those that it holds, as `common_names` or among its other words.
     """
     names = common_names()
     if not clip.stored:
@@ -100,16 +102,42 @@ def common_words(clip: Clip, vocabulary: Vocabulary, texts: Tensor | None = None
     return common[rows] if len(rows) > 1 else None
 
 
+def alike_words(
+    classifier: Tensor, mask: Tensor, vocabulary: Vocabulary, common: Tensor | None = None
+) -> list[tuple[float, str]]:
+    """Forgotten classes that the text tower hardly tells from one that stays: a ratio below ALIKE, and what to say.
+
+    classifier: (C, d) unit rows. The ratio is to the mean distance of two names: classes and common words (w, d).
+    """
+    alike, texts = [], classifier if common is None else torch.cat([classifier.to(common), common])
+    usual = (texts - texts.mean(0)).square().sum(1).mean().mul(2).sqrt().clamp(min=1e-9)
+    for c in mask.any(1).nonzero()[:, 0].tolist():
+        stays = (mask[c] & ~mask).any(1)
+        if stays.any():
+            distances = (classifier - classifier[c]).norm(dim=1).masked_fill(~stays, float("inf"))
+            ratio, other = float(distances.min() / usual), vocabulary.classes[int(distances.argmin())]
+            if ratio < ALIKE:
+                alike.append((ratio, f"classes: the text tower hardly tells {vocabulary.classes[c]!r} from {other!r} "
+                                     f"({100 * ratio:.0f} % of the usual distance)"))  # fmt: skip
+    return alike
+
+
+def warn_of_words(
+    classifier: Tensor, mask: Tensor, vocabulary: Vocabulary, common: Tensor | None = None, stacklevel: int = 3
+) -> None:
+    """Warn of what `alike_words` finds."""
+    for _, pair in alike_words(classifier, mask, vocabulary, common):
+        warnings.warn(f"{pair}; expect that the other is forgotten, too, or neither", stacklevel=stacklevel)
+
+
 def near(
     clip: Clip, request: Forget, vocabulary: Vocabulary, candidates: Sequence[str] | None = None, most: int = 8
 ) -> dict[str, list[tuple[str, float]]]:
     """The words nearest to each forgotten class in the text tower: they may answer in its place.
 
-    Before you forget "dog", decide whether "beagle" goes along (give the class both names, see `Vocabulary`) or stays.
     request: of names in `vocabulary`. candidates: words to look among, besides the vocabulary; by default
-    `vocabulary.common_names`, or the other words of a file of embeddings. most: how many words for a class.
-
-    Returns for each forgotten class words with their cosine to it, both less the mean of all words; nearest first.
+    `vocabulary.common_names`, or the other words of a file of embeddings. most: how many words for a class. Returns
+    words with their cosine to it, both less the mean of all words; nearest first.
 
     >>> import clipnull as cn
     >>> clip = cn.load(device="cpu")
@@ -117,6 +145,7 @@ def near(
     >>> [word for word, _ in near(clip, cn.Forget(["dog"]), names, ["puppy", "kettle", "church"], most=1)["dog"]]
     ['puppy']
     """
+    expect_types(clip=clip, request=request, vocabulary=vocabulary)
     at_least("most", most, 1)
     known = [name for names in vocabulary.names for name in names]
     if candidates is None:
@@ -125,8 +154,9 @@ def near(
     groups = [*vocabulary.names, *((name,) for name in others)]
     texts = embed_classes(clip, groups)
     texts = F.normalize(texts - texts.mean(0), dim=-1)
-    labels, nearest = [*vocabulary.classes, *others], {}
-    for c in request.mask(vocabulary).any(1).nonzero()[:, 0].tolist():
+    labels, nearest, mask = [*vocabulary.classes, *others], {}, request.mask(vocabulary)
+    warn_of_words(texts[: len(vocabulary.classes)], mask, vocabulary, texts[len(vocabulary.classes) :])
+    for c in mask.any(1).nonzero()[:, 0].tolist():
         cosines = texts @ texts[c]
         order = [i for i in cosines.argsort(descending=True).tolist() if i != c][:most]
         nearest[vocabulary.classes[c]] = [(labels[i], float(cosines[i])) for i in order]

@@ -16,12 +16,12 @@ ALGORITHM, the fingerprint of the model, the prompts and the settings.
 import hashlib
 import json
 import os
-import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from filelock import FileLock
@@ -63,6 +63,9 @@ class Prototypes:
     pixels: Tensor  # (C, K, 3, s, s) uint8
     embeddings: Tensor  # (C, K, d) float32, unit vectors where mask
     mask: Tensor  # (C, K) bool
+
+    def __repr__(self) -> str:
+        return f"Prototypes(of {int(self.mask.sum())} of {self.mask.numel()} cells)"
 
 
 def ascend(
@@ -178,7 +181,10 @@ def cell_prototypes(
     if clip.edits:
         raise ValueError(f"clip: it carries {len(clip.edits)} edits; expected the unedited model, clip.base")
     if clip.stored:
-        return _stored_prototypes(clip, vocabulary)
+        if "prototypes" not in clip.stored.vectors or vocabulary != clip.stored.vocabulary:
+            raise ValueError(f"clip: {clip.name} has no encoder and no prototypes of these names; expected texts alone")
+        pixels = torch.zeros(*vocabulary.shape, 3, 0, 0, dtype=torch.uint8)
+        return Prototypes(pixels, F.normalize(clip.stored.vectors["prototypes"], dim=-1), clip.stored.mask)
     mask = torch.ones(vocabulary.shape, dtype=torch.bool) if mask is None else mask
     if mask.shape != vocabulary.shape or not mask.any():
         raise ValueError(
@@ -187,34 +193,25 @@ def cell_prototypes(
         )
     at_least("steps", steps, 1)
     name = _file_name(clip, vocabulary, steps, seed)
-    made = _read(data_folder("miniclip") / name, clip, vocabulary)
-    path = cache_path() / name
-    if (mask & ~made["mask"]).any():
+    path, made = cache_path() / name, _read(data_folder("miniclip") / name, clip, vocabulary)
+    if (mask & ~made.mask).any():
         made = _read(path, clip, vocabulary)
-    if (mask & ~made["mask"]).any():
+    if (mask & ~made.mask).any():
         cache_folder()
         with FileLock(f"{path}.lock"):
             made = _read(path, clip, vocabulary)  # another process may have made some
             _make(path, made, clip, vocabulary, mask, steps, seed, progress)
-    return Prototypes(made["pixels"], made["embeddings"] * mask[..., None], mask)
+    return Prototypes(made.pixels, made.embeddings * mask[..., None], mask)
 
 
 def are_made(clip: Clip, vocabulary: Vocabulary) -> bool:
     """Whether all of them come with `clip`, so that nothing is to be synthesized."""
-    return bool(_read(data_folder("miniclip") / _file_name(clip, vocabulary, 60, 0), clip, vocabulary)["mask"].all())
-
-
-def _stored_prototypes(clip: Clip, vocabulary: Vocabulary) -> Prototypes:
-    stored = clip.stored
-    if stored is None or "prototypes" not in stored.vectors or vocabulary != stored.vocabulary:
-        raise ValueError(f"clip: {clip.name} has no encoder and no prototypes of these names; expected texts alone")
-    pixels = torch.zeros(*vocabulary.shape, 3, 0, 0, dtype=torch.uint8)
-    return Prototypes(pixels, F.normalize(stored.vectors["prototypes"], dim=-1), stored.mask)
+    return bool(_read(data_folder("miniclip") / _file_name(clip, vocabulary, 60, 0), clip, vocabulary).mask.all())
 
 
 def _make(
     path: Path,
-    made: dict[str, Tensor],
+    made: Prototypes,
     clip: Clip,
     vocabulary: Vocabulary,
     mask: Tensor,
@@ -223,47 +220,55 @@ def _make(
     progress: bool,
 ) -> None:
     """Synthesize the cells of `mask` that `made` lacks, into it and into the file: an interrupted run goes on."""
-    missing, batch = (mask & ~made["mask"]).nonzero(), Batch(32)
-    if progress and len(missing):
-        print(
-            f"prototypes: {len(missing)} cells have none yet; each is made once and kept in the cache", file=sys.stderr
-        )
-    for chunk in tqdm(missing.split(32) if len(missing) else (), desc="prototypes", disable=not progress):
+    missing, batch = (mask & ~made.mask).nonzero(), Batch(32)
+    bar = tqdm(
+        total=len(missing), desc="prototypes, each made once", unit="cell", disable=not (progress and len(missing))
+    )
+    for chunk in missing.split(32) if len(missing) else ():
         c, k = chunk.T
         seeds = [_hash([seed, vocabulary.classes[i], vocabulary.domains[j]]) for i, j in chunk.tolist()]
         rows, row = c.unique(return_inverse=True)  # of classes: a vocabulary may have many more
         targets = embed_cells(clip, vocabulary, rows=rows.tolist())[row, k]
         pixels, z = synthesize(clip, targets, steps, seeds=seeds, batch=batch, progress=False)
-        made["pixels"][c, k] = (pixels * 255).round().to(torch.uint8)
-        made["embeddings"][c, k], made["mask"][c, k] = z, True
+        made.pixels[c, k] = (pixels * 255).round().to(torch.uint8)
+        made.embeddings[c, k], made.mask[c, k] = z, True
+        cells = {"pixels": made.pixels[made.mask], "embeddings": made.embeddings[made.mask], "mask": made.mask}
         with written(path) as temporary:
-            save_file(made, temporary)
+            save_file(cells, temporary)
+        bar.update(len(chunk))
+    bar.close()
 
 
-def _read(path: Path, clip: Clip, vocabulary: Vocabulary) -> dict[str, Tensor]:
-    """What the file at `path` holds; nothing made yet if there is none or if it is damaged."""
-    size, shape = clip.image_size, vocabulary.shape
-    empty = {
-        "pixels": torch.zeros(*shape, 3, size, size, dtype=torch.uint8),
-        "embeddings": torch.zeros(*shape, clip.width),
-        "mask": torch.zeros(shape, dtype=torch.bool),
-    }
+def _none_made(clip: Clip, vocabulary: Vocabulary) -> Prototypes:
+    shape, size = vocabulary.shape, clip.image_size
+    pixels = np.zeros((*shape, 3, size, size), np.uint8)  # takes no memory where nothing is made
+    return Prototypes(torch.from_numpy(pixels), torch.zeros(*shape, clip.width), torch.zeros(shape, dtype=torch.bool))
+
+
+def _read(path: Path, clip: Clip, vocabulary: Vocabulary) -> Prototypes:
+    """What the file at `path` holds: the cells that were made. None where there is no file, or a damaged one."""
+    made = _none_made(clip, vocabulary)
     if not os.path.lexists(path):
-        return empty
+        return made
     try:
         if not path.is_file():
             raise ValueError("not a file")
         tensors = load_file(path)
-        if any(
-            value.shape != tensors[name].shape or value.dtype != tensors[name].dtype for name, value in empty.items()
-        ):
-            raise ValueError("other shapes than expected")
-        if not torch.allclose(tensors["embeddings"].norm(dim=-1), tensors["mask"].float(), atol=1e-3):
+        mask = tensors["mask"]
+        if mask.shape != made.mask.shape or mask.dtype != torch.bool:
+            raise ValueError("not a mask of these cells")
+        for name in ("pixels", "embeddings"):
+            value, cells = tensors[name], getattr(made, name)
+            value = value[mask] if value.ndim == cells.ndim else value  # an older file has all cells
+            if value.shape != cells[mask].shape or value.dtype != cells.dtype:
+                raise ValueError("other shapes than expected")
+            cells[mask] = value
+        if not torch.allclose(made.embeddings.norm(dim=-1), mask.float(), atol=1e-3):
             raise ValueError("embeddings that are not of unit length")
-    except (OSError, SafetensorError, ValueError, KeyError) as error:
+    except (OSError, SafetensorError, ValueError, KeyError, IndexError) as error:
         warnings.warn(f"cache: {str(path)!r} is damaged ({error}); its prototypes are made again", stacklevel=4)
-        return empty
-    return tensors
+        return _none_made(clip, vocabulary)
+    return Prototypes(made.pixels, made.embeddings, mask)
 
 
 def _file_name(clip: Clip, vocabulary: Vocabulary, steps: int, seed: int) -> str:

@@ -17,13 +17,16 @@ need not have unit length:
 | `other_images` | (m, d) | optional: unrelated pictures |
 | `other_texts`, `other_names` | (w, d), (w,) | optional: words that no request mentions |
 | `common_texts`, `common_names` | (v, d), (v,) | optional: common words that edits leave alone |
+| `files`, `dropped` | (n,), (b,) | optional: the file of each picture; those of broken ones, which have no row |
 | `model`, `pretrained`, `fingerprint`, `note` | () | optional texts |
+
+A file of `class_names` (C,) and `class_texts` (C, d) alone, and perhaps the last three, serves where no pictures are
+needed; whatever else it holds is not read. Its one domain is `DOMAIN`.
 
 Every function of the library takes such a file as it takes an encoder: its tower is the identity, its tokenizer looks a
 prompt up. What needs more, prompts of one's own or a gradient on pixels, says that there is no encoder.
 """
 
-import json
 import math
 import sys
 from collections.abc import Iterable, Sequence
@@ -37,22 +40,25 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .errors import brief, one_line, one_of, printable, shorten
-from .vocabulary import DOMAIN_PROMPTS, TEMPLATES, Vocabulary, format_prompt
+from .vocabulary import DOMAIN, DOMAIN_PROMPTS, TEMPLATES, Vocabulary, format_prompt
 
 SUFFIX = ".npz"
 VECTORS = {
-    "images": ("n", "d"), "texts_build": ("C", "K", "d"), "texts_free": ("C", "d"), "texts_domain": ("C", "K", "d"),
-    "domain_texts": ("K", "d"), "prototypes": ("C", "K", "d"), "image_mean": ("d",), "other_images": ("m", "d"),
-    "other_texts": ("w", "d"), "common_texts": ("v", "d"),
+    "images": "nd", "texts_build": "CKd", "texts_free": "Cd", "texts_domain": "CKd", "domain_texts": "Kd",
+    "prototypes": "CKd", "image_mean": "d", "other_images": "md", "other_texts": "wd", "common_texts": "vd",
 }  # fmt: skip
 NAMES = {
-    "classes": ("n",), "domains": ("n",), "class_names": ("C",), "domain_names": ("K",), "other_names": ("w",),
-    "common_names": ("v",),
+    "classes": "n", "domains": "n", "class_names": "C", "domain_names": "K", "other_names": "w", "common_names": "v",
+    "files": "n", "dropped": "b",
 }  # fmt: skip
 WORDS = ("model", "pretrained", "fingerprint", "note")
 NEEDED = ("images", "classes", "domains", "class_names", "domain_names", "texts_build", "texts_free")
-LAYOUT = VECTORS | NAMES | {"prototype_mask": ("C", "K")} | dict.fromkeys(WORDS, ())
-KINDS = {"f": "floating-point numbers", "U": "texts", "b": "bool"}
+LAYOUT = VECTORS | NAMES | {"prototype_mask": "CK"} | dict.fromkeys(WORDS, "")
+"""The axes of each field, a letter each."""
+EDITED = "clipnull_edited"
+"""What `clipnull apply` adds to a file: the side that it edited, and the patches."""
+KINDS = dict.fromkeys(VECTORS, "f") | dict.fromkeys((*NAMES, *WORDS), "U") | {"prototype_mask": "b"}
+SAID = {"f": "floating-point numbers", "U": "texts", "b": "bool"}
 SHORTEST = 1e-12  # PyTorch divides a shorter vector by this in place of its length
 LOGIT_SCALE = 100.0
 """OpenAI's, and the largest that most CLIPs are trained with: the file holds none."""
@@ -71,10 +77,12 @@ class Stored:
     classes: Tensor
     domains: Tensor
     vectors: dict[str, Tensor] = field(repr=False)
-    other_names: tuple[str, ...] = field(repr=False)
-    common_names: tuple[str, ...] = field(repr=False)
     words: dict[str, str]
     mask: Tensor = field(repr=False)
+    other_names: tuple[str, ...] = field(repr=False)
+    common_names: tuple[str, ...] = field(repr=False)
+    files: tuple[str, ...] = field(repr=False)
+    dropped: tuple[str, ...] = field(repr=False)
 
     @property
     def width(self) -> int:
@@ -104,30 +112,38 @@ def read_stored(path: str | Path) -> Stored:
         )
     try:
         with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files if name in LAYOUT}
-            unknown = [name for name in archive.files if name not in LAYOUT]
+            fields = archive.files
+            texts_alone = "class_texts" in fields and "texts_build" not in fields
+            known = ("class_names", "class_texts", *WORDS[:3]) if texts_alone else LAYOUT
+            arrays: dict[str, Any] = {name: archive[name] for name in fields if name in known}
+            edited = str(archive[EDITED]) if EDITED in fields else ""
     except Exception as error:  # zlib and the parser of NumPy's headers have errors of their own
         reason = one_line(error) or type(error).__name__
         raise ValueError(
             f"file: {str(path)!r} cannot be read ({reason}); expected a NumPy archive of plain arrays"
         ) from error
-    missing = [name for name in NEEDED if name not in arrays]
-    if missing and not unknown:  # a misspelt field is named below
-        raise ValueError(f"file: {str(path)!r} lacks {', '.join(missing)}; expected the fields {', '.join(NEEDED)}")
+    if edited and (edited.startswith("queries") or not texts_alone):
+        raise ValueError(f"file: {str(path)!r} holds edited embeddings; expected them as they were (`clipnull undo`)")
     try:
-        for name in unknown:
-            one_of("field", name, LAYOUT)
-        return _checked(path, arrays)
+        if texts_alone:
+            arrays |= {"texts_free": arrays.pop("class_texts"), "domain_names": np.array([DOMAIN])}
+        else:
+            unknown = [one_of("field", name, LAYOUT) for name in fields if name not in LAYOUT]
+            if missing := [name for name in NEEDED if name not in arrays and not unknown]:
+                raise ValueError(f"it lacks {', '.join(missing)}; expected the fields {', '.join(NEEDED)}")
+        return _checked(path, arrays, texts_alone)
     except ValueError as error:
-        raise ValueError(f"file: {str(path)!r} is not valid: {one_line(error, 1_000)}") from None
+        about = "class_texts (C, d) and class_names (C,): " if texts_alone else ""
+        raise ValueError(f"file: {str(path)!r} is not valid: {about}{one_line(error, 1_000)}") from None
 
 
-def _checked(path: Path, arrays: dict[str, np.ndarray]) -> Stored:
+def _checked(path: Path, arrays: dict[str, Any], texts_alone: bool) -> Stored:
     for texts, names in (("other_texts", "other_names"), ("common_texts", "common_names")):
         if (texts in arrays) != (names in arrays):
             raise ValueError(f"{texts}, {names}: only one is given; expected both or none")
-    _validate_kinds(arrays)
-    _validate_shapes(arrays)
+    _validate_layout(arrays)
+    if texts_alone:
+        arrays["texts_build"] = arrays["texts_free"][:, None]
     names = {name: _texts(name, arrays[name]) for name in NAMES if name in arrays}
     vocabulary = Vocabulary(names["class_names"], names["domain_names"])
     mask = arrays.get("prototype_mask", np.ones(vocabulary.shape, bool))
@@ -135,29 +151,24 @@ def _checked(path: Path, arrays: dict[str, np.ndarray]) -> Stored:
     return Stored(
         path,
         vocabulary,
-        _places("classes", names["classes"], vocabulary.classes),
-        _places("domains", names["domains"], vocabulary.domains),
+        _places("classes", names.get("classes", []), vocabulary.classes),
+        _places("domains", names.get("domains", []), vocabulary.domains),
         {name: _rows(name, arrays[name], mask) for name in VECTORS if name in arrays},
-        tuple(names.get("other_names", ())),
-        tuple(names.get("common_names", ())),
         {name: _texts(name, arrays[name].reshape(1))[0] for name in WORDS if name in arrays},
         mask,
+        *(tuple(names.get(name, ())) for name in ("other_names", "common_names", "files", "dropped")),
     )
 
 
-def _validate_kinds(arrays: dict[str, np.ndarray]) -> None:
-    for name, value in arrays.items():
-        kind = "f" if name in VECTORS else "b" if name == "prototype_mask" else "U"
-        dtype = getattr(value, "dtype", None)  # a member that is no .npy is bytes
-        if dtype is None or dtype.kind != kind:
-            raise ValueError(f"{name}: {dtype or 'bytes'}; expected {KINDS[kind]}")
-
-
-def _validate_shapes(arrays: dict[str, np.ndarray]) -> None:
+def _validate_layout(arrays: dict[str, Any]) -> None:
+    """Raises ValueError for a field of another kind or shape than LAYOUT, or than the fields before it, say."""
     sizes: dict[str, tuple[int, str]] = {}
     for name, axes in LAYOUT.items():
         if name not in arrays:
             continue
+        dtype = getattr(arrays[name], "dtype", None)  # a member that is no .npy is bytes
+        if dtype is None or dtype.kind != KINDS[name]:
+            raise ValueError(f"{name}: {dtype or 'bytes'}; expected {SAID[KINDS[name]]}")
         shape = arrays[name].shape
         if len(shape) != len(axes) or 0 in shape:
             raise ValueError(f"{name}: shape {shape}; expected ({', '.join(axes)}), none of them zero")
@@ -218,23 +229,19 @@ class StoredTexts:
                 self.rows[prompt] = len(parts)
             parts.append(F.normalize(vector, dim=-1))
 
-        for i, name in enumerate(stored.other_names):
-            put([format_prompt(t, name) for t in TEMPLATES["free"]], vectors["other_texts"][i])
-        for i, name in enumerate(stored.common_names):
-            put([format_prompt("{a}", name)], vectors["common_texts"][i])
+        for name, vector in zip(stored.other_names, vectors.get("other_texts", ()), strict=True):
+            put([format_prompt(t, name) for t in TEMPLATES["free"]], vector)
+        for name, vector in zip(stored.common_names, vectors.get("common_texts", ()), strict=True):
+            put([format_prompt("{a}", name)], vector)
         for k, domain in enumerate(domains):
-            texts = F.normalize(vectors["texts_build"][:, k], dim=-1)
-            named = vectors["domain_texts"][k] if "domain_texts" in vectors else texts.mean(0)
+            mean = F.normalize(vectors["texts_build"][:, k], dim=-1).mean(0)
+            named = vectors["domain_texts"][k] if "domain_texts" in vectors else mean
             put([format_prompt(t, "", domain) for t in DOMAIN_PROMPTS], named)
         for c, name in enumerate(classes):
             put([format_prompt(t, name) for t in TEMPLATES["free"]], vectors["texts_free"][c])
-            for k, domain in enumerate(domains):
-                for prompts in ("build", "domain"):
-                    if f"texts_{prompts}" in vectors:
-                        put(
-                            [format_prompt(t, name, domain) for t in TEMPLATES[prompts]],
-                            vectors[f"texts_{prompts}"][c, k],
-                        )
+            for prompts in ("build", "domain"):
+                for k, vector in enumerate(vectors[f"texts_{prompts}"][c] if f"texts_{prompts}" in vectors else ()):
+                    put([format_prompt(t, name, domains[k]) for t in TEMPLATES[prompts]], vector)
         self.table = torch.stack(parts)
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
@@ -277,84 +284,3 @@ class StoredModel(nn.Module):
     def encode_text(self, places: Tensor, normalize: bool = False) -> Tensor:
         table: Any = self.table
         return table[places[:, 0]]
-
-
-DOMAIN = "photo"
-"""The only domain of names that come without one."""
-
-
-def read_vocabulary(path: str | Path) -> Vocabulary:
-    """The vocabulary in a text file: one class a line, its other names after commas.
-
-    A line "domain: NAME" names a domain; without any there is one, DOMAIN. Blank lines and those that begin with # do
-    not count. A file that ends in .json holds {"classes": [...] or {...}, "domains": [...]}, as for `Vocabulary`.
-
-    Raises ValueError that names the file, for fewer than two classes, or a name twice.
-
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     _ = Path(folder, "names.txt").write_text("cat, kitten\\ndog\\n")
-    ...     read_vocabulary(Path(folder, "names.txt")).names
-    (('cat', 'kitten'), ('dog',))
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"vocabulary: {str(path)!r} is not there; expected a text file with one class name a line")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        return _from_json(text) if path.suffix == ".json" else _from_lines(text)
-    except ValueError as error:
-        raise ValueError(f"vocabulary: {str(path)!r} is not valid: {one_line(error)}") from error
-
-
-def _from_json(text: str) -> Vocabulary:
-    content = json.loads(text)
-    if not isinstance(content, dict) or not {"classes"} <= content.keys() <= {"classes", "domains"}:
-        raise ValueError("it is not of the form {classes: ..., domains: ...}")
-    return Vocabulary(content["classes"], content.get("domains", [DOMAIN]))
-
-
-def _from_lines(text: str) -> Vocabulary:
-    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
-    domains = [line.partition(":")[2].strip() for line in lines if line.lower().startswith("domain:")]
-    named = [line for line in lines if not line.lower().startswith("domain:")]
-    groups = [tuple(name.strip() for name in line.split(",") if name.strip()) for line in named]
-    firsts = [group[0] if group else "" for group in groups]
-    if len({*firsts}) < len(firsts) or not firsts:
-        return Vocabulary(firsts, domains or [DOMAIN])  # raises: a dictionary would hide a name that comes twice
-    classes: Any = dict(zip(firsts, groups, strict=True))
-    return Vocabulary(classes, domains or [DOMAIN])
-
-
-def has_texts_alone(path: str | Path) -> bool:
-    """Whether a .npz holds `class_texts`, and none of the texts of a whole file of embeddings."""
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return "class_texts" in archive.files and "texts_build" not in archive.files
-    except Exception:  # whatever is wrong, `read_stored` says it
-        return False
-
-
-def read_texts(path: str | Path) -> Stored:
-    """Class names with one text embedding each, as a file of embeddings without pictures and with one domain, DOMAIN.
-
-    A .npz of `class_names` (C,) and `class_texts` (C, d), and perhaps `model`, `pretrained` and `fingerprint`; whatever
-    else it holds is not read. Raises ValueError that names the file for anything else, as `read_stored` does.
-    """
-    path = Path(path)
-    with np.load(path, allow_pickle=False) as archive:
-        try:
-            names, texts = archive["class_names"], archive["class_texts"]
-            words = {word: str(archive[word]) for word in WORDS if word in archive.files}
-            if names.ndim != 1 or texts.ndim != 2 or len(names) != len(texts) or texts.dtype.kind != "f":
-                raise ValueError(f"class_names of shape {names.shape}, class_texts {texts.dtype} of {texts.shape}")
-            rows = _rows("class_texts", texts, torch.empty(0))
-            vocabulary = Vocabulary([str(name) for name in names.tolist()], [DOMAIN])
-        except Exception as error:  # zlib and the parser of NumPy's headers have errors of their own
-            raise ValueError(
-                f"file: {str(path)!r} holds no valid texts ({one_line(error)}); expected class_names (C,) and "
-                "class_texts (C, d)"
-            ) from error
-    labels = torch.empty(0, dtype=torch.int64)
-    vectors = {"texts_free": rows, "texts_build": rows[:, None]}
-    return Stored(path, vocabulary, labels, labels, vectors, (), (), words, torch.zeros(len(rows), 1).bool())

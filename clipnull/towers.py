@@ -33,16 +33,18 @@ class Projection:
 
 
 LINEAR_HEADS = (
-    "visual.attnpool.c_proj",
-    "visual.head.proj",
-    "visual.head.mlp.fc2",
-    "visual.trunk.head.fc",
+    "visual.proj", "visual.attnpool.c_proj", "visual.head.proj", "visual.head.mlp.fc2", "visual.trunk.head.fc",
     "visual.trunk.head",
-)
+)  # fmt: skip
+TEXT_HEADS = (
+    "text_projection", "text.text_projection", "text.proj", "text.proj.2", "inner.text_projection",
+    "inner.text_model.head",
+)  # fmt: skip
+"""Where a projection may be: in open_clip 3.3 (ViT, ResNet, timm towers; wrapped ones), and in `interop`'s wrapper."""
 
 
 def find_projection(model: Any) -> Projection:
-    """Where `model` keeps its image projection (open_clip 3.3: ViT, ResNet, timm towers; wrapped ones).
+    """Where `model` keeps its image projection, z = f W (+ bias).
 
     SigLIP's towers end in an attention pool without one. open_clip's own place for it is `visual.head.proj`: that is
     the answer, with `weight` None, and an edit puts one there.
@@ -50,41 +52,31 @@ def find_projection(model: Any) -> Projection:
     Raises ValueError for towers that do not end in a linear map.
     """
     visual = getattr(model, "visual", model)
-    proj = getattr(visual, "proj", None)
-    if isinstance(proj, nn.Parameter):
-        return Projection("visual", proj, None, False, proj.shape[1])
-    for name in LINEAR_HEADS:
-        try:
-            module = model.get_submodule(name)
-        except AttributeError:
-            continue
-        if isinstance(module, nn.Linear):
-            return Projection(name, module.weight, module.bias, True, module.out_features)
+    if projection := _linear_at(model, LINEAR_HEADS):
+        return projection
     if isinstance(getattr(visual, "head", None), nn.Sequential) and not len(visual.head):
         width = getattr(visual, "num_features", None) or visual.trunk.num_features
         return Projection("visual.head.proj", None, None, True, width)
-    raise ValueError(
-        f"model: its image tower ({type(visual).__name__}) does not end in a linear projection; looked "
-        f"for visual.proj, {', '.join(LINEAR_HEADS)}"
-    )
-
-
-TEXT_HEADS = (
-    "text_projection",
-    "text.text_projection",
-    "text.proj",
-    "text.proj.2",
-    "inner.text_projection",
-    "inner.text_model.head",
-)
+    raise _no_projection("image", visual, LINEAR_HEADS)
 
 
 def find_text_projection(model: Any) -> Projection:
-    """Where `model` keeps its text projection, t = h W (+ bias): open_clip's own towers, those of transformers, both.
+    """Where `model` keeps its text projection, t = h W (+ bias). Raises ValueError where it ends in no linear map."""
+    if projection := _linear_at(model, TEXT_HEADS):
+        return projection
+    raise _no_projection("text", getattr(model, "text", model), TEXT_HEADS)
 
-    Raises ValueError for text towers that do not end in a linear map.
-    """
-    for name in TEXT_HEADS:
+
+def _no_projection(kind: str, tower: Any, places: Iterable[str]) -> ValueError:
+    return ValueError(
+        f"model: its {kind} tower ({type(tower).__name__}) does not end in a linear projection; expected one at "
+        f"{', '.join(places)}"
+    )
+
+
+def _linear_at(model: Any, places: Iterable[str]) -> Projection | None:
+    """The first parameter or linear layer at one of `places`."""
+    for name in places:
         holder, _, last = name.rpartition(".")
         try:
             head = getattr(model.get_submodule(holder), last)
@@ -94,10 +86,7 @@ def find_text_projection(model: Any) -> Projection:
             return Projection(holder, head, None, False, head.shape[1])
         if isinstance(head, nn.Linear):
             return Projection(name, head.weight, head.bias, True, head.out_features)
-    raise ValueError(
-        f"model: its text tower ({type(getattr(model, 'text', model)).__name__}) does not end in a linear projection; "
-        f"looked for {', '.join(TEXT_HEADS)}"
-    )
+    return None
 
 
 # Text embeddings without the padding. In a causal text tower a token sees those before it alone, and the embedding is

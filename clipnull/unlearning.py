@@ -6,10 +6,11 @@ from typing import Any
 from torch import Tensor
 
 from .edit import Edit, history
-from .errors import one_of
+from .errors import expect_types, one_of
 from .from_names import embed_vocabulary, warn_of_alike
 from .methods import AUTO, METHODS, solve
 from .models import Clip
+from .prompts import warn_of_words
 from .prototypes import Prototypes
 from .vocabulary import Forget, Vocabulary
 
@@ -27,15 +28,14 @@ def unlearn(
     """The edit that makes `clip` forget `request`, from the names in `vocabulary` alone (arXiv 2512.14113).
 
     clip: the edit of an edited model comes after those it has. request: of names in `vocabulary`, whose other cells are
-    to be kept. method: one of METHODS; "nullspace" is the paper's, "ridge" CCUP's, the others are ours. Or "auto": the
-    method and strength that are worth most by the forecast (`cn.forecast`) within `budget`, by default "forget >= .95,
-    worst drop <= 5". prototypes, mean: see `embed_vocabulary`. settings: those of the method; their defaults are one
-    set for all models and data. strength="chance": that at which a forgotten picture is expected to be named by chance
-    between two names.
+    to be kept. method: one of METHODS, or "auto": the method and strength that are worth most by the forecast
+    (`cn.forecast`) within `budget`, by default "forget >= .95, worst drop <= 5". prototypes, mean: see
+    `embed_vocabulary`. settings: those of the method. strength="chance": that at which a forgotten picture is expected
+    to be named by chance between two names.
 
-    Returns the edit with the request and the fingerprint of the model. Raises ValueError for unknown names, methods or
-    settings; if nothing would be kept; for a budget or a chance that cannot be reached. Warns of domains that no prompt
-    or prototype tells apart. Nothing is trained, and no picture is read.
+    Raises ValueError for unknown names, methods or settings; if nothing would be kept; for a budget or a chance that
+    cannot be reached. Warns of names that the text tower, and of domains that no
+    prompt or prototype tells apart.
 
     >>> import clipnull as cn
     >>> clip = cn.load(device="cpu")
@@ -44,6 +44,7 @@ def unlearn(
     >>> print(edit.request, "-", edit.method, "of rank", edit.rank)
     dog in line - oblique of rank 1
     """
+    expect_types(clip=clip, request=request, vocabulary=vocabulary)
     mask = request.mask(vocabulary)
     one_of("method", method, [*METHODS, AUTO])
     if method == AUTO or budget is not None or settings.get("strength") == "chance":
@@ -54,6 +55,7 @@ def unlearn(
     else:
         cells = embed_vocabulary(clip, vocabulary, prototypes, mean)
         warn_of_alike(cells, mask, vocabulary)
+        warn_of_words(cells.classifier, mask, vocabulary, cells.common)
         edit = solve(cells, mask, method, **settings)
     about = {"fingerprint": clip.fingerprint, "model": clip.name, "after": history(clip.edits)}
     return replace(edit, request=request, mean_text=cells.texts.mean((0, 1)), **about)

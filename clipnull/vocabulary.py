@@ -4,8 +4,11 @@ A *cell* is a (class, domain) pair. The prompts that *build* an edit are disjoin
 the score of one prompt to zero and then to measure with the same prompt proves nothing.
 """
 
+import html
+import json
 import re
 import unicodedata
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .errors import brief, distinct, names
+from .errors import brief, distinct, one_line, one_of, shorten
 
 TEMPLATES = {
     "build": ("a {d} of {a}", "{a} in {d} style", "the {d} of {a}", "a {d} showing {a}", "{a}, {d}"),
@@ -25,6 +28,13 @@ TEMPLATES = {
 
 PROMPTS = ("free", "domain", "build")
 """The prompt sets in the order of all tables."""
+
+AN = re.compile(
+    r"(?!uni(?!n|m|d)|u(s[aeu]|t[eio]|k|r[aoi]|bi|fo\b|sb\b|v\b)|eu|ewe|on(e|ce)\b)[aeiou]"
+    r"|hour|hono|hones|heir|[fhlmnrsx]-|mp3|mri|suv|8|1[18]\b",
+    re.IGNORECASE,
+)
+"""How words begin that "an" stands before."""
 
 DOMAIN_PROMPTS = ("a {d}", "this is a {d}")
 """What names a domain and no object."""
@@ -57,19 +67,19 @@ DOMAIN_PHRASES = {
 class Vocabulary:
     """The names a model is asked about: C classes, at least two, and K domains.
 
-    classes: names of distinct words; an underscore stands for a space, capitals and the number of blanks do not count.
-    A mapping gives each class all the names it goes by, {"dog": ("dog", "puppy", "hound")}: its texts are means over
-    them, so that a request covers them all. `names` holds them, a tuple for each class. domains: names.
+    classes: names that differ as `words`. A mapping gives each class all the names it goes by, {"dog": ("dog", "puppy",
+    "hound")}: its texts are means over them. `names` holds them, a tuple for each class. domains: names.
 
     Raises ValueError for a name that is given twice, is blank or not text, for two names of the same words, and for
-    fewer than two classes or one domain.
+    fewer than two classes or one domain. Warns of two classes that most tokenizers read as one text, and of names that
+    look like codes, which say nothing to a model.
 
     >>> import clipnull as cn
     >>> cn.Vocabulary(["cat", "dog"], ["photo", "line"]).shape
     (2, 2)
-    >>> cn.Vocabulary(["alarm clock", "alarm_clock"], ["photo"])
+    >>> cn.Vocabulary(["alarm clock", "Alarm_Clock"], ["photo"])
     Traceback (most recent call last):
-    ValueError: classes: 'alarm clock' and 'alarm_clock' become the same words; expected each once
+    ValueError: classes: 'alarm clock' and 'Alarm_Clock' become the same words; expected each once
     """
 
     classes: Sequence[str]
@@ -78,8 +88,6 @@ class Vocabulary:
 
     def __post_init__(self) -> None:
         given: Any = self.classes
-        if isinstance(given, Mapping):
-            object.__setattr__(self, "classes", tuple(given))
         for argument in ("classes", "domains"):
             object.__setattr__(self, argument, distinct(argument, getattr(self, argument)))
         if len(self.classes) < 2:
@@ -90,6 +98,20 @@ class Vocabulary:
         _all_differ("domains", [words(phrase_of(name)) for name in self.domains], self.domains)
         pairs = {(words(name), c): name for c, names in zip(self.classes, self.names, strict=True) for name in names}
         _all_differ("classes", [text for text, _ in pairs], [f"{name} of {c}" for (_, c), name in pairs.items()])
+        first: dict[str, str] = {}
+        for (_, c), name in pairs.items():
+            if (other := first.setdefault(_read(name), c)) != c:
+                warnings.warn(
+                    f"classes: {other!r} and {c!r} are one text to most tokenizers; forgetting one forgets the other",
+                    stacklevel=3,
+                )
+        if codes := _codes([name for group in self.names for name in group]):
+            warnings.warn(
+                f"classes: {shorten(codes, 5)} look like codes, and a model reads words; expected names: rename the "
+                "folders, list pictures in a table with the columns path and class, or give {code: [name]} in a "
+                "vocabulary",
+                stacklevel=3,
+            )
 
     def called(self, class_name: str, name: str) -> "Vocabulary":
         """The same, but that the class goes by this name alone: for prompts that ask with one of its names."""
@@ -102,6 +124,20 @@ class Vocabulary:
     def shape(self) -> tuple[int, int]:
         return len(self.classes), len(self.domains)
 
+    def places(self, argument: str, values: object) -> list[int]:
+        """Where names are among the "classes" or "domains" (the argument), however they are spelled (`words`).
+
+        A class is known by all its names. Raises ValueError that names the argument for one that is not known.
+        """
+        options = getattr(self, argument)
+        others = enumerate(self.names) if argument == "classes" else ()
+        place = {words(name): i for i, group in others for name in group}
+        place |= {words(name): i for i, name in enumerate(options)}
+        return [
+            place[words(value)] if words(value) in place else options.index(one_of(argument, value, options))
+            for value in distinct(argument, values, options)
+        ]
+
 
 def _all_differ(argument: str, texts: Sequence[str], names: Sequence[str]) -> None:
     first: dict[str, str] = {}
@@ -110,18 +146,51 @@ def _all_differ(argument: str, texts: Sequence[str], names: Sequence[str]) -> No
             raise ValueError(f"{argument}: {other!r} and {name!r} become the same words; expected each once")
 
 
-def words(name: str) -> str:
-    """What a text encoder reads of a name: two names of the same words are one and the same to it.
+def _codes(names: Sequence[str]) -> list[str]:
+    """The names that are a letter and many digits; those of few digits count if there are no others."""
+    codes = [name for name in names if re.fullmatch(r"[A-Za-z]?\d{4,}", name)]
+    short = [name for name in names if re.fullmatch(r"[A-Za-z]?\d+", name)]
+    return short if len(short) == len(names) else codes
 
-    >>> words("Alarm_clock") == words("alarm  clock")
+
+def spaced(name: str) -> str:
+    """A name as a prompt says it: composed accents, blanks for underscores and between words in camel case.
+
+    >>> [spaced(name) for name in ("Alarm_Clock", "GoldFish", "TVMonitor", "CaféBar", "the+sun", "c++", "TVs", "iPad")]
+    ['Alarm Clock', 'Gold Fish', 'TV Monitor', 'Café Bar', 'the sun', 'c++', 'TVs', 'iPad']
+    """
+    name = re.sub(r"(?<=[^\W_])\+(?=[^\W_])|_", " ", unicodedata.normalize("NFC", name))
+    return " ".join("".join(f" {c}" if _begins_word(name, i) else c for i, c in enumerate(name)).split())
+
+
+def _begins_word(name: str, i: int) -> bool:
+    """Whether a capital begins a word in camel case, as in FlipFlops and TVMonitor, but not in iPad and TVs."""
+    before, after = name[max(0, i - 2) : i], name[i + 1 : i + 3]
+    if not name[i].isupper() or not before:
+        return False
+    if before[-1].islower():
+        return len(before) == 2 and before[0].isalpha()
+    return before[-1].isupper() and len(after) == 2 and after.isalpha() and after.islower()
+
+
+def words(name: str) -> str:
+    """The normal form of a name, `spaced` in small letters: two names of the same words are one to a text encoder.
+
+    >>> words("AlarmClock") == words("Alarm_clock") == words("alarm  clock")
     True
     """
-    return " ".join(unicodedata.normalize("NFC", name).replace("_", " ").split()).casefold()
+    return spaced(name).lower()
+
+
+def _read(name: str) -> str:
+    """What is left of a name in a tokenizer that unfolds HTML, wide letters and curly quotes, as CLIP's."""
+    plain = unicodedata.normalize("NFKC", html.unescape(html.unescape(words(name))))
+    return words(re.sub("[\u2018\u2019\u201a\u201b\u02bc\u00b4`]", "'", re.sub("[\u201c-\u201f]", '"', plain)))
 
 
 def phrase_of(domain: str) -> str:
     """What a domain is called in a prompt."""
-    return DOMAIN_PHRASES.get(domain, domain.replace("_", " "))
+    return DOMAIN_PHRASES.get(domain) or spaced(domain)
 
 
 def format_prompt(template: str, class_name: str, domain: str = "") -> str:
@@ -129,11 +198,17 @@ def format_prompt(template: str, class_name: str, domain: str = "") -> str:
 
     >>> format_prompt("a {d} of {a}", "elephant", "art_painting")
     'a painting of an elephant'
+    >>> [format_prompt("{a} in {d} style", name, "ink") for name in ("unicorn", "hourglass", "vitamin a", "{d}")]
+    ['a unicorn in ink style', 'an hourglass in ink style', 'a vitamin a in ink style', 'a {d} in ink style']
     """
-    noun = class_name.replace("_", " ")
-    article = "an" if noun[:1].lower() in "aeiou" else "a"
-    text = template.format(a=f"{article} {noun}", n=noun, d=phrase_of(domain))
-    return re.sub(r"\ba (?=[aeiou])", "an ", text)
+    noun, phrase = spaced(class_name), phrase_of(domain)
+    template = template.replace("a {d}", "{ad}").replace("a {n}", "{a}")
+    return template.format(a=_with_article(noun), n=noun, ad=_with_article(phrase), d=phrase)
+
+
+def _with_article(noun: str) -> str:
+    """The noun with "a" or "an", by its sound: "a unicorn", "an hour"."""
+    return f"{'an' if AN.match(noun) else 'a'} {noun}"
 
 
 def is_near(name: str, classes: Sequence[str]) -> bool:
@@ -210,9 +285,8 @@ class Forget:
         """F, the cells to forget: (C, K) bool. Raises ValueError for unknown names and if nothing would be kept."""
         mask = torch.zeros(vocabulary.shape, dtype=torch.bool)
         for part in (replace(self, also=()), *self.also):
-            classes, domains = part.classes or vocabulary.classes, part.domains or vocabulary.domains
-            rows = [vocabulary.classes.index(c) for c in names("classes", classes, vocabulary.classes)]
-            columns = [vocabulary.domains.index(k) for k in names("domains", domains, vocabulary.domains)]
+            rows = vocabulary.places("classes", part.classes or vocabulary.classes)
+            columns = vocabulary.places("domains", part.domains or vocabulary.domains)
             mask[torch.tensor(rows)[:, None], torch.tensor(columns)] = True
         if mask.all():
             raise ValueError(
@@ -245,3 +319,50 @@ class Forget:
         what = ", ".join(self.classes) if self.classes else "everything"
         where = f"in {', '.join(self.domains)}" if self.domains else "everywhere"
         return " and ".join([f"{what} {where}", *map(str, self.also)])
+
+
+DOMAIN = "photo"
+"""The only domain of names that come without one."""
+
+
+def read_vocabulary(path: str | Path) -> Vocabulary:
+    """The vocabulary in a text file: one class a line, its other names after commas.
+
+    A line "domain: NAME" names a domain; without any there is one, DOMAIN. Blank lines and those that begin with # do
+    not count. A file that ends in .json holds {"classes": [...] or {...}, "domains": [...]}, as for `Vocabulary`.
+
+    Raises ValueError that names the file, for fewer than two classes, or a name twice.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = Path(folder, "names.txt").write_text("cat, kitten\\ndog\\n")
+    ...     read_vocabulary(Path(folder, "names.txt")).names
+    (('cat', 'kitten'), ('dog',))
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"vocabulary: {str(path)!r} is not there; expected a text file with one class name a line")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        return _from_json(text) if path.suffix == ".json" else _from_lines(text)
+    except ValueError as error:
+        raise ValueError(f"vocabulary: {str(path)!r} is not valid: {one_line(error)}") from error
+
+
+def _from_json(text: str) -> Vocabulary:
+    content = json.loads(text)
+    if not isinstance(content, dict) or not {"classes"} <= content.keys() <= {"classes", "domains"}:
+        raise ValueError("it is not of the form {classes: ..., domains: ...}")
+    return Vocabulary(content["classes"], content.get("domains", [DOMAIN]))
+
+
+def _from_lines(text: str) -> Vocabulary:
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    domains = [line.partition(":")[2].strip() for line in lines if line.lower().startswith("domain:")]
+    named = [line for line in lines if not line.lower().startswith("domain:")]
+    groups = [tuple(name.strip() for name in line.split(",") if name.strip()) for line in named]
+    firsts = [group[0] if group else "" for group in groups]
+    if len({*firsts}) < len(firsts) or not firsts:
+        return Vocabulary(firsts, domains or [DOMAIN])  # raises: a dictionary would hide a name that comes twice
+    classes: Any = dict(zip(firsts, groups, strict=True))
+    return Vocabulary(classes, domains or [DOMAIN])

@@ -17,18 +17,9 @@ import pytest
 import websocket
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-dev-shm-usage",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--remote-debugging-port=0",
-)
+OFF = "gpu quic dev-shm-usage background-networking component-update sync"
+FLAGS = ["--headless", "--no-sandbox", "--no-first-run", "--remote-debugging-port=0"]
+FLAGS += [f"--disable-{name}" for name in OFF.split()]
 SEEN = """({title: document.title, text: document.body.innerText.length,
            images: [...document.images].map(i => [i.getAttribute("alt") || "", i.complete && i.naturalWidth > 0]),
            links: [...document.querySelectorAll("a[href]")].map(a => a.href),
@@ -43,12 +34,7 @@ def find_browser() -> str:
     program = next(filter(None, map(shutil.which, NAMES)), None)
     if program is None and os.environ.get("CLIPNULL_NO_BROWSER") == "1":
         pytest.skip("no browser, as CLIPNULL_NO_BROWSER=1 says")
-    if program is None:
-        pytest.fail(
-            f"no browser found, looked for {', '.join(NAMES)}; expected one: apt-get install chromium, or "
-            "leave the tests that need it out: CLIPNULL_NO_BROWSER=1"
-        )
-    return program
+    return program or pytest.fail("no browser; expected one (apt-get install chromium), or CLIPNULL_NO_BROWSER=1")
 
 
 def wait_for_port(path: Path, process: subprocess.Popen) -> str:

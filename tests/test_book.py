@@ -6,13 +6,12 @@ CLIPNULL_NO_BROWSER=1 leaves them out.
 
 import importlib.util
 import shutil
-import sys
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
 import nbformat
 import pytest
-from browsing import find_browser, page_faults, tab
+from browsing import page_faults, tab
 from conftest import ROOT
 
 from clipnull.commands import cli
@@ -22,16 +21,6 @@ from clipnull.course.metrics import MIME
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 LIBRARY = {"reference.html", "stable.html"}
 SPHINX = {"index.html", "genindex.html", "search.html"}
-
-
-def test_a_missing_browser_fails_unless_it_is_left_out(monkeypatch):
-    monkeypatch.setattr(shutil, "which", lambda _: None)
-    monkeypatch.delenv("CLIPNULL_NO_BROWSER", raising=False)
-    with pytest.raises(pytest.fail.Exception, match="apt-get install chromium"):
-        find_browser()
-    monkeypatch.setenv("CLIPNULL_NO_BROWSER", "1")
-    with pytest.raises(pytest.skip.Exception, match="CLIPNULL_NO_BROWSER=1"):
-        find_browser()
 
 
 # --- the book of the course
@@ -115,14 +104,6 @@ def test_every_link_within_the_book_leads_somewhere(opened, site):
     assert set(pages) - linked <= SPHINX
 
 
-@pytest.mark.nightly
-def test_search_finds_a_page(site, browser, serve):
-    wait = """new Promise(done => { const look = () => document.querySelector("#search-results li a")
-              ? done() : setTimeout(look, 50); look(); setTimeout(done, 20000) })"""
-    page = browser(f"{serve(site)}/search.html?q=nullspace", wait)
-    assert page.complaints == [] and any("04_global_unlearning.html" in link for link in page.links)
-
-
 # --- accessibility, measured by axe (axe-core-python brings it)
 
 AXE = "axe.run({resultTypes: ['violations']}).then(all => all.violations.map(v => [v.id, v.impact, v.nodes[0].html]))"
@@ -184,15 +165,6 @@ def test_what_is_not_a_book_is_not_replaced_and_missing_pages_are_named(page, tm
         book.build([page("a.md", "# A")], tmp_path)
     with pytest.raises(ValueError, match="pages: .*b.md does not exist"):
         book.build([tmp_path / "b.md"], tmp_path / "out")
-
-
-def test_the_book_names_the_extra_that_brings_sphinx(page, tmp_path, monkeypatch, capsys):
-    for name in [name for name in sys.modules if name.partition(".")[0] == "sphinx"]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "sphinx", None)
-    assert cli.main(["book", str(page("a.md", "# A")), "--out", str(tmp_path / "out")]) == 2
-    message = "sphinx is not installed; expected the extra 'book': pip install 'clipnull[book]'\n"
-    assert capsys.readouterr().err == message and not (tmp_path / "out").exists()
 
 
 @pytest.mark.nightly

@@ -90,38 +90,10 @@ def test_a_checkpoint_of_another_recipe_is_refused_before_anything_is_trained(bu
     assert (tmp_path / "words.pt").read_bytes() == before and not (tmp_path / "log.jsonl").exists()
 
 
-def test_a_package_that_cannot_be_had_is_named_with_what_is_lost(build, tmp_path, monkeypatch):
-    fetch = build("fetch")
-
-    def unpack(kind, name, version, folder):
-        if name == "scratch":
-            raise ValueError("version 2.0 is offered; expected 1.4.0.6")
-        folder.mkdir(parents=True)
-
-    monkeypatch.setattr(fetch, "unpack", unpack)
-    monkeypatch.setattr(sys, "argv", ["fetch.py", str(tmp_path)])
-    with pytest.raises(SystemExit, match=r"deb scratch 1\.4\.0\.6: version 2\.0 is offered.*; 269 pictures \(cartoon"):
-        fetch.main()
-    assert not (tmp_path / "deb/x/scratch").exists() and (tmp_path / "deb/x/fonts-symbola").exists()
-
-
 def test_every_picture_of_the_index_comes_from_one_of_the_packages(build, rows):
     fetch = build("fetch")
     lost = [int(fetch.lost(rows, start).split()[0]) for *_, start in fetch.SOURCES]
     assert min(lost) > 0 and sum(lost) == len(rows)
-
-
-def test_an_interrupted_download_leaves_no_folder(build, tmp_path, monkeypatch):
-    fetch = build("fetch")
-
-    def run(command, cwd=None, **_):
-        (cwd / "a.tgz").write_bytes(b"half a file")
-        raise fetch.subprocess.CalledProcessError(1, command, stderr="connection lost")
-
-    monkeypatch.setattr(fetch.subprocess, "run", run)
-    with pytest.raises(fetch.subprocess.CalledProcessError):
-        fetch.unpack("npm", "openmoji", "17.0.0", tmp_path / "npm/x/openmoji-17.0.0")
-    assert list((tmp_path / "npm/x").iterdir()) == []
 
 
 def test_shared_weights_of_another_recipe_are_refused(build, tmp_path):

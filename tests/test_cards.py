@@ -18,6 +18,7 @@ from clipnull.bench import cards
 from clipnull.bench.cards import card
 from clipnull.edit import history
 from clipnull.evaluate import macro
+from clipnull.files import as_text
 from clipnull.prompts import PROMPTS
 
 pytestmark = [pytest.mark.usefixtures("texts_once"), pytest.mark.slow]
@@ -96,7 +97,7 @@ def test_a_forecast_stands_beside_the_truth(text, selective, clip, corner):
     assert row[0] == "forecast of the first row, from names alone"
     assert row[1] == f"{100 * macro(forecast.before, mask):.1f} % → {100 * macro(forecast.after, mask):.1f} %"
     assert float(row[2].split()[0]) == pytest.approx(forecast.rates["forgetting_rate"], abs=5e-4)
-    assert row[7:] == ["–", "–", "–"]
+    assert row[7:] == ["–", "–", "–"] and "The interval of a forecast held 96 to 100 %" in text
 
 
 def test_the_worst_cells_the_probes_and_the_request_are_listed(text, selective, clip, corner, features):
@@ -215,7 +216,7 @@ def test_a_name_is_shown_as_it_is_and_is_no_markup():
     page = MarkdownIt("gfm-like", {"html": True, "linkify": False})
     plain = {f"<{s}{t}>" for s in ("", "/") for t in ("h1", "table", "thead", "tbody", "tr", "th", "td")}
     for name in ODD:
-        text = cards.as_text(name)
+        text = as_text(name)
         html_ = page.render(f"# Forget {text}\n\n| a | b |\n|---|---|\n| {text}, x | 3 |\n")
         assert set(re.findall("<[^>]*>", html_)) <= plain, html_
         line = " ".join(name.split())

@@ -30,9 +30,11 @@ def test_a_budget_is_read():
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("text", ["forgot >= .9", "forget = .9", "forget >= .9;", "", 0.95])
+@pytest.mark.parametrize("text", ["forgot >= .9", "forget = .9", "forget >= .9;", "", 0.95, "forget >= 95"])
 def test_a_budget_that_cannot_be_read_is_refused(text):
-    with pytest.raises(ValueError, match="^budget: .*(expected for example|did you mean 'forget')"):
+    with pytest.raises(
+        ValueError, match="^budget: .*(expected for example|did you mean 'forget'|expected a number from 0 to 1)"
+    ):
         read_budget(text)
 
 

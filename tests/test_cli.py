@@ -1,5 +1,6 @@
 """The command line: its messages, its exit status, and how a signal ends it."""
 
+import errno
 import json
 import os
 import re
@@ -12,11 +13,11 @@ import pytest
 from PIL import Image
 
 import clipnull
-from clipnull.commands import cli, doctor, executing
-from clipnull.datasets.loading import name_of
+from clipnull.commands import cli, doctor, teaching
+from clipnull.files import written
 
 COMMANDS = "run publish seeds student book course goldens slides booklet colab leaderboard quiz"
-COMMANDS += " bench embed paper data audit near forget check apply undo doctor"
+COMMANDS += " bench embed paper data audit near forget queries check apply undo doctor"
 COMMANDS = COMMANDS.split()
 
 
@@ -95,7 +96,7 @@ def test_an_error_of_the_user_ends_with_its_status(monkeypatch, capsys, error, s
     def fail(_):
         raise error
 
-    monkeypatch.setattr(executing, "course", fail)
+    monkeypatch.setattr(teaching, "course", fail)
     before = signal.getsignal(signal.SIGTERM)
     assert cli.main(["course", "x"]) == status
     out, err = capsys.readouterr()
@@ -104,7 +105,7 @@ def test_an_error_of_the_user_ends_with_its_status(monkeypatch, capsys, error, s
 
 
 def test_an_error_of_ours_is_not_hidden(monkeypatch):
-    monkeypatch.setattr(executing, "course", lambda _: {}["x"])
+    monkeypatch.setattr(teaching, "course", lambda _: {}["x"])
     with pytest.raises(KeyError):
         cli.main(["course", "x"])
 
@@ -112,7 +113,7 @@ def test_an_error_of_ours_is_not_hidden(monkeypatch):
 def test_run_refuses_wrong_arguments_before_anything_runs(notebook, tmp_path, capsys, monkeypatch):
     path = notebook("a", "# parameters\nseed = 3  # of the draw")
     for arguments, message in (
-        (["-p", "sed", "1"], "parameters: a.ipynb has no 'sed'; did you mean seed?"),
+        (["-p", "sed", "1"], "parameters of a.ipynb: 'sed' is not known; did you mean 'seed'?"),
         (["--jobs", "0"], "jobs: 0 is not valid; expected a whole number of at least 1"),
         (["--limit", "0"], "limit: 0.0 is not valid; expected seconds, more than 0"),
     ):
@@ -131,7 +132,6 @@ def test_run_refuses_wrong_arguments_before_anything_runs(notebook, tmp_path, ca
         ("--methods oblik", "methods: 'oblik' is not known; did you mean 'oblique'?"),
         ("--paradigms total", "paradigms: 'total' is not known"),
         ("--prompts fre", "prompts: 'fre' is not known; did you mean 'free'?"),
-        ("--json no/such/folder.json", "json: 'no/such/folder.json' cannot be written"),
     ],
 )
 def test_bench_refuses_wrong_arguments_before_any_work(tmp_path, monkeypatch, capsys, arguments, message):
@@ -139,6 +139,47 @@ def test_bench_refuses_wrong_arguments_before_any_work(tmp_path, monkeypatch, ca
     assert cli.main(["bench", str(tmp_path), *arguments.split()]) == 2
     out, err = capsys.readouterr()
     assert out == "" and err.startswith(message) and len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "bench --json", "audit --classes dog --json", "audit --classes dog --figure", "data --json", "data --tars",
+        "embed x --model m --out", "paper x --out", "run --out", "book --out", "near --classes a --json",
+        "forget --out p.safetensors --json", "forget --out", "queries q --out", "check p --index i --queries q --json",
+        "apply p --index i --out o --json", "apply p --index i --out", "undo --index i --out o --json",
+        "undo --index i --out",
+    ],
+)  # fmt: skip
+def test_what_cannot_be_written_is_told_before_any_work(command, tmp_path, monkeypatch, capsys):
+    """Every option that takes a place: below a file, in a missing folder for a file, or a folder for a file."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    *words, option = command.split()
+    places = ["file/x"] + ["no/x", "folder"] * (option in ("--json", "--figure"))
+    for place in places:
+        assert cli.main([*words, option, place]) == 2
+        out, err = capsys.readouterr()
+        assert out == "" and err.startswith(f"{option[2:]}: '{place}' cannot be written; expected a ")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_no_message_shows_a_temporary_name(tmp_path, monkeypatch, capsys):
+    """A disk that is full, or a folder that goes, while the results are written."""
+    (tmp_path / "a.json").write_text("before")
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_text", full)
+    assert cli.main(["data", "--json", str(tmp_path / "a.json")]) == 2
+    assert capsys.readouterr().err == f"{tmp_path / 'a.json'}: No space left on device\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"] and (tmp_path / "a.json").read_text() == "before"
+    for place, kind in ((tmp_path / "no" / "b", FileNotFoundError), (tmp_path / "a.json" / "b", NotADirectoryError)):
+        with pytest.raises(kind) as error, written(place):
+            pass
+        assert error.value.filename == str(place)
 
 
 def test_bench_refuses_pictures_of_one_class(tmp_path, capsys):
@@ -149,11 +190,6 @@ def test_bench_refuses_pictures_of_one_class(tmp_path, capsys):
         Image.new("RGB", (8, 8)).save(tmp_path / domain / "bird" / "a.png")
     assert cli.main(["bench", str(tmp_path)]) == 2
     assert "1 class with readable pictures (bird); expected at least two" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("data, name", [(None, "miniworld"), ("a/pacs/test", "pacs"), ("a/pacs", "pacs"), ("/x/", "x")])
-def test_results_name_a_data_set_by_its_folder(data, name):
-    assert name_of(data) == name
 
 
 # --- signals, terminals, processes
@@ -173,7 +209,7 @@ def test_a_signal_ends_the_program_as_an_exception_and_a_second_one_does_not_dis
                 signal.raise_signal(again)
             cleaned.append(True)
 
-    monkeypatch.setattr(executing, "course", work)
+    monkeypatch.setattr(teaching, "course", work)
     before = [signal.signal(n, signal.SIG_DFL) for n in both]  # nohup ignores SIGHUP
     try:
         with pytest.raises(SystemExit) as ended:
@@ -181,7 +217,7 @@ def test_a_signal_ends_the_program_as_an_exception_and_a_second_one_does_not_dis
         assert ended.value.code == 128 + number and cleaned
         assert [signal.getsignal(n) for n in both] == [signal.SIG_DFL] * 2
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does: the program outlives its terminal
-        monkeypatch.setattr(executing, "course", lambda _: signal.raise_signal(signal.SIGHUP) or 0)
+        monkeypatch.setattr(teaching, "course", lambda _: signal.raise_signal(signal.SIGHUP) or 0)
         assert cli.main(["course", "x"]) == 0
     finally:
         for n, handler in zip(both, before, strict=True):
@@ -192,11 +228,11 @@ def test_a_signal_ends_the_program_as_an_exception_and_a_second_one_does_not_dis
 def test_characters_that_the_terminal_lacks_are_escaped(kind):
     """A bench of minutes ends with a table, which has other signs than ASCII knows, and names of other alphabets."""
     program = (
-        "import sys\nfrom clipnull.commands import cli, executing\n"
+        "import sys\nfrom clipnull.commands import cli, teaching\n"
         "def work(args):\n"
         "    if str(args.folder) == 'error': raise ValueError('donn\\xe9es: nothing there \\udcff')\n"
         "    print('\\u03b1 \\xb1 \\u03b2: \\u72d7'); return 0\n"
-        "executing.course = work\nsys.exit(cli.main(['course', sys.argv[1]]))"
+        "teaching.course = work\nsys.exit(cli.main(['course', sys.argv[1]]))"
     )
     ascii = {"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     done = subprocess.run([sys.executable, "-c", program, kind], capture_output=True, env=os.environ | ascii)

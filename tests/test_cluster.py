@@ -52,11 +52,11 @@ def mortal_shards(clip, files, *rest, victim, scene):
         scene.write_text(str(os.getpid()))
         os.kill(os.getpid(), signal.SIGKILL)
 
-    shards.np.save = cut_off if victim in files and not scene.exists() else save
+    shards.np.savez = cut_off if victim in files and not scene.exists() else save
     return make(clip, files, *rest)
 
 
-rows_of, make, save = sweep.rows_of, shards.make, np.save
+rows_of, make, save = sweep.rows_of, shards.make, np.savez
 
 
 def ready() -> int:

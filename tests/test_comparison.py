@@ -125,12 +125,6 @@ def test_a_summary_holds_seconds_bytes_and_domains(entries):
     assert json.loads(json.dumps(entries, allow_nan=False)) == entries
 
 
-def test_a_whole_matrix_is_counted_once():
-    thin, whole = (cn.Edit(torch.ones(8, r).double(), torch.zeros(8, r).double(), "x") for r in (2, 8))
-    assert comparison.size_of(thin) == 2 * 2 * 8 * 4 and comparison.size_of(whole) == 8 * 8 * 4
-    assert comparison.size_of(replace(whole, bias=torch.ones(8).double())) == 8 * 8 * 4 + 8 * 4
-
-
 def test_what_lacks_pictures_is_left_out_and_cannot_be_asked_for(on, data):
     bare, mask = baselines.TrainingData(data.cells, 40.0), CAR.mask(on.images.vocabulary)
     reasons = comparison.left_out(bare, on)

@@ -137,31 +137,6 @@ def test_the_matrix_shows_the_counts_of_python(page, clip, images, rounded, know
 
 
 @pytest.mark.nightly
-def test_nothing_and_everything_are_answered_in_a_sentence(page, images):
-    classes, domains = images.vocabulary.classes, images.vocabulary.domains
-    for chosen in (((), ()), (classes, ()), ((), domains), (classes, domains)):
-        choose(page, *chosen)
-        text = (
-            "Everything would be forgotten" if any(chosen) else "Nothing is chosen: choose a class, a domain or both."
-        )
-        assert page.run("document.querySelector('#told').textContent").startswith(text)
-        assert page.run("document.querySelectorAll('#demo td.forgotten, #demo td.lost, #rates *').length") == 0
-    choose(page, ["dog"], ["line"])
-    assert "pictures to forget" in page.run("document.querySelector('#told').textContent")
-
-
-@pytest.mark.nightly
-def test_an_address_sets_the_request_and_unknown_names_are_named(site, serve, devtools):
-    address = f"{serve(site)}/demo.html"
-    with tab(devtools, f"{address}#classes=car,zebra&domains=flat&method=gated") as page:
-        shown = page.run("[...document.querySelectorAll('#demo input:checked')].map(input => input.value)")
-        text = page.run("document.querySelector('#told').textContent")
-    assert shown == ["car", "flat", "gated"] and text.startswith("The link names zebra, which is not here. Of the 10")
-    with tab(devtools, f"{address}#classes=book&method=ridge") as page:
-        assert page.run("location.hash") == "#classes=book&domains=&method=ridge&find=book"
-
-
-@pytest.mark.nightly
 def test_the_keyboard_reaches_everything_and_changes_it(page):
     status, active = "document.querySelector('#told').textContent", "document.activeElement.value || ''"
     page.run("document.querySelector('#classes input').focus()")
@@ -233,9 +208,3 @@ def test_scripts_and_embeddings_are_within_a_megabyte_and_the_page_needs_no_serv
     page = visit(devtools, (site / "demo.html").as_uri())
     assert page.complaints == [] and page.text > 1000
     assert any(link.endswith("/LICENSES.html") for link in page.links)
-
-
-@pytest.mark.nightly
-def test_the_same_data_are_written_each_time(site, clip, images, z):
-    written = (site / "_static" / "demo" / "data.js").read_text(encoding="utf-8")
-    assert written == demo.script(demo.data(clip, images, z))

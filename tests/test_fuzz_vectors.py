@@ -22,8 +22,7 @@ from hypothesis import strategies as st
 from clipnull.errors import printable
 from clipnull.index.checking import read_queries
 from clipnull.index.files import open_vectors
-from clipnull.index.patching import read_record
-from clipnull.index.rewriting import record_of
+from clipnull.index.rewriting import ENTRY, content_of, read_record, record_of
 
 N, D = 6, 4
 Z = np.random.default_rng(0).normal(size=(N, D)).astype("f4")
@@ -100,12 +99,12 @@ def files(draw):
             members[name] = draw(st.sampled_from([body, made]) | mangled(body))
         made = archive(members, draw(st.sampled_from(METHODS)))
     elif kind == ".safetensors":
-        told = {"dtype": draw(st.sampled_from(["F32", "F32", "F16", "I8", "", 3, []])), "shape": [N, D]}
-        told["data_offsets"] = [0, Z.nbytes]
+        entry = {"dtype": draw(st.sampled_from(["F32", "F32", "F16", "I8", "", 3, []])), "shape": [N, D]}
+        entry["data_offsets"] = [0, Z.nbytes]
         for key in draw(st.lists(st.sampled_from(["shape", "data_offsets"]), max_size=2)):
-            told[key] = draw(st.lists(st.sampled_from(NUMBERS), max_size=3) | st.sampled_from(NUMBERS))
+            entry[key] = draw(st.lists(st.sampled_from(NUMBERS), max_size=3) | st.sampled_from(NUMBERS))
         said = {"model": draw(st.sampled_from(WORDS))}
-        head = json.dumps({"images": told, "__metadata__": draw(st.sampled_from([said, [], 3, {"model": [1]}]))})
+        head = json.dumps({"images": entry, "__metadata__": draw(st.sampled_from([said, [], 3, {"model": [1]}]))})
         head = draw(st.sampled_from([head, head, head, *JSONS])).encode("utf-8", "surrogatepass")
         size = draw(st.sampled_from([len(head)] * 4 + [0, 2**20, 2**63]))
         made = struct.pack("<Q", size) + head + Z.tobytes()
@@ -117,44 +116,45 @@ def files(draw):
 
 @st.composite
 def records(draw):
-    entry = {"patch": "ab", "side": "images", "normalize": False, "method": "oblique", "source": {"path": "x"}}
+    entry = {key: "ab" for key in ENTRY} | {"side": "images", "normalize": False}
     for key in draw(st.lists(st.sampled_from(sorted(entry)), max_size=2)):
         entry[key] = draw(st.sampled_from([*NUMBERS, "queries"]))
-    whole = {"format": "clipnull-applied", "edits": draw(st.sampled_from([[entry], entry, [1], "ab", None, []]))}
+    edits = draw(st.sampled_from([[entry], entry, [1], "ab", None, []]))
+    whole = {"format": "clipnull-applied", "content": "CONTENT", "edits": edits}
     said = draw(st.sampled_from([json.dumps(whole), json.dumps(whole), *JSONS]))
     content = said.encode("utf-8", "surrogatepass")
     return draw(mangled(content)) if content and draw(st.integers(0, 3)) == 0 else content
 
 
-def assert_sound(path, told):
+def assert_sound(path, counts):
     """As many finite or broken rows as the table says, of its width and type; words to print."""
     table = open_vectors(path)
     chunks = [chunk.clone() for chunk in table.chunks()]
     assert sum(map(len, chunks)) == table.shape[0] > 0
     assert all(chunk.shape[1] == table.shape[1] and chunk.dtype == table.dtype for chunk in chunks)
     assert all(printable(word) for word in (table.name, *table.words.values()))
-    told["rows"] += 1
+    counts["rows"] += 1
 
 
-def assert_asked(path, told):
+def assert_asked(path, counts):
     queries = read_queries(path, N)
     assert queries.vectors.shape[0] == len(queries.texts) == len(queries.rows) > 0
     assert queries.vectors.isfinite().all() and all(isinstance(text, str) for text in queries.texts)
-    told["queries"] += 1
+    counts["queries"] += 1
 
 
 @pytest.mark.parametrize("n", [50, pytest.param(500, marks=pytest.mark.nightly)])
 def test_nothing_but_value_errors_that_name_the_file(n, tmp_path):
-    told, slowest = Counter(), [0.0]
+    counts, slowest = Counter(), [0.0]
 
     def tried(read, path):
         start = time.perf_counter()
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error")
-                read(path, told)
+                read(path, counts)
         except ValueError as error:
-            told["ValueError"] += 1
+            counts["ValueError"] += 1
             assert "fuzzed" in str(error) and len(str(error)) < 2_000 and printable(str(error)), str(error)
         slowest[0] = max(slowest[0], time.perf_counter() - start)
 
@@ -166,11 +166,12 @@ def test_nothing_but_value_errors_that_name_the_file(n, tmp_path):
         path.write_bytes(content)
         tried(assert_sound, path)
         tried(assert_asked, path)
-        record_of(path).write_bytes(record)
-        tried(lambda path, told: told.update(records=bool(read_record(path))), path)
-        told["inputs"] += 1
+        record_of(path).write_bytes(record.replace(b"CONTENT", content_of(path).encode()))
+        tried(lambda path, counts: counts.update(records=bool(read_record(path))), path)
+        counts["inputs"] += 1
 
     fuzz()
-    print(f"\nindices: {dict(told)}; slowest {1e3 * slowest[0]:.0f} ms")
-    assert told["inputs"] >= 0.9 * n and told["ValueError"] > told["inputs"] / 4, told
-    assert told["rows"] > told["inputs"] / 20 and told["queries"] and told["records"], told
+    print(f"\nindices: {dict(counts)}; slowest {1e3 * slowest[0]:.0f} ms")
+    assert counts["inputs"] >= 0.9 * n and counts["ValueError"] > counts["inputs"] / 4, counts
+    if n > 50:  # of fewer, chance may leave none
+        assert counts["rows"] > counts["inputs"] / 20 and counts["queries"] and counts["records"], counts

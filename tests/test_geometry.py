@@ -1,17 +1,13 @@
 """Geometry: the figures are what they are called, and those stored of OpenAI's CLIP are those of its embeddings."""
 
-import json
 import math
 import os
-import runpy
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import ROOT
 from test_stored import CLASSES, N, fields
 
 import clipnull as cn
@@ -75,7 +71,7 @@ def test_broken_pictures_do_not_count_and_too_few_whole_classes_give_no_agreemen
 def test_the_table_sets_the_chosen_figures_beside_the_stored_ones(made):
     figures, reference = measured(*made), geometry.known()["figures"]
     head, _, row, last = geometry.table("mine", figures, ["gap", "classes"]).splitlines()
-    assert head == "| | mine | OpenAI's ViT-B/32 |"
+    assert head == "|  | mine | OpenAI's ViT-B/32 |"
     assert row == f"| modality gap | {figures['gap']:.2f} | {reference['gap']:.2f} |" and last == "| classes | 3 | 16 |"
     with pytest.raises(ValueError, match="chosen: 'gab' is not known; did you mean 'gap'"):
         geometry.table("mine", figures, ["gab"])
@@ -89,18 +85,6 @@ def test_what_is_stored_is_numbers_with_their_source_and_no_vector(name):
     assert set(entry) == {"model", "pretrained", "file", "source", "figures"} and len(entry["source"]) > 20
     assert list(entry["figures"]) == list(geometry.FIGURES)
     assert all(type(value) in (int, float) and math.isfinite(value) for value in entry["figures"].values())
-
-
-def test_the_command_writes_the_figures_of_a_file(made, tmp_path, monkeypatch, capsys):
-    script = ROOT / "data" / "build" / "geometry.py"
-    arguments = [str(tmp_path / "made.npz"), "--source", "made up for a test", "--folder", str(tmp_path / "out")]
-    monkeypatch.setattr(sys, "argv", [str(script), *arguments])
-    runpy.run_path(str(script), run_name="__main__")
-    path = tmp_path / "out" / "openai-vit-b-32.json"
-    assert capsys.readouterr().out.strip() == str(path)
-    entry = json.loads(path.read_text(encoding="utf-8"))
-    assert (entry["model"], entry["file"], entry["source"]) == ("ViT-B-32", "made.npz", "made up for a test")
-    assert entry["figures"] == {key: round(value, 4) for key, value in measured(*made).items()}
 
 
 @pytest.mark.skipif(not os.environ.get("CLIPNULL_EMBEDDINGS"), reason="CLIPNULL_EMBEDDINGS names no folder")

@@ -1,11 +1,7 @@
 """Goldens: comparing with them, and taking values over into them."""
 
 import json
-import math
 import os
-import subprocess
-import sys
-import time
 
 import pytest
 
@@ -16,31 +12,19 @@ from clipnull.files import write_text
 GOLDEN = {"04": {"gap": {"value": 10.0, "atol": 0.5, "null": 0.0}}}
 
 
-@pytest.mark.parametrize("value", [9.5, 10.0, 10.5])
-def test_what_is_within_atol_is_no_difference(value):
-    assert goldens.differences({"04": {"gap": value}}, GOLDEN) == []
-
-
 @pytest.mark.parametrize(
     "metrics, words",
     [
-        ({"04": {"gap": 10.51}}, ["04", "gap", "10 ±", "10.51"]),
-        ({"04": {"gap": 9.49}}, ["04", "gap", "10 ±", "9.49"]),
-        ({"04": {"gap": math.nan}}, ["04", "gap", "nan"]),
-        ({"04": {}}, ["04", "gap", "nothing"]),
-        ({}, ["04", "gap", "nothing"]),
-        ({"04": {"gap": 10.0, "new": 2.0}}, ["04", "new", "2", "no golden"]),
-        ({"04": {"gap": 10.0}, "05": {"x": 1.0}}, ["05", "x", "no golden"]),
+        ({"04": {"gap": 10.5}}, None),
+        ({"04": {"gap": 9.49}}, "04: gap: expected 10 ± 0.5, got 9.49"),
+        ({}, "04: gap: expected 10 ± 0.5, got nothing"),
+        ({"04": {"gap": 10.0, "new": 2.0}}, "04: new: expected no golden, got 2"),
     ],
 )
 def test_a_difference_names_notebook_metric_expected_and_got(metrics, words):
-    (failure,) = goldens.differences(metrics, GOLDEN)
-    assert all(word in failure for word in words), failure
-
-
-def test_diff_shows_what_is_new_and_what_is_missing():
-    text = goldens.diff({"04": {"new": 2.0}}, GOLDEN)
-    assert [line.split()[:1] + line.split()[-1:] for line in text.splitlines()[1:]] == [["04", "FAILED"]] * 2
+    assert goldens.differences(metrics, GOLDEN) == ([words] if words else [])
+    marks = [line.split()[-1] for line in goldens.diff(metrics, GOLDEN).splitlines()[1:]]
+    assert marks.count("FAILED") == bool(words)
 
 
 @pytest.mark.parametrize(
@@ -112,25 +96,3 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monke
     with pytest.raises(ZeroDivisionError):
         goldens.update({"04": {"gap": 1.0}}, path) if not kept else write_text(path, "new")
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == ([("goldens.json", kept)] if kept else [])
-
-
-@pytest.mark.nightly
-@pytest.mark.slow
-def test_a_killed_write_leaves_a_whole_file(tmp_path):
-    """Killed at twelve moments, without a chance to clean up, in the middle of writing goldens again and again."""
-    path = tmp_path / "goldens.json"
-    program = (
-        "import itertools, pathlib\nfrom clipnull.course import goldens\nfor i in itertools.count():\n"
-        "    goldens.update({'04': {f'metric{k}': i for k in range(3000)}}, "
-        f"pathlib.Path({str(path)!r}))"
-    )
-    for delay in range(12):
-        writer = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.DEVNULL)
-        before, end = path.stat().st_ino if path.exists() else None, time.monotonic() + 60
-        while not path.exists() or path.stat().st_ino == before:
-            assert time.monotonic() < end, "waited too long"
-            time.sleep(0.01)
-        time.sleep(0.007 * delay)
-        writer.kill()
-        writer.wait(60)
-        assert len(json.loads(path.read_text())["mini"]["04"]) == 3000

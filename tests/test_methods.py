@@ -107,14 +107,6 @@ def test_centred_rows_make_forgotten_cells_look_average(seed, n, m):
     torch.testing.assert_close(rows @ p, average.expand(n, -1))
 
 
-def test_an_edit_below_full_strength_can_be_undone():
-    rows, alpha = noise(0, 3, 16), 0.9
-    u = basis(rows)
-    p = nullspace(*of_rows(rows, noise(1, 1, 16)), alpha=alpha, energy=1.0, center=False).matrix()
-    inverse = torch.eye(16, dtype=torch.float64) + alpha / (1 - alpha) * u @ u.T
-    torch.testing.assert_close(p @ inverse, torch.eye(16, dtype=torch.float64))
-
-
 # --- residual
 
 
@@ -137,12 +129,6 @@ def test_residual_moves_kept_embeddings_within_its_bound(seed, n, m, tau, center
     inside = (kept @ s).norm(dim=1)
     assert (moved <= inside * largest(torch.linalg.solve(s, edit.right)) + 1e-9).all()
     assert (inside <= (m * tau) ** 0.5 / 2 + 1e-9).all()
-
-
-def test_residual_has_nothing_to_take_from_what_is_kept():
-    kept = noise(0, 5, 16)
-    edit = residual(*of_rows(noise(1, 3, 5) @ kept, kept), tau=0.0, center=False)
-    assert edit.left.shape == edit.right.shape == (16, 0)
 
 
 # --- ridge
@@ -217,6 +203,9 @@ def test_detectors_are_one_apart_on_the_cells_they_were_made_for(seed, visual, c
     r = cells.class_detector(2)
     assert abs(float(x[2].mean(0) @ r - x.mean((0, 1)) @ r) - 1) < 1e-9
     assert not cells.domain_detector(torch.ones(3, dtype=torch.bool)).any()
+    mask = torch.arange(15).view(5, 3) == 7
+    answers = torch.stack([kind @ detector(cells, mask, [~mask], rho=1e-6) for kind in cells.kinds])
+    assert abs(answers[:, mask].mean() - 1) < 1e-9 and answers[:, ~mask].square().mean() < 0.1
     if not cells.domain_origin.any():
         r = cells.domain_detector(row)
         assert abs(float((x[:, row].mean((0, 1)) - x[:, ~row].mean((0, 1))) @ r) - 2) < 1e-9
@@ -233,17 +222,6 @@ def test_the_middle_is_a_mean_picture_only_where_it_leans(seed):
     assert Cells(cells.texts).domain_lean == 0 and not Cells(cells.texts).domain_origin.any()
 
 
-@given(SEEDS)
-def test_a_detector_is_one_on_its_cells_and_low_elsewhere(seed):
-    cells = random_cells(seed)
-    mask = torch.zeros(5, 3, dtype=torch.bool)
-    mask[2, 1] = True
-    v = detector(cells, mask, [~mask], rho=1e-6)
-    answers = torch.stack([kind @ v for kind in cells.kinds])
-    assert abs(answers[:, mask].mean() - 1) < 1e-9
-    assert answers[:, ~mask].square().mean() < 0.1
-
-
 # --- neuron
 
 
@@ -258,18 +236,6 @@ def test_neuron_is_the_identity_where_its_units_are_silent_and_bounded_where_the
     torch.testing.assert_close(after, (wide - fire @ edit.right.T).float())
     bound = ((edit.left.norm(dim=0) - edit.threshold).clamp(min=0) * edit.right.norm(dim=0)).sum() * wide.norm(dim=1)
     assert ((after - z).norm(dim=1) <= bound + 1e-5).all()
-
-
-def test_neuron_takes_the_cell_and_spares_its_siblings():
-    cells, mask = random_cells(0, 8, 3, 64), torch.zeros(8, 3, dtype=torch.bool)
-    mask[2, 0] = True
-    edit = cn.solve(cells, mask, "neuron")
-    before, after = (
-        (x @ cells.classifier.T).argmax(-1)
-        for x in (cells.pictures, edit.images(cells.pictures.flatten(0, 1)).view_as(cells.pictures))
-    )
-    assert before[2].tolist() == [2, 2, 2] and after[2, 0] != 2 and after[2, 1:].tolist() == [2, 2]
-    assert torch.equal(after[~mask], before[~mask])
 
 
 # --- gated
@@ -352,6 +318,14 @@ def test_the_classifier_and_its_duals_by_their_formulas():
     named = Cells(cells.texts, None, 3 * noise(7, 3, 24))
     torch.testing.assert_close(named.domains, F.normalize(noise(7, 3, 24), dim=-1))
     assert {t.dtype for t in (*Cells(cells.texts.float()).kinds, named.domains)} == {torch.float64}
+    many, common = random_cells(0, 30).texts, noise(3, 4, 24)  # names weigh no more than 20
+    x, y = Cells(many).margins, (common - common.mean(0)) * 5**0.5
+    expected = torch.linalg.solve(20 / 30 * x.T @ x + y.T @ y + 0.2 * d, x.T).T
+    torch.testing.assert_close(F.normalize(Cells(many, None, None, common).clear_margins), F.normalize(expected))
+    shapes = {"texts": (4, 8), "prototypes": (2, 3, 4), "domains": (2, 3), "common": (7, 3), "mean": (3,)}
+    for name, value in {name: torch.zeros(shape) for name, shape in shapes.items()}.items():
+        with pytest.raises(ValueError, match=f"{name}: "):
+            Cells(**{"texts": torch.zeros(2, 2, 4), name: value})
 
 
 def test_with_more_names_than_dimensions_a_class_goes_farther_down():
@@ -363,14 +337,6 @@ def test_with_more_names_than_dimensions_a_class_goes_farther_down():
     for method, strength, grown in (("oblique", 1.15, [5**0.5, 1]), ("neuron", 1.5, [5**0.5] * 2)):
         down = (cn.solve(many, mask, method).right.T @ many.margins[[7, 9]].T).diag()
         torch.testing.assert_close(down.tolist(), [strength * g * x for g, x in zip(grown, margins, strict=True)])
-
-
-def test_names_weigh_no_more_than_a_few_in_clear_margins():
-    cells, common = random_cells(0, 30), noise(3, 4, 24)
-    x, y = cells.margins, (common - common.mean(0)) * 5**0.5
-    wanted = torch.linalg.solve(20 / 30 * x.T @ x + y.T @ y + 0.2 * torch.eye(24, dtype=x.dtype), x.T).T
-    r = Cells(cells.texts, None, None, common).clear_margins
-    torch.testing.assert_close(F.normalize(r), F.normalize(wanted))
 
 
 @pytest.mark.slow
@@ -399,23 +365,6 @@ def test_forgetting_among_few_names_holds_for_an_edit_built_on_many(method):
 
 
 @pytest.mark.parametrize(
-    ("argument", "value"),
-    [
-        ("texts", torch.zeros(4, 8)),
-        ("texts", torch.full((2, 2, 4), torch.nan)),
-        ("prototypes", torch.zeros(2, 3, 4)),
-        ("prototypes", torch.full((2, 2, 4), torch.inf)),
-        ("domains", torch.zeros(2, 3)),
-        ("common", torch.zeros(7, 3)),
-        ("mean", torch.zeros(3)),
-    ],
-)
-def test_bad_cells_are_refused(argument, value):
-    with pytest.raises(ValueError, match=f"{argument}: "):
-        Cells(**{"texts": torch.zeros(2, 2, 4), argument: value})
-
-
-@pytest.mark.parametrize(
     "mask", [torch.zeros(5, 3).bool(), torch.ones(5, 3).bool(), torch.ones(5, 3), one_of_each()[:4]]
 )
 def test_bad_masks_are_refused_by_each_method(mask):
@@ -435,17 +384,10 @@ def test_an_edit_shares_no_memory_with_the_cells_it_was_made_of(name):
             tensor.zero_()
     again = cn.solve(cells, mask, name).tensors()
     assert all(torch.equal(again[key], copies[key]) for key in copies)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_the_tensors_that_cells_were_made_of_may_change_afterwards(dtype):
-    tensors = [t.to(dtype) for t in (*random_cells(0).kinds, noise(7, 3, 24))]
-    cells, same = Cells(*tensors), Cells(*tensors)
-    for tensor in tensors:
-        tensor.zero_()
-    for name in NAMES:
-        assert cn.solve(cells, one_of_each(), name).same(cn.solve(same, one_of_each(), name))
-    assert cells.texts.norm() > 1 and cells.prototypes.norm() > 1 and cells.domains.norm() > 1
+    tensors = [tensor.clone() for tensor in cells.kinds]
+    same = Cells(*tensors)
+    tensors[0].zero_(), tensors[1].zero_()
+    assert cn.solve(same, mask, name).same(cn.solve(cells, mask, name))
 
 
 @examples(20)
@@ -488,15 +430,10 @@ def test_an_edit_holds_all_settings_of_its_method(name, visual):
     [
         (dict(method="nulspace"), "method: 'nulspace' .*'nullspace'"),
         (dict(method=None), "method: None .*'nullspace', 'residual'"),
-        (dict(alpha=1.1), "alpha: 1.1"),
         (dict(alpha=float("nan")), "alpha: nan"),
         (dict(alpha="1"), "alpha: '1'"),
-        (dict(energy=2), "energy: 2"),
-        (dict(alhpa=1), "settings: 'alhpa' .*'alpha'"),
         (dict(method="oblique", alpha=1), "settings: 'alpha' .*'strength'"),
         (dict(method="ridge", keeping=-1), "keeping: -1"),
-        (dict(method="residual", tau=-2), "tau: -2"),
-        (dict(method="oblique", rho=0), "rho: 0"),
         (dict(method="gated", offset=float("inf")), "offset: inf"),
     ],
 )
@@ -543,12 +480,9 @@ def test_a_method_from_outside_is_solved_like_ours(table):
 
 
 @pytest.mark.parametrize(("name", "reason"), [("broken", "no_such_package"), ("incomplete", "no_such_function")])
-def test_a_broken_method_is_named_when_it_is_used_and_stops_no_other(name, reason, table):
+def test_a_broken_method_is_named_when_it_is_used(name, reason, table):
     with pytest.raises(ImportError, match=f"method: '{name}' .*{reason}"):
         cn.solve(random_cells(0), one_of_each(), name)
-    assert cn.solve(random_cells(0), one_of_each(), "ridge").rank == 8
-    with pytest.raises(KeyError):
-        table["none"]
 
 
 INSTALLED = """

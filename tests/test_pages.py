@@ -16,21 +16,18 @@ from clipnull.course.pages import copy, index, with_headings, with_links
 PAGES = {"05": "05_selective.ipynb", "06": "06_complete.ipynb"}
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("see notebook 05.", "see [notebook 05](05_selective.ipynb)."),
-        ("Notebooks 05 and 06", "[Notebooks 05](05_selective.ipynb) and 06"),
-        ("notebook\n06 asks", "[notebook\n06](06_complete.ipynb) asks"),
-        ("notebook 04, of another course", "notebook 04, of another course"),
-        ("`notebook 05`", "`notebook 05`"),
-        ("```\nnotebook 05\n```", "```\nnotebook 05\n```"),
-        ("[notebook 05](x.md)", "[notebook 05](x.md)"),
-        ("$x$ in notebook 05, $y$", "$x$ in [notebook 05](05_selective.ipynb), $y$"),
-    ],
-)
-def test_a_notebook_that_is_named_becomes_a_link(text, expected):
-    assert with_links(text, PAGES) == expected
+def test_a_notebook_that_is_named_becomes_a_link():
+    for text, expected in {
+        "see notebook 05.": "see [notebook 05](05_selective.ipynb).",
+        "Notebooks 05 and 06": "[Notebooks 05](05_selective.ipynb) and 06",
+        "notebook\n06 asks": "[notebook\n06](06_complete.ipynb) asks",
+        "notebook 04, of another course": "notebook 04, of another course",
+        "`notebook 05`": "`notebook 05`",
+        "```\nnotebook 05\n```": "```\nnotebook 05\n```",
+        "[notebook 05](x.md)": "[notebook 05](x.md)",
+        "$x$ in notebook 05, $y$": "$x$ in [notebook 05](05_selective.ipynb), $y$",
+    }.items():
+        assert with_links(text, PAGES) == expected
 
 
 def test_an_exercise_gets_a_heading():

@@ -1,18 +1,15 @@
 """`clipnull paper`: from folders to the page, with random weights on a few pictures."""
 
 import json
-import os
-import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import write as results
-from conftest import ROOT
 from helpers import VIT
 from PIL import Image
+from test_stored import fields
 
 import clipnull as cn
 from clipnull.bench import paper, sweep
@@ -122,24 +119,28 @@ def test_what_is_there_is_reused(tiny, pacs, tmp_path, monkeypatch):
     assert swept == [("ridge",)], "other methods need no other embeddings"
 
 
-def test_embeddings_of_something_else_are_neither_reused_nor_replaced(tiny, pacs, tmp_path, small, monkeypatch):
-    out = tmp_path / "out"
-    untrained([pacs], out, PAIR[:1])
-    path = out / "ViT-B-16-pacs.npz"
-    before = path.read_bytes()
+def test_what_was_made_of_something_else_is_made_anew(tiny, tmp_path, small, monkeypatch):
+    """Other labels of the same files, other pictures of the same size, other options, another model."""
+    out, table = tmp_path / "out", tmp_path / "pictures.csv"
+    for i in range(12):
+        picture(tmp_path / f"{i}.bmp", i)
 
-    def refused(**settings):
-        with pytest.raises(ValueError, match=r"out: '.*ViT-B-16-pacs\.npz' was made by another model"):
-            untrained([pacs], out, PAIR[:1], **settings)
-        assert path.read_bytes() == before
+    def accuracy(shift=0, **settings):
+        rows = [f"{i}.bmp,{'cdh'[(i // 4 + shift) % 3]},{'ls'[i % 2]}" for i in range(12)]
+        table.write_text("\n".join(["path,class,domain", *rows]), encoding="utf-8")
+        untrained([table], out, PAIR[:1], **settings)
+        return [next(out.glob(f"ViT-B-16-*.{ending}")).read_bytes() for ending in ("npz", "json")]
 
-    refused(prototypes=True)
-    refused(most=2)
-    with monkeypatch.context() as patch:
-        patch.setattr(paper, "load", lambda *args: small(VIT | {"embed_dim": 32}))
-        refused()
-    picture(pacs / "sketch" / "dog" / "new.png")
-    refused()
+    first = accuracy()
+    assert accuracy() == first
+    for changed in (accuracy(1), accuracy(most=1), accuracy(prototypes=True)):
+        assert changed[0] != first[0] and changed[1] != first[1]
+    assert accuracy()[0] == first[0]
+    picture(tmp_path / "0.bmp", 99)
+    assert accuracy()[0] != first[0]
+    np.savez(next(out.glob("*.npz")), **fields(n=160))
+    with pytest.raises(ValueError, match=r"npz' was not made by `clipnull paper`"):
+        accuracy()
 
 
 def test_where_a_model_cannot_be_had_the_others_stay_and_it_continues(tiny, pacs, tmp_path, monkeypatch):
@@ -203,9 +204,6 @@ def test_data_sets_are_taken_as_they_unpack(tiny, tmp_path):
     ):
         images = cn.load_images(page.with_name(f"ViT-B-16-{name}.npz"))
         assert len(images) == 8 and (images.vocabulary.classes, images.vocabulary.domains) == (classes, domains)
-    (tmp_path / "PACS" / "other").mkdir()
-    with pytest.raises(ValueError, match="holds no pictures"):  # a folder is looked into only where it is the only one
-        cn.load_images(pacs)
 
 
 def test_at_most_so_many_pictures_of_each_cell_the_same_each_time(images):
@@ -228,14 +226,6 @@ def test_the_command_hands_on_its_options(monkeypatch, capsys):
     folders = [Path("pacs"), Path("home")]
     assert calls[0] == (folders, PAIR, "openai", Path("build/paper"), None, None, None, True)
     assert calls[1] == (folders[:1], ["RN50"], None, Path("x"), ["ridge"], ["global"], 5, False)
-
-
-@pytest.mark.skipif(not shutil.which("make"), reason="no make")
-def test_make_paper_asks_for_folders():
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}  # of `make check` itself
-    make = ["make", "-n", "-o", ".venv/ready", "paper"]
-    done = subprocess.run(make, cwd=ROOT, env=clean, capture_output=True, text=True)
-    assert done.returncode == 2 and "DATA: no folder is named" in done.stderr
 
 
 @pytest.mark.slow

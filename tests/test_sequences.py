@@ -39,13 +39,6 @@ def test_there_is_a_row_for_each_entrant_order_size_and_way(rows):
     assert len(orders) == 3, "other orders"
 
 
-def test_the_three_ways_are_one_for_a_single_class(rows):
-    for method in ("nullspace", "gated", "slug"):
-        for order in range(3):
-            ways = [r for r in rows if (r["method"], r["order"], r["classes"]) == (method, order, 1)]
-            assert len({(r["forgetting_rate"], r["retain_drop"], r["worst_cell_drop"]) for r in ways}) == 1
-
-
 def test_the_ways_are_what_they_say(rows, on, data):
     row = next(r for r in rows if (r["method"], r["classes"], r["way"]) == ("slug", 3, "union"))
     masks = [cn.Forget([name]).mask(on.images.vocabulary) for name in row["forgotten"]]
@@ -115,20 +108,3 @@ def test_what_cannot_be_asked_for_is_named(on, data):
         sequences.sequence(on, data, sizes=[1], orders=0)
     with pytest.raises(ValueError, match="sizes: 0 "):
         sequences.sequence(on, data, sizes=[0])
-
-
-def test_curves_are_drawn_with_a_panel_for_each_figure_and_way(rows):
-    from clipnull.course import plots
-
-    figure = plots.sequences(
-        sequences.curves(rows),
-        sequences.WAYS,
-        {name: sequences.FIGURES[name] for name in ("forgetting_rate", "beyond_filter")},
-    )
-    panels = figure.axes
-    assert len(panels) == 6 and [ax.get_title() for ax in panels[:3]] == list(sequences.WAYS.values())
-    drawn = {line.get_label(): line.get_ydata() for line in panels[0].lines}
-    assert list(drawn) == ["nullspace", "gated", "slug"]
-    point = next(p for p in sequences.curves(rows) if (p["method"], p["way"], p["classes"]) == ("slug", "union", 3))
-    assert drawn["slug"][-1] == pytest.approx(point["forgetting_rate"][0])
-    plots.plt.close(figure)

@@ -66,6 +66,8 @@ def test_what_is_there_is_found_by_content_and_by_nothing_else(model, small, cor
     copies[11].write_bytes(copies[0].read_bytes())  # of the second shard
     changed = embed_shards(model, moved, tmp_path / "a")
     assert made == [10] and [a == b for a, b in zip(changed.paths, first.paths, strict=True)].count(False) == 1
+    grey = replace(model, preprocess=lambda picture: model.preprocess(picture.convert("L").convert("RGB")))
+    assert not {*embed_shards(grey, corner, tmp_path / "a").paths} & {*first.paths}
     other = small(VIT | {"embed_dim": 32})
     assert not {*embed_shards(other, corner, tmp_path / "a").paths} & {*first.paths}
     contents = ["a", "b"]
@@ -74,12 +76,17 @@ def test_what_is_there_is_found_by_content_and_by_nothing_else(model, small, cor
     assert len({*keys, shards.key("f", contents, False), shards.key("g", contents, False)}) == 5
 
 
-@pytest.mark.parametrize("damage", [b"", b"\x93NUMPY no more", "cut", "other"])
+@pytest.mark.parametrize("damage", [b"", b"\x93NUMPY no more", "cut", "other", "zeros", "zero rows"])
 def test_a_damaged_shard_is_made_again(model, corner, tmp_path, made, damage):
     first = embed_shards(model, corner, tmp_path)
     whole, path = content(tmp_path), first.paths[1]
     if damage == "other":
-        np.save(path, np.zeros((10, 3), np.float32))
+        with open(path, "wb") as file:
+            np.savez(file, rows=np.zeros((10, 3), np.float32))
+    elif damage == "zeros":  # as after a power cut
+        path.write_bytes(bytes(path.stat().st_size))
+    elif damage == "zero rows":
+        path.write_bytes(whole[path.name][:1000] + bytes(500) + whole[path.name][1500:])
     else:
         path.write_bytes(path.read_bytes()[:-5] if damage == "cut" else damage)
     made.clear()
@@ -133,17 +140,17 @@ import clipnull as cn
 from clipnull.datasets import shards
 
 torch.set_num_threads(int(sys.argv[2]))
-shards.SHARD, shards.BATCH, saved, save = 4, 4, [], np.save
+shards.SHARD, shards.BATCH, saved, save = 4, 4, [], np.savez
 
 def cut_off(file, rows):
-    save(file, rows)
+    save(file, rows=rows)
     saved.append(file)
     if len(saved) == 3:
         file.truncate(file.tell() // 2)
         file.flush()
         os.kill(os.getpid(), signal.SIGKILL)
 
-np.save = cut_off
+np.savez = cut_off
 shards.embed_shards(cn.load(device="cpu"), cn.load_images().select(["dog"], ["flat", "line", "photo"]), sys.argv[1])
 """
 
@@ -155,7 +162,7 @@ def test_a_killed_run_repeats_one_shard_and_gets_the_same_bytes(clip, images, tm
     some = images.select(["dog"], ["flat", "line", "photo"])
     killed = subprocess.run([sys.executable, "-c", KILLED, tmp_path, str(torch.get_num_threads())])
     assert killed.returncode == -signal.SIGKILL
-    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".npy", ".npy", ".partial"]
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".npz", ".npz", ".partial"]
     before, whole = content(tmp_path), embed_shards(clip, some, tmp_path)
     assert before.items() <= content(tmp_path).items() and len(whole.paths) > 3
     embed_shards(clip, some, tmp_path / "at once")
@@ -163,18 +170,18 @@ def test_a_killed_run_repeats_one_shard_and_gets_the_same_bytes(clip, images, tm
 
 
 def test_an_interrupted_run_leaves_whole_shards(model, corner, tmp_path, monkeypatch):
-    saved, save = [], np.save
+    saved, save = [], np.savez
 
     def interrupted(file, rows):
         saved.append(len(rows))
         if len(saved) == 3:
             raise KeyboardInterrupt
-        save(file, rows)
+        save(file, rows=rows)
 
-    monkeypatch.setattr(np, "save", interrupted)
+    monkeypatch.setattr(np, "savez", interrupted)
     with pytest.raises(KeyboardInterrupt):
         embed_shards(model, corner, tmp_path)
-    assert [np.load(path).shape for path in tmp_path.iterdir()] == [(10, model.width)] * 2
+    assert [np.load(path)["rows"].shape for path in tmp_path.iterdir()] == [(10, model.width)] * 2
 
 
 MANY = """
@@ -189,7 +196,8 @@ n, d, folder, number = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), it
 shards.content = lambda file: str(next(number))
 shards.embed_files = lambda clip, batches, mixed: ((torch.full((len(b), d), 1.0), []) for b in batches)
 clip = SimpleNamespace(
-    width=d, edits=(), device=torch.device("cpu"), fingerprint="f", validate_encoder=lambda: None
+    width=d, edits=(), preprocess=lambda picture: torch.zeros(1),
+    device=torch.device("cpu"), fingerprint="f", validate_encoder=lambda: None
 )
 class Many:
     files = (Path("a"),) * n

@@ -75,19 +75,15 @@ def test_headings_figures_questions_and_exercises_become_slides(nb):
     assert questions(nb) == ["Why not?"]
 
 
-@pytest.mark.parametrize(
-    ("source", "expected"),
-    [
-        ("*All of it?*", ["All of it?"]),
-        ("*Two\nlines, no mark.*\n\n<details>x</details>", ["Two lines, no mark."]),
-        ("Text.\n\n*After text?*", ["After text?"]),
-        ("*Only its beginning?* Text goes on.", []),
-        ("**Bold?**", []),
-        ("An *inner?* word", []),
-    ],
-)
-def test_a_question_is_a_paragraph_in_italics(source, expected):
-    assert questions(nbformat.v4.new_notebook(cells=[markdown(source)])) == expected
+def test_a_question_is_a_paragraph_in_italics():
+    for source, expected in {
+        "*Two\nlines, no mark.*\n\n<details>x</details>": ["Two lines, no mark."],
+        "Text.\n\n*After text?*": ["After text?"],
+        "*Only its beginning?* Text goes on.": [],
+        "**Bold?**": [],
+        "An *inner?* word": [],
+    }.items():
+        assert questions(nbformat.v4.new_notebook(cells=[markdown(source)])) == expected
 
 
 def test_no_text_of_a_cell_is_lost_when_it_is_cut():

@@ -54,6 +54,8 @@ def fields(n=N, **changes):
         "pretrained": np.array("openai"),
         "fingerprint": np.array("0123456789abcdef"),
         "note": np.array("made up"),
+        "files": np.array([f"{i}.png" for i in range(n)]),
+        "dropped": np.array(["broken.png"]),
     }
     return {name: value for name, value in (made | changes).items() if value is not None}
 

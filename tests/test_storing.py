@@ -15,6 +15,7 @@ from clipnull.datasets.storing import store, unrelated_words
 from clipnull.files import data_folder
 from clipnull.prompts import PROMPTS, prompt_sets
 from clipnull.prototypes import Prototypes
+from clipnull.stored import read_stored
 
 
 @pytest.fixture(autouse=True)
@@ -46,6 +47,8 @@ def other(tmp_path):
     (tmp_path / "other" / "deep").mkdir(parents=True)
     for i in range(3):
         Image.effect_noise((32, 32), 30 + i).save(tmp_path / "other" / "deep" / f"{i}.png")
+    for hidden in (".ipynb_checkpoints", "__MACOSX"):
+        shutil.copytree(tmp_path / "other" / "deep", tmp_path / "other" / hidden)
     return tmp_path / "other"
 
 
@@ -91,9 +94,9 @@ def test_what_changed_is_embedded_again(clip, folder, few_words, tmp_path, monke
 def test_the_archive_is_the_one_that_numpy_writes(tmp_path):
     rows = [torch.randn(3, 4), torch.randn(2, 4)]
     rows[0][1] = torch.nan
-    paths = tuple(tmp_path / f"{i}.npy" for i in range(2))
+    paths = tuple(tmp_path / f"{i}.npz" for i in range(2))
     for path, part in zip(paths, rows, strict=True):
-        np.save(path, part.numpy())
+        np.savez(path, rows=part.numpy())
     whole = torch.tensor([True, False, True, True, True])
     texts = ["a", "longer"]
     storing.save(tmp_path / "mine.npz", {"images": shards.Shards(paths, 4, whole), "classes": texts})
@@ -107,6 +110,14 @@ def test_a_broken_picture_is_left_out_with_its_label(clip, folder, few_words, tm
     with pytest.warns(UserWarning, match="1 of 8 pictures are broken"):
         store(clip, images, tmp_path / "a.npz", prototypes=False)
     assert len(cn.load_images(tmp_path / "a.npz")) == len(images) - 1
+    stored = read_stored(tmp_path / "a.npz")
+    names = [file.relative_to(folder).as_posix() for file in images.files]
+    assert stored.files == tuple(names[1:]) and stored.dropped == (names[0],)
+    labels = [
+        f"{images.vocabulary.domains[k]}/{images.vocabulary.classes[c]}"
+        for c, k in zip(stored.classes, stored.domains, strict=True)
+    ]
+    assert labels == [name.rpartition("/")[0] for name in stored.files]
 
 
 def test_words_that_are_unrelated():

@@ -3,6 +3,7 @@
 import doctest
 import json
 import re
+import tomllib
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from pages import outside
 import clipnull as cn
 from clipnull.commands import cli
 from clipnull.course import leaderboard, quiz
+from clipnull.course.booklet import booklet
 from clipnull.course.notebooks import read
 from clipnull.course.slides import questions
 
@@ -96,75 +98,35 @@ def test_the_sessions_fit():
 
 # --- the quiz
 
+QUESTIONS = [entry for part in quiz.PARTS for entry in tomllib.loads(quiz.FILE.read_text(encoding="utf-8"))[part]]
+
 
 def test_both_pages_of_the_quiz_are_made_from_its_file(tmp_path, capsys):
     assert cli.main(["quiz", "--out", str(tmp_path)]) == 0
     written = {path.name: path.read_text(encoding="utf-8") for path in tmp_path.iterdir()}
     assert written == {name: page(name) for name in ("QUIZ.md", "QUIZ_KEY.md")}, "clipnull quiz"
     assert "QUIZ_KEY.md" in capsys.readouterr().out
-    for question in (question for part in quiz.load().values() for question in part):
-        assert question.question in written["QUIZ.md"] and question.why not in written["QUIZ.md"]
+    for entry in QUESTIONS:
+        assert entry["question"] in written["QUIZ.md"] and entry["why"] not in written["QUIZ.md"]
 
 
-def test_answers_about_numbers_of_the_course_are_those_of_its_goldens():
+def test_the_key_of_the_quiz_is_sound_and_its_numbers_are_those_of_the_goldens():
     goldens = json.loads((ROOT / "tests" / "goldens.json").read_text(encoding="utf-8"))["mini"]
-    numbers = [question for part in quiz.load().values() for question in part if question.golden]
-    assert len(numbers) > 4
-    for question in numbers:
-        notebook, metric = question.golden.split("/")
-        value = goldens[notebook][metric]["value"]
-        off = [abs(value - option) for option in question.values]
-        assert quiz.LETTERS[off.index(min(off))] == question.answer, (question.question, value)
-
-
-GOOD = """
-[[entry]]
-question = "A?"
-options = ["x", "y"]
-answer = "b"
-why = "so"
-where = "01"
-
-[[exit]]
-question = "B?"
-options = ["1", "2"]
-answer = "a"
-why = "so"
-where = "02"
-golden = "n/m"
-values = [1, 2]
-"""
-
-
-def test_a_sound_quiz_is_read(tmp_path):
-    path = tmp_path / "quiz.toml"
-    path.write_text(GOOD)
-    assert [question.answer for part in quiz.load(path).values() for question in part] == ["b", "a"]
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (('answer = "b"', 'answer = "c"'), "entry 1: answer is 'c'; expected one of a, b"),
-        (('answer = "b"', 'answer = ""'), "entry 1: answer is ''; expected one of a, b"),
-        (('["x", "y"]', '["x", "x"]'), "entry 1: options are .*; expected two or more that differ"),
-        (('why = "so"\n', "", 1), "entry 1: .*why"),
-        (("values = [1, 2]", "values = [1]"), "exit 1: 1 values for 2 options"),
-        (("[[exit]]", "[[end]]"), r"has the parts \['end', 'entry'\]; expected \['entry', 'exit'\]"),
-    ],
-)
-def test_a_key_that_disagrees_with_its_questions_is_refused(tmp_path, change, message):
-    path = tmp_path / "quiz.toml"
-    path.write_text(GOOD.replace(*change))
-    with pytest.raises(ValueError, match=f"quiz: .*{message}"):
-        quiz.load(path)
+    for entry in QUESTIONS:
+        letters = quiz.LETTERS[: len({*entry["options"]})]
+        assert len(letters) == len(entry["options"]) and entry["answer"] in letters, entry["question"]
+        if "golden" in entry:
+            notebook, metric = entry["golden"].split("/")
+            off = [abs(goldens[notebook][metric]["value"] - value) for value in entry["values"]]
+            assert len(off) == len(letters) and letters[off.index(min(off))] == entry["answer"], entry["question"]
+    assert sum("golden" in entry for entry in QUESTIONS) > 4
 
 
 # --- the booklet
 
 
 @pytest.mark.slow
-def test_the_booklet_has_every_exercise_with_its_hint_and_solutions_apart(tmp_path, capsys):
+def test_the_booklet_has_every_exercise_with_its_hint_and_solutions_apart(notebook, tmp_path, capsys):
     assert cli.main(["booklet", *map(str, NOTEBOOKS), "--out", str(tmp_path)]) == 0
     exercises, solutions = (tmp_path / f"{name}.html" for name in ("exercises", "solutions"))
     assert capsys.readouterr().out == f"written: {exercises}, {solutions}\n"
@@ -175,11 +137,8 @@ def test_the_booklet_has_every_exercise_with_its_hint_and_solutions_apart(tmp_pa
     assert "<details" not in tasks and "_solution" not in tasks and answers.count("_solution") >= number
     for text in (tasks, answers):
         assert outside(text) == [] and "@page" in text and "<script" not in text and "@media print" in text
-
-
-def test_a_booklet_of_nothing_is_refused(notebook, tmp_path, capsys):
-    assert cli.main(["booklet", str(notebook("a", "x = 1")), "--out", str(tmp_path / "out")]) == 2
-    assert "none of them has an exercise" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    with pytest.raises(ValueError, match="none of them has an exercise"):
+        booklet([notebook("a", "x = 1")], tmp_path)
 
 
 # --- the leaderboard
@@ -193,6 +152,22 @@ def handed_in(clip, corner, tmp_path, projection):
     projection(torch.eye(rows.shape[1])[:1] * 1e-6, energy=1.0).save(tmp_path / "idle.safetensors")
     (tmp_path / "torn.safetensors").write_bytes(b"x" * 100)
     return [tmp_path / f"{name}.safetensors" for name in ("idle", "torn", "able")]
+
+
+def test_one_submission_neither_ends_the_leaderboard_nor_forges_it(clip, corner, handed_in, tmp_path):
+    idle, _, able = handed_in
+    rows = 1e12 * torch.stack([clip.embed_texts([f"a {word} of a bird"])[0] for word in ("photo", "line")]).double()
+    huge = tmp_path / "huge.safetensors"
+    cn.Edit(rows.T, rows.T, "nullspace").save(huge)
+    endless = tmp_path / "endless.safetensors"
+    endless.write_bytes(idle.read_bytes())
+    endless.with_suffix(".json").write_text("[" * 5000)
+    forged = tmp_path / "x | 9 | 9 |\n| 1 | me <script>alert(1)<\\script> ![a](b) |.safetensors"
+    forged.write_bytes(b"<script>")
+    text = leaderboard.leaderboard(clip, corner, cn.Forget(classes=["car"]), [huge, endless, forged, idle, able])
+    assert [line.split(" | ")[1] for line in text.splitlines() if re.match(r"\| \d", line)][0] == "able"
+    assert "- endless: refused, " in text and text.count("refused, ") >= 2
+    assert "<" not in text and "](" not in text and {line.count("|") for line in text.splitlines()} <= {0, 7, 6}
 
 
 def test_the_leaderboard_ranks_patches_and_names_what_it_refuses(clip, corner, handed_in):

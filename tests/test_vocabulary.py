@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import clipnull as cn
-from clipnull.vocabulary import PROMPTS, TEMPLATES, format_prompt, is_near
+from clipnull.vocabulary import PROMPTS, TEMPLATES, format_prompt, is_near, read_vocabulary
 
 VOCABULARY = cn.Vocabulary(("cat", "dog", "fish"), ("photo", "line"))
 
@@ -79,6 +79,35 @@ def test_domains_of_known_data_sets_are_of_different_words(domains):
 )  # fmt: skip
 def test_words_that_hold_or_nearly_equal_a_class_are_near(name, near):
     assert is_near(name, ["cat", "fire_truck"]) == near
+
+
+@pytest.mark.parametrize(
+    ("spelled", "known"),
+    [("alarm_clock", "alarm clock"), ("AlarmClock", "alarm clock"), ("gold fish", "GoldFish"),
+     ("cafe\u0301", "caf\u00e9"), ("TV monitor", "TVMonitor"), ("PUPPY", "dog")],
+)  # fmt: skip
+def test_one_normal_form_of_names_at_every_door(spelled, known, tmp_path):
+    names = {name: (name,) for name in ("alarm clock", "GoldFish", "caf\u00e9", "TVMonitor")} | {
+        "dog": ("dog", "puppy")
+    }
+    vocabulary = cn.Vocabulary(names, ["OilPainting"])
+    mask = cn.Forget([spelled], ["oil_painting"]).mask(vocabulary)
+    assert mask[:, 0].nonzero().tolist() == [[list(names).index(known)]]
+    assert format_prompt("{n}", spelled).lower() == format_prompt("{n}", known).lower() or known == "dog"
+    (tmp_path / "names.txt").write_text(f"{spelled}\nother\n", encoding="utf-8")
+    assert known == "dog" or cn.Forget([known]).mask(read_vocabulary(tmp_path / "names.txt"))[0].all()
+
+
+@pytest.mark.parametrize("names", [["n01855672", "dog"], ["0001", "dog"], ["0", "1"], ["a1", "a2"]])
+def test_codes_are_warned_of_with_the_way_to_give_names(names):
+    with pytest.warns(UserWarning, match="look like codes, .*a table with the columns path and class"):
+        cn.Vocabulary(names, ["photo"])
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("names", [["A380", "dog"], ["30 kmh", "50 kmh"], ["7-Eleven", "4x4"], ["747", "dog"]])
+def test_names_with_numbers_are_no_codes(names):
+    cn.Vocabulary(names, ["photo"])
 
 
 # --- requests

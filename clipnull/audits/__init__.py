@@ -1,18 +1,23 @@
 """What remains of the forgotten, and what is damaged: every question at once, beside a retrained model."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..edit import Edit
-from ..embedding import embed, readable
+from ..embedding import embed
+from ..errors import at_least, brief, expect_types
+from ..files import counted
 from ..images import Images, families
 from ..models import EMBEDDED, RETRAINED, Clip, load
 from ..vocabulary import Forget
 from . import probes, retrieval, robustness, side_effects, words
 from .context import Context
-from .findings import Audit, Finding, ordered
+from .findings import Audit, Finding
 
 __all__ = ["Audit", "Finding", "audit", "audit_each"]
 
@@ -32,8 +37,8 @@ def audit(
 ) -> Audit:
     """Ask everything of an edited model that could contradict the claim "it has forgotten", the worst answer first.
 
-    Every question is asked of three models: unedited, edited, and one retrained without what is forgotten. A number
-    says little alone: a probe finds dogs in the features of a model that never met one, too.
+    Every question is asked of three models: unedited, edited, and one retrained without what is forgotten, because a
+    probe finds dogs in the features of a model that never met one, too.
 
     clip: the unedited model. after: an edited one, or an edit. images: n labelled pictures, used neither to train nor
     to edit. request: what is forgotten. retrained: a model trained without it; True: the one that comes with miniclip;
@@ -69,21 +74,34 @@ def audit_each(
 
     Raises what `audit` raises, before anything is asked.
     """
-    _validate_words(words or {}, request, images)
+    expect_types(clip=clip, images=images, request=request)
+    for after in afters:
+        if not isinstance(after, Clip | Edit):
+            raise ValueError(f"after: {brief(after)} is not valid; expected a model or an edit")
+    names, _ = words or {}, at_least("seed", seed, 0)
+    _count_forgotten(images, request)
+    _validate_words(names, request, images)
     edited = [after.apply(clip) if isinstance(after, Edit) else after for after in afters]
     other = retrained_for(clip, request, images) if retrained is True else retrained or None
     _validate_models(clip, edited, other)
     models = {"unedited": clip} | ({"retrained": other} if other else {})
-    images, features, edited_features, known = _embed_all(models, edited, images)
-    about = _about(models, images, request, seed)
-    relatives, left_out = families(images), _left_out(clip, other)
+    passes = {name: probes.through(model, images) for name, model in models.items()}
+    z = passes["unedited"][0]
+    rows = [one.edited(z) if one.base is clip else embed(one, images) for one in edited]
+    whole = torch.stack([~x.norm(dim=1).isnan() for x in (*rows, *(x for x, _ in passes.values()))]).all(0)
+    images = images.where(whole)
+    features = {name: x[whole] for name, (x, _) in passes.items()}
+    stages = {name: {stage: x[whole] for stage, x in layers.items()} for name, (_, layers) in passes.items()}
+    about, left_out, known = _about(models, images, request, seed), _left_out(models), {}
+    relatives = _relatives(images, features["unedited"])
     reports = []
-    for one, z in zip(edited, edited_features, strict=True):
+    for one, x in zip(edited, rows, strict=True):
         named = {"unedited": clip, "edited": one, **models}
-        rows = {"unedited": features["unedited"], "edited": z, **features}
-        context = Context(named, images, request, rows, relatives, seed, known)
+        of = {"unedited": features["unedited"], "edited": x[whole], **features}
+        context = Context(named, images, request, of, relatives, seed, stages, known)
         methods = {"methods": [edit.method for edit in one.edits]}
-        reports.append(Audit(ordered(_ask(context, words or {}, train)), about | methods, left_out))
+        findings = sorted(_ask(context, names, train), key=lambda finding: -finding.times)
+        reports.append(Audit(tuple(findings), about | methods, left_out, side_effects.counts(context)))
     return reports
 
 
@@ -92,8 +110,16 @@ def retrained_for(clip: Clip, request: Forget, images: Images) -> Clip | None:
     name = request.classes if request.classes is not None else request.domains
     if clip.base is not None or clip.name != EMBEDDED or request.also or not name or len(name) != 1:
         return None
-    wanted = f"{EMBEDDED}-no-{name[0]}"
-    return load(wanted, device=str(clip.device)) if wanted in RETRAINED else None
+    argument = "domains" if request.classes is None else "classes"
+    (place,) = images.vocabulary.places(argument, name)
+    wanted = f"{EMBEDDED}-no-{getattr(images.vocabulary, argument)[place]}"
+    if wanted not in RETRAINED:
+        return None
+    try:
+        return load(wanted, device=str(clip.device))
+    except FileNotFoundError as error:
+        warnings.warn(f"no retrained model to compare with: {error}", stacklevel=3)
+        return None
 
 
 def _validate_words(words: Mapping[str, Sequence[str]], request: Forget, images: Images) -> None:
@@ -115,44 +141,40 @@ def _validate_models(clip: Clip, edited: Sequence[Clip], retrained: Clip | None)
         raise ValueError(f"retrained: {retrained.name} is {kind}encoder; expected one as clip is")
 
 
-def _embed_all(
-    models: dict[str, Clip], edited: Sequence[Clip], images: Images
-) -> tuple[Images, dict[str, Tensor], list[Tensor], dict[tuple[str, str], Any]]:
-    """The readable images; embeddings of `models` and of each edited one; the stages of the tower on the way."""
-    passes = {name: probes.through(model, images) for name, model in models.items()}
-    rows = [z for z, _ in passes.values()]
-    for one in edited:
-        ours = one.base is models["unedited"]
-        rows.append(one.edited(rows[0]) if ours else embed(one, images))
-    images, rows = readable(images, *rows)
-    stages = {("stages", name): features for name, (_, features) in passes.items() if features is not None}
-    return images, dict(zip(models, rows, strict=False)), list(rows[len(models) :]), stages
+def _count_forgotten(images: Images, request: Forget) -> int:
+    """How many pictures are to be forgotten. Raises ValueError for fewer than MIN_PICTURES of them, or to keep."""
+    n, forgotten = len(images), int(request.mask(images.vocabulary)[images.classes, images.domains].sum())
+    if min(forgotten, n - forgotten) < MIN_PICTURES:
+        counts = f"{counted(forgotten, 'picture')} to forget and {n - forgotten} to keep"
+        raise ValueError(f"images: {counts}; expected at least {MIN_PICTURES} of each")
+    return forgotten
 
 
 def _about(models: dict[str, Clip], images: Images, request: Forget, seed: int) -> dict[str, Any]:
-    n, forgotten = len(images), int(request.mask(images.vocabulary)[images.classes, images.domains].sum())
-    if min(forgotten, n - forgotten) < MIN_PICTURES:
-        raise ValueError(f"images: {forgotten} of {n} are forgotten; expected at least {MIN_PICTURES}, as many kept")
-    names = {name: model.name for name, model in models.items()}
-    about = {"request": str(request), "paradigm": request.paradigm, "model": names["unedited"]}
-    about |= {"clean": names.get("retrained"), "methods": [], "pictures": n, "forgotten": forgotten, "seed": seed}
-    return about
+    names, forgotten = {name: model.name for name, model in models.items()}, _count_forgotten(images, request)
+    about = {"request": str(request), "paradigm": request.paradigm, "model": names["unedited"], "methods": []}
+    return about | {"clean": names.get("retrained"), "pictures": len(images), "forgotten": forgotten, "seed": seed}
 
 
-def _left_out(clip: Clip, retrained: Clip | None) -> tuple[str, ...]:
-    reasons = []
-    if clip.stored:
-        reasons.append("stages of the tower, a prompt found by gradient, rounded weights: only embeddings are stored")
-    if retrained is None:
-        reasons.append("a retrained model: what only it can judge is reported without a judgement")
-    return tuple(reasons)
+def _relatives(images: Images, z: Tensor) -> list[str]:
+    """The family of each picture; pictures of one embedding, such as copies of a file, are of one family."""
+    first: dict[bytes, str] = {}
+    keys = (1e4 * F.normalize(z, dim=-1)).round().to(torch.int16)
+    return [first.setdefault(key.numpy().tobytes(), name) for key, name in zip(keys, families(images), strict=True)]
+
+
+def _left_out(models: dict[str, Clip]) -> tuple[str, ...]:
+    stored = "stages of the tower, a prompt found by gradient, rounded weights: only embeddings are stored"
+    retrained = "a retrained model: what only it can judge is reported without a judgement"
+    return (stored,) * bool(models["unedited"].stored) + (retrained,) * ("retrained" not in models)
 
 
 def _ask(context: Context, other_names: Mapping[str, Sequence[str]], train: Images | None) -> list[Finding]:
-    findings = [*probes.by_stage(context), *probes.relearning(context), *words.other_words(context, other_names)]
-    if not context.models["unedited"].stored:
-        findings += words.found_prompt(context)
-    findings += [*retrieval.retrieval(context), *retrieval.neighbours(context), *side_effects.destinations(context)]
-    findings += [*side_effects.damage(context), *side_effects.signature(context), *side_effects.membership(context)]
-    findings += [*robustness.survival(context), *robustness.reversal(context)]
+    questions = [
+        *(probes.by_stage, probes.relearning, words.found_prompt, retrieval.retrieval, retrieval.neighbours),
+        *(side_effects.destinations, side_effects.damage, side_effects.signature, side_effects.membership),
+        *(robustness.survival, robustness.reversal),
+    ]
+    findings = [finding for question in questions for finding in question(context)]
+    findings += words.other_words(context, other_names)
     return findings + (robustness.fine_tuning(context, train) if train is not None else [])

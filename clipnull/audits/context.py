@@ -20,38 +20,31 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, eq=False)
 class Context:
-    """Models and n pictures that all of them can read.
+    """Models and n pictures that all of them can read."""
 
-    Attributes
-    ----------
-    models : dict of str to Clip
-        "unedited", "edited", and "retrained" where there is one.
-    images : Images
-    request : Forget
-    features : dict of str to (n, d) float32
-        Embeddings of the pictures under each model.
-    families : list of n str
-        Design families: no probe may have the same one on both sides.
-    seed : int
-    known : dict
-        What `each` has computed of the models that are no edit, kept for the next edit.
-    """
-
-    models: dict[str, Clip]
+    models: dict[str, Clip]  # "unedited", "edited", and "retrained" where there is one
     images: Images
     request: Forget
-    features: dict[str, Tensor]
-    families: list[str]
+    features: dict[str, Tensor]  # by model, the embeddings of the pictures: (n, d) float32
+    families: list[str]  # of the n pictures: no probe may have the same family on both sides
     seed: int
-    known: dict[tuple[str, str], Any] = field(default_factory=dict)
+    stages: dict[str, dict[str, Tensor]]  # by model, what `probes.stage_features` gives; nothing of stored embeddings
+    known: dict[tuple[str, str], Any] = field(default_factory=dict)  # what `each` keeps for the next edit
 
-    def each(self, what: str, function: Callable[[str], T]) -> dict[str, T]:
-        """`function` of the name of each model; of the unedited and the retrained one, once for all edits."""
+    def each(self, what: str, function: Callable[[str], T], untouched: bool = False) -> dict[str, T]:
+        """`function` of the name of each model; of the unedited and the retrained one, once for all edits.
+
+        untouched: the edited model answers as the unedited one does.
+        """
         results = {}
         for name in self.models:
-            if name != "edited" and (what, name) not in self.known:
-                self.known[what, name] = function(name)
-            results[name] = function(name) if name == "edited" else self.known[what, name]
+            if name == "edited" and not untouched:
+                results[name] = function(name)
+                continue
+            source = "unedited" if name == "edited" else name
+            if (what, source) not in self.known:
+                self.known[what, source] = function(source)
+            results[name] = self.known[what, source]
         return results
 
     @cached_property
@@ -74,14 +67,19 @@ class Context:
         """The classes with a forgotten cell."""
         return self.mask.any(1).nonzero()[:, 0].tolist()
 
+    def beside(self, c: int) -> tuple[Tensor, Tensor]:
+        """The forgotten pictures of class c, and those of other classes in their domains: (n,) bool each."""
+        positive = self.inside & (self.images.classes == c)
+        domains = torch.isin(self.images.domains, self.images.domains[positive])
+        return positive, domains & (self.images.classes != c)
+
     def unit(self, model: str) -> Tensor:
         return F.normalize(self.features[model].double(), dim=-1)
 
     def answers(self, model: str, classifier: Tensor | None = None) -> Tensor:
         """The class that each picture is classified as, (n,). classifier: (C, d) or (K, C, d); else free prompts."""
-        return classify(
-            self.features[model], self.texts[model] if classifier is None else classifier, self.images.domains
-        )
+        texts = self.texts[model] if classifier is None else classifier
+        return classify(self.features[model], texts, self.images.domains)
 
     def right(self, predicted: Tensor, where: Tensor | None = None) -> float:
         """Percent of the forgotten pictures (or those of `where`) that are classified right; cells count the same."""

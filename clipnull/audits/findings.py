@@ -2,11 +2,15 @@
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from ..files import aligned, as_text, markdown
+
 MODELS = ("unedited", "edited", "retrained")
+LIMITS = {"max_left": 10.0, "max_lost": 5.0}
+"""Percent of the forgotten pictures of a class that may still be named right; points that a kept class may lose."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +35,6 @@ class Finding:
     details: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def name(self) -> str:
-        """The question with its kind and unit."""
-        return f"{self.check}: {self.asked}" + (f" ({self.unit})" if self.unit else "")
-
-    @property
     def times(self) -> float:
         """How many times the limit the excess is; -inf where nothing is judged."""
         return -math.inf if self.excess is None or self.limit is None else max(0.0, self.excess) / self.limit
@@ -48,58 +47,107 @@ class Finding:
         """In types of JSON; the retrained model has the key "clean" there."""
         return {"clean" if key == "retrained" else key: x for key, x in asdict(self).items()} | {"within": self.within}
 
+    def cells(self) -> list[str]:
+        """The question, the answers, the excess and the limit as text."""
+        unit = f" ({self.unit})" if self.unit else ""
+        numbers = self.unedited, self.edited, self.retrained, self.excess, self.limit
+        name = f", {self.details['class']}" if "class" in self.details else ""
+        question = " ".join(f"{self.check}: {self.asked}{name}{unit}".split())
+        return [question, *map(format_number, numbers)]
+
+
+@dataclass(frozen=True)
+class Count:
+    """How many pictures of a class are named right, before and after: the forgotten ones, or the kept ones."""
+
+    name: str
+    forgotten: bool
+    pictures: int
+    before: int
+    after: int
+    chance: float = 0.0  # percent that guessing names right
+
+    def beyond(self, max_left: float, max_lost: float) -> bool:
+        """Whether over `max_left` percent of the forgotten, beyond chance, are left, or over `max_lost` points lost."""
+        if self.forgotten:
+            return 100 * self.after > (max_left + self.chance) * self.pictures
+        return 100 * (self.before - self.after) > max_lost * self.pictures
+
+    def __str__(self) -> str:
+        return f"{' '.join(self.name.split())} {self.before} -> {self.after} of {self.pictures}"
+
 
 @dataclass(frozen=True, eq=False)
 class Audit:
     """All findings, the worst first: by how many times its limit each excess is; then those that are not judged.
 
     about: the request, the model, the edits, the number of pictures, in types of JSON. left_out: what could not be
-    asked, and why.
+    asked, and why. counts: of every class, the forgotten first, then those that lose most. limits: see LIMITS.
     """
 
     findings: tuple[Finding, ...]
     about: dict[str, Any]
     left_out: tuple[str, ...] = ()
+    counts: tuple[Count, ...] = ()
+    limits: dict[str, float] = field(default_factory=LIMITS.copy)
 
     def __getitem__(self, check: str) -> tuple[Finding, ...]:
         """The findings of one kind."""
         return tuple(f for f in self.findings if f.check == check)
 
     @property
+    def beyond(self) -> tuple[Finding, ...]:
+        """The findings beyond their limit."""
+        return tuple(f for f in self.findings if f.within is False)
+
+    @property
+    def judged(self) -> tuple[Finding, ...]:
+        return tuple(f for f in self.findings if f.within is not None)
+
+    @property
     def worst(self) -> tuple[Finding, ...]:
         """The three worst of those that are judged."""
-        return tuple(f for f in self.findings if f.excess is not None)[:3]
+        return self.judged[:3]
+
+    @property
+    def hurt(self) -> tuple[Count, ...]:
+        """The classes beyond `limits`: not forgotten, or kept ones that lose; the worst first."""
+        return tuple(count for count in self.counts if count.beyond(**self.limits))
 
     def as_dict(self) -> dict[str, Any]:
         """All of it in types of JSON."""
-        return {**self.about, "findings": [f.as_dict() for f in self.findings], "left_out": list(self.left_out)}
+        counts, findings = ([asdict(count) for count in self.counts], [f.as_dict() for f in self.findings])
+        hurt = {"counts": counts, "limits": self.limits, "hurt": [str(count) for count in self.hurt]}
+        return {**self.about, **hurt, "findings": findings, "left_out": list(self.left_out)}
 
     def to_json(self) -> str:
         return json.dumps(self.as_dict(), indent=1, allow_nan=False) + "\n"
 
     def _repr_markdown_(self) -> str:
-        lines = [f"| question | {' | '.join(MODELS)} | judged | limit |", "|---|" + "---:|" * 3 + "---|---:|"]
+        rows = []
         for f in self.findings:
-            *answers, excess, limit = _numbers(f)
-            judged = f"{f.judged} {excess}{'' if f.within else ' ✗'}" if f.judged else excess
-            lines.append("| " + " | ".join([f.name, *answers, judged, limit]) + " |")
-        return "\n".join(lines)
+            name, *cells, excess, limit = f.cells()
+            rows.append([as_text(name), *cells, f"{f.judged} {excess}{' ✗' * (f.within is False)}".strip(), limit])
+        return markdown(rows, ["question", *MODELS, "judged", "limit"])
 
     def __str__(self) -> str:
-        beyond, judged = (sum(f.within in wanted for f in self.findings) for wanted in ((False,), (False, True)))
-        width = max(len(f.name) for f in self.findings)
-        lines = [
-            f"forget {self.about['request']}: {beyond} of {judged} findings beyond their limit, the worst first",
-            " " * (width + 2) + "".join(f"{title:>10}" for title in (*MODELS, "judged", "limit")),
-        ]
+        request = " ".join(self.about["request"].split())
+        about = f"forget {request}: {len(self.beyond)} of {len(self.judged)} findings beyond their limit"
+        rows = []
         for f in self.findings:
-            mark = "✗" if f.within is False else " "
-            lines.append(f"{mark} {f.name:{width}}" + "".join(f"{number:>10}" for number in _numbers(f)))
-        return "\n".join([*lines, *(f"left out: {what}" for what in self.left_out)])
+            first, *rest = f.cells()
+            rows.append([f"{'✗' if f.within is False else ' '} {first}", *rest])
+        table = aligned(rows, [" ", *MODELS, "judged", "limit"])
+        left_out = [f"left out: {reason}" for reason in self.left_out]
+        return "\n".join([f"{about}, the worst first", *self._hurt_lines(), table, *left_out])
 
-
-def _numbers(f: Finding) -> list[str]:
-    return [format_number(value) for value in (f.unedited, f.edited, f.retrained, f.excess, f.limit)]
+    def _hurt_lines(self) -> list[str]:
+        """Named right, before -> after: the forgotten classes, then those that are hurt."""
+        lines, hurt = [], self.hurt
+        for count in (count for count in self.counts if count.forgotten):
+            lines.append(f"{'NOT FORGOTTEN' if count in hurt else 'forgotten'}: {count}")
+        kept = [str(count) for count in hurt if not count.forgotten]
+        return lines + ([f"HURT: {'; '.join(kept)}"] if kept else ["hurt: no kept class"] * bool(self.counts))
 
 
 def format_number(value: float | None) -> str:
@@ -109,37 +157,30 @@ def format_number(value: float | None) -> str:
     return f"{value:.0f}" if abs(value) >= 99.95 else f"{value:.1f}" if abs(value) >= 9.995 else f"{value:.2f}"
 
 
-def ordered(findings: Iterable[Finding]) -> tuple[Finding, ...]:
-    return tuple(sorted(findings, key=lambda f: -f.times))
-
-
 def finding(
     check: str,
     asked: str,
     unit: str,
     values: Mapping[str, float],
-    excess: float | None = None,
-    limit: float | None = None,
-    judged: str = "",
+    judged: tuple[float | None, float | None, str] = (None, None, ""),
     details: dict[str, Any] | None = None,
 ) -> Finding:
-    """A Finding of the `values` of MODELS by name; nothing is judged where the excess is None or NaN."""
-    excess = _rounded(excess)
+    """A Finding of the `values` of MODELS by name. judged: (excess, limit, what the excess is), of which none counts
+    where the excess is None or NaN."""
+    excess, limit, kind = figure(judged[0]), *judged[1:]
     if excess is None or limit is None:
-        excess, limit, judged = None, None, ""
-    unedited, edited, retrained = (_rounded(values.get(model)) for model in MODELS)
-    return Finding(check, asked, unit, unedited, edited, retrained, excess, limit, judged, details or {})
+        excess, limit, kind = None, None, ""
+    unedited, edited, retrained = (figure(values.get(model)) for model in MODELS)
+    return Finding(check, asked, unit, unedited, edited, retrained, excess, limit, kind, details or {})
 
 
-def above_retrained(values: Mapping[str, float]) -> float | None:
-    """How far the edited model is above the retrained one; None without that."""
-    return values["edited"] - values["retrained"] if "retrained" in values else None
+def above_retrained(
+    values: Mapping[str, float], limit: float, kind: str = "points above retrained"
+) -> tuple[float | None, float, str]:
+    """What `finding` judges: how far the edited model is above the retrained one, if there is one."""
+    return values["edited"] - values["retrained"] if "retrained" in values else None, limit, kind
 
 
-def curve(values: Sequence[float]) -> list[float | None]:
-    """Numbers for `Finding.details`."""
-    return [_rounded(v) for v in values]
-
-
-def _rounded(value: float | None) -> float | None:
+def figure(value: float | None) -> float | None:
+    """A number for JSON; None for one that is not finite."""
     return None if value is None or not math.isfinite(value) else round(float(value), 6)

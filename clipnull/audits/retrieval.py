@@ -9,7 +9,7 @@ from torch import Tensor
 from ..errors import at_least
 from ..prompts import common_words, prompt_sets, text_classifiers
 from .context import Context
-from .findings import Finding, above_retrained, curve, finding
+from .findings import Finding, above_retrained, figure, finding
 from .probes import validate_finite
 
 RANKS = (1, 5, 10)
@@ -26,60 +26,56 @@ def retrieval(context: Context) -> list[Finding]:
     """
     findings, vocabulary = [], context.images.vocabulary
     prompts = next((p for p in ("domain", "build") if p in prompt_sets(context.models["unedited"])), None)
-    ways: dict[str, dict[str, dict[bool, list[float]]]] = {}
+    ways: dict[str, dict[str, tuple[Tensor, Tensor]]] = {"text to picture": {}} if prompts else {}
     for model, clip in context.models.items():
         z = context.unit(model).float()
         if prompts:
             cells = text_classifiers(clip, vocabulary, prompts).transpose(0, 1)  # (C, K, d)
-            ways.setdefault("text to picture", {})[model] = _cells_found(context, z, cells)
+            ways["text to picture"][model] = _cells_found(context, z, cells)
         common = common_words(clip, vocabulary)
         names = context.texts[model] if common is None else torch.cat([context.texts[model], common])
         ways.setdefault("picture to text", {})[model] = _names_found(context, z, names)
-    for way, recall in ways.items():
+    for way, results in ways.items():
         for kept in (True, False):
-            at5 = {model: by_kept[kept][RANKS.index(5)] for model, by_kept in recall.items()}
-            lost = at5["unedited"] - at5["edited"]
-            judged = (lost, LOST, "points lost") if kept else (above_retrained(at5), FOUND, "points above retrained")
-            curves = {model: curve(by_kept[kept]) for model, by_kept in recall.items()}
+            recall = {m: _recall(rank[forgotten != kept]) for m, (rank, forgotten) in results.items()}
+            at5 = {model: shares[RANKS.index(5)] for model, shares in recall.items()}
+            lost = at5["unedited"] - at5["edited"], LOST, "points lost"
+            details = {"ranks": list(RANKS), "recall": {m: [figure(x) for x in own] for m, own in recall.items()}}
             asked = f"{way}, {'kept' if kept else 'forgotten'}, recall at 5"
-            findings.append(finding("retrieval", asked, "%", at5, *judged, {"ranks": list(RANKS), "recall": curves}))
+            judged = lost if kept else above_retrained(at5, FOUND)
+            findings.append(finding("retrieval", asked, "%", at5, judged, details))
     return findings
 
 
-def _cells_found(context: Context, z: Tensor, cells: Tensor) -> dict[bool, list[float]]:
-    """Percent of kept (True) and forgotten cells whose text finds a picture of theirs, for each of RANKS."""
-    counts, hits = context.images.counts(), {True: [], False: []}
-    for c, k in (counts > 0).nonzero().tolist():
-        order = (z @ cells[c, k]).argsort(descending=True)[: RANKS[-1]]
-        right = (context.images.classes[order] == c) & (context.images.domains[order] == k)
-        hits[not bool(context.mask[c, k])].append([float(right[:r].any()) for r in RANKS])
-    return {kept: _percent(rows) for kept, rows in hits.items()}
+def _cells_found(context: Context, z: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each cell with pictures, how many others its text (C, K, d) finds before one of its own; is it forgotten?"""
+    places = (context.images.counts() > 0).nonzero()
+    ranks = []
+    for c, k in places.tolist():
+        order = (z @ cells[c, k]).argsort(descending=True)
+        ranks.append(int(((context.images.classes == c) & (context.images.domains == k))[order].int().argmax()))
+    return torch.tensor(ranks), context.mask[places[:, 0], places[:, 1]]
 
 
-def _names_found(context: Context, z: Tensor, names: Tensor) -> dict[bool, list[float]]:
-    """Percent of kept (True) and forgotten pictures that find their class, for each of RANKS."""
+def _names_found(context: Context, z: Tensor, names: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each picture, how many names (m, d) it finds before the right one; is it forgotten?"""
     scores = z @ names.T
-    rank = (scores > scores.gather(1, context.images.classes[:, None])).sum(1)  # names before the right one
-    hits = {True: [], False: []}
-    for r, forgotten in zip(rank.tolist(), context.inside.tolist(), strict=True):
-        hits[not forgotten].append([float(r < k) for k in RANKS])
-    return {kept: _percent(rows) for kept, rows in hits.items()}
+    return (scores > scores.gather(1, context.images.classes[:, None])).sum(1), context.inside
 
 
-def _percent(rows: list[list[float]]) -> list[float]:
-    return [round(100 * sum(column) / len(rows), 6) for column in zip(*rows, strict=True)] if rows else [math.nan] * 3
+def _recall(rank: Tensor) -> list[float]:
+    """Percent of `rank` (n,) below each of RANKS; NaN where there is none."""
+    return [100 * float((rank < k).double().mean()) if len(rank) else math.nan for k in RANKS]
 
 
 def neighbours(context: Context, k: int = 5) -> list[Finding]:
     """Of the k pictures nearest to each forgotten one, the share of its class; that needs no words."""
     if len(context.images) <= k:
         return []
-    labels, inside = context.images.classes, context.inside
-    shares = {
-        model: 100 * float(retrieval_precision(z, labels, k, inside).mean()) for model, z in context.features.items()
-    }
-    judged = above_retrained(shares), FOUND, "points above retrained"
-    return [finding("retrieval", f"picture to picture, forgotten, of the {k} nearest", "%", shares, *judged)]
+    labels, features = context.images.classes, context.features.items()
+    shares = {m: 100 * float(retrieval_precision(z, labels, k, context.inside).mean()) for m, z in features}
+    asked = f"picture to picture, forgotten, of the {k} nearest"
+    return [finding("retrieval", asked, "%", shares, above_retrained(shares, FOUND))]
 
 
 def retrieval_precision(features: Tensor, labels: Tensor, k: int = 5, where: Tensor | None = None) -> Tensor:

@@ -3,17 +3,17 @@
 import copy
 from dataclasses import replace
 from functools import reduce
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..edit import Edit
 from ..embedding import embed
 from ..images import Images
 from ..models import Clip
 from .context import Context
-from .findings import Finding, curve, finding
+from .findings import Finding, figure, finding
 
 GONE = 0.05
 """Limit: the share of the forgetting that may be gone after weights or embeddings were rounded."""
@@ -54,7 +54,7 @@ def survival(context: Context) -> list[Finding]:
     if lost <= 0:
         return []
     edited, features = context.models["edited"], context.features
-    shares = {"embeddings in int8": _right(context, rounded(features["edited"], "int8"), context.inside)}
+    shares = {"embeddings in int8": _right(context, rounded(features["edited"], "int8"))}
     if not edited.stored:
         where = context.inside & (torch.cumsum(context.inside, 0) <= MAX_PICTURES)
         for kind in ("float16", "bfloat16", "int8"):
@@ -64,15 +64,14 @@ def survival(context: Context) -> list[Finding]:
     findings = []
     for asked, share in shares.items():
         judged = (share - right["edited"]) / lost, GONE, "of the forgetting gone"
-        findings.append(finding("survival", asked, "%", right | {"edited": share}, *judged))
-    if edited.edits and all(edit.linear for edit in edited.edits):
-        mean = (features["unedited"] + features["edited"]) / 2  # linear: that of the mean of both weights
-        halfway = right | {"edited": _right(context, mean, context.inside)}
-        findings.append(finding("survival", "the mean of edited and unedited weights", "%", halfway))
+        findings.append(finding("survival", asked, "%", right | {"edited": share}, judged))
+    if edited.edits and all(edit.linear for edit in edited.edits):  # then that of the mean of both weights
+        halfway = {"edited": _right(context, (features["unedited"] + features["edited"]) / 2)}
+        findings.append(finding("survival", "the mean of edited and unedited weights", "%", right | halfway))
     return findings
 
 
-def _right(context: Context, z: Tensor, where: Tensor) -> float:
+def _right(context: Context, z: Tensor, where: Tensor | None = None) -> float:
     answer = (F.normalize(z.float(), dim=-1).nan_to_num() @ context.texts["edited"].T).argmax(1)
     return context.right(answer, where)
 
@@ -80,28 +79,25 @@ def _right(context: Context, z: Tensor, where: Tensor) -> float:
 def reversal(context: Context) -> list[Finding]:
     """What somebody can undo: with the base weights all; with the patch, edited embeddings turned back.
 
-    A linear edit is inverted as far as it has an inverse (pseudo-inverse); another one step by step, from
-    z = z' + (z - edit(z)). Not judged: no edit of the last layer promises anything here.
+    Not judged: no edit of the last layer promises anything here.
     """
     edits = context.models["edited"].edits
     if not edits:
         return []
     right = {m: context.right(context.answers(m)) for m in ("unedited", "edited")}
     z = context.features["edited"].double()
-    back = z.clone()
-    for edit in reversed(edits):
-        back = _turned_back(edit, back)
-    again = reduce(lambda x, e: e.images(x), edits, back)
+    back = reduce(_turned_back, reversed(edits), z)
+    again = reduce(lambda x, edit: edit.images(x), edits, back)
     details = {"edited again, relative error": round(float((again - z).norm() / z.norm()), 9)}
-    with_base = right | {"edited": right["unedited"]}
-    with_patch = right | {"edited": _right(context, back, context.inside)}
+    patch = right | {"edited": _right(context, back)}
     return [
-        finding("reversal", "with the base weights", "%", with_base),
-        finding("reversal", "with the patch and edited embeddings", "%", with_patch, details=details),
+        finding("reversal", "with the base weights", "%", right | {"edited": right["unedited"]}),
+        finding("reversal", "with the patch and edited embeddings", "%", patch, details=details),
     ]
 
 
-def _turned_back(edit: Any, z: Tensor, steps: int = 50) -> Tensor:
+def _turned_back(z: Tensor, edit: Edit, steps: int = 50) -> Tensor:
+    """A linear edit by its pseudo-inverse; another one step by step, from z = z' + (z - edit(z))."""
     if edit.linear:
         bias = 0 if edit.bias is None else edit.bias
         return (z - bias) @ torch.linalg.pinv(edit.matrix().double(), rtol=1e-6)
@@ -130,14 +126,13 @@ def fine_tuning(context: Context, train: Images) -> list[Finding]:
     first = curves["edited"]["forgotten"][0]
     lost = curves["unedited"]["forgotten"][0] - first
     findings = []
-    for i, steps in enumerate(STEPS):
-        if steps in (10, STEPS[-1]):
-            shares = {name: parts["forgotten"][i] for name, parts in curves.items()}
-            back = (shares["edited"] - first) / lost if lost > 0 else float("nan")
-            details = {"steps": list(STEPS), "of what was lost": curve([back])[0]}
-            details |= {f"{part}, {name}": curve(own[part]) for name, own in curves.items() for part in own}
-            asked = f"{steps} steps of fine-tuning on kept pictures"
-            findings.append(finding("survival", asked, "%", shares, details=details))
+    for i, steps in ((i, steps) for i, steps in enumerate(STEPS) if steps in (10, STEPS[-1])):
+        shares = {name: parts["forgotten"][i] for name, parts in curves.items()}
+        back = figure((shares["edited"] - first) / lost) if lost > 0 else None
+        details = {"steps": list(STEPS), "of what was lost": back}
+        details |= {f"{part}, {m}": [*map(figure, y)] for m, parts in curves.items() for part, y in parts.items()}
+        asked = f"{steps} steps of fine-tuning on kept pictures"
+        findings.append(finding("survival", asked, "%", shares, details=details))
     return findings
 
 
@@ -157,8 +152,8 @@ def _fine_tuned(context: Context, name: str, kept: Images) -> dict[str, list[flo
             z = F.normalize(embed(replace(clip, model=model), some), dim=-1)
             answer = torch.full_like(context.images.classes, -1)
             answer[seen] = (z @ context.texts[name].T).argmax(1)
-            shares["forgotten"].append(context.right(answer))
-            shares["kept"].append(context.right(answer, seen & ~context.inside))
+            for part, where in (("forgotten", context.inside), ("kept", seen & ~context.inside)):
+                shares[part].append(context.right(answer, where))
         if step == STEPS[-1]:
             break
         chosen = torch.randperm(len(kept), generator=generator)[:BATCH]

@@ -1,7 +1,5 @@
 """What an edit leaves to be seen: where pictures go, what is damaged, a signature, and which class was forgotten."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -9,7 +7,7 @@ from ..errors import import_extra
 from ..evaluate import accuracy_matrix, compare, is_measurable, macro, others_of
 from ..subspace import captured_energy
 from .context import Context
-from .findings import Finding, finding
+from .findings import Count, Finding, finding
 from .probes import weight_difference
 
 SORTED, NAMED = 0.1, 0.25
@@ -55,7 +53,8 @@ def _scores(context: Context, model: str) -> Tensor:
 
 def damage(context: Context) -> list[Finding]:
     """What is lost of what was to be kept: classes on average and at worst, siblings, and unrelated answers."""
-    matrices = {model: accuracy_matrix(context.answers(model), context.images) for model in context.models}
+    answers = {model: context.answers(model) for model in context.models}
+    matrices = {model: accuracy_matrix(given, context.images) for model, given in answers.items()}
     mask, by_domain = context.mask, bool(context.mask.all(0).any())
     forgotten = mask.any(1)[:, None]
     rest = ~mask if by_domain else ~mask & ~forgotten
@@ -63,14 +62,17 @@ def damage(context: Context) -> list[Finding]:
     def right(where: Tensor) -> dict[str, float]:
         return {model: 100 * macro(matrix, where) for model, matrix in matrices.items()}
 
-    findings = []
+    findings, labels = [], context.images.classes
     if rest.any():
         findings.append(_loss("kept domains" if by_domain else "kept classes", right(rest), LOSS))
         rows = torch.arange(len(mask))[:, None]
         by_class = {c: right(rest & (rows == c)) for c in range(len(mask))}
-        by_class = {c: shares for c, shares in by_class.items() if shares["unedited"] == shares["unedited"]}
-        worst = max(by_class, key=lambda c: by_class[c]["unedited"] - by_class[c]["edited"])
-        details = _counted(context, rest, worst)
+        lost = {c: x["unedited"] - x["edited"] for c, x in by_class.items() if x["unedited"] == x["unedited"]}
+        worst = max(lost, key=lost.__getitem__)
+        where = rest[labels, context.images.domains] & (labels == worst)
+        wrong = [int((answers[model] != worst)[where].sum()) for model in ("unedited", "edited")]
+        details = {"class": context.images.vocabulary.classes[worst], "pictures": int(where.sum())}
+        details["lost"] = wrong[1] - wrong[0]
         findings.append(_loss("the kept class that loses most", by_class[worst], WORST, details))
     siblings = ~mask & forgotten
     if siblings.any() and not by_domain:
@@ -78,24 +80,40 @@ def damage(context: Context) -> list[Finding]:
     return [*findings, *_renamed(context), *_unmentioned(context)]
 
 
-def _counted(context: Context, cells: Tensor, c: int) -> dict[str, Any]:
-    """How many pictures of class c in `cells` (C, K) there are, and how many fewer the edit leaves right."""
-    where = cells[context.images.classes, context.images.domains] & (context.images.classes == c)
-    wrong = [int((context.answers(m) != c)[where].sum()) for m in ("unedited", "edited")]
-    name = context.images.vocabulary.classes[c]
-    return {"class": name, "pictures": int(where.sum()), "lost": wrong[1] - wrong[0]}
+def counts(context: Context) -> tuple[Count, ...]:
+    """Pictures named right before and after: of the forgotten classes, then of each kept one, the worst first.
+
+    Where whole domains go, their pictures count together, and chance is 1/C: some class is what they are named now.
+    """
+    labels, inside, classes = context.images.classes, context.inside, context.images.vocabulary.classes
+    before, after = (context.answers(model) == labels for model in ("unedited", "edited"))
+
+    def count(name: str, forgotten: bool, where: Tensor, chance: float = 0.0) -> Count:
+        return Count(name, forgotten, int(where.sum()), int(before[where].sum()), int(after[where].sum()), chance)
+
+    if by_domain := bool(context.mask.all(0).any()):
+        gone = [count(str(context.request), True, inside, 100 / len(classes))]
+    else:
+        gone = [count(classes[c], True, inside & (labels == c)) for c in context.forgotten]
+    kept = []
+    for c, name in enumerate(classes):
+        title = f"{name} elsewhere" if c in context.forgotten and not by_domain else name
+        kept.append(count(title, False, ~inside & (labels == c)))
+    gone.sort(key=lambda x: -x.after / max(1, x.pictures))
+    kept.sort(key=lambda x: (x.after - x.before) / max(1, x.pictures))
+    return tuple(x for x in (*gone, *kept) if x.pictures)
 
 
 def _renamed(context: Context) -> list[Finding]:
     """Unrelated pictures that keep their name, where they are known."""
-    clip, edited = context.models["unedited"], context.models["edited"]
     features = context.features["unedited"], context.features["edited"]
+    clip, edited = context.models["unedited"], context.models["edited"]
     renamed = compare(clip, edited, context.images, context.request, features=features).renamed
     if renamed is None:
         return []
-    same = {"unedited": 100.0, "edited": 100 * (1 - float(renamed.double().mean()))}
-    judged = 100 - same["edited"], CHANGED, "changed"
-    return [finding("damage", "unrelated pictures that keep their name", "%", same, *judged)]
+    changed = 100 * float(renamed.double().mean())
+    same = {"unedited": 100.0, "edited": 100 - changed}
+    return [finding("damage", "unrelated pictures that keep their name", "%", same, (changed, CHANGED, "changed"))]
 
 
 def _unmentioned(context: Context) -> list[Finding]:
@@ -107,27 +125,20 @@ def _unmentioned(context: Context) -> list[Finding]:
     clip, edited = context.models["unedited"], context.models["edited"]
     base = clip.base or clip
     others = others_of(base, context.images.vocabulary)
-    known = (edited.base or edited) is base and is_measurable(context.request)
-    if not known or others is None or others.shows is None:
+    comparable = (edited.base or edited) is base and is_measurable(context.request)
+    if not comparable or others is None or others.shows is None:
         return []
-    shows = others.shows
-    answers = [others.answers(model.edited) for model in (clip, edited)]
-    counts = shows.bincount(minlength=len(others.names))
-    before, after = (torch.bincount(shows[given == shows], minlength=len(counts)) for given in answers)
-    there, lost = counts > 0, (before - after) / counts.clamp(min=1)
-    worst = int(lost.argmax())
-    pairs = {"unedited": before, "edited": after}.items()
-    mean = {model: 100 * float((hits[there] / counts[there]).double().mean()) for model, hits in pairs}
-    at_worst = {model: 100 * float(hits[worst] / counts[worst]) for model, hits in pairs}
-    details = {
-        "class": others.names[worst],
-        "pictures": int(counts[worst]),
-        "lost": int(before[worst] - after[worst]),
-        "classes": int(there.sum()),
-        "classes that lose": int((lost > 0).sum()),
-        "classes that gain": int((lost < 0).sum()),
-    }
-    limit = WORST if 100 / details["pictures"] <= WORST else None
+    shows, counts = others.shows, others.shows.bincount(minlength=len(others.names))
+    answers = {"unedited": others.answers(clip.edited), "edited": others.answers(edited.edited)}
+    hits = {m: torch.bincount(shows[given == shows], minlength=len(counts)) for m, given in answers.items()}
+    lost, there = hits["unedited"] - hits["edited"], counts > 0
+    worst = int((lost / counts.clamp(min=1)).argmax())
+    mean = {model: 100 * float((x[there] / counts[there]).double().mean()) for model, x in hits.items()}
+    at_worst = {model: 100 * float(x[worst] / counts[worst]) for model, x in hits.items()}
+    n = int(counts[worst])
+    details = {"class": others.names[worst], "pictures": n, "lost": int(lost[worst]), "classes": int(there.sum())}
+    details |= {"classes that lose": int((lost > 0).sum()), "classes that gain": int((lost < 0).sum())}
+    limit = WORST if 100 / n <= WORST else None
     return [
         _loss("unmentioned classes", mean, LOSS, details),
         _loss("the unmentioned class that loses most", at_worst, limit, details),
@@ -135,8 +146,7 @@ def _unmentioned(context: Context) -> list[Finding]:
 
 
 def _loss(asked: str, right: dict[str, float], limit: float | None, details: dict | None = None) -> Finding:
-    excess = right["unedited"] - right["edited"]
-    return finding("damage", asked, "%", right, excess, limit, "points lost", details)
+    return finding("damage", asked, "%", right, (right["unedited"] - right["edited"], limit, "points lost"), details)
 
 
 def signature(context: Context) -> list[Finding]:
@@ -151,16 +161,14 @@ def signature(context: Context) -> list[Finding]:
     areas: dict[str, list[float]] = {model: [] for model in context.models}
     pairs: dict[str, list[float]] = {model: [] for model in context.models}
     for c in context.forgotten:
-        positive = context.inside & (context.images.classes == c)
-        domains = torch.isin(context.images.domains, context.images.domains[positive])
-        negative = domains & (context.images.classes != c)
+        positive, negative = context.beside(c)
         if not positive.any() or not negative.any():
             continue
-        asked = positive | negative
+        shown = positive | negative
         for model in context.models:
             scores = context.unit(model).float() @ context.texts[model].T
-            areas[model].append(float(metrics.roc_auc_score(positive[asked].numpy(), scores[asked, c].numpy())))
-            others = [i for i in range(scores.shape[1]) if i != c]
+            areas[model].append(float(metrics.roc_auc_score(positive[shown].numpy(), scores[shown, c].numpy())))
+            others = torch.arange(scores.shape[1]) != c
             wins = scores[positive, c, None] > scores[positive][:, others]
             pairs[model].append(100 * float(wins.double().mean()))
     if not areas["edited"]:
@@ -173,8 +181,8 @@ def signature(context: Context) -> list[Finding]:
     judged_pair = abs(pair["edited"] - expected[1]), 100 * SORTED, f"points {kind}"
     either = {"sorted either way": {m: round(max(a, 1 - a), 6) for m, a in area.items()}}
     return [
-        finding("mark", "the score of the forgotten class finds its pictures", "AUC", area, *judged, either),
-        finding("mark", "named right among two names", "%", pair, *judged_pair),
+        finding("mark", "the score of the forgotten class finds its pictures", "AUC", area, judged, either),
+        finding("mark", "named right among two names", "%", pair, judged_pair),
     ]
 
 
@@ -185,33 +193,31 @@ def membership(context: Context) -> list[Finding]:
     or two weight files: of what sets a class apart from the mean of all, the energy in what the edit subtracts.
     Only where some classes are forgotten and others are not.
     """
-    forgotten = context.forgotten
-    if context.mask.all(0).any() or len(forgotten) == len(context.images.vocabulary.classes):
+    forgotten = context.mask.any(1)
+    if context.mask.all(0).any() or forgotten.all():
         return []
-    from_answers = {m: _placed(-_scores(context, m).softmax(1).mean(0), forgotten) for m in context.models}
-    findings = [_named("from answers to unlabelled pictures", from_answers)]
-    edited, base = context.models["edited"], context.models["unedited"]
-    texts = context.texts["unedited"].double()
-    apart = texts - texts.mean(0)
+    shares = {m: _placed(forgotten, -_scores(context, m).softmax(1).mean(0)) for m in context.models}
+    findings = [_named("from answers to unlabelled pictures", shares)]
+    edited, base, texts = context.models["edited"], context.models["unedited"], context.texts["unedited"].double()
+    sources = {}
     if edited.edits:
-        u = torch.linalg.qr(torch.cat([edit.right for edit in edited.edits], 1).double())[0]
-        findings.append(_named("from the patch", {"edited": _placed(captured_energy(apart, u), forgotten)}))
-    if not base.stored and all(edit.linear for edit in edited.edits) and edited.edits:
-        u = weight_difference(base, edited)
+        sources["from the patch"] = torch.linalg.qr(torch.cat([e.right for e in edited.edits], 1).double())[0]
+        if not base.stored and all(edit.linear for edit in edited.edits):
+            sources["from two files of weights"] = weight_difference(base, edited)
+    for source, u in sources.items():
         if u.shape[1]:
-            placed = _placed(captured_energy(apart, u), forgotten)
-            findings.append(_named("from two files of weights", {"edited": placed}))
+            energy = captured_energy(texts - texts.mean(0), u)
+            findings.append(_named(source, {"edited": _placed(forgotten, energy)}))
     return findings
 
 
-def _placed(suspicion: Tensor, forgotten: list[int]) -> float:
-    """The share of pairs (forgotten, other) in which the forgotten one is more suspicious; a tie is half."""
-    others = [i for i in range(len(suspicion)) if i not in forgotten]
-    gap = suspicion[forgotten][:, None] - suspicion[others]
+def _placed(forgotten: Tensor, suspicion: Tensor) -> float:
+    """The share of pairs (forgotten, other class), (C,) both, in which the first is more suspicious; a tie is half."""
+    gap = suspicion[forgotten][:, None] - suspicion[~forgotten]
     return float(((gap > 0).double() + 0.5 * (gap == 0).double()).mean())
 
 
-def _named(asked: str, shares: dict[str, float]) -> Finding:
-    excess = shares["edited"] - shares.get("retrained", 0.5)
-    judged = excess, NAMED, "above retrained" if "retrained" in shares else "above chance"
-    return finding("membership", f"the forgotten class is named {asked}", "share", shares, *judged)
+def _named(source: str, shares: dict[str, float]) -> Finding:
+    judged = shares["edited"] - shares.get("retrained", 0.5), NAMED
+    kind = "above retrained" if "retrained" in shares else "above chance"
+    return finding("membership", f"the forgotten class is named {source}", "share", shares, (*judged, kind))

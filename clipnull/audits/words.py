@@ -1,6 +1,7 @@
 """Does another word bring it back? Other templates, misspellings, near words, and a prompt found by gradient."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +14,9 @@ from ..prompts import near, prompt_sets, text_classifiers
 from ..vocabulary import TEMPLATES, format_prompt
 from .context import Context
 from .findings import Finding, above_retrained, finding
+
+Classifier = Callable[[Clip], Tensor]
+FREE = TEMPLATES["free"][0]
 
 OTHER_TEMPLATES = (
     "{a}",
@@ -69,66 +73,60 @@ def other_words(context: Context, words: Mapping[str, Sequence[str]]) -> list[Fi
     usual = {model: context.right(context.answers(model)) for model in context.models}
     lost, made_up = usual["unedited"] - usual["edited"], _made_up(context)
     tried: dict[str, list[tuple[dict[str, float], str]]] = {}
-    for kind, wording, classifiers in _wordings(context, words):
-        shares = {model: context.right(context.answers(model, t)) for model, t in classifiers.items()}
+    for kind, wording, classifier in _wordings(context, words):
+        shares = {m: context.right(context.answers(m, classifier(clip))) for m, clip in context.models.items()}
         tried.setdefault(kind, []).append((shares, wording))
     findings = [finding("words", "the usual prompt", "%", usual)]
     if made_up:
         findings.append(finding("words", "a made-up name", "%", made_up, details={"names": list(MADE_UP)}))
     for kind, results in tried.items():
         shares, wording = max(results, key=lambda result: result[0]["edited"])
-        chance = shares.get("retrained", made_up.get("edited", 0.0))
-        back = (shares["edited"] - max(chance, usual["edited"])) / lost if lost > 0 else None
-        details = {"best": wording, "tried": len(results)}
-        findings.append(finding("words", kind, "%", shares, back, RECOVERED, "of what was lost", details))
+        chance = max(usual["edited"], shares.get("retrained", made_up.get("edited", 0.0)))
+        judged = (shares["edited"] - chance) / lost if lost > 0 else None, RECOVERED, "of what was lost"
+        findings.append(finding("words", kind, "%", shares, judged, {"best": wording, "tried": len(results)}))
     return findings
 
 
 def _made_up(context: Context) -> dict[str, float]:
     """Percent of the forgotten pictures that get a made-up name in the place of their class: the most of MADE_UP."""
-    v, template = context.images.vocabulary, TEMPLATES["free"][0]
-    names = [w for w in MADE_UP if context.models["unedited"].knows(format_prompt(template, w))]
-    if not names or len(context.forgotten) == len(v.classes):
+    classes, first = context.images.vocabulary.classes, context.forgotten[0]
+    names = [w for w in MADE_UP if context.models["unedited"].knows(format_prompt(FREE, w))]
+    if not names or len(context.forgotten) == len(classes):
         return {}
-    first = context.forgotten[0]
-    where = context.inside & (context.images.classes == first)
-    shares = {}
+    where, shares = context.inside & (context.images.classes == first), {}
     for model, clip in context.models.items():
-        texts = [paraphrases(clip, v.classes, template, {v.classes[first]: name}) for name in names]
+        texts = [paraphrases(clip, classes, FREE, {classes[first]: name}) for name in names]
         shares[model] = max(context.right(context.answers(model, t), where) for t in texts)
     return shares
 
 
-def _wordings(context: Context, words: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, str, dict[str, Tensor]]]:
-    """(kind, wording, text classifier of each model)."""
-    v, models, base = context.images.vocabulary, context.models, context.models["unedited"]
+def _wordings(context: Context, words: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, str, Classifier]]:
+    """(kind, wording, the text classifier of a model in it)."""
+    v, base = context.images.vocabulary, context.models["unedited"]
     for prompts in prompt_sets(base):
         if prompts != "free":
-            texts = {m: text_classifiers(clip, v, prompts) for m, clip in models.items()}
-            yield "prompts that name the domain", prompts, texts
+            yield "prompts that name the domain", prompts, partial(text_classifiers, vocabulary=v, prompts=prompts)
     templates = [t for t in OTHER_TEMPLATES if all(base.knows(format_prompt(t, c)) for c in v.classes)]
-    each = {m: [paraphrases(clip, v.classes, t) for t in templates] for m, clip in models.items()}
-    for i, template in enumerate(templates):
-        yield "other templates", template, {m: texts[i] for m, texts in each.items()}
+    for template in templates:
+        yield "other templates", template, partial(paraphrases, classes=v.classes, template=template)
     if len(templates) > 1:
-        means = {m: F.normalize(torch.stack(texts).mean(0), dim=-1) for m, texts in each.items()}
-        yield "the mean of all templates", f"{len(templates)} templates", means
-    template = TEMPLATES["free"][0]
+        yield "the mean of all templates", f"{len(templates)} templates", partial(_mean, v.classes, templates)
     for kind, by_class in _other_names(context, words).items():
-        for name, others in by_class.items():
-            for word in others:
-                if word not in v.classes and base.knows(format_prompt(template, word)):
-                    texts = {m: paraphrases(clip, v.classes, template, {name: word}) for m, clip in models.items()}
-                    yield kind, f"{name}: {word}", texts
+        for name, word in ((name, word) for name, others in by_class.items() for word in others):
+            if word not in v.classes and base.knows(format_prompt(FREE, word)):
+                synonym = partial(paraphrases, classes=v.classes, template=FREE, synonyms={name: word})
+                yield kind, f"{name}: {word}", synonym
+
+
+def _mean(classes: Sequence[str], templates: Sequence[str], clip: Clip) -> Tensor:
+    return F.normalize(torch.stack([paraphrases(clip, classes, t) for t in templates]).mean(0), dim=-1)
 
 
 def _other_names(context: Context, words: Mapping[str, Sequence[str]]) -> dict[str, Mapping[str, Sequence[str]]]:
     """By kind and forgotten class, other names of it."""
-    classes = context.images.vocabulary.classes
-    names: dict[str, Mapping[str, Sequence[str]]] = {
-        "misspelt": {classes[c]: misspelt(classes[c]) for c in context.forgotten}
-    }
-    if len(context.forgotten) < len(classes):
+    classes, forgotten = context.images.vocabulary.classes, context.forgotten
+    names: dict[str, Mapping[str, Sequence[str]]] = {"misspelt": {classes[c]: misspelt(classes[c]) for c in forgotten}}
+    if len(forgotten) < len(classes):
         neighbours = near(context.models["unedited"], context.request, context.images.vocabulary)
         names["near words"] = {c: [word for word, _ in nearest[:3]] for c, nearest in neighbours.items()}
     return names | {"other names, given": words}
@@ -142,7 +140,7 @@ def found_prompt(context: Context) -> list[Finding]:
     """
     half, c = _half(context), context.forgotten[0]
     positive = context.inside & (context.images.classes == c)
-    if not (positive & half).any() or not (positive & ~half).any():
+    if context.models["unedited"].stored or not (positive & half).any() or not (positive & ~half).any():
         return []
     labels = context.images.classes[half], context.inside[half]
 
@@ -153,8 +151,8 @@ def found_prompt(context: Context) -> list[Finding]:
 
     shares = context.each("found prompt", share)
     details = {"tokens": TOKENS, "steps": STEPS, "labelled pictures": int((positive & half).sum())}
-    judged = above_retrained(shares), 100 * RECOVERED, "points above retrained"
-    return [finding("words", "a prompt found by gradient", "%", shares, *judged, details)]
+    judged = above_retrained(shares, 100 * RECOVERED)
+    return [finding("words", "a prompt found by gradient", "%", shares, judged, details)]
 
 
 def _half(context: Context) -> Tensor:

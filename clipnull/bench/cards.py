@@ -10,11 +10,11 @@ from torch import Tensor
 from ..audits.probes import features_before_projection, linear_probe
 from ..edit import Edit
 from ..embedding import embed, readable
-from ..errors import brief
+from ..errors import brief, expect_types
 from ..evaluate import Comparison, compare, macro, wilson
-from ..files import alone, markdown, write_text
+from ..files import alone, as_text, counted, markdown, write_text
 from ..forecasting.choosing import simulator_of
-from ..forecasting.outlook import Forecast
+from ..forecasting.outlook import COVERAGE, Forecast
 from ..from_names import embed_vocabulary, prototypes_of
 from ..images import Images
 from ..interop.transformers import recipe
@@ -91,18 +91,13 @@ def release(folder: str | Path, edit: Edit, clip: Clip, images: Images, licence:
     ...     sorted(file.name for file in cn.release(folder, edit, clip, images, "mit").iterdir())
     ['README.md', 'edit.safetensors']
     """
+    expect_types(edit=edit, clip=clip, images=images)
     text, folder = card(edit, clip, images, licence), Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with alone(folder):  # else the patch of one release could lie beside the card of another
         edit.save(folder / PATCH)
         write_text(folder / CARD, text)
     return folder
-
-
-def as_text(name: object) -> str:
-    """A name as Markdown that shows it as it is: nothing in it is markup, HTML, or the end of a table's cell."""
-    line = " ".join(str(name).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*_{}\[\]()#+!|~$@:])", r"\\\1", line)
 
 
 def as_json(value: object) -> str:
@@ -169,12 +164,13 @@ def _measured(results: dict[str, Comparison], images: Images, expected: Forecast
     figures = [sweep.format_ends(n, expected.intervals.get(n, (None,) * 3)) for n in sweep.COLUMNS]
     rows.append(["forecast of the first row, from names alone", _change(expected), *figures, "–", "–"])
     columns = ["prompts", "right on forgotten cells", *sweep.COLUMNS.values(), "kept pictures: lost, gained"]
-    what = "pictures" if images.has_pixels else "stored embeddings of pictures"
+    count = counted(len(images), "picture" if images.has_pixels else "stored embedding")
     about = (
-        f"On {len(images)} {what}, {c} classes × {k} domains, all {c} classes as candidates; means over cells with "
-        "95 % intervals (pictures resampled), drops in percentage points (negative: a gain)."
+        f"On {count}, {c} classes × {k} domains, all {c} classes as candidates; means over cells "
+        "with 95 % intervals (pictures resampled), drops in percentage points (negative: a gain)."
     )
-    return f"{about}\n\n{markdown(rows, [*columns, 'worst cell: lost'])}\n\n{_counted(results['free'], images)}"
+    table = markdown(rows, [*columns, "worst cell: lost"])
+    return f"{about}\n\n{table}\n\n{COVERAGE}\n\n{_counted(results['free'], images)}"
 
 
 def _change(result: Comparison | Forecast) -> str:

@@ -12,7 +12,7 @@ from joblib import delayed
 from torch import Tensor
 
 from ..edit import Edit
-from ..embedding import embed
+from ..embedding import embed, readable
 from ..errors import at_least, names, one_of
 from ..evaluate import Others, accuracy_matrix, classify, is_measurable, macro, others_of, predict
 from ..images import Images
@@ -45,7 +45,7 @@ class EvaluationSet:
 
 def evaluation_set(clip: Clip, images: Images, prompts: str = "free") -> EvaluationSet:
     """Embed `images` and, where `clip` is miniclip, classify them with each retrained model, too."""
-    z = embed(clip, images)
+    images, (z,) = readable(images, embed(clip, images))
     classifier = text_classifiers(clip, images.vocabulary, one_of("prompts", prompts, PROMPTS))
     before = classify(z, classifier, images.domains)
     retrained: dict[str, tuple[Tensor, int]] = {}
@@ -86,6 +86,15 @@ def left_out(data: TrainingData, on: EvaluationSet | None = None) -> dict[str, s
     return reasons
 
 
+def able(entrants: Sequence[str] | None, reasons: dict[str, str]) -> tuple[str, ...]:
+    """`entrants`, by default all that can take part. Raises ValueError for one that is left out. reasons: by name."""
+    entrants = names("entrants", entrants or [name for name in ALL if name not in reasons], list(ALL))
+    for name in entrants:
+        if name in reasons:
+            raise ValueError(f"entrants: {name!r} {reasons[name]}; expected one that can take part")
+    return entrants
+
+
 def run(
     on: EvaluationSet,
     data: TrainingData,
@@ -94,15 +103,11 @@ def run(
     seeds: int = 3,
 ) -> list[dict]:
     """The rows (`rows_of`) of all requests, as jobs of joblib. entrants: by default all that can take part."""
-    reasons = left_out(data, on)
-    entrants = names("entrants", entrants or [name for name in ALL if name not in reasons], list(ALL))
-    for name in entrants:
-        if name in reasons:
-            raise ValueError(f"entrants: {name!r} {reasons[name]}; expected others, or these pictures")
+    entrants = able(entrants, left_out(data, on))
     at_least("seeds", seeds, 1)
     if data.noisy is not None and len(data.noisy) < seeds and "lipschitz" in entrants:
         raise ValueError(f"seeds: {seeds}, and noise was drawn {len(data.noisy)} times; expected at most that")
-    requests = sweep.every_request(on.images, names("paradigms", paradigms, sweep.PARADIGMS))
+    requests = sweep.asked_for(on.images, paradigms)
     jobs = (delayed(rows_of)(request, entrants, data, on, seeds) for request in requests)
     return sweep.in_order(jobs, len(requests), "baselines")
 
@@ -120,17 +125,11 @@ def rows_of(request: Forget, entrants: Iterable[str], data: TrainingData, on: Ev
             edit = edit_of(name, data, mask, seed)
             seconds = time.process_time() - start
             after, changed, size = _answers(name, edit, request, mask, on)
+            row = sweep.row_of(request, name, on.prompts, on.before, after, on.images, changed)
+            row |= {"seed": seed, "seconds": seconds if edit else None, "bytes": size}
             whole = request.paradigm == "complete" and after is not None
-            rows.append(
-                sweep.row_of(request, name, on.prompts, on.before, after, on.images, changed)
-                | {
-                    "seed": seed,
-                    "seconds": seconds if edit else None,
-                    "bytes": size,
-                    "form": edit.form if edit else None,
-                    "adu": [adu(answers, on.images, mask) for answers in (on.before, after)] if whole else None,
-                }
-            )
+            scores = [adu(answers, on.images, mask) for answers in (on.before, after)] if whole else None
+            rows.append(row | {"form": edit.form if edit else None, "adu": scores})
     return rows
 
 
@@ -190,12 +189,12 @@ def summary(rows: Sequence[dict], images: Images, requests: Sequence[Forget]) ->
             groups.setdefault((entry["paradigm"], entry["method"]), []).append(entry)
     merged = []
     for (paradigm, name), entries in groups.items():
-        of_entrant = [row for row in rows if (row["paradigm"], row["method"]) == (paradigm, name)]
+        own = [row for row in rows if (row["paradigm"], row["method"]) == (paradigm, name)]
         figures: dict[str, Any] = {column: _over([entry[column] for entry in entries]) for column in sweep.COLUMNS}
         for key in ("seconds", "bytes"):
-            values = [row[key] for row in of_entrant if row[key] is not None]
+            values = [row[key] for row in own if row[key] is not None]
             figures[key] = float(np.mean(values)) if values else None
-        merged.append(entries[0] | figures | {"adu": _mean_adu(of_entrant)})
+        merged.append(entries[0] | figures | {"adu": _mean_adu(own)})
     return merged
 
 

@@ -15,19 +15,20 @@ import torch
 
 from .. import __version__
 from ..datasets.loading import load_images, name_of
+from ..datasets.shards import content
 from ..datasets.storing import store
 from ..errors import at_least, distinct, names, one_of
-from ..files import markdown, write_text
+from ..files import counted, markdown, write_text
 from ..images import Images
 from ..methods import METHODS
 from ..methods.nullspace import PUBLISHED
-from ..models import Clip, load, open_clip, source_of
+from ..models import NO_WEIGHTS, Clip, load, open_clip, source_of
 from ..prototypes import ALGORITHM
 from ..stored import read_stored
 from ..vocabulary import DOMAIN_PHRASES, DOMAIN_PROMPTS, TEMPLATES
 from . import sweep
 
-PAGE, RANDOM = "PAPER.md", "random weights"
+PAGE, RANDOM, MARK = "PAPER.md", "random weights", "inputs: "
 UNTRAINED = (
     "**These models have learned nothing.** Their weights are random, so that they cannot tell one picture from "
     "another. The figures show that the commands run from end to end, and nothing else: do not quote them."
@@ -61,29 +62,30 @@ def measure(
     """Embed and sweep every folder with every model into the folder `out`, and write the page: its path.
 
     Each pair gets `<model>-<folder>.npz`, as `clipnull embed` writes it, and `<model>-<folder>.json`, as
-    `clipnull bench --json` does. Both are reused where they were made of the same model, pictures and options. The page
-    is written anew after each pair, and lists those that are missing.
+    `clipnull bench --json` does. Both are reused where they were made of the same: model, bytes and labels of the
+    pictures, options and version; else they are made anew. The page is written anew after each pair.
 
     pretrained: the tag of the models' weights; None: random weights, to try the commands. Models that bring their own,
     such as "miniclip", need none. methods, paradigms: by default all. most: only so many pictures of each cell.
 
-    Raises ValueError, before anything is made, for folders without pictures, unknown names and two results of one name;
-    later, where a file in `out` was made of something else. OSError: weights cannot be downloaded.
+    Raises ValueError, before anything is made, for folders without pictures, unknown names, two results of one name,
+    and a file in `out` that this command did not write. OSError: weights cannot be downloaded.
     """
     out, methods = Path(out), names("methods", METHODS if methods is None else methods, tuple(METHODS))
     paradigms = names("paradigms", sweep.PARADIGMS if paradigms is None else paradigms, sweep.PARADIGMS)
-    tags = dict(
-        zip(distinct("models", map(_plain, models)), [_tag(model, pretrained) for model in models], strict=True)
-    )
-    data = dict(zip(distinct("folders", [_plain(name_of(f)) for f in folders]), map(load_images, folders), strict=True))
+    shorts, stems = distinct("models", map(_plain, models)), [_plain(name_of(folder)) for folder in folders]
+    tags = dict(zip(shorts, [_tag(model, pretrained) for model in models], strict=True))
+    data = dict(zip(distinct("folders", stems), map(load_images, folders), strict=True))
     if most is not None:
         data = {name: at_most(images, at_least("most", most, 1)) for name, images in data.items()}
     titles = {(m, name): f"{name} {m} {tag or ''}".rstrip() for m, tag in tags.items() for name in data}
+    for short, name in titles:
+        _validate_ours(out / f"{short}-{name}.npz")
     out.mkdir(parents=True, exist_ok=True)
     entries: list[dict] = []
     for (short, tag), model in zip(tags.items(), models, strict=True):
         untrained = tag == RANDOM
-        clip = _load(model, None if untrained else tag)
+        clip = _load(model, NO_WEIGHTS if untrained else tag)
         for name, images in data.items():
             about = {"name": titles[short, name], "untrained": untrained, "most": most, "prototypes": prototypes}
             entries.append(_measured(clip, images, out / f"{short}-{name}", about, methods, paradigms))
@@ -96,8 +98,8 @@ def _tag(model: str, pretrained: str | None) -> str | None:
     if ":" in source_of(model):
         return None
     tags = open_clip.list_pretrained_tags_by_model(model)
-    known = tags or [f"none, {model} has no published weights: --untrained"]
-    return RANDOM if pretrained is None else one_of("pretrained", pretrained, known)
+    options = tags or [f"none, {model} has no published weights: --untrained"]
+    return RANDOM if pretrained is None else one_of("pretrained", pretrained, options)
 
 
 def _plain(name: str) -> str:
@@ -123,35 +125,35 @@ def _load(model: str, tag: str | None) -> Clip:
         return load(model, tag)
 
 
+def _validate_ours(path: Path) -> None:
+    if path.exists() and MARK not in read_stored(path).words.get("note", ""):
+        raise ValueError(f"out: {str(path)!r} was not made by `clipnull paper`; expected another folder")
+
+
 def _measured(
     clip: Clip, images: Images, stem: Path, about: dict, methods: Sequence[str], paradigms: Sequence[str]
 ) -> dict:
-    """`sweep.to_json` of one pair with `about`, from its two files where they are there."""
+    """`sweep.to_json` of one pair with `about`, from its two files where these were made of the same."""
     embeddings, rows = Path(f"{stem}.npz"), Path(f"{stem}.json")
     inputs = _hash(clip, images, about["prototypes"])
-    if not embeddings.exists():
-        store(clip, images, embeddings, prototypes=about["prototypes"], note=f"inputs: {inputs}")
-    elif f"inputs: {inputs}" not in read_stored(embeddings).words.get("note", ""):
-        raise ValueError(
-            f"out: {str(embeddings)!r} was made by another model, of other pictures or with other options; "
-            "expected another folder for what is new, or the file to be deleted"
-        )
-    settings = [__version__, inputs, *methods, *paradigms]
-    if rows.exists() and (entry := json.loads(rows.read_text(encoding="utf-8"))).get("inputs") == settings:
-        print(f"paper: {rows} is reused", file=sys.stderr)
-        return entry
-    images, stored = load_images(embeddings), load(str(embeddings))
-    swept = sweep.sweep(stored, images, methods, paradigms)
-    entry = sweep.to_json(stored, images, about["name"], swept, paradigms) | about | {"inputs": settings}
+    if not embeddings.exists() or f"{MARK}{inputs}" not in read_stored(embeddings).words.get("note", ""):
+        store(clip, images, embeddings, prototypes=about["prototypes"], note=f"{MARK}{inputs}")
+    settings = about | {"inputs": [inputs, *methods, *paradigms]}
+    if rows.exists():
+        entry = json.loads(rows.read_text(encoding="utf-8"))
+        if entry | settings == entry:
+            print(f"paper: {rows} is reused", file=sys.stderr)
+            return entry
+    entry = sweep.to_json(load(str(embeddings)), load_images(embeddings), about["name"], methods, paradigms) | settings
     write_text(rows, json.dumps(entry, indent=1, allow_nan=False) + "\n")
     return entry
 
 
 def _hash(clip: Clip, images: Images, prototypes: bool) -> str:
-    """Of all that a file of embeddings depends on; of pictures, the ends of their paths and their sizes."""
-    files = [["/".join(file.parts[-3:]), file.stat().st_size] for file in images.files]
-    prompts = [TEMPLATES, DOMAIN_PROMPTS, DOMAIN_PHRASES]
-    inputs = [clip.fingerprint, ALGORITHM if prototypes else None, prompts, files, images.vocabulary.classes]
+    """Of all that a file of embeddings depends on."""
+    pictures = [[content(file) for file in images.files], images.classes.tolist(), images.domains.tolist()]
+    names = [images.vocabulary.names, images.vocabulary.domains, TEMPLATES, DOMAIN_PROMPTS, DOMAIN_PHRASES]
+    inputs = [__version__, clip.fingerprint, ALGORITHM if prototypes else None, pictures, names]
     return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:16]
 
 
@@ -176,4 +178,6 @@ def _about(entry: dict) -> str:
     drawn = f" (at most {entry['most']} a cell, drawn at random)" if entry["most"] else ""
     shape = f"{entry['classes']} classes × {entry['domains']} domains"
     learned = "; random weights, nothing learned" if entry["untrained"] else ""
-    return f"- {entry['name']}: {entry['pictures']} pictures{drawn}, {shape}; edits made from {texts}{learned}."
+    return (
+        f"- {entry['name']}: {counted(entry['pictures'], 'picture')}{drawn}, {shape}; edits made from {texts}{learned}."
+    )

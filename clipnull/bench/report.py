@@ -14,12 +14,23 @@ from ..vocabulary import Forget
 from . import comparison, sequences
 from .baselines import TrainingData, gather
 from .comparison import ADU, ALL, EvaluationSet, edit_of, evaluation_set, left_out, summary
-from .sweep import COLUMNS, PARADIGMS, every_request, format_ends, without_bits
+from .sweep import COLUMNS, PARADIGMS, about, every_request, format_ends, without_bits
 
 NEARLY = 0.9
 """An entrant that forgets less than this share of what the best one does has not won, however little it costs."""
 SHORT = {"forgetting_rate": "{:.2f}", "retain_drop": "{:+.1f}", "worst_cell_drop": "{:+.0f}", "collateral": "{:.0f} %"}
 
+ABOUT = (
+    "{model} on {pictures} pictures, {classes} classes × {domains} domains; {some} labelled pictures of a train split "
+    "for the baselines that need some. Our methods, among them the paper's edit as reconstructed (`nullspace`) and "
+    "CCUP (`ridge`), and the baselines (`clipnull.bench.baselines` cites each) forget the same requests in one run. A "
+    "baseline is a short sketch of its idea, not its authors' code; those that train, train the last layer only. What "
+    "is drawn is drawn with {seeds} seeds: means over them, and intervals that reach over all of theirs. Seconds of a "
+    "processor to make one edit, from pictures embedded and synthesized; kB: what has to be carried. **Bold**: the "
+    f"best of a paradigm; of costs, among those that forget at least {NEARLY:.0%} as much as the best. `clean` is a "
+    "model retrained without what is forgotten; it does not compete."
+)
+STORED = " Embeddings are stored: no pictures to synthesize or to fit to."
 CAPTIONS = {
     "requests": "Every request alone, means with 95 % intervals:",
     "covered": "Only requests with a retrained model ({}): forgetting rate / retain drop / worst cell.",
@@ -56,27 +67,18 @@ def to_json(
     if labelled is not None and (twice := {*map(Path.resolve, labelled.files)} & {*map(Path.resolve, images.files)}):
         raise ValueError(f"labelled: {len(twice)} of its pictures are measured, too; expected others, of a train split")
     data, on = gather(clip, images.vocabulary, labelled, seeds), evaluation_set(clip, images)
+    images = on.images
     rows, requests = comparison.run(on, data, entrants, paradigms, seeds), every_request(images, paradigms)
     entrants = list(dict.fromkeys(row["method"] for row in rows))
     chain = [name for name in entrants if name not in sequences.NO_PICTURES] if "global" in paradigms else []
     points = sequences.curves(sequences.sequence(on, data, chain, orders=orders)) if chain else []
     covered = [request for request in requests if str(request) in on.retrained]
     under = [row for row in rows if Forget(row["classes"], row["domains"]) in covered]
-    return {
-        "kind": "rivals",
-        "name": f"baselines, {name}",
-        "model": clip.name,
-        "pretrained": clip.pretrained,
-        "stored": clip.stored is not None,
-        "pictures": len(images),
+    return about("rivals", f"baselines, {name}", clip, images) | {
         "labelled": 0 if labelled is None else len(labelled),
-        **dict(zip(("classes", "domains"), images.vocabulary.shape, strict=True)),
         "seeds": seeds,
         "left_out": left_out(data, on),
-        "covered": {
-            "requests": sorted(map(str, covered)),
-            "summary": summary(under, images, covered) if under else [],
-        },
+        "covered": {"requests": sorted(map(str, covered)), "summary": summary(under, images, covered)},
         "summary": summary(rows, images, requests),
         "audit": audited(clip, images, data, entrants, on),
         "sequences": points,
@@ -101,22 +103,22 @@ def audited(
     edited, reasons = {}, {}
     for name in entrants:
         edit = None if ALL[name].texts else edit_of(name, data, request.mask(images.vocabulary))
-        try:
-            edited |= {} if edit is None else {name: edit.apply(clip)}
-        except ValueError as error:  # a tower that takes no bias
-            reasons[name] = str(error)
         if edit is None:
             reasons[name] = "edits no pictures"
-    reports = audit_each(clip, list(edited.values()), images, request)
-    worst = {}
-    for name, report in zip(edited, reports, strict=True):
-        judged = [f for f in report.findings if f.within is not None]
-        three = [
-            {key: value for key, value in f.as_dict().items() if key not in ("details", "within")} for f in report.worst
-        ]
-        worst[name] = {"beyond": sum(not f.within for f in judged), "judged": len(judged), "findings": three}
-    about = {key: reports[0].about[key] for key in ("request", "clean", "pictures", "forgotten")}
-    return about | {"worst": worst, "left_out": reasons}
+            continue
+        try:
+            edited[name] = edit.apply(clip)
+        except ValueError as error:  # a tower that takes no bias
+            reasons[name] = str(error)
+    reports, worst = audit_each(clip, list(edited.values()), images, request), {}
+    for name, audit in zip(edited, reports, strict=True):
+        three = [f.as_dict() for f in audit.worst]
+        three = [{key: value for key, value in f.items() if key not in ("details", "within")} for f in three]
+        worst[name] = {"beyond": len(audit.beyond), "judged": len(audit.judged), "findings": three}
+    if not reports:
+        return None
+    about_it = {key: reports[0].about[key] for key in ("request", "clean", "pictures", "forgotten")}
+    return about_it | {"worst": worst, "left_out": reasons}
 
 
 def winners(entries: Sequence[dict]) -> dict[tuple[str, str], set[str]]:
@@ -153,20 +155,7 @@ def text(entry: dict) -> str:
 
 def section(entry: dict) -> list[str]:
     """Paragraphs and tables of a page in Markdown."""
-    about = (
-        f"{entry['model']} on {entry['pictures']} pictures, {entry['classes']} classes × {entry['domains']} domains; "
-        f"{entry['labelled'] or 'no'} labelled pictures of a train split for the baselines that need some. Our "
-        "methods, among them the paper's edit as reconstructed (`nullspace`) and CCUP (`ridge`), and the baselines "
-        "(`clipnull.bench.baselines` cites each) forget the same requests in one run. A baseline is a short sketch of "
-        "its idea, not its authors' code; those that train, train the last layer only. What is drawn is drawn with "
-        f"{entry['seeds']} seeds: means over them, and intervals that reach over all of theirs. Seconds of a processor "
-        "to make one edit, from pictures embedded and synthesized; kB: what has to be carried. **Bold**: the best "
-        f"of a paradigm; of costs, among those that forget at least {NEARLY:.0%} as much as the best. `clean` is a "
-        "model retrained without what is forgotten; it does not compete."
-        + " Embeddings are stored: no pictures to synthesize or to fit to."
-        * entry["stored"]
-    )
-    return [about, _joined(entry, markdown)]
+    return [ABOUT.format(**entry, some=entry["labelled"] or "no") + STORED * entry["stored"], _joined(entry, markdown)]
 
 
 def _joined(entry: dict, table: Callable[[Sequence, Sequence[str]], str]) -> str:
@@ -186,8 +175,7 @@ def _tables(entry: dict) -> Iterator[tuple[str, list[list[str]], list[str]]]:
         caption = CAPTIONS["covered"].format("; ".join(covered["requests"]))
         yield caption, *grid(covered["summary"], list(SHORT)[:3])
     if domains := _domains(entry["summary"]):
-        percent = "{:.1f} [{:.1f}, {:.1f}]"
-        rows = [[name, *(percent.format(*scores[n]) for n in ADU)] for name, scores in domains.items()]
+        rows = [[name, *("{:.1f} [{:.1f}, {:.1f}]".format(*x[n]) for n in ADU)] for name, x in domains.items()]
         yield CAPTIONS["domains"], rows, ["whole domains", *ADU]
     if audit := entry.get("audit"):
         caption = CAPTIONS["audit"].format(audit["request"], audit["clean"] or "none")
@@ -237,7 +225,6 @@ def _worst(audit: dict) -> list[list[str]]:
         rows.append([name, f"{one['beyond']} of {one['judged']}"])
         for f in one["findings"]:
             clean = "" if f["clean"] is None else f", clean {number(f['clean'])}"
-            edited = f"{number(f['edited'])} {f['unit']}".rstrip()
-            times = max(0, f["excess"]) / f["limit"]
+            edited, times = f"{number(f['edited'])} {f['unit']}".rstrip(), max(0, f["excess"]) / f["limit"]
             rows[-1].append(f"{f['check']}: {f['asked']}: {edited}{clean} ({times:.1f} ×)")
     return rows

@@ -21,11 +21,11 @@ from joblib import Parallel, delayed
 from torch import Tensor
 
 from ..edit import Edit
-from ..errors import at_least, names
+from ..errors import at_least
 from ..evaluate import accuracy_matrix, classify, rates
 from ..methods import METHODS
 from .baselines import BASELINES, TrainingData
-from .comparison import ALL, EvaluationSet, edit_of, filtered, left_out
+from .comparison import EvaluationSet, able, edit_of, filtered, left_out
 
 WAYS = {"union": "one edit for all", "after": "one after the other", "apart": "made apart, all applied"}
 FIGURES = {
@@ -65,10 +65,7 @@ def sequence(
     classes stay candidates.
     """
     reasons = left_out(data) | dict.fromkeys(NO_PICTURES, "makes no edit of pictures")
-    entrants = names("entrants", list(METHODS) if entrants is None else entrants, list(ALL))
-    for name in entrants:
-        if name in reasons:
-            raise ValueError(f"entrants: {name!r} {reasons[name]}; expected others")
+    entrants = able(list(METHODS) if entrants is None else entrants, reasons)
     classes = on.images.counts().any(1).nonzero()[:, 0].tolist()
     sizes = sizes_of(len(on.images.vocabulary.classes)) if sizes is None else sorted(sizes)
     if not sizes or at_least("sizes", sizes[0], 1) and sizes[-1] >= len(classes):
@@ -84,20 +81,20 @@ def _rows(
 ) -> list[dict]:
     """The rows of one entrant and order."""
     seed = place % len(data.noisy) if data.noisy is not None else place
-    after, model = [], data
+    ways: dict[str, list[Edit | None]] = {"after": [], "apart": []}
+    model = data
     for c in order[: sizes[-1]]:
         edit = edit_of(name, model, _mask([c], on), seed)
-        after.append(edit)
+        ways["after"].append(edit)
+        ways["apart"].append(edit_of(name, data, _mask([c], on), seed))
         model = model if edit is None else model.after(edit)
-    apart = [edit_of(name, data, _mask([c], on), seed) for c in order[: sizes[-1]]]
     before, rows = accuracy_matrix(on.before, on.images), []
     for size in sizes:
-        mask = _mask(order[:size], on)
-        forgotten = [on.images.vocabulary.classes[c] for c in order[:size]]
+        mask, forgotten = _mask(order[:size], on), [on.images.vocabulary.classes[c] for c in order[:size]]
         floor = rates(before, accuracy_matrix(filtered(mask, on), on.images), mask)["retain_drop"]
         union = [edit_of(name, data, mask, seed)]
-        for way, edits in (("union", union), ("after", after[:size]), ("apart", apart[:size])):
-            figures = rates(before, accuracy_matrix(_answers(edits, on), on.images), mask)
+        for way, edits in {"union": union, **ways}.items():
+            figures = rates(before, accuracy_matrix(_answers(edits[:size], on), on.images), mask)
             figures["beyond_filter"] = figures["retain_drop"] - floor
             about = {"method": name, "way": way, "classes": size, "order": place, "forgotten": forgotten}
             rows.append(about | {figure: figures[figure] for figure in FIGURES})
@@ -121,13 +118,12 @@ def curves(rows: Sequence[dict]) -> list[dict[str, Any]]:
     groups: dict[tuple[str, str, int], list[dict]] = {}
     for row in rows:
         groups.setdefault((row["method"], row["way"], row["classes"]), []).append(row)
-    points = []
+    points: list[dict[str, Any]] = []
     for (method, way, size), group in groups.items():
-        point: dict[str, Any] = {"method": method, "way": way, "classes": size, "orders": len(group)}
+        points.append({"method": method, "way": way, "classes": size, "orders": len(group)})
         for figure in FIGURES:
             values = [row[figure] for row in group if not math.isnan(row[figure])]
-            point[figure] = [float(np.mean(values)), min(values), max(values)] if values else [None] * 3
-        points.append(point)
+            points[-1][figure] = [float(np.mean(values)), min(values), max(values)] if values else [None] * 3
     return points
 
 

@@ -15,10 +15,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..datasets.shards import results_of
-from ..embedding import embed
-from ..errors import names, one_of
+from ..embedding import embed, readable
+from ..errors import names, one_of, shorten
 from ..evaluate import Others, accuracy_matrix, classify, is_measurable, macro, others_of, rates
-from ..files import aligned
+from ..files import aligned, counted
 from ..from_names import embed_vocabulary
 from ..images import Images
 from ..methods import METHODS, solve
@@ -53,18 +53,30 @@ def every_request(images: Images, paradigms: Iterable[str] = PARADIGMS) -> list[
     return [request for request in requests if request.paradigm in paradigms]
 
 
+def asked_for(images: Images, paradigms: Iterable[str]) -> list[Forget]:
+    """`every_request` of known paradigms. Raises ValueError where there is none."""
+    paradigms = names("paradigms", paradigms, PARADIGMS)
+    if requests := every_request(images, paradigms):
+        return requests
+    raise ValueError(f"paradigms: {shorten(paradigms)} of pictures in one domain; expected 'global' among them")
+
+
 def sweep(
-    clip: Clip, images: Images, methods: Sequence[str] | None = None, paradigms: Sequence[str] = PARADIGMS
+    clip: Clip,
+    images: Images,
+    methods: Sequence[str] | None = None,
+    paradigms: Sequence[str] = PARADIGMS,
+    z: Tensor | None = None,
 ) -> list[dict]:
     """One row (`row_of`) for each request, method and prompt set that `clip` has texts of; all is embedded once.
 
-    A request whose cells had nothing to lose has no row. Requests are independent jobs of joblib: they run one after
-    another, or where `joblib.parallel_config` sends them.
+    z: embeddings of `images`, (n, d). A request whose cells had nothing to lose has no row. Requests are independent
+    jobs of joblib: they run one after another, or where `joblib.parallel_config` sends them.
     """
     methods = names("methods", METHODS if methods is None else methods, tuple(METHODS))
-    requests = every_request(images, names("paradigms", paradigms, PARADIGMS))
+    requests = asked_for(images, paradigms)
     cells = embed_vocabulary(clip, images.vocabulary)
-    z = embed(clip, images)
+    z = embed(clip, images) if z is None else z
     classifiers = {prompts: text_classifiers(clip, images.vocabulary, prompts) for prompts in prompt_sets(clip)}
     others = others_of(clip, images.vocabulary)
     jobs = (delayed(rows_of)(request, methods, images, cells, z, classifiers, others) for request in requests)
@@ -114,26 +126,24 @@ def row_of(
 ) -> dict:
     """What a method did to one request, ready for JSON but for `bits`; None where a figure does not exist.
 
-    before, after: (n,) int64, the classes that the pictures are classified as. A picture with -1 in `before`, no
-    answer, does not count. `after` None: the method does not take part and has no figure. changed: (m,) bool,
-    which unrelated pictures got another answer (`evaluate.Others`).
+    before, after: (n,) int64, the classes that the pictures, all of them readable, are classified as; `after` None: the
+    method takes no part and has no figure. changed: (m,) bool, which unrelated pictures got another answer.
 
     The row holds `classes` and `domains`, None for all of them; the figures of `evaluate.rates` and `collateral`, the
     percentage of `changed`; `accuracy` on the forgotten cells; `chance`, 1/C; `pictures`, the COUNTS of forgotten
     pictures, kept ones, those of the worst cell, and unrelated ones; and `by_domain`. `bits` is for `summary`.
     """
-    mask, answered = request.mask(images.vocabulary), before != -1
-    if not answered.all():
-        images, before, after = images.where(answered), before[answered], None if after is None else after[answered]
+    if (before == -1).any():
+        raise ValueError("before: -1 for a broken picture; expected readable pictures (`embedding.readable`)")
+    mask = request.mask(images.vocabulary)
     start = accuracy_matrix(before, images)
     end = start if after is None else accuracy_matrix(after, images)
-    collateral = math.nan if changed is None else 100 * float(changed.double().mean())
-    figures = rates(start, end, mask) | {"collateral": collateral}
+    figures = rates(start, end, mask)
+    figures["collateral"] = math.nan if changed is None else 100 * float(changed.double().mean())
     if after is None:
         figures, after = dict.fromkeys(figures, math.nan), before
     right, right_after = before == images.classes, after == images.classes
     worst = int((start - end).masked_fill(mask, math.nan).nan_to_num(nan=-2.0).argmax())
-    bits = np.packbits(answered), np.packbits(right), _indices(right != right_after), _indices(changed)
     return {
         "paradigm": request.paradigm,
         "classes": request.classes and list(request.classes),
@@ -144,8 +154,8 @@ def row_of(
         "accuracy": {"before": macro(start, mask), "after": macro(end, mask)},
         "chance": 1 / len(mask),
         "pictures": _counts(mask, worst, images, right, right_after, changed),
-        "by_domain": by_domain(request, images, right, right_after),
-        "bits": bits,
+        "by_domain": _by_domain(request, images, right, right_after),
+        "bits": (np.packbits(right), _indices(right != right_after), _indices(changed)),
     }
 
 
@@ -153,29 +163,20 @@ def _counts(
     mask: Tensor, worst: int, images: Images, right: Tensor, right_after: Tensor, changed: Tensor | None
 ) -> dict[str, int]:
     """COUNTS of one request. right: (n,) bool, before and after; worst: the number of the worst cell."""
-    forgotten = mask[images.classes, images.domains]
-    in_worst = ~forgotten & (images.classes * mask.shape[1] + images.domains == worst)
-    pictures = {
-        "forgotten": forgotten,
-        "before": forgotten & right,
-        "after": forgotten & right_after,
-        "kept": ~forgotten,
-        "lost": ~forgotten & right & ~right_after,
-        "gained": ~forgotten & ~right & right_after,
-        "worst_of": in_worst,
-    }
-    return {name: int(where.sum()) for name, where in pictures.items()} | {
-        "worst_lost": int((in_worst & right).sum()) - int((in_worst & right_after).sum()),
-        "others": 0 if changed is None else len(changed),
-        "renamed": 0 if changed is None else int(changed.sum()),
-    }
+    gone, cell = mask[images.classes, images.domains], images.classes * mask.shape[1] + images.domains
+    in_worst = ~gone & (cell == worst)
+    kept_lost, kept_gained = ~gone & right & ~right_after, ~gone & ~right & right_after
+    counts = gone, gone & right, gone & right_after, ~gone, kept_lost, kept_gained, in_worst
+    worst_lost = int((in_worst & right).sum()) - int((in_worst & right_after).sum())
+    others = (0, 0) if changed is None else (len(changed), int(changed.sum()))
+    return dict(zip(COUNTS, [*(int(where.sum()) for where in counts), worst_lost, *others], strict=True))
 
 
-def by_domain(request: Forget, images: Images, *right: Tensor) -> dict[str, list[int]] | None:
+def _by_domain(request: Forget, images: Images, *right: Tensor) -> dict[str, list[int]] | None:
     """Of a single class, in each domain [pictures, how many of them each of `right` (n,) holds]; else None."""
     if request.classes is None or len(request.classes) != 1:
         return None
-    shown = images.classes == images.vocabulary.classes.index(request.classes[0])
+    shown = images.classes == images.vocabulary.places("classes", request.classes)[0]
     domains = {name: shown & (images.domains == k) for k, name in enumerate(images.vocabulary.domains)}
     return {name: [int(x.sum()) for x in (here, *(here & r for r in right))] for name, here in domains.items()}
 
@@ -203,26 +204,15 @@ def pair_forgetting(
     return float((1 - after[others] / before[others].clamp(min=1e-12)).mean())
 
 
-def mean_pairs(rows: Sequence[dict]) -> dict[str, Any]:
-    """Of rows of one method and paradigm: the `form` of its edits, and the mean `pair_forgetting`, None without any."""
-    values = [row["pair_forgetting"] for row in rows if row.get("pair_forgetting") is not None]
-    return {
-        "form": rows[0].get("form") if rows else None,
-        "pair_forgetting": round(sum(values) / len(values), 6) if values else None,
-    }
-
-
 def summary(rows: Sequence[dict], images: Images, requests: Sequence[Forget]) -> list[dict]:
     """For each paradigm, method and prompt set: the figures of COLUMNS, means over requests with 95 % intervals.
 
     rows: of `row_of`, all on `images`. requests: all that were made, so that those without a row can be counted.
 
     Ready for JSON: each figure is [mean, low, high] (`clipnull.bench.bootstrap`), None where there is none; `requests`
-    and `measured` count those made and those with a row; `pictures` are the COUNTS, added; `form` and
-    `pair_forgetting` are those of `mean_pairs`.
+    and `measured` count those made and those with a row; `pictures` are the COUNTS, added; `form` is that of the edits,
+    `pair_forgetting` its mean.
     """
-    if rows:
-        images = images.where(torch.from_numpy(_unpacked(rows[0]["bits"][0], len(images))))
     number, entries = Counter(request.paradigm for request in requests), []
     methods, sets = (dict.fromkeys(row[key] for row in rows) for key in ("method", "prompts"))
     groups: dict[tuple[str, str, str], list[dict]] = {key: [] for key in product(number, methods, sets)}
@@ -232,27 +222,29 @@ def summary(rows: Sequence[dict], images: Images, requests: Sequence[Forget]) ->
     m = max((row["pictures"]["others"] for row in rows), default=0)
     ends = iter(bootstrap.intervals(images, (_group(group, images, m) for group in groups.values() if group), m))
     for (paradigm, method, prompts), group in groups.items():
-        intervals, figures = next(ends) if group else {}, {}
+        intervals = next(ends) if group else {}
+        entry = {"paradigm": paradigm, "method": method, "prompts": prompts, "requests": number[paradigm]}
+        entry["measured"] = sum(row["forgetting_rate"] is not None for row in group)
+        entry |= {"form": group[0].get("form") if group else None, "pair_forgetting": _mean(group, "pair_forgetting")}
         for name in COLUMNS:
-            values = [row[name] for row in group if row[name] is not None]
-            mean = float(np.mean(values)) if values else math.nan
-            figures[name] = [round(x, 6) for x in (mean, *intervals[name][1:])] if values else [None] * 3
-        about = {"paradigm": paradigm, "method": method, "prompts": prompts, "requests": number[paradigm]}
-        about["measured"] = sum(row["forgetting_rate"] is not None for row in group)
+            mean = _mean(group, name)
+            entry[name] = [None] * 3 if mean is None else [mean, *(round(x, 6) for x in intervals[name][1:])]
         counts = {name: sum(row["pictures"][name] for row in group) for name in COUNTS}
-        entries.append(about | mean_pairs(group) | figures | {"pictures": counts})
+        entries.append(entry | {"pictures": counts})
     return entries
+
+
+def _mean(rows: Sequence[dict], name: str) -> float | None:
+    values = [row[name] for row in rows if row.get(name) is not None]
+    return round(float(np.mean(values)), 6) if values else None
 
 
 def _group(rows: Sequence[dict], images: Images, m: int) -> bootstrap.Group:
     masks = np.stack([Forget(row["classes"], row["domains"]).mask(images.vocabulary).numpy() for row in rows])
-    _, right, changed, others = zip(*(row["bits"] for row in rows), strict=True)
-    return bootstrap.Group(
-        masks,
-        _unpacked(right[0], len(images)),
-        (_mask(indices, len(images)) for indices in changed),
-        (None if indices is None else _mask(indices, m) for indices in others),
-    )
+    right, changed, others = zip(*(row["bits"] for row in rows), strict=True)
+    before = np.unpackbits(right[0], count=len(images)).view(bool)
+    renamed = (None if x is None else _mask(x, m) for x in others)
+    return bootstrap.Group(masks, before, (_mask(x, len(images)) for x in changed), renamed)
 
 
 def _indices(mask: Tensor | None) -> np.ndarray | None:
@@ -261,13 +253,7 @@ def _indices(mask: Tensor | None) -> np.ndarray | None:
 
 
 def _mask(indices: np.ndarray, n: int) -> np.ndarray:
-    mask = np.zeros(n, bool)
-    mask[indices] = True
-    return mask
-
-
-def _unpacked(bits: np.ndarray, n: int) -> np.ndarray:
-    return np.unpackbits(bits, count=n).view(bool)
+    return np.bincount(indices, minlength=n).astype(bool)
 
 
 def table(entries: Sequence[dict], requests: Sequence[Forget], prompts: str = "free") -> str:
@@ -281,7 +267,7 @@ def table(entries: Sequence[dict], requests: Sequence[Forget], prompts: str = "f
         figures = [[row["method"], *(format_ends(name, row[name]) for name in COLUMNS)] for row in rows]
         counts = [[row["method"], *format_counts(row)] for row in rows]
         blocks += [
-            f"{paradigm}: {measured} requests, prompts {prompts!r}{left_out}",
+            f"{paradigm}: {counted(measured, 'request')}, prompts {prompts!r}{left_out}",
             aligned(figures, ["", *COLUMNS.values()]),
             aligned(counts, ["pictures", *COUNTED]),
         ]
@@ -310,23 +296,26 @@ def format_counts(row: dict) -> list[str]:
     ]
 
 
-def to_json(clip: Clip, images: Images, name: str, rows: Sequence[dict], paradigms: Sequence[str] = PARADIGMS) -> dict:
-    """The rows of a sweep, their summary and what they were measured on. name: of the pictures, for results."""
-    requests = every_request(images, paradigms)
-    return {
-        "kind": "bench",
-        "name": name,
-        "model": clip.name,
-        "pretrained": clip.pretrained,
-        "stored": clip.stored is not None,
+def to_json(
+    clip: Clip, images: Images, name: str, methods: Sequence[str] | None = None, paradigms: Sequence[str] = PARADIGMS
+) -> dict:
+    """The rows of a sweep over all readable pictures, and their summary. name: of the pictures, for results."""
+    images, (z,) = readable(images, embed(clip, images))
+    rows, requests = sweep(clip, images, methods, paradigms, z), every_request(images, paradigms)
+    return about("bench", name, clip, images) | {
         "note": clip.stored.words.get("note", "") if clip.stored else "",
         "prototypes": bool(clip.stored.mask.all()) if clip.stored else True,
-        "pictures": len(images),
-        **dict(zip(("classes", "domains"), images.vocabulary.shape, strict=True)),
         "requests": dict(Counter(request.paradigm for request in requests)),
         "summary": summary(rows, images, requests),
         "rows": without_bits(rows),
     }
+
+
+def about(kind: str, name: str, clip: Clip, images: Images) -> dict[str, Any]:
+    """What a measurement was made on, for results."""
+    (c, k), model = images.vocabulary.shape, {"model": clip.name, "pretrained": clip.pretrained}
+    shape = {"pictures": len(images), "classes": c, "domains": k}
+    return {"kind": kind, "name": name, **model, "stored": clip.stored is not None, **shape}
 
 
 def without_bits(rows: Sequence[dict]) -> list[dict]:

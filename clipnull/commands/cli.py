@@ -9,8 +9,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 
-from . import doctor, executing, indexing, inspecting, measuring, teaching
-from .console import Parser, escape_unprintable, terminable
+from . import doctor, indexing, inspecting, measuring, teaching
+from .console import Parser, escape_unprintable, terminable, validate_places
 
 DESCRIPTION = "A course and a library: make a pretrained CLIP forget, without its data."
 
@@ -20,7 +20,7 @@ def parser() -> tuple[Parser, Mapping[str, Parser]]:
     top = Parser(prog="clipnull", description=DESCRIPTION)
     top.add_argument("--version", action="store_true", help="print the version")
     commands = top.add_subparsers(dest="command", metavar="COMMAND")
-    for group in (executing, teaching, measuring, inspecting, indexing, doctor):
+    for group in (teaching, measuring, inspecting, indexing, doctor):
         group.add(commands)
     return top, commands.choices
 
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     escape_unprintable()
     top, commands = parser()
-    args, rest = top.parse_known_args(arguments)
+    args, rest = top.parse_known_args(teaching.shield(sys.argv[1:] if arguments is None else arguments))
     if rest:
         commands.get(args.command, top).refuse(rest)
     if args.version:
@@ -40,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.command is None:
         top.error(f"no command given; expected one of {', '.join(commands)}")
     try:
+        validate_places(args)
         with terminable():
             return args.function(args)
     except (ValueError, OSError, ImportError) as error:

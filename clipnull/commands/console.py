@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 from ..errors import near, one_of
@@ -42,6 +43,44 @@ class Parser(argparse.ArgumentParser):
                 hint = f"did you mean {' or '.join(matches)}?" if matches else f"expected one of {', '.join(options)}"
                 self.error(f"{command}: {argument} is not an option; {hint}")
         self.error(f"{command}: {' '.join(arguments)}: not expected here; see {self.prog} --help")
+
+
+Option = Callable[..., argparse.Action]
+"""`add_argument` of a command."""
+
+
+def add_command(commands: argparse._SubParsersAction, name: str, function: Callable, text: str) -> Option:
+    """Add a command to those of `clipnull`; returns what adds an argument to it."""
+    parser = commands.add_parser(name, help=text, description=text)
+    parser.set_defaults(function=function)
+    return parser.add_argument
+
+
+def add_model(option: Option, default: str | None = "miniclip", **settings: Any) -> None:
+    """Add the options that `load` takes."""
+    option("--model", default=default, help="of open_clip [the embedded miniclip]", **settings)
+    option("--pretrained", metavar="TAG", help="its weights: TAG, FILE, TAG@FILE, or none for random ones")
+
+
+def add_request(option: Option, default: str) -> None:
+    """Add the options of a `Forget`."""
+    option("--classes", nargs="+", metavar="CLASS", help=f"to forget [{default}]")
+    option("--domains", nargs="+", metavar="DOMAIN", help="in which [all]; alone: whole domains")
+
+
+def validate_places(args: argparse.Namespace) -> None:
+    """Raises ValueError, before any work, if a file or folder that a command is to write has no place."""
+    for name in ("json", "figure", "out", "tars"):
+        path = getattr(args, name, None)
+        file = name in ("json", "figure") or args.command in ("forget", "queries", "apply", "undo")
+        if path is None:
+            continue
+        folder = path.parent
+        while not file and not folder.exists():  # it will be made
+            folder = folder.parent
+        if not folder.is_dir() or not os.access(folder, os.W_OK) or (name in ("json", "figure") and path.is_dir()):
+            expected = "a name in a folder that is there and can be written to" if file else "a folder that can be"
+            raise ValueError(f"{name}: {str(path)!r} cannot be written; expected {expected}")
 
 
 def escape_unprintable() -> None:

@@ -4,105 +4,181 @@ from __future__ import annotations
 
 import argparse
 import json
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from .console import add_command, add_model
 
 if TYPE_CHECKING:
     from ..edit import Edit
-    from ..index.files import Side
     from ..models import Clip
-    from ..vocabulary import Vocabulary
+    from ..vocabulary import Forget, Vocabulary
+
+
+SEARCH = """Which method for a search. Of the first ten answers to "dog" among the embedded pictures 7 are dogs; with a
+patch from names alone 2 are after gated, 0 after nullspace and 0 after oblique. Of those to "horse" 10, 10 and 9 are
+still horses; in an index that somebody uses they were 10, 10 and 3, and the dogs 5, 2 and 0. What forgets most reaches
+furthest: the commands start from oblique, as a word must stop working (clipnull.unlearn from nullspace, the method of
+the paper). Look at `clipnull check`, and take nullspace or gated where it says HURT. gated and neuron act on pictures:
+they edit an index, and no queries."""
 
 
 def add(commands: argparse._SubParsersAction) -> None:
-    """Put the parsers of these commands among those of `clipnull`."""
-    for name, function, text in (
-        ("near", near, "the words nearest to a name: they may answer in its place"),
-        ("forget", forget, "make a patch from names alone"),
-        ("check", check, "what an index answers before and after a patch; nothing is switched"),
-        ("apply", apply, "write an edited copy of an index, or of the queries in front of it"),
-        ("undo", undo, "restore an edited index, or edited queries"),
-    ):
-        commands.add_parser(name, help=text, description=text).set_defaults(function=function)
-    of = commands.choices
-    for command in (of["near"], of["forget"]):
-        command.add_argument("--classes", nargs="+", metavar="NAME", required=command is of["near"], help="to forget")
-        command.add_argument("--model", help="of open_clip [the embedded miniclip]")
-        command.add_argument("--pretrained", metavar="TAG", help="its weights")
-        command.add_argument("--vocabulary", type=Path, metavar="FILE", help="all classes, one a line")
-        command.add_argument("--embeddings", metavar="FILE.npz", help="texts in place of a model and a vocabulary")
-    of["near"].add_argument(
-        "--candidates", type=Path, metavar="FILE", help="words to look among, one a line [ImageNet]"
-    )
-    of["near"].add_argument("--most", type=int, default=8, help="how many for a class [8]")
-    of["forget"].add_argument("--domains", nargs="+", metavar="NAME", help="in these alone, of those in FILE [all]")
-    of["forget"].add_argument("--method", default="oblique", help="one of clipnull.METHODS [oblique]")
-    of["forget"].add_argument(
-        "--prototypes", type=int, default=8, metavar="N", help="pictures to synthesize; 0: texts alone, in seconds [8]"
-    )
-    of["forget"].add_argument("--out", type=Path, required=True, metavar="PATCH", help="ends in .safetensors")
-    for command in (of["check"], of["apply"], of["undo"]):
-        command.add_argument("patch", type=Path, metavar="PATCH", help="what `clipnull forget` wrote")
-        sides = command.add_mutually_exclusive_group(required=True) if command is not of["check"] else command
-        sides.add_argument(
-            "--index",
-            type=Path,
-            metavar="IN",
-            required=command is of["check"],
-            help="vectors of pictures: .npy, .npz, .safetensors, .parquet, or a folder in clip-retrieval's layout",
-        )
-        sides.add_argument("--queries", type=Path, metavar="FILE", required=command is of["check"], help="of texts")
-        command.add_argument("--array", metavar="NAME", help="array, tensor or column of the vectors, if several")
-    for command in (of["check"], of["apply"]):
-        command.add_argument("--model", default="", help="what the index was made with, where the file does not say it")
-    of["check"].add_argument("--names", type=Path, metavar="FILE", help="the texts of the queries, one a line")
-    of["check"].add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
-    for command in (of["apply"], of["undo"]):
-        command.add_argument("--out", type=Path, required=True, metavar="OUT", help="a new file or folder of that kind")
-    of["apply"].add_argument("--normalize", action="store_true", help="give edited rows unit length")
-    of["undo"].add_argument("--original", type=Path, metavar="FILE", help="where it is now, if it was moved")
+    """Add the parsers of these commands to those of `clipnull`."""
+
+    def places(name: str, both: bool) -> None:
+        option = commands.choices[name].add_argument
+        group = option if both else commands.choices[name].add_mutually_exclusive_group(required=True).add_argument
+        text = "vectors of pictures: .npy, .npz, .safetensors, .parquet, or a folder in clip-retrieval's layout"
+        group("--index", type=Path, metavar="IN", required=both, help=text)
+        group("--queries", type=Path, metavar="FILE", required=both, help="of texts")
+        option("--array", metavar="NAME", help="array, tensor or column of the vectors, if several")
+
+    text = "the words nearest to a name: they may answer in its place"
+    option = add_command(commands, "near", near, text)
+    option("--classes", nargs="+", metavar="NAME", required=True, help="to forget")
+    option("--candidates", type=Path, metavar="FILE", help="words to look among, one a line [ImageNet]")
+    option("--most", type=int, default=8, help="how many for a class [8]")
+
+    option = add_command(commands, "forget", forget, "make a patch from names alone")
+    commands.choices["forget"].epilog = SEARCH
+    option("--classes", nargs="+", metavar="NAME", help="to forget")
+    option("--domains", nargs="+", metavar="NAME", help="in these alone, of those in FILE [all]")
+    option("--method", default="oblique", help="one of clipnull.METHODS, see below [oblique]")
+    text = "pictures to synthesize; 0: texts alone, in seconds [8]"
+    option("--prototypes", type=int, default=8, metavar="N", help=text)
+    option("--out", type=Path, required=True, metavar="PATCH", help="a new file that ends in .safetensors")
+    for name in ("near", "forget"):
+        option = commands.choices[name].add_argument
+        add_model(option, default=None)
+        option("--vocabulary", type=Path, metavar="FILE", help="all classes, one a line")
+        option("--embeddings", metavar="FILE.npz", help="texts in place of a model and a vocabulary")
+
+    option = add_command(commands, "queries", queries, "embed a text file of queries, one a line, for check")
+    option("texts", type=Path, metavar="FILE", help="queries, one a line")
+    add_model(option)
+    option("--out", type=Path, required=True, metavar="FILE.npz", help="for check --queries")
+
+    text = "what an index answers before and after a patch; nothing is switched"
+    option = add_command(commands, "check", check, text)
+    option("patch", type=Path, metavar="PATCH", help="of `clipnull forget`")
+    places("check", both=True)
+    option("--model", default="", help="what the index was made with, where the file does not say it")
+    option("--names", type=Path, metavar="FILE", help="the texts of the queries, one a line")
+    text = "pictures among its first ten answers that a forgotten class may still find [2]"
+    option("--max-left", type=int, default=2, metavar="N", help=text)
+    option("--max-lost", type=int, default=5, metavar="N", help="that any other query may lose [5]")
+
+    text = "write an edited copy of an index, or of the queries in front of it; the old files still hold every vector"
+    option = add_command(commands, "apply", apply, text)
+    option("patch", type=Path, metavar="PATCH", help="of `clipnull forget`")
+    places("apply", both=False)
+    option("--model", default="", help="what the index was made with, where the file does not say it")
+    option("--out", type=Path, required=True, metavar="OUT", help="a new file or folder of that kind")
+    option("--normalize", action="store_true", help="give edited rows unit length")
+
+    option = add_command(commands, "undo", undo, "restore an edited index, or edited queries")
+    option("patch", type=Path, nargs="?", metavar="PATCH", help="needed where the original is gone")
+    places("undo", both=False)
+    option("--out", type=Path, required=True, metavar="OUT", help="a new file or folder of that kind")
+    option("--original", type=Path, metavar="FILE", help="where it is now, if it was moved")
+
+    for name in ("near", "forget", "queries", "check", "apply", "undo"):
+        option = commands.choices[name].add_argument
+        option("--json", type=Path, metavar="FILE", help="write all that there, with patch, index, date and version")
 
 
 def near(args: argparse.Namespace) -> int:
     from ..files import read_lines
     from ..prompts import near
-    from ..vocabulary import Forget
 
     clip, vocabulary = _model_and_names(args)
     candidates = None if args.candidates is None else read_lines("candidates", args.candidates)
-    for name, beside in near(clip, Forget(args.classes), vocabulary, candidates, args.most).items():
+    words = near(clip, _request(args, vocabulary), vocabulary, candidates, args.most)
+    for name, beside in words.items():
         print(f"{name}: " + ", ".join(f"{word} {cosine:.2f}" for word, cosine in beside))
     print("To forget some of them along: add them to the class in the vocabulary, after commas.")
-    return 0
+    return _report(args, near=words)
 
 
 def forget(args: argparse.Namespace) -> int:
+    from ..edit import Edit
     from ..errors import at_least, one_of
     from ..methods import METHODS
     from ..unlearning import unlearn
-    from ..vocabulary import Forget
 
     one_of("method", args.method, METHODS)
     if args.out.suffix != ".safetensors":
         raise ValueError(f"out: {str(args.out)!r} does not end in .safetensors; expected a patch")
-    if not args.out.parent.is_dir():
-        raise ValueError(f"out: {str(args.out.parent)!r} is not a folder; expected one that is there")
-    request = Forget(args.classes, args.domains)
     clip, vocabulary = _model_and_names(args)
-    request.mask(vocabulary)
+    request = _request(args, vocabulary)
+    old = Edit.load(args.out) if args.out.exists() else None
+    if old and (old.request, old.method) != (request.as_dict(), args.method):
+        raise ValueError(f"out: {str(args.out)!r} holds another patch ({old.method}); expected a new name")
     edit = unlearn(clip, request, vocabulary, args.method, prototypes=at_least("prototypes", args.prototypes, 0))
-    print(f"written: {edit.save(args.out)}: {request}, {edit.method}, {edit.form}, for {edit.model}")
+    if old and not old.same(edit):
+        raise ValueError(f"out: {str(args.out)!r} holds another patch of this request; expected a new name")
+    done = "nothing to do" if old else "written"
+    path = args.out if old else edit.save(args.out)
+    print(f"{done}: {path}: {request}, {edit.method}, {edit.form}, for {edit.model}")
     if edit.linear and edit.bias is None:
         print("It can edit an index (clipnull apply --index) or, in place of it, the queries (--queries).")
     else:
         print("It can edit an index (clipnull apply --index).")
+    return _report(args, edit, written=str(args.out), form=edit.form)
+
+
+def queries(args: argparse.Namespace) -> int:
+    import numpy as np
+
+    from ..files import read_lines, written
+    from ..models import load
+
+    texts = read_lines("texts", args.texts)
+    if not texts or args.out.suffix != ".npz":
+        raise ValueError(f"texts, out: {str(args.texts)!r} has {len(texts)} lines, {args.out.name!r}; expected .npz")
+    clip = load(args.model, args.pretrained)
+    with written(args.out) as temporary, open(temporary, "wb") as file:
+        np.savez(file, other_texts=clip.embed_texts(texts).cpu().numpy(), other_names=texts, model=clip.name)
+    print(f"written: {args.out}: {len(texts)} queries")
+    return _report(args, queries=texts)
+
+
+def _request(args: argparse.Namespace, vocabulary: Vocabulary) -> Forget:
+    """What is to be forgotten, by the names of classes; an alias stands for its class."""
+    from ..vocabulary import Forget, words
+
+    place = args.embeddings or args.vocabulary
+    alias = {words(name): c for c, names in zip(vocabulary.classes, vocabulary.names, strict=True) for name in names}
+    classes = args.classes and list(dict.fromkeys(alias.get(words(name), name) for name in args.classes))
+    request = Forget(classes, getattr(args, "domains", None))
+    try:
+        request.mask(vocabulary)
+    except ValueError as error:
+        raise ValueError(f"{error} (among the names in {place})") from None
+    return request
+
+
+def _report(args: argparse.Namespace, edit: Edit | None = None, **result: Any) -> int:
+    """Write the `result` of a command where --json says; returns 0."""
+    from .. import __version__
+    from ..files import write_text
+    from ..index.patching import name_of
+
+    if args.json:
+        options = {key: str(value) for key, value in vars(args).items() if isinstance(value, Path) and key != "json"}
+        date = datetime.now(UTC).isoformat(timespec="seconds")
+        about = {"command": args.command, **options, "date": date, "version": __version__}
+        about |= {"patch_content": name_of(edit), "method": edit.method, "model": edit.model} if edit else {}
+        write_text(args.json, json.dumps(about | result, indent=1, allow_nan=False) + "\n")
     return 0
 
 
 def _model_and_names(args: argparse.Namespace) -> tuple[Clip, Vocabulary]:
     """The model, or what stands in its place, and the vocabulary."""
     from ..models import load
-    from ..stored import read_vocabulary
+    from ..vocabulary import read_vocabulary
 
     if args.embeddings is not None:
         given = [name for name in ("model", "pretrained", "vocabulary") if getattr(args, name) is not None]
@@ -119,48 +195,53 @@ def _model_and_names(args: argparse.Namespace) -> tuple[Clip, Vocabulary]:
 
 
 def check(args: argparse.Namespace) -> int:
-    from ..files import write_text
-    from ..index.checking import check_index, format_check, read_queries
-    from ..index.files import open_tables
-    from ..index.patching import validate
+    from tqdm import tqdm
+
+    from ..edit import Edit
+    from ..index.checking import beyond, check_index, format_check, pairs_of, read_queries
     from ..index.rewriting import stamp
 
-    edit, tables, before = _patch(args), open_tables(args.index, "images", args.array), stamp(args.index)
-    validate(edit, tables, "images", args.model)
-    queries = read_queries(args.queries, sum(table.shape[0] for table in tables), args.names)
-    result = check_index(edit, tables, queries)
+    edit, before = Edit.load(args.patch), stamp(args.index)
+    tables, pairs = pairs_of(edit, args.index, args.array, args.model)
+    rows, chunks = sum(t.shape[0] for t in tables), sum(-(-t.shape[0] // t.step) for t in tables)
+    asked = read_queries(args.queries, rows, args.names)
+    result = check_index(edit, tqdm(pairs, total=chunks, unit="chunk", delay=3), asked)
     if stamp(args.index) != before:
         raise ValueError(f"index: {str(args.index)!r} was written to meanwhile; expected a file at rest")
-    if args.json:
-        write_text(args.json, json.dumps(result, indent=1, allow_nan=False) + "\n")
-    print(f"{edit.method}, {edit.form}, for {edit.model}; {sum(t.shape[0] for t in tables):,} pictures in {args.index}")
-    print(format_check(result))
-    return 0
+    hurt = beyond(result, args.max_left, args.max_lost)
+    broken = f", {result['broken']:,} with NaN or infinity, which no query finds" if result["broken"] else ""
+    print(f"{edit.method}, {edit.form}, for {edit.model}; {rows:,} pictures in {args.index}{broken}")
+    print(format_check(result, hurt))
+    limits = {"max_left": args.max_left, "max_lost": args.max_lost}
+    _report(args, edit, **result, limits=limits, beyond=hurt)
+    return int(bool(hurt))
 
 
 def apply(args: argparse.Namespace) -> int:
+    from ..edit import Edit
     from ..index.patching import apply_edit
 
-    place, side = _side(args)
-    lengths = apply_edit(_patch(args), place, args.out, side, args.array, args.model, args.normalize, progress=True)
-    print(f"written: {args.out}: {lengths}; {place} is as it was")
-    return 0
+    edit, place, side = Edit.load(args.patch), args.index or args.queries, "images" if args.index else "queries"
+    result = apply_edit(edit, place, args.out, side, args.array, args.model, args.normalize, progress=True)
+    if not result:
+        print(f"nothing to do: {args.out} is {place} edited with this patch")
+        return _report(args, edit, done_before=True)
+    text = f"written: {args.out}: {result['rows']:,} rows {result['belongs']}"
+    if result["not_unit"]:
+        low, high = result["lengths"]
+        text += f"; {result['not_unit']:,} not of unit length ({low:.3g} to {high:.3g}): edited in proportion to it"
+    print(text + (f"; {result['broken']:,} with NaN or infinity, left so" if result["broken"] else ""))
+    if result["left_out"]:
+        print(f"left out, since built of unedited vectors: {', '.join(result['left_out'])}; build anew of {args.out}")
+    print(f"{place} is as it was and still holds every unedited vector: keep it for undo, or delete it in the end.")
+    return _report(args, edit, **result)
 
 
 def undo(args: argparse.Namespace) -> int:
+    from ..edit import Edit
     from ..index.patching import undo
 
-    place, side = _side(args)
-    how = undo(_patch(args), place, args.out, args.original, side, args.array, progress=True)
-    print(f"written: {args.out}: {how}")
-    return 0
-
-
-def _patch(args: argparse.Namespace) -> Edit:
-    from ..edit import Edit
-
-    return Edit.load(args.patch)
-
-
-def _side(args: argparse.Namespace) -> tuple[Path, Side]:
-    return (args.index, "images") if args.index is not None else (args.queries, "queries")
+    edit, place = Edit.load(args.patch) if args.patch else None, args.index or args.queries
+    how = undo(edit, place, args.out, args.original, args.array, progress=True)
+    print(f"{args.out}: {how}")
+    return _report(args, edit, how=how)

@@ -4,43 +4,44 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import names, shorten
-from .console import DATA
+from ..files import aligned, write_text, written
+from .console import DATA, add_command, add_model, add_request
 
 if TYPE_CHECKING:
     from ..edit import Edit
     from ..images import Images
     from ..vocabulary import Forget
 
-SHOWN = 20
-"""Files that are left out, of those that are printed."""
+SHOWN = 5
+"""Files that are printed for each reason to leave them out."""
 
 
 def add(commands: argparse._SubParsersAction) -> None:
-    """Put the parsers of these commands among those of `clipnull`."""
-    for name, function, text in (
-        ("data", data, "which pictures a folder, table or archive gives: layout, counts, what is left out"),
-        ("audit", audit, "what remains of the forgotten and what is damaged, the worst first"),
-    ):
-        commands.add_parser(name, help=text, description=text).set_defaults(function=function)
-    option = commands.choices["data"].add_argument
+    """Add the parsers of these commands to those of `clipnull`."""
+    text = "which pictures a folder, table or archive gives: layout, counts, what is left out"
+    option = add_command(commands, "data", data, text)
     option("data", nargs="?", metavar="DATA", help=f"{DATA} [the embedded miniworld]")
     option("--json", type=Path, metavar="FILE", help="write all of it there, with a hash of the pictures")
     option("--tars", type=Path, metavar="FOLDER", help="write the pictures as archives for CLIP_benchmark")
-    option = commands.choices["audit"].add_argument
+
+    text = "what remains of the forgotten and what is damaged, the worst first"
+    option = add_command(commands, "audit", audit, text)
     option("data", nargs="?", metavar="DATA", help=f"{DATA} [the embedded miniworld]")
-    option("--model", default="miniclip", help="of open_clip [the embedded miniclip]")
-    option("--pretrained", metavar="TAG", help="its weights")
-    option("--classes", nargs="+", metavar="CLASS", help="to forget [those of the patch]")
-    option("--domains", nargs="+", metavar="DOMAIN", help="in which [all]; alone: whole domains")
-    option("--methods", nargs="+", default=["oblique"], metavar="METHOD", help="that edit [oblique]")
+    add_model(option)
+    add_request(option, "those of the patch")
+    option("--methods", nargs="+", default=["oblique"], metavar="METHOD", help="that edit [oblique, as of forget]")
     option("--chance", action="store_true", help="audit each method that has a strength also at strength 'chance'")
     option("--patch", type=Path, metavar="FILE", help="the edit, in place of making one")
     option("--retrained", metavar="MODEL", help="trained without the class [the one that comes with miniclip, if any]")
     option("--words", default="", metavar="A,B", help="other names of the class, in any language, to ask with")
+    option("--max-left", type=float, default=10.0, metavar="PERCENT", help="forgotten pictures still named right [10]")
+    option("--max-lost", type=float, default=5.0, metavar="POINTS", help="that any kept class may lose [5]")
     option("--slow", action="store_true", help="fine-tune, too: what comes back in 100 steps (miniworld)")
     option("--json", type=Path, metavar="FILE", help="write all findings there")
     option("--figure", type=Path, metavar="FILE.png", help="draw the (first) findings there")
@@ -48,9 +49,9 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def data(args: argparse.Namespace) -> int:
+    from ..datasets.layouts import by_reason
     from ..datasets.loading import find_dataset, load_images
     from ..datasets.webdataset import pack
-    from ..files import write_text
     from ..stored import is_stored
 
     if args.data is not None and is_stored(args.data):
@@ -64,12 +65,13 @@ def data(args: argparse.Namespace) -> int:
         write_text(args.json, json.dumps(manifest, indent=1) + "\n")
     print(f"{dataset.root}: read as {manifest['layout']!r}, split: {manifest['split']}")
     print(_counts(dataset.images))
-    renamed = [f"{name} ({', '.join(on_disk)})" for name, on_disk in manifest["folders"].items() if on_disk != [name]]
+    renamed = [f"{name} ({on_disk})" for name, on_disk in dataset.folders.items() if on_disk != name]
     if renamed:
         print(f"named otherwise on disk: {'; '.join(renamed)}")
-    files = [f"  {name}: {why}" for name, why in dataset.left_out.items()]
-    more = [f"  and {len(files) - SHOWN} more, in --json FILE"] if len(files) > SHOWN else []
-    print(f"left out: {len(files) or 'nothing'}", *files[:SHOWN], *more, sep="\n")
+    print(f"left out: {len(dataset.left_out) or 'nothing'}")
+    for reason, files in by_reason(dataset.left_out).items():
+        some = ", ".join(files[:SHOWN]) + (", ... all of them in --json FILE" if len(files) > SHOWN else "")
+        print(f"  {len(files)}, {reason}: {some}")
     if args.tars:
         split = "train" if manifest["split"].startswith("train") else "test"
         print(f"written: {pack(dataset.images, args.tars, split)}")
@@ -79,19 +81,18 @@ def data(args: argparse.Namespace) -> int:
 def _counts(images: Images) -> str:
     """Pictures by class and domain, as plain text."""
     (classes, domains), counts = (images.vocabulary.classes, images.vocabulary.domains), images.counts()
-    table = [[*row, sum(row)] for row in [*counts.tolist(), counts.sum(0).tolist()]]
-    rows = [("", [*domains, "in all"]), *zip([*classes, "in all"], table, strict=True)]
-    first, widths = max(len(name) for name, _ in rows) + 2, [max(len(k), 6) + 2 for k in [*domains, ""]]
-    lines = [f"{name:<{first}}" + "".join(f"{x:>{w}}" for x, w in zip(r, widths, strict=True)) for name, r in rows]
+    rows = zip([*classes, "in all"], [*counts.tolist(), counts.sum(0).tolist()], strict=True)
     several = "domains" if len(domains) > 1 else "domain"
-    return "\n".join([f"{len(images)} pictures, {len(classes)} classes, {len(domains)} {several}", *lines])
+    table = aligned(((name, *row, sum(row)) for name, row in rows), ["", *domains, "in all"])
+    return f"{len(images)} pictures, {len(classes)} classes, {len(domains)} {several}\n{table}"
 
 
 def audit(args: argparse.Namespace) -> int:
+    """Status 1: a class is beyond --max-left or --max-lost."""
+    from .. import __version__
     from ..audits import audit_each
     from ..datasets.loading import load_images, name_of
     from ..edit import Edit
-    from ..files import write_text, written
     from ..models import load
     from ..stored import is_stored
     from ..unlearning import unlearn
@@ -109,10 +110,14 @@ def audit(args: argparse.Namespace) -> int:
     train = load_images(split="train") if args.slow else None
     edits = [patch] if patch else [unlearn(clip, request, images.vocabulary, m, **settings) for m, settings in runs]
     reports = audit_each(clip, edits, images, request, retrained, named, train, args.seed)
+    limits = {"max_left": args.max_left, "max_lost": args.max_lost}
+    reports = [replace(report, limits=limits) for report in reports]
     if args.json:
         aims = [{"aim": settings["strength"]} if settings else {} for _, settings in runs]
         audits = [report.as_dict() | aim for report, aim in zip(reports, aims, strict=True)]
-        entry = {"kind": "audit", "name": f"audit, {name_of(args.data)}, {request}", "audits": audits}
+        date = datetime.now(UTC).isoformat(timespec="seconds")
+        entry = {"kind": "audit", "name": f"audit, {name_of(args.data)}, {request}", "date": date}
+        entry |= {"version": __version__, "patch": args.patch and str(args.patch), "audits": audits}
         write_text(args.json, json.dumps(entry, indent=1, allow_nan=False) + "\n")
     if args.figure:
         from ..course.plots import audit as draw
@@ -120,7 +125,7 @@ def audit(args: argparse.Namespace) -> int:
         with written(args.figure) as part:
             draw(reports[0]).savefig(part, format="png", dpi=150, bbox_inches="tight")
     print(*reports, sep="\n\n")
-    return 0
+    return int(any(report.hurt for report in reports))
 
 
 def _runs(args: argparse.Namespace) -> list[tuple[str, dict[str, Any]]]:

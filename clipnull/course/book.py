@@ -63,7 +63,7 @@ def build(pages: Sequence[Path], out: Path, whole: bool = False) -> Path:
     """
     for module in ("sphinx", "myst_nb", "furo"):
         import_extra(module, "book")
-    pages, out = [Path(page) for page in pages], Path(out).resolve()
+    out = Path(out).resolve()
     for page in pages:
         if not page.is_file():
             raise ValueError(f"pages: {page} does not exist; expected notebooks and Markdown files")
@@ -102,12 +102,11 @@ def _write_source(pages: Sequence[Path], source: Path, whole: bool) -> None:
 
 def _render(source: Path, site: Path) -> None:
     """Make a site of the folder `source`; RuntimeError with all warnings of Sphinx."""
-    application = import_extra("sphinx.application", "book")
+    Sphinx = import_extra("sphinx.application", "book").Sphinx
     docutils = import_extra("sphinx.util.docutils", "book")
     settings, warnings = {**SETTINGS, "html_static_path": [str(source / "_static")]}, io.StringIO()
     with docutils.patch_docutils(), docutils.docutils_namespace():
-        doctrees = source.parent / "doctrees"
-        app = application.Sphinx(source, None, site, doctrees, "html", settings, status=None, warning=warnings)
+        app = Sphinx(source, None, site, source.parent / "doctrees", "html", settings, status=None, warning=warnings)
         app.build()
     text = re.sub(r"\x1b\[[0-9;]*m", "", warnings.getvalue()).replace(f"{source}{os.sep}", "").strip()
     if text or app.statuscode:

@@ -15,9 +15,8 @@ from .formulas import style
 from .notebooks import PAGE, exporter, import_jupyter, read
 
 STYLE = Path(__file__).parent / "theme" / "booklet.css"
-LINES = 12
+ROOM = f'<div class="room">{12 * """<div class="line"></div>"""}</div>'
 """Lines to write on, below each exercise and each open task."""
-ROOM = f'<div class="room">{LINES * """<div class="line"></div>"""}</div>'
 HINT = re.compile(r"(?s)<details><summary>Hint</summary>\s*(.*?)</details>")
 
 
@@ -26,22 +25,17 @@ def booklet(notebooks: Sequence[Path], out: Path) -> list[Path]:
 
     Raises ValueError if none of the notebooks has an exercise.
     """
-    both, v4 = {"exercises": [], "solutions": []}, import_jupyter("nbformat").v4
-    for path in map(Path, notebooks):
-        exercises, solutions = _cells(read(path))
-        both["exercises"] += exercises
-        both["solutions"] += solutions
-    if not both["solutions"]:
+    pairs = [_cells(read(path)) for path in notebooks]
+    if not any(solutions for _, solutions in pairs):
         raise ValueError("notebooks: none of them has an exercise; expected cells tagged exercise and solution")
-    Path(out).mkdir(parents=True, exist_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
     template = PAGE.replace("</style>", STYLE.read_text(encoding="utf-8") + "</style>")
     export = exporter(template, exclude_output=True, exclude_input_prompt=True, exclude_anchor_links=True)
-    paths = []
-    for name, cells in both.items():
-        nb = v4.new_notebook(cells=[v4.new_markdown_cell(f"# clipnull: {name}"), *cells])
+    v4, paths = import_jupyter("nbformat").v4, []
+    for name, parts in zip(("exercises", "solutions"), zip(*pairs, strict=True), strict=True):
+        nb = v4.new_notebook(cells=[v4.new_markdown_cell(f"# clipnull: {name}"), *sum(parts, [])])
         resources = {"metadata": {"name": f"clipnull: {name}", "path": ""}, "formulas": style()}
-        page, _ = export.from_notebook_node(nb, resources)
-        paths.append(write_text(Path(out) / f"{name}.html", page))
+        paths.append(write_text(out / f"{name}.html", export.from_notebook_node(nb, resources)[0]))
     return paths
 
 
@@ -57,7 +51,7 @@ def _cells(nb: Any) -> tuple[list, list]:
         if cell.cell_type == "markdown":
             if task := re.search(r"(?ms)^\*\*(Exercise \d+)\*\*.*", cell.source):
                 number = task[1]
-                exercises.append(text(_with_open_hint(task[0])))
+                exercises.append(text(HINT.sub(r'<div class="hint">\n\n**Hint.** \1\n</div>', task[0].strip())))
             elif cell.source.startswith("## Open task"):
                 exercises += [text(f"#{cell.source}"), text(ROOM)]
         elif "exercise" in tags:
@@ -65,8 +59,3 @@ def _cells(nb: Any) -> tuple[list, list]:
         elif "solution" in tags:
             solutions += [text(f"### {number}"), code(cell.source)]
     return (exercises, solutions) if solutions[1:] else ([], [])
-
-
-def _with_open_hint(text: str) -> str:
-    """An exercise with its hint in view, as paper unfolds nothing."""
-    return HINT.sub(r'<div class="hint">\n\n**Hint.** \1\n</div>', text.strip())

@@ -7,7 +7,6 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from ..embedding import readable
 from ..errors import one_of
-from ..files import data_folder
+from ..files import data_folder, markdown
 from ..images import Images
 from ..models import Clip
 from ..prompts import embed_cells
@@ -107,18 +106,11 @@ def known(name: str = KNOWN[0]) -> dict:
     return json.loads(file.read_text(encoding="utf-8"))
 
 
-def to_json(file: Path, clip: Clip, figures: Mapping[str, float], source: str) -> dict:
-    """The entry to store for a file of embeddings."""
-    rounded = {name: None if math.isnan(value) else round(value, 4) for name, value in figures.items()}
-    return {"model": clip.name, "pretrained": clip.pretrained, "file": file.name, "source": source, "figures": rounded}
-
-
 def table(name: str, figures: Mapping[str, float], chosen: Sequence[str] = tuple(FIGURES)) -> str:
     """The `chosen` figures of a model called `name` beside those of OpenAI's ViT-B/32, as Markdown."""
-    lines, reference = [f"| | {name} | OpenAI's ViT-B/32 |", "|---|---:|---:|"], known()["figures"]
+    rows, reference = [], known()["figures"]
     for key in chosen:
         label, form = FIGURES[one_of("chosen", key, FIGURES)]
-        values = [figures[key], reference[key]]
-        texts = ["–" if v is None or math.isnan(v) else form.format(v) for v in values]
-        lines.append(f"| {label} | {' | '.join(texts)} |")
-    return "\n".join(lines)
+        values = figures[key], reference[key]
+        rows.append((label, *("–" if math.isnan(value) else form.format(value) for value in values)))
+    return markdown(rows, ("", name, "OpenAI's ViT-B/32"))

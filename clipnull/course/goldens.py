@@ -1,14 +1,12 @@
 """Goldens: what the notebooks must record, by profile, notebook and metric: {"value": v, "atol": t, "null": n}."""
 
-from __future__ import annotations
-
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from ..files import write_text
-from .metrics import MIME, Metrics, columns
+from ..files import aligned, write_text
+from .metrics import MIME, Metrics
 from .notebooks import PACKAGE, first_line
 from .notebooks import read as read_notebook
 from .profiles import PROFILES
@@ -28,7 +26,21 @@ def stored(path: Path) -> dict:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path}: not JSON ({error}); expected what `clipnull run` writes") from None
+        raise ValueError(f"{path}: not JSON: {error}") from error
+
+
+def read(path: Path, profile: str) -> dict:
+    """The goldens that hold for `profile`, by notebook; empty if there are none."""
+    return (stored(path) if path.exists() else {}).get(PROFILES[profile].goldens, {})
+
+
+def _pairs(metrics: Mapping[str, Metrics], goldens: Goldens) -> Iterator[tuple[str, str, float, float, float]]:
+    """Notebook, metric, recorded value, golden, tolerance; NaN where there is none."""
+    for notebook in sorted({*metrics, *goldens}):
+        values, entries = metrics.get(notebook, {}), goldens.get(notebook, {})
+        for name in sorted({*values, *entries}):
+            entry = entries.get(name, {"value": math.nan, "atol": math.nan})
+            yield notebook, name, values.get(name, math.nan), entry["value"], entry["atol"]
 
 
 def differences(metrics: Mapping[str, Metrics], goldens: Goldens, out: Path | None = None) -> list[str]:
@@ -38,17 +50,12 @@ def differences(metrics: Mapping[str, Metrics], goldens: Goldens, out: Path | No
     cell that recorded the metric and the path of the notebook.
     """
     failures = []
-    for notebook in sorted({*metrics, *goldens}):
-        got, golden = metrics.get(notebook, {}), goldens.get(notebook, {})
-        where, kept = _recorded(notebook, out)
-        for name in sorted({*got, *golden}):
-            if name not in got:
-                failures.append(f"{where}: {name}: expected {golden[name]['value']:.6g}, got nothing{kept}")
-            elif name not in golden:
-                failures.append(f"{where}: {name}: got {got[name]:.6g}, which has no golden{kept}")
-            elif not abs(got[name] - golden[name]["value"]) <= golden[name]["atol"]:
-                expected = f"{golden[name]['value']:.6g} ± {golden[name]['atol']:.3g}"
-                failures.append(f"{where}: {name}: expected {expected}, got {got[name]:.6g}{kept}")
+    for notebook, name, value, golden, atol in _pairs(metrics, goldens):
+        if not abs(value - golden) <= atol:
+            expected = "no golden" if math.isnan(golden) else f"{golden:.6g} ± {atol:.3g}"
+            cell, place = _recorded(notebook, out)
+            recorded = "nothing" if math.isnan(value) else f"{value:.6g}"
+            failures.append(f"{cell}: {name}: expected {expected}, got {recorded}{place}")
     return failures
 
 
@@ -66,16 +73,11 @@ def _recorded(notebook: str, out: Path | None) -> tuple[str, str]:
 
 def diff(metrics: Mapping[str, Metrics], goldens: Goldens) -> str:
     """Every metric beside its golden, as plain text: what CI keeps of a run."""
-    rows = [("notebook", "metric", "golden", "atol", "got", "off by", "")]
-    for notebook in sorted({*metrics, *goldens}):
-        got, golden = metrics.get(notebook, {}), goldens.get(notebook, {})
-        for name in sorted({*got, *golden}):
-            value, entry = got.get(name, math.nan), golden.get(name, {"value": math.nan, "atol": math.nan})
-            off = value - entry["value"]
-            mark = "" if abs(off) <= entry["atol"] else "FAILED"
-            numbers = f"{entry['value']:.6g}", f"{entry['atol']:.3g}", f"{value:.6g}", f"{off:+.3g}"
-            rows.append((notebook, name, *numbers, mark))
-    return columns(rows)
+    rows = []
+    for notebook, name, value, golden, atol in _pairs(metrics, goldens):
+        off, mark = value - golden, "" if abs(value - golden) <= atol else "FAILED"
+        rows.append((f"{notebook} {name}", f"{golden:.6g}", f"{atol:.3g}", f"{value:.6g}", f"{off:+.3g}", mark))
+    return aligned(rows, ("metric", "golden", "atol", "got", "off by", ""))
 
 
 def weakness(value: float, null: float | None, atol: float | None) -> str:
@@ -88,11 +90,6 @@ def weakness(value: float, null: float | None, atol: float | None) -> str:
     return "null accepted" if atol >= abs(value - null) else "tolerance over half the way to null"
 
 
-def read(path: Path, profile: str) -> dict:
-    """The goldens that hold for `profile`, by notebook; empty if there are none."""
-    return (stored(path) if path.exists() else {}).get(PROFILES[profile].goldens, {})
-
-
 def update(metrics: Mapping[str, Metrics], path: Path, profile: str = "mini") -> list[str]:
     """Take the values of `metrics` over into the goldens file, print old -> new, keep `atol` and `null`.
 
@@ -102,15 +99,13 @@ def update(metrics: Mapping[str, Metrics], path: Path, profile: str = "mini") ->
     everything = stored(path) if path.exists() else {}
     goldens = everything.setdefault(PROFILES[profile].goldens, {})
     for notebook, values in metrics.items():
-        old = goldens.get(notebook, {})
-        for name in sorted({*old, *values}):
-            before, after = old.get(name, {}).get("value"), values.get(name)
-            if before != after:
-                print(f"{notebook}: {name}: {before} -> {after}")
-        goldens[notebook] = {
-            name: {"atol": None, "null": None, **old.get(name, {}), "value": value} for name, value in values.items()
-        }
+        before = goldens.get(notebook, {})
+        for name in sorted({*before, *values}):
+            old, new = before.get(name, {}).get("value"), values.get(name)
+            if old != new:
+                print(f"{notebook}: {name}: {old} -> {new}")
+        empty = {"atol": None, "null": None}
+        goldens[notebook] = {name: empty | before.get(name, {}) | {"value": v} for name, v in values.items()}
     write_text(path, json.dumps(everything, indent=1, sort_keys=True) + "\n")
-    empty = [(notebook, name) for notebook, entries in goldens.items() for name, entry in entries.items()
-             if None in (entry["atol"], entry["null"])]  # fmt: skip
-    return [f"{notebook}: {name}" for notebook, name in empty]
+    entries = [(notebook, name, entry) for notebook in goldens for name, entry in goldens[notebook].items()]
+    return [f"{notebook}: {name}" for notebook, name, entry in entries if None in (entry["atol"], entry["null"])]

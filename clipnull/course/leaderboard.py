@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from ..edit import Edit
 from ..embedding import embed
-from ..errors import one_line
+from ..errors import brief, one_line
 from ..evaluate import compare
+from ..files import markdown
 from ..images import Images
 from ..models import Clip
 from ..vocabulary import Forget
@@ -24,6 +28,9 @@ TO_POINTS = {"forgetting_rate": 100.0}
 """A rate from 0 to 1 counts in points, as the others do, in the score of a prediction."""
 MIN_SHARE_OF_BEST = 0.9
 """The rule of notebook 08: of those that forget at least this share of the best, the smallest worst-cell drop."""
+MARKUP = re.compile(r"[<>|`\\]|\](?=\()")
+"""What would begin a tag, a cell, code or a link in Markdown."""
+MAX_BYTES = 10_000
 MISS = 40.0
 """The score of a prediction is its width and so many for each point outside: 2/α for a 95 % interval (Winkler)."""
 
@@ -40,24 +47,23 @@ def leaderboard(clip: Clip, images: Images, request: Forget, patches: Sequence[P
     request.mask(images.vocabulary)
     z, rows, refused = embed(clip, images), [], []
     for path in map(Path, patches):
+        name = re.sub(r"[^\w.-]", "_", path.stem)  # in a table, a name is no markup
         try:
             edit, predictions = Edit.load(path, clip), _read_predictions(path.with_suffix(".json"))
-        except (ValueError, OSError) as error:
-            refused.append(f"- {path.stem}: refused, {one_line(error)}")
-            continue
-        rates = compare(clip, edit.apply(clip), images, request, features=(z, edit.images(z))).rates
-        rows.append((path.stem, {name: rates[name] for name in RATES}, score(rates, predictions)))
+            z_after = edit.images(z)
+            if not torch.equal(z.isfinite(), z_after.isfinite()):
+                raise ValueError("embeddings of whole pictures become NaN or infinite; expected finite ones")
+            rates = compare(clip, edit.apply(clip), images, request, features=(z, z_after)).rates
+            rows.append((name, {name: rates[name] for name in RATES}, score(rates, predictions)))
+        except Exception as error:  # whatever one has handed in, the others are measured
+            refused.append(f"- {name}: refused, {MARKUP.sub('_', one_line(error))}")
     best = max((rates["forgetting_rate"] for _, rates, _ in rows), default=0.0)
-    rows.sort(key=lambda row: _rank(row[1], best))
-    lines = [
-        f"{request}, {len(images)} pictures kept back\n",
-        f"| | who | {' | '.join(RATES.values())} | prediction (smaller is better) |",
-        "|---|---|---|---|---|---|",
-    ]
-    for number, (name, rates, points) in enumerate(rows, 1):
-        numbers = f"{rates['forgetting_rate']:.2f} | {rates['retain_drop']:+.1f} | {rates['worst_cell_drop']:.0f}"
-        lines.append(f"| {number} | {name} | {numbers} | {'none' if math.isnan(points) else f'{points:.0f}'} |")
-    return "\n".join([*lines, *([""] if refused else []), *refused])
+    table = []
+    for number, (name, rates, points) in enumerate(sorted(rows, key=lambda row: _rank(row[1], best)), 1):
+        numbers = f"{rates['forgetting_rate']:.2f}", f"{rates['retain_drop']:+.1f}", f"{rates['worst_cell_drop']:.0f}"
+        table.append((number, name, *numbers, "none" if math.isnan(points) else f"{points:.0f}"))
+    text = markdown(table, ("", "who", *RATES.values(), "prediction (smaller is better)"))
+    return "\n".join([f"{request}, {len(images)} pictures kept back\n", text, *([""] if refused else []), *refused])
 
 
 def _rank(rates: dict[str, float], best: float) -> tuple[bool, float, float]:
@@ -70,12 +76,14 @@ def _read_predictions(path: Path) -> dict[str, tuple[float, float]]:
     """The intervals in a file of predictions; none where it is missing. Raises ValueError for anything else in it."""
     if not path.is_file():
         return {}
+    if path.stat().st_size > MAX_BYTES:
+        raise ValueError(f"{path.name}: {path.stat().st_size} bytes; expected a few intervals")
     table = json.loads(path.read_text(encoding="utf-8"))
     for name, interval in table.items() if isinstance(table, dict) else [("the file", table)]:
         numbers = isinstance(interval, list) and len(interval) == 2 and all(type(x) in (int, float) for x in interval)
         if name not in RATES or not numbers or not -1000 <= interval[0] <= interval[1] <= 1000:
             expected = f"[low, high] for some of {', '.join(RATES)}"
-            raise ValueError(f"{path.name}: {name} is {interval!r}; expected {expected}")
+            raise ValueError(f"{path.name}: {name} is {brief(interval)}; expected {expected}")
     return {name: (low, high) for name, (low, high) in table.items()}
 
 

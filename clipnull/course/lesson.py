@@ -24,7 +24,6 @@ from torch import Tensor
 
 from ..datasets.loading import load_images
 from ..edit import Edit
-from ..embedding import embed
 from ..errors import expect, import_extra, one_of
 from ..evaluate import accuracy_matrix, classify
 from ..files import data_folder
@@ -36,6 +35,7 @@ from ..prompts import embed_cells, embed_classes
 from ..stored import is_stored
 from ..vocabulary import Forget
 from .drawings import STYLE
+from .pictures import embed_whole
 
 if TYPE_CHECKING:
     import IPython as ipython
@@ -66,6 +66,7 @@ class Lesson:
 
     clip: Clip
     images: Images
+    z: Tensor
     request: Forget
     class_name: str
     domain: str
@@ -77,7 +78,7 @@ class Lesson:
         self.c = self.classes.index(self.class_name) if self.class_name else -1
         self.k = self.domains.index(self.domain) if self.domain else -1
         self.mask = self.request.mask(self.vocabulary)
-        self.z = F.normalize(embed(self.clip, self.images).double(), dim=-1)
+        self.z = F.normalize(self.z.double(), dim=-1)
         self.T = embed_cells(self.clip, self.vocabulary).double()
         self.classifier = embed_classes(self.clip, self.vocabulary.names).double()
         self.before = self.answers()
@@ -148,7 +149,8 @@ def open(  # noqa: A001, as in `course.open`
 
     model: "miniclip", or "ARCHITECTURE/TAG" of open_clip ("ViT-B-32/openai"). data: a folder or table of pictures, or a
     file of embeddings (.npz), which takes the place of the model; empty: miniworld. forget_class, forget_domain: the
-    story's; without a domain the class goes everywhere, without a class the domain.
+    story's; without a domain the class goes everywhere, without a class the domain. Broken pictures are named in a
+    warning and left out.
 
     Raises ValueError for a value of another type, a name that is not there (with near ones), and a story without
     pictures.
@@ -168,7 +170,7 @@ def open(  # noqa: A001, as in `course.open`
         raise ValueError(f"forget_domain: {forget_domain!r} has no {forget_class}; expected one of {', '.join(there)}")
     name, _, tag = (model, "", "") if ":" in model else model.partition("/")
     clip = load(data) if is_stored(data) else load(name, tag or None)
-    return Lesson(clip, images, request, forget_class, forget_domain, seed)
+    return Lesson(clip, *embed_whole(clip, images), request, forget_class, forget_domain, seed)
 
 
 # --- showing

@@ -1,12 +1,11 @@
 """Metrics: what a notebook records in its last code cell, for the runner and for its reader."""
 
-from __future__ import annotations
-
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-from ..errors import import_extra
+from ..errors import brief, import_extra
+from ..files import aligned
 
 MIME = "application/vnd.clipnull.metrics+json"
 Metrics = dict[str, float]  # metric name -> value
@@ -17,8 +16,7 @@ def record(**metrics: float) -> None:
 
     metrics: one finite number for each name, at least one, in the unit that the name says. The last code cell of a
     notebook calls it once; the output names the loaded modules of clipnull, which its stamp covers. Outside a notebook
-    it prints the table. Raises ValueError for a name that is not an identifier or a value that is not one finite
-    number.
+    it prints the table. Raises ValueError for a value that is not one finite number.
 
     >>> import clipnull as cn
     >>> cn.record(accuracy=0.917, pictures=329)
@@ -33,42 +31,34 @@ def record(**metrics: float) -> None:
     page = f"<table><tr><th>metric</th><th>value</th></tr>{rows}</table>"
     if import_extra("IPython", "course").get_ipython() is None:
         print(text)
-    else:
-        display = import_extra("IPython.display", "course").display
-        loaded = sorted(name for name in sys.modules if name.partition(".")[0] == "clipnull")
-        data, metadata = {MIME: values, "text/plain": text, "text/html": page}, {"clipnull": {"modules": loaded}}
-        display(data, metadata=metadata, raw=True)
+        return
+    loaded = sorted(name for name in sys.modules if name.partition(".")[0] == "clipnull")
+    data, metadata = {MIME: values, "text/plain": text, "text/html": page}, {"clipnull": {"modules": loaded}}
+    import_extra("IPython.display", "course").display(data, metadata=metadata, raw=True)
 
 
 def _number(name: str, value: object) -> float:
-    if not name.isidentifier():
-        raise ValueError(f"metrics: {name!r} is not valid as a name; expected a Python identifier")
     try:
         number = math.nan if isinstance(value, (bool, str)) else float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         number = math.nan
     if not math.isfinite(number):
-        raise ValueError(f"{name}: {value!r} cannot be recorded; expected one finite number")
+        raise ValueError(f"{name}: {brief(value)} cannot be recorded; expected one finite number")
     return number
 
 
 def metrics_of(nb: Mapping) -> Metrics:
     """The metrics that an executed notebook recorded; ValueError unless it has exactly one such output."""
     outputs = [out.get("data", {}) for cell in nb["cells"] for out in cell.get("outputs", ())]
-    found = [data[MIME] for data in outputs if MIME in data]
-    if len(found) != 1:
-        raise ValueError(f"nb: {len(found)} outputs of type {MIME}; expected one, from record in the last cell")
-    return dict(found[0])
+    recorded = [data[MIME] for data in outputs if MIME in data]
+    if len(recorded) != 1:
+        raise ValueError(f"nb: {len(recorded)} outputs of type {MIME}; expected one, from record in the last cell")
+    if not isinstance(recorded[0], Mapping):
+        raise ValueError(f"nb: the metrics are {brief(recorded[0])}; expected a number for each name")
+    return {name: _number(name, value) for name, value in recorded[0].items()}
 
 
 def table(metrics: Mapping[str, Metrics]) -> str:
     """Metrics by notebook as plain text."""
-    rows = [(notebook, name, f"{value:.4g}") for notebook, values in metrics.items() for name, value in values.items()]
-    return columns([("notebook", "metric", "value"), *rows])
-
-
-def columns(rows: Sequence[Sequence[str]]) -> str:
-    """Rows as plain text: the first two columns to the left, numbers to the right."""
-    wide = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ("  ".join(f"{text:{'<' if i < 2 else '>'}{wide[i]}}" for i, text in enumerate(row)) for row in rows)
-    return "\n".join(line.rstrip() for line in lines)
+    rows = [(f"{notebook} {name}", f"{value:.4g}") for notebook, row in metrics.items() for name, value in row.items()]
+    return aligned(rows, ("metric", "value"))

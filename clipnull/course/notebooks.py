@@ -9,6 +9,7 @@ import functools
 import hashlib
 import html
 import json
+import math
 import os
 import sys
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ..errors import import_extra, near, one_line
+from ..errors import import_extra, one_of
 from ..files import write_text
 from .formulas import mathml, style
 from .metrics import MIME
@@ -29,11 +30,6 @@ PAGE = """{%- extends 'lab/index.html.j2' -%}
 {%- block jupyter_widgets -%}{%- endblock -%}
 {%- block html_head_js_mathjax -%}{%- endblock -%}
 {%- block html_head_js_mermaidjs -%}{%- endblock -%}
-{%- block data_latex scoped -%}
-<div class="jp-RenderedHTMLCommon jp-RenderedMarkdown jp-OutputArea-output">
-{{ output.data['text/latex'] | markdown2html }}
-</div>
-{%- endblock -%}
 {%- block data_png scoped -%}
 <div class="jp-RenderedImage jp-OutputArea-output">
 <img alt="{{ output | get_metadata('alt', 'image/png') or '' | escape_html }}"
@@ -50,14 +46,13 @@ src="data:image/png;base64,{{ output.data['image/png'] }}">
 """The page of a notebook: figures with their texts, and no script, as nbconvert's own loads from other sites."""
 
 
-# --- files -------------------------------------------------------------------------------------------------------
+# --- files
 
 
 def import_jupyter(module: str) -> ModuleType:
     """A `module` of the extra `course` that reads notebooks.
 
-    All of them import jsonschema, which builds a parser of international web addresses when it can: seconds of work in
-    each process that executes a notebook, for a check that no notebook asks for. It is left out.
+    Without rfc3987_syntax, which jsonschema imports where it is: seconds of work for a check that no notebook needs.
     """
     parser = "rfc3987_syntax"
     if "jsonschema" in sys.modules or parser in sys.modules:
@@ -79,11 +74,6 @@ def text_of(nb: Any) -> str:
     return import_jupyter("nbformat").writes(nb) + "\n"
 
 
-def write(path: Path, nb: Any) -> Path:
-    """Write the notebook to `path`, whole or not at all."""
-    return write_text(path, text_of(nb))
-
-
 def default_notebooks() -> list[Path]:
     """The notebooks of the folder notebooks/ below the current one, else the numbered ones of the current folder.
 
@@ -99,23 +89,21 @@ def default_notebooks() -> list[Path]:
 
 
 def course_folder() -> Path:
-    """Where the notebooks of the course are: notebooks/ beside the package in a clone, inside it in a wheel.
-
-    Raises FileNotFoundError if they are in neither place.
-    """
-    for folder in (PACKAGE.parent / "notebooks", PACKAGE / "_data" / "notebooks"):
-        if any(folder.glob(NUMBERED)):
-            return folder
-    raise FileNotFoundError("the notebooks of the course are missing: expected notebooks/ beside the clipnull package")
+    """Where the notebooks of the course are: notebooks/ beside the package in a clone, inside it in a wheel."""
+    inside = PACKAGE / "_data" / "notebooks"
+    return inside if inside.is_dir() else PACKAGE.parent / "notebooks"
 
 
-# --- parameters --------------------------------------------------------------------------------------------------
+# --- parameters
 
 
 def parameters_of(path: Path) -> dict[str, str | int | float | bool]:
-    """Names and defaults in the cell tagged `parameters`, as papermill sees them."""
-    papermill = import_jupyter("papermill")
-    return {name: ast.literal_eval(p["default"]) for name, p in papermill.inspect_notebook(str(path)).items()}
+    """Names and defaults in the cell tagged `parameters`, whatever kernel the notebook names."""
+    sources = [
+        c.source for c in read(path).cells if c.cell_type == "code" and "parameters" in c.metadata.get("tags", ())
+    ]
+    nodes = [node for source in sources[:1] for node in ast.parse(source).body if isinstance(node, ast.Assign)]
+    return {ast.unparse(node.targets[0]): ast.literal_eval(node.value) for node in nodes}
 
 
 def validate_parameters(path: Path, given: Mapping[str, object]) -> dict[str, object]:
@@ -126,22 +114,27 @@ def validate_parameters(path: Path, given: Mapping[str, object]) -> dict[str, ob
     defaults = parameters_of(path) if given else {}
     valid: dict[str, object] = {}
     for name, value in given.items():
-        if name not in defaults:
-            matches = near(name, defaults)
-            hint = f"did you mean {' or '.join(matches)}?" if matches else f"expected one of {', '.join(defaults)}"
-            raise ValueError(f"parameters: {path.name} has no {name!r}; {hint}")
-        kind = type(defaults[name])
+        kind = type(defaults[one_of(f"parameters of {path.name}", name, defaults)])
         if isinstance(value, str) and kind is not str:
             with contextlib.suppress(ValueError, SyntaxError):
                 value = ast.literal_eval(value)
         if kind is float and type(value) is int:
-            value = float(value)
-        if type(value) is not kind:
+            with contextlib.suppress(OverflowError):
+                value = float(value)
+        if type(value) is not kind or isinstance(value, float) and not math.isfinite(value):
+            expected = f"a finite {kind.__name__}" if kind is float else kind.__name__
             raise ValueError(
-                f"{name}: {value!r} is not valid for {path.name}; expected {kind.__name__}, such as {defaults[name]!r}"
+                f"{name}: {value!r} is not valid for {path.name}; expected {expected}, such as {defaults[name]!r}"
             )
-        valid[name] = value
+        valid[name] = from_here(name, value) if isinstance(value, str) else value
     return valid
+
+
+def from_here(name: str, value: str) -> str:
+    """The value of a parameter that is a path, counted from the current folder: a notebook runs in its own."""
+    start, colon, path = ("", "", value) if os.path.exists(value) else value.rpartition(":")
+    is_path = name in ("data", "index", "model", "pretrained") and os.path.exists(path) or name == "folder"
+    return f"{start}{colon}{os.path.abspath(path)}" if path and is_path else value
 
 
 def preset_for(path: Path, profile: str) -> dict[str, str]:
@@ -155,7 +148,7 @@ def preset_for(path: Path, profile: str) -> dict[str, str]:
     return {name: value for name, value in given.items() if name in known}
 
 
-# --- the stamp ---------------------------------------------------------------------------------------------------
+# --- the stamp
 
 
 def normalise(nb: Any) -> Any:
@@ -165,11 +158,8 @@ def normalise(nb: Any) -> Any:
         nb.metadata.pop(key, None)
     nb.metadata["kernelspec"] = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
     nb.metadata["language_info"] = {
-        "name": "python",
-        "file_extension": ".py",
-        "mimetype": "text/x-python",
-        "pygments_lexer": "ipython3",
-    }
+        "name": "python", "file_extension": ".py", "mimetype": "text/x-python", "pygments_lexer": "ipython3"
+    }  # fmt: skip
     for cell in nb.cells:
         for key in ("papermill", "execution"):
             cell.metadata.pop(key, None)
@@ -179,12 +169,13 @@ def normalise(nb: Any) -> Any:
 
 
 def stamp(nb: Any) -> str:
-    """SHA-256 over what the outputs of `nb` depend on: its code cells and the modules that its kernel loaded.
+    """SHA-256 over what the outputs of `nb` depend on: its code cells as they are, and the modules its kernel loaded.
 
-    Comments, docstrings and layout do not count. `record` notes the modules beside the metrics.
+    Comments, docstrings and layout of modules do not count. `record` notes the modules beside the metrics.
     """
-    code = [_code_of_cell(cell.source) for cell in nb.cells if cell.cell_type == "code"]
-    return hashlib.sha256(json.dumps([code, [[name, code_of(name)] for name in modules_of(nb)]]).encode()).hexdigest()
+    cells = [cell.source for cell in nb.cells if cell.cell_type == "code"]
+    modules = [[name, code_of(name)] for name in modules_of(nb)]
+    return hashlib.sha256(json.dumps([cells, modules]).encode()).hexdigest()
 
 
 def modules_of(nb: Any) -> list[str]:
@@ -197,33 +188,12 @@ def code_of(module: str) -> list | str:
     """The code of a module without comments and docstrings, as its file is now; "" where there is none."""
     path = PACKAGE.joinpath(*module.split(".")[1:])
     path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-    return _code_of_text(path.read_text(encoding="utf-8")) if path.is_file() else ""
+    return _parsed(path.read_text(encoding="utf-8")) if path.is_file() else ""
 
 
 @functools.cache
-def _code_of_text(source: str) -> list | str:
-    return _plain(_Silent().visit(ast.parse(source)))
-
-
-def _code_of_cell(source: str) -> list | str:
-    """The code of a cell without comments and docstrings; its text where it is not Python alone (`%time f(x)`).
-
-    What a cell shows depends on a semicolon at its end, and a string that it ends with is an output.
-    """
-    try:
-        tree = ast.parse(source)
-    except SyntaxError:
-        return source
-    tree.body = [node if isinstance(node, ast.Expr) else _Silent().visit(node) for node in tree.body]
-    return [_plain(tree), source.rstrip().endswith(";")]
-
-
-class _Silent(ast.NodeTransformer):
-    """Leaves out statements that are nothing but a string: docstrings."""
-
-    def visit_Expr(self, node: ast.Expr) -> ast.Expr | None:
-        text = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
-        return None if text else node
+def _parsed(source: str) -> list | str:
+    return _plain(ast.parse(source))
 
 
 def _plain(node: object) -> list | str:
@@ -231,7 +201,11 @@ def _plain(node: object) -> list | str:
     if isinstance(node, ast.AST):
         filled = [(name, value) for name, value in ast.iter_fields(node) if value is not None and value != []]
         return [type(node).__name__, *([name, _plain(value)] for name, value in filled)]
-    return [_plain(item) for item in node] if isinstance(node, list) else repr(node)
+    return [_plain(item) for item in node if not _is_docstring(item)] if isinstance(node, list) else repr(node)
+
+
+def _is_docstring(node: object) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(getattr(node.value, "value", None), str)
 
 
 def first_line(source: str) -> str:
@@ -239,34 +213,21 @@ def first_line(source: str) -> str:
     return source.strip().partition("\n")[0]
 
 
-# --- a page to read ----------------------------------------------------------------------------------------------
+# --- a page to read
 
 
 def to_html(path: Path) -> Path:
-    """The notebook at `path` as a page of its own beside it: pictures embedded, formulas in MathML, no script.
-
-    Raises ValueError, which says what nbconvert does, where that fails.
-    """
+    """The notebook at `path` as a page of its own beside it: pictures embedded, formulas in MathML, no script."""
     nb = read(path)
     nb.metadata.pop("widgets", None)  # they would need a script; what they show as text stays
     resources = {"metadata": {"name": path.stem, "path": str(path.parent)}, "formulas": style()}
-    try:
-        body, _ = exporter(PAGE).from_notebook_node(nb, resources)
-    except ImportError:
-        raise
-    except Exception as error:  # of nbconvert, its templates, its filters
-        reason = f"{type(error).__name__}: {one_line(error)}"
-        raise ValueError(
-            f"{path.name}: its page cannot be made ({reason}); expected nbconvert with its templates"
-        ) from error
-    return write_text(path.with_suffix(".html"), body)
+    return write_text(path.with_suffix(".html"), exporter(PAGE).from_notebook_node(nb, resources)[0])
 
 
 def exporter(template: str, kind: str = "HTML", **settings: Any) -> Any:
     """nbconvert's exporter of that `kind`, "HTML" or "Slides", with our `template` and formulas in MathML."""
     base = getattr(import_jupyter(f"nbconvert.exporters.{kind.lower()}"), f"{kind}Exporter")
     mistune = import_jupyter("nbconvert.filters.markdown_mistune")
-    pass_context = import_extra("jinja2", "course").pass_context
 
     class Renderer(mistune.IPythonRenderer):
         def _html_embed_images(self, html: str) -> str:  # which would close the <details> around an answer
@@ -282,13 +243,14 @@ def exporter(template: str, kind: str = "HTML", **settings: Any) -> Any:
             return self.block_math(f"\\begin{{{name}}}{body}\\end{{{name}}}")
 
     class Exporter(base):
-        @pass_context
         def markdown2html(self, context: Any, source: str) -> str:
             folder = context.get("resources", {}).get("metadata", {}).get("path", "")
             attachments = context.get("cell", {}).get("attachments", {})
             links = {"exclude_anchor_links": self.exclude_anchor_links}
             renderer = Renderer(escape=False, attachments=attachments, embed_images=True, path=folder, **links)
             return mistune.MarkdownWithMath(renderer=renderer).render(source)
+
+        markdown2html = import_extra("jinja2", "course").pass_context(markdown2html)
 
     return Exporter(embed_images=True, raw_template=template, **settings)
 

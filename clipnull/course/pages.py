@@ -8,10 +8,12 @@ import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
-from .notebooks import read, write
+from ..files import write_text
+from .notebooks import read, text_of
 
 HEAD = """# clipnull
 
@@ -46,25 +48,19 @@ def index(pages: Sequence[Path], menu: Mapping[str, Sequence[str]], with_demo: b
     """
     lines = [HEAD, DEMO if with_demo else "", "## The chapters\n"]
     for page in pages:
-        text = _first_text(page)
+        nb = read(page) if page.suffix == ".ipynb" else None
+        text = nb.cells[0].source if nb else page.read_text(encoding="utf-8")
         title = re.search(r"^# (.+)", text, re.MULTILINE)
-        lines += [f"### [{title[1] if title else page.stem}]({page.name})\n", _cover(page), _goals(text)]
-        if page.suffix == ".ipynb":
+        lines += [f"### [{title[1] if title else page.stem}]({page.name})\n", _cover(nb) if nb else "", _goals(text)]
+        if nb:
             lines.append(f'<a href="_static/notebooks/{page.name}" download>Download the notebook</a>\n')
     lines += [MENU % (title, "\n".join(Path(name).stem for name in names)) for title, names in menu.items() if names]
     return "\n".join(lines)
 
 
-def _first_text(page: Path) -> str:
-    if page.suffix != ".ipynb":
-        return page.read_text(encoding="utf-8")
-    return next((cell.source for cell in read(page).cells if cell.cell_type == "markdown"), "")
-
-
-def _cover(page: Path) -> str:
+def _cover(nb: Any) -> str:
     """A thumbnail of a notebook's figure: that of the cell tagged `cover`, else the first; "" without one."""
-    cells = [cell for cell in read(page).cells if cell.cell_type == "code"] if page.suffix == ".ipynb" else []
-    cells.sort(key=lambda cell: "cover" not in cell.metadata.get("tags", []))
+    cells = sorted(nb.cells, key=lambda cell: "cover" not in cell.metadata.get("tags", []))
     texts = [output.get("data", {}).get("text/html", "") for cell in cells for output in cell.get("outputs", ())]
     figure = next(filter(None, map(FIGURE.search, texts)), None)
     if not figure:
@@ -95,10 +91,9 @@ def copy(page: Path, source: Path, pages: Sequence[Path]) -> None:
     if page.suffix != ".ipynb":
         shutil.copyfile(page, source / page.name)
         return
-    originals = source / "_static" / "notebooks"
+    originals, nb = source / "_static" / "notebooks", read(page)
     originals.mkdir(exist_ok=True)
     shutil.copyfile(page, originals / page.name)
-    nb = read(page)
     numbered = {other.stem[:2]: other.name for other in pages if other.suffix == ".ipynb" and other != page}
     for cell in nb.cells:
         tags = cell.metadata.get("tags", [])
@@ -106,7 +101,7 @@ def copy(page: Path, source: Path, pages: Sequence[Path]) -> None:
             cell.metadata |= {"tags": [*tags, "hide-input"], "mystnb": SOLUTION}
         if cell.cell_type == "markdown":
             cell.source = with_headings(with_links(cell.source, numbered))
-    write(source / page.name, nb)
+    write_text(source / page.name, text_of(nb))
 
 
 def with_headings(text: str) -> str:

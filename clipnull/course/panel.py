@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import os
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -20,16 +21,6 @@ from ..prompts import text_classifiers
 from ..vocabulary import Forget
 
 
-def attended() -> bool:
-    """Whether JupyterLab, Notebook, VS Code or Colab started the kernel for a person, and not papermill."""
-    shell = import_extra("IPython", "course").get_ipython()
-    return bool(
-        os.environ.get("JPY_SESSION_NAME")
-        or "google.colab" in sys.modules
-        or (shell and "__vsc_ipynb_file__" in shell.user_ns)
-    )
-
-
 class Panel:
     """Controls for a request and a method beside the accuracy after the edit; `box` is the widget.
 
@@ -43,15 +34,18 @@ class Panel:
         self.images, self.cells = images, cells
         self.z, self.classifiers = embed(clip, images), text_classifiers(clip, vocabulary)
         self.before = self.accuracy(self.z)
-        self.classes, self.domains = (
-            widgets.SelectMultiple(options=names, value=chosen or (), description=description, rows=min(16, len(names)))
-            for description, names, chosen in (
-                ("classes", vocabulary.classes, request.classes),
-                ("domains", vocabulary.domains, request.domains),
+
+        def choice(argument: str, chosen: Sequence[str] | None) -> Any:
+            options = getattr(vocabulary, argument)
+            value = [options[i] for i in vocabulary.places(argument, chosen)] if chosen else ()
+            return widgets.SelectMultiple(
+                options=options, value=value, description=argument, rows=min(16, len(options))
             )
-        )
-        one_of("method", method, METHODS)
-        self.method = widgets.Dropdown(options=list(METHODS), value=method, description="method")
+
+        self.classes = choice("classes", request.classes)
+        self.domains = choice("domains", request.domains)
+        chosen = one_of("method", method, METHODS)
+        self.method = widgets.Dropdown(options=list(METHODS), value=chosen, description="method")
         self.dials = {name: _dial(METHODS[name]) for name in METHODS if METHODS[name].strength}
         self.shown = widgets.HTML()
         for control in (self.classes, self.domains, self.method, *self.dials.values()):
@@ -81,7 +75,7 @@ class Panel:
         finite = {name: value for name, value in rates(self.before, after, mask).items() if value == value}
         summary = "; ".join(f"{name.replace('_', ' ')} {value:.2f}" for name, value in finite.items())
         status = f"<p role='status'>Forget {html.escape(str(request))}: {summary}</p>"
-        self.shown.value = status + matrix_html(self.before, after, mask, self.images)
+        self.shown.value = status + _table(self.before, after, mask, self.images)
 
 
 def _dial(method: Method) -> Any:
@@ -93,36 +87,39 @@ def _dial(method: Method) -> Any:
     return widgets.FloatSlider(value, min=0.0, max=1.0 if name == "alpha" else 5.0, step=0.05, description=name)
 
 
-def matrix_html(before: Tensor, after: Tensor, mask: Tensor, images: Images) -> str:
+def _table(before: Tensor, after: Tensor, mask: Tensor, images: Images) -> str:
     """Accuracy after an edit in % and its change in points, as a table: orange lost, purple gained.
 
     Forgotten cells, those of the mask, have a frame and a cross; cells without pictures are empty.
     """
-    vocabulary = images.vocabulary
-    head = "".join(f"<th scope='col'>{html.escape(domain)}</th>" for domain in vocabulary.domains)
+    head = "".join(f"<th scope='col'>{html.escape(domain)}</th>" for domain in images.vocabulary.domains)
     body = ""
-    for c, name in enumerate(vocabulary.classes):
-        cells = map(_cell_html, before[c].tolist(), after[c].tolist(), mask[c].tolist())
+    for c, name in enumerate(images.vocabulary.classes):
+        cells = map(_cell, before[c].tolist(), after[c].tolist(), mask[c].tolist())
         body += f"<tr><th scope='row'>{html.escape(name)}</th>{''.join(cells)}</tr>"
     caption = "% right after the edit (change in points); × and frame: to be forgotten"
     return f"<table><caption>{caption}</caption><tr><td></td>{head}</tr>{body}</table>"
 
 
-def _cell_html(before: float, after: float, forgotten: bool) -> str:
+def _cell(before: float, after: float, forgotten: bool) -> str:
     if before != before:
         return "<td></td>"
-    red, green, blue = import_extra("matplotlib", "course").colormaps["PuOr"]((after - before + 1) / 2)[:3]
-    ink = "white" if 0.3 * red + 0.59 * green + 0.11 * blue < 0.5 else "black"
-    ground = "#" + "".join(f"{round(255 * value):02x}" for value in (red, green, blue))
-    style = f"padding: 2px 6px; color: {ink}; background: {ground}"
+    colors, change = import_extra("matplotlib", "course"), after - before
+    red, green, blue, _ = colors.colormaps["PuOr"]((change + 1) / 2, bytes=True)
+    style = f"padding: 2px 6px; background: #{red:02x}{green:02x}{blue:02x}"
+    style += "; color: white" if 0.3 * red + 0.59 * green + 0.11 * blue < 127 else "; color: black"
     style += "; outline: 3px solid #D55E00; outline-offset: -3px" if forgotten else ""
-    text = f"{100 * after:.0f} ({100 * (after - before):+.0f}){' ×' if forgotten else ''}"
-    return f"<td style='{style}'>{text}</td>"
+    return f"<td style='{style}'>{100 * after:.0f} ({100 * change:+.0f}){' ×' if forgotten else ''}</td>"
 
 
 def live(clip: Clip, images: Images, cells: Cells, request: Forget, method: str = "gated") -> None:
-    """Display a `Panel` (same arguments) where a person can use it; elsewhere (papermill, CI) print one line."""
-    if attended():
+    """Display a `Panel` (same arguments) where a person can use it; elsewhere (papermill, CI) print one line.
+
+    JupyterLab and Notebook name their session, Colab and VS Code leave a mark of their own.
+    """
+    shell = import_extra("IPython", "course").get_ipython()
+    here = os.environ.get("JPY_SESSION_NAME") or "google.colab" in sys.modules
+    if here or (shell and "__vsc_ipynb_file__" in shell.user_ns):
         import_extra("IPython.display", "course").display(Panel(clip, images, cells, request, method).box)
     else:
         print("The controls appear when you run this code in JupyterLab.")

@@ -1,16 +1,16 @@
-"""The figures of the notebooks: heat maps, grids of pictures, and the caption below each figure."""
+"""The figures of the notebooks: heat maps, grids of pictures, curves, and the caption below each figure."""
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import html
 import inspect
 import io
 import re
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
+from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
@@ -23,13 +23,12 @@ from ..stored import left_out
 if TYPE_CHECKING:
     import IPython.display as ipython
     import matplotlib.pyplot as plt
-    import pandas as pd
     import seaborn as sns
 
     from ..audits.findings import Audit
 else:
-    modules = ("matplotlib.pyplot", "pandas", "seaborn", "IPython.display")
-    plt, pd, sns, ipython = (import_extra(name, "course") for name in modules)
+    modules = ("matplotlib.pyplot", "seaborn", "IPython.display")
+    plt, sns, ipython = (import_extra(name, "course") for name in modules)
 
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*")
 
@@ -39,23 +38,12 @@ MIN_FOR_PERCENT = 20
 CAPTION_LENGTH = 320
 """Characters that a caption shows; the sentences beyond them unfold."""
 
-_tables: WeakKeyDictionary[Any, pd.DataFrame] = WeakKeyDictionary()  # axes -> the numbers of a heat map
-
 
 def style() -> None:
     """Set the look of all figures: colour-blind safe, fixed resolution, text that survives half width."""
-    sns.set_theme(
-        style="white",
-        palette="colorblind",
-        rc={
-            "figure.dpi": 100,
-            "savefig.dpi": 100,
-            "axes.titlesize": "medium",
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "figure.constrained_layout.use": True,
-        },
-    )
+    look = {"figure.dpi": 100, "savefig.dpi": 100, "axes.titlesize": "medium", "figure.constrained_layout.use": True}
+    sides = {"axes.spines.top": False, "axes.spines.right": False}
+    sns.set_theme(style="white", palette="colorblind", rc=look | sides)
 
 
 # --- showing a figure
@@ -64,21 +52,44 @@ def style() -> None:
 def show(fig: plt.Figure, alt: str) -> None:
     """Display `fig` with the sentences of `alt` as its caption; the first one is the picture's alternative text.
 
-    What is longer than CAPTION_LENGTH unfolds, together with the numbers of heat maps.
+    What is longer than CAPTION_LENGTH unfolds.
     """
     if not isinstance(alt, str) or len(alt) < 20:
         raise ValueError(f"alt: {alt!r} is not valid; expected a sentence that says what the figure shows")
-    first, _ = split_caption(alt, 0)
-    caption, more = split_caption(alt)
-    page = (
-        f'<figure><img alt="{html.escape(first)}" src="{_encode(fig)}">'
-        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
-    )
-    tables = "".join(_tables[ax].to_html(border=0) for ax in fig.axes if ax in _tables)
-    if more or tables:
-        page += f"<details><summary>Numbers of the figure</summary><p>{html.escape(more)}</p>{tables}</details>"
+    first, caption, more = (html.escape(text) for text in (split_caption(alt, 0)[0], *split_caption(alt)))
+    picture = _encode(fig)
+    page = f'<figure><img alt="{first}" src="{picture}"><figcaption>{caption}</figcaption></figure>'
+    if more:
+        page += f"<details><summary>More about the figure</summary><p>{more}</p></details>"
+    about = {"picture": hashlib.sha256(picture.encode()).hexdigest()[:16], "drawn": drawn(fig)}
     plt.close(fig)
-    ipython.display(ipython.HTML(page))
+    ipython.display(ipython.HTML(page), metadata={"clipnull": about})
+
+
+def drawn(fig: plt.Figure) -> list[list]:
+    """What a figure is drawn from, for tests that compare it with another: of each axes its texts, and of its lines,
+    bars, points, colours and pictures [size, mean, standard deviation, mean weighted by place]."""
+    content = []
+    for ax in fig.axes:
+        kinds = (
+            [line.get_ydata() for line in ax.lines],
+            [bar.get_bbox().extents for bar in ax.patches if hasattr(bar, "get_bbox")],
+            [points.get_offsets() for points in ax.collections],
+            [points.get_array() for points in ax.collections if points.get_array() is not None],
+            [image.get_array() for image in ax.images],
+        )
+        texts = [ax.get_title(), *(text.get_text() for text in ax.texts)]
+        content.append([texts, [_summary(arrays) for arrays in kinds if arrays]])
+    return content
+
+
+def _summary(arrays: Sequence) -> list[float]:
+    values = np.concatenate([np.ma.filled(np.ma.asarray(x, float), np.nan).ravel() for x in arrays])
+    values = values[np.isfinite(values)]
+    if not values.size:
+        return [0]
+    weighted = values * np.linspace(0, 2, values.size)
+    return [values.size, *(float(f"{x:.4g}") for x in (values.mean(), values.std(), weighted.mean()))]
 
 
 def split_caption(text: str, length: int = CAPTION_LENGTH) -> tuple[str, str]:
@@ -98,10 +109,9 @@ def _encode(fig: plt.Figure) -> str:
 
 
 def show_source(*functions: Callable) -> None:
-    """Display the source of `functions`. The output names them, so that a test compares it with today's source."""
+    """Display the source of `functions`."""
     text = "\n\n".join(textwrap.dedent(inspect.getsource(function)) for function in functions)
-    names = [f"{function.__module__}.{function.__qualname__}" for function in functions]
-    ipython.display(ipython.Markdown(f"```python\n{text}```"), metadata={"clipnull": {"source": names}})
+    ipython.display(ipython.Markdown(f"```python\n{text}```"))
 
 
 def literal(name: object) -> str:
@@ -135,26 +145,15 @@ def matrix(
     colours = np.asarray(values, dtype=float)
     labels = _labels(colours if written is None else np.asarray(written, dtype=float), form, counts)
     sns.heatmap(
-        colours,
-        ax=ax,
-        vmin=low,
-        vmax=high,
-        cmap=cmap,
-        annot=labels,
-        fmt="",
-        cbar=False,
-        mask=np.isnan(colours),
-        linewidths=0.5,
-        linecolor="white",
-        annot_kws={"size": 9},
-    )
+        colours, vmin=low, vmax=high, mask=np.isnan(colours), cmap=cmap, ax=ax, cbar=False,
+        annot=labels, fmt="", annot_kws={"size": 9}, linewidths=0.5, linecolor="white",
+    )  # fmt: skip
     ax.set_facecolor("0.93")
     ax.set_xticks(np.arange(len(columns)) + 0.5, [literal(name) for name in columns], rotation=35, ha="right")
     ax.set_yticks(np.arange(len(rows)) + 0.5, [literal(name) for name in rows], rotation=0)
     ax.set_title(literal(title))
     for r, c in [] if outline is None else outline.nonzero().tolist():
         ax.add_patch(plt.Rectangle((c + 0.04, r + 0.04), 0.92, 0.92, fill=False, edgecolor="#D55E00", lw=2.5))
-    _tables[ax] = pd.DataFrame(np.where(np.isnan(colours), "", labels), pd.Index(rows), pd.Index(columns))
     return ax
 
 
@@ -248,17 +247,9 @@ def scatter(
     """Draw points (n, 2) with a colour and a marker for each group, or a marker for each of `styles`."""
     ax = ax or plt.subplots(figsize=(6, 4.6))[1]
     groups, styles = [literal(name) for name in groups], [literal(name) for name in styles or groups]
-    sns.scatterplot(
-        x=points[:, 0],
-        y=points[:, 1],
-        hue=groups,
-        style=styles,
-        hue_order=list(dict.fromkeys(groups)),
-        markers=list(MARKERS)[: len(set(styles))] if len(set(styles)) <= len(MARKERS) else True,
-        ax=ax,
-        s=45,
-        linewidth=0.3,
-    )
+    markers = list(MARKERS[: len(set(styles))]) if len(set(styles)) <= len(MARKERS) else True
+    data = {"x": points[:, 0], "y": points[:, 1], "hue": groups, "style": styles}
+    sns.scatterplot(**data, hue_order=list(dict.fromkeys(groups)), markers=markers, ax=ax, s=45, linewidth=0.3)
     ax.legend(bbox_to_anchor=(1.01, 1), loc="upper left", frameon=False, fontsize=9)
     return ax
 
@@ -272,27 +263,20 @@ def audit(report: Audit, most: float = 10.0) -> plt.Figure:
 
     judged = [finding for finding in report.findings if finding.excess is not None]
     if not judged:
-        raise ValueError(
-            "report: nothing in it is judged; expected an audit with a retrained model, or with pictures kept"
-        )
+        raise ValueError("report: nothing in it is judged; expected one with a retrained model, or with pictures kept")
     drawn = [finding for finding in judged if finding.times > 0]
     times = [min(most, max(0.02, finding.times)) for finding in drawn]
-    answers = [
-        ("before", "after", "retr."),
-        *(tuple(map(format_number, (f.unedited, f.edited, f.retrained))) for f in drawn),
-    ]
+    answers = [tuple(map(format_number, (f.unedited, f.edited, f.retrained))) for f in drawn]
     fig, ax = plt.subplots(figsize=(10.5, 1.2 + 0.3 * len(drawn)))
     ax.barh(range(len(drawn)), times, 0.7, color=["C0" if finding.within else "C1" for finding in drawn])
     ax.axvline(1, color="0.3", lw=1.2)
     font = {"va": "center", "fontfamily": "monospace", "fontsize": 10, "transform": ax.get_yaxis_transform()}
-    for row, texts in enumerate(answers, -1):
+    for row, texts in enumerate([("before", "after", "retr."), *answers], -1):
         ax.text(1.02, row, "  ".join(f"{text:>6}" for text in texts), **font)
     ax.set_yticks(range(len(drawn)), [f"{finding.check}: {finding.asked}" for finding in drawn], fontsize=10)
     zeros = f"{len(judged) - len(drawn)} more findings are at 0"
-    ax.set(
-        xlim=(0, min(most, 1.05 * max([*times, 2]))),
-        xlabel=f"times the limit (1: the most that is tolerated)\n{zeros}",
-    )
+    label = f"times the limit (1: the most that is tolerated)\n{zeros}"
+    ax.set(xlim=(0, min(most, 1.05 * max([*times, 2]))), xlabel=label)
     ax.invert_yaxis()
     sns.despine(fig)
     return fig

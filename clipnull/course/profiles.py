@@ -59,10 +59,9 @@ def preset(profile: str) -> dict[str, str]:
         raise ValueError(f"profile: {profile!r} is not known; expected one of {', '.join(PROFILES)}")
     if PROFILES[profile].device == "cuda" and default_profile() != "gpu":
         raise ValueError(f"profile: {profile!r} needs a GPU; torch sees none")
-    parameters = dict(PROFILES[profile].parameters)
+    parameters = PROFILES[profile].parameters
     for variable, what in NEEDED.items():
-        folder = os.environ.get(variable, "")
-        if not folder and f"{{{variable}}}" in "".join(parameters.values()):
+        if not os.environ.get(variable) and any(f"{{{variable}}}" in value for value in parameters.values()):
             raise ValueError(f"profile: {profile!r} needs the variable {variable}; expected {what}")
-        parameters = {name: value.replace(f"{{{variable}}}", folder) for name, value in parameters.items()}
-    return parameters
+    folders = {variable: os.environ.get(variable, "") for variable in NEEDED}
+    return {name: value.format(**folders) for name, value in parameters.items()}

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import re
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from typing import Any
 
-from ..errors import at_least, one_line
+from ..errors import at_least, names, one_line
 from ..files import write_text
 from .metrics import Metrics, metrics_of, table
-from .notebooks import first_line, import_jupyter, preset_for, read, to_html, validate_parameters
+from .notebooks import (
+    first_line,
+    import_jupyter,
+    parameters_of,
+    preset_for,
+    read,
+    text_of,
+    to_html,
+    validate_parameters,
+)
 from .profiles import PROFILES, default_profile
 from .warm import kernels
 
@@ -31,26 +44,60 @@ def execute(
     """Execute the notebook at `path` in its own folder and return where in the folder `out` the result is.
 
     The result appears whole or not at all. After a failure or more than `limit` seconds, what was executed is in
-    `<name>.failed.ipynb`, and a NotebookError names the notebook, the cell and the exception.
+    `<name>.failed.ipynb`, and a NotebookError names the notebook, the cell and the exception. Whatever kernel the
+    notebook names, this Python's runs it.
     """
     validate([path], out)
     path, out = path.resolve(), out.resolve()
     given = validate_parameters(path, parameters or {})
     out.mkdir(parents=True, exist_ok=True)
     result, partial, end = out / path.name, out / f"{path.stem}.failed.ipynb", time.monotonic() + limit
-    result.unlink(missing_ok=True)
-    partial.unlink(missing_ok=True)
+    _remove_results(path, out)
+    about = read(path).metadata
+    language = about.get("kernelspec", {}).get("language") or about.get("language_info", {}).get("name") or "python"
+    if language.lower() != "python":
+        raise NotebookError(f"{path.name}: a notebook of {language}; expected one of Python")
+    if (kernel := about.get("kernelspec", {}).get("name")) != "python3":
+        print(f"{path.stem}: names {f'the kernel {kernel!r}' if kernel else 'no kernel'}; this Python's runs it")
     folder = {"metadata": {"path": str(path.parent)}}  # papermill's `cwd` would move every thread
-    settings = {"kernel_name": "python3", "kernel_manager_class": manager, "resources": folder}
+    settings = {"kernel_name": "python3", "language": "python", "kernel_manager_class": manager, "resources": folder}
     limits = {"start_timeout": 180, "iopub_timeout": 60, "timeout_func": lambda _: max(0.1, end - time.monotonic())}
-    looks = {"progress_bar": False, "coalesce_streams": True}
+    source, target = (re.sub(r"[{}]", r"\g<0>\g<0>", str(place)) for place in (path, partial))  # papermill formats them
     try:
-        import_jupyter("papermill").execute_notebook(path, partial, given, **settings, **limits, **looks)
+        import_jupyter("papermill").execute_notebook(source, target, given, progress_bar=False, **settings, **limits)
     except Exception as error:
         late = f"stopped, as it ran for {limit:g} s" if time.monotonic() > end else ""
         raise NotebookError(_explain(path, partial, error, late)) from error
+    write_text(partial, text_of(_coalesce(read(partial))))
     os.replace(partial, result)
     return result
+
+
+def _remove_results(path: Path, out: Path) -> None:
+    """Remove what an earlier run of the notebook has left in the folder `out`."""
+    for ending in (".ipynb", ".failed.ipynb", ".html"):
+        (out / f"{path.stem}{ending}").unlink(missing_ok=True)
+
+
+def _coalesce(nb: Any) -> Any:
+    """The notebook with what is printed in a row as one output, each line as a terminal leaves it after returns.
+
+    Jupyter's own way takes the square of a line's length.
+    """
+    for cell in nb.cells:
+        outputs = []
+        for printed, group in itertools.groupby(cell.get("outputs", ()), lambda out: out.output_type == "stream"):
+            by_name = {}  # stdout and stderr, which come in no certain order
+            for out in group if printed else ():
+                if (first := by_name.setdefault(out.name, out)) is not out:
+                    first.text += out.text
+            outputs += by_name.values() if printed else group
+            for out in by_name.values():
+                lines = out.text.replace("\r\n", "\n").split("\n")
+                out.text = "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in lines)
+        if outputs:
+            cell.outputs = outputs
+    return nb
 
 
 def validate(notebooks: Sequence[Path], out: Path) -> None:
@@ -64,6 +111,35 @@ def validate(notebooks: Sequence[Path], out: Path) -> None:
                 raise ValueError(f"out: {out} is the folder of the source {path.name}; expected another for results")
         if result.is_file() and b'"papermill"' not in result.read_bytes():
             raise ValueError(f"out: {result} was not written by a run; expected a folder without work in it")
+
+
+NAMES = {
+    "classes": ("shown_class", "forget_class", "forgotten", "forget_classes"),
+    "domains": ("shown_domain", "forget_domain", "domain", "forget_domains"),
+}
+"""Parameters that name classes and domains of the pictures."""
+
+
+def validate_names(path: Path, given: Mapping[str, object]) -> None:
+    """ValueError if the pictures that `given` names lack a class or domain that the notebook then asks for.
+
+    A kernel would say so after a minute.
+    """
+    parameters = parameters_of(path) | validate_parameters(path, given)
+    named = [name for names_of in NAMES.values() for name in names_of if parameters.get(name)]
+    if not named or not {"data", *named} & {*given}:
+        return
+    from ..datasets.loading import load_images  # loads torch
+
+    with warnings.catch_warnings(action="ignore"):  # the notebook says what is left out
+        vocabulary = load_images(str(parameters.get("data", "")) or None).vocabulary
+    if len(vocabulary.domains) < 2 and any(name in named for name in NAMES["domains"]):
+        raise ValueError(f"data: {parameters['data']!r} has one domain; {path.name} needs two, <domain>/<class>/*")
+    for kind, parameter_names in NAMES.items():
+        for name in parameter_names:
+            values = [value.strip() for value in str(parameters.get(name, "")).split(",") if value.strip()]
+            if values:
+                names(name, values, getattr(vocabulary, kind))
 
 
 def _explain(path: Path, partial: Path, error: Exception, reason: str) -> str:
@@ -111,26 +187,34 @@ def run(
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     environment = {"OMP_NUM_THREADS": str(max(1, cores // jobs)), **hidden}
     out.mkdir(parents=True, exist_ok=True)
+    for path in notebooks:
+        _remove_results(Path(path), out)
+    for name in ("metrics.json", "diff.txt"):
+        (out / name).unlink(missing_ok=True)
     metrics, failures, began = {}, [], {}
 
     def one(path: Path) -> Path:
         began[path] = time.monotonic()
         print(f"{path.stem}: started", flush=True)
-        return execute(path, out, {**presets[path], **parameters}, limit, manager)
+        given = {**presets[path], **parameters}
+        validate_names(path, given)
+        return execute(path, out, given, limit, manager)
 
     with ThreadPoolExecutor(jobs) as pool, kernels(environment, warm=on_cpu and len(paths) > 1) as manager:
         futures = {pool.submit(one, path): path for path in reversed(paths)}  # later ones take longer
         try:
             for future in as_completed(futures):
                 path = futures[future]
+                reason = ""
                 try:
                     metrics[path.stem] = metrics_of(read(to_html(future.result()).with_suffix(".ipynb")))
-                    state = "done in {:.0f} s"
+                    state = "done in"
                 except Exception as error:
                     reason = str(error) if isinstance(error, NotebookError) else f"{path.name}: {one_line(error)}"
                     failures.append(reason)
-                    state = f"FAILED after {{:.0f}} s: {reason}"
-                print(f"{path.stem}: {state.format(time.monotonic() - began[path])}", flush=True)
+                    state = "FAILED after"
+                seconds = time.monotonic() - began[path]
+                print(f"{path.stem}: {state} {seconds:.0f} s{': ' * bool(reason)}{reason}", flush=True)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
     metrics = dict(sorted(metrics.items()))

@@ -18,7 +18,7 @@ from .formulas import style
 from .notebooks import exporter, import_jupyter, read
 
 REVEAL = Path(__file__).parent / "reveal"
-THEME = Path(__file__).parent / "theme"
+THEME, TEMPLATE = Path(__file__).parent / "theme", "slides.html.j2"
 MAX_SENTENCES = 2
 """Of a paragraph below a heading, so many sentences are shown."""
 MAX_LINES, MAX_ROWS = 8, 14
@@ -35,16 +35,15 @@ QUESTION = re.compile(r"\*(?!\*)(?:Question\. )?([^*]+)\*(?=\s*(?:\n\n|$))")
 def slides(notebooks: Sequence[Path], out: Path) -> list[Path]:
     """Write the slides of each notebook, from its stored outputs, into the folder `out`: `<name>.slides.html`."""
     resources = {name.replace(".", "_"): _inline(REVEAL / name) for name in ("reveal.js", "reveal.css", "notes.js")}
-    resources["course_css"] = style() + (THEME / "slides.css").read_text(encoding="utf-8")
-    resources["course_js"] = (THEME / "slides.js").read_text(encoding="utf-8")
-    template = (THEME / "slides.html.j2").read_text(encoding="utf-8")
+    css, js, template = ((THEME / name).read_text(encoding="utf-8") for name in ("slides.css", "slides.js", TEMPLATE))
+    resources |= {"course_css": style() + css, "course_js": js}
     export = exporter(template, "Slides", exclude_input=True, exclude_output_prompt=True, exclude_anchor_links=True)
+    out.mkdir(parents=True, exist_ok=True)
     paths = []
-    Path(out).mkdir(parents=True, exist_ok=True)
-    for path in map(Path, notebooks):
+    for path in notebooks:
         metadata = {"metadata": {"name": path.stem, "path": str(path.parent)}}
         page, _ = export.from_notebook_node(deck(read(path)), resources | metadata)
-        paths.append(write_text(Path(out) / f"{path.stem}.slides.html", page))
+        paths.append(write_text(out / f"{path.stem}.slides.html", page))
     return paths
 
 
@@ -59,56 +58,50 @@ def deck(nb: Any) -> Any:
     v4 = import_jupyter("nbformat").v4
     cells, title, printed = [], "", []
 
-    def add_text(source: str, kind: str = "slide") -> None:
-        cells.append(v4.new_markdown_cell(source, metadata={"slideshow": {"slide_type": kind}}))
+    def add(kind: str, source: str, outputs: Sequence | None = None) -> None:
+        cell = v4.new_markdown_cell(source) if outputs is None else v4.new_code_cell(source, outputs=list(outputs))
+        cell.metadata["slideshow"] = {"slide_type": kind}
+        cells.append(cell)
 
-    def add_results(outputs: list) -> None:
-        if not _has_room(cells):
-            add_text(KICKER % title)
-        cells.append(v4.new_code_cell("", outputs=outputs, metadata={"slideshow": {"slide_type": "-"}}))
+    def add_results(*outputs: Any) -> None:
+        kinds = [cell.metadata.slideshow.slide_type for cell in cells[-2:]]
+        heading = cells[-2].source if kinds == ["slide", "notes"] else ""
+        if not heading.startswith("#") or len(heading) > SHORT:  # no room on the slide of a heading
+            add("slide", KICKER % title)
+        add("-", "", outputs)
+        printed.clear()
 
     for cell in nb.cells:
         if cell.cell_type == "markdown":
             if printed:
-                add_results(printed)
-            printed = []
+                add_results(*printed)
             for part in parts(cell.source):
                 heading = re.match(r"#+ (.+)", part)
                 title = heading[1].strip() if heading else title
                 for source, kind in _slide_of(part, title):
-                    add_text(source, kind)
+                    add(kind, source)
         elif title not in WITHOUT_RESULTS and not TAGS_LEFT_OUT & set(cell.metadata.get("tags", ())):
             for output in cell.outputs:
                 data = output.get("data", {})
                 if "image/png" in data or "<figure" in data.get("text/html", ""):
-                    add_results([*printed, output])
-                    printed = []
+                    add_results(*printed, output)
                 elif _is_short(output):
                     printed.append(output)
     return v4.new_notebook(cells=cells)
 
 
-def _has_room(cells: list) -> bool:
-    """Whether the last slide holds nothing but a heading with a short text."""
-    kinds = [cell.metadata.slideshow.slide_type for cell in cells[-2:]]
-    return kinds == ["slide", "notes"] and cells[-2].source.startswith("#") and len(cells[-2].source) <= SHORT
-
-
 def _slide_of(part: str, title: str) -> list[tuple[str, str]]:
     """The texts of a part and their types: a slide of its own, notes, or both; nothing of the references."""
-    question = QUESTION.match(part)
     if title == "References":
         return []
-    if question:
+    if question := QUESTION.match(part):
         text = f'<div class="asked">\n\n{question[1]}\n\n</div>'
         return [(f"{KICKER % title}\n\n{text}\n\n{part[question.end() :].strip()}", "slide")]
     if part.startswith("**Exercise"):
         return [(f"{KICKER % title}\n\n{part}", "slide")]
-    if title == "Exercises":
-        return []
-    if not part.startswith("#"):
-        return [(part, "notes")]
-    return [(part if title in WHOLE or part.startswith("# ") else _summary(part), "slide"), (part, "notes")]
+    if part.startswith("#") and title != "Exercises":
+        return [(part if title in WHOLE or part.startswith("# ") else _summary(part), "slide"), (part, "notes")]
+    return [] if title == "Exercises" else [(part, "notes")]
 
 
 def parts(source: str) -> list[str]:

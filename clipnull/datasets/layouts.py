@@ -13,16 +13,16 @@ it, `<domain>/<class>/*`: Caltech101, LabelMe, VOC2007, SUN09 |
 | `webdataset` | .tar files, see `clipnull.datasets.webdataset` |
 
 A data set may lie one or two folders down, or in a folder `train` or `test`, which `split` names. Where a folder can be
-read in two ways, the error says which `layout` or `split` decides.
+read in two ways, the error gives the places that can be read in one. Each file and folder is used or has a reason.
 """
 
-import contextlib
+import functools
 import hashlib
 import os
 import re
 import unicodedata
-from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ import torch
 
 from ..errors import one_of, shorten
 from ..images import SUFFIXES, Images, why_unreadable
-from ..vocabulary import Vocabulary
+from ..vocabulary import Vocabulary, words
 from .tables import Row, read_table
 
 DOMAINS = {
@@ -46,9 +46,17 @@ VLCS = ("bird", "car", "chair", "dog", "person")
 """What the folders 0 to 4 hold."""
 UNNAMED = "image"
 """The one domain of a data set without any: "an image of a dog", which none of the prompts says that evaluate."""
-FOLDERS_OF_SPLITS = {"train", "training", "test", "val", "valid", "validation"}
+FOLDERS_OF_SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
+FOLDERS_OF_SPLITS |= dict.fromkeys(("val", "valid", "validation"), "val")
+"""What folders of splits may be called, in capitals or not. No split is "val": its folder is a place of its own."""
 TEST_SHARE, NAMED = 0.2, 5
-"""The test share of pictures without a published split; how many of the files left out a warning names."""
+"""The test share of pictures without a published split; how many reasons of what is left out a warning gives."""
+SYSTEM = "hidden, or of the system"
+SYSTEM_NAMES = {"__macosx", "$recycle.bin", "lost+found", "system volume information", "@eadir", "#recycle"}
+SYSTEM_NAMES |= {"__pycache__", "thumbs.db", "desktop.ini"}
+BESIDE = "beside the folders of pictures"
+Parts = tuple[str, ...]
+"""A path below a folder."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +64,7 @@ class Dataset:
     """Pictures, and where they come from.
 
     images: with class names as words. layout, split: one of LAYOUTS; the split, and whether it is "published" or made
-    "by hash". left_out: the reason of each file or folder that is not used. folders: class names as they are on disk.
+    "by hash". left_out: the reason of each file or folder that is not used. folders: what classes are called on disk.
     """
 
     images: Images
@@ -64,16 +72,13 @@ class Dataset:
     layout: str
     split: str
     left_out: dict[str, str] = field(default_factory=dict)
-    folders: dict[str, list[str]] = field(default_factory=dict)
+    folders: dict[str, str] = field(default_factory=dict)
 
     def format_left_out(self) -> str:
-        """What is left out, with the reasons of the first few, in one line; "" if nothing is."""
-        if not self.left_out:
-            return ""
-        some = "; ".join(f"{name!r} ({reason})" for name, reason in list(self.left_out.items())[:NAMED])
-        more = f"; and {len(self.left_out) - NAMED} more" if len(self.left_out) > NAMED else ""
-        n = len(self.left_out)
-        return f"{n} files or folders are left out, beside {len(self.images)} pictures: {some}{more}"
+        """What is left out and may be missed, by the reason, in one line; "" if nothing is."""
+        missed = {name: reason for name, reason in self.left_out.items() if reason not in (SYSTEM, BESIDE)}
+        some = f"{len(missed)} files or folders are left out, beside {len(self.images)} pictures: {_grouped(missed)}"
+        return some if missed else ""
 
     def manifest(self) -> dict[str, Any]:
         """What JSON keeps of it: counts by class and domain, what was left out and why, and a SHA-256.
@@ -95,6 +100,20 @@ class Dataset:
         }
 
 
+def by_reason(left_out: dict[str, str]) -> dict[str, list[str]]:
+    """The names of what is left out, by the reason."""
+    names = defaultdict(list)
+    for name, reason in left_out.items():
+        names[reason].append(name)
+    return names
+
+
+def _grouped(left_out: dict[str, str]) -> str:
+    reasons = by_reason(left_out)
+    some = [f"{n[0]!r}{f' and {len(n) - 1} more' if n[1:] else ''} ({reason})" for reason, n in reasons.items()]
+    return "; ".join(some[:NAMED]) + (f"; and {len(some) - NAMED} more reasons" if len(some) > NAMED else "")
+
+
 def load_dataset(place: str | os.PathLike, layout: str | None = None, split: str = "all") -> Dataset:
     """The pictures of a data set, in the layout it is published in, for `embed` and all that takes Images.
 
@@ -103,59 +122,89 @@ def load_dataset(place: str | os.PathLike, layout: str | None = None, split: str
     their paths in the data set, about TEST_SHARE of them: the same on every machine, whatever else is there. (PACS' own
     "test" lists hold its training pictures, too: they are for another domain than one trained on.)
 
-    Class names become words, see `clean_name`; folders that become the same words are one class. Files that cannot be
-    pictures are left out. Raises ValueError where nothing can be read, for fewer than two classes, and where a folder
-    can be read in two ways.
+    Class names become words, see `class_names`. Files that cannot be pictures are left out. Raises ValueError where
+    nothing can be read, for fewer than two classes or two that become the same words, and where a folder can be read in
+    two ways.
     """
     place = Path(place)
     one_of("split", split, SPLITS)
     if layout is not None:
         one_of("layout", layout, LAYOUTS[:-1])
     if place.is_file() and layout in (None, "table"):
-        root, layout, published = place.parent, "table", False
         rows, left_out = read_table(place, UNNAMED)
+        root, layout, published = place.parent, "table", False
     elif place.is_dir() and layout != "table":
-        root, layout, published = recognise(place, layout, split)
-        rows, left_out, published = _pictures(root, layout, split, published)
+        tree = scan(place)
+        top, layout, published = recognise(tree, layout, split)
+        root = place.joinpath(*top)
+        rows, left_out, published = _pictures(tree, top, layout, split, published)
     else:
         raise ValueError(
             f"folder: {str(place)!r} is not a {'table' if layout == 'table' else 'folder'}; expected a folder of "
             "pictures, such as <domain>/<class>/<picture>, or a .csv or .parquet file with their paths"
         )
+    names = class_names(name for _, name, _ in rows)  # of all splits, so that they agree
     if split != "all" and not published:
         rows = [row for row in rows if in_test(below(row[0], root)) == (split == "test")]
-    left_out |= {below(file, root): reason for file, _, _ in rows if (reason := why_unreadable(file))}
-    rows = [row for row in rows if below(row[0], root) not in left_out]
-    folders = defaultdict(set)
-    for _, name, _ in rows:
-        folders[clean_name(name)].add(name)
-    classes, domains = sorted(folders), sorted({domain for _, _, domain in rows})
+    how = split if split == "all" else f"{split}, {'published' if published else 'by hash'}"
+    return dataset_of(rows, names, root, layout, how, left_out)
+
+
+def dataset_of(
+    rows: Iterable[Row], names: dict[str, str], root: Path, layout: str, split: str, left_out: dict[str, str]
+) -> Dataset:
+    """The readable pictures of `rows`, whose classes are called as `names` says; the others join `left_out`."""
+    reasons = {row[0]: why_unreadable(row[0]) for row in rows}
+    left_out |= {below(file, root): reason for file, reason in reasons.items() if reason}
+    rows = [row for row in rows if not reasons[row[0]]]
+    classes, domains = sorted({names[name] for _, name, _ in rows}), sorted({domain for _, _, domain in rows})
     if len(classes) < 2:
-        some = f"{len(classes)} {'class' if classes else 'classes'}"
-        reasons = shorten(f"{name} ({reason})" for name, reason in left_out.items())
         raise ValueError(
-            f"folder: {str(place)!r}, read as {layout!r}, holds {some} with readable pictures "
-            f"({', '.join(classes) or 'none'}); expected at least two; left out: {reasons or 'nothing'}"
+            f"folder: {str(root)!r}, read as {layout!r}, holds {len(classes)} {'class' if classes else 'classes'} with "
+            f"readable pictures ({', '.join(classes) or 'none'}); expected at least two; left out: "
+            f"{_grouped(left_out) or 'nothing'}"
         )
+    place_of_class, place_of_domain = ({name: i for i, name in enumerate(values)} for values in (classes, domains))
     images = Images(
         tuple(file for file, _, _ in rows),
-        torch.tensor([classes.index(clean_name(name)) for _, name, _ in rows]),
-        torch.tensor([domains.index(domain) for _, _, domain in rows]),
+        torch.tensor([place_of_class[names[name]] for _, name, _ in rows]),
+        torch.tensor([place_of_domain[domain] for _, _, domain in rows]),
         Vocabulary(classes, domains),
     )
-    how = split if split == "all" else f"{split}, {'published' if published else 'by hash'}"
-    return Dataset(images, root, layout, how, left_out, {name: sorted(folders[name]) for name in classes})
+    on_disk = {name: raw for raw, name in names.items() if name in place_of_class}
+    return Dataset(images, root, layout, split, left_out, on_disk)
 
 
-def clean_name(name: str) -> str:
-    """The words of a folder's name, as a prompt says them; the name itself if nothing would be left.
+def class_names(names: Iterable[str]) -> dict[str, str]:
+    """Class names as they are on disk -> as words, which stay as many.
 
-    >>> [clean_name(name) for name in ("Alarm_Clock", "007.Black_footed_Albatross", "FlipFlops", "T-Shirt", "the+sun")]
-    ['alarm clock', 'black footed albatross', 'flip flops', 't-shirt', 'the sun']
+    A number in front is dropped where all names have one as an order: each once, from 0 or 1 on, or padded with zeros.
+    Raises ValueError for two names that become the same words.
+
+    >>> class_names(["007.Black_footed_Albatross", "012.TVMonitor"]).values()
+    dict_values(['black footed albatross', 'tv monitor'])
+    >>> class_names(["30 kmh", "50 kmh", "Stop"]).values()
+    dict_values(['30 kmh', '50 kmh', 'stop'])
     """
-    name = unicodedata.normalize("NFC", name)
-    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", re.sub(r"^\d+[._\- ]+(?=[^\W\d_])", "", name))
-    return " ".join(re.sub(r"[_+]", " ", spaced).split()).lower() or name
+    names = sorted({*names})
+    cleaned = {name: words(name) or name for name in names}
+    numbered = [match for name in names if (match := re.fullmatch(r"(\d+)[._\- ]+([^\W\d_].*)", name, re.DOTALL))]
+    numbers = sorted(int(match[1]) for match in numbered)
+    widths, first = {len(match[1]) for match in numbered}, numbers[0] if numbers else 0
+    ordered = first in (0, 1) and numbers == [*range(first, first + len(names))]
+    padded = len(widths) == 1 and any(match[1][0] == "0" for match in numbered)
+    if len(numbered) == len({*numbers}) == len(names) and (ordered or padded):
+        without = {match[0]: words(match[2]) for match in numbered}
+        cleaned = without if len({*without.values()}) == len(names) else cleaned
+    first_of: dict[str, str] = {}
+    for name, text in cleaned.items():
+        other = first_of.setdefault(text, name)
+        if unicodedata.normalize("NFC", other) != unicodedata.normalize("NFC", name):
+            raise ValueError(
+                f"folder: the classes {other!r} and {name!r} become the same words, {text!r}; expected names that "
+                "differ in more than capitals, blanks and underscores: rename one of them"
+            )
+    return cleaned
 
 
 def in_test(path: str, share: float = TEST_SHARE) -> bool:
@@ -168,59 +217,135 @@ def below(file: Path, root: Path) -> str:
     return file.relative_to(root).as_posix() if file.is_relative_to(root) else file.as_posix()
 
 
-# --- which layout a folder has
+# --- what is in a folder
 
 
-def recognise(folder: Path, layout: str | None = None, split: str = "all") -> tuple[Path, str, bool]:
-    """Where the data set in `folder` begins, its layout, and whether that is a folder of the split alone."""
-    level = [folder]
-    for _ in range(3):
-        matches = [(place, known) for place in level for known in _published(place) if layout in (None, known)]
-        of_split = [place for place in matches if place[0].name.lower() == split and place[0] != folder]
+@dataclass(frozen=True)
+class Tree:
+    """What is below a `folder`: folders and files, sorted, and the reason of each that is passed over."""
+
+    folder: Path
+    folders: list[Parts]
+    files: list[Parts]
+    left_out: dict[Path, str]
+
+    def pictures(self, top: Parts = ()) -> list[Parts]:
+        """The paths below `top` that are called like pictures, from there."""
+        n = len(top)
+        return [path[n:] for path in self.files if path[:n] == top and is_picture(path[-1])]
+
+    @functools.cached_property
+    def inside(self) -> dict[Parts, list[str]]:
+        """The names of the folders in each folder."""
+        names = defaultdict(list)
+        for path in self.folders[1:]:
+            names[path[:-1]].append(path[-1])
+        return names
+
+
+def scan(folder: Path) -> Tree:
+    """Everything below a folder by its name; nothing is opened.
+
+    Passed over are what is hidden or of the system, links that lead out of the folder, to a folder above or from one
+    linked folder to another, and folders that may not be listed.
+    """
+    root, folders, files, left_out = os.path.realpath(folder), [], [], {}
+    waiting: list[tuple[Parts, Parts, bool]] = [((), (root,), False)]
+    while waiting:
+        parts, above, linked = waiting.pop()
+        folders.append(parts)
+        try:
+            entries = [*os.scandir(folder.joinpath(*parts))]
+        except OSError as error:
+            left_out[folder.joinpath(*parts)] = error.strerror or str(error)
+            continue
+        for entry in entries:
+            link = entry.is_symlink()
+            real = os.path.realpath(entry.path) if link else os.path.join(above[-1], entry.name)
+            is_folder = os.path.isdir(entry.path) if link else entry.is_dir()
+            if entry.name.startswith(".") or entry.name.lower() in SYSTEM_NAMES:
+                left_out[Path(entry.path)] = SYSTEM
+            elif link and not Path(real).is_relative_to(root):
+                left_out[Path(entry.path)] = "a link that leads out of the folder"
+            elif link and is_folder and (linked or real in above):
+                left_out[Path(entry.path)] = "a link in a circle, or behind another one"
+            elif link and not os.path.exists(entry.path):
+                left_out[Path(entry.path)] = "a link to nothing"
+            elif is_folder:
+                waiting.append(((*parts, entry.name), (*above, real), linked or link))
+            else:
+                files.append((*parts, entry.name))
+    return Tree(folder, sorted(folders), sorted(files), left_out)
+
+
+def is_picture(name: str) -> bool:
+    """Whether a file is called like a picture."""
+    return os.path.splitext(name)[1].lower() in SUFFIXES
+
+
+def recognise(tree: Tree, layout: str | None = None, split: str = "all") -> tuple[Parts, str, bool]:
+    """Where the data set in a folder begins, its layout, and whether that is a folder of the split alone."""
+    for depth in range(3):
+        tops = [path for path in tree.folders if len(path) == depth]
+        matches = [(top, known) for top in tops for known in _published(tree.inside[top]) if layout in (None, known)]
+        of_split = [(top, known) for top, known in matches if top and FOLDERS_OF_SPLITS.get(top[-1].lower()) == split]
         if len(matches) == 1 or len(of_split) == 1:
             return *(of_split or matches)[0], bool(of_split)
         if matches:
-            some = shorten(f"{place.name} ({known})" for place, known in matches)
-            raise ValueError(
-                f"folder: {str(folder)!r} holds several data sets, {some}; expected the folder of one, or one of its "
-                "splits: 'train:...' or 'test:...'"
-            )
-        level = [inner for place in level for inner in _folders(place) if not inner.is_symlink()]
+            some = shorten(f"{known}:{tree.folder.joinpath(*top)}" for top, known in matches)
+            raise ValueError(f"folder: {str(tree.folder)!r} holds several data sets; expected one of {some}")
     if layout in DOMAINS:
         some = " or ".join(", ".join(names) for names in DOMAINS[layout])
-        raise ValueError(f"folder: {str(folder)!r} does not hold the domains of {layout!r}; expected folders {some}")
-    return _unpublished(folder, layout, split)
-
-
-def _unpublished(folder: Path, layout: str | None, split: str) -> tuple[Path, str, bool]:
-    """`recognise` for folders of domains or classes that are no known data set."""
-    place, inside, of_split = folder, _folders(folder), False
-    while len(inside) == 1 and not any(_depths(place)) and not inside[0].is_symlink():
-        place, inside = inside[0], _folders(inside[0])
-    if len(inside) > 1 and layout != "domains" and {entry.name.lower() for entry in inside} <= FOLDERS_OF_SPLITS:
-        place, of_split = place / split, True
-        if place not in inside:
-            raise ValueError(
-                f"folder: {str(folder)!r} holds the splits {', '.join(entry.name for entry in inside)}; expected one "
-                f"of these folders, 'train:{folder}' or 'test:{folder}', or 'domains:{folder}' if they are domains"
-            )
-    of_classes, of_domains = _depths(place)
-    if not (of_classes or of_domains):
         raise ValueError(
-            f"folder: {str(folder)!r} holds no pictures; expected <domain>/<class>/<picture> or <class>/<picture> with "
-            f"one of {', '.join(sorted(SUFFIXES))}, or the name of a table (.csv, .parquet)"
+            f"folder: {str(tree.folder)!r} does not hold the domains of {layout!r}; expected folders {some}"
         )
-    if layout is None and of_domains and (of_classes or len(inside) == 1):
+    return _unpublished(tree, layout, split)
+
+
+def _unpublished(tree: Tree, layout: str | None, split: str) -> tuple[Parts, str, bool]:
+    """`recognise` for folders of domains or classes that are no known data set."""
+    folder, top, of_split = tree.folder, (), False
+    inside, depths = _inside(tree, top)
+    while len(inside) == 1 and not depths & {1, 2, 3}:
+        top = (*top, inside[0])
+        inside, depths = _inside(tree, top)
+    splits = {name: FOLDERS_OF_SPLITS.get(name.lower()) for name in inside}
+    if len(inside) > 1 and layout != "domains" and all(splits.values()):
+        matches = [name for name, known in splits.items() if known == split]
+        if len(matches) != 1:
+            some = [f"'{folder.joinpath(*top, name)}'" for name in inside]
+            raise ValueError(
+                f"folder: {str(folder)!r} holds the splits {', '.join(inside)}; expected one of {', '.join(some)}, or "
+                f"'domains:{folder.joinpath(*top)}' if they are domains"
+            )
+        top, of_split = (*top, matches[0]), True
+        inside, depths = _inside(tree, top)
+    place = folder.joinpath(*top)
+    if not depths & {2, 3}:
+        others = {"/".join(path): _why_not(path, 0) or "at another depth" for path in tree.files}
+        raise ValueError(
+            f"folder: {str(folder)!r} holds no pictures as <domain>/<class>/<picture> or <class>/<picture> with one of "
+            f"{', '.join(sorted(SUFFIXES))}; expected a folder that does, or the name of a table (.csv, .parquet)"
+            + (f"; left out: {_grouped(others)}" if others else "")
+        )
+    if layout is None and 3 in depths and (2 in depths or len(inside) == 1):
         raise ValueError(
             f"folder: {str(folder)!r} may hold domains or classes; expected one of 'domains:{place}', "
-            f"<domain>/<class>/<picture>, and 'classes:{place if of_classes else inside[0]}', <class>/<picture>"
+            f"<domain>/<class>/<picture>, and 'classes:{place if 2 in depths else place / inside[0]}', "
+            "<class>/<picture>"
         )
-    return place, layout or ("domains" if of_domains else "classes"), of_split
+    return top, layout or ("domains" if 3 in depths else "classes"), of_split
 
 
-def _published(folder: Path) -> list[str]:
-    """The data sets whose domains a folder holds, all of them."""
-    present = {_plain(entry.name) for entry in _folders(folder)}
+def _inside(tree: Tree, top: Parts) -> tuple[list[str], set[int]]:
+    """The folders in `top` that hold pictures, and how many parts the paths of these have."""
+    pictures = tree.pictures(top)
+    return sorted({path[0] for path in pictures if len(path) > 1}), {*map(len, pictures)}
+
+
+def _published(folders: list[str]) -> list[str]:
+    """The data sets whose domains are among folders, all of them."""
+    present = {_plain(name) for name in folders}
     return [known for known, sets in DOMAINS.items() if any({*map(_plain, names)} <= present for names in sets)]
 
 
@@ -228,74 +353,69 @@ def _plain(name: str) -> str:
     return name.lower().replace("_", " ")
 
 
-def _folders(folder: Path) -> list[Path]:
-    """The folders in a folder, without hidden ones; none where it may not be listed, which `find_pictures` reports."""
-    try:
-        return sorted(entry for entry in folder.iterdir() if entry.is_dir() and not _is_hidden(entry.name))
-    except OSError:
-        return []
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name == "__MACOSX"
-
-
-def _is_picture(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in SUFFIXES
-
-
-def _depths(folder: Path) -> tuple[bool, bool]:
-    """Whether pictures lie in the folders of `folder`, and in the folders of these."""
-
-    def holds(inner: Path) -> bool:
-        with contextlib.suppress(OSError), os.scandir(inner) as entries:
-            return any(_is_picture(entry.name) and entry.is_file() for entry in entries)
-        return False
-
-    inside = _folders(folder)
-    return any(map(holds, inside)), any(holds(inner) for entry in inside for inner in _folders(entry))
-
-
 # --- the pictures of a folder
 
 
-def _pictures(root: Path, layout: str, split: str, published: bool) -> tuple[list[Row], dict[str, str], bool]:
-    """The pictures in `root` with class and domain as on disk, what is left out, and whether the split is published."""
-    present = {_plain(entry.name) for entry in _folders(root)}
+def _pictures(
+    tree: Tree, top: Parts, layout: str, split: str, of_split: bool
+) -> tuple[list[Row], dict[str, str], bool]:
+    """The pictures of a data set with class and domain as on disk, what is left out, and if the split is published."""
+    root, pictures = tree.folder.joinpath(*top), tree.pictures(top)
+    present = {_plain(name) for name in tree.inside[top]}
     sets = ({_plain(name): name for name in names} for names in DOMAINS.get(layout, []))
-    canonical = next((names for names in sets if names.keys() <= present), {})
-    if layout == "classes":
-        files, left_out = find_pictures(root, 2)
-        rows = [(file, file.parts[-2], UNNAMED) for file in files]
-    elif layout == "vlcs" and any((domain / part).is_dir() for domain in _folders(root) for part in ("full", "test")):
-        rows, left_out, published = *_vlcs(root, split, canonical), True
-    else:
-        files, left_out = find_pictures(root)
-        rows = [(file, file.parts[-2], file.parts[-3]) for file in files]
-        if canonical:  # lists, sketches of the authors and the like are beside the domains
-            beside = Counter(domain for _, _, domain in rows if _plain(domain) not in canonical)
-            left_out |= {root / name: f"no domain of {layout}, with {n} pictures" for name, n in sorted(beside.items())}
-            rows = [(file, name, canonical[_plain(k)]) for file, name, k in rows if k not in beside]
-        if layout == "domainnet" and split != "all" and not published:
-            listed, published = {*_listed(root, {domain for _, _, domain in rows}, split)}, True
-            rows = [row for row in rows if below(row[0], root) in listed]
-    return rows, {below(file, root): reason for file, reason in left_out.items()}, published
+    domains = next((names for names in sets if names.keys() <= present), {})
+    parts_of_vlcs = {path[:2] for path in pictures if len(path) == 4 and path[1] in ("full", "test")}
+    in_parts = layout == "vlcs" and bool(parts_of_vlcs)
+    levels = 2 if layout == "classes" else 4 if in_parts else 3
+    rows, left_out = [], dict(tree.left_out)
+    for path in tree.files:
+        file, inner = tree.folder.joinpath(*path), path[len(top) :]
+        if path[: len(top)] != top:
+            if not of_split:
+                left_out[file] = "outside of the data set" if is_picture(path[-1]) else BESIDE
+        elif reason := _why_not(inner, levels):
+            left_out[file] = reason
+        elif domains and _plain(inner[0]) not in domains:  # sketches of the authors and the like
+            left_out[file] = f"not in a domain of {layout}"
+        else:
+            domain = UNNAMED if layout == "classes" else domains.get(_plain(inner[0]), inner[0])
+            rows.append((file, inner, domain))
+    used = {inner[:i] for _, inner, _ in rows for i in range(levels)}
+    for path in tree.folders:
+        inner = path[len(top) :]
+        if path[: len(top)] == top and inner and len(inner) < levels and inner not in used and inner[:-1] in used:
+            left_out.setdefault(tree.folder.joinpath(*path), "a folder without a picture that is used")
+    if in_parts:
+        whole = {domain for domain, part in parts_of_vlcs if part == "full"}
+        rows = [row for row in rows if _in_vlcs(row[1], split, whole)]
+    if layout == "domainnet" and split != "all" and not of_split:
+        listed = {*_listed(root, {domain for _, _, domain in rows}, split)}
+        rows = [row for row in rows if "/".join(row[1]) in listed]
+    names = {str(i): name for i, name in enumerate(VLCS)} if in_parts else {}
+    labelled = [(file, names.get(inner[-2], inner[-2]), domain) for file, inner, domain in rows]
+    published = of_split or in_parts or (layout == "domainnet" and split != "all")
+    return labelled, {below(file, root): reason for file, reason in left_out.items()}, published
 
 
-def _vlcs(root: Path, split: str, canonical: dict[str, str]) -> tuple[list[Row], dict[Path, str]]:
-    """VLCS in folders of splits, whose classes have numbers. `full` holds all pictures."""
-    rows, left_out, numbered = [], {}, {str(i): name for i, name in enumerate(VLCS)}
-    for domain in (entry for entry in _folders(root) if _plain(entry.name) in canonical):
-        parts = {"train": ["train", "crossval"], "test": ["test"], "all": ["train", "crossval", "test"]}[split]
-        if split == "all" and (domain / "full").is_dir():
-            parts = ["full"]
-        for part in parts:
-            files, reasons = find_pictures(domain / part, 2) if (domain / part).is_dir() else ([], {})
-            left_out |= reasons
-            for file in files:
-                name = file.parts[-2]
-                rows.append((file, numbered.get(name, name), canonical[_plain(domain.name)]))
-    return rows, left_out
+def _why_not(path: Parts, levels: int) -> str:
+    """Why a file is not used, by its name and depth; "" if it is. levels: parts of the paths that are, 0 for any."""
+    suffix = os.path.splitext(path[-1])[1].lower()
+    if suffix not in SUFFIXES:
+        if len(path) < levels:
+            return BESIDE
+        if suffix in (".heic", ".heif"):
+            return f"{suffix} is not read; save it as JPEG, for example with pillow-heif"
+        return f"{suffix or 'a name without an ending'} is not read as a picture"
+    if levels and len(path) != levels:
+        return "a picture where folders are" if len(path) < levels else "deeper than the folder of a class"
+    return ""
+
+
+def _in_vlcs(path: Parts, split: str, whole: set[str]) -> bool:
+    """Whether a picture of VLCS is of the split. The folders `full` hold all pictures, those of splits copies."""
+    if split == "all" and path[0] in whole:
+        return path[1] == "full"
+    return path[1] in {"train": ("train", "crossval"), "test": ("test",), "all": ("train", "crossval", "test")}[split]
 
 
 def _listed(root: Path, domains: set[str], split: str) -> Iterator[str]:
@@ -306,33 +426,3 @@ def _listed(root: Path, domains: set[str], split: str) -> Iterator[str]:
             raise ValueError(f"split: {str(file)!r} is missing; expected DomainNet's own lists, or split='all'")
         for line in file.read_text(encoding="utf-8").splitlines():
             yield line.rpartition(" ")[0]
-
-
-def find_pictures(folder: Path, levels: int = 3) -> tuple[list[Path], dict[Path, str]]:
-    """The files `<domain>/<class>/<picture>` of a folder by their names, sorted; and the reasons of what is left out.
-
-    levels: 3 for these; 2 for `<class>/<picture>`. Left out are links that lead out of the folder, folders that may not
-    be listed, and pictures and folders at another depth. Hidden files are passed over. Nothing is opened.
-    """
-    root, files, left_out = os.path.realpath(folder), [], {}
-
-    def unlisted(error: OSError) -> None:
-        left_out[Path(error.filename)] = error.strerror or str(error)
-
-    def stays_inside(path: Path) -> bool:
-        if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(root):
-            left_out[path] = "a link that leads out of the folder"
-        return path not in left_out
-
-    for parent, folders, names in os.walk(folder, onerror=unlisted, followlinks=True):
-        here = Path(parent)
-        deepest = len(here.relative_to(folder).parts) == levels - 1
-        inner = [here / name for name in folders if not _is_hidden(name)]
-        pictures = [here / name for name in names if _is_picture(name) and not _is_hidden(name)]
-        if deepest:
-            left_out |= dict.fromkeys(inner, "a folder where pictures are")
-            files += filter(stays_inside, pictures)
-        else:
-            left_out |= dict.fromkeys(pictures, "a picture where folders are")
-        folders[:] = [] if deepest else [path.name for path in inner if stays_inside(path)]
-    return sorted(files), left_out

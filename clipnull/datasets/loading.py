@@ -8,7 +8,7 @@ from ..errors import brief, one_of
 from ..files import data_folder
 from ..images import Images
 from ..stored import is_stored, read_stored
-from .layouts import LAYOUTS, SPLITS, Dataset, load_dataset, recognise
+from .layouts import LAYOUTS, SPLITS, Dataset, load_dataset, recognise, scan
 from .webdataset import tars_in, unpacked
 
 
@@ -31,14 +31,16 @@ def load_images(folder: str | os.PathLike | None = None, split: str | None = Non
     >>> len(cn.load_images(split="train")), len(cn.load_images())
     (620, 645)
     """
-    if folder is not None and is_stored(folder):
+    if isinstance(folder, str | Path) and is_stored(folder):
         if split or layout:
             raise ValueError(f"split, layout: {split!r}, {layout!r} given for a file of embeddings; expected neither")
-        stored = read_stored(Path(folder))
+        stored = read_stored(folder)
+        if "images" not in stored.vectors:
+            raise ValueError(f"folder: {str(folder)!r} holds embeddings of texts alone; expected pictures, too")
         return Images((), stored.classes, stored.domains, stored.vocabulary, stored.vectors["images"])
     dataset = find_dataset(folder, split, layout)
-    if dataset.left_out:
-        warnings.warn(dataset.format_left_out(), stacklevel=2)
+    if message := dataset.format_left_out():
+        warnings.warn(message, stacklevel=2)
     return dataset.images
 
 
@@ -68,6 +70,8 @@ def parse_place(
 ) -> tuple[Path, str | None, str | None]:
     """Path, split and layout of a text such as "classes:train:PATH"; what it does not say is as given."""
     rest = os.fspath(place)
+    if not rest.strip() or rest.endswith(":"):
+        raise ValueError(f"folder: {rest!r} names nothing; expected a folder, a table or archives, '.' for this folder")
     while not os.path.lexists(rest):
         word, colon, path = rest.partition(":")
         if not colon or word not in (*LAYOUTS, *SPLITS):
@@ -84,7 +88,7 @@ def parse_place(
 def _layout_beside(folder: Path) -> str:
     """The layout of the pictures that lie beside archives; "" if there are none."""
     try:
-        return recognise(folder)[1]
+        return recognise(scan(folder))[1]
     except ValueError:
         return ""
 

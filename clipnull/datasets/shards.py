@@ -1,9 +1,10 @@
 """Embeddings of many pictures in files of at most SHARD rows, each made once: shards.
 
-A shard is found by content: its name is a hash of VERSION, of the model's fingerprint (weights, and how pictures are
-prepared), of the precision, and of all bytes of its pictures. Where these are and what they are called plays no role;
-an additional picture at the front moves all that follow into other shards. A shard appears whole or not at all. After a
-killed run, the same call repeats at most one shard a process, and gets the same bytes on the same kind of machine.
+A shard is found by content: its name is a hash of VERSION, of the model's fingerprint, of what its preprocessing makes
+of a picture, of the precision, and of all bytes of its pictures. Where these are and what they are called plays no
+role; an additional picture at the front moves all that follow into other shards. A shard appears whole or not at all,
+with a checksum, and one that was damaged later is made again. After a killed run, the same call repeats at most one
+shard a process, and gets the same bytes on the same kind of machine.
 
 Shards are jobs of joblib. `joblib.parallel_config(backend="dask")` sends them to a cluster that sees the same files and
 `folder`; so does `(backend="ray", n_jobs=-1)` after `ray.util.joblib.register_ray()`. A job brings the model along;
@@ -24,6 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from joblib import Parallel, delayed
+from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
@@ -32,7 +34,7 @@ from ..files import cache_folder, written
 from ..images import Images, read_picture
 from ..models import Clip
 
-VERSION = 2
+VERSION = 3
 """Of how a shard is made: a higher number wherever the same pictures give other bytes than before."""
 
 SHARD, ON_CUDA = 1024, 16
@@ -56,7 +58,7 @@ def results_of(jobs: Iterable[Any]) -> Iterator[Any]:
 
 @dataclass(frozen=True, eq=False)
 class Shards:
-    """Embeddings of n pictures, in .npy files of (m, d) float32.
+    """Embeddings of n pictures, in .npz files of `rows` (m, d) float32.
 
     paths: in the order of the pictures. width: d. whole: (n,) bool, which pictures are not broken; the rows of broken
     ones are NaN.
@@ -69,7 +71,8 @@ class Shards:
     def chunks(self) -> Iterator[Tensor]:
         """The rows of each shard, (m, d), read when they are asked for."""
         for path in self.paths:
-            yield torch.from_numpy(np.load(path, allow_pickle=False))
+            with np.load(path, allow_pickle=False) as archive:
+                yield torch.from_numpy(archive["rows"])
 
 
 def embed_shards(
@@ -109,10 +112,11 @@ def embed_shards(
         for made in results_of(jobs):
             paths += made
             bar.update(min(size, len(files) - bar.n))
-    whole = torch.cat([torch.ones(0, dtype=torch.bool), *map(_whole_rows, paths)])
+    shards = Shards(tuple(paths), clip.width, torch.empty(0))
+    whole = torch.cat([torch.ones(0, dtype=torch.bool), *(~rows[:, 0].isnan() for rows in shards.chunks())])
     broken = (~whole).nonzero()[:, 0].tolist()
     warn_of_broken([_fault(files[i]) for i in broken[:5]], len(broken), len(files))
-    return Shards(tuple(paths), clip.width, whole)
+    return replace(shards, whole=whole)
 
 
 def make(clip: Clip, files: Sequence[Path], folder: Path, device: str) -> list[Path]:
@@ -121,9 +125,9 @@ def make(clip: Clip, files: Sequence[Path], folder: Path, device: str) -> list[P
     with ThreadPoolExecutor() as threads:
         contents = [list(threads.map(content, part)) for part in parts]
     mixed = _is_cuda(device)
-    paths = [folder / f"{key(clip.fingerprint, hashes, mixed)}.npy" for hashes in contents]
-    shapes = [(len(part), clip.width) for part in parts]
-    missing = [i for i, path in enumerate(paths) if not is_whole(path, shapes[i])]
+    made_by = clip.fingerprint + prepared(clip)
+    paths = [folder / f"{key(made_by, hashes, mixed)}.npz" for hashes in contents]
+    missing = [i for i, path in enumerate(paths) if not is_whole(path, (len(parts[i]), clip.width))]
     if missing and clip.device.type != torch.device(device).type:
         clip = replace(clip, model=copy.deepcopy(clip.model).to(device))
     # No batch reaches into the next shard: the bytes of a row may depend on the rows beside it.
@@ -132,7 +136,7 @@ def make(clip: Clip, files: Sequence[Path], folder: Path, device: str) -> list[P
     for i in missing:
         shard = torch.cat([next(rows) for _ in range(0, len(parts[i]), BATCH)])
         with written(paths[i]) as temporary, open(temporary, "wb") as file:
-            np.save(file, shard.numpy())
+            np.savez(file, rows=shard.numpy())
     return paths
 
 
@@ -144,27 +148,31 @@ def content(file: Path) -> str:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
-def key(fingerprint: str, contents: Sequence[str], mixed: bool) -> str:
+def prepared(clip: Clip) -> str:
+    """A hash of what a model's preprocessing makes of a picture with detail in it, up to rounding."""
+    ramp = np.arange(300 * 200 * 3, dtype=np.uint32) * 2_654_435_761 >> 24
+    pixels = clip.preprocess(Image.fromarray(ramp.astype(np.uint8).reshape(200, 300, 3)))
+    return hashlib.sha256(np.round(pixels.numpy() * 1e3).astype(np.int32).tobytes()).hexdigest()
+
+
+def key(made_by: str, contents: Sequence[str], mixed: bool) -> str:
     """The name of a shard: 32 hexadecimal digits."""
-    made_of = [VERSION, fingerprint, "mixed" if mixed else "float32", *contents]
+    made_of = [VERSION, made_by, "mixed" if mixed else "float32", *contents]
     return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:32]
 
 
 def is_whole(path: Path, shape: tuple[int, int]) -> bool:
-    """Whether a shard of that shape is at `path`; False if it was cut off, or holds something else."""
+    """Whether a shard of that shape is at `path`, as its checksum says."""
     try:
-        rows = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+        with np.load(path, allow_pickle=False) as archive:
+            rows = archive["rows"]  # zip files carry a checksum, which is compared at the end
+    except Exception:  # whatever is wrong with it
         return False
     return rows.shape == shape and rows.dtype == np.float32
 
 
 def _is_cuda(device: str) -> bool:
     return torch.device(device).type == "cuda"
-
-
-def _whole_rows(path: Path) -> Tensor:
-    return torch.from_numpy(~np.isnan(np.load(path, mmap_mode="r")[:, 0]))
 
 
 def _fault(file: Path) -> str:

@@ -1,20 +1,24 @@
 """Write a file of embeddings (`clipnull.stored`): one machine with a CLIP serves all that have none."""
 
+import os
 import tempfile
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from ..errors import printable
 from ..files import written
-from ..images import SUFFIXES, Images
+from ..images import Images
 from ..models import Clip, open_clip
 from ..prompts import embed_cells, embed_classes, embed_domains, kept_names
 from ..prototypes import cell_prototypes
 from ..stored import SUFFIX
 from ..vocabulary import TEMPLATES, Vocabulary, format_prompt, words
+from .layouts import scan
 from .shards import Shards, embed_shards
 
 
@@ -33,7 +37,8 @@ def store(
     another one with the same model and pictures uses them. Memory does not grow with the number of pictures, but for
     the lists of their files and names.
 
-    clip: with an encoder, and without edits. images: broken ones are left out with a warning. path: ends in ".npz";
+    clip: with an encoder, and without edits. images: broken ones are left out with a warning; the file names the files
+    of all rows (`files`) and of these (`dropped`), from the folder that holds them all. path: ends in ".npz";
     appears whole or not at all. other: a folder of unrelated pictures, in any layout, on which collateral damage is
     measured. prototypes: synthesize one for each cell, which takes a second or so each on two cores with miniclip,
     minutes with a ViT-L. note: added to what the file says of itself. Returns `path`.
@@ -49,14 +54,18 @@ def store(
     with tempfile.TemporaryFile(dir=path.parent):  # else the error would come after hours
         pass
     embeddings = embed_shards(clip, images, progress="pictures" if progress else "")
+    names = _names(images.files)
     fields = _texts(clip, vocabulary) | {
         "images": embeddings,
+        "files": [name for name, whole in zip(names, embeddings.whole.tolist(), strict=True) if whole],
         "classes": [vocabulary.classes[c] for c in images.classes[embeddings.whole].tolist()],
         "domains": [vocabulary.domains[k] for k in images.domains[embeddings.whole].tolist()],
         "model": clip.name,
         "fingerprint": clip.fingerprint,
         "note": f"build: {'; '.join(TEMPLATES['build'])}. free: {'; '.join(TEMPLATES['free'])}. {note}".rstrip(". "),
     }
+    if dropped := [name for name, whole in zip(names, embeddings.whole.tolist(), strict=True) if not whole]:
+        fields["dropped"] = dropped
     if clip.pretrained is not None:
         fields["pretrained"] = clip.pretrained
     if unrelated is not None:
@@ -109,9 +118,16 @@ def unrelated_words(vocabulary: Vocabulary) -> list[str]:
     return [name for name in names if not any(c in f" {name} " or f" {name} " in c for c in classes)]
 
 
+def _names(files: Sequence[Path]) -> list[str]:
+    """The paths of pictures in the folder that holds them all, with "/", as text that can be printed."""
+    root = os.path.commonpath([file.parent for file in files])
+    names = [Path(os.path.relpath(file, root)).as_posix() for file in files]
+    return [name if printable(name) else ascii(name)[1:-1] for name in names]
+
+
 def _pictures_below(folder: Path, vocabulary: Vocabulary) -> Images:
     """All pictures below `folder`, as if of the first cell: their labels are not used."""
-    files = tuple(sorted(f for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file()))
+    files = tuple(folder.joinpath(*path) for path in scan(folder).pictures())
     if not files:
         raise ValueError(f"other: {str(folder)!r} holds no pictures; expected a folder of them, in any layout")
     labels = torch.zeros(len(files), dtype=torch.int64)

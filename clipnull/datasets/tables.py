@@ -1,10 +1,12 @@
 """A table of pictures: their paths, classes and domains, in a .csv or .parquet file."""
 
 import csv
+import os
 from pathlib import Path
 from typing import Any
 
 from ..errors import import_extra, one_line
+from ..vocabulary import words
 
 COLUMNS = {"path": ("path", "file", "filepath", "image"), "class": ("class", "label"), "domain": ("domain",)}
 """What a column may be called; the first of several counts."""
@@ -15,8 +17,8 @@ Row = tuple[Path, str, str]
 def read_table(file: Path, unnamed: str) -> tuple[list[Row], dict[str, str]]:
     """Path, class and domain of each row, `unnamed` where there is no such column; and the rows left out, with reasons.
 
-    Paths are relative to the folder of the table. A picture that is there twice counts once, with its first class.
-    Raises ValueError that names the file and what is wrong with it.
+    Paths are relative to the folder of the table. A picture that is there twice counts once, and not at all if its rows
+    differ in class or domain. Raises ValueError that names the file and what is wrong with it.
     """
     try:
         records = _records(file)
@@ -28,16 +30,22 @@ def read_table(file: Path, unnamed: str) -> tuple[list[Row], dict[str, str]]:
     of = {what: next((columns[n] for n in names if n in columns), None) for what, names in COLUMNS.items()}
     if of["path"] is None or of["class"] is None:
         raise ValueError(f"folder: {str(file)!r} has the columns {[*columns]}; expected path and class, and domain")
-    rows, left_out, first = [], {}, {}
+    rows, left_out = {}, {}
     for i, record in enumerate(records, 1):
         path, label, domain = (_text(record[name]) if name else unnamed for name in of.values())
+        place = Path(os.path.normpath(file.parent / path))
         if not (path and label and domain):
             left_out[f"row {i}"] = "path, class or domain is empty"
-        elif first.setdefault(path, i) != i:
-            left_out[f"row {i}"] = f"the picture of row {first[path]}"
+        elif place in rows:
+            first, *others = rows[place]
+            same = [*map(words, others)] == [words(label), words(domain)]
+            left_out[f"row {i}"] = f"the picture of row {first}"
+            if not same:
+                left_out[f"row {i}"] += f", which says {others[0]!r}, {others[1]!r}, in place of {label!r}, {domain!r}"
+                left_out[f"row {first}"] = f"the picture of row {i} under another class or domain"
         else:
-            rows.append((file.parent / path, label, domain))
-    return rows, left_out
+            rows[place] = i, label, domain
+    return [(place, *row[1:]) for place, row in rows.items() if f"row {row[0]}" not in left_out], left_out
 
 
 def _records(file: Path) -> list[dict[str, Any]]:

@@ -1,39 +1,44 @@
-"""WebDataset archives: their pictures as a folder that `layouts.load_dataset` reads, and pictures as such archives.
+"""WebDataset archives: pictures with their labels out of them, once, into the cache; and pictures as such archives.
 
 CLIP_benchmark (https://github.com/LAION-AI/CLIP_benchmark) takes a folder `<split>/0.tar, 1.tar, ...` with
-`<split>/nshards.txt`, `classnames.txt` and `zeroshot_classification_templates.txt`: `pack` writes it.
+`<split>/nshards.txt`, `classnames.txt` and `zeroshot_classification_templates.txt`: `pack` writes it. What is packed
+comes back with the same pixels and labels.
 """
 
+import bz2
 import contextlib
+import gzip
 import hashlib
 import io
 import json
 import lzma
 import os
-import re
 import shutil
 import tarfile
 import uuid
 import warnings
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any
 
-from ..errors import one_line, one_of
-from ..files import alone, cache_folder, read_lines, write_text
-from ..images import SUFFIXES, Images
-from ..vocabulary import TEMPLATES
-from .layouts import FOLDERS_OF_SPLITS, SPLITS, UNNAMED, Dataset, load_dataset
+from PIL import Image
+
+from ..errors import brief, one_line, one_of, printable
+from ..files import alone, cache_folder, write_text
+from ..images import FORMATS, SUFFIXES, Images
+from ..vocabulary import TEMPLATES, words
+from .layouts import FOLDERS_OF_SPLITS, SPLITS, UNNAMED, Dataset, below, dataset_of, in_test
 from .tables import COLUMNS
 
-LARGEST = 2**28
-"""Bytes of a member; a larger one is no picture."""
+LARGEST, LABEL = 2**28, 2**20
+"""Bytes of a picture and of a label at most; what is larger is neither."""
+GROWTH, ROOM = 100, 2**26
+"""An archive may unpack to GROWTH times its size and ROOM bytes; pictures are compressed already."""
 TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
-VERSION = 1
+VERSION = 2
 """Of what `unpacked` makes of archives."""
-NAMES = "classnames.txt"
+NAMES, TABLE = "classnames.txt", "pictures.json"
 SHARD, SHARDS = 2**29, 4
 """Bytes of pictures after which `pack` begins another archive, and the least number of archives: CLIP_benchmark reads
 with four processes, each of which wants one of its own."""
@@ -45,9 +50,13 @@ def tars_in(place: Path, split: str = "all") -> list[Path]:
     """The archives in a folder, or in its folders of splits; or the archive `place` itself."""
     if not place.is_dir():
         return [place] if place.is_file() and place.name.lower().endswith(TARS) else []
-    splits = sorted(folder for folder in place.iterdir() if folder.name in FOLDERS_OF_SPLITS and _tars(folder))
-    chosen = [folder for folder in splits if split in ("all", folder.name)] or splits
+    splits = sorted(folder for folder in place.iterdir() if _split_of(folder) and _tars(folder))
+    chosen = [folder for folder in splits if split in ("all", _split_of(folder))] or splits
     return _tars(place) or [file for folder in chosen for file in _tars(folder)]
+
+
+def _split_of(folder: Path) -> str | None:
+    return FOLDERS_OF_SPLITS.get(folder.name.lower())
 
 
 def _tars(folder: Path) -> list[Path]:
@@ -55,74 +64,94 @@ def _tars(folder: Path) -> list[Path]:
     return sorted(tars, key=lambda file: (len(file.name), file.name))  # 2.tar before 10.tar
 
 
-def _stems(archives: Sequence[Path]) -> list[str]:
-    """What the file names of their pictures begin with."""
-    several = len({file.parent for file in archives}) > 1
-    return [_file_name(f"{file.parent.name}-{file.stem}" if several else file.stem) for file in archives]
-
-
 def unpacked(archives: Sequence[Path], place: Path, split: str = "all") -> Dataset:
     """The data set in archives, unpacked into the cache once: they are recognised by their contents.
 
     place: the file or folder that holds them. Numbers in place of classes are lines of `classnames.txt` in their folder
-    or the one above. Raises OSError if the cache cannot take them; nothing is left there then.
+    or the one above, from 0. Raises OSError if the cache cannot take them; nothing is left there then.
     """
     homes = [archives[0].parent, archives[0].parent.parent]
-    names = next((home / NAMES for home in homes if (home / NAMES).is_file()), None)
-    classes = read_lines("classes", names) if names else []
-    digest = hashlib.sha256(json.dumps([VERSION, classes, _stems(archives)]).encode())
+    classes = next((_class_list(home / NAMES) for home in homes if (home / NAMES).is_file()), [])
+    digest = hashlib.sha256(json.dumps([VERSION, classes]).encode())
     for file in archives:
         with open(file, "rb") as opened:
             digest.update(hashlib.file_digest(opened, "sha256").digest())
     folder = cache_folder() / "archives" / digest.hexdigest()[:16]
     folder.parent.mkdir(exist_ok=True)
-    reasons = folder.with_suffix(".json")
     with alone(folder.parent):
-        if not reasons.is_file() or not folder.is_dir():
+        for killed in folder.parent.glob(".*.partial"):  # whoever made it held this lock
+            shutil.rmtree(killed, ignore_errors=True)
+        if not _is_whole(folder):
             shutil.rmtree(folder, ignore_errors=True)
             try:
-                write_text(reasons, json.dumps(unpack(archives, folder, classes), indent=1))
+                unpack(archives, folder, classes)
             except OSError as error:
-                shutil.rmtree(folder, ignore_errors=True)
                 raise OSError(
                     f"folder: the archives of {str(place)!r} cannot be unpacked into {str(folder.parent)!r} "
                     f"({error.strerror or error}); expected room there, or another folder in CLIPNULL_CACHE"
                 ) from error
-    left_out = json.loads(reasons.read_text(encoding="utf-8"))
-    published = split != "all" and any(file.parent.name == split and file.parent != place for file in archives)
-    dataset = load_dataset(folder, "domains", "all" if published else split)
-    how = f"{split}, published" if published else dataset.split
-    return replace(dataset, layout="webdataset", split=how, left_out=left_out | dataset.left_out)
+    table = json.loads((folder / TABLE).read_text(encoding="utf-8"))
+    rows = [(folder / path, name, domain) for path, name, domain, _ in table["rows"]]
+    published = split != "all" and any(_split_of(file.parent) == split and file.parent != place for file in archives)
+    if split != "all" and not published:
+        rows = [row for row in rows if in_test(below(row[0], folder)) == (split == "test")]
+    how = split if split == "all" else f"{split}, {'published' if published else 'by hash'}"
+    names = {name: name for _, name, _ in rows}
+    return dataset_of(rows, names, folder, "webdataset", how, table["left_out"])
 
 
-def unpack(
-    archives: Sequence[str | os.PathLike], folder: str | os.PathLike, classes: Sequence[str] = ()
-) -> dict[str, str]:
-    """Write the pictures of WebDataset archives (.tar) to a new `folder`, `<domain>/<class>/<archive>-<key>.<kind>`.
+def _class_list(file: Path) -> list[str]:
+    """The names in `classnames.txt`; a blank line counts. Raises ValueError for a name that is there twice."""
+    classes, first = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()], {}
+    for i, name in enumerate(classes, 1):
+        if name and first.setdefault(words(name), i) != i:
+            raise ValueError(
+                f"classes: {str(file)!r} has {name!r} on line {i} and line {first[words(name)]}; expected each once"
+            )
+    return classes
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether a folder holds all files that were unpacked into it, in their sizes."""
+    try:
+        table = json.loads((folder / TABLE).read_text(encoding="utf-8"))
+        return all((folder / path).stat().st_size == size for path, _, _, size in table["rows"])
+    except (OSError, ValueError):
+        return False
+
+
+def unpack(archives: Sequence[str | os.PathLike], folder: str | os.PathLike, classes: Sequence[str] = ()) -> None:
+    """Write the pictures of WebDataset archives (.tar) to a new `folder`, `<archive>/<number>.<kind>`, and a table.
 
     A sample is all members with one key, the name up to its first dot: a picture, and its class in `.json` ("class" or
-    "label", and "domain" if there is one), `.txt` or `.cls`. A whole number is a place in `classes`. Without a domain
-    it is UNNAMED. Only pictures are written, under names without separators. Returns the reasons of what is left out,
-    such as the rest of a damaged archive. The folder appears whole or not at all.
+    "label", and "domain" if there is one), `.cls` or `.txt`. A number is a place in `classes`, unless it is one of
+    them; in `.cls` always. Without a domain it is UNNAMED. `pictures.json` has path, class, domain and size of each
+    picture, and the reasons of what is left out, such as the rest of a damaged archive. No name of the archive is a
+    path. The folder appears whole or not at all.
     """
-    files, left_out = [Path(archive) for archive in archives], {}
+    rows, left_out = [], {}
     with _new_folder(Path(folder)) as temporary:
-        for archive, stem in zip(files, _stems(files), strict=True):
+        for number, archive in enumerate(map(Path, archives)):
+            (temporary / str(number)).mkdir()
             try:
-                for key, sample in _samples(archive):
+                for i, (key, sample) in enumerate(_samples(archive)):
                     try:
-                        _write(temporary, f"{stem}-{_file_name(key)}", *_parse(sample, classes))
+                        kind, content, name, domain = _parse(sample, classes)
                     except ValueError as error:
                         left_out[f"{archive.name}/{key}"] = one_line(error)
+                        continue
+                    path = f"{number}/{i:09}{kind}"
+                    (temporary / path).write_bytes(content)
+                    rows.append([path, name, domain, len(content)])
             except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OSError) as error:
                 if isinstance(error, OSError) and error.errno is not None:  # gzip and bz2 give none for damage
                     raise
                 left_out[archive.name] = f"{type(error).__name__}: {one_line(error)}"
-        if not any(temporary.iterdir()):
+        if not rows:
             raise ValueError(
                 f"archives: no sample of a picture with its class; left out: {dict(list(left_out.items())[:5])}"
             )
-    return left_out
+        write_text(temporary / TABLE, json.dumps({"rows": rows, "left_out": left_out}))
 
 
 @contextlib.contextmanager
@@ -139,21 +168,41 @@ def _new_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+class _Limited(io.RawIOBase):
+    """A stream of which only so many bytes may be read."""
+
+    def __init__(self, stream: IO[bytes], most: int):
+        self.stream, self.left = stream, most
+
+    def read(self, size: int = -1) -> bytes:
+        content = self.stream.read(size)
+        self.left -= len(content)
+        if self.left < 0:
+            raise tarfile.ReadError(f"unpacks to more than {GROWTH} times its size")
+        return content
+
+
 def _samples(archive: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """The key of each sample, whose members stand together, with their contents by the rest of their names."""
-    with tarfile.open(archive, "r|*") as opened:
+    """The key of each sample, whose members stand together, with what may be picture and label by their endings."""
+    with open(archive, "rb") as file:
+        magic = file.read(6)
+    openers: list[tuple[bytes, Any]] = [(b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ\0", lzma.open)]
+    opener = next((opener for start, opener in openers if magic.startswith(start)), open)
+    most = GROWTH * archive.stat().st_size + ROOM
+    with opener(archive, "rb") as stream, tarfile.open(fileobj=_Limited(stream, most), mode="r|") as opened:
         last, sample = "", {}
         for member in opened:
             path = PurePosixPath(member.name)
             stem, _, kind = path.name.partition(".")
-            if not member.isreg() or not kind or not stem:
+            if not member.isreg() or member.issparse() or not kind or not stem:
                 continue
-            key = str(path.parent / stem)
+            key, kind = str(path.parent / stem), kind.lower()
             if key != last and sample:
                 yield last, sample
                 sample = {}
-            content = opened.extractfile(member) if member.size <= LARGEST else None
-            last, sample[kind.lower()] = key, content.read() if content else b""
+            last, largest = key, LABEL if kind in ("json", "cls", "txt") else LARGEST if f".{kind}" in SUFFIXES else -1
+            content = opened.extractfile(member) if member.size <= largest else None
+            sample[kind] = content.read() if content else b""
         if sample:
             yield last, sample
 
@@ -163,39 +212,35 @@ def _parse(sample: dict[str, bytes], classes: Sequence[str]) -> tuple[str, bytes
     kind = next((kind for kind in sample if f".{kind}" in SUFFIXES), None)
     if kind is None:
         raise ValueError(f"no picture among {sorted(sample)}")
-    labels: Any = json.load(io.BytesIO(sample["json"])) if "json" in sample else {}
+    try:
+        labels: Any = json.loads(sample.get("json", b"{}"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"its .json cannot be read ({type(error).__name__})") from error
     labels = labels if isinstance(labels, dict) else {}
-    names = [labels[key] for key in COLUMNS["class"] if key in labels]
-    names += [sample[other].decode().strip() for other in ("cls", "txt") if other in sample]
-    name = names[0] if names else None
-    if str(name).isdecimal():
-        if int(str(name)) >= len(classes):
+    names: list[Any] = [labels[key] for key in COLUMNS["class"] if key in labels]
+    texts = {ending: sample[ending].decode().strip() for ending in ("cls", "txt") if ending in sample}
+    names += [int(text) if ending == "cls" and text.isdecimal() else text for ending, text in texts.items()]
+    name: Any = names[0] if names else ""
+    domain: Any = labels.get("domain") or UNNAMED
+    if isinstance(name, str) and name.isdecimal() and name not in classes:
+        name = int(name)
+    if type(name) is int:
+        if not 0 <= int(name) < len(classes):
             raise ValueError(f"its class is {name}; expected less than {len(classes)}, the number of names in {NAMES}")
-        name = classes[int(str(name))]
-    if not isinstance(name, str) or not name:
-        raise ValueError("no class in .json, .cls or .txt")
-    return f".{kind}", sample[kind], name, str(labels.get("domain") or UNNAMED)
-
-
-def _write(root: Path, stem: str, kind: str, content: bytes, name: str, domain: str) -> None:
-    target = root / _file_name(domain) / _file_name(name) / f"{stem}{kind}"
-    if target.exists():
-        raise ValueError("another sample has this name")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_bytes(content)
-
-
-def _file_name(name: str) -> str:
-    """`name` as one part of a path: no separators, not hidden, not too long."""
-    return re.sub(r"[^\w .+()-]", "_", name).strip(". ")[:100] or "_"
+        name = classes[int(name)]
+    for text in (name, domain):
+        if not isinstance(text, str) or not words(text) or not printable(text):
+            raise ValueError(f"class or domain is {brief(text)}; expected a name in .json, .cls or .txt")
+    return f".{kind}", sample[kind], name, domain
 
 
 def pack(images: Images, folder: str | os.PathLike, split: str = "test") -> Path:
     """Write pictures to a new `folder` of WebDataset archives as CLIP_benchmark takes them; returns it.
 
-    Files of a kind that it reads are copied, others become PNG; broken ones are left out with a warning. The prompts
-    are those of `zero_shot`, "free", with "a" for "an". Each sample says its domain, too, which `load_images` reads.
-    The folder appears whole or not at all.
+    Each picture is the one that `embed` sees: a file that every reader shows so is copied, others become PNG, such as
+    transparent or rotated ones. Broken ones are left out with a warning. The prompts are those of `zero_shot`, "free",
+    with "a" for "an". Each sample says its domain, too, which `load_images` reads. The folder appears whole or not at
+    all.
     """
     images.validate_pixels()
     one_of("split", split, SPLITS[1:])
@@ -205,7 +250,7 @@ def pack(images: Images, folder: str | os.PathLike, split: str = "test") -> Path
         archive, shards, size, packed = None, 0, 0, 0
         for i, (c, k) in enumerate(zip(images.classes.tolist(), images.domains.tolist(), strict=True)):
             try:
-                kind, content = _copied(images, i)
+                kind, content = _content(images, i)
             except ValueError as error:
                 broken.append(str(error))
                 continue
@@ -229,11 +274,13 @@ def pack(images: Images, folder: str | os.PathLike, split: str = "test") -> Path
     return folder
 
 
-def _copied(images: Images, i: int) -> tuple[str, bytes]:
+def _content(images: Images, i: int) -> tuple[str, bytes]:
     """Ending and bytes of picture `i` in an archive. Raises ValueError if it is broken."""
     picture, kind = images.image(i), images.files[i].suffix.lower()
     if kind in KINDS:
-        return kind, images.files[i].read_bytes()
+        with Image.open(images.files[i], formats=FORMATS) as raw:
+            if raw.size == picture.size and raw.convert("RGB").tobytes() == picture.tobytes():
+                return kind, images.files[i].read_bytes()
     stream = io.BytesIO()
     picture.save(stream, "PNG")
     return ".png", stream.getvalue()

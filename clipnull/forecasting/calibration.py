@@ -1,12 +1,10 @@
 """Calibration of a strength to chance: between two names, the edited model answers as one that never knew. Ours.
 
 A forgotten class that scores below all others leaves a signature, as easy to find as one that scores above. A model
-that was never taught a name gives it by chance where only one other may be given. At strength 1 a class scores as the
-average class does, which is near to that; how near depends on the class. So we simulate pictures of its forgotten cells
-(`clipnull.forecasting.simulation`) and find the strength by bisection: no picture is read.
+that was never taught a name gives it by chance where only one other may be given. At strength 1 a class scores about
+so. We simulate pictures of its forgotten cells (`clipnull.forecasting.simulation`) and find the strength by bisection.
 
-Among all C names, chance between two is far from the first place, so the class is hardly ever named. The price: a small
-label set, or a word nearby, finds the class more easily.
+The price: a small label set, or a word nearby, finds the class more easily.
 """
 
 from typing import Any

@@ -1,13 +1,13 @@
 """Forecast what an edit will do, from names and prototypes alone, and choose a method and a strength by it."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from ..edit import Edit
-from ..errors import brief, one_of
+from ..errors import brief, expect_types, one_of
 from ..from_names import embed_vocabulary, warn_of_alike
 from ..methods import AUTO, METHODS, solve
 from ..methods.cells import Cells
@@ -63,6 +63,7 @@ def forecast(
     >>> expected.rates["forgetting_rate"] > 0.9, expected.after.shape
     (True, torch.Size([3, 2]))
     """
+    expect_types(clip=clip, request=request, vocabulary=vocabulary)
     mask = request.mask(vocabulary)
     if isinstance(method, Edit):
         edit, (_, simulator) = method, _simulate(clip, mask, vocabulary, prototypes, mean, prompts)
@@ -106,12 +107,7 @@ def _validate(method: str, budget: str | None, settings: Mapping[str, object]) -
 
 
 def _simulate(
-    clip: Clip,
-    mask: Tensor,
-    vocabulary: Vocabulary,
-    prototypes: Prototypes | bool | int | None,
-    mean: Tensor | None,
-    prompts: str,
+    clip: Clip, mask: Tensor, vocabulary: Vocabulary, prototypes: Any, mean: Tensor | None, prompts: str
 ) -> tuple[Cells, Simulator]:
     """The cells of `clip` and their simulator; refuses words, and warns of words and domains, that are too alike."""
     cells = embed_vocabulary(clip, vocabulary, prototypes, mean)
@@ -146,7 +142,10 @@ def read_budget(text: str) -> list[tuple[str, str, float]]:
         match = TERM.fullmatch(term)
         if match is None:
             raise ValueError(f"budget: {brief(term.strip())} cannot be read; expected for example {BUDGET!r}")
-        limits.append((FIGURES[one_of("budget", match[1], FIGURES)], match[2], float(match[3])))
+        figure, value = one_of("budget", match[1], FIGURES), float(match[3])
+        if figure == "forget" and not 0 <= value <= 1:
+            raise ValueError(f"budget: {brief(term.strip())}: forgetting is a rate; expected a number from 0 to 1")
+        limits.append((FIGURES[figure], match[2], value))
     return limits
 
 
@@ -162,22 +161,17 @@ def excess(limits: Sequence[tuple[str, str, float]], rates: Mapping[str, float])
 
 
 def best_within(
-    limits: Sequence[tuple[str, str, float]],
-    edits: Iterator[Edit],
-    simulator: Simulator,
-    mask: Tensor,
-    request: Forget,
+    limits: Sequence[tuple[str, str, float]], edits: Iterable[Edit], simulator: Simulator, mask: Tensor, request: Forget
 ) -> Edit:
     """The best of the edits whose forecast keeps to the limits. Raises ValueError with the nearest if none does."""
     forecasts = [(edit, simulator.forecast(edit, mask, request)) for edit in edits]
-    within = [(edit, expected) for edit, expected in forecasts if not excess(limits, expected.rates)]
+    within = [pair for pair in forecasts if not excess(limits, pair[1].rates)]
     if within:
         return best_of(within)[0]
     edit, expected = min(forecasts, key=lambda pair: sum(excess(limits, pair[1].rates).values()))
     missed = ", ".join(f"{figure} {expected.rates[figure]:.3g}" for figure in excess(limits, expected.rates))
     budget = ", ".join(f"{figure} {sign} {value:g}" for figure, sign, value in limits)
-    name = METHODS[edit.method].strength
-    strength = f" ({name} = {edit.settings[name]:g})" if name else ""
+    strength = "".join(f" ({k} = {edit.settings[k]:g})" for k in [METHODS[edit.method].strength] if k)
     raise ValueError(
         f"budget: no method is expected to keep to {budget} for {request}; the nearest is {edit.method!r}{strength} "
         f"with {missed}; expected a wider budget"

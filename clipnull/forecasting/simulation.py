@@ -1,12 +1,10 @@
 """Simulated embeddings: where real pictures may lie, guessed from texts and prototypes alone. This is ours.
 
 Texts T and prototypes V of cells are taken apart, x_ck = m + a_c + b_k + r_ck (mean, class, domain, rest). Pictures of
-a cell are guessed to lie around CENTRES: so much of each part of T and of V, on the mean of the prototypes, or on a
-known mean picture, or, with texts alone, on nothing. Real pictures lie elsewhere, and nobody knows where. So we make
-several *draws*, each with deviations of its own on five levels (SPREAD): all pictures, each class, each domain, each
-cell, each picture. A deviation is a random mixture of the names of classes and common words, plus one of the names of
-domains, plus noise in all directions: its shape is the model's own, its size is the same for all models. Those of
-pictures have the long tails of Student's t.
+a cell are guessed to lie around CENTRES: so much of each part of T and of V. Real pictures lie elsewhere, so we make
+several *draws*, each with deviations of its own on five levels (SPREAD). A deviation is a random mixture of the names
+of classes and common words, plus one of the names of domains, plus noise in all directions: its shape is the model's
+own, its size is the same for all models. Those of pictures have the long tails of Student's t.
 
 The constants are rounded from measurements on training pictures of miniworld and on the 279 of PACS's that were kept
 back from the training of miniclip: regression of the parts of cell means, and the variance left on each level along

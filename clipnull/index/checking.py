@@ -1,7 +1,7 @@
 """What an index answers before and after an edit of it, or of its queries: to be seen before anything is switched."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,21 +13,21 @@ from torch import Tensor
 
 from ..edit import Edit
 from ..errors import brief, import_extra, one_line
-from ..files import read_lines
+from ..files import aligned, read_lines
+from ..stored import EDITED
 from ..vocabulary import TEMPLATES, Forget, format_prompt, words
-from .files import Vectors, open_tables, reading
+from .files import Vectors, by_number, open_tables, open_vectors, reading
+from .patching import inverted, name_of, validate
+from .rewriting import content_of, read_record
 
 FIRST, RECALL = 10, 5
 """Answers that are looked at; the k of recall@k."""
-MAX_QUERIES, MAX_STILL = 2000, 5
-"""Captions, and other queries, that are asked; queries shown that still bring up pictures of a class."""
+MAX_QUERIES, SHOWN, MAX_STILL = 2000, 10, 5
+"""Captions, and other queries, that are asked; queries that are printed; queries that still bring up a class."""
 SIDES = ("before", "index edited", "query edited")
-FIELDS = (
-    ("texts", "captions"),
-    ("class_texts", "class_names"),
-    ("texts_free", "class_names"),
-    ("other_texts", "other_names"),
-)
+FIELDS = {  # of an .npz, each with its texts
+    "texts": "captions", "class_texts": "class_names", "texts_free": "class_names", "other_texts": "other_names"
+}  # fmt: skip
 COLUMNS = ("caption", "captions", "text", "query", "name")
 
 
@@ -47,67 +47,61 @@ class Queries:
                 return i
         raise ValueError(f"queries: none asks for {name!r}; expected its name among the texts, with its embedding")
 
+    def at(self, places: list[int]) -> "Queries":
+        return Queries(self.vectors[places], tuple(self.texts[i] for i in places), self.rows[places])
+
 
 def read_queries(path: str | Path, rows: int, names: str | Path | None = None) -> Queries:
     """The queries in a file, for an index of so many rows.
 
-    .npz: `texts` with `captions`, `class_texts` or `texts_free` with `class_names`, `other_texts` with `other_names`.
-    Parquet, and folders in clip-retrieval's layout: a column of texts, called as one of COLUMNS. Other files: their
-    texts in a file of their own, `names`, one a line. As many captions as the index has rows describe them, in order.
+    .npz: the arrays FIELDS. Parquet, and folders in clip-retrieval's layout: a column of texts, one of COLUMNS. Other
+    files: their texts in a file of their own, `names`, one a line. As many captions as the index has rows describe
+    them, in order.
 
     Raises ValueError that names what is wrong or missing.
     """
-    path = Path(path)
+    path, captions = Path(path), 0
     if path.suffix == ".npz" and names is None:
-        parts, texts, captions = _fields_of(path)
+        with reading(path), np.load(path, allow_pickle=False) as archive:
+            fields = {key: archive[name].tolist() for key, name in FIELDS.items() if {key, name} <= {*archive.files}}
+        tables = [open_vectors(path, "queries", key) for key in fields]
+        texts, captions = [*fields.values()], len(fields.get("texts", ()))
     else:
         tables = open_tables(path, "queries")
-        parts = [table.rows() for table in tables]
-        texts = read_lines("names", names) if names else _columns(path, tables)
-        captions = len(texts)
-    n, widths = sum(map(len, parts)), {part.shape[1] for part in parts}
-    if not parts or n != len(texts) or not all(isinstance(text, str) for text in texts):
+        texts = [read_lines("names", names)] if names else _columns(path, tables)
+        captions = sum(map(len, texts))
+    if any(side.startswith("queries") for side in _edited(path, tables)):
+        raise ValueError(f"queries: {str(path)!r} were edited; expected them as they were before")
+    vectors_in, texts_in = [table.shape[0] for table in tables], [*map(len, texts)]
+    if not tables or texts_in not in (vectors_in, [sum(vectors_in)]) or len({t.shape[1] for t in tables}) > 1:
         raise ValueError(
-            f"queries: {str(path)!r} holds {n} vectors and {len(texts)} texts; expected one text for each, in the file "
-            "or, one a line, in --names FILE"
+            f"queries: {str(path)!r} holds {brief(vectors_in)} vectors and {brief(texts_in)} texts; expected one text "
+            "for each, in the file or, one a line, in --names FILE, and vectors of one width"
         )
-    if len(widths) > 1 or not all(part.isfinite().all() for part in parts):
-        raise ValueError(f"queries: {str(path)!r} holds NaN, infinity or several widths; expected finite, of one width")
-    place = torch.full((len(texts),), -1)
+    vectors, lines = torch.cat([table.rows() for table in tables]), [text for part in texts for text in part]
+    if not vectors.isfinite().all() or not all(isinstance(text, str) for text in lines):
+        raise ValueError(f"queries: {str(path)!r} holds NaN, infinity or texts that are none; expected finite rows")
+    place = torch.full((len(lines),), -1)
     if captions == rows:
         place[:captions] = torch.arange(captions)
-    return Queries(F.normalize(torch.cat(parts), dim=1), tuple(texts), place)
+    return Queries(F.normalize(vectors, dim=1), tuple(lines), place)
 
 
-def _fields_of(path: Path) -> tuple[list[Tensor], list[str], int]:
-    """The vectors and texts of a .npz, and how many of them are captions."""
-    parts, texts, captions = [], [], 0
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            for vectors, names in FIELDS:
-                if not {vectors, names} <= {*archive.files}:
-                    continue
-                rows, labels = archive[vectors], archive[names].tolist()
-                if rows.ndim != 2 or rows.dtype.kind != "f" or len(rows) != len(labels):
-                    raise ValueError(f"{vectors} are not rows (m, d) of floating numbers, one for each of {names}")
-                captions = len(labels) if names == "captions" else captions
-                parts.append(torch.from_numpy(rows.astype(np.float32)))
-                texts += labels
-    except Exception as error:  # zlib and the parser of NumPy's headers have errors of their own
-        raise ValueError(f"queries: {str(path)!r} cannot be read ({one_line(error)}); expected .npz") from error
-    return parts, texts, captions
+def _edited(path: Path, tables: list[Vectors]) -> list[str]:
+    """Which sides of a file were edited, by its record and by what it says of itself."""
+    return [entry["side"] for entry in read_record(path)] + [table.words.get(EDITED, "") for table in tables]
 
 
-def _columns(path: Path, tables: list[Vectors]) -> list[str]:
-    """The texts beside vectors: of a Parquet file, or of metadata/*.parquet in a folder."""
-    files = sorted((path / "metadata").glob("*.parquet")) if path.is_dir() else [tables[0].path]
-    texts: list[str] = []
+def _columns(path: Path, tables: list[Vectors]) -> list[list[str]]:
+    """The texts beside vectors: of a Parquet file, or of metadata/*.parquet in a folder, a list for each part."""
+    folder = path.is_dir()
+    files = sorted((path / "metadata").glob("*.parquet"), key=by_number) if folder else [tables[0].path]
+    texts = []
     for file in (f for f in files if f.suffix == ".parquet"):
         parquet = import_extra("pyarrow.parquet", "index")
         with reading(file):
             known = [name for name in COLUMNS if name in parquet.read_schema(file).names]
-            if known:
-                texts += parquet.read_table(file, columns=known[:1]).column(0).to_pylist()
+            texts += [parquet.read_table(file, columns=known[:1]).column(0).to_pylist() if known else []]
     return texts
 
 
@@ -117,55 +111,96 @@ def says(text: str, name: str) -> bool:
     >>> [says(text, "cat") for text in ("Two cats asleep.", "a category", "The cat's bed")]
     [True, False, True]
     """
-    return re.search(rf"(?<!\w){re.escape(words(name))}(s|es)?(?!\w)", words(text)) is not None
+    text, name = words(text), words(name)
+    return name in text and re.search(rf"(?<!\w){re.escape(name)}(s|es)?(?!\w)", text) is not None
 
 
-def check_index(edit: Edit, tables: Sequence[Vectors], queries: Queries) -> dict[str, Any]:
+Pairs = Iterable[tuple[Tensor, Tensor]]
+"""The rows of an index before and after an edit of it, (n, d) each, in chunks."""
+
+
+def pairs_of(edit: Edit, place: Path, name: str | None = None, model: str = "") -> tuple[list[Vectors], Pairs]:
+    """The tables of the index at `place`, and its rows before and after the edit, whether it was edited or not.
+
+    Rows from before an edit on record come from the original, if it is still there, or by the inverse of the edit.
+    name: of the array; by default the one on record. Raises ValueError as `apply_edit` and `undo` do.
+    """
+    edits = read_record(place)
+    last = edits[-1] if edits else {}
+    if (last.get("patch"), last.get("side")) != (name_of(edit), "images"):
+        tables = open_tables(place, "images", name)
+        validate(edit, tables, "images", model, edits)
+        return tables, ((chunk.float(), edit.images(chunk.float())) for table in tables for chunk in table.chunks())
+    if name not in (None, last["array"]):
+        raise ValueError(f"name: {name!r} was not edited; expected {last['array']!r}, the array on record")
+    tables, original = open_tables(place, "images", last["array"] or None), Path(last["source"])
+    after = (chunk.float() for table in tables for chunk in table.chunks())
+    if original.exists() and content_of(original) == last["content"]:
+        before = (chunk.float() for t in open_tables(original, "images", last["array"] or None) for chunk in t.chunks())
+        return tables, zip(before, after, strict=True)
+    inverse = inverted(edit)[0]
+    return tables, ((inverse.images(chunk), chunk) for chunk in after)
+
+
+def check_index(edit: Edit, pairs: Pairs, queries: Queries) -> dict[str, Any]:
     """What an index answers before and after, on each side of SIDES; on the last only where `edit.queries` can.
 
-    words: for each forgotten class `k`, its number of pictures, and `precision`, their share among the first k answers
-    to its name. Its pictures are those whose captions name it (`named`), else the first FIRST answers before the edit.
-    kept: recall@RECALL in percent of the n captions that name no forgotten class, `to_image` and back, `to_text`.
-    collateral: percent of the n other queries whose first answer is another. still: queries that still bring up
-    pictures of the class, with their share among the first k. Shares and percents are lists, one value a side.
+    queries: for each query that is not a caption, `found`, how many of its pictures are among its first FIRST answers,
+    and `forgotten`, the forgotten class that it names, if any. Its pictures are those whose captions name it (`named`),
+    else its first answers before the edit; those of a forgotten class do not count for other queries.
+    still: for each forgotten class, the other queries that bring up most of its pictures. kept: of the n captions that
+    name no forgotten class, the percent that find their own picture among the first RECALL. Lists: a value a side.
+    broken: rows with NaN or infinity, which no query finds.
     """
     if queries.vectors.shape[1] != len(edit.left):
         raise ValueError(f"queries: {queries.vectors.shape[1]} wide; expected {len(edit.left)}, as the index is")
     names = forgotten(edit)
-    pictures = {name: queries.rows[[says(text, name) for text in queries.texts]] for name in names}
-    pictures = {name: rows[rows >= 0] for name, rows in pictures.items()}
-    queries = _chosen(queries, [queries.place(name) for name in names])
-    query_of = {name: queries.place(name) for name in names}
-    about = {name: {i for i, text in enumerate(queries.texts) if says(text, name)} for name in names}
-    captions = [i for i, row in enumerate(queries.rows.tolist()) if row >= 0]
-    others = [i for i, row in enumerate(queries.rows.tolist()) if row < 0 and i not in query_of.values()] or captions
-    kept = [i for i in captions if not any(i in rows for rows in about.values())]
-    rest = [i for i in others if not any(i in rows for rows in about.values())]
-    answers, own = _answers(edit, tables, queries, max([FIRST, RECALL, *map(len, pictures.values())]))
-    result: dict[str, Any] = {"sides": list(SIDES[: len(answers)]), "words": {}, "still": {}}
-    for name in names:
-        rows = pictures[name] if len(pictures[name]) else answers[0][query_of[name], :FIRST]
-        hits = torch.stack([torch.isin(x[:, : len(rows)], rows).double().mean(1) for x in answers], dim=1).tolist()
-        word = {"k": len(rows), "named": bool(len(pictures[name])), "precision": hits[query_of[name]]}
-        result["words"][name] = word
-        still = sorted((i for i in others if i not in about[name]), key=lambda i: -max(hits[i][1:]))[:MAX_STILL]
-        result["still"][name] = {queries.texts[i]: hits[i] for i in still if max(hits[i][1:]) > 0}
+    classes = [queries.place(name) for name in names]
+    rows = queries.rows.tolist()
+    captions, others = ([i for i, row in enumerate(rows) if (row >= 0) == side] for side in (True, False))
+    described = [(rows[i], words(queries.texts[i])) for i in captions]
+    some = {i for group in (captions, others) for i in group[:: max(1, -(-len(group) // MAX_QUERIES))]}
+    chosen = sorted(some | {*classes})
+    queries, classes = queries.at(chosen), [chosen.index(i) for i in classes]
+    answers, broken = _answers(edit, pairs, queries)
 
-    def percent(values: list[Tensor], places: list[int]) -> list[float]:
-        return [100 * float(value[places].double().mean()) for value in values] if places else []
+    def count(i: int, pictures: Tensor) -> list[int]:
+        return [int(torch.isin(rows[i], pictures).sum()) for rows in answers]
 
-    recalled = [(x[:, :RECALL] == queries.rows[:, None]).any(1) for x in answers]
-    result["collateral"] = {"n": len(rest), "percent": percent([x[:, 0] != answers[0][:, 0] for x in answers], rest)}
-    result["kept"] = {"n": len(kept), "to_image": percent(recalled, kept), "to_text": percent(own, kept)}
+    def pictures_of(i: int, name: str) -> tuple[Tensor, bool]:
+        key = words(name)
+        rows = [row for row, caption in described if key in caption and says(caption, key)]
+        return (torch.tensor(rows), True) if rows else (answers[0][i], False)
+
+    others = [i for i, row in enumerate(queries.rows.tolist()) if row < 0 or i in classes]
+    gone = {name: pictures_of(i, name)[0] for name, i in zip(names, classes, strict=True)}
+    every = torch.cat([torch.empty(0, dtype=torch.int64), *gone.values()])
+    result: dict[str, Any] = {"sides": [*SIDES[: len(answers)]], "broken": broken, "queries": {}, "still": {}}
+    for i in others:
+        text = queries.texts[i]
+        about = names[classes.index(i)] if i in classes else next((n for n in names if says(text, n)), None)
+        pictures, named = pictures_of(i, about or text)
+        pictures = pictures if about else pictures[~torch.isin(pictures, every)]
+        result["queries"][text] = {"forgotten": about, "named": named, "found": count(i, pictures)}
+    for name, pictures in gone.items():
+        hits = {queries.texts[i]: count(i, pictures) for i in others if not says(queries.texts[i], name)}
+        worst = sorted((text for text in hits if max(hits[text][1:])), key=lambda text: -max(hits[text][1:]))
+        result["still"][name] = {text: hits[text] for text in worst[:MAX_STILL]}
+    kept = [i for i, row in enumerate(queries.rows) if row >= 0 and not any(says(queries.texts[i], n) for n in names)]
+    recalled = [(rows[:, :RECALL] == queries.rows[:, None]).any(1)[kept].double() for rows in answers]
+    result["kept"] = {"n": len(kept), "percent": [100 * float(side.mean()) for side in recalled] if kept else []}
     return result
 
 
-def _chosen(queries: Queries, needed: list[int]) -> Queries:
-    """At most MAX_QUERIES captions and as many others, evenly chosen, and those that are `needed`."""
-    groups = [[i for i, row in enumerate(queries.rows.tolist()) if (row >= 0) == side] for side in (True, False)]
-    some = {i for group in groups for i in group[:: max(1, -(-len(group) // MAX_QUERIES))]}
-    places = sorted(some | {*needed})
-    return Queries(queries.vectors[places], tuple(queries.texts[i] for i in places), queries.rows[places])
+def beyond(result: dict[str, Any], max_left: int, max_lost: int) -> list[str]:
+    """The queries beyond a limit: forgotten ones that still find more than `max_left` pictures among their first
+    answers, and others that lose more than `max_lost` of those that they found before."""
+    texts = []
+    for text, entry in result["queries"].items():
+        before, *after = entry["found"]
+        if max(after) > max_left if entry["forgotten"] else before - min(after) > max_lost:
+            texts.append(text)
+    return texts
 
 
 def forgotten(edit: Edit) -> list[str]:
@@ -176,49 +211,48 @@ def forgotten(edit: Edit) -> list[str]:
     return list(dict.fromkeys(c for part in (replace(request, also=()), *request.also) for c in part.classes or ()))
 
 
-def _answers(edit: Edit, tables: Sequence[Vectors], queries: Queries, most: int) -> tuple[list[Tensor], list[Tensor]]:
-    """On each side, the first `most` rows for each query, (m, most), and whether it is among the first RECALL captions
-    of the row that it describes, (m,) bool."""
+def _answers(edit: Edit, pairs: Pairs, queries: Queries) -> tuple[list[Tensor], int]:
+    """On each side, the first FIRST rows for each query, (m, FIRST); and how many rows are broken."""
     texts = [queries.vectors] * 2
     if edit.linear and edit.bias is None:
         texts.append(F.normalize(edit.queries(queries.vectors), dim=1))
-    captions = (queries.rows >= 0).nonzero()[:, 0]
     best = [(torch.empty(len(t), 0), torch.empty(len(t), 0, dtype=torch.int64)) for t in texts]
-    own, start = [torch.zeros(len(t), dtype=torch.bool) for t in texts], 0
-    for chunk in (chunk for table in tables for chunk in table.chunks()):
-        z = torch.nan_to_num(F.normalize(chunk.float(), dim=1))
-        moved, stop = F.normalize(edit.images(z), dim=1), start + len(chunk)
-        here = captions[(queries.rows[captions] >= start) & (queries.rows[captions] < stop)]
+    start = broken = 0
+    for before, after in pairs:
+        sound = before.isfinite().all(1)
+        broken += len(before) - int(sound.sum())
+        z, moved = (F.normalize(rows[sound], dim=1) for rows in (before, after))
+        places = start + sound.nonzero()[:, 0]
         for side, (x, t) in enumerate(zip((z, moved, z), texts, strict=False)):
             scores = torch.cat([best[side][0], t @ x.T], dim=1)
-            rows = torch.cat([best[side][1], torch.arange(start, stop).expand(len(t), -1)], dim=1)
-            top = scores.topk(min(most, scores.shape[1]), dim=1)
+            rows = torch.cat([best[side][1], places.expand(len(t), -1)], dim=1)
+            top = scores.topk(min(FIRST, scores.shape[1]), dim=1)
             best[side] = top.values, rows.gather(1, top.indices)
-            theirs = (x[queries.rows[here] - start] @ t[captions].T).topk(min(RECALL, len(captions)), dim=1)
-            own[side][here] = (captions[theirs.indices] == here[:, None]).any(1)
-        start = stop
-    return [rows for _, rows in best], own
+        start += len(before)
+    return [rows for _, rows in best], broken
 
 
-def format_check(result: dict[str, Any]) -> str:
-    """What `check_index` gives, as plain text."""
+def format_check(result: dict[str, Any], hurt: Collection[str] = ()) -> str:
+    """What `check_index` gives, as plain text: the forgotten classes, and what other queries lose, the worst first.
 
-    def line(text: str, values: Sequence[float], form: str) -> str:
-        return f"{text[:78]:<80}" + "".join(f"{format(value, form):>14}" for value in values)
-
-    lines = [" " * 80 + "".join(f"{side:>14}" for side in result["sides"])]
-    for name, word in result["words"].items():
-        which = "pictures whose captions name it" if word["named"] else "answers before"
-        text = f"{name}: of {word['k']} {which}, share among the first {word['k']}"
-        lines.append(line(text, word["precision"], ".2f"))
-    kept, collateral = result["kept"], result["collateral"]
-    if kept["n"]:
-        for text, values in (("captions: own picture", kept["to_image"]), ("pictures: own caption", kept["to_text"])):
-            lines.append(line(f"{kept['n']} kept {text} among the first {RECALL}, percent", values, ".1f"))
-    if collateral["n"]:
-        text = f"{collateral['n']} other queries: another first answer, percent"
-        lines.append(line(text, collateral["percent"], ".1f"))
+    hurt: the queries that are beyond a limit, which are marked, and all printed.
+    """
+    entries = sorted(result["queries"].items(), key=lambda item: min(item[1]["found"][1:]) - item[1]["found"][0])
+    entries.sort(key=lambda item: (item[1]["forgotten"] is None, item[0] not in hurt))
+    kept, rows, more = result["kept"], [], 0
+    for text, entry in entries:
+        if entry["forgotten"]:
+            mark = "NOT FORGOTTEN: " if text in hurt else "forgotten: "
+        elif text in hurt or len(rows) < len(hurt) + SHOWN:
+            mark = "HURT: " if text in hurt else ""
+        else:
+            more += 1
+            continue
+        rows.append((mark + one_line(text, 60), *entry["found"]))
+    rows += [(f"and {more} that lose no more", *[""] * len(result["sides"]))] if more else []
     for name, still in result["still"].items():
-        lines.append(f"what still brings up pictures of {name}:" + ("" if still else " none of these queries"))
-        lines += [line(f"  {brief(text, 60)}", shares, ".2f") for text, shares in still.items()]
-    return "\n".join(lines)
+        rows += [(f"pictures of {name}, by {one_line(text, 60)}", *hits) for text, hits in still.items()]
+    if kept["n"]:
+        percents = (f"{percent:.1f}" for percent in kept["percent"])
+        rows.append((f"own picture among the first {RECALL}, percent of {kept['n']} kept captions", *percents))
+    return aligned(rows, [f"among the first {FIRST} answers", *result["sides"]])

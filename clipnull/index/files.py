@@ -4,12 +4,13 @@ A table is n rows of width d. It is read in chunks, so that memory stays flat; o
 """
 
 import contextlib
+import errno
 import json
 import re
 import shutil
 import warnings
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +21,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from ..errors import brief, import_extra, one_line, one_of, printable
+from ..stored import EDITED
 
 Side = Literal["images", "queries"]
 SIDES = ("images", "queries")
@@ -28,7 +30,7 @@ NAMES = {  # of the table in a file that holds several
     "images": ("images", "image_embedding", "image_embeddings", "img_emb", "embedding", "embeddings", "vector"),
     "queries": ("texts", "queries", "text_embedding", "text_embeddings", "text_emb", "embedding", "embeddings"),
 }
-WORDS = ("model", "pretrained", "fingerprint")
+WORDS = ("model", "fingerprint", EDITED)
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 NUMPY = {np.dtype(f"<f{size}"): dtype for size, dtype in ((8, torch.float64), (4, torch.float32), (2, torch.float16))}
 CHUNK, MAX_CHUNK_BYTES, MAX_WIDTH = 4096, 2**26, 2**20
@@ -36,13 +38,16 @@ CHUNK, MAX_CHUNK_BYTES, MAX_WIDTH = 4096, 2**26, 2**20
 LARGE = 2**30
 """Bytes of a .npz from which on a warning says that it is read whole."""
 
+Change = Callable[[Tensor], Tensor]
+"""Rows (m, d) -> the new rows, of the same shape and type."""
+
 
 @dataclass(frozen=True)
 class Vectors:
     """One table of vectors in a file.
 
     name: of the array, tensor or column; empty for .npy. shape: (n, d). dtype: of the rows as they are stored.
-    words: what the file says of its `model`, `pretrained` and `fingerprint`.
+    words: what the file says of its `model` and `fingerprint`, and what was edited. offset: where plain rows begin.
     """
 
     path: Path
@@ -50,6 +55,7 @@ class Vectors:
     shape: tuple[int, int]
     dtype: torch.dtype
     words: dict[str, str] = field(default_factory=dict)
+    offset: int = 0
 
     @property
     def step(self) -> int:
@@ -58,96 +64,17 @@ class Vectors:
 
     def chunks(self) -> Iterator[Tensor]:
         """The rows, (m, d) at a time."""
-        raise NotImplementedError
+        with reading(self.path):
+            yield from FORMATS[self.path.suffix][1](self)
 
     def rows(self) -> Tensor:
         """All rows at once, float32: for tables that fit into memory."""
         return torch.cat([chunk.float() for chunk in self.chunks()])
 
-    def write(self, out: Path, rows: Iterable[Tensor]) -> None:
-        """Make `out` a file like this one with other `rows`, given in chunks; all else in it stays."""
-        raise NotImplementedError
-
-
-@dataclass(frozen=True)
-class Plain(Vectors):
-    """Rows that stand in the file as they are, from byte `offset` on: .npy and safetensors."""
-
-    offset: int = 0
-
-    def chunks(self) -> Iterator[Tensor]:
-        n, d = self.shape
-        with reading(self.path), open(self.path, "rb") as file:
-            file.seek(self.offset)
-            for first in range(0, n, self.step):
-                count = min(self.step, n - first) * d
-                content = bytearray(file.read(count * self.dtype.itemsize))
-                yield torch.frombuffer(content, dtype=self.dtype, count=count).view(-1, d)
-
-    def write(self, out: Path, rows: Iterable[Tensor]) -> None:
-        shutil.copyfile(self.path, out)
-        with open(out, "r+b") as file:
-            file.seek(self.offset)
-            for chunk in rows:
-                file.write(chunk.contiguous().view(torch.uint8).numpy().data)
-
-
-@dataclass(frozen=True)
-class Archived(Vectors):
-    """An array of a NumPy archive, which is read and written whole."""
-
-    def chunks(self) -> Iterator[Tensor]:
-        with reading(self.path), np.load(self.path, allow_pickle=False) as archive:
-            yield from torch.from_numpy(archive[self.name]).split(self.step)
-
-    def write(self, out: Path, rows: Iterable[Tensor]) -> None:
-        with reading(self.path), np.load(self.path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-            packed = any(member.compress_type for member in archive.zip.infolist())
-        arrays[self.name] = torch.cat([*rows]).numpy()
-        with open(out, "wb") as file:
-            (np.savez_compressed if packed else np.savez)(file, **arrays)
-
-
-@dataclass(frozen=True)
-class Column(Vectors):
-    """A column of lists in a Parquet file."""
-
-    def chunks(self) -> Iterator[Tensor]:
-        with reading(self.path), _parquet_file(self.path) as file:
-            for batch in file.iter_batches(self.step, columns=[self.name]):
-                yield self._tensor(batch.column(0))
-
-    def _tensor(self, column: Any) -> Tensor:
-        lengths = import_extra("pyarrow.compute", "index").list_value_length(column)
-        if column.null_count or column.flatten().null_count or set(lengths.unique().to_pylist()) != {self.shape[1]}:
-            raise refused(self.path, f"holds rows of {self.name!r} that are empty or of another length")
-        return torch.from_numpy(np.array(column.flatten())).view(-1, self.shape[1])
-
-    def write(self, out: Path, rows: Iterable[Tensor]) -> None:
-        pa, pq, chunks = import_extra("pyarrow", "index"), import_extra("pyarrow.parquet", "index"), iter(rows)
-        with reading(self.path), _parquet_file(self.path) as file:
-            schema = file.schema_arrow
-            place, kind = schema.get_field_index(self.name), schema.field(self.name).type
-            compression = file.metadata.row_group(0).column(0).compression.replace("UNCOMPRESSED", "NONE")
-            with pq.ParquetWriter(out, schema, compression=compression) as writer:
-                for batch in file.iter_batches(self.step):
-                    values = pa.array(next(chunks).numpy().reshape(-1), kind.value_type)
-                    columns = [_lists(values, kind, self.shape[1]) if i == place else c for i, c in enumerate(batch)]
-                    writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
-
-
-def _lists(values: Any, kind: Any, width: int) -> Any:
-    pa = import_extra("pyarrow", "index")
-    if pa.types.is_fixed_size_list(kind):
-        return pa.FixedSizeListArray.from_arrays(values, type=kind)
-    large = pa.types.is_large_list(kind)
-    ends = np.arange(0, len(values) + 1, width, dtype="i8" if large else "i4")
-    return (pa.LargeListArray if large else pa.ListArray).from_arrays(ends, values, type=kind)
-
-
-def _parquet_file(path: Path) -> Any:
-    return import_extra("pyarrow.parquet", "index").ParquetFile(path, pre_buffer=False)
+    def write(self, out: Path, change: Change, mark: str) -> None:
+        """Make `out` a file like this one with its rows changed, a chunk at a time; all else stays but the mark."""
+        with reading(self.path):
+            FORMATS[self.path.suffix][2](self, out, change, mark)
 
 
 @contextlib.contextmanager
@@ -158,9 +85,9 @@ def reading(path: Path) -> Iterator[None]:
     except (ImportError, MemoryError):
         raise
     except Exception as error:  # zlib, the parsers of headers: each has errors of its own
-        if isinstance(error, ValueError) and str(error).startswith(("file:", "name:")):
-            raise
-        if isinstance(error, OSError) and error.errno:
+        if str(error).startswith(("file:", "name:")) or (
+            isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)  # as of a place before the file
+        ):
             raise
         raise refused(path, f"cannot be read ({type(error).__name__}: {one_line(error)})") from error
 
@@ -173,10 +100,10 @@ def refused(path: Path, what: str) -> ValueError:
 
 def open_tables(place: str | Path, side: Side = "images", name: str | None = None) -> list[Vectors]:
     """The tables of a file (one) or of a folder in clip-retrieval's layout (in order, of one width)."""
-    if not Path(place).is_dir():
-        return [open_vectors(place, side, name)]
     folder = Path(place)
-    files = sorted((folder / FOLDERS[side]).glob("*.npy"), key=lambda f: [int(n) for n in re.findall(r"\d+", f.stem)])
+    if not folder.is_dir():
+        return [open_vectors(place, side, name)]
+    files = sorted((folder / FOLDERS[side]).glob("*.npy"), key=by_number)
     if not files:
         raise ValueError(f"folder: {str(folder)!r} has no {FOLDERS[side]}/*.npy; expected clip-retrieval's layout")
     tables = [open_vectors(file, side) for file in files]
@@ -184,6 +111,11 @@ def open_tables(place: str | Path, side: Side = "images", name: str | None = Non
         if table.shape[1] != tables[0].shape[1]:
             raise refused(table.path, f"is {table.shape[1]} wide, and {files[0].name} {tables[0].shape[1]}")
     return tables
+
+
+def by_number(path: Path) -> tuple[list[int], str]:
+    """The order of the parts of a folder: part_2 before part_10, as clip-retrieval writes them."""
+    return [int(number) for number in re.findall(r"\d+", path.stem)], path.name
 
 
 def open_vectors(path: str | Path, side: Side = "images", name: str | None = None) -> Vectors:
@@ -194,17 +126,15 @@ def open_vectors(path: str | Path, side: Side = "images", name: str | None = Non
     a file that is cut. Raises ImportError for Parquet without the extra `index`.
     """
     path = Path(path)
-    opener = {".npy": _npy, ".npz": _npz, ".safetensors": _safetensors, ".parquet": _parquet}.get(path.suffix)
-    if opener is None or not path.is_file():
-        raise ValueError(f"file: {str(path)!r} is not there, or not .npy, .npz, .safetensors or .parquet")
-    if path.suffix == ".parquet":
-        import_extra("pyarrow.parquet", "index")
+    if path.suffix not in FORMATS or not path.is_file():
+        raise ValueError(f"file: {str(path)!r} is not there, or not {', '.join(FORMATS)}")
     with reading(path):
-        table = opener(path, side, name)
+        table = FORMATS[path.suffix][0](path, side, name)
         n, d = table.shape
         if not (n > 0 and 0 < d <= MAX_WIDTH):
             raise refused(path, f"holds {brief(n)} rows of width {brief(d)}")
-    return replace(table, words={word: text for word, text in table.words.items() if printable(text)})
+    words = {word: text for word, text in table.words.items() if word in WORDS and printable(text)}
+    return replace(table, words=words)
 
 
 def _choose(path: Path, side: Side, name: str | None, tables: list[str]) -> str:
@@ -217,11 +147,63 @@ def _choose(path: Path, side: Side, name: str | None, tables: list[str]) -> str:
     return known[0]
 
 
+# --- Rows that stand in the file as they are: .npy and safetensors
+
+
 def _npy(path: Path, side: Side, name: str | None) -> Vectors:
     array = np.lib.format.open_memmap(path, mode="r")  # which checks the header and the size
     if array.ndim != 2 or array.dtype not in NUMPY or not array.flags.c_contiguous:
         raise refused(path, f"holds {array.dtype} of shape {array.shape}, not rows (n, d) of floating numbers")
-    return Plain(path, "", array.shape, NUMPY[array.dtype], offset=array.offset)
+    return Vectors(path, "", array.shape, NUMPY[array.dtype], offset=array.offset)
+
+
+def _safetensors(path: Path, side: Side, name: str | None) -> Vectors:
+    with safe_open(path, "pt"), open(path, "rb") as file:  # which checks the header and the size
+        size = int.from_bytes(file.read(8), "little")
+        head = json.loads(file.read(size))
+    words = head.pop("__metadata__", {})
+    tables = [key for key, entry in head.items() if len(entry["shape"]) == 2 and entry["dtype"] in DTYPES]
+    entry = head[chosen := _choose(path, side, name, tables)]
+    n, d = entry["shape"]
+    return Vectors(path, chosen, (n, d), DTYPES[entry["dtype"]], words, 8 + size + entry["data_offsets"][0])
+
+
+def _read_plain(table: Vectors) -> Iterator[Tensor]:
+    n, d = table.shape
+    with open(table.path, "rb") as file:
+        file.seek(table.offset)
+        for first in range(0, n, table.step):
+            count = min(table.step, n - first) * d
+            content = bytearray(file.read(count * table.dtype.itemsize))
+            yield torch.frombuffer(content, dtype=table.dtype, count=count).view(-1, d)
+
+
+def _write_npy(table: Vectors, out: Path, change: Change, mark: str) -> None:
+    shutil.copyfile(table.path, out)
+    _write_plain(table, out, change, table.offset)
+
+
+def _write_safetensors(table: Vectors, out: Path, change: Change, mark: str) -> None:
+    with open(table.path, "rb") as old, open(out, "wb") as new:
+        size = int.from_bytes(old.read(8), "little")
+        head = json.loads(old.read(size))
+        words = {key: text for key, text in head.pop("__metadata__", {}).items() if key != EDITED}
+        words |= {EDITED: mark} if mark else {}
+        text = json.dumps(({"__metadata__": words} if words else {}) | head).encode()
+        text += b" " * (-len(text) % 8)
+        new.write(len(text).to_bytes(8, "little") + text)
+        shutil.copyfileobj(old, new)
+    _write_plain(table, out, change, table.offset - size + len(text))
+
+
+def _write_plain(table: Vectors, out: Path, change: Change, offset: int) -> None:
+    with open(out, "r+b") as file:
+        file.seek(offset)
+        for chunk in table.chunks():
+            file.write(change(chunk).contiguous().view(torch.uint8).numpy().data)
+
+
+# --- NumPy archives, which are read and written whole
 
 
 def _npz(path: Path, side: Side, name: str | None) -> Vectors:
@@ -230,13 +212,12 @@ def _npz(path: Path, side: Side, name: str | None) -> Vectors:
     with zipfile.ZipFile(path) as archive:
         arrays = {m.removesuffix(".npy"): _head(archive, m) for m in archive.namelist() if m.endswith(".npy")}
     tables = [key for key, (shape, dtype, _) in arrays.items() if len(shape) == 2 and dtype in NUMPY]
-    chosen = _choose(path, side, name, tables)
-    shape, dtype, size = arrays[chosen]
+    shape, dtype, size = arrays[chosen := _choose(path, side, name, tables)]
     if size != shape[0] * shape[1] * dtype.itemsize:
         raise refused(path, f"holds {chosen!r} of another size than its head says")
     with np.load(path, allow_pickle=False) as file:
         words = {word: str(file[word]) for word in WORDS if word in arrays and arrays[word][1].kind == "U"}
-    return Archived(path, chosen, shape, NUMPY[dtype], words)
+    return Vectors(path, chosen, shape, NUMPY[dtype], words)
 
 
 def _head(archive: zipfile.ZipFile, member: str) -> tuple[Any, np.dtype, int]:
@@ -248,17 +229,23 @@ def _head(archive: zipfile.ZipFile, member: str) -> tuple[Any, np.dtype, int]:
         return shape, dtype, archive.getinfo(member).file_size - file.tell()
 
 
-def _safetensors(path: Path, side: Side, name: str | None) -> Vectors:
-    with safe_open(path, "pt") as file:  # which checks the header and the size
-        slices, words = {key: file.get_slice(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
-        tables = [key for key, s in slices.items() if len(s.get_shape()) == 2 and s.get_dtype() in DTYPES]
-        chosen = _choose(path, side, name, tables)
-        shape, dtype = tuple(slices[chosen].get_shape()), DTYPES[slices[chosen].get_dtype()]
-    with open(path, "rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        begin = json.loads(file.read(size))[chosen]["data_offsets"][0]
-    words = {word: words[word] for word in WORDS if word in words}
-    return Plain(path, chosen, shape, dtype, words, offset=8 + size + begin)
+def _read_npz(table: Vectors) -> Iterator[Tensor]:
+    with np.load(table.path, allow_pickle=False) as archive:
+        yield from torch.from_numpy(archive[table.name]).split(table.step)
+
+
+def _write_npz(table: Vectors, out: Path, change: Change, mark: str) -> None:
+    with np.load(table.path, allow_pickle=False) as archive:
+        arrays: Any = {name: archive[name] for name in archive.files if name != EDITED} | (
+            {EDITED: mark} if mark else {}
+        )
+        packed = any(member.compress_type for member in archive.zip.infolist())
+    arrays[table.name] = torch.cat([change(chunk) for chunk in table.chunks()]).numpy()
+    with open(out, "wb") as file:
+        (np.savez_compressed if packed else np.savez)(file, **arrays)
+
+
+# --- Parquet, with a column of lists
 
 
 def _parquet(path: Path, side: Side, name: str | None) -> Vectors:
@@ -266,17 +253,52 @@ def _parquet(path: Path, side: Side, name: str | None) -> Vectors:
     kinds = {pa.float64(): torch.float64, pa.float32(): torch.float32, pa.float16(): torch.float16}
     with _parquet_file(path) as file:
         schema, n = file.schema_arrow, file.metadata.num_rows
-        lists = {f.name: kinds[f.type.value_type] for f in schema if _is_list(f.type) and f.type.value_type in kinds}
-        chosen = _choose(path, side, name, [name for name in lists if schema.names.count(name) == 1])
+        types = {f.name: getattr(f.type, "value_type", None) for f in schema if "list" in str(f.type)}
+        chosen = _choose(
+            path, side, name, [key for key in types if types[key] in kinds and schema.names.count(key) == 1]
+        )
         first: Any = next(file.iter_batches(1, columns=[chosen]), [[]])[0]
         width = len(first[0]) if len(first) and first[0].is_valid else 0
-    texts = {
-        key.decode(errors="replace"): text.decode(errors="replace") for key, text in (schema.metadata or {}).items()
-    }
-    words = {word: texts[word] for word in WORDS if word in texts}
-    return Column(path, chosen, (n, width), lists[chosen], words)
+    texts = {key.decode(errors="replace"): v.decode(errors="replace") for key, v in (schema.metadata or {}).items()}
+    return Vectors(path, chosen, (n, width), kinds[types[chosen]], texts)
 
 
-def _is_list(kind: Any) -> bool:
-    types = import_extra("pyarrow", "index").types
-    return types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+def _parquet_file(path: Path) -> Any:
+    return import_extra("pyarrow.parquet", "index").ParquetFile(path, pre_buffer=False)
+
+
+def _read_parquet(table: Vectors) -> Iterator[Tensor]:
+    with _parquet_file(table.path) as file:
+        for batch in file.iter_batches(table.step, columns=[table.name]):
+            yield _tensor(table, batch.column(0))
+
+
+def _tensor(table: Vectors, column: Any) -> Tensor:
+    lengths = import_extra("pyarrow.compute", "index").list_value_length(column)
+    if column.null_count or column.flatten().null_count or set(lengths.unique().to_pylist()) != {table.shape[1]}:
+        raise refused(table.path, f"holds rows of {table.name!r} that are empty or of another length")
+    return torch.from_numpy(np.array(column.flatten())).view(-1, table.shape[1])
+
+
+def _write_parquet(table: Vectors, out: Path, change: Change, mark: str) -> None:
+    pa, pq = import_extra("pyarrow", "index"), import_extra("pyarrow.parquet", "index")
+    with _parquet_file(table.path) as file:
+        words = {key: text for key, text in (file.schema_arrow.metadata or {}).items() if key != EDITED.encode()}
+        schema = file.schema_arrow.with_metadata(words | ({EDITED: mark} if mark else {}))
+        place, kind = schema.get_field_index(table.name), schema.field(table.name).type
+        compression = file.metadata.row_group(0).column(0).compression.replace("UNCOMPRESSED", "NONE")
+        with pq.ParquetWriter(out, schema, compression=compression) as writer:
+            for batch in file.iter_batches(table.step):
+                columns = batch.columns
+                values = pa.array(change(_tensor(table, columns[place])).numpy().reshape(-1), kind.value_type)
+                columns[place] = pa.FixedSizeListArray.from_arrays(values, table.shape[1]).cast(kind)
+                writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
+
+
+FORMATS: dict[str, tuple[Callable[..., Vectors], Callable[..., Iterator[Tensor]], Callable[..., None]]] = {
+    ".npy": (_npy, _read_plain, _write_npy),
+    ".npz": (_npz, _read_npz, _write_npz),
+    ".safetensors": (_safetensors, _read_plain, _write_safetensors),
+    ".parquet": (_parquet, _read_parquet, _write_parquet),
+}
+"""What opens a file of each kind, reads its rows in chunks, and writes one like it."""

@@ -10,8 +10,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,58 +18,38 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ..errors import brief
 from ..files import alone, write_text
-from .files import Vectors
+from .files import SIDES, Side, Vectors
 
 FORMAT, RECORD = "clipnull-applied", "clipnull.json"
-UNIT = 1e-3
-"""How far from 1 the length of a unit row may be."""
+ENTRY = {
+    "patch": str, "method": str, "model": str, "fingerprint": str, "side": str, "array": str, "normalize": bool,
+    "source": str, "content": str,
+}  # fmt: skip
+"""What stands in a record for each edit, among others: the patch and the source by name and by content."""
 BLOCK = 1024
 """Rows that are changed at a time, few enough for the processor's cache."""
 
-Change = Callable[[Tensor, Tensor], Tensor]
-"""Rows (n, d), which it may overwrite, and their lengths (n,) -> the new rows."""
-
-
-@dataclass
-class Lengths:
-    """How many rows there were, how many not of unit length or broken (NaN, infinity), and the extreme lengths."""
-
-    rows: int = 0
-    other: int = 0
-    broken: int = 0
-    least: float = float("inf")
-    most: float = 0.0
-
-    def add(self, length: Tensor) -> None:
-        """length: (n,), of rows before the edit."""
-        finite = length[length.isfinite()]
-        self.rows += len(length)
-        self.broken += len(length) - len(finite)
-        self.other += int(((finite - 1).abs() > UNIT).sum())
-        self.least = min([self.least, *finite.aminmax().min[None].tolist()] if len(finite) else [self.least])
-        self.most = max([self.most, *finite.aminmax().max[None].tolist()] if len(finite) else [self.most])
-
-    def __str__(self) -> str:
-        text = f"{self.rows:,} rows"
-        if self.other:
-            text += (
-                f", {self.other:,} not of unit length ({self.least:.3g} to {self.most:.3g}): edited in proportion to it"
-            )
-        return text + (f", {self.broken:,} with NaN or infinity, left so" if self.broken else "")
+Edits = list[dict[str, Any]]
+"""The entries of a record, one for each edit, in their order."""
+RowChange = Callable[[Tensor, Tensor], Tensor]
+"""Rows (m, d), which it may overwrite, and their lengths (m,) -> the new rows."""
 
 
 def rewrite(
     tables: list[Vectors],
     source: Path,
     out: Path,
-    change: Change | None,
-    record: dict[str, Any],
+    change: RowChange,
+    edits: Edits,
+    stale: Collection[Path] = (),
     progress: bool = False,
-) -> Lengths:
-    """Write a copy of `source`, a file or folder, with the rows of its `tables` changed; returns how long they were.
+) -> Tensor:
+    """Write a copy of `source`, a file or folder, with the rows of its `tables` changed; returns their old lengths.
 
-    change: None for a mere copy. record: what stands beside the copy; none without `edits`.
+    No tables make a mere copy. edits: what the record beside the copy says; none is written without them. stale: files
+    of a folder that are left out.
 
     Raises ValueError if `out` is there, has another ending or no place, and if the source changes meanwhile.
     """
@@ -78,85 +57,51 @@ def rewrite(
         raise ValueError(f"out: {str(out)!r} ends in {out.suffix!r}; expected {source.suffix!r}, as its source does")
     if not out.parent.is_dir() or source.resolve() in out.resolve().parents:
         raise ValueError(f"out: {str(out)!r} has no place; expected a folder that is there, outside of the source")
-    lengths, bar = (
-        Lengths(),
-        tqdm(total=sum(table.shape[0] for table in tables), unit="row", disable=not progress, delay=3),
-    )
+    edited, lengths = {table.path: table for table in tables}, [torch.empty(0)]
+    mark = " ".join([f"{edits[0]['side']}:", *(entry["patch"] for entry in edits)]) if edits else ""
+    bar = tqdm(total=sum(table.shape[0] for table in tables), unit="row", disable=not progress, delay=3)
+
+    def change_chunk(chunk: Tensor) -> Tensor:
+        rows, length = _changed(chunk, change)
+        lengths.append(length)
+        bar.update(len(chunk))
+        return rows
+
+    def write(file: Path, target: Path) -> None:
+        edited[file].write(target, change_chunk, mark) if file in edited else shutil.copyfile(file, target)
+
     with bar, alone(out):
         if out.exists():
             raise ValueError(f"out: {str(out)!r} is there already; expected a new name")
         before = stamp(source)
-
-        def fill(table: Vectors, target: Path) -> None:
-            if change is None:
-                shutil.copyfile(table.path, target)
-            else:
-                table.write(target, _changed(table, change, lengths, bar))
-
-        if source.is_dir():
-            job = json.dumps([str(source.resolve()), before, record], sort_keys=True)
-            whole = out.with_name(f".{out.name}.{hashlib.sha256(job.encode()).hexdigest()[:16]}.partial")
-            try:
-                _fill_folder(tables, source, whole, fill)
+        if not source.is_dir():
+            with _new(out, source, out) as temporary:
+                write(source, temporary)
                 _validate_rest(source, before)
-                if record.get("edits"):
-                    write_text(whole / RECORD, _text_of(record))
-                os.rename(whole, out)
-            except (OSError, ValueError):
-                shutil.rmtree(whole, ignore_errors=True)
-                raise
-        else:
-            with _new(out, source) as temporary:
-                fill(tables[0], temporary)
-                _validate_rest(source, before)
-                if record.get("edits"):
-                    write_text(record_of(out), _text_of(record))
-    return lengths
-
-
-def _fill_folder(tables: list[Vectors], source: Path, whole: Path, fill: Callable[[Vectors, Path], None]) -> None:
-    """Fill the folder `whole`, which an earlier call may have begun: the tables edited, all other files copied."""
-    edited = {table.path: table for table in tables}
-    for file in (f for f in files_in(source) if f != record_of(source)):
-        target = whole / file.relative_to(source)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if not target.exists():
-            with _new(target, file) as temporary:
-                fill(edited[file], temporary) if file in edited else shutil.copyfile(file, temporary)
-    for stale in whole.rglob(".*.partial"):  # of a call that was killed
-        stale.unlink()
-
-
-@contextlib.contextmanager
-def _new(path: Path, like: Path) -> Iterator[Path]:
-    """A temporary path: if all goes well, synced, given the mode of `like` and renamed to `path`; else deleted."""
-    temporary = path.with_name(f".{uuid.uuid4().hex}.partial")
-    try:
-        yield temporary
-        shutil.copymode(like, temporary)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise OSError(
-            f"out: {str(path)!r} cannot be written ({error.strerror or error}); nothing is left there"
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _changed(table: Vectors, change: Change, lengths: Lengths, bar: Any) -> Iterator[Tensor]:
-    """The rows of `table` after the change; broken ones stay."""
-    for chunk in table.chunks():
-        parts = []
-        for block in chunk.split(BLOCK):
-            length = torch.linalg.vector_norm(block.double() if block.dtype == torch.float64 else block.float(), dim=1)
-            lengths.add(length)
-            old = None if length.isfinite().all() else block.clone()
-            new = change(block, length).to(block.dtype)
-            parts.append(new if old is None else torch.where(length.isfinite()[:, None], new, old))
-        bar.update(len(chunk))
-        yield torch.cat(parts)
+                write_record(record_of(out), temporary, edits)
+            return torch.cat(lengths)
+        job = hashlib.sha256(
+            json.dumps([str(source.resolve()), before, edits, [*map(str, edited)]]).encode()
+        ).hexdigest()[:16]
+        whole = out.with_name(f".{out.name}.{job}.partial")  # which an earlier call may have begun
+        for file in (f for f in files_in(source) if f != record_of(source) and f not in stale):
+            target = whole / file.relative_to(source)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if not target.exists():
+                with _new(target, file, out / file.relative_to(source)) as temporary:
+                    write(file, temporary)
+        for begun in whole.rglob(".*.partial"):  # by a call that was killed
+            begun.unlink()
+        try:
+            _validate_rest(source, before)
+        except ValueError:
+            shutil.rmtree(whole)
+            raise
+        write_record(record_of(whole), whole, edits)
+        for folder in [*(place for place in whole.rglob("*") if place.is_dir()), whole]:
+            shutil.copymode(source / folder.relative_to(whole), folder)
+        os.rename(whole, out)
+    return torch.cat(lengths)
 
 
 def _validate_rest(source: Path, before: list) -> None:
@@ -164,8 +109,37 @@ def _validate_rest(source: Path, before: list) -> None:
         raise ValueError(f"source: {str(source)!r} was written to meanwhile; expected a file at rest")
 
 
-def _text_of(record: dict[str, Any]) -> str:
-    return json.dumps({"format": FORMAT, **record}, indent=1) + "\n"
+@contextlib.contextmanager
+def _new(path: Path, like: Path, shown: Path) -> Iterator[Path]:
+    """A temporary path: if all goes well, synced, given the mode of `like` and renamed to `path`; else deleted.
+
+    shown: what an error says in place of `path`.
+    """
+    temporary = path.with_name(f".{uuid.uuid4().hex}.partial")
+    try:
+        temporary.touch(0o600)  # until it is whole nobody else reads it
+        yield temporary
+        shutil.copymode(like, temporary)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise OSError(f"out: {str(shown)!r} cannot be written ({error.strerror or error})") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _changed(chunk: Tensor, change: RowChange) -> tuple[Tensor, Tensor]:
+    """The rows after the change, in the place of the old ones, and their lengths before; broken ones stay."""
+    lengths = []
+    for block in chunk.split(BLOCK):
+        length = torch.linalg.vector_norm(block.double() if block.dtype == torch.float64 else block.float(), dim=1)
+        broken = ~length.isfinite()
+        old = block[broken]
+        block.copy_(change(block, length))
+        block[broken] = old
+        lengths.append(length)
+    return chunk, torch.cat(lengths)
 
 
 def record_of(path: Path) -> Path:
@@ -178,7 +152,61 @@ def files_in(folder: Path) -> list[Path]:
     return sorted(Path(place, name) for place, _, names in os.walk(folder, followlinks=True) for name in names)
 
 
+def stale_in(folder: Path, side: Side) -> list[Path]:
+    """The search indices in a folder that were built of the vectors of `side`, such as image.index."""
+    other = "text" if side == "images" else "image"
+    stale = []
+    for file in files_in(folder):
+        built = [part for part in file.relative_to(folder).parts if part.endswith((".index", ".faiss"))]
+        stale += [file] if built and not built[0].startswith(other) else []
+    return stale
+
+
 def stamp(path: Path) -> list:
     """Size and time of a file, or of all files of a folder, behind links too: by which it is known again."""
     files = files_in(path) if path.is_dir() else [path] if path.is_file() else []
     return [[f.relative_to(path).as_posix(), f.stat().st_size, f.stat().st_mtime_ns] for f in files]
+
+
+def content_of(path: Path) -> str:
+    """What names a file or folder by its content: SHA-256 over its files and their names, but for its record."""
+    digest = hashlib.sha256()
+    files = [file for file in files_in(path) if file != record_of(path)] if path.is_dir() else [path]
+    for file in files:
+        with open(file, "rb") as content:
+            digest.update(f"{file.relative_to(path).as_posix()} ".encode(errors="surrogateescape"))
+            digest.update(hashlib.file_digest(content, "sha256").digest())
+    return digest.hexdigest()
+
+
+def write_record(place: Path, whole: Path, edits: Edits) -> None:
+    """Write at `place` what was done to the file or folder `whole`, tied to its content; nothing without edits."""
+    if edits:
+        record = {"format": FORMAT, "content": content_of(whole), "edits": edits}
+        write_text(place, json.dumps(record, indent=1) + "\n")
+
+
+def read_record(path: Path) -> Edits:
+    """The edits on record of a file or folder that `apply_edit` wrote; none without a record beside it.
+
+    Raises ValueError for a record of another form, or of another content than what stands beside it.
+    """
+    place = record_of(path)
+    if not place.is_file():
+        return []
+    try:
+        record = json.loads(place.read_text(encoding="utf-8"))
+        content, edits = record["content"], record["edits"]
+        for entry in edits:
+            if any(type(entry[key]) is not kind for key, kind in ENTRY.items()) or entry["side"] not in SIDES:
+                raise ValueError("of another form")
+        if record["format"] != FORMAT or not isinstance(edits, list):
+            raise ValueError("of another format")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"record: {str(place)!r} cannot be read ({brief(error)}); expected it as written") from error
+    if content != content_of(path):
+        raise ValueError(
+            f"index: {str(path)!r} has changed since its record {place.name} was written; expected it as it was "
+            "edited, or, if it was built anew of unedited vectors, no record beside it"
+        )
+    return edits

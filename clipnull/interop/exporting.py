@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from ..datasets.loading import load_images
 from ..edit import Edit
 from ..embedding import embed
-from ..errors import import_extra, one_of
-from ..files import written
+from ..errors import expect_types, import_extra, one_of
+from ..files import write_text, written
 from ..images import Images
 from ..layers import rebuild, takes_bias
 from ..models import Clip, open_clip, quiet, source_of, state, uses_quick_gelu
@@ -31,22 +31,15 @@ ONNX_TOLERANCE, ONNX_BYTES = 1e-5, 2**31 - 2**20
 """How far a number of a unit embedding may be off in onnxruntime; what one file of ONNX, a protobuf, can hold."""
 
 
-# --- Into weights
-
-
 def fuse(clip: Clip, folder: str | Path, pictures: Images | None = None, side: str = "image") -> Path:
     """Write the edited `clip` as a checkpoint that stock open_clip or transformers loads; returns `folder`.
 
-    Load a model of open_clip with `open_clip.create_model_and_transforms("local-dir:<folder>")` and
-    `open_clip.get_tokenizer("local-dir:<folder>")`, a model of transformers (`wrap`) with `from_pretrained(folder)`.
-
-    It takes linear edits, and after them one of form "layer" at most (`neuron`), if the tower comes from timm with a
-    linear head or none. transformers has a place for linear edits without a bias, and none in SigLIP's image tower.
-    Each file in `folder` appears whole or not at all; for transformers `folder` must be new or empty.
-
-    A hidden layer learns from any `pictures` how long embeddings are (`length_of`), since weights cannot compute the
-    |z| in its threshold; by default from the training pictures of miniworld. The `side` "text" writes linear edits
-    without a bias into the text projection, for an index of pictures that must not change: see `on_texts`.
+    open_clip loads it as "local-dir:<folder>" (model and tokenizer), transformers with `from_pretrained(folder)`, which
+    needs a new or empty `folder`. It takes linear edits, and after them one of form "layer" at most (`neuron`), if the
+    tower comes from timm with a linear head or none. transformers has a place for linear edits without a bias, and none
+    in SigLIP's image tower. The `side` "text" writes linear edits without a bias into the text projection, for an index
+    of pictures that must not change: see `on_texts`. A hidden layer learns from any `pictures` how long embeddings are
+    (`length_of`), by default from the training pictures of miniworld.
 
     Raises ValueError for edits that no weights can hold: gated ones, a hidden layer or a bias without a place.
 
@@ -58,6 +51,7 @@ def fuse(clip: Clip, folder: str | Path, pictures: Images | None = None, side: s
     ...     sorted(file.name for file in cn.fuse(edit.apply(clip), folder).iterdir())
     ['open_clip_config.json', 'open_clip_model.safetensors']
     """
+    expect_types(clip=clip)
     clip.validate_encoder()
     clip, folder = on_texts(clip) if one_of("side", side, ["image", "text"]) == "text" else clip, Path(folder)
     if isinstance(clip.model, Adapter):
@@ -76,8 +70,7 @@ def fuse(clip: Clip, folder: str | Path, pictures: Images | None = None, side: s
             clip.tokenizer.save_pretrained(temporary)
         weights = {name: value.cpu().contiguous().clone() for name, value in weights.items()}  # none may share memory
         save_file(weights, Path(temporary, "open_clip_model.safetensors"), {"format": "pt"})
-        text = json.dumps(config, indent=2) + "\n"
-        Path(temporary, "open_clip_config.json").write_text(text, encoding="utf-8", newline="\n")
+        write_text(Path(temporary, "open_clip_config.json"), json.dumps(config, indent=2) + "\n")
         for file in sorted(path for path in Path(temporary).iterdir() if path.is_file()):
             with written(folder / file.name) as partial:
                 file.replace(partial)
@@ -139,10 +132,9 @@ def length_of(clip: Clip, pictures: Images) -> tuple[Tensor, Tensor]:
 def mlp_head(projection: Projection, edit: Edit, m: Tensor, c: Tensor) -> dict[str, Tensor]:
     """The weights of timm's MLP (2d hidden units, gelu) that does what the projection and the hidden layer `edit` do.
 
-    With z = f W + b: x = gelu(x) - gelu(-x), so that two units carry one direction of z unchanged. Each pair of units
-    of the edit takes the place of a direction in which z varies least, the smallest singular values of W. A unit of the
-    edit is gelu(s y) / s, close to relu(y), with y = z v_c - o_c (z m + c) and s = SHARPNESS / o_c c.
-    The edit has at most d/4 units.
+    With z = f W + b: x = gelu(x) - gelu(-x), so that two units carry one direction of z unchanged. A pair of units of
+    the edit (d/4 at most) takes the place of a direction in which z varies least. A unit of it is gelu(s y) / s,
+    close to relu(y), with y = z v_c - o_c (z m + c) and s = SHARPNESS / o_c c.
     """
     d, r = edit.left.shape
     stored, threshold = projection.weight, edit.threshold
@@ -170,15 +162,11 @@ def on_texts(clip: Clip) -> Clip:
     """`clip` with its edits in the text tower in place of the image tower, as a model of its own, without `edits`.
 
     The text projection W_t becomes W_t P^T, and a bias b_t becomes b_t P^T, as `Edit.queries` does to an embedding.
-    Inner products are those of the edited image tower. Cosines, which stock code of both libraries takes, are not:
-    with |z| = |t| = 1, that of the edited text is |z P| / |t P^T| times that of the edited picture.
-
-    - One text, many pictures (search): |t P^T| is the same for all, and |z P| is .97 to 1.02 in the case below. The
-      order of pictures hardly changes.
-    - One picture, many texts (zero-shot): normalizing scales what remains of a forgotten text up to length one, and
-      the text wins again. On OpenAI's ViT-B/32 and 16 classes, mean over all global requests, `nullspace` forgets .49
-      this way in place of 1.00, `ridge` .40 of .98, `oblique` .82 of 1.00. Divide texts by their former length, or by
-      none, to get 1.00, .98 and 1.00 again.
+    Inner products are those of the edited image tower. Cosines are not: with |z| = |t| = 1, that of the edited text is
+    |z P| / |t P^T| times that of the edited picture. For one text and many pictures (search) that hardly matters, since
+    |z P| is about 1. For one picture and many texts (zero-shot) it scales what remains of a forgotten text up, and the
+    text wins again: on OpenAI's ViT-B/32 `nullspace` forgets .49 this way in place of 1.00, `ridge` .40 of .98,
+    `oblique` .82 of 1.00, unless texts are divided by their former length.
 
     Raises ValueError for edits that texts cannot carry (`Edit.queries`), and for a text tower without a projection.
     """
@@ -215,10 +203,9 @@ class Embedder(nn.Module):
 def export(clip: Clip, path: str | Path) -> Path:
     """Write the image side of `clip`, with edits of any kind, as a program that runs without clipnull; returns `path`.
 
-    It takes preprocessed pictures (n, 3, s, s) float32, any n, and gives unit embeddings (n, d) float32. The unedited
-    model embeds the texts. A `path` that ends in .onnx gets an ONNX model with the input "pixels" and the output
-    "embeddings", after onnxruntime gave the same numbers with it, to ONNX_TOLERANCE. Any other, by custom .pt2, gets
-    what `torch.export.load(path).module()` reads, on the device of `clip`. It appears whole or not at all.
+    It takes preprocessed pictures (n, 3, s, s) float32, any n, and gives unit embeddings (n, d) float32. A `path` that
+    ends in .onnx gets an ONNX model with the input "pixels" and the output "embeddings", after onnxruntime gave the
+    same numbers with it, to ONNX_TOLERANCE. Any other gets what `torch.export.load(path).module()` reads.
 
     Raises ValueError for a file of embeddings, and for ONNX if weights are not float32 or take 2 GB, more than one
     file holds; ImportError for ONNX without the extra "onnx".
@@ -230,6 +217,7 @@ def export(clip: Clip, path: str | Path) -> Path:
     ...     program(torch.zeros(3, 3, clip.image_size, clip.image_size)).shape
     torch.Size([3, 256])
     """
+    expect_types(clip=clip)
     clip.validate_encoder()
     pixels = torch.zeros(2, 3, clip.image_size, clip.image_size, device=clip.device)
     embedder, shapes = Embedder(clip).eval(), ({0: torch.export.Dim("n")},)

@@ -6,8 +6,7 @@ how its pictures are preprocessed. The rest of clipnull does not see the differe
 
 import copy
 import os
-import shutil
-import uuid
+import tempfile
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,12 +101,10 @@ def wrap(model: Any, processor: Any, name: str | None = None) -> Clip:
     `model`, a CLIPModel or SiglipModel, stays unchanged on its device and shares its weights with the result. Its
     `processor`, anything with an `image_processor` and a `tokenizer`, prepares the pictures. `name` is by default
     where transformers loaded the model from. A patch made here fits the same weights in open_clip, and the other way
-    round, if both have one precision. Transformers 5 resizes pictures on tensors, so they differ from open_clip's by
-    rounding.
+    round, if both have one precision.
 
-    Raises ValueError for a model of another kind, and for a processor with another size of pictures, a larger
-    vocabulary, another end of text, or steps that open_clip's `preprocess_cfg` cannot express; ImportError without the
-    extra "hf".
+    Raises ValueError for a model of another kind, and for a processor that does not fit it or does what open_clip's
+    `preprocess_cfg` cannot express; ImportError without the extra "hf".
 
     >>> import clipnull as cn
     >>> cn.wrap("openai/clip-vit-base-patch32", None)
@@ -212,13 +209,11 @@ def save(clip: Clip, folder: Path) -> Path:
     if folder.is_symlink() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
         raise ValueError(f"folder: {str(folder)!r} exists and is not empty; expected a new one")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{uuid.uuid4().hex}.partial")
-    try:
-        adapter.inner.save_pretrained(temporary)
-        preprocess.processor.save_pretrained(temporary)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".") as temporary:
+        whole = Path(temporary, "whole")
+        adapter.inner.save_pretrained(whole)
+        preprocess.processor.save_pretrained(whole)
         if folder.exists():
             folder.rmdir()  # on Windows, a folder cannot take the place of another
-        os.replace(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        os.replace(whole, folder)
     return folder

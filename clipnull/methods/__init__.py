@@ -6,14 +6,16 @@ enters the table below with one entry; one of another package enters with an ent
 """
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections import UserDict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
+from typing import Any
 
 from torch import Tensor
 
 from ..edit import Edit
-from ..errors import one_of
+from ..errors import expect_types, one_of
 from . import gated, neuron, nullspace, oblique, residual, ridge
 from .cells import Cells
 
@@ -42,7 +44,7 @@ class Method:
         return {p.name: p.default for p in parameters if p.default is not p.empty}
 
 
-class Methods(Mapping[str, Method]):
+class Methods(UserDict[str, Any]):
     """The table of methods by name: those of clipnull, then those of other packages, which are imported when used.
 
     >>> import clipnull as cn
@@ -53,26 +55,19 @@ class Methods(Mapping[str, Method]):
     """
 
     def __init__(self, methods: Mapping[str, Method], others: Mapping[str, EntryPoint]):
-        self._table: dict[str, Method | EntryPoint] = {**others, **methods}
-        self._names = [*methods, *(name for name in others if name not in methods)]
-
-    def __getitem__(self, name: str) -> Method:
-        method = self._table[name]
-        if isinstance(method, EntryPoint):
-            try:
-                return Method(method.load(), f"of {method.value}")
-            except Exception as error:
-                raise ImportError(f"method: {name!r} of {method!r} cannot be loaded: {error}") from error
-        return method
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
+        super().__init__({**methods, **{name: point for name, point in others.items() if name not in methods}})
 
     def __repr__(self) -> str:
         return f"Methods({', '.join(self)})"
+
+    def __getitem__(self, key: str) -> Method:
+        method = self.data[key]
+        if not isinstance(method, EntryPoint):
+            return method
+        try:
+            return Method(method.load(), f"of {method.value}")
+        except Exception as error:
+            raise ImportError(f"method: {key!r} of {method!r} cannot be loaded: {error}") from error
 
 
 SHARE, FORCE = (0.5, 0.75, 1.0), (1.0, 1.5, 2.5)
@@ -110,6 +105,7 @@ def solve(cells: Cells, mask: Tensor, method: str = "nullspace", **settings: flo
     >>> edit.rank, edit.settings["energy"]
     (2, 1.0)
     """
+    expect_types(cells=cells)
     chosen = METHODS[one_of("method", method, METHODS)]
     cells.validate(mask)
     defaults = chosen.defaults

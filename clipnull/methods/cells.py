@@ -25,11 +25,8 @@ class Cells:
     """The embeddings of all C x K cells of a vocabulary: all that an edit is made of. Copied, and cast to float64.
 
     texts: T, (C, K, d), unit rows. prototypes: V, the same, or None. domains: (K, d), what names each domain; by
-    default the mean text of each. common: (w, d), texts of common words that are to stay as they are
-    (`prompts.common_words`). mean: (d,), the mean embedding of pictures, not normalised; by default that of the
-    prototypes.
-
-    Raises ValueError for shapes that do not fit together, and for values that are not finite.
+    default the mean text of each. common: (w, d), texts of words that are to stay (`prompts.common_words`). mean: (d,),
+    the mean embedding of pictures, not normalised; by default that of the prototypes.
     """
 
     texts: Tensor
@@ -41,21 +38,23 @@ class Cells:
     def __post_init__(self) -> None:
         if self.texts.ndim != 3:
             raise ValueError(f"texts: shape {tuple(self.texts.shape)} is not valid; expected (C, K, d)")
-        domains = self.texts.mean(0) if self.domains is None else self.domains
-        words = len(self.common) if self.common is not None and self.common.ndim else 0
-        for name, value, shape in (
-            ("texts", self.texts, self.texts.shape),
-            ("domains", domains, self.texts.shape[1:]),
-            ("prototypes", self.prototypes, self.texts.shape),
-            ("common", self.common, (words, self.texts.shape[2])),
-            ("mean", self.mean, self.texts.shape[2:]),
-        ):
+        (c, k, d), words = self.texts.shape, 0 if self.common is None else len(self.common)
+        shapes = {"texts": (c, k, d), "prototypes": (c, k, d), "domains": (k, d), "common": (words, d), "mean": (d,)}
+        for name, shape in shapes.items():
+            value = self.texts.mean(0) if name == "domains" and self.domains is None else getattr(self, name)
             if value is not None and (value.shape != shape or not torch.isfinite(value).all()):
                 raise ValueError(
-                    f"{name}: shape {tuple(value.shape)} or its values are not valid; expected {tuple(shape)}, finite"
+                    f"{name}: shape {tuple(value.shape)} or its values are not valid; expected {shape}, finite"
                 )
-            object.__setattr__(self, name, None if value is None else value.to(torch.float64, copy=True))
-        object.__setattr__(self, "domains", F.normalize(domains.double(), dim=-1))
+            if value is not None:
+                value = F.normalize(value.double(), dim=-1) if name == "domains" else value.to(torch.float64, copy=True)
+            object.__setattr__(self, name, value)
+
+    def __repr__(self) -> str:
+        c, k, d = self.texts.shape
+        return (
+            f"Cells({c} classes, {k} domains, {d} wide, {'texts alone' if self.prototypes is None else 'prototypes'})"
+        )
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -88,9 +87,8 @@ class Cells:
     def duals(self) -> Tensor:
         """U, which changes the margin of one class and hardly anything else, (C, d): u_c (w_c - mean w) = 1.
 
-        u_c ~ (X^T X + 0.05 I)^-1 (w_c - mean w), where X holds the margins and, weighed as DUAL_WORDS names however
-        many they are, the common words minus their mean. So u_c is short on all other classes and words. Scaled to 1,
-        it lowers its class by the same amount whatever the number of names; the small ridge bounds its length.
+        u_c ~ (X^T X + 0.05 I)^-1 (w_c - mean w), where X holds the margins and, weighed as DUAL_WORDS names, the common
+        words minus their mean: u_c is short on all other classes and words.
         """
         u = self._clear(DUAL_WORDS, DUAL_RIDGE, 1.0)
         return u / (u * self.margins).sum(1, keepdim=True).clamp(min=1e-9)
@@ -100,8 +98,7 @@ class Cells:
         """Margins read clear of other classes and of common words, (C, d): r_c ~ (X^T X + 0.2 I)^-1 (w_c - mean w).
 
         X as in `duals`, but words and names weigh as CLEAR_WORDS and at most CLEAR_NAMES: the more of them, the less of
-        w_c would be left. Scaled to read of w_c what w_c - mean w does. A picture shows more than one thing, and the
-        text of one class has something of others: less of that is read along.
+        w_c would be left. Scaled to read of w_c what w_c - mean w does.
         """
         w, margins = self.classifier, self.margins
         r = self._clear(CLEAR_WORDS, CLEAR_RIDGE, min(1.0, CLEAR_NAMES / len(w)))
@@ -121,9 +118,8 @@ class Cells:
     def growth(self) -> float:
         """How much farther a class has to go down where there are more names than dimensions: max(1, sqrt(C / d)).
 
-        Up to d names, u_c can leave the margins of all others alone. Beyond, it cannot: names nearby go down along with
-        class c (on OpenAI's ViT-B/32, d = 512, the nearest of 1,171 names by .34 of it, that of 16 by .00), and if one
-        of these is to be named in its place, c has to go farther.
+        Beyond d names, u_c lowers names nearby along with class c (on OpenAI's ViT-B/32, d = 512, the nearest of 1,171
+        names by .34 of it): for one of these to be named in its place, c has to go farther.
         """
         c, d = self.classifier.shape
         return max(1.0, math.sqrt(c / d))
@@ -162,10 +158,9 @@ class Cells:
     def domain_origin(self) -> Tensor:
         """What is taken for the middle between domains, (d,): zero, or the mean picture where zero cannot be it.
 
-        Names of domains that fit their pictures put zero between them: the mean of many pictures reads about 0 on each
-        (measured: up to .35 on miniclip, .15 to .35 on OpenAI's ViT-B/32). Where it leans by more than MAX_LEAN to one,
-        all pictures would be taken for that domain, so detectors count from the mean picture. Elsewhere that would do
-        harm: a mean is seldom balanced between domains.
+        The mean of many pictures reads about 0 on each domain (measured: up to .35). Where it leans by more than
+        MAX_LEAN to one, all pictures would be taken for that domain, so detectors count from the mean picture.
+        Elsewhere that would do harm: a mean is seldom balanced between domains.
         """
         if self.domain_lean <= MAX_LEAN:
             return torch.zeros_like(self.classifier[0])
@@ -189,22 +184,21 @@ class Cells:
     def rows(self, mask: Tensor, center: bool = False) -> Tensor:
         """The embeddings of the cells in `mask` (C, K) bool, texts before prototypes: (n, d).
 
-        With `center`, the mean over all cells of the same kind (text or prototype) is subtracted, so that a row holds
-        what sets its cell apart and not what all prompts or pictures have in common. An edit that takes away such rows
-        makes the forgotten cells look like the mean cell; one that takes away raw rows brings their scores to zero,
-        which need not be low.
+        With `center`, the mean over all cells of the same kind (text or prototype) is subtracted. An edit that takes
+        away such rows makes the forgotten cells look like the mean cell; one that takes away raw rows brings their
+        scores to zero, which need not be low.
         """
         if center:
             return torch.cat([x[mask] - mean for x, mean in zip(self.kinds, self._means, strict=True)])
         return torch.cat([x[mask] for x in self.kinds])
 
     @cached_property
-    def _means(self) -> tuple[Tensor, ...]:
-        return tuple(x.mean(0) for x in self._domain_means)
+    def _means(self) -> list[Tensor]:
+        return [x.mean(0) for x in self._domain_means]
 
     @cached_property
-    def _domain_means(self) -> tuple[Tensor, ...]:
-        return tuple(x.mean(0) for x in self.kinds)
+    def _domain_means(self) -> list[Tensor]:
+        return [x.mean(0) for x in self.kinds]
 
     def moment(self, mask: Tensor) -> Tensor:
         """X^T X / n over the n rows of the cells in `mask`: (d, d); zero if there are none."""

@@ -19,13 +19,13 @@ embedding is independent of the picture.
 What it costs is what the gate mistakes: sibling cells lose the share of their pictures classified as the wrong domain.
 """
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..edit import Edit
 from ..errors import within
 from ..layers import Gate
+from ..subspace import gram, leading
 from .cells import Cells
 
 MAX_DIRECTIONS = 64
@@ -71,8 +71,6 @@ def spread(margins: Tensor) -> Tensor:
     Exact where r is not cut to MAX_DIRECTIONS; else the directions kept are stretched to the variance of all.
     """
     c, d = margins.shape
-    values, vectors = torch.linalg.eigh(margins @ margins.T if c <= d else margins.T @ margins)
-    values, vectors = values.flip(0).clamp(min=0), vectors.flip(1)
-    r = min(MAX_DIRECTIONS, int((values > 1e-9 * values[0]).sum()))
-    q = margins.T @ vectors[:, :r] if c <= d else vectors[:, :r] * values[:r].sqrt()
-    return q * (values.sum() / values[:r].sum() / max(1, c - 1)).sqrt()
+    values, vectors = (x[..., :MAX_DIRECTIONS] for x in leading(gram(margins.T if c <= d else margins)))
+    q = margins.T @ vectors if c <= d else vectors * values.sqrt()
+    return q * (margins.square().sum() / values.sum() / max(1, c - 1)).sqrt()

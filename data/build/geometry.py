@@ -23,9 +23,11 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=FOLDER)
     args = parser.parse_args()
     clip, images = cn.load(str(args.file), device="cpu"), cn.load_images(args.file)
-    found = geometry.to_json(args.file, clip, geometry.measure(clip, images, cn.embed(clip, images)), args.source)
+    figures = {name: round(value, 4) for name, value in geometry.measure(clip, images, cn.embed(clip, images)).items()}
+    about = {"model": clip.name, "pretrained": clip.pretrained, "file": args.file.name, "source": args.source}
+    entry = about | {"figures": figures}
     args.folder.mkdir(parents=True, exist_ok=True)
-    print(write_text(args.folder / f"{args.name}.json", json.dumps(found, indent=1, ensure_ascii=False) + "\n"))
+    print(write_text(args.folder / f"{args.name}.json", json.dumps(entry, indent=1, ensure_ascii=False) + "\n"))
 
 
 if __name__ == "__main__":

@@ -152,19 +152,12 @@ def curves(clip: Clip, images: Images) -> list[dict]:
         for x in OFFSETS:
             keep(request, "gated", False, x, [solve(cells, mask, "gated", offset=x * unit).images] * 2)
             keep(request, "gated", True, x, [gate(cells, mask, half, x) for half in halves])
-    return [
-        {
-            "paradigm": paradigm,
-            "method": method,
-            "labelled": labelled,
-            "points": [
-                {"setting": key[3]} | {name: _mean([row[name] for row in group]) for name in COLUMNS}
-                for key, group in rows.items()
-                if key[:3] == (paradigm, method, labelled)
-            ],
-        }
-        for paradigm, method, labelled in product(PARADIGMS, ("oblique", "gated"), (False, True))
-    ]
+    drawn = []
+    for paradigm, method, labelled in product(PARADIGMS, ("oblique", "gated"), (False, True)):
+        groups = {key[3]: group for key, group in rows.items() if key[:3] == (paradigm, method, labelled)}
+        points = [{"setting": x} | {f: _mean([r[f] for r in group]) for f in COLUMNS} for x, group in groups.items()]
+        drawn.append({"paradigm": paradigm, "method": method, "labelled": labelled, "points": points})
+    return drawn
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -1,35 +1,31 @@
 """How long embedding, prototypes and edits take on one device, for three towers with random weights.
 
-Random weights take as long as trained ones. On CUDA it
-tells, too, how far embeddings are from the CPU's, and how `clipnull embed` does next to a bare loop of open_clip.
+Random weights take as long as trained ones. On CUDA: also how far embeddings are from the CPU's, and `clipnull embed`
+beside a bare loop of open_clip.
 """
 
-import argparse
 import copy
-import json
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import joblib
+import script
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from speed import EMBED, jpegs, random_cells, speed_masks
+from speed import EMBED, random_cells, rates, speed_masks
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from clipnull.datasets.shards import embed_shards
 from clipnull.embedding import BATCH, READERS
-from clipnull.files import write_text
 from clipnull.images import Images
 from clipnull.methods import solve
 from clipnull.models import Clip, load
 from clipnull.prototypes import synthesize
-from clipnull.vocabulary import Vocabulary
 
 MODELS = ("ViT-B-32", "ViT-B-16", "ViT-L-14")
 STEPS = 60
@@ -49,35 +45,34 @@ def measure(device: str, models: Sequence[str] = MODELS) -> dict:
     """For each of `models`: pictures embedded a second; seconds of ascent and of an edit; rows edited a second.
 
     Ready for JSON. Each is the second of two runs, as the first one prepares the device (a single step, of an ascent).
-    On the CPU a prototype ascends by one step only, see SIZES, and `report` tells by arithmetic what a whole one would
-    take.
     """
     kind = torch.device(device).type
     name = torch.cuda.get_device_name(device) if kind == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    found = {model: of(load(model, None, device), *SIZES.get(kind, SIZES["cpu"])) for model in models}
-    return {"device": name, "torch": torch.__version__, "models": found}
+    figures = {model: of(load(model, "none", device), *SIZES.get(kind, SIZES["cpu"])) for model in models}
+    return {"device": name, "torch": torch.__version__, "models": figures}
 
 
 def of(clip: Clip, pictures: int, prototypes: int, steps: int, rows: int) -> dict:
-    """What `measure` tells of one model."""
+    """What `measure` gives of one model."""
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randn(pictures, 3, clip.image_size, clip.image_size, generator=generator)
-    cuda = clip.device.type == "cuda"
-    rates = {}
+    cuda, embedded = clip.device.type == "cuda", {}
     for precision in ("float32", "mixed") if cuda else ("float32",):
         with mixed(clip) if precision == "mixed" else nullcontext():
-            rates[precision] = pictures / seconds(lambda: clip.embed_pixels(pixels))
+            embedded[precision] = pictures / seconds(lambda: clip.embed_pixels(pixels))
     targets = F.normalize(torch.randn(prototypes, clip.width, generator=generator), dim=-1)
     ascent = seconds(lambda n=steps: synthesize(clip, targets, n, batch=prototypes, progress=False), (1,))
     cells, mask = random_cells(clip.width, generator), speed_masks()["one class"]
     z, solved, edited = torch.randn(rows, clip.width, generator=generator).to(clip.device), {}, {}
     for method in EDITS:
         edit = solve(cells, mask, method)
-        solved[method] = seconds(lambda: solve(cells, mask, method))  # noqa: B023 - called at once
+        solved[method] = seconds(partial(solve, cells, mask, method))
         edited[method] = rows / seconds(lambda: float(edit.images(z).sum()))  # noqa: B023 - waits for the device
-    made = {"prototypes": prototypes, "steps": steps, "seconds": ascent}
-    found = {"embed": rates, "synthesize": made, "solve": solved, "edit": edited}
-    return found | {"far": far_from_the_cpu(clip, pixels[:8]), "files": rates_of_files(clip)} if cuda else found
+    ascended = {"prototypes": prototypes, "steps": steps, "seconds": ascent}
+    figures = {"embed": embedded, "synthesize": ascended, "solve": solved, "edit": edited}
+    if cuda:
+        figures |= {"far": far_from_the_cpu(clip, pixels[:8]), "files": rates(clip, FILES, bare_loader, DRAWN)}
+    return figures
 
 
 def mixed(clip: Clip) -> AbstractContextManager:
@@ -93,27 +88,6 @@ def far_from_the_cpu(clip: Clip, pixels: Tensor) -> dict[str, float]:
     there = replace(clip, model=copy.deepcopy(clip.model).cpu())
     on_cpu = F.normalize(there.embed_pixels(pixels).double(), dim=-1)
     return {name: float(1 - (F.normalize(own.double(), dim=-1) * on_cpu).sum(-1).min()) for name, own in z.items()}
-
-
-def rates_of_files(clip: Clip, n: int = FILES) -> dict[str, float]:
-    """Pictures a second of `bare_loader` and of `clipnull embed` on n JPEG files: the second of two rounds each.
-
-    The fingerprint of the model, once for a model, is not counted.
-    """
-    assert clip.fingerprint
-    rates = {}
-    with tempfile.TemporaryDirectory() as folder:
-        drawn, nowhere = jpegs(Path(folder), min(n, DRAWN)), torch.zeros(n, dtype=torch.int64)
-        order = torch.randint(len(drawn), (n,), generator=torch.Generator().manual_seed(0))  # no two shards alike
-        images = Images(tuple(drawn[i] for i in order), nowhere, nowhere, Vocabulary(["a", "b"], ["c"]))
-
-        def through_shards() -> None:
-            with tempfile.TemporaryDirectory(dir=folder) as kept:
-                embed_shards(clip, images, kept)
-
-        rates["bare"] = n / seconds(lambda: bare_loader(clip, images))
-        rates["clipnull"] = n / seconds(through_shards)
-    return rates
 
 
 @torch.inference_mode()
@@ -143,24 +117,21 @@ def seconds(call: Callable[..., object], first: tuple = ()) -> float:
     return time.perf_counter() - start
 
 
-def report(found: dict) -> str:
-    """What `measure` found, as plain text."""
-    lines = [
-        f"{found['device']}, PyTorch {found['torch']}; random weights; 345 classes x 6 domains, one class forgotten"
-    ]
-    for model, own in found["models"].items():
-        embed = ", ".join(f"{rate:.1f} pictures a second in {name}" for name, rate in own["embed"].items())
+def report(figures: dict) -> str:
+    """What `measure` gives, as plain text."""
+    about = "random weights; 345 classes x 6 domains, one class forgotten"
+    lines = [f"{figures['device']}, PyTorch {figures['torch']}; {about}"]
+    for model, own in figures["models"].items():
+        embedded = ", ".join(f"{rate:.1f} pictures a second in {name}" for name, rate in own["embed"].items())
         made = own["synthesize"]
-        each = made["seconds"] / made["prototypes"]
-        whole = (
-            "" if made["steps"] == STEPS else f"; {STEPS} of them by arithmetic {STEPS * each / made['steps']:.1f} s"
-        )
-        ascent = f"a prototype ({made['prototypes']} at once), {made['steps']} steps: {each:.2f} s{whole}"
+        each, steps = made["seconds"] / made["prototypes"], made["steps"]
+        whole = "" if steps == STEPS else f"; {STEPS} of them by arithmetic {STEPS * each / steps:.1f} s"
         edits = "; ".join(
-            f"{method} made in {1000 * own['solve'][method]:.0f} ms on the CPU, {own['edit'][method]:.0f} rows a second"
-            for method in own["edit"]
+            f"{method} made in {1000 * own['solve'][method]:.0f} ms on the CPU, {rate:.0f} rows a second"
+            for method, rate in own["edit"].items()
         )
-        lines += [f"{model}: {embed}", f"  {ascent}", f"  {edits}"]
+        ascent = f"a prototype ({made['prototypes']} at once), {steps} steps: {each:.2f} s{whole}"
+        lines += [f"{model}: {embedded}", f"  {ascent}", f"  {edits}"]
         if "files" in own:
             bare, ours = own["files"]["bare"], own["files"]["clipnull"]
             share = f"{ours / bare:.2f} of a bare loop of open_clip ({bare:.1f}); target: {EMBED}"
@@ -172,11 +143,8 @@ def report(found: dict) -> str:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = script.parser(__doc__)
     parser.add_argument("device", help="cpu or cuda")
-    parser.add_argument("--json", type=Path, help="for data/results/write.py")
     args = parser.parse_args()
     entry = {"kind": "device", "name": "device"} | measure(args.device)
-    if args.json:
-        write_text(args.json, json.dumps(entry, indent=1, allow_nan=False) + "\n")
-    print(report(entry))
+    script.finish(entry, report(entry), args.json)

@@ -177,7 +177,7 @@ def section(entry: dict) -> list[str]:
     about = (
         f"`cn.forecast`, from names and prototypes alone, beside what pictures show: {entry['requests']} requests, "
         "each class, cell and domain alone. Mean error of the forecast of one request (in brackets: of the mean over "
-        "the requests of a paradigm; share of truths within the 95 % interval; noise: the least by which a forecast "
+        "the requests of a paradigm; share of truths within the interval; noise: the least by which a forecast "
         "of the true rates would miss these few pictures)."
     )
     choice = entry["choice"]

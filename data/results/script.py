@@ -12,15 +12,25 @@ from clipnull.models import Clip, load
 from clipnull.stored import is_stored
 
 
+def parser(about: str) -> argparse.ArgumentParser:
+    arguments = argparse.ArgumentParser(description=about.partition("\n")[0])
+    arguments.add_argument("--json", type=Path, metavar="FILE", help="for data/results/write.py")
+    return arguments
+
+
+def finish(entry: dict, text: str, path: Path | None) -> None:
+    """Write `entry` to the file of --json, and print `text`."""
+    if path:
+        write_text(path, json.dumps(entry, indent=1, allow_nan=False) + "\n")
+    print(text)
+
+
 def run(about: str, measure: Callable[[str, Clip, Images], dict], section: Callable[[dict], list[str]]) -> None:
     """Measure DATA with `measure(name, clip, images)`, print its section, and write --json."""
-    parser = argparse.ArgumentParser(description=about.partition("\n")[0])
-    parser.add_argument("data", nargs="?", help="pictures or stored embeddings [the embedded miniworld]")
-    parser.add_argument("--name", help="of the pictures, as results show it [that of the folder]")
-    parser.add_argument("--json", type=Path, help="for data/results/write.py")
-    args = parser.parse_args()
+    arguments = parser(about)
+    arguments.add_argument("data", nargs="?", help="pictures or stored embeddings [the embedded miniworld]")
+    arguments.add_argument("--name", help="of the pictures, as results show it [that of the folder]")
+    args = arguments.parse_args()
     clip = load(args.data if is_stored(args.data) else "miniclip")
     entry = measure(args.name or name_of(args.data), clip, load_images(args.data))
-    if args.json:
-        write_text(args.json, json.dumps(entry, indent=1, allow_nan=False) + "\n")
-    print("\n\n".join(section(entry)))
+    finish(entry, "\n\n".join(section(entry)), args.json)

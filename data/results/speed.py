@@ -3,8 +3,6 @@
 `python data/results/speed.py [PART ...] [--json FILE]` measures all parts, or some, and prints a table.
 """
 
-import argparse
-import json
 import math
 import re
 import tempfile
@@ -17,6 +15,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+import script
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -29,7 +28,6 @@ from clipnull.edit import Edit
 from clipnull.embedding import BATCH, embed
 from clipnull.errors import import_extra, names
 from clipnull.evaluate import accuracy_matrix, classify
-from clipnull.files import write_text
 from clipnull.from_names import embed_vocabulary
 from clipnull.images import Images
 from clipnull.index.files import CHUNK
@@ -55,14 +53,10 @@ FORMS = ("oblique", "neuron", "gated")
 
 
 def measure(parts: Collection[str] = ()) -> dict:
-    """The figures of some of PARTS, by default all, times in seconds, ready for JSON.
-
-    Raises ImportError if "closed_form" is measured and concept-erasure is not installed.
-    """
+    """The figures of some of PARTS, by default all, times in seconds, ready for JSON."""
     figures: dict = {"threads": torch.get_num_threads(), "index": {}}
     for part in parts or PARTS:
-        result = PARTS[part]()
-        (figures["index"] if part in ("apply", "query", "forget") else figures).update(result)
+        (figures["index"] if part in ("apply", "query", "forget") else figures).update(PARTS[part]())
     return figures
 
 
@@ -79,24 +73,18 @@ def closed_forms() -> dict:
     start = time.perf_counter()
     solve(cells, masks["one class"], "oblique")
     first = time.perf_counter() - start
-    times = {
-        method: {request: least_seconds(partial(solve, cells, mask, method)) for request, mask in masks.items()}
-        for method in METHODS
-    }
+    times = {m: {what: least_seconds(partial(solve, cells, mask, m)) for what, mask in masks.items()} for m in METHODS}
     return {"leace": leace, "first": first, "closed_form": times}
 
 
 def inference() -> dict:
     """Seconds of a forward pass of eight pictures through a ViT-B-32, and the share of it that each method adds."""
-    clip, generator = load("ViT-B-32", None, "cpu"), torch.Generator().manual_seed(0)
-    cells, masks = random_cells(clip.width, generator), speed_masks()
+    clip, generator = load("ViT-B-32", "none", "cpu"), torch.Generator().manual_seed(0)
+    cells, masks = random_cells(clip.width, generator), speed_masks().values()
     pixels = torch.randn(8, 3, clip.image_size, clip.image_size, generator=generator)
     with torch.inference_mode():
         forward, z = least_seconds(partial(clip.model.encode_image, pixels)), clip.model.encode_image(pixels)
-        added = {
-            method: max(_added(solve(cells, mask, method), clip, z) for mask in masks.values()) / forward
-            for method in METHODS
-        }
+        added = {m: max(_added(solve(cells, mask, m), clip, z) for mask in masks) / forward for m in METHODS}
     return {"forward": forward, "added": added}
 
 
@@ -115,7 +103,7 @@ def answer() -> dict:
 
 
 def many() -> dict:
-    """What `edit_many` tells of MANY embeddings, with an edit of each method that forgets one class of CLASSES."""
+    """`edit_many` of MANY embeddings, with an edit of each method that forgets one class of CLASSES."""
     cells, mask = random_cells(MANY_WIDTH, torch.Generator().manual_seed(0)), speed_masks()["one class"]
     edits = {method: solve(cells, mask, method) for method in METHODS}
     return {"many": alone(edit_many, MANY, edits, cells.texts.transpose(0, 1).float(), [WHOLE])}
@@ -126,11 +114,9 @@ def edit_many(n: int, edits: dict[str, Edit], classifiers: Tensor, whole: Iterab
 
     classifiers: (K, C, d), one for each domain. whole: the edits that go through all n, by default all; the others go
     through a tenth, and their seconds are ten times as many. `input`: bytes of the embeddings, (n, d) float32;
-    `beyond`: bytes by which the peak grew after they were made; `peak`: all that the process had at once, Python and
-    PyTorch with it. Both are None where the system does not tell.
+    `beyond`: bytes by which the peak grew after they were made; `peak`: all that the process had at once.
     """
-    generator = torch.Generator().manual_seed(0)
-    k, c, width = classifiers.shape
+    generator, (k, c, width) = torch.Generator().manual_seed(0), classifiers.shape
     vocabulary = Vocabulary([f"class {i}" for i in range(c)], [f"domain {i}" for i in range(k)])
     classes, domains = (torch.randint(size, (n,), generator=generator) for size in (c, k))
     z = torch.empty(n, width).normal_(generator=generator)
@@ -138,8 +124,7 @@ def edit_many(n: int, edits: dict[str, Edit], classifiers: Tensor, whole: Iterab
     for name, edit in edits.items():
         share = 1 if whole is None or name in whole else 10
         rows, k = z[: n // share], domains[: n // share]
-        some = Images((), classes[: n // share], k, vocabulary, rows)
-        begun = time.perf_counter()
+        some, begun = Images((), classes[: n // share], k, vocabulary, rows), time.perf_counter()
         accuracy_matrix(classify(rows, classifiers, k, edit.images), some)
         seconds[name] = share * (time.perf_counter() - begun)
     peak = peak_memory()
@@ -154,11 +139,11 @@ def alone(call: Callable[..., dict], *arguments: object) -> dict:
 
 
 def peak_memory() -> int | None:
-    """The most bytes of memory that this process had at once; None where the system does not tell (Windows)."""
+    """The most bytes of memory that this process had at once; None where the system does not say (Windows)."""
     status = Path("/proc/self/status")
     if status.is_file():  # Linux, where `ru_maxrss` of a new process begins with that of its parent
-        found = re.search(r"^VmHWM:\s+(\d+) kB", status.read_text(encoding="utf-8"), re.MULTILINE)
-        return found and 1024 * int(found[1])
+        match = re.search(r"^VmHWM:\s+(\d+) kB", status.read_text(encoding="utf-8"), re.MULTILINE)
+        return match and 1024 * int(match[1])
     try:
         import resource
     except ImportError:
@@ -166,23 +151,31 @@ def peak_memory() -> int | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
 
 
-def rates_of_embedding(rounds: int = 2) -> dict:
-    """Pictures a second of `bare_loop` and of `clipnull embed`, on JPEGS files: the best of some rounds in turn.
+def rates_of_embedding() -> dict:
+    """Pictures a second of `bare_loop` and of `clipnull embed`, see `rates`."""
+    return {"embed": rates(load("ViT-B-32", "none", "cpu"), JPEGS, bare_loop)}
 
-    The fingerprint of the model and the embeddings of texts, once for a file whatever JPEGS is, are not counted.
+
+def rates(
+    clip: Clip, n: int, bare: Callable[[Clip, Images], Tensor], drawn: int | None = None, rounds: int = 2
+) -> dict:
+    """Pictures a second of `bare` and of `clipnull embed`, on n JPEG files: the best of some rounds in turn.
+
+    drawn: how many of the files differ. The fingerprint of the model, once for a model, is not counted.
     """
-    clip, least = load("ViT-B-32", None, "cpu"), {"bare": math.inf, "clipnull": math.inf}
+    least = {"bare": math.inf, "clipnull": math.inf}
     assert clip.fingerprint
     with tempfile.TemporaryDirectory() as folder:
-        nowhere = torch.zeros(JPEGS, dtype=torch.int64)
-        images = Images(jpegs(Path(folder), JPEGS), nowhere, nowhere, Vocabulary(["a", "b"], ["c"]))
+        files, nowhere = jpegs(Path(folder), min(n, drawn or n)), torch.zeros(n, dtype=torch.int64)
+        order = torch.randperm(n, generator=torch.Generator().manual_seed(0)) % len(files)  # no two shards alike
+        images = Images(tuple(files[i] for i in order), nowhere, nowhere, Vocabulary(["a", "b"], ["c"]))
         for _ in range(rounds):
             for what in least:
                 with tempfile.TemporaryDirectory(dir=folder) as kept:
                     start = time.perf_counter()
-                    bare_loop(clip, images) if what == "bare" else embed_shards(clip, images, kept)
+                    bare(clip, images) if what == "bare" else embed_shards(clip, images, kept)
                     least[what] = min(least[what], time.perf_counter() - start)
-    return {"embed": {what: JPEGS / seconds for what, seconds in least.items()}}
+    return {what: n / seconds for what, seconds in least.items()}
 
 
 @torch.inference_mode()
@@ -301,7 +294,7 @@ def forget() -> dict[str, float]:
     Extrapolated from a patch for SOME_NAMES names without prototypes, from their texts alone, and from the first
     SOME_STEPS of the ascent.
     """
-    clip, names = load("ViT-B-32", None, "cpu"), common_names()[:SOME_NAMES]
+    clip, names = load("ViT-B-32", "none", "cpu"), common_names()[:SOME_NAMES]
     vocabulary = Vocabulary(names, ["photo"])
     begun = time.perf_counter()
     unlearn(clip, Forget(names[:1]), vocabulary, "oblique", prototypes=False)
@@ -324,34 +317,30 @@ PARTS: dict[str, Callable[[], dict]] = {
     "query": lambda: {"query": query(edit_of_one("oblique"))},
     "forget": lambda: {"forget": alone(forget)["seconds"]},
 }
-"""What can be measured alone."""
 
 
 def rows(figures: dict) -> list[tuple[str, float, str, float]]:
     """(what, figure, unit, target): shares of a rate are to be at least the target, all else at most."""
     index, table = figures.get("index", {}), []
-    if "closed_form" in figures:
-        limit = 1000 * min(CLOSED_FORM, figures["leace"] / TIMES_LEACE)
-        for method, times in figures["closed_form"].items():
-            request = max(times, key=times.__getitem__)
-            table.append((f"{method}, closed form, {request}", 1000 * times[request], "ms", limit))
+    for method, times in figures.get("closed_form", {}).items():
+        request, limit = max(times, key=times.__getitem__), min(CLOSED_FORM, figures["leace"] / TIMES_LEACE)
+        table.append((f"{method}, closed form, {request}", 1000 * times[request], "ms", 1000 * limit))
     for method, share in figures.get("added", {}).items():
         table.append((f"{method}, added to a forward pass of 8 pictures", 100 * share, "%", 100 * GATE))
     if "answer" in figures:
         table.append(("changed request to new accuracy matrix", 1000 * figures["answer"], "ms", 1000 * ANSWER))
     if "many" in figures:
-        many = figures["many"]
-        for method, seconds in many["seconds"].items():
-            table.append((f"{method}, {MANY:,} embeddings edited and classified", seconds, "s", MANY_SECONDS))
-        if many["peak"] is not None:
-            table.append(("memory of that", many["peak"] / 1e9, "GB", MANY_BYTES / 1e9))
+        what = f"{MANY:,} embeddings edited and classified"
+        table += [(f"{m}, {what}", t, "s", MANY_SECONDS) for m, t in figures["many"]["seconds"].items()]
+        if figures["many"]["peak"] is not None:
+            table.append(("memory of that", figures["many"]["peak"] / 1e9, "GB", MANY_BYTES / 1e9))
     if "embed" in figures:
         share = figures["embed"]["clipnull"] / figures["embed"]["bare"]
         table.append(("clipnull embed, JPEG files", share, "of a bare loop", EMBED))
-    for method, seconds in index.get("apply", {}).items():
-        if method != "bare":
-            share = index["apply"]["bare"] / seconds
-            table.append((f"{method}, clipnull apply, {ROWS:,} x {INDEX_WIDTH}", share, "of a bare copy", SHARE))
+    bare, what = index.get("apply", {}).get("bare"), f"clipnull apply, {ROWS:,} x {INDEX_WIDTH}"
+    table += [
+        (f"{m}, {what}", bare / t, "of a bare copy", SHARE) for m, t in index.get("apply", {}).items() if m != "bare"
+    ]
     if "query" in index:
         table.append(("a query edited", 1e6 * index["query"], "µs", 1e6 * QUERY))
     if "forget" in index:
@@ -361,28 +350,18 @@ def rows(figures: dict) -> list[tuple[str, float, str, float]]:
 
 def report(figures: dict) -> str:
     """`rows` as a plain table."""
-    table = [
-        (label, f"{value:.3g}", f"{'>=' if unit.startswith('of ') else '<='} {target:.3g}", unit)
-        for label, value, unit, target in rows(figures)
-    ]
-    align = ("left", "right", "right", "left")
-    lines = tabulate(
-        table, ("what", "measured", "target", "unit"), disable_numparse=True, colalign=align if table else None
-    )
+    table = []
+    for label, value, unit, target in rows(figures):
+        table.append((label, f"{value:.3g}", f"{'>=' if unit.startswith('of ') else '<='} {target:.3g}", unit))
+    align, head = ("left", "right", "right", "left"), ("what", "measured", "target", "unit")
+    lines = tabulate(table, head, disable_numparse=True, colalign=align if table else None)
     return f"{figures['threads']} threads\n{lines}"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+if __name__ == "__main__":
+    parser = script.parser(__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"some of {', '.join(PARTS)} [all]")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="for data/results/write.py")
     args = parser.parse_args()
     parts = names("parts", args.parts or list(PARTS), list(PARTS))
     entry = {"kind": "part of speed" if args.parts else "speed", "name": "speed"} | measure(parts)
-    if args.json:
-        write_text(args.json, json.dumps(entry, indent=1, allow_nan=False) + "\n")
-    print(report(entry))
-
-
-if __name__ == "__main__":
-    main()
+    script.finish(entry, report(entry), args.json)

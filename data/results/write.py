@@ -24,7 +24,6 @@ from clipnull.errors import one_of
 from clipnull.files import markdown, write_text
 
 FOLDER, PAGE, README = Path("data", "results"), Path("RESULTS.md"), Path("README.md")
-KINDS = ("model", "bench", "bound", "rivals", "forecast", "audit", "speed", "device", "times")
 BEST = ("oblique", "neuron", "gated")
 FIGURES = ("forgetting_rate", "retain_drop", "sibling_class_drop", "worst_cell_drop", "collateral")
 TARGETS = {  # (method, paradigm): forgetting rate at least; retain drop, sibling class, worst cell at most
@@ -37,6 +36,17 @@ TARGETS = {  # (method, paradigm): forgetting rate at least; retain drop, siblin
     ("oblique", "selective"): (0.95, 0.5, 6, 9),
     ("oblique", "complete"): (0.90, 1.5, None, 9),
 }
+
+
+FINE_TUNED = (
+    "Fine-tuning on kept pictures (`--slow`; batches of 32 from the train split, the forgotten names among the "
+    "candidates): percent of forgotten / kept pictures named right."
+)
+BENCH = (
+    "[RESULTS.md](../../RESULTS.md) defines the figures. Pairwise: forgetting where only the forgotten name and one "
+    "other may be given; .5 is ignorance. Form: a matrix, one hidden layer, or a module after the tower. The second "
+    "table counts pictures, added over requests."
+)
 
 
 def write(files: Iterable[Path] = (), root: Path = Path()) -> list[Path]:
@@ -67,14 +77,16 @@ def stem(entry: dict) -> str:
 def read(root: Path = Path()) -> list[dict]:
     """The entries of data/results, by kind and name."""
     entries = [json.loads(path.read_text(encoding="utf-8")) for path in (root / FOLDER).glob("*.json")]
-    return sorted(entries, key=lambda entry: (KINDS.index(entry["kind"]), entry.get("stored", False), entry["name"]))
+    return sorted(
+        entries, key=lambda entry: (list(SECTIONS).index(entry["kind"]), entry.get("stored", False), entry["name"])
+    )
 
 
 def summary(measured: dict, source: str) -> dict:
     """What is kept of a measurement: of a sweep, the means over requests, with prompts that name no domain."""
     if not isinstance(measured, dict) or "name" not in measured:
         raise ValueError(f"file: {source!r} holds no measurement; expected what `clipnull bench --json` writes")
-    kind = one_of("kind", measured.get("kind"), KINDS)
+    kind = one_of("kind", measured.get("kind"), list(SECTIONS))
     entry = {key: value for key, value in measured.items() if kind not in ("bench", "rivals") or key != "rows"}
     if kind == "bench":
         example = picture.example_of(measured["rows"])
@@ -92,11 +104,15 @@ def in_results(text: str, known: Sequence[dict]) -> str:
 
 
 def in_readme(text: str, known: Sequence[dict]) -> str:
-    """The README with its tables and its picture's caption written anew."""
-    example = picture.example_in(known)
-    benches = [entry for entry in known if entry["kind"] == "bench"]
-    chosen = [[entry for entry in benches if entry["stored"] is stored] for stored in (False, True)]
-    tables = [short_table(max(some, key=lambda entry: entry["pictures"])) for some in chosen if some]
+    """The README with its tables, the largest data set of each kind, and its picture's caption written anew."""
+    example, tables = picture.example_in(known), []
+    for stored in (False, True):
+        benches = [entry for entry in known if entry["kind"] == "bench" and entry["stored"] is stored]
+        if benches:
+            entry = max(benches, key=lambda entry: entry["pictures"])
+            rows, (_, *paradigms) = report.grid(entry["summary"])
+            head = f"{entry['name']}: forgetting rate / retain drop / worst cell / collateral"
+            tables.append(markdown(rows, [head, *paradigms]))
     return fill(text, results="\n\n".join(tables), picture=picture.caption(example) if example else "")
 
 
@@ -109,13 +125,6 @@ def fill(text: str, **parts: str) -> str:
         before, rest = text.split(first)
         text = f"{before}{first}\n\n{new}\n\n{last}{rest.split(last)[1]}"
     return text
-
-
-def short_table(entry: dict) -> str:
-    """Means of a measurement, a row a method."""
-    rows, (_, *paradigms) = report.grid(entry["summary"])
-    head = f"{entry['name']}: forgetting rate / retain drop / worst cell / collateral"
-    return markdown(rows, [head, *paradigms])
 
 
 def title(entry: dict) -> str:
@@ -183,12 +192,8 @@ def bench_section(entry: dict) -> list[str]:
         figures.append([*start, *ends, pairs, row.get("form") or "–"])
         counts.append([*start, *format_counts(row)])
     head = ["paradigm", "method", "requests"]
-    about = "Pairwise: forgetting where only the forgotten name and one other may be given; .5 is ignorance. Form: a "
-    about += (
-        "matrix, one hidden layer, or a module after the tower. The second table counts pictures, added over requests."
-    )
     return [
-        f"{shape(entry)}. [RESULTS.md](../../RESULTS.md) defines the figures. {about}",
+        f"{shape(entry)}. {BENCH}",
         markdown(figures, [*head, *COLUMNS.values(), "pairwise", "form"]),
         markdown(counts, [*head, *COUNTED]),
         _stored(entry) if entry["stored"] else "",
@@ -204,18 +209,16 @@ def _stored(entry: dict) -> str:
 
 def audit_section(entry: dict) -> list[str]:
     """Audits of one request: a row a question, the worst first; a column a method."""
-    audits = entry["audits"]
-    findings: dict[tuple[str, str], list[dict | None]] = {}
+    audits, questions = entry["audits"], {}
     for i, audit in enumerate(audits):
         for f in audit["findings"]:
-            findings.setdefault((f["check"], f["asked"]), [None] * len(audits))[i] = f
+            questions.setdefault((f["check"], f["asked"]), [None] * len(audits))[i] = f
     rows = []
-    for row in sorted(findings.values(), key=lambda row: -max(map(_times, row))):
+    for row in sorted(questions.values(), key=lambda row: -max(map(_times, row))):
         f = next(filter(None, row))
         answers = ["–" if x is None else _bold(number(x["edited"]), x["within"] is False) for x in row]
         limit = "–" if f["limit"] is None else f"{number(f['limit'])} {f['judged']}"
-        unit = f" ({f['unit']})" if f["unit"] else ""
-        question = f"{f['check']}: {f['asked']}{unit}"
+        question = f"{f['check']}: {f['asked']}" + (f" ({f['unit']})" if f["unit"] else "")
         rows.append([question, number(f["unedited"]), number(f["clean"]), *answers, limit])
     first = audits[0]
     about = (
@@ -241,17 +244,15 @@ def _method(audit: dict) -> str:
 
 def _fine_tuned(audits: Sequence[dict]) -> list[str]:
     """What fine-tuning brings back: a row a model, a column a number of steps; nothing where it was not tried."""
-    curves, steps = {}, []
+    rows, steps = {}, []
     for audit in audits:
         for details in (f["details"] for f in audit["findings"] if "of what was lost" in f["details"]):
             steps = [str(step) for step in details["steps"]]
             for model in (key.removeprefix("forgotten, ") for key in details if key.startswith("forgotten, ")):
                 pairs = zip(details[f"forgotten, {model}"], details[f"kept, {model}"], strict=True)
-                curves[_method(audit) if model == "edited" else model] = [f"{f:.0f} / {k:.0f}" for f, k in pairs]
-    about = "Fine-tuning on kept pictures (`--slow`; batches of 32 from the train split, the forgotten names among the "
-    about += "candidates): percent of forgotten / kept pictures named right."
-    table = markdown([[name, *cells] for name, cells in curves.items()], ["after steps", *steps])
-    return [about, table] if curves else []
+                rows[_method(audit) if model == "edited" else model] = [f"{f:.0f} / {k:.0f}" for f, k in pairs]
+    table = markdown([[name, *cells] for name, cells in rows.items()], ["after steps", *steps])
+    return [FINE_TUNED, table] if rows else []
 
 
 def times_section(entry: dict) -> list[str]:

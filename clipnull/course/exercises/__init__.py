@@ -12,8 +12,7 @@ An exercise of notebook NN is four cells in a row, between the last question and
    `cn.check("NN-k", name, strict=True)`, which raises unless it is right. `clipnull student` leaves it out.
 
 An answer is compared with its reference, a function in one of the modules here, decorated with `exercise` (see
-`registry`). tests/test_exercises.py holds two plausible wrong answers to every exercise, which must fail, and a right
-one written differently, which must pass.
+`registry`). tests/test_exercises.py holds a typical wrong answer to every exercise, which must fail.
 """
 
 from . import audits, edits, spaces

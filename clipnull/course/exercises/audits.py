@@ -9,23 +9,21 @@ from torch import Tensor
 from ... import evaluate
 from ...audits.retrieval import retrieval_precision
 from ...errors import import_extra
-from .registry import exercise, normal
+from .registry import double, exercise, normal
 
-# --- 07 what remains ---------------------------------------------------------------------------------------------
+# --- 07 what remains
 
 
-def _labelled() -> list[tuple]:
-    lengths = torch.tensor([0.2, 5.0, 1.0, 3.0, 0.5, 2.0, 1.5, 0.1])[:, None]
-    return [
-        (lengths * normal(1, 8, 3), torch.arange(8) % 2),
-        (normal(2, 7, 4), torch.arange(7) // 3),
-        (lengths[:5] * normal(8, 5, 2), torch.tensor([0, 0, 1, 1, 1])),
-    ]
+LENGTHS = torch.tensor([0.2, 5.0, 1.0, 3.0, 0.5, 2.0, 1.5, 0.1])[:, None]
 
 
 @exercise(
     "07-1",
-    _labelled,
+    [
+        (LENGTHS * normal(1, 8, 3), torch.arange(8) % 2),
+        (normal(2, 7, 4), torch.arange(7) // 3),
+        (LENGTHS[:5] * normal(8, 5, 2), torch.tensor([0, 0, 1, 1, 1])),
+    ],
     "cosines (n, n) need unit rows; each picture is nearest to itself, so exclude the diagonal; then compare "
     "labels[nearest], (n,), with labels",
 )
@@ -33,17 +31,13 @@ def same_neighbour(features: Tensor, labels: Tensor) -> float:
     return float(retrieval_precision(features, labels, 1).mean())
 
 
-def _scores() -> list[tuple]:
-    return [
+@exercise(
+    "07-2",
+    [
         (normal(1, 9), torch.arange(9) % 3 == 0),
         (normal(2, 12).round(), torch.arange(12) < 5),
         (torch.tensor([0.1, 0.5, 0.5, 0.5]), torch.tensor([True, True, False, False])),
-    ]
-
-
-@exercise(
-    "07-2",
-    _scores,
+    ],
     "compare every positive with every negative, (positives, negatives): 1 if the positive is higher, 0.5 for a "
     "tie; the mean over all pairs",
 )
@@ -52,17 +46,9 @@ def area_under_curve(scores: Tensor, positive: Tensor) -> float:
     return float(metrics.roc_auc_score(positive, scores))
 
 
-def _edited() -> list[tuple]:
-    double = torch.float64
-    return [
-        (normal(1, 4, 6, dtype=double), normal(2, 6, 2, dtype=double), normal(3, 6, 2, dtype=double)),
-        (normal(4, 3, 5, dtype=double), normal(5, 5, 1, dtype=double), 2 * normal(6, 5, 1, dtype=double)),
-    ]
-
-
 @exercise(
     "07-3",
-    _edited,
+    [(double(1, 4, 6), double(2, 6, 2), double(3, 6, 2)), (double(4, 3, 5), double(5, 5, 1), 2 * double(6, 5, 1))],
     "z' L = (z L) (I - R^T L), so a system of size r gives z L (n, r); then z = z' + (z L) R^T. Mind the side: z L is "
     "on the left of the matrix",
 )
@@ -70,20 +56,16 @@ def undo(edited: Tensor, left: Tensor, right: Tensor) -> Tensor:
     return edited @ torch.linalg.inv(torch.eye(len(left), dtype=left.dtype) - left @ right.T)
 
 
-# --- 08 methods compared -----------------------------------------------------------------------------------------
-
-
-def _lists() -> list[tuple]:
-    return [
-        (normal(1, 6, 4), torch.tensor([True, False, False, True])),
-        (normal(2, 5, 3).abs().neg(), torch.tensor([False, True, False])),
-        (normal(3, 4, 5), torch.tensor([True, True, False, False, False])),
-    ]
+# --- 08 methods compared
 
 
 @exercise(
     "08-1",
-    _lists,
+    [
+        (normal(1, 6, 4), torch.tensor([True, False, False, True])),
+        (normal(2, 5, 3).abs().neg(), torch.tensor([False, True, False])),
+        (normal(3, 4, 5), torch.tensor([True, True, False, False, False])),
+    ],
     "give a forgotten class a score below all others, such as -inf: 0 wins against negative scores. Removing columns "
     "changes the numbers of the classes behind them; keep (n, C) until the argmax",
 )
@@ -91,17 +73,9 @@ def name_filter(scores: Tensor, forgotten: Tensor) -> Tensor:
     return scores.masked_fill(forgotten, -math.inf).argmax(1)
 
 
-def _pairs_of_results() -> list[tuple]:
-    hard = 10 * normal(1, 9, dtype=torch.float64)
-    return [
-        (hard + normal(2, 9, dtype=torch.float64), hard),
-        (normal(3, 4, dtype=torch.float64), 3 + normal(4, 4, dtype=torch.float64)),
-    ]
-
-
 @exercise(
     "08-2",
-    _pairs_of_results,
+    [(10 * double(1, 9) + double(2, 9), 10 * double(1, 9)), (double(3, 4), 3 + double(4, 4))],
     "take the standard deviation of the *differences*, not of each method: what is hard for both cancels. Divide it by "
     "sqrt(n), multiply by t with n - 1 degrees of freedom; (2,): low, high",
 )
@@ -111,18 +85,14 @@ def paired_interval(first: Tensor, second: Tensor) -> Tensor:
     return torch.stack([difference.mean() - half, difference.mean() + half])
 
 
-def _bits() -> list[tuple]:
-    def case(seed: int, n: int, d: int, share: int) -> tuple[Tensor, Tensor]:
-        positive = torch.arange(n) % share == 0
-        z = normal(seed, n, d, dtype=torch.float64) @ normal(seed + 1, d, d, dtype=torch.float64)
-        return z + 5 + positive[:, None] * normal(seed + 2, d, dtype=torch.float64), positive
-
-    return [case(1, 30, 4, 3), case(5, 40, 3, 2)]
+def _bit(seed: int, n: int, d: int, share: int) -> tuple[Tensor, Tensor]:
+    positive = torch.arange(n) % share == 0
+    return double(seed, n, d) @ double(seed + 1, d, d) + 5 + positive[:, None] * double(seed + 2, d), positive
 
 
 @exercise(
     "08-3",
-    _bits,
+    [_bit(1, 30, 4, 3), _bit(5, 40, 3, 2)],
     "subtract from each row a multiple of s (d,), the difference of the means. The multiples, (n,), are "
     "(z - mean) @ direction / (s @ direction), with direction = Sigma^-1 s and the mean over all rows",
 )
@@ -132,12 +102,12 @@ def erase_bit(z: Tensor, positive: Tensor) -> Tensor:
     return z - ((z - z.mean(0)) @ direction / (s @ direction))[:, None] * s
 
 
-# --- 09 your own model and pictures ------------------------------------------------------------------------------
+# --- 09 your own model and pictures
 
 
 @exercise(
     "09-1",
-    lambda: [(0, 4), (3, 4), (40, 50), (9, 9)],
+    [(0, 4), (3, 4), (40, 50), (9, 9)],
     "the middle is (p + q^2 / 2n) / (1 + q^2 / n) and not p; half the width is divided by the same (1 + q^2 / n)",
 )
 def wilson_interval(right: int, n: int) -> Tensor:
@@ -146,7 +116,7 @@ def wilson_interval(right: int, n: int) -> Tensor:
 
 @exercise(
     "09-2",
-    lambda: [(torch.tensor([2, 0, 2, 2, 1, 0, 2, 0]),), (torch.tensor([5, 5, 5, 3, 3]),), (torch.tensor([0]),)],
+    [(torch.tensor([2, 0, 2, 2, 1, 0, 2, 0]),), (torch.tensor([5, 5, 5, 3, 3]),), (torch.tensor([0]),)],
     "count, for each picture, the *earlier* ones of the same cell: an even number means that it is the first, third, "
     "... of its cell; the only picture of a cell is chosen",
 )
@@ -156,7 +126,7 @@ def every_second(cell_numbers: Tensor) -> Tensor:
 
 @exercise(
     "09-3",
-    lambda: [(normal(1, 7, 5), normal(2, 5, 2), normal(3, 5, 2)), (normal(4, 4, 4), normal(5, 4, 1), normal(6, 4, 1))],
+    [(normal(1, 7, 5), normal(2, 5, 2), normal(3, 5, 2)), (normal(4, 4, 4), normal(5, 4, 1), normal(6, 4, 1))],
     "z = f W, so that z L = f (W L) with W L of shape (D, r); the new weight is W - (W L) R^T",
 )
 def fused_weight(weight: Tensor, left: Tensor, right: Tensor) -> Tensor:

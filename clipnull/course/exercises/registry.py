@@ -1,5 +1,6 @@
 """The table of exercises, and the decorator that enters a reference into it."""
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ class Exercise:
     """A reference, the arguments it is compared on, and the hint for a wrong answer."""
 
     reference: Callable
-    cases: Callable[[], list[tuple]]
+    cases: list[tuple]
     hint: str
     views: Callable[[Any], Mapping[str, object]]
 
@@ -23,20 +24,17 @@ EXERCISES: dict[str, Exercise] = {}
 
 def exercise(
     identity: str,
-    cases: Callable[[], list[tuple]],
+    cases: list[tuple],
     hint: str,
     views: Callable[[Any], Mapping[str, object]] = lambda result: {"the result": result},
 ) -> Callable[[Callable], Callable]:
     """A decorator that enters a reference as exercise `identity`, "NN-k".
 
-    cases: returns lists of arguments from fixed seeds, in at least two shapes, so that no answer can hard-code them.
-    hint: about the mistake that is easiest to make. views: what all right answers share where there are several, such
-    as U U^T for a basis U.
+    cases: lists of arguments from fixed seeds, in at least two shapes, so that no answer can hard-code them. hint:
+    about the easiest mistake. views: what all right answers share where there are several, such as U U^T for a basis U.
     """
 
     def enter(reference: Callable) -> Callable:
-        if identity in EXERCISES:
-            raise ValueError(f"identity: {identity!r} is taken; expected each exercise once")
         EXERCISES[identity] = Exercise(reference, cases, hint, views)
         return reference
 
@@ -46,3 +44,6 @@ def exercise(
 def normal(seed: int, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """Standard normal values of `shape`, the same for the same seed."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+double = functools.partial(normal, dtype=torch.float64)
