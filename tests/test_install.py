@@ -152,7 +152,7 @@ def test_the_course_from_a_wheel_runs(unpacked, tmp_path):
         assert not run.returncode, run.stdout + run.stderr
     executed = json.loads((tmp_path / "build" / "00_start_here.ipynb").read_text(encoding="utf-8"))
     outputs = json.dumps([cell.get("outputs", ()) for cell in executed["cells"]])
-    assert "[OK]" in outputs and "[FAIL]" not in outputs
+    assert "PASS 00-1" in outputs and "FAIL" not in outputs
 
 
 # --- the environment of `make env`: which PyTorch

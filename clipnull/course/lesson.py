@@ -36,6 +36,7 @@ from ..stored import is_stored
 from ..vocabulary import Forget
 from .drawings import STYLE
 from .pictures import embed_whole
+from .plots import drawn
 
 if TYPE_CHECKING:
     import IPython as ipython
@@ -235,7 +236,7 @@ def figure(fig: plt.Figure, alt: str) -> None:
     plt.close(fig)
     Image.open(whole).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
     data = {"image/png": base64.b64encode(small.getvalue()).decode(), "text/plain": alt}
-    ipython.display.display(data, metadata={"image/png": {"alt": alt}}, raw=True)
+    ipython.display.display(data, metadata={"image/png": {"alt": alt}, "clipnull": {"drawn": drawn(fig)}}, raw=True)
 
 
 # --- OpenAI's CLIP, as it was measured
