@@ -40,6 +40,7 @@ def told(nb) -> str:
         for out in cell.get("outputs", ()):
             data = out.get("data", {})
             parts += [out.get("text", ""), *alternatives(data.get("text/html", ""))]
+            parts.append(out.get("metadata", {}).get("image/png", {}).get("alt", ""))
             if "source" not in out.get("metadata", {}).get("clipnull", {}):  # source of the library claims nothing
                 parts.append(data.get("text/markdown", ""))
     return "\n".join(parts)
@@ -68,15 +69,15 @@ OTHER = {  # profile -> class, domain
     "pacs": ("horse", "cartoon"),
     "realclip": ("dog", "photo"),
 }
-ASKING = [path for path in NOTEBOOKS if path.name[:2] not in ("00", "08")]  # for a class or a domain
+ASKING = [path for path in NOTEBOOKS if path.name[:2] != "08"]  # for a class or a domain
 PLACES = {"PACS": ("pacs", "CLIPNULL_DATA"), "stored embeddings": ("realclip", "CLIPNULL_EMBEDDINGS")}
 
 
 def others(path: Path, profile: str) -> dict[str, str]:
     """The parameters of a notebook that name classes and domains, with others in their place."""
     name, domain = OTHER[profile]
-    wanted = dict.fromkeys(("shown_class", "forget_class", "forgotten", "forget_classes"), name)
-    wanted |= dict.fromkeys(("shown_domain", "forget_domain", "domain", "forget_domains"), domain)
+    wanted = dict.fromkeys(("forget_class", "forgotten", "forget_classes"), name)
+    wanted |= dict.fromkeys(("forget_domain", "domain", "forget_domains"), domain)
     wanted |= {"other_words": "", "parts": ""}
     return {key: value for key, value in wanted.items() if key in notebooks.parameters_of(path)}
 

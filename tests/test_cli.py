@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,15 +13,28 @@ import pytest
 from PIL import Image
 
 import clipnull
-from clipnull.commands import cli, teaching
+from clipnull.commands import cli, doctor, teaching
 from clipnull.files import written
 
 COMMANDS = "run publish seeds student book course goldens slides booklet colab leaderboard quiz"
-COMMANDS += " bench embed paper data audit near forget queries check apply undo"
+COMMANDS += " bench embed paper data audit near forget queries check apply undo doctor"
 COMMANDS = COMMANDS.split()
 
 
 # --- usage
+
+
+def test_the_doctor_says_one_line_or_what_to_do(capsys, monkeypatch):
+    def _memory():
+        raise AssertionError("0.4 GB free; expected 1 GB")
+
+    monkeypatch.setattr(doctor, "CHECKS", {doctor._python: "install it", doctor._kernel: "install that"})
+    assert cli.main(["doctor"]) == 0
+    assert re.fullmatch(r"ready: Python 3\.\d+\.\d+, the kernel python3\n", capsys.readouterr().out)
+    monkeypatch.setattr(doctor, "CHECKS", {doctor._python: "install it", _memory: "close other programs"})
+    assert cli.main(["doctor"]) == 1
+    said = capsys.readouterr().out
+    assert said == "memory: AssertionError: 0.4 GB free; expected 1 GB\n  -> close other programs\n"
 
 
 def test_every_command_has_a_function_and_help(capsys):

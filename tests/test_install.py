@@ -130,7 +130,7 @@ def test_the_library_alone_unlearns_compares_and_saves(alone, tmp_path):
 def test_the_course_is_written_from_a_wheel_and_a_missing_extra_is_named_in_one_line(alone, tmp_path):
     run = alone("""
 from clipnull.commands.cli import main
-print(main(["course", "my course"]), main(["run", "my course/00_check_your_machine.ipynb"]))
+print(main(["course", "my course"]), main(["run", "my course/00_start_here.ipynb"]))
 import clipnull.course.plots
 """)
     assert run.stdout.endswith("0 2\n"), run.stderr
@@ -145,14 +145,14 @@ import clipnull.course.plots
 @pytest.mark.notebooks
 def test_the_course_from_a_wheel_runs(unpacked, tmp_path):
     environment = os.environ | {"PYTHONPATH": str(unpacked)}
-    for command in (["course", "here"], ["run", "here/00_check_your_machine.ipynb", "--compare", "--profile", "mini"]):
+    for command in (["course", "here"], ["run", "here/00_start_here.ipynb", "--compare", "--profile", "mini"]):
         run = subprocess.run(
             [sys.executable, "-m", "clipnull", *command], cwd=tmp_path, env=environment, capture_output=True, text=True
         )
         assert not run.returncode, run.stdout + run.stderr
-    executed = json.loads((tmp_path / "build" / "00_check_your_machine.ipynb").read_text(encoding="utf-8"))
+    executed = json.loads((tmp_path / "build" / "00_start_here.ipynb").read_text(encoding="utf-8"))
     outputs = json.dumps([cell.get("outputs", ()) for cell in executed["cells"]])
-    assert "[OK]" in outputs and "[FAIL]" not in outputs
+    assert "PASS 00-1" in outputs and "FAIL" not in outputs
 
 
 # --- the environment of `make env`: which PyTorch

@@ -23,11 +23,11 @@ from clipnull.from_names import prototypes_of
 from clipnull.stored import NEEDED, left_out
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
-NAMES = dict.fromkeys(("shown_class", "forget_class", "forgotten", "forget_classes"), CLASSES[1]) | dict.fromkeys(
-    ("shown_domain", "forget_domain", "domain", "forget_domains"), DOMAINS[1]
+NAMES = dict.fromkeys(("forget_class", "forgotten", "forget_classes"), CLASSES[1]) | dict.fromkeys(
+    ("forget_domain", "domain", "forget_domains"), DOMAINS[1]
 )
 GOLDENS = json.loads((Path(__file__).parent / "goldens.json").read_text(encoding="utf-8"))["mini"]
-TAKING = ("01", "03", "04", "05", "06", "07", "08")
+TAKING = ("00", "01", "03", "04", "05", "06", "07", "08")
 
 
 @pytest.fixture
@@ -68,7 +68,8 @@ def begun(number, monkeypatch, **changes):
 
 
 LEFT_OUT = {  # number -> what is left out: of any file; of one without optional fields, too
-    "01": (["the projection W", "how far the single templates agree"], ["domain named, held-out templates"]),
+    "00": ([], []),
+    "01": ([], []),
     "03": ([], ["prototypes"]),
     "04": (["a look at", "pictures that the edited model draws"], ["prototypes"]),
     "05": (["a look at", "where in the picture"], ["prototypes"]),
@@ -77,7 +78,6 @@ LEFT_OUT = {  # number -> what is left out: of any file; of one without optional
     "08": ([], ["prototypes", "what prototypes add"]),
 }
 UNRECORDED = {
-    "01": ([], ["zero_shot_domain"]),
     "03": ([], ["prototype_energy_in_texts", "pictures_in_both"]),
     "07": (["front_probe", "paraphrased_recall"], []),
 }
@@ -119,6 +119,8 @@ def test_the_first_code_cell_refuses_an_unfit_file(file, monkeypatch):
             ({}, {"pretrained": "openai"}, "pretrained: 'openai' given"),
         ):
             names, rest = begun(number, monkeypatch, **{"data": file(**changes)} | given)
+            if not {*given} <= {*names}:
+                continue  # in a lesson the file takes the place of the model, so none is given
             with pytest.raises(ValueError, match=message):
                 exec(rest[0], names)
     for number in ("02", "09"):

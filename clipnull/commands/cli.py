@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 
-from . import indexing, inspecting, measuring, teaching
+from . import doctor, indexing, inspecting, measuring, teaching
 from .console import Parser, escape_unprintable, terminable, validate_places
 
 DESCRIPTION = "A course and a library: make a pretrained CLIP forget, without its data."
@@ -20,7 +20,7 @@ def parser() -> tuple[Parser, Mapping[str, Parser]]:
     top = Parser(prog="clipnull", description=DESCRIPTION)
     top.add_argument("--version", action="store_true", help="print the version")
     commands = top.add_subparsers(dest="command", metavar="COMMAND")
-    for group in (teaching, measuring, inspecting, indexing):
+    for group in (teaching, measuring, inspecting, indexing, doctor):
         group.add(commands)
     return top, commands.choices
 

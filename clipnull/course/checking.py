@@ -23,8 +23,8 @@ def check(identity: str, answer: Callable, strict: bool = False) -> None:
     Raises ValueError for an unknown `identity`, with near ones.
 
     >>> import clipnull as cn
-    >>> cn.check("00-2", lambda z: z / z.norm(dim=1, keepdim=True))
-    PASS 00-2
+    >>> cn.check("00-1", lambda z: z / z.norm(dim=1, keepdim=True))
+    PASS 00-1
     >>> cn.check("06-1", lambda before, after, classes: (before - after) / before)
     FAIL 06-1: the result: 0.444444; expected 0.5
       given: before 0.9, after 0.5, classes 10

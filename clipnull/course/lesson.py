@@ -1,42 +1,290 @@
-"""What a lesson begins with: the pictures that can be read, and their embeddings."""
+"""A lesson's toolkit: one line opens a lesson, one helper each shows a table, a claim, an answer, a figure.
 
-from collections.abc import Sequence
+    from clipnull.course import lesson as course
+    lesson = course.open(model, data, seed, forget_class, forget_domain)
 
+A prediction is a Markdown cell that begins with "**Predict.**" before the run, and `answer` after it. Everything is
+float64 and rows have length 1, so that no lesson casts or normalises before it begins.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from ..datasets.loading import load_images
-from ..embedding import embed, readable
-from ..errors import names
+from ..edit import Edit
+from ..errors import expect, import_extra, one_of
+from ..evaluate import accuracy_matrix, classify
+from ..files import data_folder
+from ..from_names import embed_vocabulary
 from ..images import Images
-from ..models import Clip
+from ..methods.cells import Cells
+from ..models import Clip, load
+from ..prompts import embed_cells, embed_classes
+from ..stored import is_stored
+from ..vocabulary import Forget
+from .drawings import STYLE
+from .pictures import embed_whole
+from .plots import drawn
+
+if TYPE_CHECKING:
+    import IPython as ipython
+    import matplotlib.pyplot as plt
+    import pandas as pd
+else:
+    ipython, plt, pd = (import_extra(name, "course") for name in ("IPython", "matplotlib.pyplot", "pandas"))
+
+Change = Callable[[Tensor], Tensor] | Tensor | Edit | None
+"""What is done to embeddings (n, d): a function of them, a matrix (d, d) behind them, an edit, or nothing."""
+
+GREY = '<span style="color: gray">{}</span>'
+REAL = "openai-vit-b-32-photo-and-drawing"
+"""The file in data/results with what was measured on OpenAI's ViT-B/32."""
 
 
-def open_pictures(
-    clip: Clip,
-    data: str = "",
-    classes: Sequence[str] | None = None,
-    domains: Sequence[str] | None = None,
-    min_domains: int = 2,
-    min_pictures: int = 2,
-    split: str | None = None,
-) -> tuple[Images, Tensor]:
-    """The pictures of `data`, by default miniworld, and their embeddings (n, d).
+# --- opening a lesson
 
-    Broken pictures are named in a warning and left out. classes, domains: names that the lesson works with. Raises
-    ValueError, before anything is embedded, for an unknown name, for fewer than `min_domains` domains, and for fewer
-    than `min_pictures` of what is named, or of a class where nothing is.
+
+@dataclass(eq=False)
+class Lesson:
+    """What a lesson has: n pictures, C classes, K domains, width d; c and k are the places of the story's names.
+
+    z: (n, d), embeddings of the pictures. T, V: (C, K, d), texts and prototypes of all (class, domain) cells, and
+    `cells` with both. classifier: (C, d), the texts "a picture of a ...". before: (n,), the class that the unedited
+    model names. mask: (C, K) bool, what the story forgets.
     """
-    images = load_images(data or None, split)
-    if len(images.vocabulary.domains) < min_domains:
-        raise ValueError(f"data: {data!r} has one domain; expected two or more, in folders <domain>/<class>/*")
-    for kind, wanted in (("classes", classes), ("domains", domains)):
-        if wanted:
-            names(kind, wanted, getattr(images.vocabulary, kind))
-    counts = images.select(classes, domains).counts().sum(1 if not (classes or domains) else None)
-    if counts.min() < min_pictures:
-        what = " in ".join(", ".join(part) for part in (classes, domains) if part) or "a class"
-        raise ValueError(f"data: {int(counts.min())} pictures of {what}; expected at least {min_pictures}")
-    whole, (z,) = readable(images, embed(clip, images))
-    if len(whole) < len(images):
-        print(f"{len(images) - len(whole)} of {len(images)} pictures are broken and left out; a warning names them.")
-    return whole, z
+
+    clip: Clip
+    images: Images
+    z: Tensor
+    request: Forget
+    class_name: str
+    domain: str
+    seed: int
+
+    def __post_init__(self) -> None:
+        self.vocabulary = self.images.vocabulary
+        self.classes, self.domains = self.vocabulary.classes, self.vocabulary.domains
+        self.c = self.classes.index(self.class_name) if self.class_name else -1
+        self.k = self.domains.index(self.domain) if self.domain else -1
+        self.mask = self.request.mask(self.vocabulary)
+        self.z = F.normalize(self.z.double(), dim=-1)
+        self.T = embed_cells(self.clip, self.vocabulary).double()
+        self.classifier = embed_classes(self.clip, self.vocabulary.names).double()
+        self.before = self.answers()
+
+    @cached_property
+    def cells(self) -> Cells:
+        return embed_vocabulary(self.clip, self.vocabulary)  # prototypes are synthesized where the model brings none
+
+    @property
+    def V(self) -> Tensor:
+        return self.cells.pictures
+
+    @cached_property
+    def groups(self) -> dict[str, Tensor]:
+        """The pictures (n,) bool to forget; the siblings, of the same class, to keep; and all others, to keep."""
+        forgotten = self.mask[self.images.classes, self.images.domains]
+        same = self.mask.any(1)[self.images.classes] & ~forgotten
+        return {"forgotten": forgotten, "siblings": same, "others": ~forgotten & ~same}
+
+    def generator(self) -> torch.Generator:
+        return torch.Generator().manual_seed(self.seed)
+
+    def change(self, change: Change) -> Tensor:
+        """The embeddings after `change`, unit rows (n, d)."""
+        if isinstance(change, Tensor):
+            return F.normalize(self.z @ change.double(), dim=-1)
+        function = change.images if isinstance(change, Edit) else change
+        return self.z if function is None else F.normalize(function(self.z), dim=-1)
+
+    def answers(self, change: Change = None) -> Tensor:
+        """The class that each picture is named after `change`: (n,)."""
+        return classify(self.change(change), self.classifier, self.images.domains)
+
+    def accuracy(self, change: Change = None) -> Tensor:
+        """The share named right in each (class, domain) cell: (C, K), NaN where there is no picture."""
+        return accuracy_matrix(self.answers(change), self.images)
+
+    def search(self, change: Change = None, class_name: str = "") -> Tensor:
+        """The places (n,) of all pictures, the nearest to "a picture of a ..." first; by default the story's class."""
+        c = self.classes.index(one_of("class_name", class_name or self.class_name, self.classes))
+        return (self.change(change) @ self.classifier[c]).argsort(descending=True)
+
+    def counts(self, change: Change = None) -> dict[str, int]:
+        """Pictures named right after `change`, in each group that has any, and `of_...`, how many it has."""
+        right, found = self.answers(change) == self.images.classes, {}
+        for name, group in self.groups.items():
+            if group.any():
+                found |= {name: int((right & group).sum()), f"of_{name}": int(group.sum())}
+        return found
+
+    def examples(self, class_name: str) -> list[int]:
+        """The place of the first picture of a class in each domain, -1 where there is none: (K,)."""
+        of_class = self.images.classes == self.classes.index(class_name)
+        found = [(of_class & (self.images.domains == k)).nonzero()[:, 0].tolist() for k in range(len(self.domains))]
+        return [places[0] if places else -1 for places in found]
+
+    def pixels(self, what: str) -> bool:
+        """Whether there are pictures to look at; else a grey line says that `what` is left out."""
+        if not self.images.has_pixels:
+            note(f"Left out, as embeddings are stored and no pictures: {what}.")
+        return self.images.has_pixels
+
+
+def open(  # noqa: A001, as in `course.open`
+    model: str = "miniclip", data: str = "", seed: int = 0, forget_class: str = "dog", forget_domain: str = ""
+) -> Lesson:
+    """Open a lesson: model, pictures, vocabulary, their embeddings, and the request of the story.
+
+    model: "miniclip", or "ARCHITECTURE/TAG" of open_clip ("ViT-B-32/openai"). data: a folder or table of pictures, or a
+    file of embeddings (.npz), which takes the place of the model; empty: miniworld. forget_class, forget_domain: the
+    story's; without a domain the class goes everywhere, without a class the domain. Broken pictures are named in a
+    warning and left out.
+
+    Raises ValueError for a value of another type, a name that is not there (with near ones), and a story without
+    pictures.
+
+    >>> lesson = open()
+    >>> lesson.z.shape, lesson.T.shape, lesson.counts()["of_forgotten"]
+    (torch.Size([645, 256]), torch.Size([14, 6, 256]), 45)
+    """
+    expect(str, model=model, data=data, forget_class=forget_class, forget_domain=forget_domain)
+    expect(int, seed=seed)
+    plt.rcParams.update(STYLE)
+    images = load_images(data or None)
+    request = Forget([forget_class] if forget_class else None, [forget_domain] if forget_domain else None)
+    mask, counts = request.mask(images.vocabulary), images.counts()
+    if not counts[mask].sum():
+        there = [d for d, n in zip(images.vocabulary.domains, counts[mask.any(1)].sum(0), strict=True) if n]
+        raise ValueError(f"forget_domain: {forget_domain!r} has no {forget_class}; expected one of {', '.join(there)}")
+    name, _, tag = (model, "", "") if ":" in model else model.partition("/")
+    clip = load(data) if is_stored(data) else load(name, tag or None)
+    return Lesson(clip, *embed_whole(clip, images), request, forget_class, forget_domain, seed)
+
+
+# --- showing
+
+
+def _show(text: str, about: Mapping[str, Any] | None = None) -> None:
+    if ipython.get_ipython() is None:
+        return print(text)
+    data = {"text/markdown": text, "text/plain": text}
+    ipython.display.display(data, metadata={"clipnull": dict(about)} if about else {}, raw=True)
+
+
+def note(text: str) -> None:
+    """One grey line: what this run leaves out, or how another model differs."""
+    _show(GREY.format(text))
+
+
+def table(rows: Any, caption: str, form: str = "{:.2f}") -> None:
+    """A Markdown table of `rows`, whatever a DataFrame takes, below its `caption`. form: of numbers that are not whole.
+
+    The index comes first where it holds names.
+    """
+    frame = pd.DataFrame(rows)
+    if not isinstance(frame.index, pd.RangeIndex):
+        frame = frame.rename_axis(str(frame.index.name or "")).reset_index()
+    texts = [[form.format(v) if isinstance(v, float) else str(v) for v in row] for row in frame.itertuples(index=False)]
+    texts = [["–" if text == "nan" else text.replace("|", "\\|") for text in row] for row in texts]
+    numbers = [all(text[:1] in "+-–0123456789" for text in column) for column in zip(*texts, strict=True)]
+    lines = [map(str, frame.columns), ("---:" if right else "---" for right in numbers), *texts]
+    _show("\n".join([f"**{caption}**", "", *(f"| {' | '.join(line)} |" for line in lines)]))
+
+
+def claim(text: str, when: object = True, fold: str = "", **numbers: Any) -> None:
+    """A sentence with its numbers filled in from the run, as Markdown; where it is untrue, one grey line with them.
+
+    text: as for `str.format`. when: the condition under which the wording is true. numbers: what the text names, and
+    whatever else to show; tests hold them against the recorded metrics of the same name. fold: what it unfolds under.
+
+    >>> claim("Dogs become cars: {cars} of {dogs}.", when=22 > 2, cars=22, dogs=45)
+    Dogs become cars: 22 of 45.
+    """
+    values = {name: value.item() if hasattr(value, "item") else value for name, value in numbers.items()}
+    holds = bool(when) and all(value == value for value in values.values())  # NaN differs from itself
+    told = [f"{n.replace('_', ' ')} {f'{v:.4g}' if isinstance(v, float) else v}" for n, v in values.items()]
+    said = text.format(**values) if holds else GREY.format(f"In this run: {', '.join(told)}.")
+    shown = f"<details><summary>{fold}</summary>\n\n{said}\n\n</details>" if fold else said
+    _show(shown, {"claim": text, "holds": holds, "numbers": values})
+
+
+def answer(text: str, when: object = True, **numbers: Any) -> None:
+    """The answer to a prediction: a `claim` that unfolds."""
+    claim(text, when, "Answer", **numbers)
+
+
+def figure(fig: plt.Figure, alt: str) -> None:
+    """Display a figure as PNG with its alternative text `alt`, one sentence. Its title must state the finding."""
+    titles = [fig.get_suptitle(), *(ax.get_title(loc) for ax in fig.axes for loc in ("center", "left"))]
+    if len(alt) < 20 or not any(titles):
+        raise ValueError(f"alt: {alt!r}, titles {titles}; expected a sentence, and a title that states the finding")
+    whole, small = io.BytesIO(), io.BytesIO()
+    fig.savefig(whole, format="png")
+    plt.close(fig)
+    Image.open(whole).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
+    data = {"image/png": base64.b64encode(small.getvalue()).decode(), "text/plain": alt}
+    ipython.display.display(data, metadata={"image/png": {"alt": alt}, "clipnull": {"drawn": drawn(fig)}}, raw=True)
+
+
+# --- OpenAI's CLIP, as it was measured
+
+
+def measured(name: str = REAL, part: str = "summary", **match: object) -> pd.DataFrame:
+    """Rows of data/results/NAME.json, those with the values `match`; figures with an interval become their mean.
+
+    >>> measured(paradigm="global", method="nullspace").forgetting_rate.round(3).tolist()
+    [0.996]
+    """
+    content = json.loads((data_folder("results") / f"{name}.json").read_text(encoding="utf-8"))
+    rows = content[part] if isinstance(content[part], list) else [content[part]]
+    rows = [row for row in rows if all(row.get(key) == value for key, value in match.items())]
+    return pd.DataFrame([{k: v[0] if isinstance(v, list) and v else v for k, v in row.items()} for row in rows])
+
+
+def real_clip(rows: Any, note: str, form: str = "{:.2f}") -> None:
+    """The box "On OpenAI's ViT-B/32": a table of what was measured, such as rows of `measured`, below `note`."""
+    table(rows, f"On OpenAI's ViT-B/32 · {note}", form)
+
+
+# --- the student's own edit
+
+
+def story(lesson: Lesson, **changes: Change) -> None:
+    """The story's table: how many pictures are still named right, unedited and after each of `changes`."""
+    heads = {"forgotten": lesson.request, "siblings": f"{lesson.class_name} elsewhere", "others": "everything else"}
+    rows = {}
+    for label, change in {"unedited": None, **changes}.items():
+        n = lesson.counts(change)
+        rows[label.replace("_", " ")] = {str(heads[g]): f"{n[g]} of {n[f'of_{g}']}" for g in heads if g in n}
+    table(pd.DataFrame(rows).T, "Pictures named right")
+
+
+def try_edit(lesson: Lesson, change: Change, reference: Change, hint: str = "") -> None:
+    """Compare the student's edit with the reference on every picture, and show the story's table with it.
+
+    A mistake never raises. hint: for the easiest mistake. To build it only now, give a function of z.
+    """
+    try:
+        z = lesson.change(change)
+        if z.shape != lesson.z.shape:
+            raise ValueError(f"embeddings of shape {tuple(z.shape)}; expected {tuple(lesson.z.shape)}")
+    except NotImplementedError:
+        return _show("TODO: write the function above and run its code, then run this again.")
+    except Exception as error:  # of whatever the student wrote
+        return _show(f"FAIL: {type(error).__name__}: {str(error).partition(chr(10))[0]}. {hint}")
+    gap = float((z - lesson.change(reference)).norm(dim=1).nan_to_num(2.0).max())
+    _show("PASS" if gap < 1e-3 else f"FAIL: a picture lies {gap:.2g} from where the reference puts it. {hint}")
+    story(lesson, your_edit=change, **({} if gap < 1e-3 else {"reference": reference}))

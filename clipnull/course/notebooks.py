@@ -30,6 +30,12 @@ PAGE = """{%- extends 'lab/index.html.j2' -%}
 {%- block jupyter_widgets -%}{%- endblock -%}
 {%- block html_head_js_mathjax -%}{%- endblock -%}
 {%- block html_head_js_mermaidjs -%}{%- endblock -%}
+{%- block data_png scoped -%}
+<div class="jp-RenderedImage jp-OutputArea-output">
+<img alt="{{ output | get_metadata('alt', 'image/png') or '' | escape_html }}"
+src="data:image/png;base64,{{ output.data['image/png'] }}">
+</div>
+{%- endblock -%}
 {%- block html_head_css -%}
 <style>
 {{ resources.formulas }}.formula { display: block; overflow: auto hidden }
@@ -37,7 +43,7 @@ PAGE = """{%- extends 'lab/index.html.j2' -%}
 </style>
 {%- endblock -%}
 """
-"""The page of a notebook without any script: what nbconvert's own page loads comes from other sites."""
+"""The page of a notebook: figures with their texts, and no script, as nbconvert's own loads from other sites."""
 
 
 # --- files

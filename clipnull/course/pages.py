@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import io
 import re
 import shutil
@@ -51,7 +52,11 @@ def index(pages: Sequence[Path], menu: Mapping[str, Sequence[str]], with_demo: b
         nb = read(page) if page.suffix == ".ipynb" else None
         text = nb.cells[0].source if nb else page.read_text(encoding="utf-8")
         title = re.search(r"^# (.+)", text, re.MULTILINE)
-        lines += [f"### [{title[1] if title else page.stem}]({page.name})\n", _cover(nb) if nb else "", _goals(text)]
+        lines += [
+            f"### [{title[1] if title else page.stem}]({page.name})\n",
+            _cover(nb) if nb else "",
+            with_anchors(_goals(text)),
+        ]
         if nb:
             lines.append(f'<a href="_static/notebooks/{page.name}" download>Download the notebook</a>\n')
     lines += [MENU % (title, "\n".join(Path(name).stem for name in names)) for title, names in menu.items() if names]
@@ -61,15 +66,25 @@ def index(pages: Sequence[Path], menu: Mapping[str, Sequence[str]], with_demo: b
 def _cover(nb: Any) -> str:
     """A thumbnail of a notebook's figure: that of the cell tagged `cover`, else the first; "" without one."""
     cells = sorted(nb.cells, key=lambda cell: "cover" not in cell.metadata.get("tags", []))
-    texts = [output.get("data", {}).get("text/html", "") for cell in cells for output in cell.get("outputs", ())]
-    figure = next(filter(None, map(FIGURE.search, texts)), None)
+    outputs = [output for cell in cells for output in cell.get("outputs", ())]
+    figure = next(filter(None, map(_figure, outputs)), None)
     if not figure:
         return ""
-    picture, content = Image.open(io.BytesIO(base64.b64decode(figure[2]))).convert("RGB"), io.BytesIO()
+    alt, encoded = figure
+    picture, content = Image.open(io.BytesIO(base64.b64decode(encoded))).convert("RGB"), io.BytesIO()
     picture.thumbnail((560, 360))
     picture.save(content, "webp", quality=70)
     data = base64.b64encode(content.getvalue()).decode("ascii")
-    return f'<img class="cover" alt="{figure[1]}" src="data:image/webp;base64,{data}">\n'
+    return f'<img class="cover" alt="{alt}" src="data:image/webp;base64,{data}">\n'
+
+
+def _figure(output: Any) -> tuple[str, str] | None:
+    """The alternative text, for HTML, and the data of the figure that an output shows, if any."""
+    data = output.get("data", {})
+    if png := data.get("image/png"):
+        return html.escape(output.metadata.get("image/png", {}).get("alt", "")), png
+    found = FIGURE.search(data.get("text/html", ""))
+    return (found[1], found[2]) if found else None
 
 
 def _goals(text: str) -> str:
@@ -98,10 +113,17 @@ def copy(page: Path, source: Path, pages: Sequence[Path]) -> None:
     for cell in nb.cells:
         tags = cell.metadata.get("tags", [])
         if "solution" in tags:
-            cell.metadata |= {"tags": [*tags, "hide-input"], "mystnb": SOLUTION}
+            cell.metadata |= {"tags": [*tags, "hide-input"], "mystnb": dict(SOLUTION)}
         if cell.cell_type == "markdown":
-            cell.source = with_headings(with_links(cell.source, numbered))
+            cell.source = with_anchors(with_headings(with_links(cell.source, numbered)))
+        for found in filter(None, map(_figure, cell.get("outputs", ()))):
+            cell.metadata.setdefault("mystnb", {})["image"] = {"alt": html.unescape(found[0])}
     write_text(source / page.name, text_of(nb))
+
+
+def with_anchors(text: str) -> str:
+    """The text whose links to headings of notebooks, "00_a.ipynb#My-heading" in Jupyter, are those of the book."""
+    return re.sub(r"(?<=\.ipynb#)[^)\s]+", lambda found: found[0].lower(), text)
 
 
 def with_headings(text: str) -> str:

@@ -21,14 +21,13 @@ PROFILES = {
     "gpu": Profile("mini", {}, "cuda"),
     "pacs": Profile(
         "pacs",
-        {"data": "{CLIPNULL_DATA}/test", "forget_class": "dog"}
-        | dict.fromkeys(("shown_domain", "forget_domain", "domain"), "sketch"),
+        {"data": "{CLIPNULL_DATA}/test", "forget_class": "dog"} | dict.fromkeys(("forget_domain", "domain"), "sketch"),
     ),
     "realclip": Profile(
         "realclip",
         {"data": "{CLIPNULL_EMBEDDINGS}/vitb32_style.npz"}
-        | dict.fromkeys(("shown_class", "forget_class", "forgotten"), "cat")
-        | dict.fromkeys(("shown_domain", "forget_domain", "domain"), "drawing")
+        | dict.fromkeys(("forget_class", "forgotten"), "cat")
+        | dict.fromkeys(("forget_domain", "domain"), "drawing")
         | {"other_words": "kitten, pet", "parts": "paw, tail"},
         "cpu",
         without=("02", "09"),

@@ -114,8 +114,8 @@ def validate(notebooks: Sequence[Path], out: Path) -> None:
 
 
 NAMES = {
-    "classes": ("shown_class", "forget_class", "forgotten", "forget_classes"),
-    "domains": ("shown_domain", "forget_domain", "domain", "forget_domains"),
+    "classes": ("forget_class", "forgotten", "forget_classes"),
+    "domains": ("forget_domain", "domain", "forget_domains"),
 }
 """Parameters that name classes and domains of the pictures."""
 

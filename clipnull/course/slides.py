@@ -82,7 +82,8 @@ def deck(nb: Any) -> Any:
                     add(kind, source)
         elif title not in WITHOUT_RESULTS and not TAGS_LEFT_OUT & set(cell.metadata.get("tags", ())):
             for output in cell.outputs:
-                if "<figure" in output.get("data", {}).get("text/html", ""):
+                data = output.get("data", {})
+                if "image/png" in data or "<figure" in data.get("text/html", ""):
                     add_results(*printed, output)
                 elif _is_short(output):
                     printed.append(output)

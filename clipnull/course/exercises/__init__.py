@@ -1,6 +1,7 @@
 """The exercises of the notebooks: the arguments of an answer, the result it should return, and a hint about shapes.
 
-An exercise of notebook NN is four cells in a row, between the last question and the summary:
+An exercise of notebook NN is four cells in a row, between the last question and the summary, in a lesson
+where it belongs:
 
 1. Markdown: **Exercise k** (5 min, easy). The task, then <details><summary>Hint</summary>...</details>
    (minutes a whole number; easy, medium or hard).

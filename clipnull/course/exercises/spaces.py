@@ -9,33 +9,26 @@ from torch import Tensor
 from ... import subspace
 from .registry import double, exercise, normal
 
-# --- 00 check your machine
+# --- 00 start here
 
 
 @exercise(
     "00-1",
-    [
-        (
-            "[OK]   Python 3.11.7 on Linux\n[FAIL] memory: 0.4 GB free; expected 1 GB\n       -> close programs\n"
-            "[OK]   no line above starts with [FAIL]\n[FAIL] disk: 0.1 GB free\n       -> make room",
-        ),
-        ("[OK]   all is well",),
-        ("",),
-    ],
-    "go through report.splitlines(); a line counts if it *starts* with [FAIL]",
-)
-def failed_checks(report: str) -> list[str]:
-    return [line.removeprefix("[FAIL]").strip() for line in report.splitlines() if line.startswith("[FAIL]")]
-
-
-@exercise(
-    "00-2",
     [(normal(1, 5, 8),), (3 * normal(2, 2, 3),), (normal(3, 1, 4),)],
     "divide each *row* by its own length: the lengths of (n, d) rows need shape (n, 1); sum over the last axis and "
     "keep it",
 )
 def unit_rows(z: Tensor) -> Tensor:
     return F.normalize(z, dim=-1)
+
+
+@exercise(
+    "00-2",
+    [(normal(1, 9, 8) * torch.arange(1, 10)[:, None], normal(2, 8), 4), (normal(3, 5, 3), 2 * normal(4, 3), 5)],
+    "unit rows first, or long vectors win; then z @ t, and argsort with descending=True",
+)
+def nearest_pictures(z: Tensor, t: Tensor, k: int) -> Tensor:
+    return (F.normalize(z, dim=-1) @ t).argsort(descending=True)[:k]
 
 
 # --- 01 text-prompt embeddings
@@ -59,6 +52,17 @@ def zero_shot_probabilities(pictures: Tensor, prompts: Tensor, scale: float) -> 
 )
 def class_directions(texts: Tensor) -> Tensor:
     return texts.mean(1) - texts.mean((0, 1))
+
+
+@exercise(
+    "01-3",
+    [(normal(1, 4, 3, 8), 1, 2), (normal(2, 3, 2, 5), 0, 1)],
+    "other classes are torch.arange(C) != c; the mean of the class runs over other domains only, and so on; add the "
+    "means of class and domain, subtract that of the cells that share neither",
+)
+def predict_text(texts: Tensor, c: int, k: int) -> Tensor:
+    other_c, other_k = torch.arange(texts.shape[0]) != c, torch.arange(texts.shape[1]) != k
+    return texts[c, other_k].mean(0) + texts[other_c, k].mean(0) - texts[other_c][:, other_k].mean((0, 1))
 
 
 # --- 02 synthesized prototypes
