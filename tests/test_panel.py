@@ -66,7 +66,7 @@ def test_the_table_shows_in_text_what_its_colours_show(panel):
     text = panel.shown.value
     assert "<caption>" in text and text.count("scope='row'") == 14 and text.count("scope='col'") == 6
     assert text.count("outline:") == text.count(" ×<") == 1
-    assert set(re.findall(r"background: ([^;']+)", text)) > {"#f6f6f7"}, "hexadecimal; unchanged cells are white"
+    assert set(re.findall(r"background: ([^;']+)", text)) > {"#f6f6f6"}, "hexadecimal; unchanged cells are white"
 
 
 def test_unknown_names_are_refused(clip, images, cells, z, monkeypatch):
