@@ -52,8 +52,10 @@ def embed_forms(clip: Clip, vocabulary: Vocabulary) -> Tensor | None:
 
     F is the largest number of forms; a class of fewer has its own in turn.
     """
-    forms = [vocabulary.forms_of(c) or vocabulary.names[i] for i, c in enumerate(vocabulary.classes)]
-    if not vocabulary.forms or not all(clip.knows(form) for group in forms for form in group):
+    if not vocabulary.forms:
+        return None
+    forms = [group or names for group, names in zip(vocabulary.class_forms(), vocabulary.names, strict=True)]
+    if not all(clip.knows(form) for group in forms for form in group):
         return None
     most = max(map(len, forms))
     texts = clip.embed_texts([group[i % len(group)] for group in forms for i in range(most)])

@@ -105,6 +105,10 @@ class Vocabulary:
         _all_differ("domains", [words(phrase_of(name)) for name in self.domains], self.domains)
         pairs = {(words(name), c): name for c, names in zip(self.classes, self.names, strict=True) for name in names}
         _all_differ("classes", [text for text, _ in pairs], [f"{name} of {c}" for (_, c), name in pairs.items()])
+        if isinstance(self.forms, str):
+            one_of("forms", self.forms, ["en"])
+        elif self.forms:
+            self.places("classes", self.forms)
         first: dict[str, str] = {}
         for (_, c), name in pairs.items():
             if (other := first.setdefault(_read(name), c)) != c:
@@ -133,15 +137,21 @@ class Vocabulary:
         >>> Vocabulary(["glass", "glasses"], ["photo"], forms="en").forms_of("glass")
         ('glass', 'the glass', 'the glasses', 'two glasses', 'many glasses')
         """
-        (c,) = self.places("classes", [class_name])
-        others = {words(name) for group in (*self.names[:c], *self.names[c + 1 :]) for name in group}
+        return self.class_forms()[self.places("classes", [class_name])[0]]
+
+    def class_forms(self) -> list[tuple[str, ...]]:
+        """`forms_of` each class."""
+        forms: list[list[str]] = [[] for _ in self.classes]
         if isinstance(self.forms, Mapping):
-            forms = [
-                form for name, given in self.forms.items() if self.places("classes", [name]) == [c] for form in given
-            ]
-        else:
-            forms = [form for name in self.names[c] for form in english_forms(name)] if self.forms else []
-        return tuple(form for form in dict.fromkeys(forms) if words(form) not in others)
+            for c, given in zip(self.places("classes", self.forms), self.forms.values(), strict=True):
+                forms[c] += given
+        elif self.forms:
+            forms = [[form for name in group for form in english_forms(name)] for group in self.names]
+        owner = {words(name): c for c, group in enumerate(self.names) for name in group}
+        return [
+            tuple(form for form in dict.fromkeys(group) if owner.get(words(form), c) == c)
+            for c, group in enumerate(forms)
+        ]
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -187,7 +197,8 @@ def english_forms(name: str) -> list[str]:
     >>> english_forms("dog")
     ['dog', 'the dog', 'dogs', 'the dogs', 'two dogs', 'many dogs']
     """
-    return [form.replace("{n}", spaced(name)).replace("{p}", plural(name)) for form in FORMS]
+    singular, several = spaced(name), plural(name)
+    return [form.replace("{n}", singular).replace("{p}", several) for form in FORMS]
 
 
 def _codes(names: Sequence[str]) -> list[str]:

@@ -24,6 +24,10 @@ def test_forms_are_of_all_names_and_leave_other_classes_theirs():
     given_ones = cn.Vocabulary(["Hund", "Katze"], ["Foto"], forms={"hund": ["Hunde", "die Hunde"]})
     assert given_ones.forms_of("Hund") == ("Hunde", "die Hunde") and given_ones.forms_of("Katze") == ()
     assert cn.Vocabulary(["cat", "dog"], ["photo"]).forms_of("dog") == ()
+    with pytest.raises(ValueError, match="forms: 'de' is not known"):
+        cn.Vocabulary(["Hund", "Katze"], ["Foto"], forms="de")
+    with pytest.raises(ValueError, match="classes: 'Hnd' is not known; did you mean 'Hund'"):
+        cn.Vocabulary(["Hund", "Katze"], ["Foto"], forms={"Hnd": ["Hunde"]})
     assert given_ones == cn.Vocabulary(["Hund", "Katze"], ["Foto"])  # forms change edits, not what is measured
 
 
