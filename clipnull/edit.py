@@ -111,13 +111,13 @@ class Edit:
             return cast(Array, self.images(_tensor_of(z)).numpy())
         if z.ndim != 2 or z.shape[1] != len(self.left) or not z.is_floating_point():
             raise ValueError(f"z: {z.dtype} of shape {tuple(z.shape)}; expected floats, (n, {len(self.left)})")
-        layer, edited = self.layer(torch.float64).to(z.device), z.clone()
+        layer, edited = self.layer(torch.float64).to(z.device), torch.empty_like(z) if self.linear else z.clone()
         for rows in (slice(first, first + ROWS) for first in range(0, len(z), ROWS)):
             if self.linear:
                 edited[rows] = layer(z[rows])
             else:
                 edited[rows].index_copy_(0, *layer.touched(z[rows]))
-        return edited
+        return cast(Array, edited)
 
     def queries(self, t: Array) -> Array:
         """Edited embeddings of queries for an index that stays as it is: t -> t P^T, (n, d) or (d,), not normalised.

@@ -49,9 +49,9 @@ def neuron(
     within("threshold", threshold, 0.0, 10.0)
     within("silence", silence, 0.0, 10.0)
     within("domain_share", domain_share, 0.0, 100.0)
-    u, whole, alone = cells.duals, mask.all(0), cells.prototypes is None
+    whole, alone = mask.all(0), cells.prototypes is None
     seen = TEXT_ONLY_SCALE if alone else 1.0
-    left, right, least = [torch.zeros_like(u[:0])], [torch.zeros_like(u[:0])], []
+    left, right, least = [torch.zeros_like(cells.classifier[:0])], [torch.zeros_like(cells.classifier[:0])], []
     for c in (mask & ~whole).any(1).nonzero()[:, 0].tolist():
         row = mask[c] & ~whole
         everywhere = bool(mask[c].all())
@@ -62,6 +62,6 @@ def neuron(
     if whole.any():
         decoy, margin = decoy_of(cells, whole)
         left.append((cells.domain_detector(whole) if alone else whole_domain_detector(cells, mask, 0.02))[None])
-        right.append((-8 if alone else -4) * margin * u[decoy, None])
+        right.append((-8 if alone else -4) * margin * cells.duals[decoy, None])
         least.append(seen * (silence if alone else threshold / 2))
     return Edit(torch.cat(left).T, torch.cat(right).T, "neuron", threshold=torch.tensor(least, dtype=torch.float64))

@@ -54,8 +54,8 @@ def oblique(
     within("common_share", common_share, 0.0, 100.0)
     within("rho", rho, 1e-9, 1e9)
     more, less, bias = (*TEXT_ONLY_SCALES, common_share) if cells.prototypes is None else (1.0, 1.0, 0.0)
-    u, whole, middle = cells.duals, mask.all(0), cells.texts.mean((0, 1))
-    left, right = [torch.zeros_like(u[:0])], [torch.zeros_like(u[:0])]
+    whole, middle = mask.all(0), cells.texts.mean((0, 1))
+    left, right = [torch.zeros_like(cells.classifier[:0])], [torch.zeros_like(cells.classifier[:0])]
     for c in (mask & ~whole).any(1).nonzero()[:, 0].tolist():
         row, read, everywhere = mask[c] & ~whole, cells.class_detector(c), bool(mask[c].all())
         if not everywhere:
@@ -66,7 +66,7 @@ def oblique(
     if whole.any():
         decoy, margin = decoy_of(cells, whole)
         left.append(whole_domain_detector(cells, mask, rho)[None])
-        right.append(-2 * strength * more * margin * u[decoy, None])
+        right.append(-2 * strength * more * margin * cells.duals[decoy, None])
     return Edit(torch.cat(left).T, torch.cat(right).T, "oblique")
 
 
