@@ -109,9 +109,10 @@ def counted(n: int, thing: str) -> str:
     return f"{n} {thing}{'s' * (n != 1)}"
 
 
-def markdown(rows: Iterable[Sequence[object]], columns: Sequence[str]) -> str:
-    """A table in Markdown: each of `rows` in a line, under the titles `columns`."""
-    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+def markdown(rows: Iterable[Sequence[object]], columns: Sequence[str], right: Sequence[bool] = ()) -> str:
+    """A table in Markdown: each of `rows` in a line, under the titles `columns`. right: which stand to the right."""
+    rule = ["---:" if to_right else "---" for to_right in right] or ["---"] * len(columns)
+    lines = ["| " + " | ".join(columns) + " |", "|" + "|".join(rule) + "|"]
     return "\n".join([*lines, *("| " + " | ".join(map(str, row)) + " |" for row in rows)])
 
 

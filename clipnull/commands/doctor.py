@@ -11,6 +11,8 @@ import sys
 import time
 from collections.abc import Callable
 
+from .console import add_command
+
 PACKAGES = ("torch", "open_clip_torch", "numpy", "scikit-learn", "safetensors", "pillow", "matplotlib", "seaborn")
 COURSE = ("pandas", "papermill", "nbclient", "ipykernel")
 MEMORY_GB, DISK_GB, SLOWEST = 1.0, 0.5, 5.0
@@ -19,8 +21,7 @@ MEMORY_GB, DISK_GB, SLOWEST = 1.0, 0.5, 5.0
 
 def add(commands: argparse._SubParsersAction) -> None:
     """Put the parser of this command among those of `clipnull`."""
-    text = "check this machine for the course: one line when all is well"
-    commands.add_parser("doctor", help=text, description=text).set_defaults(function=doctor)
+    add_command(commands, "doctor", doctor, "check this machine for the course: one line when all is well")
 
 
 def doctor(args: argparse.Namespace) -> int:

@@ -147,13 +147,12 @@ def queries(args: argparse.Namespace) -> int:
 
 def _request(args: argparse.Namespace, vocabulary: Vocabulary) -> Forget:
     """What is to be forgotten, by the names of classes; an alias stands for its class."""
-    from ..vocabulary import Forget, words
+    from ..vocabulary import Forget
 
     place = args.embeddings or args.vocabulary
-    alias = {words(name): c for c, names in zip(vocabulary.classes, vocabulary.names, strict=True) for name in names}
-    classes = args.classes and list(dict.fromkeys(alias.get(words(name), name) for name in args.classes))
-    request = Forget(classes, getattr(args, "domains", None))
     try:
+        places = dict.fromkeys(vocabulary.places("classes", args.classes)) if args.classes else ()
+        request = Forget([vocabulary.classes[c] for c in places] or None, getattr(args, "domains", None))
         request.mask(vocabulary)
     except ValueError as error:
         raise ValueError(f"{error} (among the names in {place})") from None

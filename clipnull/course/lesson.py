@@ -26,7 +26,7 @@ from ..datasets.loading import load_images
 from ..edit import Edit
 from ..errors import expect, import_extra, one_of
 from ..evaluate import accuracy_matrix, classify
-from ..files import data_folder
+from ..files import data_folder, markdown
 from ..from_names import embed_vocabulary
 from ..images import Images
 from ..methods.cells import Cells
@@ -124,17 +124,17 @@ class Lesson:
 
     def counts(self, change: Change = None) -> dict[str, int]:
         """Pictures named right after `change`, in each group that has any, and `of_...`, how many it has."""
-        right, found = self.answers(change) == self.images.classes, {}
+        right, counts = self.answers(change) == self.images.classes, {}
         for name, group in self.groups.items():
             if group.any():
-                found |= {name: int((right & group).sum()), f"of_{name}": int(group.sum())}
-        return found
+                counts |= {name: int((right & group).sum()), f"of_{name}": int(group.sum())}
+        return counts
 
     def examples(self, class_name: str) -> list[int]:
         """The place of the first picture of a class in each domain, -1 where there is none: (K,)."""
         of_class = self.images.classes == self.classes.index(class_name)
-        found = [(of_class & (self.images.domains == k)).nonzero()[:, 0].tolist() for k in range(len(self.domains))]
-        return [places[0] if places else -1 for places in found]
+        of_domains = [self.images.domains == k for k in range(len(self.domains))]
+        return [next(iter((of_class & where).nonzero()[:, 0].tolist()), -1) for where in of_domains]
 
     def pixels(self, what: str) -> bool:
         """Whether there are pictures to look at; else a grey line says that `what` is left out."""
@@ -200,8 +200,7 @@ def table(rows: Any, caption: str, form: str = "{:.2f}") -> None:
     texts = [[form.format(v) if isinstance(v, float) else str(v) for v in row] for row in frame.itertuples(index=False)]
     texts = [["–" if text == "nan" else text.replace("|", "\\|") for text in row] for row in texts]
     numbers = [all(text[:1] in "+-–0123456789" for text in column) for column in zip(*texts, strict=True)]
-    lines = [map(str, frame.columns), ("---:" if right else "---" for right in numbers), *texts]
-    _show("\n".join([f"**{caption}**", "", *(f"| {' | '.join(line)} |" for line in lines)]))
+    _show(f"**{caption}**\n\n{markdown(texts, [*map(str, frame.columns)], numbers)}")
 
 
 def claim(text: str, when: object = True, fold: str = "", **numbers: Any) -> None:
@@ -215,10 +214,10 @@ def claim(text: str, when: object = True, fold: str = "", **numbers: Any) -> Non
     """
     values = {name: value.item() if hasattr(value, "item") else value for name, value in numbers.items()}
     holds = bool(when) and all(value == value for value in values.values())  # NaN differs from itself
-    told = [f"{n.replace('_', ' ')} {f'{v:.4g}' if isinstance(v, float) else v}" for n, v in values.items()]
-    said = text.format(**values) if holds else GREY.format(f"In this run: {', '.join(told)}.")
-    shown = f"<details><summary>{fold}</summary>\n\n{said}\n\n</details>" if fold else said
-    _show(shown, {"claim": text, "holds": holds, "numbers": values})
+    listed = [f"{n.replace('_', ' ')} {f'{v:.4g}' if isinstance(v, float) else v}" for n, v in values.items()]
+    sentence = text.format(**values) if holds else GREY.format(f"In this run: {', '.join(listed)}.")
+    folded = f"<details><summary>{fold}</summary>\n\n{sentence}\n\n</details>"
+    _show(folded if fold else sentence, {"claim": text, "holds": holds, "numbers": values})
 
 
 def answer(text: str, when: object = True, **numbers: Any) -> None:
