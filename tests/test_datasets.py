@@ -755,7 +755,7 @@ def test_miniworld_is_what_its_card_says():
     assert min(n for (*_, split), n in splits.items() if split == "test") >= 5
     assert min(n for (*_, split), n in splits.items() if split == "train") >= 3
     books = {domain: n for (label, domain, split), n in splits.items() if (label, split) == ("book", "test")}
-    assert books["line"] >= 8 and sum(books.values()) - books["line"] >= 25  # the story of notebook 05
+    assert books["line"] >= 8 and sum(books.values()) - books["line"] >= 25  # the story of notebook 06
     assert sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) <= 25e6
 
 

@@ -5,7 +5,7 @@ are more names than dimensions; the rest as in `oblique`) and
 v_c = (class detector) + (detector of the forgotten domains). The threshold brings the sum
 nearer to the "and" that a matrix cannot have: a sibling shows the class and not the domain, another picture of the
 domain the domain and not the class; both together pass it farthest. Where a model tells domains or classes badly, one
-alone passes, too (notebook 05 counts how often). The unit never reads below zero, so that it never raises the class it
+alone passes, too (notebook 06 counts how often). The unit never reads below zero, so that it never raises the class it
 should lower, which is what most kept pictures are lost to under `oblique`.
 For domains that are forgotten whole, one unit detects them and raises the class that is least expected there.
 

@@ -1,4 +1,4 @@
-"""Exercises of notebooks 07 to 09: what remains, how sure a number is, and an edit in a file of weights."""
+"""Exercises of notebooks 08 to 10: what remains, how sure a number is, and an edit in a file of weights."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Exercises of notebooks 04 to 06: an edit of each paradigm, and how much it forgets."""
+"""Exercises of notebooks 04 to 07: an edit of each paradigm, and how much it forgets."""
 
 import math
 
