@@ -315,20 +315,24 @@ class Baseline:
     """Whether the edit depends on the seed."""
     texts: bool = False
     """Whether the edit is one of texts, `Edit.queries`, and not of pictures."""
+    tuned: bool = True
+    """Whether its settings were chosen on labelled training pictures."""
+    notes: bool = False
+    """Whether its source was read in abstract and public notes only."""
 
 
 BASELINES = {
-    "random": Baseline(random, drawn=True),
-    "filter": Baseline(None),
+    "random": Baseline(random, drawn=True, tuned=False),
+    "filter": Baseline(None, tuned=False),
     "uce": Baseline(uce, texts=True),
     "speed": Baseline(speed),
-    "double": Baseline(double),
+    "double": Baseline(double, notes=True),
     "lipschitz": Baseline(lipschitz, "synthesized", trains=True, drawn=True),
     "leace": Baseline(leace, "labelled"),
     "orthogonal": Baseline(orthogonal, "labelled"),
     "slug": Baseline(slug, "labelled", trains=True),
     "finetune": Baseline(finetune, "labelled", trains=True, drawn=True),
-    "clean": Baseline(None, "all", trains=True),
+    "clean": Baseline(None, "all", trains=True, tuned=False),
 }
 """The baselines by name. `filter` takes the forgotten names off the list of answers, and `clean` is a retrained model:
 neither is an edit, see `clipnull.bench.comparison`."""

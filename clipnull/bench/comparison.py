@@ -25,9 +25,18 @@ from .baselines import BASELINES, Baseline, TrainingData
 
 ALL = {name: Baseline(None) for name in METHODS} | BASELINES
 """All that can be compared, by name: the methods, which need no pictures and do not train, then the baselines."""
+CONTROLS = ("random", "filter", "clean")
+"""Those that say what a figure means; they do not compete."""
 ADU = ("Mem", "For", "H")
 """Of whole domains, in percent, as ADU reports them (Kawamura et al. 2025, arXiv 2510.08132): accuracy on kept domains,
 100 minus that on forgotten ones, and their harmonic mean; accuracies here are means over cells."""
+
+
+def kind_of(name: str) -> str:
+    """What an entrant is: a method of this library, a control, or a baseline from names alone or from pictures, too."""
+    if name in METHODS or name in CONTROLS:
+        return "method of this library" if name in METHODS else "control"
+    return "baseline, from names" if ALL[name].pictures == "none" else "baseline, from pictures"
 
 
 @dataclass(frozen=True, eq=False)
