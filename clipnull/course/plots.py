@@ -38,7 +38,12 @@ MIN_FOR_PERCENT = 20
 """A share of fewer pictures is written as a count, such as 3/8."""
 
 NAME_PLACES = [
-    *(("left", "center", (8, 0)), ("right", "center", (-8, 0)), ("center", "bottom", (0, 7)), ("center", "top", (0, -7))),
+    *(
+        ("left", "center", (8, 0)),
+        ("right", "center", (-8, 0)),
+        ("center", "bottom", (0, 7)),
+        ("center", "top", (0, -7)),
+    ),
     *(("left", "bottom", (6, 5)), ("left", "top", (6, -5)), ("right", "bottom", (-6, 5)), ("right", "top", (-6, -5))),
 ]
 """Where a name may stand beside its point, the best first: alignment, and a distance in points."""
@@ -284,7 +289,9 @@ def trade_off(
         for ha, va, spot in NAME_PLACES:
             text.set(ha=ha, va=va, position=spot)
             box = text.get_window_extent()
-            spots[ha, va, spot] = sum(box.overlaps(other) for other in taken) + (not ax.bbox.padded(8).containsx(box.x1))
+            spots[ha, va, spot] = sum(box.overlaps(other) for other in taken) + (
+                not ax.bbox.padded(8).containsx(box.x1)
+            )
         ha, va, spot = min(spots, key=spots.__getitem__)
         text.set(ha=ha, va=va, position=spot)
         taken.append(text.get_window_extent())

@@ -26,7 +26,11 @@ def name_filter(scores: Tensor, forgotten: Tensor) -> Tensor:
 def _bit(seed: int, n: int, d: int, share: int) -> tuple[Tensor, Tensor, Tensor]:
     """Rows to erase from, labelled rows, and their labels."""
     positive, mix = torch.arange(n) % share == 0, double(seed + 1, d, d)
-    return double(seed + 3, 7, d) @ mix + 5, double(seed, n, d) @ mix + 5 + positive[:, None] * double(seed + 2, d), positive
+    return (
+        double(seed + 3, 7, d) @ mix + 5,
+        double(seed, n, d) @ mix + 5 + positive[:, None] * double(seed + 2, d),
+        positive,
+    )
 
 
 @exercise(
