@@ -282,7 +282,8 @@ def trade_off(
     ax.set(xlabel=labels[0], ylabel=labels[1], title=title)
     ax.legend(loc="upper left")
     fig.canvas.draw()
-    taken = [Bbox.from_bounds(*(ax.transData.transform((x[0], y[0])) - 6), 12, 12) for x, y in points.values()]
+    places = [ax.transData.transform((x[0], y[0])) for x, y in points.values()]
+    taken = [Bbox([place - 6, place + 6]) for place in places]
     for name, (x, y) in points.items():
         text = ax.annotate(literal(name), (x[0], y[0]), (0, 0), textcoords="offset points", fontsize=11)
         spots = {}
