@@ -253,7 +253,8 @@ def test_a_word_is_forgotten_and_checked_in_its_forms(clip, images, z, tmp_path,
     found = {}
     for name, options in (("forms", ()), ("name", ("--as-named",))):
         patch = tmp_path / f"{name}.safetensors"
-        command("forget", "--vocabulary", tmp_path / "names.txt", "--classes", "dog", "--prototypes", 0, "--out", patch, *options)  # fmt: skip
+        names = ("--vocabulary", tmp_path / "names.txt", "--classes", "dog")
+        command("forget", *names, "--prototypes", 0, "--out", patch, *options)
         assert (listed in capsys.readouterr().out) == (name == "forms")
         cli.main(["check", str(patch), "--index", str(tmp_path / "z.npy"), *map(str, asked)])
         text = capsys.readouterr().out
