@@ -42,11 +42,11 @@ def measure(name: str, clip: Clip, images: Images) -> dict:
 
 
 def section(entry: dict) -> list[str]:
+    built = ", ".join(form.replace("{n}", "dog").replace("{p}", "dogs") for form in FORMS)
     about = (
         "Forget one class everywhere, ask for it in other words: the share of what a form found before the edit that "
-        f"it still finds, over all classes ({entry['pictures']} pictures; `data/results/forms.py`). Edits are built from "
-        f"the forms {', '.join(form.replace('{n}', 'dog').replace('{p}', 'dogs') for form in FORMS)}; none of them is "
-        "asked here."
+        f"it still finds, over all classes ({entry['pictures']} pictures; `data/results/forms.py`). Edits are built "
+        f"from the forms {built}; none of them is asked here."
     )
     rows = [[f"`{r['method']}`", r["from"], *(f"{x:.2f}" for x in r["left"])] for r in entry["shares"]]
     words = [form.replace("{a}", "a dog").replace("{n}", "dog").replace("{p}", "dogs") for form in entry["forms"]]
