@@ -49,8 +49,12 @@ WRONG = {  # identity -> a typical wrong answer
             return (z @ (own - rival)) / ((z @ u) @ (u.T @ (own - rival)))
     """,
     "04-2": "def f(before, after, mask): return float((before - after)[mask].nanmean())",
-    "05-1": "def f(wanted): return wanted.mean(1, keepdim=True) + wanted.mean(0, keepdim=True)",
-    "05-2": "def f(z, left, right, opened): return z - ((z @ left) * opened) @ right.T",
+    "05-1": "def f(observed, random): return (random > observed[:, None]).double().mean(1)",
+    "05-2": """
+        def f(values, places):
+            half = 1.959964 * values[places].std(1).mean()
+            return torch.stack([values.mean() - half, values.mean() + half])
+    """,
     "06-1": "def f(before, after, classes): return (before - after) / before",
     "06-2": """
         def f(classifier, decoy, margin):

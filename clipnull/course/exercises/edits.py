@@ -47,7 +47,7 @@ def rate_of_forgetting(before: Tensor, after: Tensor, mask: Tensor) -> float:
 
 
 @exercise(
-    "05-1",
+    "06-1",
     [(torch.outer(torch.eye(4)[1], torch.eye(3)[2]).double(),), (double(1, 2, 5),)],
     "a linear detector of class plus domain is a number for the class plus a number for the domain. The nearest such "
     "table has the row means and the column means of what is wanted; both contain the overall mean: count it once",
@@ -57,7 +57,7 @@ def best_reading(wanted: Tensor) -> Tensor:
 
 
 @exercise(
-    "05-2",
+    "06-2",
     [
         (normal(1, 6, 5), normal(2, 5, 3), normal(3, 5, 3), normal(4, 6, 3) > 0),
         (normal(5, 4, 7), normal(6, 7, 1), normal(7, 7, 1), normal(8, 4, 1) < 0),
