@@ -45,10 +45,13 @@ WRONG = {  # identity -> a typical wrong answer
     """,
     "03-2": "def f(u, v): return torch.acos(torch.linalg.svdvals(u.T @ v).clamp(max=1)).rad2deg()",
     "04-1": """
-        def f(z, u, own, rival):
-            return (z @ (own - rival)) / ((z @ u) @ (u.T @ (own - rival)))
+        def f(W, texts, c, rank):
+            X = texts[c] - texts[c].mean(0)
+            U = torch.linalg.svd(X, full_matrices=False).Vh[:rank].T
+            return W - W @ U @ U.T
     """,
-    "04-2": "def f(before, after, mask): return float((before - after)[mask].nanmean())",
+    "04-2": "def f(z, words, U): return (z @ U) @ (words @ U).T",
+    "04-3": "def f(forgetting, drop, least): return int((forgetting >= least).int().argmax()) + 1",
     "05-1": "def f(observed, random): return (random > observed[:, None]).double().mean(1)",
     "05-2": """
         def f(values, places):
@@ -317,7 +320,7 @@ def test_faults_of_the_conventions_are_found():
         replaced(first + 2, ", strict=True", ""),
         lambda cells: cells[first + 2].metadata.pop("jupyter"),
         lambda cells: cells[first + 2].metadata.pop("tags"),
-        lambda cells: cells.insert(first + 3, nbformat.v4.new_markdown_cell("between")),
+        lambda cells: cells.insert(first + 1, nbformat.v4.new_markdown_cell("between")),
     ):
         nb = nbformat.read(path, 4)
         harm(nb.cells)
