@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ... import subspace
-from .registry import double, exercise, normal
+from .registry import double, exercise
 
 # --- 04 global unlearning
 
@@ -46,36 +46,46 @@ def choose_rank(forgetting: Tensor, drop: Tensor, least: float) -> int:
     return int(torch.where(forgetting >= least, drop, torch.inf).argmin()) + 1
 
 
-# --- 05 selective unlearning
+# --- 06 selective unlearning
 
 
 @exercise(
     "06-1",
-    [(torch.outer(torch.eye(4)[1], torch.eye(3)[2]).double(),), (double(1, 2, 5),)],
-    "a linear detector of class plus domain is a number for the class plus a number for the domain. The nearest such "
-    "table has the row means and the column means of what is wanted; both contain the overall mean: count it once",
+    [(double(1, 5), double(2, 5)), (double(3, 3), double(4, 3))],
+    "for a row z, z @ P must be z minus the number z v^T times r: the identity minus v^T r. "
+    "torch.outer(v, r) is v^T r; torch.outer(r, v) is its transpose",
 )
-def best_reading(wanted: Tensor) -> Tensor:
-    return wanted.mean(1, keepdim=True) + wanted.mean(0, keepdim=True) - wanted.mean()
+def read_and_write(v: Tensor, r: Tensor) -> Tensor:
+    return torch.eye(len(v), dtype=v.dtype) - torch.outer(v, r)
 
 
 @exercise(
     "06-2",
-    [
-        (normal(1, 6, 5), normal(2, 5, 3), normal(3, 5, 3), normal(4, 6, 3) > 0),
-        (normal(5, 4, 7), normal(6, 7, 1), normal(7, 7, 1), normal(8, 4, 1) < 0),
-    ],
-    "z @ left is (n, r); set its negative values and its closed columns to 0, then subtract that @ right.T",
+    [(double(1, 9, 6), double(2, 6), double(3, 6), 0.5), (double(4, 7, 4), double(5, 4), double(6, 4), 0.2)],
+    "the threshold goes with the length of each row: relu(z v^T - o |z|), with z.norm(dim=1); below it, a row stays",
 )
-def act_if_open(z: Tensor, left: Tensor, right: Tensor, opened: Tensor) -> Tensor:
-    return z - torch.where(opened, z @ left, 0.0).clamp(min=0) @ right.T
-
-
-# --- 06 complete unlearning
+def act_above(z: Tensor, v: Tensor, r: Tensor, o: float) -> Tensor:
+    return z - (z @ v - o * z.norm(dim=1)).relu()[:, None] * r
 
 
 @exercise(
-    "06-1",
+    "06-3",
+    [
+        (double(1, 9, 6), double(2, 9, 3), 1, double(3, 6), double(4, 6)),
+        (double(5, 8, 4), double(6, 8, 2), 0, double(7, 4), double(8, 4)),
+    ],
+    "two conditions: the row's highest score is that of domain k, and the reading z @ v is positive. "
+    "Where one fails, the row stays",
+)
+def act_behind_gate(z: Tensor, scores: Tensor, k: int, v: Tensor, r: Tensor) -> Tensor:
+    return z - ((z @ v).relu() * (scores.argmax(1) == k))[:, None] * r
+
+
+# --- 07 complete unlearning
+
+
+@exercise(
+    "07-1",
     [(0.9, 0.5, 10), (0.8, 0.02, 4), (0.5, 0.6, 2 + 3)],
     "chance is 1 / classes; the share of the way is (before - after) / (before - chance), at most 1",
 )
@@ -84,7 +94,7 @@ def way_to_chance(before: float, after: float, classes: int) -> float:
 
 
 @exercise(
-    "06-2",
+    "07-2",
     [
         (double(1, 4, 9), 2, 0.5),
         (double(2, 6, 7), 0, 2.0),
