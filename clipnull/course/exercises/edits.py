@@ -68,11 +68,11 @@ def act_if_open(z: Tensor, left: Tensor, right: Tensor, opened: Tensor) -> Tenso
     return z - torch.where(opened, z @ left, 0.0).clamp(min=0) @ right.T
 
 
-# --- 06 complete unlearning
+# --- 07 complete unlearning
 
 
 @exercise(
-    "06-1",
+    "07-1",
     [(0.9, 0.5, 10), (0.8, 0.02, 4), (0.5, 0.6, 2 + 3)],
     "chance is 1 / classes; the share of the way is (before - after) / (before - chance), at most 1",
 )
@@ -81,7 +81,7 @@ def way_to_chance(before: float, after: float, classes: int) -> float:
 
 
 @exercise(
-    "06-2",
+    "07-2",
     [
         (double(1, 4, 9), 2, 0.5),
         (double(2, 6, 7), 0, 2.0),
