@@ -11,14 +11,14 @@ from ...audits.retrieval import retrieval_precision
 from ...errors import import_extra
 from .registry import double, exercise, normal
 
-# --- 07 what remains
+# --- 08 what remains
 
 
 LENGTHS = torch.tensor([0.2, 5.0, 1.0, 3.0, 0.5, 2.0, 1.5, 0.1])[:, None]
 
 
 @exercise(
-    "07-1",
+    "08-1",
     [
         (LENGTHS * normal(1, 8, 3), torch.arange(8) % 2),
         (normal(2, 7, 4), torch.arange(7) // 3),
@@ -32,7 +32,7 @@ def same_neighbour(features: Tensor, labels: Tensor) -> float:
 
 
 @exercise(
-    "07-2",
+    "08-2",
     [
         (normal(1, 9), torch.arange(9) % 3 == 0),
         (normal(2, 12).round(), torch.arange(12) < 5),
@@ -47,7 +47,7 @@ def area_under_curve(scores: Tensor, positive: Tensor) -> float:
 
 
 @exercise(
-    "07-3",
+    "08-3",
     [(double(1, 4, 6), double(2, 6, 2), double(3, 6, 2)), (double(4, 3, 5), double(5, 5, 1), 2 * double(6, 5, 1))],
     "z' L = (z L) (I - R^T L), so a system of size r gives z L (n, r); then z = z' + (z L) R^T. Mind the side: z L is "
     "on the left of the matrix",
@@ -56,11 +56,11 @@ def undo(edited: Tensor, left: Tensor, right: Tensor) -> Tensor:
     return edited @ torch.linalg.inv(torch.eye(len(left), dtype=left.dtype) - left @ right.T)
 
 
-# --- 08 methods compared
+# --- 09 methods compared
 
 
 @exercise(
-    "08-1",
+    "09-1",
     [
         (normal(1, 6, 4), torch.tensor([True, False, False, True])),
         (normal(2, 5, 3).abs().neg(), torch.tensor([False, True, False])),
@@ -74,7 +74,7 @@ def name_filter(scores: Tensor, forgotten: Tensor) -> Tensor:
 
 
 @exercise(
-    "08-2",
+    "09-2",
     [(10 * double(1, 9) + double(2, 9), 10 * double(1, 9)), (double(3, 4), 3 + double(4, 4))],
     "take the standard deviation of the *differences*, not of each method: what is hard for both cancels. Divide it by "
     "sqrt(n), multiply by t with n - 1 degrees of freedom; (2,): low, high",
@@ -91,7 +91,7 @@ def _bit(seed: int, n: int, d: int, share: int) -> tuple[Tensor, Tensor]:
 
 
 @exercise(
-    "08-3",
+    "09-3",
     [_bit(1, 30, 4, 3), _bit(5, 40, 3, 2)],
     "subtract from each row a multiple of s (d,), the difference of the means. The multiples, (n,), are "
     "(z - mean) @ direction / (s @ direction), with direction = Sigma^-1 s and the mean over all rows",
@@ -102,11 +102,11 @@ def erase_bit(z: Tensor, positive: Tensor) -> Tensor:
     return z - ((z - z.mean(0)) @ direction / (s @ direction))[:, None] * s
 
 
-# --- 09 your own model and pictures
+# --- 10 your own model and pictures
 
 
 @exercise(
-    "09-1",
+    "10-1",
     [(0, 4), (3, 4), (40, 50), (9, 9)],
     "the middle is (p + q^2 / 2n) / (1 + q^2 / n) and not p; half the width is divided by the same (1 + q^2 / n)",
 )
@@ -115,7 +115,7 @@ def wilson_interval(right: int, n: int) -> Tensor:
 
 
 @exercise(
-    "09-2",
+    "10-2",
     [(torch.tensor([2, 0, 2, 2, 1, 0, 2, 0]),), (torch.tensor([5, 5, 5, 3, 3]),), (torch.tensor([0]),)],
     "count, for each picture, the *earlier* ones of the same cell: an even number means that it is the first, third, "
     "... of its cell; the only picture of a cell is chosen",
@@ -125,7 +125,7 @@ def every_second(cell_numbers: Tensor) -> Tensor:
 
 
 @exercise(
-    "09-3",
+    "10-3",
     [(normal(1, 7, 5), normal(2, 5, 2), normal(3, 5, 2)), (normal(4, 4, 4), normal(5, 4, 1), normal(6, 4, 1))],
     "z = f W, so that z L = f (W L) with W L of shape (D, r); the new weight is W - (W L) R^T",
 )
