@@ -15,7 +15,7 @@ def test_what_was_measured_says_what_the_lesson_says():
     }
     never = rows.xs("retrained", level="model")
     assert never["named"].min() < 5 and never["named"].max() > 65, "ignorance is a range"
-    assert 0.4 < never["auc"].min() and never["auc"].max() < 0.85
+    assert never["auc"].min() > 0.4 and never["auc"].max() < 0.85
     assert rows.loc[("dog", "PACS", "unedited"), "probe"] > 10 + never.loc[("dog", "PACS"), "probe"]
 
 
