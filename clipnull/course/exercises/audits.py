@@ -8,7 +8,7 @@ from ...audits.retrieval import retrieval_precision
 from ...errors import import_extra
 from .registry import double, exercise, normal
 
-# --- 07 what remains
+# --- 08 what remains
 
 
 LENGTHS = torch.tensor([0.2, 5.0, 1.0, 3.0, 0.5, 2.0, 1.5, 0.1])[:, None]
@@ -53,7 +53,7 @@ def undo(edited: Tensor, left: Tensor, right: Tensor) -> Tensor:
     return edited @ torch.linalg.inv(torch.eye(len(left), dtype=left.dtype) - left @ right.T)
 
 
-# --- 09 your own model and pictures
+# --- 10 your own model and pictures
 
 
 @exercise(
