@@ -81,14 +81,16 @@ WRONG = {  # identity -> a typical wrong answer
             s = z[positive].mean(0) - z[~positive].mean(0)
             return z - ((z - z.mean(0)) @ s / (s @ s))[:, None] * s
     """,
-    "09-1": """
+    "10-1": """
         def f(right, n):
             p = right / n
             half = 1.959964 * (p * (1 - p) / n) ** 0.5
             return torch.tensor([p - half, p + half], dtype=torch.float64)
     """,
-    "09-2": "def f(numbers): return torch.arange(len(numbers)) % 2 == 0",
-    "09-3": "def f(weight, left, right): return weight - (weight @ right) @ left.T",
+    "10-2": "def f(here, there): return float((here.max(1).values - there.max(1).values).mean())",
+    "10-3": "def f(weight, left, right): return weight - (weight @ right) @ left.T",
+    "11-1": "def f(t, left, right): return t - (t @ left) @ right.T",
+    "11-2": "def f(z, t, left, right): return (z @ (t - (t @ right) @ left.T)).argsort(descending=True)",
 }
 
 
