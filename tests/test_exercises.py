@@ -164,7 +164,8 @@ IN_NOTEBOOKS = {identity: (path, cells) for path in NOTEBOOKS for identity, cell
 
 def function(source: str, path: Path):
     """The last function that `source` defines, with the imports of the notebook at `path`."""
-    trees = [ast.parse(c.source) for c in nbformat.read(path, 4).cells if c.cell_type == "code"]
+    sources = [re.sub(r"(?m)^!.*$", "", c.source) for c in nbformat.read(path, 4).cells if c.cell_type == "code"]
+    trees = [ast.parse(source) for source in sources]  # without commands in a terminal
     imports = [node for tree in trees for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
     space = {}
     exec(compile(ast.Module(imports, []), path.name, "exec"), space)
