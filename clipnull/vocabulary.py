@@ -72,9 +72,9 @@ class Vocabulary:
     """The names a model is asked about: C classes, at least two, and K domains.
 
     classes: names that differ as `words`. A mapping gives each class all the names it goes by, {"dog": ("dog", "puppy",
-    "hound")}: its texts are means over them. `names` holds them, a tuple for each class. domains: names. forms: "en"
-    lets an edit take each name in its English forms (`forms_of`); a mapping gives the forms of classes, {"Hund":
-    ["Hunde", "die Hunde"]}; by default an edit takes the names as they are.
+    "hound")}: its texts are means over them. `names` holds them, a tuple for each class. domains: names. forms: by
+    default each name goes with its English forms (`forms_of`). For another language give those of classes, {"Hund":
+    ["Hunde", "die Hunde"]}, or None: an edit then takes the names as they are.
 
     Raises ValueError for a name that is given twice, is blank or not text, for two names of the same words, and for
     fewer than two classes or one domain. Warns of two classes that most tokenizers read as one text, and of names that
@@ -90,7 +90,7 @@ class Vocabulary:
 
     classes: Sequence[str]
     domains: Sequence[str]
-    forms: Mapping[str, Sequence[str]] | str | None = field(default=None, compare=False)
+    forms: Mapping[str, Sequence[str]] | str | None = field(default="en", compare=False)
     names: tuple[tuple[str, ...], ...] = field(default=(), init=False)
 
     def __post_init__(self) -> None:
@@ -134,7 +134,7 @@ class Vocabulary:
     def forms_of(self, class_name: str) -> tuple[str, ...]:
         """The forms of all names of a class, () where there are none; those that are names of other classes left out.
 
-        >>> Vocabulary(["glass", "glasses"], ["photo"], forms="en").forms_of("glass")
+        >>> Vocabulary(["glass", "glasses"], ["photo"]).forms_of("glass")
         ('glass', 'the glass', 'the glasses', 'two glasses', 'many glasses')
         """
         return self.class_forms()[self.places("classes", [class_name])[0]]
