@@ -76,7 +76,7 @@ WRONG = {  # identity -> a typical wrong answer
         def f(scores, positive):
             return float((scores[positive][:, None] > scores[~positive]).double().mean())
     """,
-    "07-3": "def f(edited, left, right): return edited + (edited @ left) @ right.T",
+    "08-3": "def f(edited, left, right): return edited + (edited @ left) @ right.T",
     "09-1": "def f(scores, forgotten): return (scores * ~forgotten).argmax(1)",
     "09-3": """
         def f(first, second):
@@ -140,7 +140,7 @@ def exercise_faults(number: str, nb) -> list[str]:
             faults.append(f"exercise {k}: no folded solution follows the check")
         if not solution.source.endswith(f'cn.check("{number}-{k}", {answer}, strict=True)') or answer == name:
             faults.append(f"exercise {k}: the solution has no name of its own, or is not checked strictly")
-        plugged = re.compile(r"\b(?:passing|course\.try_edit)\(")  # where an answer is put into the story
+        plugged = re.compile(r"\b(?:passing|try_function|course\.try_edit)\(")  # where an answer is put into the story
         others = [c.source for j, c in enumerate(cells) if c.cell_type == "code" and not i <= j <= i + 2]
         others = [source for source in others if not plugged.search(source)]
         faults += [
@@ -337,4 +337,4 @@ def test_a_missing_package_of_a_reference_is_no_fault_of_the_answer(monkeypatch)
     monkeypatch.setitem(sys.modules, "sklearn.metrics", None)
     monkeypatch.setitem(sys.modules, "sklearn", None)
     with pytest.raises(ImportError, match="sklearn is not installed; expected the extra 'course'"):
-        checking.judge("07-2", lambda scores, positive: 0.5)
+        checking.judge("08-2", lambda scores, positive: 0.5)

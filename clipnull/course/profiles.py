@@ -28,7 +28,7 @@ PROFILES = {
         {"data": "{CLIPNULL_EMBEDDINGS}/vitb32_style.npz"}
         | dict.fromkeys(("forget_class", "forgotten"), "cat")
         | dict.fromkeys(("forget_domain", "domain"), "drawing")
-        | {"other_words": "kitten, pet", "parts": "paw, tail"},
+        | {"other_words": "kitten, pet"},
         "cpu",
         without=("02", "11"),
     ),

@@ -8,7 +8,7 @@ from ...audits.retrieval import retrieval_precision
 from ...errors import import_extra
 from .registry import double, exercise, normal
 
-# --- 07 what remains
+# --- 08 what remains
 
 
 LENGTHS = torch.tensor([0.2, 5.0, 1.0, 3.0, 0.5, 2.0, 1.5, 0.1])[:, None]
