@@ -97,8 +97,10 @@ WRONG = {  # identity -> a typical wrong answer
             half = 1.959964 * (p * (1 - p) / n) ** 0.5
             return torch.tensor([p - half, p + half], dtype=torch.float64)
     """,
-    "10-2": "def f(numbers): return torch.arange(len(numbers)) % 2 == 0",
+    "10-2": "def f(here, there): return float((here.max(1).values - there.max(1).values).mean())",
     "10-3": "def f(weight, left, right): return weight - (weight @ right) @ left.T",
+    "11-1": "def f(t, left, right): return t - (t @ left) @ right.T",
+    "11-2": "def f(z, t, left, right): return (z @ (t - (t @ right) @ left.T)).argsort(descending=True)",
 }
 
 
@@ -174,7 +176,8 @@ IN_NOTEBOOKS = {identity: (path, cells) for path in NOTEBOOKS for identity, cell
 
 def function(source: str, path: Path):
     """The last function that `source` defines, with the imports of the notebook at `path`."""
-    trees = [ast.parse(c.source) for c in nbformat.read(path, 4).cells if c.cell_type == "code"]
+    sources = [re.sub(r"(?m)^!.*$", "", c.source) for c in nbformat.read(path, 4).cells if c.cell_type == "code"]
+    trees = [ast.parse(source) for source in sources]  # without commands in a terminal
     imports = [node for tree in trees for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
     space = {}
     exec(compile(ast.Module(imports, []), path.name, "exec"), space)

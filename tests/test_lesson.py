@@ -67,7 +67,7 @@ def shape_faults(nb, size: int = 0) -> list[str]:
     if long[-1] > 20 or long[(len(long) - 1) // 2] > 8:
         faults.append(f"{long[-1]} lines in a code cell, half of them {long[(len(long) - 1) // 2]}; at most 20 and 8")
     for cell in code:
-        nodes = list(ast.walk(ast.parse(cell.source)))
+        nodes = list(ast.walk(ast.parse(re.sub(r"(?m)^!.*$", "", cell.source))))  # a command in a terminal
         specs = sum(isinstance(node, ast.FormattedValue) and node.format_spec is not None for node in nodes)
         if sum(isinstance(node, ast.JoinedStr) for node in nodes) - specs > 1 or PLUMBING.search(cell.source):
             faults.append(f"plumbing: {cell.source[:60]!r}")

@@ -1,4 +1,4 @@
-"""Exercises of lessons 08 and 10: what remains, how sure a number is, and an edit in a file of weights."""
+"""Exercises of lessons 08, 10 and 11: what remains, how sure a number is, an edit in weights and in an index."""
 
 import torch
 from torch import Tensor
@@ -67,18 +67,43 @@ def wilson_interval(right: int, n: int) -> Tensor:
 
 @exercise(
     "10-2",
-    [(torch.tensor([2, 0, 2, 2, 1, 0, 2, 0]),), (torch.tensor([5, 5, 5, 3, 3]),), (torch.tensor([0]),)],
-    "count, for each picture, the *earlier* ones of the same cell: an even number means that it is the first, third, "
-    "... of its cell; the only picture of a cell is chosen",
+    [(double(1, 5, 4), double(2, 5, 4)), (double(3, 1, 7), double(4, 1, 7)), (double(5, 6, 2), double(6, 6, 2))],
+    "the winner of a cut is here.argmax(1), (m,); take that same candidate's score there, and not the best score there",
 )
-def every_second(cell_numbers: Tensor) -> Tensor:
-    return (cell_numbers[:, None] == cell_numbers).tril(-1).sum(1) % 2 == 0
+def winners_curse(here: Tensor, there: Tensor) -> float:
+    winner = here.argmax(1, keepdim=True)
+    return float((here - there).gather(1, winner).mean())
 
 
 @exercise(
     "10-3",
     [(normal(1, 7, 5), normal(2, 5, 2), normal(3, 5, 2)), (normal(4, 4, 4), normal(5, 4, 1), normal(6, 4, 1))],
-    "z = f W, so that z L = f (W L) with W L of shape (D, r); the new weight is W - (W L) R^T",
+    "W P = W - (W L) R^T, with W L of shape (D, r)",
 )
 def fused_weight(weight: Tensor, left: Tensor, right: Tensor) -> Tensor:
     return weight - (weight @ left) @ right.T
+
+
+# --- 11 an index in production
+
+
+@exercise(
+    "11-1",
+    [(normal(1, 6), normal(2, 6, 2), normal(3, 6, 2)), (normal(4, 4), normal(5, 4, 1), normal(6, 4, 1))],
+    "P^T = I - R L^T: the query meets R first and L second, the other way round than a picture",
+)
+def edited_query(t: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    return t - (t @ right) @ left.T
+
+
+@exercise(
+    "11-2",
+    [
+        (double(1, 9, 6), double(2, 6), double(3, 6, 2), double(4, 6, 2)),
+        (double(5, 7, 4), double(6, 4), double(7, 4, 1), double(8, 4, 1)),
+    ],
+    "the inner products z (t P^T) are those of the edited index; divide each by the length of its row of z P, (n,)",
+)
+def same_order(z: Tensor, t: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    moved = z - (z @ left) @ right.T
+    return (moved @ t / moved.norm(dim=1)).argsort(descending=True)
