@@ -18,7 +18,7 @@ HELD_OUT = ("a picture of {p}", "three {p}", "several {p} here", "look at the {p
 def test_forms_are_of_all_names_and_leave_other_classes_theirs():
     names = cn.Vocabulary({"glass": ["glass", "tumbler"], "glasses": ["glasses"]}, ["photo"])
     assert names.forms_of("Glass") == (
-        *("glass", "the glass", "the glasses", "two glasses", "many glasses"),
+        *("glass", "the glass"),
         *("tumbler", "the tumbler", "tumblers", "the tumblers", "two tumblers", "many tumblers"),
     )
     given_ones = cn.Vocabulary(["Hund", "Katze"], ["Foto"], forms={"hund": ["Hunde", "die Hunde"]})

@@ -220,16 +220,6 @@ def thumbnails(
     return pictures([images.image(i) for i in places], titles, columns, side)
 
 
-def picture(images: Images, i: int, ax: plt.Axes, title: str = "") -> None:
-    """Draw picture `i` in `ax`; where only embeddings are stored, a note that says so."""
-    if images.has_pixels:
-        ax.imshow(images.image(i))
-    else:
-        ax.text(0.5, 0.5, "stored as\nan embedding", ha="center", va="center", color="0.4", transform=ax.transAxes)
-    ax.axis("off")
-    ax.set_title(literal(title))
-
-
 def one_per_cell(images: Images, classes: Sequence[str] | None = None) -> plt.Figure:
     """Draw the first picture of every (class, domain) cell, classes in rows and domains in columns."""
     names, domains = list(classes or images.vocabulary.classes), images.vocabulary.domains

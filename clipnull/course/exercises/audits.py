@@ -15,7 +15,7 @@ LENGTHS = torch.tensor([0.2, 5.0, 1.0, 3.0, 0.5, 2.0, 1.5, 0.1])[:, None]
 
 
 @exercise(
-    "07-1",
+    "08-1",
     [
         (LENGTHS * normal(1, 8, 3), torch.arange(8) % 2),
         (normal(2, 7, 4), torch.arange(7) // 3),
@@ -29,7 +29,7 @@ def same_neighbour(features: Tensor, labels: Tensor) -> float:
 
 
 @exercise(
-    "07-2",
+    "08-2",
     [
         (normal(1, 9), torch.arange(9) % 3 == 0),
         (normal(2, 12).round(), torch.arange(12) < 5),
@@ -44,7 +44,7 @@ def area_under_curve(scores: Tensor, positive: Tensor) -> float:
 
 
 @exercise(
-    "07-3",
+    "08-3",
     [(double(1, 4, 6), double(2, 6, 2), double(3, 6, 2)), (double(4, 3, 5), double(5, 5, 1), 2 * double(6, 5, 1))],
     "z' L = (z L) (I - R^T L), so a system of size r gives z L (n, r); then z = z' + (z L) R^T. Mind the side: z L is "
     "on the left of the matrix",
@@ -57,7 +57,7 @@ def undo(edited: Tensor, left: Tensor, right: Tensor) -> Tensor:
 
 
 @exercise(
-    "09-1",
+    "10-1",
     [(0, 4), (3, 4), (40, 50), (9, 9)],
     "the middle is (p + q^2 / 2n) / (1 + q^2 / n) and not p; half the width is divided by the same (1 + q^2 / n)",
 )
@@ -66,7 +66,7 @@ def wilson_interval(right: int, n: int) -> Tensor:
 
 
 @exercise(
-    "09-2",
+    "10-2",
     [(torch.tensor([2, 0, 2, 2, 1, 0, 2, 0]),), (torch.tensor([5, 5, 5, 3, 3]),), (torch.tensor([0]),)],
     "count, for each picture, the *earlier* ones of the same cell: an even number means that it is the first, third, "
     "... of its cell; the only picture of a cell is chosen",
@@ -76,7 +76,7 @@ def every_second(cell_numbers: Tensor) -> Tensor:
 
 
 @exercise(
-    "09-3",
+    "10-3",
     [(normal(1, 7, 5), normal(2, 5, 2), normal(3, 5, 2)), (normal(4, 4, 4), normal(5, 4, 1), normal(6, 4, 1))],
     "z = f W, so that z L = f (W L) with W L of shape (D, r); the new weight is W - (W L) R^T",
 )
