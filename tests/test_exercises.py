@@ -338,3 +338,9 @@ def test_a_missing_package_of_a_reference_is_no_fault_of_the_answer(monkeypatch)
     monkeypatch.setitem(sys.modules, "sklearn", None)
     with pytest.raises(ImportError, match="sklearn is not installed; expected the extra 'course'"):
         checking.judge("08-2", lambda scores, positive: 0.5)
+
+
+def test_what_follows_an_exercise_runs_with_the_answer_or_else_with_the_reference(task):
+    assert checking.passing(task, stub) is means and checking.passing(task, torch.sum) is means
+    right = lambda rows: rows.sum(0) / len(rows)  # noqa: E731
+    assert checking.passing(task, right) is right

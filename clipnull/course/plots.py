@@ -315,31 +315,3 @@ def audit(report: Audit, most: float = 10.0) -> plt.Figure:
     ax.invert_yaxis()
     sns.despine(fig)
     return fig
-
-
-def sequences(curves: Sequence[dict], titles: Mapping[str, str], figures: Mapping[str, str]) -> plt.Figure:
-    """Draw the curves of `sequences.curves`: a row a figure, a column a way, a line a method, a band from low to high.
-
-    titles: of the ways; figures: their labels.
-    """
-    ways = [way for way in titles if any(row["way"] == way for row in curves)]
-    methods = list(dict.fromkeys(row["method"] for row in curves))
-    size = (3.7 * len(ways), 3.1 * len(figures))
-    fig, axes = plt.subplots(len(figures), len(ways), figsize=size, sharex=True, sharey="row", squeeze=False)
-    for line, (figure, label) in zip(axes, figures.items(), strict=True):
-        line[0].set_ylabel(label)
-        for ax, way in zip(line, ways, strict=True):
-            for i, method in enumerate(methods):
-                rows = [row for row in curves if (row["method"], row["way"]) == (method, way)]
-                sizes = [row["classes"] for row in rows]
-                mean, low, high = np.array([row[figure][:3] for row in rows], dtype=float).T
-                ax.plot(sizes, mean, marker=MARKERS[i % len(MARKERS)], color=f"C{i}", lw=2, label=literal(method))
-                ax.fill_between(sizes, low, high, color=f"C{i}", alpha=0.12, lw=0)
-            ax.set_xticks(sorted({row["classes"] for row in curves}))
-    for ax, way in zip(axes[0], ways, strict=True):
-        ax.set_title(titles[way])
-    for ax in axes[-1]:
-        ax.set_xlabel("classes forgotten")
-    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False)
-    sns.despine(fig)
-    return fig
