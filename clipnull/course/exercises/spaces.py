@@ -90,9 +90,9 @@ def ascent_step(x: Tensor, embed: Callable[[Tensor], Tensor], target: Tensor, ra
 
 @exercise(
     "02-2",
-    [(double(1, 3, 6), double(2, 6)), (double(3, 4, 4), double(4, 4)), (3 * double(5, 2, 7), double(6, 7))],
-    "x A is a combination of the rows of A. Of all vectors in their span, the orthogonal projection of the target has "
-    "the smallest angle to it: solve x A = projection (torch.linalg.pinv or lstsq), then give x length 1",
+    [(double(1, 6, 3), double(2, 3)), (double(3, 4, 4), double(4, 4)), (3 * double(5, 7, 2), double(6, 2))],
+    "more pixels than dimensions: x A = target has a solution, and torch.linalg.pinv gives the shortest; target comes "
+    "first, as x is a row; then give x length 1",
 )
 def best_picture(a: Tensor, target: Tensor) -> Tensor:
     return F.normalize(target @ torch.linalg.pinv(a), dim=0)
