@@ -121,8 +121,8 @@ BASES = [torch.linalg.qr(double(seed, 8, r))[0] for seed, r in ((1, 2), (2, 3), 
 @exercise(
     "03-2",
     [(BASES[0], BASES[1]), (BASES[1], BASES[2]), (BASES[2], BASES[0])],
-    "U^T V has shape (r, s), and its min(r, s) singular values are cosines, largest first; their arccos, in "
+    "U1^T U2 has shape (r, q), and its min(r, q) singular values are cosines, largest first; their arccos, in "
     "radians, comes out smallest first",
 )
-def angles_between(u: Tensor, v: Tensor) -> Tensor:
-    return subspace.principal_angles(u.T, v.T)
+def angles_between(u1: Tensor, u2: Tensor) -> Tensor:
+    return subspace.principal_angles(u1.T, u2.T)
