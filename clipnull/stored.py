@@ -11,6 +11,7 @@ need not have unit length:
 | `texts_build` | (C, K, d) | texts that name class and domain, in the wording that builds edits |
 | `texts_free` | (C, d) | texts that name no domain |
 | `texts_domain` | (C, K, d) | optional: class and domain in held-out wording |
+| `texts_forms` | (C, F, d) | optional: each class in its forms (`Vocabulary.forms_of`) |
 | `domain_texts` | (K, d) | optional: texts that name a domain and no object |
 | `prototypes`, `prototype_mask` | (C, K, d), (C, K) | optional: of synthesized pictures, and which cells have one |
 | `image_mean` | (d,) | optional: the raw mean of unrelated pictures |
@@ -44,8 +45,9 @@ from .vocabulary import DOMAIN, DOMAIN_PROMPTS, TEMPLATES, Vocabulary, format_pr
 
 SUFFIX = ".npz"
 VECTORS = {
-    "images": "nd", "texts_build": "CKd", "texts_free": "Cd", "texts_domain": "CKd", "domain_texts": "Kd",
-    "prototypes": "CKd", "image_mean": "d", "other_images": "md", "other_texts": "wd", "common_texts": "vd",
+    "images": "nd", "texts_build": "CKd", "texts_free": "Cd", "texts_domain": "CKd", "texts_forms": "CFd",
+    "domain_texts": "Kd", "prototypes": "CKd", "image_mean": "d", "other_images": "md",
+    "other_texts": "wd", "common_texts": "vd",
 }  # fmt: skip
 NAMES = {
     "classes": "n", "domains": "n", "class_names": "C", "domain_names": "K", "other_names": "w", "common_names": "v",
@@ -242,6 +244,10 @@ class StoredTexts:
             for prompts in ("build", "domain"):
                 for k, vector in enumerate(vectors[f"texts_{prompts}"][c] if f"texts_{prompts}" in vectors else ()):
                     put([format_prompt(t, name, domains[k]) for t in TEMPLATES[prompts]], vector)
+        if "texts_forms" in vectors:
+            for forms, rows in zip(stored.vocabulary.class_forms(), vectors["texts_forms"], strict=True):
+                for form, vector in zip(forms, rows, strict=False):
+                    put([form], vector)
         self.table = torch.stack(parts)
 
     def __call__(self, texts: Sequence[str]) -> Tensor:

@@ -72,9 +72,9 @@ class Vocabulary:
     """The names a model is asked about: C classes, at least two, and K domains.
 
     classes: names that differ as `words`. A mapping gives each class all the names it goes by, {"dog": ("dog", "puppy",
-    "hound")}: its texts are means over them. `names` holds them, a tuple for each class. domains: names. forms: "en"
-    lets an edit take each name in its English forms (`forms_of`); a mapping gives the forms of classes, {"Hund":
-    ["Hunde", "die Hunde"]}; by default an edit takes the names as they are.
+    "hound")}: its texts are means over them. `names` holds them, a tuple for each class. domains: names. forms: by
+    default each name goes with its English forms (`forms_of`). For another language give those of classes, {"Hund":
+    ["Hunde", "die Hunde"]}, or None: an edit then takes the names as they are.
 
     Raises ValueError for a name that is given twice, is blank or not text, for two names of the same words, and for
     fewer than two classes or one domain. Warns of two classes that most tokenizers read as one text, and of names that
@@ -90,7 +90,7 @@ class Vocabulary:
 
     classes: Sequence[str]
     domains: Sequence[str]
-    forms: Mapping[str, Sequence[str]] | str | None = field(default=None, compare=False)
+    forms: Mapping[str, Sequence[str]] | str | None = field(default="en", compare=False)
     names: tuple[tuple[str, ...], ...] = field(default=(), init=False)
 
     def __post_init__(self) -> None:
@@ -124,6 +124,10 @@ class Vocabulary:
                 stacklevel=3,
             )
 
+    def with_forms(self, forms: Mapping[str, Sequence[str]] | str | None) -> "Vocabulary":
+        """The same names with other forms, or with None as they are."""
+        return Vocabulary(dict(zip(self.classes, self.names, strict=True)), self.domains, forms)  # type: ignore[arg-type]
+
     def called(self, class_name: str, name: str) -> "Vocabulary":
         """The same, but that the class goes by this name alone: for prompts that ask with one of its names."""
         if class_name not in self.classes or not isinstance(name, str):
@@ -132,26 +136,24 @@ class Vocabulary:
         return Vocabulary(names, self.domains, self.forms)
 
     def forms_of(self, class_name: str) -> tuple[str, ...]:
-        """The forms of all names of a class, () where there are none; those that are names of other classes left out.
+        """The forms of all names of a class, () where there are none; those of other classes' names are left to them.
 
-        >>> Vocabulary(["glass", "glasses"], ["photo"], forms="en").forms_of("glass")
-        ('glass', 'the glass', 'the glasses', 'two glasses', 'many glasses')
+        >>> Vocabulary(["glass", "glasses"], ["photo"]).forms_of("glass")
+        ('glass', 'the glass')
         """
         return self.class_forms()[self.places("classes", [class_name])[0]]
 
     def class_forms(self) -> list[tuple[str, ...]]:
         """`forms_of` each class."""
+        owner = {words(name): c for c, group in enumerate(self.names) for name in group}
         forms: list[list[str]] = [[] for _ in self.classes]
         if isinstance(self.forms, Mapping):
             for c, given in zip(self.places("classes", self.forms), self.forms.values(), strict=True):
-                forms[c] += given
+                forms[c] += [form for form in given if owner.get(words(form), c) == c]
         elif self.forms:
-            forms = [[form for name in group for form in english_forms(name)] for group in self.names]
-        owner = {words(name): c for c, group in enumerate(self.names) for name in group}
-        return [
-            tuple(form for form in dict.fromkeys(group) if owner.get(words(form), c) == c)
-            for c, group in enumerate(forms)
-        ]
+            for c, name in ((c, name) for c, group in enumerate(self.names) for name in group):
+                forms[c] += english_forms(name, owner.get(words(plural(name)), c) == c)
+        return [tuple(dict.fromkeys(group)) for group in forms]
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -191,14 +193,14 @@ def plural(name: str) -> str:
     return noun if not noun.isascii() or is_plural else inflections.plural_noun(noun)
 
 
-def english_forms(name: str) -> list[str]:
-    """FORMS of a name.
+def english_forms(name: str, plurals: bool = True) -> list[str]:
+    """FORMS of a name, or those of the singular alone.
 
     >>> english_forms("dog")
     ['dog', 'the dog', 'dogs', 'the dogs', 'two dogs', 'many dogs']
     """
     singular, several = spaced(name), plural(name)
-    return [form.replace("{n}", singular).replace("{p}", several) for form in FORMS]
+    return [f.replace("{n}", singular).replace("{p}", several) for f in FORMS if plurals or "{p}" not in f]
 
 
 def _codes(names: Sequence[str]) -> list[str]:
@@ -249,16 +251,19 @@ def phrase_of(domain: str) -> str:
 
 
 def format_prompt(template: str, class_name: str, domain: str = "") -> str:
-    """The prompt that a template makes of a class and a domain.
+    """The prompt that a template makes of a class and a domain: {a} with its article, {n} without, {p} its plural.
 
     >>> format_prompt("a {d} of {a}", "elephant", "art_painting")
     'a painting of an elephant'
+    >>> format_prompt("three {p}", "mouse")
+    'three mice'
     >>> [format_prompt("{a} in {d} style", name, "ink") for name in ("unicorn", "hourglass", "vitamin a", "{d}")]
     ['a unicorn in ink style', 'an hourglass in ink style', 'a vitamin a in ink style', 'a {d} in ink style']
     """
     noun, phrase = spaced(class_name), phrase_of(domain)
     template = template.replace("a {d}", "{ad}").replace("a {n}", "{a}")
-    return template.format(a=_with_article(noun), n=noun, ad=_with_article(phrase), d=phrase)
+    several = plural(class_name) if "{p}" in template else ""
+    return template.format(a=_with_article(noun), n=noun, p=several, ad=_with_article(phrase), d=phrase)
 
 
 def _with_article(noun: str) -> str:

@@ -77,6 +77,42 @@ def test_double_moves_nothing_that_is_kept_and_what_goes_into_its_span(data, mas
     )
 
 
+def test_wring_keeps_the_length_and_what_lies_outside_its_span(data, mask):
+    edit, z = baselines.wring(data, mask), data.z.double()
+    u, moved = edit.left, edit.images(data.z.double())
+    assert torch.allclose(moved.norm(dim=1), z.norm(dim=1)) and torch.allclose(edit.onto.norm(), z.new_ones(()))
+    assert torch.allclose(moved - moved @ u @ u.T, z - z @ u @ u.T, atol=1e-9)
+    assert torch.allclose(moved @ edit.onto, (z @ u).norm(dim=1)), "all of the part in the span lies along w"
+    assert edit.images(data.z).dtype == data.z.dtype and edit.tensors().keys() == {"left", "onto"}
+    assert shares(data, mask, edit)[0] < 0.1
+    with pytest.raises(ValueError, match="a rotation is measured on embeddings alone"):
+        edit.apply(None)
+
+
+def test_pour_leaves_of_a_simplex_a_simplex(mask):
+    simplex = torch.eye(C, D).double()[:, None].expand(C, K, D)
+    edit = baselines.pour(baselines.TrainingData(Cells(simplex), 1.0), mask)
+    centred = simplex[:, 0] - simplex.mean((0, 1))
+    kept = F.normalize(edit.images(centred)[~mask.any(1)], dim=1)
+    cosines = (kept @ kept.T)[~torch.eye(C - 1, dtype=torch.bool)]
+    assert edit.rank == 1 and torch.allclose(cosines, torch.tensor(-1 / (C - 2)).double())
+    one_cell = mask & (torch.arange(K) == 0)
+    assert baselines.pour(baselines.TrainingData(Cells(simplex), 1.0), one_cell).rank == 1
+
+
+def test_calibration_minimises_what_it_says_before_it_projects(data, mask):
+    t = data.cells.texts
+    edit = baselines.calibration(data, mask, strength=3.0)
+    assert edit.queries(t[~mask]).matmul(t[mask].T).abs().max() < 1e-9, "nothing is left along the forgotten texts"
+    difference = t[mask] - t[~mask].mean(0)
+    p = torch.linalg.inv(torch.eye(D) + 3 * difference.T @ difference / len(difference)).requires_grad_()
+    away = torch.eye(D).double() - torch.linalg.pinv(t[mask]) @ t[mask]
+    assert torch.allclose(edit.matrix(), away @ p.detach(), atol=1e-8)
+    loss = (p - torch.eye(D)).square().sum() + 3 * (difference @ p.T).square().sum() / len(difference)
+    loss.backward()
+    assert p.grad.abs().max() < 1e-8
+
+
 def test_lipschitz_stops_where_synthesized_pictures_are_no_longer_named(data, mask):
     edit = baselines.lipschitz(data, mask, 0)
     x = data.noisy[0, 1, :, 0].double() @ edit.matrix()

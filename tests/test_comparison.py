@@ -84,6 +84,34 @@ def test_an_edit_of_texts_changes_texts_and_words_and_no_picture(on, data):
     assert row["pictures"]["renamed"] == int(((on.others.images @ words.T).argmax(1) != on.others.unedited).sum())
 
 
+def test_an_index_sees_lengths_by_inner_product_and_not_by_cosine(on, data):
+    mask, z = CAR.mask(on.images.vocabulary), F.normalize(on.z.double(), dim=-1)
+    project = cn.solve(data.cells, mask, "nullspace")
+    kept = ~mask[on.images.classes, on.images.domains]
+    figures = comparison.indexed("nullspace", project, mask, data, on)
+    length = float(project.images(z)[kept].norm(dim=1).mean())
+    assert figures["length"] == pytest.approx(length) and length < 1
+    for name, same in (("filter", None), ("wring", comparison.edit_of("wring", data, mask))):
+        one = comparison.indexed(name, same, mask, data, on)
+        assert one["length"] == pytest.approx(1) and one["recall_cosine"] == one["recall_inner"]
+    half = (on.images.classes == 0).double()[:, None] * 0.9
+    shrink = comparison.indexed("nullspace", Scaled(1 - half), mask, data, on)
+    assert shrink["recall_cosine"] == shrink["recall_before"] > shrink["recall_inner"] + 10, "those of class 0 are last"
+    whole = comparison.indexed("uce", comparison.edit_of("uce", data, mask), mask, data, on)
+    assert whole["length"] == pytest.approx(1) and whole["recall_cosine"] == whole["recall_inner"]
+    assert set(comparison.indexed("clean", None, mask, data, on).values()) == {None}
+
+
+class Scaled(cn.Edit):
+    """Scales each picture, for what an index makes of lengths alone."""
+
+    def __init__(self, factors):
+        object.__setattr__(self, "factors", factors)
+
+    def images(self, z):
+        return z * self.factors
+
+
 def test_a_retrained_model_answers_the_requests_it_was_made_for(on, data):
     knows = replace(on, retrained={str(CAR): (torch.where(on.before == 1, 0, on.before), 99)})
     assert "clean" in comparison.left_out(data, on) and "clean" not in comparison.left_out(data, knows)
@@ -140,7 +168,7 @@ def test_what_lacks_pictures_is_left_out_and_cannot_be_asked_for(on, data):
         comparison.edit_of("slug", data, mask | True)
     assert comparison.edit_of("filter", bare, mask) is None
     names = {row["method"] for row in comparison.run(on, bare, paradigms=["complete"], seeds=1)}
-    assert names == {*cn.METHODS, "random", "filter", "uce", "speed", "double"}
+    assert names == {n for n, entrant in comparison.ALL.items() if entrant.pictures == "none"}
 
 
 # --- the report
@@ -168,6 +196,7 @@ def test_the_tables_hold_every_figure_and_mark_the_best(entries):
     h = entry(entries, "complete", "slug")["adu"]["after"]["H"][0]
     for text in (page, report.text(report_of(entries))):
         assert sweep.format_ends("forgetting_rate", slug["forgetting_rate"]) in text and f"{h:.1f} [" in text
+        assert f"{slug['length']:.3f}" in text and "In an index" in text
         assert "**0.0 [0.0" in text and "unedited" in text and "clean (none)" in text
         assert "1.00 (0.50 to 1.00) / +2.2 (+1.0 to +3.0); –" in text and "1: forgets 0.75" in text
         assert "(car everywhere)" in text

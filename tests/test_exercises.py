@@ -45,12 +45,19 @@ WRONG = {  # identity -> a typical wrong answer
     """,
     "03-2": "def f(u, v): return torch.acos(torch.linalg.svdvals(u.T @ v).clamp(max=1)).rad2deg()",
     "04-1": """
-        def f(z, u, own, rival):
-            return (z @ (own - rival)) / ((z @ u) @ (u.T @ (own - rival)))
+        def f(W, texts, c, rank):
+            X = texts[c] - texts[c].mean(0)
+            U = torch.linalg.svd(X, full_matrices=False).Vh[:rank].T
+            return W - W @ U @ U.T
     """,
-    "04-2": "def f(before, after, mask): return float((before - after)[mask].nanmean())",
-    "05-1": "def f(wanted): return wanted.mean(1, keepdim=True) + wanted.mean(0, keepdim=True)",
-    "05-2": "def f(z, left, right, opened): return z - ((z @ left) * opened) @ right.T",
+    "04-2": "def f(z, words, U): return (z @ U) @ (words @ U).T",
+    "04-3": "def f(forgetting, drop, least): return int((forgetting >= least).int().argmax()) + 1",
+    "05-1": "def f(observed, random): return (random > observed[:, None]).double().mean(1)",
+    "05-2": """
+        def f(values, places):
+            half = 1.959964 * values[places].std(1).mean()
+            return torch.stack([values.mean() - half, values.mean() + half])
+    """,
     "06-1": "def f(before, after, classes): return (before - after) / before",
     "06-2": """
         def f(classifier, decoy, margin):
@@ -67,8 +74,8 @@ WRONG = {  # identity -> a typical wrong answer
             return float((scores[positive][:, None] > scores[~positive]).double().mean())
     """,
     "07-3": "def f(edited, left, right): return edited + (edited @ left) @ right.T",
-    "08-1": "def f(scores, forgotten): return (scores * ~forgotten).argmax(1)",
-    "08-2": """
+    "09-1": "def f(scores, forgotten): return (scores * ~forgotten).argmax(1)",
+    "09-3": """
         def f(first, second):
             from scipy import stats
             n = len(first)
@@ -76,19 +83,19 @@ WRONG = {  # identity -> a typical wrong answer
             centre = (first - second).mean()
             return torch.stack([centre - half, centre + half])
     """,
-    "08-3": """
-        def f(z, positive):
-            s = z[positive].mean(0) - z[~positive].mean(0)
-            return z - ((z - z.mean(0)) @ s / (s @ s))[:, None] * s
+    "09-2": """
+        def f(z, labelled, positive):
+            s = labelled[positive].mean(0) - labelled[~positive].mean(0)
+            return z - ((z - labelled.mean(0)) @ s / (s @ s))[:, None] * s
     """,
-    "09-1": """
+    "10-1": """
         def f(right, n):
             p = right / n
             half = 1.959964 * (p * (1 - p) / n) ** 0.5
             return torch.tensor([p - half, p + half], dtype=torch.float64)
     """,
-    "09-2": "def f(numbers): return torch.arange(len(numbers)) % 2 == 0",
-    "09-3": "def f(weight, left, right): return weight - (weight @ right) @ left.T",
+    "10-2": "def f(numbers): return torch.arange(len(numbers)) % 2 == 0",
+    "10-3": "def f(weight, left, right): return weight - (weight @ right) @ left.T",
 }
 
 
@@ -128,7 +135,9 @@ def exercise_faults(number: str, nb) -> list[str]:
             faults.append(f"exercise {k}: no folded solution follows the check")
         if not solution.source.endswith(f'cn.check("{number}-{k}", {answer}, strict=True)') or answer == name:
             faults.append(f"exercise {k}: the solution has no name of its own, or is not checked strictly")
+        plugged = re.compile(r"\b(?:passing|course\.try_edit)\(")  # where an answer is put into the story
         others = [c.source for j, c in enumerate(cells) if c.cell_type == "code" and not i <= j <= i + 2]
+        others = [source for source in others if not plugged.search(source)]
         faults += [
             f"exercise {k}: {n} is used elsewhere"
             for n in (name, answer)
@@ -311,7 +320,7 @@ def test_faults_of_the_conventions_are_found():
         replaced(first + 2, ", strict=True", ""),
         lambda cells: cells[first + 2].metadata.pop("jupyter"),
         lambda cells: cells[first + 2].metadata.pop("tags"),
-        lambda cells: cells.insert(first + 3, nbformat.v4.new_markdown_cell("between")),
+        lambda cells: cells.insert(first + 1, nbformat.v4.new_markdown_cell("between")),
     ):
         nb = nbformat.read(path, 4)
         harm(nb.cells)

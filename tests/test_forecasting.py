@@ -111,8 +111,8 @@ def test_intervals_hold_what_held_out_pictures_show(clip, images, z, known):
 
 def test_edits_before_count(clip, cells):
     """What is forgotten already cannot be lost again."""
-    edited = cn.unlearn(clip, cn.Forget(["dog"]), NAMES, "oblique", prototypes=False).apply(clip)
-    expected = cn.forecast(edited, cn.Forget(["cat"]), NAMES, "oblique", prototypes=False)
+    edited = cn.unlearn(clip, cn.Forget(["dog"]), NAMES, "neuron", prototypes=False).apply(clip)
+    expected = cn.forecast(edited, cn.Forget(["cat"]), NAMES, "neuron", prototypes=False)
     assert expected.before[1].max() < 0.2 < 0.8 < expected.before[0].min()
     assert expected.after[0].max() < 0.2 and expected.after[2].min() > 0.8
 

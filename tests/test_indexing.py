@@ -19,16 +19,17 @@ import clipnull as cn
 from clipnull.commands import cli
 from clipnull.commands.indexing import SEARCH
 from clipnull.index import checking
-from clipnull.index.checking import Queries, check_index, forgotten, read_queries, says
+from clipnull.index.checking import Queries, check_index, forgotten, naming, read_queries
 from clipnull.index.files import open_tables
 from clipnull.index.patching import MAX_CHANCE, chance
 from clipnull.prompts import embed_classes, near
 from clipnull.stored import read_stored
-from clipnull.vocabulary import read_vocabulary
+from clipnull.vocabulary import read_vocabulary, words
 
 FOLDER = os.environ.get("CLIPNULL_EMBEDDINGS")
 PAIRS = Path(FOLDER or "", "vitb16_pairs.npz")
 real = pytest.mark.skipif(not FOLDER or not PAIRS.is_file(), reason="CLIPNULL_EMBEDDINGS names no folder with pairs")
+FORMS_OF_DOG = ("dog", "the dog", "dogs", "the dogs", "two dogs", "many dogs")
 WORDS = ("cat", "airplane", "motorcycle", "toilet")
 
 
@@ -240,6 +241,29 @@ def test_check_after_the_switch_says_what_it_said_before(shop, tmp_path, capsys)
     assert all(result["queries"] == results[0]["queries"] for result in results)
 
 
+def test_a_word_is_forgotten_and_checked_in_its_forms(clip, images, z, tmp_path, capsys):
+    np.save(tmp_path / "z.npy", z.numpy())
+    (tmp_path / "asked.txt").write_text("dog\nhorse\n")
+    (tmp_path / "names.txt").write_text("\n".join(images.vocabulary.classes))
+    asked = ("--queries", tmp_path / "asked.npz")
+    command("queries", tmp_path / "asked.txt", "--forms", "dog", "--out", asked[1])
+    command("near", "--vocabulary", tmp_path / "names.txt", "--classes", "dog")
+    listed = "forms of dog, forgotten with it: dog, the dog, dogs, the dogs, two dogs, many dogs"
+    assert listed in capsys.readouterr().out
+    found = {}
+    for name, options in (("forms", ()), ("name", ("--as-named",))):
+        patch = tmp_path / f"{name}.safetensors"
+        names = ("--vocabulary", tmp_path / "names.txt", "--classes", "dog")
+        command("forget", *names, "--prototypes", 0, "--out", patch, *options)
+        assert (listed in capsys.readouterr().out) == (name == "forms")
+        cli.main(["check", str(patch), "--index", str(tmp_path / "z.npy"), *map(str, asked)])
+        text = capsys.readouterr().out
+        rows = {form: re.search(rf"(?mi)forgotten: {form} +(\d+) +(\d+) +(\d+)$", text) for form in FORMS_OF_DOG}
+        found[name] = [tuple(map(int, row.groups())) for row in rows.values() if row]
+    assert len(found["forms"]) == len(FORMS_OF_DOG) == len(found["name"])
+    assert all(before >= 9 and after <= 1 for before, after, _ in found["forms"]) and found["forms"] != found["name"]
+
+
 def test_captions_of_many_parts_belong_to_their_rows(tmp_path):
     """Parts without leading zeros, of different lengths, on another disk; a part that lacks a text is refused."""
     for name in ("img_emb", "text_emb"):
@@ -363,10 +387,11 @@ def test_what_check_counts(monkeypatch, tmp_path):
     [
         ("A cat.", "cat", True), ("two CATS", "cat", True), ("a category", "cat", False), ("bobcat", "cat", False),
         ("a traffic_light at night", "traffic light", True), ("buses", "bus", True), ("c++ and c", "c++", True),
+        ("three blind mice", "mouse", True),
     ],
 )  # fmt: skip
 def test_a_caption_names_a_class_as_a_word(text, name, expected):
-    assert says(text, name) == expected
+    assert naming(name)(words(text)) == expected
 
 
 def test_queries_of_every_kind(tmp_path):

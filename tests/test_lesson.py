@@ -1,6 +1,7 @@
 """A lesson: its shape, its claims, its figures in a plain page; and the toolkit that makes it."""
 
 import ast
+import json
 import re
 from pathlib import Path
 
@@ -109,6 +110,12 @@ def test_a_plain_page_shows_all_figures_with_their_text(path, template):
     texts = [alt for cell in nb.cells for alt in alternatives(cell)]
     assert len(shown) == len(texts) > 0 and all(len(alt) > 20 for alt in texts)
     assert template == "lab" or shown == texts
+
+
+def test_one_direction_of_names_is_enough_for_miniworld_and_not_for_pacs():
+    goldens = json.loads((ROOT / "tests" / "goldens.json").read_text(encoding="utf-8"))
+    forgets = {profile: goldens[profile]["05_is_it_true"]["one_forgets"]["value"] for profile in ("mini", "pacs")}
+    assert forgets["mini"] > 0.99 and 0.5 < forgets["pacs"] < 0.6  # lesson 05: "almost half of a class" is left
 
 
 # --- the toolkit

@@ -20,8 +20,9 @@ from clipnull import stored
 from clipnull.bench.sweep import sweep
 from clipnull.commands import cli
 from clipnull.errors import printable
-from clipnull.prompts import embed_cells, embed_classes, embed_domains, prompt_sets
+from clipnull.prompts import embed_cells, embed_classes, embed_domains, embed_forms, prompt_sets
 from clipnull.prototypes import cell_prototypes, synthesize
+from clipnull.vocabulary import FORMS
 
 C, K, D, N = 3, 2, 8, 30
 CLASSES, DOMAINS = ("cat", "dog", "house"), ("photo", "line")
@@ -41,6 +42,7 @@ def fields(n=N, **changes):
         "texts_build": texts,
         "texts_free": texts.mean(1),
         "texts_domain": texts + 0.01,
+        "texts_forms": texts.mean(1, keepdims=True) + 0.1 * draw(size=(C, len(FORMS), D)),
         "domain_texts": texts.mean(0),
         "prototypes": texts + 0.1 * draw(size=texts.shape),
         "prototype_mask": np.ones((C, K), bool),
@@ -83,6 +85,7 @@ def test_a_file_is_a_model_and_its_pictures(file):
         torch.testing.assert_close(embed_cells(clip, images.vocabulary, prompts), unit[f"texts_{prompts}"])
     torch.testing.assert_close(embed_classes(clip, CLASSES), unit["texts_free"])
     torch.testing.assert_close(embed_domains(clip, DOMAINS), unit["domain_texts"])
+    torch.testing.assert_close(embed_forms(clip, images.vocabulary), unit["texts_forms"])
     torch.testing.assert_close(embed_classes(clip, ["drum", "bell"]), unit["other_texts"][[3, 1]])
     torch.testing.assert_close(cell_prototypes(clip, images.vocabulary).embeddings, unit["prototypes"])
     torch.testing.assert_close(cn.embed(clip, images), torch.from_numpy(made["images"]).float())
@@ -346,6 +349,7 @@ def assert_sound(content):
     c, k = content.vocabulary.shape
     sizes = {"C": c, "K": k, "d": content.width, "n": len(content.classes), "w": len(content.other_names)}
     sizes |= {"v": len(content.common_names), "m": len(content.vectors.get("other_images", ()))}
+    sizes |= {"F": content.vectors["texts_forms"].shape[1] if "texts_forms" in content.vectors else 0}
     for name, value in content.vectors.items():
         assert value.shape == tuple(sizes[axis] for axis in stored.VECTORS[name]) and value.dtype == torch.float32
         unit = F.normalize(value.reshape(-1, content.width), dim=-1).norm(dim=1)

@@ -71,7 +71,7 @@ LEFT_OUT = {  # number -> what is left out: of any file; of one without optional
     "00": ([], []),
     "01": ([], []),
     "03": ([], ["prototypes"]),
-    "04": (["a look at", "pictures that the edited model draws"], ["prototypes"]),
+    "04": ([], []),
     "05": (["a look at", "where in the picture"], ["prototypes"]),
     "06": ([], ["prototypes"]),
     "07": (["a retrained model", "f(x)", "other templates", "the edit in front"], ["prototypes"]),

@@ -24,9 +24,9 @@ OTHER_TEMPLATES = (
     "what a nice {n}",
     "look, {a}!",
     "{n} clip art, no background",
-    "two {n}s",
 )
-"""Templates that neither build nor evaluate anything else; the last makes a plural."""
+OTHER_FORMS = ("a picture of {p}", "three {p}", "several {p} here", "look at the {p}", "photos of {p}")
+"""Templates that neither build nor evaluate anything else, and those of plurals."""
 
 RECOVERED = 0.1
 """Limit: the share of what was lost that other words bring back."""
@@ -44,7 +44,7 @@ def paraphrases(
 ) -> Tensor:
     """A text classifier in other words: unit rows, (C, d).
 
-    template: as in `vocabulary.TEMPLATES`: {a} is the class with its article, {n} without. synonyms: what to call a
+    template: as in `vocabulary.format_prompt`. synonyms: what to call a
     class in place of its name, {"dog": "hound"}; all others keep theirs.
     """
     other = {one_of("synonyms", name, classes): word for name, word in (synonyms or {}).items()}
@@ -106,9 +106,11 @@ def _wordings(context: Context, words: Mapping[str, Sequence[str]]) -> Iterator[
     for prompts in prompt_sets(base):
         if prompts != "free":
             yield "prompts that name the domain", prompts, partial(text_classifiers, vocabulary=v, prompts=prompts)
-    templates = [t for t in OTHER_TEMPLATES if all(base.knows(format_prompt(t, c)) for c in v.classes)]
-    for template in templates:
-        yield "other templates", template, partial(paraphrases, classes=v.classes, template=template)
+    templates = []
+    for kind, wordings in (("other templates", OTHER_TEMPLATES), ("plurals", OTHER_FORMS)):
+        for template in (t for t in wordings if all(base.knows(format_prompt(t, c)) for c in v.classes)):
+            templates.append(template)
+            yield kind, template, partial(paraphrases, classes=v.classes, template=template)
     if len(templates) > 1:
         yield "the mean of all templates", f"{len(templates)} templates", partial(_mean, v.classes, templates)
     for kind, by_class in _other_names(context, words).items():

@@ -12,7 +12,8 @@ retrained model ("clean"), which never saw what is to be forgotten, is the yards
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -167,6 +168,65 @@ def double(data: TrainingData, mask: Tensor, seed: int = 0, energy: float = 0.5,
     return Edit(torch.linalg.solve(gram, beyond).T, beyond.T, "double")
 
 
+def wring(data: TrainingData, mask: Tensor, seed: int = 0) -> Edit:
+    """WRING (Gerych et al., ICLR 2026), from abstract and public notes: z -> z - z U U^T + |z U| w keeps the length.
+
+    A projection shortens pictures, which enlarges all that is orthogonal to what was removed; the rotation turns the
+    part in the span of U onto one direction w of it. U is that of `nullspace`; w, ours, is where the mean kept text
+    lies in it, seen from the mean text.
+    """
+    u, texts = solve(data.cells, mask, "nullspace").right, data.cells.texts
+    w = u @ (u.T @ (texts[~mask].mean(0) - texts.mean((0, 1))))
+    return Rotation(u, u, "wring", onto=F.normalize(w, dim=0))
+
+
+def pour(data: TrainingData, mask: Tensor, seed: int = 0) -> Edit:
+    """POUR-P (CVPR 2026, arXiv 2511.19339), from its abstract: the direction of each forgotten class is projected away.
+
+    Of class means that form a simplex, the others form one afterwards. Theirs are means of the features of labelled
+    pictures; ours are texts, which lie far from a simplex: of each class its forgotten cells, minus the mean text.
+    """
+    t, share = data.cells.texts, mask.double() / mask.sum(1, keepdim=True).clamp(min=1)
+    means = (share[..., None] * t).sum(1)[mask.any(1)] - t.mean((0, 1))
+    u = basis(means, 1.0)
+    return Edit(u, u, "pour")
+
+
+def calibration(data: TrainingData, mask: Tensor, seed: int = 0, strength: float = 1000.0) -> Edit:
+    """Orthogonal projection, calibrated by positive pairs (Chuang et al. 2023, arXiv 2302.00070): texts t -> t P^T.
+
+    P = P0 (I + strength M)^-1, P0 the projection away from the forgotten texts, M the mean of (a - b)(a - b)^T over
+    pairs of texts that should agree; `strength` is that of their code. Their pairs differ in the attribute alone; ours
+    are a forgotten cell and the mean text of the kept ones. Pictures are left alone.
+    """
+    t = data.cells.texts
+    u, difference = basis(t[mask], 1.0), t[mask] - t[~mask].mean(0)
+    eye = torch.eye(t.shape[-1], dtype=t.dtype)
+    calibrated = torch.linalg.inv(eye + strength * difference.T @ difference / len(difference))
+    return _dense((eye - u @ u.T) @ calibrated, "calibration")
+
+
+@dataclass(frozen=True, eq=False)
+class Rotation(Edit):
+    """z -> z - z U U^T + |z U| w, with U = left = right and a unit row w = `onto` in its span; into no model."""
+
+    onto: Tensor = field(default_factory=lambda: torch.zeros(0))
+
+    @property
+    def form(self) -> str:
+        return "module"
+
+    def images(self, z: Any) -> Any:
+        inside = z.double() @ self.left
+        return (z - inside @ self.right.T + inside.norm(dim=1, keepdim=True) * self.onto).to(z.dtype)
+
+    def apply(self, clip: Clip) -> Clip:
+        raise ValueError("edit: a rotation is measured on embeddings alone; expected one that goes into a model")
+
+    def tensors(self) -> dict[str, Tensor]:
+        return super().tensors() | {"onto": self.onto.float()}
+
+
 def _kept_rows(cells: Cells, mask: Tensor) -> Tensor:
     """Texts and prototypes of kept cells, and the common words: (n, d)."""
     return torch.cat([cells.rows(~mask), *([] if cells.common is None else [cells.common])])
@@ -315,20 +375,27 @@ class Baseline:
     """Whether the edit depends on the seed."""
     texts: bool = False
     """Whether the edit is one of texts, `Edit.queries`, and not of pictures."""
+    tuned: bool = True
+    """Whether its settings were chosen on labelled training pictures."""
+    notes: bool = False
+    """Whether its source was read in abstract and public notes only."""
 
 
 BASELINES = {
-    "random": Baseline(random, drawn=True),
-    "filter": Baseline(None),
+    "random": Baseline(random, drawn=True, tuned=False),
+    "filter": Baseline(None, tuned=False),
     "uce": Baseline(uce, texts=True),
     "speed": Baseline(speed),
-    "double": Baseline(double),
+    "double": Baseline(double, notes=True),
+    "wring": Baseline(wring, notes=True),
+    "pour": Baseline(pour, tuned=False, notes=True),
+    "calibration": Baseline(calibration, texts=True, tuned=False),
     "lipschitz": Baseline(lipschitz, "synthesized", trains=True, drawn=True),
     "leace": Baseline(leace, "labelled"),
     "orthogonal": Baseline(orthogonal, "labelled"),
     "slug": Baseline(slug, "labelled", trains=True),
     "finetune": Baseline(finetune, "labelled", trains=True, drawn=True),
-    "clean": Baseline(None, "all", trains=True),
+    "clean": Baseline(None, "all", trains=True, tuned=False),
 }
 """The baselines by name. `filter` takes the forgotten names off the list of answers, and `clean` is a retrained model:
 neither is an edit, see `clipnull.bench.comparison`."""

@@ -133,8 +133,9 @@ def _about(edit: Edit, clip: Clip) -> str:
         f"A patch for {as_text(public_name(clip.name))}{weights}, made in closed form from names alone, without "
         f"training and without pictures. It is {kinds[edit.form]}. It changes image embeddings only; texts are "
         f"embedded as before. Rank {edit.rank} in a space {clip.width} wide."
-        + origin
-        * bool(edit.settings.get("origin"))
+        + origin * bool(edit.settings.get("origin"))
+        + " Each name went with its forms: with and without article, in the plural, and in number."
+        * bool(edit.settings.get("forms"))
     )
 
 

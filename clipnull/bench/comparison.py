@@ -25,9 +25,27 @@ from .baselines import BASELINES, Baseline, TrainingData
 
 ALL = {name: Baseline(None) for name in METHODS} | BASELINES
 """All that can be compared, by name: the methods, which need no pictures and do not train, then the baselines."""
+CONTROLS = ("random", "filter", "clean")
+"""Those that say what a figure means; they do not compete."""
 ADU = ("Mem", "For", "H")
 """Of whole domains, in percent, as ADU reports them (Kawamura et al. 2025, arXiv 2510.08132): accuracy on kept domains,
 100 minus that on forgotten ones, and their harmonic mean; accuracies here are means over cells."""
+
+
+def kind_of(name: str) -> str:
+    """What an entrant is: a method of this library, a control, or a baseline from names alone or from pictures, too."""
+    if name in METHODS or name in CONTROLS:
+        return "method of this library" if name in METHODS else "control"
+    return "baseline, from names" if ALL[name].pictures == "none" else "baseline, from pictures"
+
+
+INDEX = {
+    "length": "length of kept pictures",
+    "recall_before": "recall@5 of kept captions, unedited",
+    "recall_cosine": "edited, cosine",
+    "recall_inner": "edited, inner product",
+}
+"""What an edit does to an index, see `indexed`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +134,7 @@ def rows_of(request: Forget, entrants: Iterable[str], data: TrainingData, on: Ev
     """A row of `sweep.row_of` for each entrant and, of those that are drawn, each seed; None where it has no answer.
 
     And `seed`; `seconds` of the processor to make the edit; its `bytes` (`size_of`) and `form`; `adu` before and after,
-    where whole domains go.
+    where whole domains go; and what `indexed` gives.
     """
     mask, rows = request.mask(on.images.vocabulary), []
     for name in entrants:
@@ -129,7 +147,8 @@ def rows_of(request: Forget, entrants: Iterable[str], data: TrainingData, on: Ev
             row |= {"seed": seed, "seconds": seconds if edit else None, "bytes": size}
             whole = request.paradigm == "complete" and after is not None
             scores = [adu(answers, on.images, mask) for answers in (on.before, after)] if whole else None
-            rows.append(row | {"form": edit.form if edit else None, "adu": scores})
+            row |= {"form": edit.form if edit else None, "adu": scores}
+            rows.append(row | indexed(name, edit, mask, data, on))
     return rows
 
 
@@ -156,6 +175,35 @@ def _answers(
     return after, others.changed(edit.images) if others else None, size_of(edit)
 
 
+def indexed(name: str, edit: Edit | None, mask: Tensor, data: TrainingData, on: EvaluationSet) -> dict[str, Any]:
+    """INDEX: the mean length of kept pictures, of 1 before; and how many kept captions find their own, in percent.
+
+    A caption is the text of a (class, domain) cell, and finds its own if one of its pictures is among the first 5 of
+    all: in the unedited index, and in the edited one by cosine and by inner product, where lengths count.
+    """
+    if edit is None and name != "filter":
+        return dict.fromkeys(INDEX)
+    images, cells = on.images, (~mask & (on.images.counts() > 0)).nonzero()
+    captions, length = data.cells.texts[cells[:, 0], cells[:, 1]], on.z.double().norm(dim=1, keepdim=True)
+    own = (images.classes == cells[:, :1]) & (images.domains == cells[:, 1:])  # (captions, n)
+
+    def recall(z: Tensor, queries: Tensor) -> float | None:
+        first = (queries @ z.T).topk(min(5, len(z))).indices
+        return 100 * float(own.gather(1, first).any(1).double().mean()) if len(own) else None
+
+    z = after = on.z.double() / length
+    queries = captions
+    if edit is not None and ALL[name].texts:
+        queries = edit.queries(captions)
+    elif edit is not None:
+        after = edit.images(on.z.double()) / length
+    lengths = after.norm(dim=1)
+    unit = F.normalize(after, dim=-1)
+    kept = lengths[~mask[images.classes, images.domains]]
+    recalls = recall(z, captions), recall(unit, queries), recall(after, queries)
+    return dict(zip(INDEX, (float(kept.mean()) if len(kept) else None, *recalls), strict=True))
+
+
 def filtered(mask: Tensor, on: EvaluationSet) -> Tensor:
     """What pictures are classified as with the names of `mask` (C, K) off the list of answers: (n,)."""
     names_left = (~mask.any(1)).nonzero()[:, 0]
@@ -177,7 +225,7 @@ def adu(predicted: Tensor, images: Images, mask: Tensor) -> list[float]:
 
 
 def summary(rows: Sequence[dict], images: Images, requests: Sequence[Forget]) -> list[dict]:
-    """For each paradigm and entrant what `sweep.summary` gives, with seconds, bytes and, of domains, Mem, For and H.
+    """For each paradigm and entrant what `sweep.summary` gives, with seconds, bytes, INDEX and Mem, For and H.
 
     Of what is drawn with several seeds, a figure is the mean over them, and its interval reaches over all of theirs;
     counts of pictures are those of the first seed.
@@ -191,7 +239,7 @@ def summary(rows: Sequence[dict], images: Images, requests: Sequence[Forget]) ->
     for (paradigm, name), entries in groups.items():
         own = [row for row in rows if (row["paradigm"], row["method"]) == (paradigm, name)]
         figures: dict[str, Any] = {column: _over([entry[column] for entry in entries]) for column in sweep.COLUMNS}
-        for key in ("seconds", "bytes"):
+        for key in ("seconds", "bytes", *INDEX):
             values = [row[key] for row in own if row[key] is not None]
             figures[key] = float(np.mean(values)) if values else None
         merged.append(entries[0] | figures | {"adu": _mean_adu(own)})

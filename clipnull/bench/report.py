@@ -13,7 +13,7 @@ from ..models import Clip
 from ..vocabulary import Forget
 from . import comparison, sequences
 from .baselines import TrainingData, gather
-from .comparison import ADU, ALL, EvaluationSet, edit_of, evaluation_set, left_out, summary
+from .comparison import ADU, ALL, INDEX, EvaluationSet, edit_of, evaluation_set, left_out, summary
 from .sweep import COLUMNS, PARADIGMS, about, every_request, format_ends, without_bits
 
 NEARLY = 0.9
@@ -34,6 +34,10 @@ STORED = " Embeddings are stored: no pictures to synthesize or to fit to."
 CAPTIONS = {
     "requests": "Every request alone, means with 95 % intervals:",
     "covered": "Only requests with a retrained model ({}): forgetting rate / retain drop / worst cell.",
+    "index": (
+        "In an index: the mean length of an edited vector of a kept picture, which was 1; and the share of kept "
+        "captions (texts of (class, domain) cells) that find a picture of theirs among the first 5 of all, in percent."
+    ),
     "domains": (
         "Whole domains in percent, as ADU (arXiv 2510.08132) reports them: accuracy on kept domains, 100 minus that on "
         "the forgotten one, and their harmonic mean; means over cells and requests."
@@ -174,6 +178,8 @@ def _tables(entry: dict) -> Iterator[tuple[str, list[list[str]], list[str]]]:
     if covered["summary"]:
         caption = CAPTIONS["covered"].format("; ".join(covered["requests"]))
         yield caption, *grid(covered["summary"], list(SHORT)[:3])
+    if indexed := [row for row in measured if row.get("length") is not None]:
+        yield CAPTIONS["index"], [_index(row) for row in indexed], ["paradigm", "method", *INDEX.values()]
     if domains := _domains(entry["summary"]):
         rows = [[name, *("{:.1f} [{:.1f}, {:.1f}]".format(*x[n]) for n in ADU)] for name, x in domains.items()]
         yield CAPTIONS["domains"], rows, ["whole domains", *ADU]
@@ -196,6 +202,11 @@ def _cells(row: dict, best: dict[tuple[str, str], set[str]]) -> list[str]:
         for bold in ["**" * (name in best[row["paradigm"], column])]
     ]
     return [row["paradigm"], name, *takes, seconds, size, *figures]
+
+
+def _index(row: dict) -> list[str]:
+    recalls = [f"{row[name]:.1f}" for name in INDEX if name != "length"]
+    return [row["paradigm"], row["method"], f"{row['length']:.3f}", *recalls]
 
 
 def grid(entries: Sequence[dict], columns: Sequence[str] = tuple(SHORT)) -> tuple[list[list[str]], list[str]]:

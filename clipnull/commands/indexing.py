@@ -54,9 +54,11 @@ def add(commands: argparse._SubParsersAction) -> None:
         add_model(option, default=None)
         option("--vocabulary", type=Path, metavar="FILE", help="all classes, one a line")
         option("--embeddings", metavar="FILE.npz", help="texts in place of a model and a vocabulary")
+        option("--as-named", action="store_true", help="the names alone, without plurals: for other languages")
 
     option = add_command(commands, "queries", queries, "embed a text file of queries, one a line, for check")
     option("texts", type=Path, metavar="FILE", help="queries, one a line")
+    option("--forms", nargs="+", default=[], metavar="NAME", help="words to ask for in all forms: those you forget")
     add_model(option)
     option("--out", type=Path, required=True, metavar="FILE.npz", help="for check --queries")
 
@@ -98,6 +100,7 @@ def near(args: argparse.Namespace) -> int:
     words = near(clip, _request(args, vocabulary), vocabulary, candidates, args.most)
     for name, beside in words.items():
         print(f"{name}: " + ", ".join(f"{word} {cosine:.2f}" for word, cosine in beside))
+        _print_forms(name, clip, vocabulary)
     print("To forget some of them along: add them to the class in the vocabulary, after commas.")
     return _report(args, near=words)
 
@@ -105,6 +108,7 @@ def near(args: argparse.Namespace) -> int:
 def forget(args: argparse.Namespace) -> int:
     from ..edit import Edit
     from ..errors import at_least, one_of
+    from ..index.checking import forgotten
     from ..methods import METHODS
     from ..unlearning import unlearn
 
@@ -122,6 +126,8 @@ def forget(args: argparse.Namespace) -> int:
     done = "nothing to do" if old else "written"
     path = args.out if old else edit.save(args.out)
     print(f"{done}: {path}: {request}, {edit.method}, {edit.form}, for {edit.model}")
+    for name in forgotten(edit):
+        _print_forms(name, clip, vocabulary)
     if edit.linear and edit.bias is None:
         print("It can edit an index (clipnull apply --index) or, in place of it, the queries (--queries).")
     else:
@@ -134,8 +140,10 @@ def queries(args: argparse.Namespace) -> int:
 
     from ..files import read_lines, written
     from ..models import load
+    from ..vocabulary import english_forms
 
     texts = read_lines("texts", args.texts)
+    texts = [*dict.fromkeys([*texts, *(form for name in args.forms for form in english_forms(name))])]
     if not texts or args.out.suffix != ".npz":
         raise ValueError(f"texts, out: {str(args.texts)!r} has {len(texts)} lines, {args.out.name!r}; expected .npz")
     clip = load(args.model, args.pretrained)
@@ -143,6 +151,11 @@ def queries(args: argparse.Namespace) -> int:
         np.savez(file, other_texts=clip.embed_texts(texts).cpu().numpy(), other_names=texts, model=clip.name)
     print(f"written: {args.out}: {len(texts)} queries")
     return _report(args, queries=texts)
+
+
+def _print_forms(name: str, clip: Clip, vocabulary: Vocabulary) -> None:
+    if forms := [form for form in vocabulary.forms_of(name) if clip.knows(form)]:
+        print(f"forms of {name}, forgotten with it: {', '.join(forms)}")
 
 
 def _request(args: argparse.Namespace, vocabulary: Vocabulary) -> Forget:
@@ -179,6 +192,7 @@ def _model_and_names(args: argparse.Namespace) -> tuple[Clip, Vocabulary]:
     from ..models import load
     from ..vocabulary import read_vocabulary
 
+    forms = None if args.as_named else "en"
     if args.embeddings is not None:
         given = [name for name in ("model", "pretrained", "vocabulary") if getattr(args, name) is not None]
         if given:
@@ -186,10 +200,10 @@ def _model_and_names(args: argparse.Namespace) -> tuple[Clip, Vocabulary]:
         clip = load(args.embeddings)
         if clip.stored is None:
             raise ValueError(f"embeddings: {args.embeddings!r} is not a file of embeddings; expected FILE.npz")
-        return clip, clip.stored.vocabulary
+        return clip, clip.stored.vocabulary.with_forms(forms)
     if args.vocabulary is None:
         raise ValueError("vocabulary: not given; expected a file with one class name a line, or embeddings FILE.npz")
-    vocabulary = read_vocabulary(args.vocabulary)
+    vocabulary = read_vocabulary(args.vocabulary).with_forms(forms)
     return load(args.model or "miniclip", args.pretrained), vocabulary
 
 

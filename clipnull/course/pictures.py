@@ -1,7 +1,10 @@
 """The pictures of a lesson that can be read, and their embeddings."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..datasets.loading import load_images
@@ -9,6 +12,9 @@ from ..embedding import embed, readable
 from ..errors import names
 from ..images import Images
 from ..models import Clip
+
+if TYPE_CHECKING:
+    from .lesson import Lesson
 
 
 def open_pictures(
@@ -45,3 +51,17 @@ def embed_whole(clip: Clip, images: Images) -> tuple[Images, Tensor]:
     if len(whole) < len(images):
         print(f"{len(images) - len(whole)} of {len(images)} pictures are broken and left out; a warning names them.")
     return whole, z
+
+
+def labelled_pictures(lesson: "Lesson", data: str) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
+    """What may be fitted to, (embeddings (m, d), classes, domains), and which of the lesson's n pictures measure.
+
+    Those of miniworld's train split, and all; of other `data`, a random half of each cell, and the rest.
+    """
+    images, z = lesson.images, lesson.z
+    first = images.halves(lesson.seed) if data else torch.zeros(len(z), dtype=torch.bool)
+    if data:
+        images, z = images.where(first), z[first]
+    else:
+        images, z = open_pictures(lesson.clip, split="train")
+    return (F.normalize(z.double(), dim=-1), images.classes, images.domains), ~first

@@ -24,16 +24,29 @@ if TYPE_CHECKING:
     import IPython.display as ipython
     import matplotlib.pyplot as plt
     import seaborn as sns
+    from matplotlib.transforms import Bbox
 
     from ..audits.findings import Audit
 else:
     modules = ("matplotlib.pyplot", "seaborn", "IPython.display")
     plt, sns, ipython = (import_extra(name, "course") for name in modules)
+    Bbox = import_extra("matplotlib.transforms", "course").Bbox
 
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*")
 
 MIN_FOR_PERCENT = 20
 """A share of fewer pictures is written as a count, such as 3/8."""
+
+NAME_PLACES = [
+    *(
+        ("left", "center", (8, 0)),
+        ("right", "center", (-8, 0)),
+        ("center", "bottom", (0, 7)),
+        ("center", "top", (0, -7)),
+    ),
+    *(("left", "bottom", (6, 5)), ("left", "top", (6, -5)), ("right", "bottom", (-6, 5)), ("right", "top", (-6, -5))),
+]
+"""Where a name may stand beside its point, the best first: alignment, and a distance in points."""
 
 CAPTION_LENGTH = 320
 """Characters that a caption shows; the sentences beyond them unfold."""
@@ -252,6 +265,38 @@ def scatter(
     sns.scatterplot(**data, hue_order=list(dict.fromkeys(groups)), markers=markers, ax=ax, s=45, linewidth=0.3)
     ax.legend(bbox_to_anchor=(1.01, 1), loc="upper left", frameon=False, fontsize=9)
     return ax
+
+
+def trade_off(
+    points: Mapping[str, tuple[Sequence, Sequence]], kinds: Mapping[str, str], labels: tuple[str, str], title: str
+) -> plt.Figure:
+    """Named points with 95 % intervals, (mean, low, high) across and up, in the colour and marker of their kind.
+
+    Each name stands on that side of its point where it covers fewest names and points.
+    """
+    fig, ax = plt.subplots(figsize=(9, 5.6))
+    for i, kind in enumerate(dict.fromkeys(kinds[name] for name in points)):
+        x, y = np.array([points[name] for name in points if kinds[name] == kind], dtype=float).transpose(1, 2, 0)
+        look = {"fmt": MARKERS[i], "color": f"C{i}", "ms": 9, "elinewidth": 1, "ecolor": "0.8", "label": kind}
+        ax.errorbar(x[0], y[0], xerr=abs(x[1:] - x[0]), yerr=abs(y[1:] - y[0]), **look)
+    ax.set(xlabel=labels[0], ylabel=labels[1], title=title)
+    ax.legend(loc="upper left")
+    fig.canvas.draw()
+    places = [ax.transData.transform((x[0], y[0])) for x, y in points.values()]
+    taken = [Bbox([place - 6, place + 6]) for place in places]
+    for name, (x, y) in points.items():
+        text = ax.annotate(literal(name), (x[0], y[0]), (0, 0), textcoords="offset points", fontsize=11)
+        spots = {}
+        for ha, va, spot in NAME_PLACES:
+            text.set(ha=ha, va=va, position=spot)
+            box = text.get_window_extent()
+            spots[ha, va, spot] = sum(box.overlaps(other) for other in taken) + (
+                not ax.bbox.padded(8).containsx(box.x1)
+            )
+        ha, va, spot = min(spots, key=spots.__getitem__)
+        text.set(ha=ha, va=va, position=spot)
+        taken.append(text.get_window_extent())
+    return fig
 
 
 def audit(report: Audit, most: float = 10.0) -> plt.Figure:

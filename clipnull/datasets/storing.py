@@ -14,7 +14,7 @@ from ..errors import printable
 from ..files import written
 from ..images import Images
 from ..models import Clip, open_clip
-from ..prompts import embed_cells, embed_classes, embed_domains, kept_names
+from ..prompts import embed_cells, embed_classes, embed_domains, embed_forms, kept_names
 from ..prototypes import cell_prototypes
 from ..stored import SUFFIX
 from ..vocabulary import TEMPLATES, Vocabulary, format_prompt, words
@@ -81,13 +81,14 @@ def store(
 
 
 def _texts(clip: Clip, vocabulary: Vocabulary) -> dict[str, Any]:
-    other, common = unrelated_words(vocabulary), kept_names(clip)
+    other, common, forms = unrelated_words(vocabulary), kept_names(clip), embed_forms(clip, vocabulary)
     return {
         "class_names": vocabulary.classes,
         "domain_names": vocabulary.domains,
         "texts_build": embed_cells(clip, vocabulary),
         "texts_free": embed_classes(clip, vocabulary.names),
         "texts_domain": embed_cells(clip, vocabulary, "domain"),
+        **({} if forms is None else {"texts_forms": forms}),
         "domain_texts": embed_domains(clip, vocabulary.domains),
         "other_names": other,
         "other_texts": embed_classes(clip, other),

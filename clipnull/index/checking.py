@@ -1,7 +1,7 @@
 """What an index answers before and after an edit of it, or of its queries: to be seen before anything is switched."""
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from ..edit import Edit
 from ..errors import brief, import_extra, one_line
 from ..files import aligned, read_lines
 from ..stored import EDITED
-from ..vocabulary import TEMPLATES, Forget, format_prompt, words
+from ..vocabulary import TEMPLATES, Forget, format_prompt, plural, words
 from .files import Vectors, by_number, open_tables, open_vectors, reading
 from .patching import inverted, name_of, validate
 from .rewriting import content_of, read_record
@@ -105,14 +105,15 @@ def _columns(path: Path, tables: list[Vectors]) -> list[list[str]]:
     return texts
 
 
-def says(text: str, name: str) -> bool:
-    """Whether a text names a class, as a word of its own, in the singular or the plural.
+def naming(name: str) -> Callable[[str], bool]:
+    """Whether a text in normal form (`words`) names a class, as a word of its own, in the singular or the plural.
 
-    >>> [says(text, "cat") for text in ("Two cats asleep.", "a category", "The cat's bed")]
+    >>> [naming(name)(text) for name, text in (("cat", "two cats asleep"), ("cat", "a category"), ("mouse", "mice"))]
     [True, False, True]
     """
-    text, name = words(text), words(name)
-    return name in text and re.search(rf"(?<!\w){re.escape(name)}(s|es)?(?!\w)", text) is not None
+    forms = {words(name), words(plural(name))}
+    pattern = re.compile(rf"(?<!\w)({'|'.join(map(re.escape, forms))})(?!\w)")
+    return lambda text: any(form in text for form in forms) and pattern.search(text) is not None
 
 
 Pairs = Iterable[tuple[Tensor, Tensor]]
@@ -168,25 +169,27 @@ def check_index(edit: Edit, pairs: Pairs, queries: Queries) -> dict[str, Any]:
         return [int(torch.isin(rows[i], pictures).sum()) for rows in answers]
 
     def pictures_of(i: int, name: str) -> tuple[Tensor, bool]:
-        key = words(name)
-        rows = [row for row, caption in described if key in caption and says(caption, key)]
+        named = naming(name)
+        rows = [row for row, caption in described if named(caption)]
         return (torch.tensor(rows), True) if rows else (answers[0][i], False)
 
     others = [i for i, row in enumerate(queries.rows.tolist()) if row < 0 or i in classes]
+    asked = [words(text) for text in queries.texts]
+    names_it = {name: [named(text) for text in asked] for name, named in ((name, naming(name)) for name in names)}
     gone = {name: pictures_of(i, name)[0] for name, i in zip(names, classes, strict=True)}
     every = torch.cat([torch.empty(0, dtype=torch.int64), *gone.values()])
     result: dict[str, Any] = {"sides": [*SIDES[: len(answers)]], "broken": broken, "queries": {}, "still": {}}
     for i in others:
         text = queries.texts[i]
-        about = names[classes.index(i)] if i in classes else next((n for n in names if says(text, n)), None)
+        about = names[classes.index(i)] if i in classes else next((n for n in names if names_it[n][i]), None)
         pictures, named = pictures_of(i, about or text)
         pictures = pictures if about else pictures[~torch.isin(pictures, every)]
         result["queries"][text] = {"forgotten": about, "named": named, "found": count(i, pictures)}
     for name, pictures in gone.items():
-        hits = {queries.texts[i]: count(i, pictures) for i in others if not says(queries.texts[i], name)}
+        hits = {queries.texts[i]: count(i, pictures) for i in others if not names_it[name][i]}
         worst = sorted((text for text in hits if max(hits[text][1:])), key=lambda text: -max(hits[text][1:]))
         result["still"][name] = {text: hits[text] for text in worst[:MAX_STILL]}
-    kept = [i for i, row in enumerate(queries.rows) if row >= 0 and not any(says(queries.texts[i], n) for n in names)]
+    kept = [i for i, row in enumerate(queries.rows) if row >= 0 and not any(names_it[n][i] for n in names)]
     recalled = [(rows[:, :RECALL] == queries.rows[:, None]).any(1)[kept].double() for rows in answers]
     result["kept"] = {"n": len(kept), "percent": [100 * float(side.mean()) for side in recalled] if kept else []}
     return result

@@ -113,4 +113,5 @@ def solve(cells: Cells, mask: Tensor, method: str = "nullspace", **settings: flo
         one_of("settings", name, defaults)
     edit = chosen(cells, mask, **settings)
     known = {"prototypes": cells.prototypes is not None, "origin": bool(cells.domain_origin.any())}
+    known["forms"] = cells.forms is not None
     return replace(edit, method=method, settings={**defaults, **settings, **known})

@@ -213,13 +213,26 @@ class Cells:
     def rows(self, mask: Tensor, center: bool = False) -> Tensor:
         """The embeddings of the cells in `mask` (C, K) bool, texts before prototypes: (n, d).
 
-        With `center`, the mean over all cells of the same kind (text or prototype) is subtracted. An edit that takes
-        away such rows makes the forgotten cells look like the mean cell; one that takes away raw rows brings their
-        scores to zero, which need not be low.
+        The forms of classes that are in `mask` in every domain come last. With `center`, the mean over all cells of the
+        same kind (text or prototype), or over all classes in the same form, is subtracted. An edit that takes away such
+        rows makes the forgotten cells look like the mean cell; one that takes away raw rows brings their scores to
+        zero, which need not be low.
         """
-        if center:
-            return torch.cat([x[mask] - mean for x, mean in zip(self.kinds, self._means, strict=True)])
-        return torch.cat([x[mask] for x in self.kinds])
+        means = self._means if center else [torch.zeros_like(mean) for mean in self._means]
+        rows = [x[mask] - mean for x, mean in zip(self.kinds, means, strict=True)]
+        if self.forms is not None:
+            rows.append(self._form_rows(mask.all(1), center))
+        return torch.cat(rows)
+
+    def _form_rows(self, classes: Tensor, center: bool = False) -> Tensor:
+        """The forms of `classes` (C,) bool: (n, d)."""
+        assert self.forms is not None
+        return (self.forms - self.forms.mean(0) if center else self.forms)[classes].flatten(0, 1)
+
+    def n_rows(self, mask: Tensor) -> int:
+        """How many `rows` the cells in `mask` have."""
+        forms = 0 if self.forms is None else int(mask.all(1).sum()) * self.forms.shape[1]
+        return int(mask.sum()) * len(self.kinds) + forms
 
     @cached_property
     def _means(self) -> list[Tensor]:
@@ -231,22 +244,29 @@ class Cells:
 
     def moment(self, mask: Tensor) -> Tensor:
         """X^T X / n over the n rows of the cells in `mask`: (d, d); zero if there are none."""
-        return self.grams(mask)[0] / max(1, int(mask.sum()) * len(self.kinds))
+        return self.grams(mask)[0] / max(1, self.n_rows(mask))
 
     def grams(self, mask: Tensor, center: bool = False) -> tuple[Tensor, Tensor]:
-        """X^T X of `rows(mask, center)` and of `rows(~mask)`, each (d, d): from one product, over the smaller part."""
+        """X^T X of `rows(mask, center)` and of `rows(~mask)`, each (d, d): from products over few rows."""
         few = 2 * mask.sum() <= mask.numel()
-        part = gram(self.rows(mask if few else ~mask))
+        part = gram(torch.cat([x[mask if few else ~mask] for x in self.kinds]))
         inside, outside = (part, self._gram - part) if few else (self._gram - part, part)
         for x, mean in zip(self.kinds, self._means, strict=True) if center else ():
             half = torch.outer(x[mask].sum(0) - 0.5 * mask.sum() * mean, mean)
             inside = inside - half - half.T
+        if self.forms is not None:
+            inside = inside + gram(self._form_rows(mask.all(1), center))
+            outside = outside + self._form_gram - gram(self._form_rows(mask.any(1)))
         return inside, outside
 
     @cached_property
     def _gram(self) -> Tensor:
         """X^T X over all cells: no request has to go through them all."""
         return gram(torch.cat([x.flatten(0, 1) for x in self.kinds]))
+
+    @cached_property
+    def _form_gram(self) -> Tensor:
+        return gram(self._form_rows(torch.ones_like(self.texts[:, 0, 0], dtype=torch.bool)))
 
     def validate(self, mask: Tensor) -> None:
         """Raises ValueError unless `mask` is bool (C, K) with some cells to forget and some to keep."""

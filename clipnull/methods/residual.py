@@ -18,7 +18,7 @@ from .cells import Cells
 
 
 def residual(
-    cells: Cells, mask: Tensor, *, alpha: float = 1.0, energy: float = 0.9, tau: float = 0.01, center: bool = True
+    cells: Cells, mask: Tensor, *, alpha: float = 1.0, energy: float = 0.9, tau: float = 0.015, center: bool = True
 ) -> Edit:
     """Project away what kept cells cannot explain of the forgotten rows: P = I - alpha U U^T.
 
@@ -29,10 +29,10 @@ def residual(
     within("alpha", alpha, 0.0, 1.0)
     within("tau", tau, 0.0, 1e9)
     forgotten, kept = cells.grams(mask, center)
-    kept = kept / (int((~mask).sum()) * len(cells.kinds))
+    kept = kept / cells.n_rows(~mask)
     if tau:
         factor = ridged_factor(kept, tau)
-        if int(mask.sum()) * len(cells.kinds) <= len(kept):
+        if cells.n_rows(mask) <= len(kept):
             u = basis(torch.cholesky_solve(tau * cells.rows(mask, center).T, factor).T, energy)
         else:  # the same, through (d, d)
             half = torch.cholesky_solve(forgotten, factor)

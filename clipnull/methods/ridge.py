@@ -29,9 +29,9 @@ def ridge(
     within("forgetting", forgetting, 0.0, 1e12)
     within("keeping", keeping, 0.0, 1e12)
     forgotten, kept = cells.grams(mask, center)
-    n = int(mask.sum()) * len(cells.kinds)
+    n = cells.n_rows(mask)
     weight = forgetting / n
-    a = keeping / (mask.numel() * len(cells.kinds) - n) * kept + weight * forgotten
+    a = keeping / cells.n_rows(~mask) * kept + weight * forgotten
     factor = ridged_factor(a, 1.0)
     if n > len(a):
         return Edit(weight * forgotten, torch.cholesky_inverse(factor), "ridge")

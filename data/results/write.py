@@ -14,6 +14,7 @@ from pathlib import Path
 import bounds
 import device_speed
 import forecasts
+import forms
 import picture
 import speed
 
@@ -266,6 +267,7 @@ SECTIONS = {
     "rivals": report.section,
     "forecast": forecasts.section,
     "audit": audit_section,
+    "forms": forms.section,
     "speed": lambda entry: ["As `make bench` prints it.", f"```\n{speed.report(entry)}\n```"],
     "device": lambda entry: [entry.get("note", ""), f"```\n{device_speed.report(entry)}\n```"],
     "times": times_section,

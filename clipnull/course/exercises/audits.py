@@ -1,9 +1,6 @@
-"""Exercises of notebooks 08 to 10: what remains, how sure a number is, and an edit in a file of weights."""
-
-import math
+"""Exercises of lessons 08 and 10: what remains, how sure a number is, and an edit in a file of weights."""
 
 import torch
-from scipy import stats
 from torch import Tensor
 
 from ... import evaluate
@@ -54,52 +51,6 @@ def area_under_curve(scores: Tensor, positive: Tensor) -> float:
 )
 def undo(edited: Tensor, left: Tensor, right: Tensor) -> Tensor:
     return edited @ torch.linalg.inv(torch.eye(len(left), dtype=left.dtype) - left @ right.T)
-
-
-# --- 08 methods compared
-
-
-@exercise(
-    "08-1",
-    [
-        (normal(1, 6, 4), torch.tensor([True, False, False, True])),
-        (normal(2, 5, 3).abs().neg(), torch.tensor([False, True, False])),
-        (normal(3, 4, 5), torch.tensor([True, True, False, False, False])),
-    ],
-    "give a forgotten class a score below all others, such as -inf: 0 wins against negative scores. Removing columns "
-    "changes the numbers of the classes behind them; keep (n, C) until the argmax",
-)
-def name_filter(scores: Tensor, forgotten: Tensor) -> Tensor:
-    return scores.masked_fill(forgotten, -math.inf).argmax(1)
-
-
-@exercise(
-    "08-2",
-    [(10 * double(1, 9) + double(2, 9), 10 * double(1, 9)), (double(3, 4), 3 + double(4, 4))],
-    "take the standard deviation of the *differences*, not of each method: what is hard for both cancels. Divide it by "
-    "sqrt(n), multiply by t with n - 1 degrees of freedom; (2,): low, high",
-)
-def paired_interval(first: Tensor, second: Tensor) -> Tensor:
-    difference = first - second
-    half = stats.t.ppf(0.975, len(difference) - 1) * difference.std() / len(difference) ** 0.5
-    return torch.stack([difference.mean() - half, difference.mean() + half])
-
-
-def _bit(seed: int, n: int, d: int, share: int) -> tuple[Tensor, Tensor]:
-    positive = torch.arange(n) % share == 0
-    return double(seed, n, d) @ double(seed + 1, d, d) + 5 + positive[:, None] * double(seed + 2, d), positive
-
-
-@exercise(
-    "08-3",
-    [_bit(1, 30, 4, 3), _bit(5, 40, 3, 2)],
-    "subtract from each row a multiple of s (d,), the difference of the means. The multiples, (n,), are "
-    "(z - mean) @ direction / (s @ direction), with direction = Sigma^-1 s and the mean over all rows",
-)
-def erase_bit(z: Tensor, positive: Tensor) -> Tensor:
-    s = z[positive].mean(0) - z[~positive].mean(0)
-    direction = torch.linalg.solve(z.T.cov(), s)
-    return z - ((z - z.mean(0)) @ direction / (s @ direction))[:, None] * s
 
 
 # --- 09 your own model and pictures
