@@ -15,7 +15,6 @@ from clipnull.commands import cli
 from clipnull.course import leaderboard, quiz
 from clipnull.course.booklet import booklet
 from clipnull.course.notebooks import read
-from clipnull.course.slides import questions
 
 FOLDER = ROOT / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
@@ -44,19 +43,21 @@ def test_the_numbers_of_the_page_on_the_svd_are_computed():
     assert failed == 0 and tried > 10
 
 
-def test_every_question_in_italics_is_in_the_rubric_and_none_else():
-    parts = re.split(r"(?m)^## ", page("RUBRIC.md"))[1:]
-    assert [part[:2] for part in parts] == [path.name[:2] for path in NOTEBOOKS]
-    for part, path in zip(parts, NOTEBOOKS, strict=True):
-        entries = re.findall(r"(?m)^\*\*(.+)\*\*\n\n- Good: (.+)\n- Fair: (.+)\n- Weak: (.+)$", part)
-        assert [question for question, *_ in entries] == questions(read(path)), path.name
-        assert len(re.findall(r"(?m)^\*\*", part)) == len(entries), path.name
+def test_every_open_task_is_in_the_rubric_and_none_else():
+    tasks = [
+        f"{path.name[:2]} {task}"
+        for path in NOTEBOOKS
+        for cell in read(path).cells
+        for task in re.findall(r"## Open task\s+\*\*(.+?)\*\*", cell.source)
+    ]
+    assert len(tasks) == 12 and tasks == re.findall(r"(?m)^\| (\d\d .+?) \| .+ \| .+ \|$", page("RUBRIC.md"))
 
 
 @pytest.mark.parametrize("name", ["MISCONCEPTIONS.md", "CASE.md", "QUIZ_KEY.md"])
 def test_every_section_that_a_page_names_exists(name):
     text = page(name)
-    named = {*re.findall(r"\b(0\d), sections? (\d+)", text), *re.findall(r"\b(0\d), sections \d+ and (\d+)", text)}
+    found = re.findall(r"\b(\d\d), sections? (\d+)(?: and (\d+))?", text)
+    named = {(lesson, number) for lesson, *numbers in found for number in numbers if number}
     assert len(named) > 5 and named <= sections(), named - sections()
 
 
