@@ -72,29 +72,19 @@ def test_pages_of_the_folder_link_to_what_is_there():
 # --- the plan
 
 
-def test_the_sessions_fit():
-    """Three hours each; a notebook gets its minutes of reading, and those of the exercises that are named."""
+def test_the_plans_fit():
+    """The minutes of a lesson are those that its page says, and every plan has room for them."""
     hub = page("INSTRUCTOR.md")
-    reading = dict(re.findall(r"(?m)^\| \[(\d\d) [^]]+\]\([^)]+\) \| (\d+) \|", hub))
-    exercises = {
-        f"{path.name[:2]}-{number}": int(minutes)
-        for path in NOTEBOOKS
-        for cell in read(path).cells
-        for number, minutes in re.findall(r"(?m)^\*\*Exercise (\d)\*\* \((\d+) min", cell.source)
-    }
-    sessions = re.split(r"(?m)^\*\*Session \d", hub)[1:]
-    taught = []
-    for session in sessions:
-        rows = re.findall(r"(?m)^\| (\d+) \| (.+?) \| (.*?) ?\|$", session)
-        assert sum(int(minutes) for minutes, *_ in rows) == 180
-        assert "break" in [what for _, what, _ in rows]
-        for minutes, what, notebook in rows:
-            if notebook in reading and not what.startswith("homework"):
-                taught.append(notebook)
-                named = re.search(r"exercises? ([\d, ]+)", what)
-                extra = [exercises[f"{notebook}-{k}"] for k in re.findall(r"\d", named[1])] if named else []
-                assert int(minutes) >= int(reading[notebook]) + sum(extra), (notebook, minutes)
-    assert len(sessions) == 3 and taught == ["01", "02", "03", "04", "05", "06", "07", "08"]
+    minutes = {name[:2]: int(of) for name, of in re.findall(r"(?m)^\| \[\d\d [^]]+\]\(([^)]+)\) \| (\d+) \|", hub)}
+    assert minutes == {p.name[:2]: int(re.search(r"(\d+) minutes", read(p).cells[0].source)[1]) for p in NOTEBOOKS}
+    assert max(minutes.values()) <= 50 and minutes["00"] + 10 <= 50 and minutes["11"] + 10 <= 50
+    plans = re.findall(r"(?m)^\| minutes \| .+ \| lesson \|\n\|.+\n((?:\| \d+ .+\n)+)", hub)
+    for plan in plans:
+        rows = re.findall(r"(?m)^\| (\d+) \| (.+?) \| (\d*) ?\|$", plan)
+        assert sum(int(time) for time, *_ in rows) == 180 and "break" in [what for _, what, _ in rows]
+        assert all(int(time) >= minutes[lesson] for time, _, lesson in rows if lesson)
+    taught = [lesson for plan in plans for lesson in re.findall(r"(?m) \| (\d\d) \|$", plan)]
+    assert taught == "00 01 04 05 06 07 08 09 00 04 06".split()
 
 
 # --- the quiz
