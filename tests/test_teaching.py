@@ -84,7 +84,7 @@ def test_the_plans_fit():
         assert sum(int(time) for time, *_ in rows) == 180 and "break" in [what for _, what, _ in rows]
         assert all(int(time) >= minutes[lesson] for time, _, lesson in rows if lesson)
     taught = [lesson for plan in plans for lesson in re.findall(r"(?m) \| (\d\d) \|$", plan)]
-    assert taught == "00 01 04 05 06 07 08 09 00 04 06".split()
+    assert taught == ["00", "01", "04", "05", "06", "07", "08", "09", "00", "04", "06"]
 
 
 # --- the quiz
@@ -124,6 +124,7 @@ def test_the_booklet_has_every_exercise_with_its_hint_and_solutions_apart(notebo
     tasks, answers = (path.read_text(encoding="utf-8") for path in (exercises, solutions))
     number = sum("exercise" in cell.metadata.get("tags", ()) for path in NOTEBOOKS for cell in read(path).cells)
     assert tasks.count('<div class="hint">') == tasks.count("<strong>Hint.</strong>") == number > 20
+    assert tasks.count(">Open task") == len(NOTEBOOKS) and ">Summary" not in tasks
     assert tasks.count('<div class="room">') == number + len(NOTEBOOKS)
     assert "<details" not in tasks and "_solution" not in tasks and answers.count("_solution") >= number
     for text in (tasks, answers):
