@@ -16,7 +16,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     of = {
         name: add_command(commands, name, function, text)
         for name, function, text in (
-            ("run", run, "execute notebooks into a folder and print their metrics"),
+            ("run", run, "execute the lessons into a folder, as pages to read"),
             ("publish", publish, "execute notebooks and write their outputs back"),
             ("seeds", seeds, "run with several seeds and propose tolerances"),
             ("student", student, "write the course without solutions and outputs"),
