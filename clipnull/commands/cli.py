@@ -14,7 +14,7 @@ from . import doctor, indexing, inspecting, measuring, teaching
 from .console import Parser, escape_unprintable, terminable, validate_places
 
 DESCRIPTION = "A course and a library: make a pretrained CLIP forget, without its data."
-FIRST = ("doctor", "run", "audit", "forget", "check")
+FIRST = ["doctor", "run", "audit", "forget", "check"]
 GROUPS = {
     "the course": (teaching, doctor),
     "your pictures": (inspecting,),
@@ -34,7 +34,7 @@ def parser() -> tuple[Parser, Mapping[str, Parser]]:
         known = len(commands.choices)
         for module in modules:
             module.add(commands)
-        listed[title] = tuple(commands.choices)[known:]
+        listed[title] = [*commands.choices][known:]
     lines = [DESCRIPTION]
     for title, names in listed.items():
         lines += [f"\n{title}:", *(f"  {name:<13}{commands.choices[name].description}" for name in names)]

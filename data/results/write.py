@@ -103,16 +103,16 @@ def in_results(text: str, known: Sequence[dict]) -> str:
 
 
 def in_readme(text: str, known: Sequence[dict]) -> str:
-    """The README with its tables, the largest data set of each kind, and its picture written anew."""
-    tables = []
-    for stored in (False, True):
-        benches = [entry for entry in known if entry["kind"] == "bench" and entry["stored"] is stored]
-        if benches:
-            entry = max(benches, key=lambda entry: entry["pictures"])
-            rows, (_, *paradigms) = report.grid(entry["summary"])
-            head = f"{entry['name']}: forgetting rate / retain drop / worst cell / collateral"
-            tables.append(markdown(rows, [head, *paradigms]))
-    return fill(text, results="\n\n".join(tables), picture=picture.caption())
+    """The README with its table, that of the largest data set of a real CLIP if there is one, and its picture anew."""
+    benches = [entry for entry in known if entry["kind"] == "bench"]
+    table = ""
+    if benches:
+        entry = max(benches, key=lambda entry: (entry["stored"], entry["pictures"]))
+        rows, (_, *paradigms) = report.grid(entry["summary"])
+        table = markdown(
+            rows, [f"{entry['name']}: forgetting rate / retain drop / worst cell / collateral", *paradigms]
+        )
+    return fill(text, results=table, picture=picture.caption())
 
 
 def fill(text: str, **parts: str) -> str:
