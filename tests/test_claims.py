@@ -78,7 +78,7 @@ def others(path: Path, profile: str) -> dict[str, str]:
     name, domain = OTHER[profile]
     wanted = dict.fromkeys(("forget_class", "forgotten", "forget_classes"), name)
     wanted |= dict.fromkeys(("forget_domain", "domain", "forget_domains"), domain)
-    wanted |= {"other_words": "", "parts": ""}
+    wanted |= {"other_words": ""}
     return {key: value for key, value in wanted.items() if key in notebooks.parameters_of(path)}
 
 

@@ -190,7 +190,7 @@ def test_each_place_of_the_grid_is_a_command_and_results_are_kept(tmp_path, monk
     outs = [scope["one"](place) for place in range(len(scope["GRID"]))]
     assert len({*outs}) == len(outs) == len(commands) == 15
     args = cli.parser()[0].parse_args(commands[7][3:])
-    given = {"model": "ViT-B-16", "pretrained": "openai", "data": str(tmp_path / "pacs"), "seed": "2"}
+    given = {"model": "ViT-B-16/openai", "data": str(tmp_path / "pacs"), "seed": "2"}
     assert args.command == "run" and dict(args.parameters) == given and args.limit == 14400
     assert args.notebooks == [scope["NOTEBOOK"]] and (ROOT / scope["NOTEBOOK"]).is_file()
     args.out.mkdir(parents=True)
@@ -217,7 +217,7 @@ def test_the_commands_and_numbers_of_the_page_are_those_of_the_library():
 @pytest.mark.nightly
 def test_the_grid_runs_on_three_processes(tmp_path, monkeypatch, notebook):
     scope, settings = run("grid.py", tmp_path, monkeypatch), in_place_of_slurm(monkeypatch, 3)
-    parameters = '# parameters\nmodel = ""  # a name\npretrained = ""  # a tag\ndata = ""  # a folder\nseed = 0  # any'
+    parameters = '# parameters\nmodel = ""  # a name\ndata = ""  # a folder\nseed = 0  # any'
     scope["NOTEBOOK"] = notebook("01_small", parameters, "import clipnull as cn\ncn.record(seed=float(seed))")
     scope["GRID"][:] = scope["GRID"][3:7]
     outs = [Path(out) for out in scope["all_on_slurm"]()]

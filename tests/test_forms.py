@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import clipnull as cn
-from clipnull.methods.cells import FORM_LIFT, Cells
+from clipnull.methods.cells import FORM_REACH, Cells
 from clipnull.prompts import embed_forms
 from clipnull.vocabulary import FORMS, plural
 
@@ -55,7 +55,7 @@ def test_each_form_goes_down_and_others_stay():
     assert others.abs().mean() < 0.05 and moved[range(5), range(5)].min() > 0.8
     margins = (cells.texts[1] @ m[1].T).mean(0).clamp(min=0)
     for where, wanted in (
-        (row, torch.tensor([1.0, *[FORM_LIFT] * 3]) * margins.max()),
+        (row, torch.full((4,), FORM_REACH) * margins.max()),
         (~row | row.cumsum(0).eq(1), None),
     ):
         down = m[1] @ cells.push(1, where)

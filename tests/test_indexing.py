@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import ROOT
 from helpers import plain, python, random
 
 import clipnull as cn
@@ -505,6 +506,23 @@ def test_a_word_on_a_real_clip(tmp_path, capsys):
     mean = np.mean([*table.values()], axis=0)  # (side, figure)
     assert mean[0, 0] > 0.5 and (mean[1:, 0] <= 0.05).all(), table
     assert (mean[0, 1:] - mean[1:, 1:] <= 1.0).all(), table
+
+
+@real
+def test_the_figures_of_lesson_11_are_what_the_embeddings_give(tmp_path, capsys):
+    stored = json.loads((ROOT / "data" / "results" / "index" / "openai-vit-b-16.json").read_text(encoding="utf-8"))
+    assert len(stored["source"]) > 20
+    for method, entry in stored["methods"].items():
+        patch = tmp_path / f"{method}.safetensors"
+        command("forget", "--classes", "cat", "--embeddings", PAIRS, "--method", method, "--out", patch)
+        command("check", patch, "--index", PAIRS, "--queries", PAIRS, "--json", tmp_path / "check.json")
+        result = json.loads((tmp_path / "check.json").read_text(encoding="utf-8"))
+        found = {text: row["found"] for text, row in result["queries"].items()}
+        losing = [text for text in found if text != "cat" and min(found[text][1:]) < found[text][0]]
+        assert (found["cat"], len(found) - 1, len(losing)) == (
+            entry["cat"], entry["others"], pytest.approx(entry["others_that_lose"], abs=3)
+        )  # fmt: skip
+        assert result["kept"]["percent"] == pytest.approx(entry["kept_percent"], abs=0.5)
 
 
 @real

@@ -53,3 +53,10 @@ def test_wrong_pictures_and_names_are_told_before_anything_is_embedded(clip, fol
 def test_one_domain_is_enough_where_a_lesson_says_so(clip, folder, monkeypatch):
     monkeypatch.setattr(pictures, "embed", lambda _, images: torch.ones(len(images), 4))
     assert pictures.open_pictures(clip, str(folder / "photo"), min_domains=1)[0].vocabulary.shape[1] == 1
+
+
+def test_labelled_pictures_are_those_of_the_train_split_or_one_half(folder):
+    whole = lesson.open(data=str(folder), forget_class="dog")
+    (z, classes, domains), measured = pictures.labelled_pictures(whole, str(folder))
+    assert len(z) == len(classes) == len(domains) == int((~measured).sum()) > 0
+    assert torch.allclose(z, whole.z[~measured]) and torch.equal(classes, whole.images.classes[~measured])

@@ -100,3 +100,14 @@ def test_a_comparison_shows_counts_before_and_after(images):
     shown = [[text.get_text() for text in ax.texts] for ax in plots.comparison(result).axes]
     assert shown[0] == [f"{n}/{n}" for n in sizes]
     assert shown[1] == [f"{0 if gone else n}/{n}" for n, gone in zip(sizes, forgotten, strict=True)]
+
+
+def test_a_trade_off_names_each_point_and_its_kind_without_names_on_points():
+    points = {name: ([x, x - 0.1, x + 0.1], [y, y - 1, y + 1]) for name, x, y in
+              (("a", 0.5, 3), ("b", 0.52, 3.2), ("c", 0.9, 9), ("free", 0.0, 0))}  # fmt: skip
+    fig = plots.trade_off(points, {"a": "ours", "b": "ours", "c": "theirs", "free": "control"}, ("x", "y"), "Title")
+    (ax,) = fig.axes
+    assert {text.get_text() for text in ax.texts} == {*points}
+    assert [text.get_text() for text in ax.get_legend().texts] == ["ours", "theirs", "control"]
+    boxes = [text.get_window_extent() for text in ax.texts]
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])

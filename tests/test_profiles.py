@@ -19,10 +19,10 @@ def no_gpu(monkeypatch):
 def test_a_profile_sets_only_what_a_notebook_has(notebook, monkeypatch, no_gpu):
     monkeypatch.setenv("CLIPNULL_DATA", "/pictures")
     plain = notebook("a", PARAMETERS)
-    pictures = notebook("b", "# parameters\ndata = ''  # folder\ndomain = 'line'  # of the examples")
+    pictures = notebook("b", "# parameters\ndata = ''  # folder\nforget_domain = 'line'  # of the examples")
     for path, profile in ((plain, "mini"), (plain, "pacs"), (pictures, "mini")):
         assert notebooks.preset_for(path, profile) == {}
-    assert notebooks.preset_for(pictures, "pacs") == {"data": "/pictures/test", "domain": "sketch"}
+    assert notebooks.preset_for(pictures, "pacs") == {"data": "/pictures/test", "forget_domain": "sketch"}
 
 
 def test_a_profile_leaves_out_the_notebooks_that_it_goes_without(notebook, monkeypatch, no_gpu):

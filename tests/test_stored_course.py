@@ -27,7 +27,7 @@ NAMES = dict.fromkeys(("forget_class", "forgotten", "forget_classes"), CLASSES[1
     ("forget_domain", "domain", "forget_domains"), DOMAINS[1]
 )
 GOLDENS = json.loads((Path(__file__).parent / "goldens.json").read_text(encoding="utf-8"))["mini"]
-TAKING = ("00", "01", "03", "04", "05", "06", "07", "08")
+TAKING = ("00", "01", "03", "04", "06", "07", "08", "09", "10")
 
 
 @pytest.fixture
@@ -71,15 +71,17 @@ LEFT_OUT = {  # number -> what is left out: of any file; of one without optional
     "00": ([], []),
     "01": ([], []),
     "03": ([], ["prototypes"]),
-    "04": (["a look at", "pictures that the edited model draws"], ["prototypes"]),
-    "05": (["a look at", "where in the picture"], ["prototypes"]),
-    "06": ([], ["prototypes"]),
-    "07": (["a retrained model", "f(x)", "other templates", "the edit in front"], ["prototypes"]),
-    "08": ([], ["prototypes", "what prototypes add"]),
+    "04": ([], []),
+    "06": ([], []),
+    "07": ([], ["prototypes"]),
+    "08": ([], []),
+    "09": ([], []),
+    "10": ([], []),
 }
 UNRECORDED = {
     "03": ([], ["prototype_energy_in_texts", "pictures_in_both"]),
-    "07": (["front_probe", "paraphrased_recall"], []),
+    "08": (["front_probe", "plural", "left"], []),
+    "09": ([], ["random_renamed", "neuron", "nullspace", "low", "high"]),
 }
 
 
@@ -103,8 +105,6 @@ def test_a_notebook_runs_on_a_file(number, whole, file, monkeypatch, capsys):
     wanted, more = LEFT_OUT[number]
     assert len(lines) == len(wanted) + len(more) * (not whole)
     assert all(any(line.startswith(what) for line in lines) for what in wanted + more * (not whole))
-    if number == "07":
-        assert any(line.endswith(": hound") == whole and "hound" in line for line in lines)
     (path,) = FOLDER.glob(f"{number}_*.ipynb")
     missing, more = UNRECORDED.get(number, ([], []))
     assert set(recorded) == set(GOLDENS[path.stem]) - {*missing} - {*(() if whole else more)}
@@ -123,16 +123,10 @@ def test_the_first_code_cell_refuses_an_unfit_file(file, monkeypatch):
                 continue  # in a lesson the file takes the place of the model, so none is given
             with pytest.raises(ValueError, match=message):
                 exec(rest[0], names)
-    for number in ("02", "09"):
+    for number in ("02",):
         names, rest = begun(number, monkeypatch, data=file())
         with pytest.raises(ValueError, match="images: embeddings of 120 pictures are stored, not the pictures"):
             exec(rest[0], names)
-
-
-def test_prompts_that_the_comparison_cannot_be_measured_with_are_refused(file, monkeypatch):
-    names, rest = begun("08", monkeypatch, data=file(texts_domain=None), prompts="domain")
-    with pytest.raises(ValueError, match="prompts: 'domain' is not known; expected one of 'free', 'build'"):
-        exec(rest[0], names)
 
 
 def test_which_texts_pictures_and_prototypes_there_are(file, clip, images):
@@ -154,11 +148,6 @@ def test_what_has_no_pixels_is_not_drawn(file, images, capsys):
     assert capsys.readouterr().out.strip() == (
         "Left out, as the file of embeddings lacks what it needs: a look at 2 pictures."
     )
-    fig, axes = plt.subplots(1, 2)
-    plots.picture(pictures, 0, axes[0], "cat")
-    plots.picture(images, 0, axes[1], "$dog$")
-    assert [len(ax.images) for ax in axes] == [0, 1] and axes[0].texts[0].get_text() == "stored as\nan embedding"
-    assert [ax.get_title() for ax in axes] == ["cat", r"\$dog\$"]
     shown = plots.thumbnails(images, [0, 1], ["a", "b"])
     assert [len(ax.images) for ax in shown.axes[:2]] == [1, 1]
     left_out("that")

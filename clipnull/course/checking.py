@@ -25,8 +25,8 @@ def check(identity: str, answer: Callable, strict: bool = False) -> None:
     >>> import clipnull as cn
     >>> cn.check("00-1", lambda z: z / z.norm(dim=1, keepdim=True))
     PASS 00-1
-    >>> cn.check("06-1", lambda before, after, classes: (before - after) / before)
-    FAIL 06-1: the result: 0.444444; expected 0.5
+    >>> cn.check("07-1", lambda before, after, classes: (before - after) / before)
+    FAIL 07-1: the result: 0.444444; expected 0.5
       given: before 0.9, after 0.5, classes 10
       hint: chance is 1 / classes; the share of the way is (before - after) / (before - chance), at most 1
     """

@@ -152,6 +152,23 @@ def two_planes(a: Tensor, b: Tensor, title: str) -> plt.Figure:
     return fig
 
 
+def two_by_two(values: Tensor, rows: Sequence[str], columns: Sequence[str], title: str) -> plt.Figure:
+    """Four readings of one vector, row by row: three that were chosen, and in the last corner the one they force."""
+    fig, ax = plt.subplots(figsize=(7.5, 3.6))
+    ax.imshow(np.reshape(values, (2, 2)), cmap="PuOr_r", vmin=-2.2, vmax=2.2, aspect="auto")
+    for i, value in enumerate(np.asarray(values)):
+        number, word = (f"{value:.2f}".replace("-", "−"), "forced") if i == 3 else (f"{value:.0f}", "chosen")
+        ax.text(i % 2, i // 2 - 0.08, number, ha="center", va="center", fontsize=26)
+        ax.text(i % 2, i // 2 + 0.28, word, ha="center", va="center")
+    ax.set_xticks((0, 1), columns)
+    ax.set_yticks((0, 1), rows)
+    ax.tick_params(length=0, labelsize=14)
+    ax.xaxis.tick_top()
+    ax.spines[:].set(visible=False)
+    fig.suptitle(title)
+    return fig
+
+
 def relu(readings: Mapping[str, Tensor], threshold: float, title: str) -> plt.Figure:
     """What a line takes away and what a threshold takes away, over the readings of a detector, group by group."""
     fig, ax = plt.subplots(figsize=(8, 4.2))

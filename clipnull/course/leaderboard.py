@@ -27,7 +27,7 @@ RATES = {"forgetting_rate": "forgetting", "retain_drop": "retain drop", "worst_c
 TO_POINTS = {"forgetting_rate": 100.0}
 """A rate from 0 to 1 counts in points, as the others do, in the score of a prediction."""
 MIN_SHARE_OF_BEST = 0.9
-"""The rule of notebook 09: of those that forget at least this share of the best, the smallest worst-cell drop."""
+"""The rule: of those that forget at least this share of the best, the smallest worst-cell drop."""
 MARKUP = re.compile(r"[<>|`\\]|\](?=\()")
 """What would begin a tag, a cell, code or a link in Markdown."""
 MAX_BYTES = 10_000

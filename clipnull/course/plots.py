@@ -220,16 +220,6 @@ def thumbnails(
     return pictures([images.image(i) for i in places], titles, columns, side)
 
 
-def picture(images: Images, i: int, ax: plt.Axes, title: str = "") -> None:
-    """Draw picture `i` in `ax`; where only embeddings are stored, a note that says so."""
-    if images.has_pixels:
-        ax.imshow(images.image(i))
-    else:
-        ax.text(0.5, 0.5, "stored as\nan embedding", ha="center", va="center", color="0.4", transform=ax.transAxes)
-    ax.axis("off")
-    ax.set_title(literal(title))
-
-
 def one_per_cell(images: Images, classes: Sequence[str] | None = None) -> plt.Figure:
     """Draw the first picture of every (class, domain) cell, classes in rows and domains in columns."""
     names, domains = list(classes or images.vocabulary.classes), images.vocabulary.domains
@@ -323,33 +313,5 @@ def audit(report: Audit, most: float = 10.0) -> plt.Figure:
     label = f"times the limit (1: the most that is tolerated)\n{zeros}"
     ax.set(xlim=(0, min(most, 1.05 * max([*times, 2]))), xlabel=label)
     ax.invert_yaxis()
-    sns.despine(fig)
-    return fig
-
-
-def sequences(curves: Sequence[dict], titles: Mapping[str, str], figures: Mapping[str, str]) -> plt.Figure:
-    """Draw the curves of `sequences.curves`: a row a figure, a column a way, a line a method, a band from low to high.
-
-    titles: of the ways; figures: their labels.
-    """
-    ways = [way for way in titles if any(row["way"] == way for row in curves)]
-    methods = list(dict.fromkeys(row["method"] for row in curves))
-    size = (3.7 * len(ways), 3.1 * len(figures))
-    fig, axes = plt.subplots(len(figures), len(ways), figsize=size, sharex=True, sharey="row", squeeze=False)
-    for line, (figure, label) in zip(axes, figures.items(), strict=True):
-        line[0].set_ylabel(label)
-        for ax, way in zip(line, ways, strict=True):
-            for i, method in enumerate(methods):
-                rows = [row for row in curves if (row["method"], row["way"]) == (method, way)]
-                sizes = [row["classes"] for row in rows]
-                mean, low, high = np.array([row[figure][:3] for row in rows], dtype=float).T
-                ax.plot(sizes, mean, marker=MARKERS[i % len(MARKERS)], color=f"C{i}", lw=2, label=literal(method))
-                ax.fill_between(sizes, low, high, color=f"C{i}", alpha=0.12, lw=0)
-            ax.set_xticks(sorted({row["classes"] for row in curves}))
-    for ax, way in zip(axes[0], ways, strict=True):
-        ax.set_title(titles[way])
-    for ax in axes[-1]:
-        ax.set_xlabel("classes forgotten")
-    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False)
     sns.despine(fig)
     return fig

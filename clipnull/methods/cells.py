@@ -14,8 +14,8 @@ DUAL_RIDGE, DUAL_WORDS = 0.05, 100
 """Of `Cells.duals`: the ridge, and as how many names all common words together weigh."""
 CLEAR_RIDGE, CLEAR_WORDS, CLEAR_NAMES = 0.2, 20, 20
 """The same of `Cells.clear_margins`; and as how many names the classes weigh at most."""
-FORM_LIFT = 1.05
-"""How much farther the forms of a class go down than its name: forms that nobody listed lie around those listed."""
+FORM_REACH = 0.93
+"""How far the forms of a class go down, as a share of the largest of their margins: more hits unrelated words."""
 MAX_LEAN = 0.5
 """The lean of the mean picture to one domain up to which zero is the middle between domains."""
 MIN_CONTRAST = 0.25
@@ -109,13 +109,13 @@ class Cells:
     def push(self, c: int, row: Tensor) -> Tensor:
         """(d,): lowers class c by its mean margin in its cells of the domains `row` (K,) bool; zero where it has none.
 
-        A class that is forgotten everywhere goes down in each form by the largest of their margins, and by FORM_LIFT of
-        it beyond the name itself; else, as that costs its siblings, in each form by the margin of that form.
+        A class that is forgotten everywhere goes down in each form by FORM_REACH of the largest of their margins; else,
+        as that costs its siblings, in each form by the margin of that form.
         """
         m = self.form_margins[c]
         wanted = (self.pictures[c, row] @ m.T).mean(0).clamp(min=0)
         if row.all() and len(wanted) > 1:
-            wanted = torch.cat([wanted.max()[None], FORM_LIFT * wanted.max().expand(len(wanted) - 1)])
+            wanted = FORM_REACH * wanted.max().expand_as(wanted)
         return self._lowering(m[None], wanted[None])[0]
 
     def _lowering(self, margins: Tensor, wanted: Tensor) -> Tensor:

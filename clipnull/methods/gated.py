@@ -31,7 +31,7 @@ from .cells import Cells
 
 MAX_DIRECTIONS = 64
 """Directions in which the spread of margins is measured, those with most of it."""
-FORM_SHARE = 0.7
+FORM_SHARE = 0.5
 """The share of what a form reads that counts beside the name: less renames fewer kept pictures (PACS, train split)."""
 MIN_CLASSES = 8
 """Fewer classes than this say little about a standard deviation: the gate then acts on any margin."""

@@ -36,8 +36,8 @@ def _bit(seed: int, n: int, d: int, share: int) -> tuple[Tensor, Tensor, Tensor]
 @exercise(
     "09-2",
     [_bit(1, 30, 4, 3), _bit(5, 40, 3, 2)],
-    "subtract from each row of z a multiple of s (d,), the difference of the means. The multiples, (n,), are "
-    "(z - mean) @ direction / (s @ direction), with direction = Sigma^-1 s; s, mean and Sigma are those of the "
+    "subtract from each row of z a multiple of delta (d,), the difference of the means. The multiples, (n,), are "
+    "(z - mean) @ direction / (delta @ direction), with direction = Sigma^-1 delta; delta, mean, Sigma: those of the "
     "labelled rows, all of them",
 )
 def erase_bit(z: Tensor, labelled: Tensor, positive: Tensor) -> Tensor:

@@ -1,78 +1,91 @@
-"""Exercises of notebooks 04 to 07: an edit of each paradigm, and how much it forgets."""
-
-import math
+"""Exercises of notebooks 04 to 07: an edit of each paradigm, and what it changes."""
 
 import torch
 from torch import Tensor
 
-from ... import evaluate
-from .registry import double, exercise, normal
+from ... import subspace
+from .registry import double, exercise
 
 # --- 04 global unlearning
 
 
-def _margin(seed: int, n: int, d: int, r: int) -> tuple:
-    z, own, rival = double(seed, n, d), double(seed + 1, d), double(seed + 2, d)
-    u = torch.linalg.qr(torch.cat([own[:, None], double(seed + 3, d, r - 1)], 1))[0]
-    return z * (z @ (own - rival)).sign()[:, None], u, own, rival  # every picture is of its own class before
-
-
 @exercise(
     "04-1",
-    [_margin(10, 9, 6, 2), _margin(20, 5, 8, 1), _margin(30, 7, 5, 3)],
-    "the margin z P (own - rival) is a straight line in alpha: the margin before, minus alpha times (z U) (U^T (own - "
-    "rival)). Where does it cross zero? Beyond alpha = 1, or never, counts as infinity",
+    [(double(1, 9, 7), double(2, 4, 3, 7), 1, 1), (double(3, 5, 6), double(4, 5, 4, 6), 3, 2)],
+    "the mean of all texts, over classes and domains, is subtracted from the rows of class c; the leading `rank` "
+    "directions are rows of Vh, and U has them as columns; P = I - U U^T stands on the right: W @ P",
 )
-def needed_strength(z: Tensor, u: Tensor, own: Tensor, rival: Tensor) -> Tensor:
-    margin, removed = z @ (own - rival), (z @ u) @ (u.T @ (own - rival))
-    return torch.where(removed >= margin, margin / removed, torch.inf)
-
-
-BEFORE = torch.tensor([[0.9, 0.5, math.nan], [0.8, 1.0, 0.6], [math.nan, 0.7, 0.9]], dtype=torch.float64)
-AFTER = torch.tensor([[0.3, 0.4, math.nan], [0.9, 0.8, 0.6], [math.nan, 0.1, 0.9]], dtype=torch.float64)
-ROW = torch.arange(3)[:, None].expand(3, 3)
+def forget_rows(W: Tensor, texts: Tensor, c: int, rank: int) -> Tensor:
+    u = subspace.basis(texts[c] - texts.mean((0, 1)))[:, :rank]
+    return W - (W @ u) @ u.T
 
 
 @exercise(
     "04-2",
-    [(BEFORE, AFTER, ROW == 0), (BEFORE[1:], AFTER[1:], ROW[1:] == 2)],
-    "take the forgotten cells with before[mask]; cells without pictures are NaN, so use nanmean; the rate is "
-    "relative to the mean accuracy before: (mean before - mean after) / mean before",
-)
-def rate_of_forgetting(before: Tensor, after: Tensor, mask: Tensor) -> float:
-    return float(evaluate.rates(before, after, mask)["forgetting_rate"])
-
-
-# --- 05 selective unlearning
-
-
-@exercise(
-    "05-1",
-    [(torch.outer(torch.eye(4)[1], torch.eye(3)[2]).double(),), (double(1, 2, 5),)],
-    "a linear detector of class plus domain is a number for the class plus a number for the domain. The nearest such "
-    "table has the row means and the column means of what is wanted; both contain the overall mean: count it once",
-)
-def best_reading(wanted: Tensor) -> Tensor:
-    return wanted.mean(1, keepdim=True) + wanted.mean(0, keepdim=True) - wanted.mean()
-
-
-@exercise(
-    "05-2",
     [
-        (normal(1, 6, 5), normal(2, 5, 3), normal(3, 5, 3), normal(4, 6, 3) > 0),
-        (normal(5, 4, 7), normal(6, 7, 1), normal(7, 7, 1), normal(8, 4, 1) < 0),
+        (double(10, 6, 5), double(11, 3, 5), torch.linalg.qr(double(12, 5, 2))[0]),
+        (double(13, 4, 7), double(14, 8, 7), torch.linalg.qr(double(15, 7, 1))[0]),
     ],
-    "z @ left is (n, r); set its negative values and its closed columns to 0, then subtract that @ right.T",
+    "z P t^T - z t^T = -(z U) (t U)^T: one product of (n, r) and (r, C), with a minus sign",
 )
-def act_if_open(z: Tensor, left: Tensor, right: Tensor, opened: Tensor) -> Tensor:
-    return z - torch.where(opened, z @ left, 0.0).clamp(min=0) @ right.T
+def score_change(z: Tensor, words: Tensor, U: Tensor) -> Tensor:
+    return -(z @ U) @ (words @ U).T
 
 
-# --- 06 complete unlearning
+@exercise(
+    "04-3",
+    [
+        (torch.tensor([0.90, 0.97, 0.99, 1.00]), torch.tensor([0.2, 0.9, 0.7, 2.1]), 0.95),
+        (torch.tensor([0.99, 0.98, 1.00]), torch.tensor([0.7, 1.1, 1.9]), 0.95),
+        (torch.tensor([0.60, 0.80]), torch.tensor([-0.3, 0.4]), 0.80),
+    ],
+    "first leave out the ranks that forget less than `least`, then take the one with the smallest drop; the first rank "
+    "is 1, and places count from 0",
+)
+def choose_rank(forgetting: Tensor, drop: Tensor, least: float) -> int:
+    return int(torch.where(forgetting >= least, drop, torch.inf).argmin()) + 1
+
+
+# --- 06 selective unlearning
 
 
 @exercise(
     "06-1",
+    [(double(1, 5), double(2, 5)), (double(3, 3), double(4, 3))],
+    "for a row z, z @ P must be z minus the number z v^T times r: the identity minus v^T r. "
+    "torch.outer(v, r) is v^T r; torch.outer(r, v) is its transpose",
+)
+def read_and_write(v: Tensor, r: Tensor) -> Tensor:
+    return torch.eye(len(v), dtype=v.dtype) - torch.outer(v, r)
+
+
+@exercise(
+    "06-2",
+    [(double(1, 9, 6), double(2, 6), double(3, 6), 0.5), (double(4, 7, 4), double(5, 4), double(6, 4), 0.2)],
+    "the threshold goes with the length of each row: relu(z v^T - o |z|), with z.norm(dim=1); below it, a row stays",
+)
+def act_above(z: Tensor, v: Tensor, r: Tensor, o: float) -> Tensor:
+    return z - (z @ v - o * z.norm(dim=1)).relu()[:, None] * r
+
+
+@exercise(
+    "06-3",
+    [
+        (double(1, 9, 6), double(2, 9, 3), 1, double(3, 6), double(4, 6)),
+        (double(5, 8, 4), double(6, 8, 2), 0, double(7, 4), double(8, 4)),
+    ],
+    "two conditions: the row's highest score is that of domain k, and the reading z @ v is positive. "
+    "Where one fails, the row stays",
+)
+def act_behind_gate(z: Tensor, scores: Tensor, k: int, v: Tensor, r: Tensor) -> Tensor:
+    return z - ((z @ v).relu() * (scores.argmax(1) == k))[:, None] * r
+
+
+# --- 07 complete unlearning
+
+
+@exercise(
+    "07-1",
     [(0.9, 0.5, 10), (0.8, 0.02, 4), (0.5, 0.6, 2 + 3)],
     "chance is 1 / classes; the share of the way is (before - after) / (before - chance), at most 1",
 )
@@ -81,7 +94,7 @@ def way_to_chance(before: float, after: float, classes: int) -> float:
 
 
 @exercise(
-    "06-2",
+    "07-2",
     [
         (double(1, 4, 9), 2, 0.5),
         (double(2, 6, 7), 0, 2.0),

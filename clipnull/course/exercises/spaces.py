@@ -90,9 +90,9 @@ def ascent_step(x: Tensor, embed: Callable[[Tensor], Tensor], target: Tensor, ra
 
 @exercise(
     "02-2",
-    [(double(1, 3, 6), double(2, 6)), (double(3, 4, 4), double(4, 4)), (3 * double(5, 2, 7), double(6, 7))],
-    "x A is a combination of the rows of A. Of all vectors in their span, the orthogonal projection of the target has "
-    "the smallest angle to it: solve x A = projection (torch.linalg.pinv or lstsq), then give x length 1",
+    [(double(1, 6, 3), double(2, 3)), (double(3, 4, 4), double(4, 4)), (3 * double(5, 7, 2), double(6, 2))],
+    "more pixels than dimensions: x A = target has a solution, and torch.linalg.pinv gives the shortest; target comes "
+    "first, as x is a row; then give x length 1",
 )
 def best_picture(a: Tensor, target: Tensor) -> Tensor:
     return F.normalize(target @ torch.linalg.pinv(a), dim=0)
@@ -121,8 +121,8 @@ BASES = [torch.linalg.qr(double(seed, 8, r))[0] for seed, r in ((1, 2), (2, 3), 
 @exercise(
     "03-2",
     [(BASES[0], BASES[1]), (BASES[1], BASES[2]), (BASES[2], BASES[0])],
-    "U^T V has shape (r, s), and its min(r, s) singular values are cosines, largest first; their arccos, in "
+    "U1^T U2 has shape (r, q), and its min(r, q) singular values are cosines, largest first; their arccos, in "
     "radians, comes out smallest first",
 )
-def angles_between(u: Tensor, v: Tensor) -> Tensor:
-    return subspace.principal_angles(u.T, v.T)
+def angles_between(u1: Tensor, u2: Tensor) -> Tensor:
+    return subspace.principal_angles(u1.T, u2.T)

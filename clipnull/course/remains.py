@@ -1,0 +1,253 @@
+"""Who still finds a forgotten class, and with what: the figures of lesson 08, of edits and of retrained models.
+
+`data/results/remains` holds the same figures of every retrained model on both data sets, and of edits of OpenAI's
+ViT-B/32, measured by `python data/build/remains.py`: numbers only. No relative of a picture ever helps to find it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..audits import retrained_for
+from ..audits.probes import features_before_projection, linear_probe, projection_matrix
+from ..edit import Edit
+from ..embedding import embed
+from ..errors import import_extra
+from ..images import Images, families
+from ..models import Clip
+from ..prompts import embed_classes
+from ..vocabulary import format_prompt, plural
+from .drawings import FORGOTTEN, INK, OTHER, SIBLING
+from .exercises import EXERCISES
+from .lesson import Lesson, measured, note, table
+
+if TYPE_CHECKING:
+    import matplotlib.pyplot as plt
+    import pandas as pd
+    from sklearn import metrics
+else:
+    metrics, pd, plt = (import_extra(name, "course") for name in ("sklearn.metrics", "pandas", "matplotlib.pyplot"))
+
+WORD = "a picture of {a}"
+FORMS = ("a picture of {p}", "three {p}", "several {p} here", "look at the {p}", "photos of {p}", "what a nice {n}")
+"""Forms that build no edit; {p} is the plural."""
+
+MADE_UP = ("wug", "florp")
+"""Names of nothing."""
+
+DRAWS = 20
+FIGURES = {
+    "named": "named by the word (%)",
+    "nearest": "nearest picture shows it (%)",
+    "probe": "probe on z (%)",
+    "features": "probe on f(x) (%)",
+    "auc": "score of the word (AUC)",
+    "few": "from 4 labelled pictures (AUC)",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A model as an attacker meets it: its texts come from `clip`, its pictures are z (n, d), unit rows, and f (n, D),
+    the features before the projection; None where only embeddings are stored."""
+
+    clip: Clip
+    z: Tensor
+    f: Tensor | None
+
+
+def opened(clip: Clip, images: Images) -> Model:
+    if clip.stored:
+        return Model(clip, F.normalize(embed(clip, images).double(), dim=-1), None)
+    f, (weight, bias) = features_before_projection(clip, images), projection_matrix(clip)
+    return Model(clip, F.normalize(f.double() @ weight + bias, dim=-1), f)
+
+
+def models(lesson: Lesson, edits: Mapping[str, Edit]) -> dict[str, Model]:
+    """The lesson's model, unedited and after each edit; last one retrained without the class, where there is one."""
+    unedited = opened(lesson.clip, lesson.images)
+    edited = {name: Model(lesson.clip, lesson.change(edit), unedited.f) for name, edit in edits.items()}
+    other = retrained_for(lesson.clip, lesson.request, lesson.images)
+    return {"unedited": unedited, **edited, **({"retrained": opened(other, lesson.images)} if other else {})}
+
+
+# --- what an attacker finds
+
+
+def texts(clip: Clip, classes: Sequence[str], template: str = WORD, c: int = -1, word: str = "") -> Tensor | None:
+    """A text classifier in other words, (C, d): class c called `word`; None where a file lacks one of the prompts."""
+    names = [word if word and i == c else name for i, name in enumerate(classes)]
+    prompts = [prompt(template, name) for name in names]
+    return clip.embed_texts(prompts).double() if all(map(clip.knows, prompts)) else None
+
+
+def prompt(template: str, name: str) -> str:
+    """The prompt that a template, {p} its plural, makes of a name."""
+    return format_prompt(template.replace("{p}", plural(name)), name)
+
+
+def asked(lesson: Lesson, model: Model, template: str = WORD, word: str = "") -> float:
+    """How many pictures of the story's class are named right when it is called `word`; NaN where a file lacks it."""
+    classifier = texts(model.clip, lesson.classes, template, lesson.c, word)
+    if classifier is None:
+        return np.nan
+    return float(((model.z @ classifier.T).argmax(1) == lesson.images.classes)[lesson.images.classes == lesson.c].sum())
+
+
+def relatives(images: Images) -> Tensor:
+    """Which pictures are of one family, each with itself: (n, n) bool."""
+    places = torch.from_numpy(np.unique(families(images), return_inverse=True)[1])
+    return places[:, None] == places
+
+
+def nearest(z: Tensor, kin: Tensor) -> Tensor:
+    """The place of the picture nearest to each, relatives left out: unit rows z (n, d), kin (n, n) -> (n,)."""
+    return (z @ z.T).masked_fill(kin, -2).argmax(1)
+
+
+def probed(features: Tensor, labels: Tensor, kin: Tensor, seed: int = 0) -> Tensor:
+    """What a linear probe names each picture, trained on pictures of other families: (n,)."""
+    return linear_probe(features.float(), labels, seed, groups=kin.int().argmax(1).tolist()).predicted
+
+
+def area(scores: Tensor, shown: Tensor) -> float:
+    """AUC: the probability that a picture of `shown` (n,) bool scores above another."""
+    return float(metrics.roc_auc_score(shown, scores))
+
+
+def from_few(z: Tensor, shown: Tensor, kin: Tensor, k: int, seed: int = 0) -> float:
+    """AUC with which k labelled pictures, and k others, find the rest of `shown` (n,): the mean over DRAWS draws.
+
+    The score is the cosine with the mean of the k minus that with the mean of the others; relatives are left out.
+    """
+    random, areas = np.random.default_rng(seed), []
+    for _ in range(DRAWS):
+        own, others = (random.choice(mask.nonzero()[:, 0].numpy(), k, replace=False) for mask in (shown, ~shown))
+        rest = ~kin[[*own, *others]].any(0)
+        w = F.normalize(z[own].mean(0), dim=0) - F.normalize(z[others].mean(0), dim=0)
+        areas.append(area(z[rest] @ w, shown[rest]))
+    return float(np.mean(areas))
+
+
+def measure(model: Model, labels: Tensor, classifier: Tensor, c: int, kin: Tensor, seed: int = 0) -> dict[str, float]:
+    """FIGURES of one label c, in percent of its pictures or as AUC, and how many pictures it has."""
+    z, shown = model.z, labels == c
+
+    def percent(found: Tensor) -> float:
+        return 100 * float((found == labels)[shown].double().mean())
+
+    figures = {"pictures": int(shown.sum()), "named": percent((z @ classifier.T).argmax(1))}
+    figures |= {"nearest": percent(labels[nearest(z, kin)]), "probe": percent(probed(z, labels, kin, seed))}
+    if model.f is not None:
+        figures |= {"features": percent(probed(model.f, labels, kin, seed))}
+    figures |= {"auc": area(z @ classifier[c], shown)}
+    return figures | {"few": from_few(z, shown, kin, 4, seed)}
+
+
+def attackers(lesson: Lesson, found: Mapping[str, Model], words: Sequence[str], kin: Tensor) -> pd.DataFrame:
+    """How many pictures of the class each attacker (row) finds in each model (column); NaN where it cannot be tried."""
+    labels, shown = lesson.images.classes, lesson.images.classes == lesson.c
+    wordings = {"the word": [(WORD, "")], "other forms, the best": [(form, "") for form in FORMS]}
+    wordings |= {"other words, the best": [(WORD, word) for word in words]}
+
+    def count(answers: Tensor) -> float:
+        return float((answers == labels)[shown].sum())
+
+    columns: dict[str, dict[str, float]] = {}
+    for name, model in found.items():
+        column = {
+            row: max([asked(lesson, model, *w) for w in of_row], default=np.nan) for row, of_row in wordings.items()
+        }
+        column["a picture of one, its nearest"] = count(labels[nearest(model.z, kin)])
+        column["labels, and z"] = count(probed(model.z, labels, kin, lesson.seed))
+        if model.f is not None and name in ("unedited", "retrained"):
+            column["labels, and f(x)"] = count(probed(model.f, labels, kin, lesson.seed))
+        columns[name] = column | {"the public weights": columns.get("unedited", column)["the word"]}
+    frame = pd.DataFrame(columns)
+    edited = [name for name in found if name not in ("unedited", "retrained")]
+    if "labels, and f(x)" in frame.index:  # an edit leaves f(x) as it is
+        frame.loc["labels, and f(x)", edited] = frame.at["labels, and f(x)", "unedited"]
+    if "retrained" in frame:
+        frame.loc["the public weights", "retrained"] = np.nan
+    return frame.dropna(how="all")
+
+
+# --- models that were never taught a class, and OpenAI's
+
+
+def retrained_rows() -> pd.DataFrame:
+    """FIGURES of every retrained model and of the unedited one, for what the former never met, on both data sets."""
+    return measured("remains/retrained", "rows")
+
+
+def ignorance(figure: str, story: Mapping[str, float], here: str, title: str) -> plt.Figure:
+    """The `story`'s values by model (unedited, edits, retrained) above those of all retrained models, both data sets.
+
+    figure: of FIGURES. here: what the story's row is called.
+    """
+    fig, ax = plt.subplots(figsize=(8.6, 4.1))
+    looks: dict[str, dict[str, Any]] = {"unedited": {"marker": "o", "color": OTHER}}
+    looks["retrained"] = {"marker": "D", "color": FORGOTTEN}
+    edits = [name for name in story if name not in looks]
+    looks |= {name: {"marker": m, "color": SIBLING} for name, m in zip(edits, "v^s*P", strict=False)}
+    for name, value in story.items():
+        ax.plot(value, 0, ms=10, ls="", alpha=0.8, label=name, **looks[name])
+    rows = retrained_rows()
+    for i, ((data, what), pair) in enumerate(rows.groupby(["data", "what"], sort=False), 1):
+        values = dict(zip(pair["model"], pair[figure], strict=True))
+        ax.plot([*values.values()], [i, i], color="0.8", zorder=0)
+        for name, value in values.items():
+            ax.plot(value, i, ms=10, ls="", alpha=0.8, **looks[name])
+        ax.text(-0.01, i, f"{what}, {data}", ha="right", va="center", transform=ax.get_yaxis_transform())
+    never = rows.loc[rows["model"] == "retrained", figure]
+    ax.axvspan(never.min(), never.max(), color=FORGOTTEN, alpha=0.12, lw=0, label="never taught")
+    ax.axhline(0.5, color=INK, lw=0.8)
+    ax.text(-0.01, 0, here, ha="right", va="center", weight="bold", transform=ax.get_yaxis_transform())
+    ax.set(yticks=[], xlabel=FIGURES[figure], title=title, xlim=(-0.03, 1.03) if never.max() <= 1 else (-3, 103))
+    ax.set_ylim(len(rows) / 2 + 0.5, -0.6)
+    ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=11)
+    return fig
+
+
+def of_stored(clip: Clip, images: Images, edits: Callable[[str], Mapping[str, Edit]]) -> Iterator[dict[str, Any]]:
+    """FIGURES of a file of embeddings, unedited and after each of the `edits` of a class: means over the classes."""
+    unedited, labels, kin = opened(clip, images), images.classes, relatives(images)
+    classes = images.vocabulary.classes
+    classifier, rows = embed_classes(clip, images.vocabulary.names).double(), []
+    for c, name in enumerate(classes):
+        changed = {method: F.normalize(edit.images(unedited.z), dim=-1) for method, edit in edits(name).items()}
+        for method, z in {"unedited": unedited.z, **changed}.items():
+            rows.append({"model": method, **measure(Model(clip, z, None), labels, classifier, c, kin)})
+    frame = pd.DataFrame(rows).groupby("model", sort=False).mean()
+    yield from frame.reset_index().to_dict("records")
+
+
+# --- the student's own function
+
+
+def try_function(
+    identity: str, function: Callable, cases: Mapping[str, tuple], caption: str, read: Callable[[Any], Any]
+) -> None:
+    """Put the student's function into the story: its results for the `cases`, by name, above those of the reference.
+
+    identity: of the exercise. read: what to show of a result. A mistake never raises.
+    """
+
+    def results(f: Callable) -> dict[str, Any]:
+        return {name: read(f(*arguments)) for name, arguments in cases.items()}
+
+    rows = {"reference": results(EXERCISES[identity].reference)}
+    try:
+        rows = {"yours": results(function)} | rows
+    except NotImplementedError:
+        note("Your own row appears above the reference once you have written the function.")
+    except Exception as error:  # of whatever the student wrote
+        note(f"Your function raised {type(error).__name__}: {str(error).partition(chr(10))[0]}")
+    table(pd.DataFrame(rows).T, caption)
