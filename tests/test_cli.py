@@ -255,7 +255,7 @@ def test_python_m_is_the_command_and_starts_without_torch(tmp_path):
         "if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program, tmp_path / "c"], capture_output=True, text=True)
-    assert done.stdout.splitlines() == [f"10 notebooks: {tmp_path / 'c'}", "0 []"], done.stderr
+    assert done.stdout.splitlines() == [f"12 notebooks: {tmp_path / 'c'}", "0 []"], done.stderr
 
 
 @pytest.mark.nightly

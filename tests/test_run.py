@@ -263,7 +263,7 @@ def test_a_terminal_gets_a_bar_with_the_time_left_and_a_page_in_the_browser(note
         monkeypatch.setattr(sys, name, terminal)
     runner.show(page)
     with runner._bar([page]) as bar:
-        bar.update()
+        bar.update(bar.total / 2)
         bar.refresh()
     assert opened == [page.as_uri()] and re.search(r" 50%\|.* left", terminal.getvalue())
 

@@ -33,6 +33,9 @@ from .notebooks import (
 from .profiles import PROFILES, default_profile
 from .warm import kernels
 
+START = 40
+"""How many cells take the time that the first kernel takes to start: it imports what all others share."""
+
 
 class NotebookError(RuntimeError):
     """A notebook failed, hung or recorded no metrics; the message names notebook, cell and reason."""
@@ -195,7 +198,7 @@ def run(
         def one(path: Path) -> Path:
             _say(f"{path.stem}: started")
             validate_names(path, given[path])
-            return execute(path, out, given[path], limit, manager, lambda **_: bar.update())
+            return execute(path, out, given[path], limit, manager, lambda **_: bar.update(1 if bar.n else 1 + START))
 
         futures = {pool.submit(one, path): path for path in order}
         try:
@@ -236,7 +239,7 @@ def _environment(profile: str, jobs: int) -> dict[str, str]:
 def _bar(paths: Iterable[Path]) -> tqdm:
     """A bar of the code cells in `paths`, with the time left, on a terminal."""
     cells = sum(path.read_text(encoding="utf-8").count('"cell_type": "code"') for path in paths)
-    return tqdm(total=cells, disable=None, smoothing=0, bar_format="{l_bar}{bar}| {elapsed}, {remaining} left")
+    return tqdm(total=cells + START, disable=None, smoothing=0, bar_format="{l_bar}{bar}| {elapsed}, {remaining} left")
 
 
 def _say(line: str) -> None:
