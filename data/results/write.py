@@ -109,9 +109,7 @@ def in_readme(text: str, known: Sequence[dict]) -> str:
     if benches:
         entry = max(benches, key=lambda entry: (entry["stored"], entry["pictures"]))
         rows, (_, *paradigms) = report.grid(entry["summary"])
-        table = markdown(
-            rows, [f"{entry['name']}: forgetting rate / retain drop / worst cell / collateral", *paradigms]
-        )
+        table = markdown(rows, [entry["name"], *paradigms])
     return fill(text, results=table, picture=picture.caption())
 
 
