@@ -307,8 +307,8 @@ class Forget:
 
     classes, domains: distinct names of a vocabulary. Classes alone: the *global* paradigm; both: *selective*; domains
     alone: *complete*, everything in them, which is our reading of the paper's abstract. Its other reading, every trace
-    of some classes in some domains, is a selective request of which traces stay (lesson 07). also: further requests, as `|` collects them. Raises ValueError if neither is given or a list is
-    not valid.
+    of some classes in some domains, is a selective request of which traces stay (lesson 07). also: further requests, as
+    `|` collects them. Raises ValueError if neither is given or a list is not valid.
 
     >>> import clipnull as cn
     >>> names = cn.Vocabulary(["cat", "dog"], ["photo", "line"])
