@@ -146,7 +146,7 @@ def exercise_faults(number: str, nb) -> list[str]:
         faults += [
             f"exercise {k}: {n} is used elsewhere"
             for n in (name, answer)
-            if any(re.search(rf"\b{re.escape(n)}\b", source) for source in others)
+            if any(re.search(rf"\b{re.escape(n)}\b(?=\s*[(),])", source) for source in others)
         ]
     after = [c.source for c in cells[stubs[-1] + 3 : stubs[-1] + 5]] if stubs else ["## Summary"]
     if after and OPEN.match(after[0]):
