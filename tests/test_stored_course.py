@@ -73,7 +73,7 @@ LEFT_OUT = {  # number -> what is left out: of any file; of one without optional
     "03": ([], ["prototypes"]),
     "04": ([], []),
     "06": ([], []),
-    "07": ([], ["prototypes"]),
+    "07": ([], []),
     "08": ([], []),
     "09": ([], []),
     "10": ([], []),
