@@ -73,14 +73,14 @@ LEFT_OUT = {  # number -> what is left out: of any file; of one without optional
     "03": ([], ["prototypes"]),
     "04": ([], []),
     "06": ([], []),
-    "07": ([], ["prototypes"]),
+    "07": ([], []),
     "08": ([], []),
     "09": ([], []),
     "10": ([], []),
 }
 UNRECORDED = {
     "03": ([], ["prototype_energy_in_texts", "pictures_in_both"]),
-    "08": (["front_probe", "plural", "left"], []),
+    "08": (["plural", "left"], []),
     "09": ([], ["random_renamed", "neuron", "nullspace", "low", "high"]),
 }
 
