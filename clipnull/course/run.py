@@ -7,19 +7,17 @@ import json
 import os
 import re
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-from ..errors import at_least, names, one_line
+from ..errors import at_least, one_line
 from ..files import write_text
 from .metrics import Metrics, metrics_of, table
 from .notebooks import (
     first_line,
     import_jupyter,
-    parameters_of,
     preset_for,
     read,
     text_of,
@@ -113,35 +111,6 @@ def validate(notebooks: Sequence[Path], out: Path) -> None:
             raise ValueError(f"out: {result} was not written by a run; expected a folder without work in it")
 
 
-NAMES = {
-    "classes": ("forget_class", "forgotten", "forget_classes"),
-    "domains": ("forget_domain", "domain", "forget_domains"),
-}
-"""Parameters that name classes and domains of the pictures."""
-
-
-def validate_names(path: Path, given: Mapping[str, object]) -> None:
-    """ValueError if the pictures that `given` names lack a class or domain that the notebook then asks for.
-
-    A kernel would say so after a minute.
-    """
-    parameters = parameters_of(path) | validate_parameters(path, given)
-    named = [name for names_of in NAMES.values() for name in names_of if parameters.get(name)]
-    if not named or not {"data", *named} & {*given}:
-        return
-    from ..datasets.loading import load_images  # loads torch
-
-    with warnings.catch_warnings(action="ignore"):  # the notebook says what is left out
-        vocabulary = load_images(str(parameters.get("data", "")) or None).vocabulary
-    if len(vocabulary.domains) < 2 and any(name in named for name in NAMES["domains"]):
-        raise ValueError(f"data: {parameters['data']!r} has one domain; {path.name} needs two, <domain>/<class>/*")
-    for kind, parameter_names in NAMES.items():
-        for name in parameter_names:
-            values = [value.strip() for value in str(parameters.get(name, "")).split(",") if value.strip()]
-            if values:
-                names(name, values, getattr(vocabulary, kind))
-
-
 def _explain(path: Path, partial: Path, error: Exception, reason: str) -> str:
     """One line: the notebook, the number and first line of the cell last started, `reason` or the exception."""
     name, value = getattr(error, "ename", type(error).__name__), getattr(error, "evalue", error)
@@ -196,9 +165,7 @@ def run(
     def one(path: Path) -> Path:
         began[path] = time.monotonic()
         print(f"{path.stem}: started", flush=True)
-        given = {**presets[path], **parameters}
-        validate_names(path, given)
-        return execute(path, out, given, limit, manager)
+        return execute(path, out, {**presets[path], **parameters}, limit, manager)
 
     with ThreadPoolExecutor(jobs) as pool, kernels(environment, warm=on_cpu and len(paths) > 1) as manager:
         futures = {pool.submit(one, path): path for path in reversed(paths)}  # later ones take longer
