@@ -15,9 +15,7 @@ from clipnull.course.slides import REVEAL, deck, parts, questions, slides
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 code, markdown, output = nbformat.v4.new_code_cell, nbformat.v4.new_markdown_cell, nbformat.v4.new_output
-FIGURE = output(
-    "display_data", {"text/html": '<figure><img alt="A." src="data:,"><figcaption>A.</figcaption></figure>'}
-)
+FIGURE = output("display_data", {"image/png": "", "text/plain": "A."}, metadata={"image/png": {"alt": "A."}})
 
 
 def printed(text):

@@ -38,7 +38,6 @@ MENU = """
 """
 UNTOUCHED = re.compile(r"(```.*?```|`[^`]*`|\[[^\]]*\]\([^)]*\)|\$\$.*?\$\$|\$[^$\n]*\$)", re.DOTALL)
 """Code, links and formulas in Markdown."""
-FIGURE = re.compile(r'<figure><img alt="([^"]*)" src="data:image/\w+;base64,([^"]+)"')
 SOLUTION = {"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
 
 
@@ -75,16 +74,13 @@ def _cover(nb: Any) -> str:
     picture.thumbnail((560, 360))
     picture.save(content, "webp", quality=70)
     data = base64.b64encode(content.getvalue()).decode("ascii")
-    return f'<img class="cover" alt="{alt}" src="data:image/webp;base64,{data}">\n'
+    return f'<img class="cover" alt="{html.escape(alt)}" src="data:image/webp;base64,{data}">\n'
 
 
 def _figure(output: Any) -> tuple[str, str] | None:
-    """The alternative text, for HTML, and the data of the figure that an output shows, if any."""
-    data = output.get("data", {})
-    if png := data.get("image/png"):
-        return html.escape(output.metadata.get("image/png", {}).get("alt", "")), png
-    found = FIGURE.search(data.get("text/html", ""))
-    return (found[1], found[2]) if found else None
+    """The alternative text and the data of the figure that an output shows, if any."""
+    png = output.get("data", {}).get("image/png")
+    return (output.metadata.get("image/png", {}).get("alt", ""), png) if png else None
 
 
 def _goals(text: str) -> str:
@@ -117,7 +113,7 @@ def copy(page: Path, source: Path, pages: Sequence[Path]) -> None:
         if cell.cell_type == "markdown":
             cell.source = with_anchors(with_headings(with_links(cell.source, numbered)))
         for found in filter(None, map(_figure, cell.get("outputs", ()))):
-            cell.metadata.setdefault("mystnb", {})["image"] = {"alt": html.unescape(found[0])}
+            cell.metadata.setdefault("mystnb", {})["image"] = {"alt": found[0]}
     write_text(source / page.name, text_of(nb))
 
 

@@ -82,8 +82,7 @@ def deck(nb: Any) -> Any:
                     add(kind, source)
         elif title not in WITHOUT_RESULTS and not TAGS_LEFT_OUT & set(cell.metadata.get("tags", ())):
             for output in cell.outputs:
-                data = output.get("data", {})
-                if "image/png" in data or "<figure" in data.get("text/html", ""):
+                if "image/png" in output.get("data", {}):
                     add_results(*printed, output)
                 elif _is_short(output):
                     printed.append(output)
