@@ -225,8 +225,8 @@ def of_stored(clip: Clip, images: Images, edits: Callable[[str], Mapping[str, Ed
         changed = {method: F.normalize(edit.images(unedited.z), dim=-1) for method, edit in edits(name).items()}
         for method, z in {"unedited": unedited.z, **changed}.items():
             rows.append({"model": method, **measure(Model(clip, z, None), labels, classifier, c, kin)})
-    frame = pd.DataFrame(rows).groupby("model", sort=False).mean()
-    yield from frame.reset_index().to_dict("records")
+    frame = pd.DataFrame(rows).groupby("model", sort=False).mean().reset_index()
+    yield from ({str(key): value for key, value in row.items()} for row in frame.to_dict("records"))
 
 
 # --- the student's own function
