@@ -48,19 +48,20 @@ def bars(example: dict) -> dict[str, dict[str, list[int]]]:
 
 def draw(example: dict, path: Path = PATH) -> Path:
     """Draw the bars to a PNG; its text `Description` holds the numbers."""
-    from clipnull.course import plots
+    import matplotlib.pyplot as plt
+
+    from clipnull.course.drawings import OTHER, SIBLING, STYLE
 
     if not example:
         raise ValueError("picture: no file in data/results has the example; expected a sweep of stored cats")
-    plots.style()
-    shown, colours = bars(example), plots.sns.color_palette("colorblind")
-    with plots.plt.rc_context({"font.size": 15, "figure.constrained_layout.use": True}):
-        figure, ax = plots.plt.subplots(figsize=(9, 4.6))
+    shown = bars(example)
+    with plt.rc_context(STYLE | {"font.size": 15}):
+        figure, ax = plt.subplots(figsize=(9, 4.6))
         for i, (domain, label) in enumerate(LABELS.items()):
             n, right = np.array([counts[domain] for counts in shown.values()]).T
             x, share = np.arange(len(shown)) + 0.4 * (i - 0.5), 100 * right / n
             low, high = 100 * np.array([wilson(int(r), int(m)) for r, m in zip(right, n, strict=True)]).T
-            ax.bar(x, share, 0.38, color=colours[i], hatch=("", "//")[i], edgecolor="white", label=label)
+            ax.bar(x, share, 0.38, color=(SIBLING, OTHER)[i], hatch=("", "//")[i], edgecolor="white", label=label)
             ax.errorbar(x, share, [share - low, high - share], fmt="none", ecolor="0.25", capsize=3, lw=1.5)
             for at, top, r, m in zip(x, high, right, n, strict=True):
                 ax.text(at, top + 2, f"{r}/{m}", ha="center", fontsize=11.5)
@@ -74,5 +75,5 @@ def draw(example: dict, path: Path = PATH) -> Path:
         with written(path) as temporary:
             description = {"Description": json.dumps(shown), "Software": None}
             figure.savefig(temporary, format="png", dpi=200, metadata=description)
-    plots.plt.close(figure)
+    plt.close(figure)
     return path
