@@ -16,7 +16,7 @@ PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadgroup
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
 
-run: env notebooks ## make the environment, execute every notebook, print its results
+run: env notebooks ## make the environment, execute every lesson, and open the first one as soon as it is there
 
 lint: $(READY) ## format, style, types
 	$(PY) -m ruff format --check .
@@ -43,7 +43,7 @@ $(READY): .venv/packages pyproject.toml
 	@PYTHON="$(PYTHON)" TORCH="$(TORCH)" bash .ci/env.sh .venv
 	@touch $@
 
-notebooks: $(READY) ## execute every notebook into build/
+notebooks: $(READY) ## execute every lesson into build/
 	$(PY) -m clipnull run
 
 lab: $(READY) ## open JupyterLab on the notebooks
@@ -68,7 +68,7 @@ colab: $(READY) ## write notebooks that install clipnull themselves into build/c
 	$(PY) -m clipnull colab $(if $(ADDRESS),--address $(ADDRESS))
 
 results: $(READY) ## write the tables of RESULTS.md, data/results and README, with what `make bench` measured
-	$(PY) data/results/write.py $(wildcard build/bench-*.json) --picture
+	$(PY) data/results/write.py $(wildcard build/bench-*.json)
 
 bench: $(READY) ## every request x every method on miniworld and, if named, PACS and stored embeddings; the speed
 	@mkdir -p build

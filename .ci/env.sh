@@ -32,6 +32,7 @@ esac
 "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
   say "PYTHON=$PYTHON is older than 3.11; name another: PYTHON=/path/to/python3.11" >&2; exit 1
 }
+say "Making $(basename "$folder"): a minute or two."
 "$PYTHON" -m venv --clear "$folder"
 by_pip "$(pins uv)" || say "uv is not on your package index: pip installs everything, which takes minutes."
 
@@ -42,8 +43,8 @@ elif by_uv --torch-backend=cpu --no-deps $(pins 'torch|torchvision'); then
   say "Installing requirements.lock with PyTorch's CPU build."
   install --no-deps -r "$lock"
 else
-  say "PyTorch's own index, which has the CPU build, cannot be used from here: installing requirements.lock with the" \
-      "PyTorch of your package index, without NVIDIA's libraries."
+  say "Installing requirements.lock with the PyTorch of your package index, without NVIDIA's libraries, as PyTorch's" \
+      "own index cannot be used from here."
   install --no-deps -r "$lock"
   { runtime=$(in_env "$here/.ci/cpu_torch.py") && install "$runtime" && in_env "$here/.ci/cpu_torch.py" try; } || {
     say "That PyTorch does not run without NVIDIA's libraries: starting again with all of them." >&2

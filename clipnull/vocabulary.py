@@ -152,7 +152,14 @@ class Vocabulary:
                 forms[c] += [form for form in given if owner.get(words(form), c) == c]
         elif self.forms:
             for c, name in ((c, name) for c, group in enumerate(self.names) for name in group):
-                forms[c] += english_forms(name, owner.get(words(plural(name)), c) == c)
+                other = owner.get(words(plural(name)), c)
+                if other != c:
+                    warnings.warn(
+                        f"classes: {plural(name)!r} is the plural of {name!r} and a name of {self.classes[other]!r}; "
+                        "it is left to the latter",
+                        stacklevel=3,
+                    )
+                forms[c] += english_forms(name, plurals=other == c)
         return [tuple(dict.fromkeys(group)) for group in forms]
 
     @property
@@ -299,8 +306,9 @@ class Forget:
     """A request: forget `classes` in `domains`; leave one out to mean all of them. `a | b` asks for both.
 
     classes, domains: distinct names of a vocabulary. Classes alone: the *global* paradigm; both: *selective*; domains
-    alone: *complete*. also: further requests, as `|` collects them. Raises ValueError if neither is given or a list is
-    not valid.
+    alone: *complete*, everything in them, which is our reading of the paper's abstract. Its other reading, every trace
+    of some classes in some domains, is a selective request of which traces stay (lesson 07). also: further requests, as
+    `|` collects them. Raises ValueError if neither is given or a list is not valid.
 
     >>> import clipnull as cn
     >>> names = cn.Vocabulary(["cat", "dog"], ["photo", "line"])

@@ -144,6 +144,14 @@ def test_the_top_level_holds_only_what_belongs_there():
     assert {path.relative_to(ROOT).parts[0] for path in tracked()} == set(TOP_LEVEL.split())
 
 
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "RESULTS.md"])
+def test_a_link_leads_to_a_file_and_the_readme_to_every_lesson(name):
+    links = re.findall(r"\]\(([^):#]+)[^):]*\)", read(name))
+    lessons = {path for path in links if re.match("notebooks/[0-9]", path)}
+    assert links and [path for path in {*links} - lessons if not (ROOT / path).exists()] == []
+    assert name != "README.md" or lessons >= {f"notebooks/{path.name}" for path in (ROOT / "notebooks").glob("[0-9]*")}
+
+
 def test_no_file_names_a_path_or_index_of_one_machine():
     for text in ("see /" + "work/x", "at /" + "root/x", "file:" + "///x", "--extra-index" + "-url x"):
         assert HERE_ONLY.search(text)

@@ -1,9 +1,11 @@
 """Executing notebooks, on small ones."""
 
 import contextlib
+import io
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -214,19 +216,22 @@ def test_a_warm_kernel_gives_the_outputs_of_a_cold_one(notebook, tmp_path, monke
 
 
 @slow
-def test_run_writes_metrics_pages_and_a_table(notebook, tmp_path, capsys):
+def test_run_writes_metrics_and_pages_and_says_where_they_lie(notebook, tmp_path, capsys):
     good = notebook("good", PARAMETERS, RECORD)
     bad = notebook("bad", PARAMETERS, "1 / 0")
     silent = notebook("silent", PARAMETERS, "print('no record')")
     out = tmp_path / "out"
-    metrics, failures = run([good, bad, silent], out, {"rate": 0.25})
+    shown = []
+    metrics, failures = run([good, bad, silent], out, {"rate": 0.25}, jobs=1, ready=shown.append)
     assert metrics == {"good": {"seed": 3.0, "rate": 0.25}} == json.loads((out / "metrics.json").read_text())
     assert failures[0] == "bad.ipynb, cell 2 (1 / 0): ZeroDivisionError: division by zero"
     assert failures[1].startswith(f"silent.ipynb: nb: 0 outputs of type {MIME}")
     assert "<html" in (out / "good.html").read_text(encoding="utf-8")
+    assert shown == [out / "good.html"]
     printed = capsys.readouterr().out
-    assert "good: started" in printed and "good: done in" in printed and "bad: FAILED" in printed
-    assert any(line.split() == ["good", "rate", "0.25"] for line in printed.splitlines())
+    started = re.findall(r"(?m)^(\w+): started$", printed)
+    assert started == ["good", "silent", "bad"], "the first one first, then the longest"
+    assert re.search(rf"good: done in \d+ s: {out}/good.html\n", printed) and f"bad: FAILED: {failures[0]}\n" in printed
 
 
 @pytest.mark.nightly
@@ -245,6 +250,21 @@ def test_run_uses_this_interpreter_shares_the_cores_and_says_that_nobody_is_ther
         run(chosen, tmp_path / "out", jobs=2)
         text = outputs_of(nbformat.read(tmp_path / "out" / "a.ipynb", 4))[-1].text
         assert text.split() == [sys.executable, "3", "None"]
+
+
+def test_a_terminal_gets_a_bar_with_the_time_left_and_a_page_in_the_browser(notebook, monkeypatch):
+    opened, terminal = [], io.StringIO()
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    runner.show(page := notebook("a", PARAMETERS, RECORD))  # what a test prints is captured
+    monkeypatch.setenv("DISPLAY", ":0")
+    terminal.isatty = lambda: True
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, terminal)
+    runner.show(page)
+    with runner._bar([page]) as bar:
+        bar.update(bar.total / 2)
+        bar.refresh()
+    assert opened == [page.as_uri()] and re.search(r" 50%\|.* left", terminal.getvalue())
 
 
 def test_nothing_of_an_earlier_run_stays(notebook, tmp_path, monkeypatch):

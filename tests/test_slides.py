@@ -11,77 +11,81 @@ from pages import outside
 
 from clipnull.commands import cli
 from clipnull.course.notebooks import read
-from clipnull.course.slides import REVEAL, deck, parts, questions, slides
+from clipnull.course.slides import REVEAL, deck, parts, slides
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 code, markdown, output = nbformat.v4.new_code_cell, nbformat.v4.new_markdown_cell, nbformat.v4.new_output
-FIGURE = output("display_data", {"image/png": "", "text/plain": "A."}, metadata={"image/png": {"alt": "A."}})
+FIGURE = output("display_data", {"image/png": "iVBORw0KGgo="}, metadata={"image/png": {"alt": "A."}})
 
 
-def printed(text):
-    return output("stream", name="stdout", text=text)
+def said(text):
+    return output("display_data", {"text/markdown": text})
 
 
 @pytest.fixture
 def nb():
-    long = "\n".join("0123456789")
+    table, answer = "**T**\n\n|  |\n|---|\n%s", "<details><summary>Answer</summary>\n\nNo.\n\n</details>"
+    grey, run = '<span style="color: gray">In this run: n 1.</span>', output("stream", name="stdout", text="TODO 01-1")
     return nbformat.v4.new_notebook(
         cells=[
-            markdown("# 01 · T\n\n**Goals.** Read."),
-            code("seed = 1", metadata={"tags": ["parameters"]}, outputs=[printed("parameter")]),
-            markdown("## 1 · A\n\nOne. Two. Three.\n\n$$x^2$$\n\nMore."),
-            code("f()", outputs=[printed("short"), printed(long), FIGURE]),
+            markdown("# 01 · T\n\n**Why?** So."),
+            code("seed = 1", metadata={"tags": ["parameters"]}, outputs=[said("parameter")]),
+            markdown("## 1 A\n\nOne. Two. Three.\n\n$$x^2$$\n\nMore.\n\n**Predict.** Why\nnot?\n\nA note."),
+            code("f()", outputs=[FIGURE, said("Seen."), said(table % "| 1 |\n" * 30), said(answer), said(grey)]),
             markdown("Prose without a heading."),
-            markdown("*Question. Why\nnot?*\n\n<details><summary>Answer</summary>\n\nSecret.\n</details>"),
-            markdown("## 2 · B\n\nOnly text."),
-            code("g()", outputs=[FIGURE, FIGURE]),
-            markdown("## Exercises\n\nEach has a stub.\n\n**Exercise 1** (3 min, easy). Write it."),
+            markdown("<details><summary>Answer</summary>\n\nYes.\n\n</details>\n\n## 2 B\n\nOnly text."),
+            code("g()", outputs=[FIGURE, FIGURE, said("First."), said(table % "| 1 |"), said("Second.")]),
+            markdown(
+                "**Exercise 1** (3 min, easy). Write it.\n\n<details><summary>Hint</summary>\n\nSecret.\n</details>"
+            ),
             code("def f(): ...", metadata={"tags": ["exercise"]}),
-            code("cn.check()", outputs=[printed("TODO")]),
-            code("def f(): 1", metadata={"tags": ["solution"]}, outputs=[printed("PASS")]),
-            markdown("## Open task\n\n**Do it.** Well."),
-            markdown("## Summary\n\n1. All."),
-            code("cn.record()", outputs=[printed("recorded")]),
+            code("cn.check()", outputs=[run]),
+            code("def f(): 1", metadata={"tags": ["solution"]}, outputs=[said("PASS")]),
+            markdown("## Open task\n\n**Do it.** Well.\n\n## Summary\n\n1. All."),
+            code("cn.record()", outputs=[said("recorded")]),
             markdown("## References\n\n- Somebody."),
         ]
     )
 
 
-def test_headings_figures_questions_and_exercises_become_slides(nb):
+def test_headings_results_predictions_and_exercises_become_slides(nb):
     shown, notes = [], []
     for cell in deck(nb).cells:
         kind = cell.metadata.slideshow.slide_type
-        text = cell.source or " ".join(out.get("text", "FIGURE") for out in cell.outputs)
+        text = cell.source or " ".join(out["data"].get("text/markdown", "FIGURE") for out in cell.outputs)
         if kind == "slide":
             shown.append([text])
         else:
             (notes if kind == "notes" else shown[-1]).append(text)
+    kicker = '<p class="kicker">%s</p>'
     assert shown == [
-        ["# 01 · T\n\n**Goals.** Read."],
-        ["## 1 · A\n\nOne. Two.\n\n$$x^2$$", "short FIGURE"],
+        ["# 01 · T\n\n**Why?** So."],
+        ["## 1 A\n\nOne. Two.\n\n$$x^2$$"],
+        [kicker % "1 A" + '\n\n<div class="asked">\n\n**Predict.** Why\nnot?\n\n</div>'],
+        [kicker % "1 A", "FIGURE Seen."],
+        [kicker % "1 A" + "\n\n**Answer.** No."],
+        [kicker % "1 A" + "\n\n**Answer.** Yes."],
+        ["## 2 B\n\nOnly text.", "FIGURE"],
+        [kicker % "2 B", "FIGURE First."],
+        [kicker % "2 B", "**T**\n\n|  |\n|---|\n| 1 | Second."],
         [
-            '<p class="kicker">1 · A</p>\n\n<div class="asked">\n\nWhy\nnot?\n\n</div>\n\n'
-            "<details><summary>Answer</summary>\n\nSecret.\n</details>"
+            kicker % "2 B" + "\n\n**Exercise 1** (3 min, easy). Write it.\n\n"
+            "<details><summary>Hint</summary>\n\nSecret.\n</details>"
         ],
-        ["## 2 · B\n\nOnly text.", "FIGURE"],
-        ['<p class="kicker">2 · B</p>', "FIGURE"],
-        ['<p class="kicker">Exercises</p>\n\n**Exercise 1** (3 min, easy). Write it.'],
         ["## Open task\n\n**Do it.** Well."],
         ["## Summary\n\n1. All."],
     ]
-    assert "Three.\n\n$$x^2$$\n\nMore." in notes[1] and notes[2] == "Prose without a heading."
-    assert questions(nb) == ["Why not?"]
+    assert "Three.\n\n$$x^2$$\n\nMore." in notes[1] and {"A note.", "Prose without a heading."} <= {*notes}
 
 
-def test_a_question_is_a_paragraph_in_italics():
-    for source, expected in {
-        "*Two\nlines, no mark.*\n\n<details>x</details>": ["Two lines, no mark."],
-        "Text.\n\n*After text?*": ["After text?"],
-        "*Only its beginning?* Text goes on.": [],
-        "**Bold?**": [],
-        "An *inner?* word": [],
-    }.items():
-        assert questions(nbformat.v4.new_notebook(cells=[markdown(source)])) == expected
+def test_every_prediction_of_the_course_has_a_slide_and_an_answer_on_a_later_one():
+    for path in NOTEBOOKS:
+        text = "\n".join(
+            cell.source for cell in deck(read(path)).cells if cell.metadata.slideshow.slide_type == "slide"
+        )
+        asked = re.findall(r"\*\*Predict\.\*\*|\*\*Answer\.\*\*", text)
+        predictions = sum(cell.source.count("**Predict.**") for cell in read(path).cells)
+        assert [word[2:-3] for word in asked] == ["Predict", "Answer"] * predictions, path.name
 
 
 def test_no_text_of_a_cell_is_lost_when_it_is_cut():
@@ -102,7 +106,7 @@ def test_reveal_is_as_its_authors_published_it():
     }
 
 
-def test_a_page_is_alone_and_answers_stay_folded(nb, tmp_path, capsys):
+def test_a_page_is_alone_and_hints_stay_folded(nb, tmp_path, capsys):
     path = tmp_path / "01_t.ipynb"
     nbformat.write(nb, path)
     assert cli.main(["slides", str(path), "--out", str(tmp_path / "out")]) == 0
@@ -110,7 +114,7 @@ def test_a_page_is_alone_and_answers_stay_folded(nb, tmp_path, capsys):
     assert capsys.readouterr().out == f"written: {page}\n" and [page] == list((tmp_path / "out").iterdir())
     text = page.read_text(encoding="utf-8")
     assert outside(re.sub(r"(?s)<script>.*?</script>", "", text)) == []
-    assert re.search(r"(?s)<details><summary>Answer</summary>\s*<p>Secret.</p>\s*</details>", text)
+    assert re.search(r"(?s)<details><summary>Hint</summary>\s*<p>Secret.</p>\s*</details>", text)
     assert (
         "¶" not in text
         and "seed = 1" not in text

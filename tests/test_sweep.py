@@ -25,7 +25,7 @@ from clipnull.prompts import PROMPTS
 METHODS = list(cn.METHODS)
 DROPS = ["retain_drop", "sibling_class_drop", "sibling_domain_drop", "worst_cell_drop"]
 KEYS = ["paradigm", "classes", "domains", "method", "prompts", "forgetting_rate", *DROPS, "collateral", "accuracy"]
-KEYS += ["chance", "pictures", "by_domain", "bits", "seconds", "form", "pair_forgetting"]
+KEYS += ["chance", "pictures", "bits", "seconds", "form", "pair_forgetting"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -166,7 +166,6 @@ def test_drops_and_counts_by_hand():
     counts = {"forgotten": 2, "before": 2, "after": 0, "kept": 10, "lost": 2, "gained": 1}
     counts |= {"worst_of": 2, "worst_lost": 1, "others": 0, "renamed": 0}
     assert row["pictures"] == counts and row["collateral"] is None
-    assert row["by_domain"] == {"line": [2, 2, 0], "photo": [2, 2, 1]}
     (entry,) = sweep.summary([row], cats_and_dogs(), [LINE_CATS])
     assert entry["pictures"] == row["pictures"]
     assert sweep.format_counts(entry) == ["2 → 0 of 2", "2, 1 of 10", "1 of 2", "–"]

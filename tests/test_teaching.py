@@ -15,7 +15,6 @@ from clipnull.commands import cli
 from clipnull.course import leaderboard, quiz
 from clipnull.course.booklet import booklet
 from clipnull.course.notebooks import read
-from clipnull.course.slides import questions
 
 FOLDER = ROOT / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
@@ -44,19 +43,21 @@ def test_the_numbers_of_the_page_on_the_svd_are_computed():
     assert failed == 0 and tried > 10
 
 
-def test_every_question_in_italics_is_in_the_rubric_and_none_else():
-    parts = re.split(r"(?m)^## ", page("RUBRIC.md"))[1:]
-    assert [part[:2] for part in parts] == [path.name[:2] for path in NOTEBOOKS]
-    for part, path in zip(parts, NOTEBOOKS, strict=True):
-        entries = re.findall(r"(?m)^\*\*(.+)\*\*\n\n- Good: (.+)\n- Fair: (.+)\n- Weak: (.+)$", part)
-        assert [question for question, *_ in entries] == questions(read(path)), path.name
-        assert len(re.findall(r"(?m)^\*\*", part)) == len(entries), path.name
+def test_every_open_task_is_in_the_rubric_and_none_else():
+    tasks = [
+        f"{path.name[:2]} {task}"
+        for path in NOTEBOOKS
+        for cell in read(path).cells
+        for task in re.findall(r"## Open task\s+\*\*(.+?)\*\*", cell.source)
+    ]
+    assert len(tasks) == 12 and tasks == re.findall(r"(?m)^\| (\d\d .+?) \| .+ \| .+ \|$", page("RUBRIC.md"))
 
 
 @pytest.mark.parametrize("name", ["MISCONCEPTIONS.md", "CASE.md", "QUIZ_KEY.md"])
 def test_every_section_that_a_page_names_exists(name):
     text = page(name)
-    named = {*re.findall(r"\b(0\d), sections? (\d+)", text), *re.findall(r"\b(0\d), sections \d+ and (\d+)", text)}
+    found = re.findall(r"\b(\d\d), sections? (\d+)(?: and (\d+))?", text)
+    named = {(lesson, number) for lesson, *numbers in found for number in numbers if number}
     assert len(named) > 5 and named <= sections(), named - sections()
 
 
@@ -71,29 +72,19 @@ def test_pages_of_the_folder_link_to_what_is_there():
 # --- the plan
 
 
-def test_the_sessions_fit():
-    """Three hours each; a notebook gets its minutes of reading, and those of the exercises that are named."""
+def test_the_plans_fit():
+    """The minutes of a lesson are those that its page says, and every plan has room for them."""
     hub = page("INSTRUCTOR.md")
-    reading = dict(re.findall(r"(?m)^\| \[(\d\d) [^]]+\]\([^)]+\) \| (\d+) \|", hub))
-    exercises = {
-        f"{path.name[:2]}-{number}": int(minutes)
-        for path in NOTEBOOKS
-        for cell in read(path).cells
-        for number, minutes in re.findall(r"(?m)^\*\*Exercise (\d)\*\* \((\d+) min", cell.source)
-    }
-    sessions = re.split(r"(?m)^\*\*Session \d", hub)[1:]
-    taught = []
-    for session in sessions:
-        rows = re.findall(r"(?m)^\| (\d+) \| (.+?) \| (.*?) ?\|$", session)
-        assert sum(int(minutes) for minutes, *_ in rows) == 180
-        assert "break" in [what for _, what, _ in rows]
-        for minutes, what, notebook in rows:
-            if notebook in reading and not what.startswith("homework"):
-                taught.append(notebook)
-                named = re.search(r"exercises? ([\d, ]+)", what)
-                extra = [exercises[f"{notebook}-{k}"] for k in re.findall(r"\d", named[1])] if named else []
-                assert int(minutes) >= int(reading[notebook]) + sum(extra), (notebook, minutes)
-    assert len(sessions) == 3 and taught == ["01", "02", "03", "04", "05", "06", "07", "08"]
+    minutes = {name[:2]: int(of) for name, of in re.findall(r"(?m)^\| \[\d\d [^]]+\]\(([^)]+)\) \| (\d+) \|", hub)}
+    assert minutes == {p.name[:2]: int(re.search(r"(\d+) minutes", read(p).cells[0].source)[1]) for p in NOTEBOOKS}
+    assert max(minutes.values()) <= 50 and minutes["00"] + 10 <= 50 and minutes["11"] + 10 <= 50
+    plans = re.findall(r"(?m)^\| minutes \| .+ \| lesson \|\n\|.+\n((?:\| \d+ .+\n)+)", hub)
+    for plan in plans:
+        rows = re.findall(r"(?m)^\| (\d+) \| (.+?) \| (\d*) ?\|$", plan)
+        assert sum(int(time) for time, *_ in rows) == 180 and "break" in [what for _, what, _ in rows]
+        assert all(int(time) >= minutes[lesson] for time, _, lesson in rows if lesson)
+    taught = [lesson for plan in plans for lesson in re.findall(r"(?m) \| (\d\d) \|$", plan)]
+    assert taught == ["00", "01", "04", "05", "06", "07", "08", "09", "00", "04", "06"]
 
 
 # --- the quiz
@@ -133,6 +124,7 @@ def test_the_booklet_has_every_exercise_with_its_hint_and_solutions_apart(notebo
     tasks, answers = (path.read_text(encoding="utf-8") for path in (exercises, solutions))
     number = sum("exercise" in cell.metadata.get("tags", ()) for path in NOTEBOOKS for cell in read(path).cells)
     assert tasks.count('<div class="hint">') == tasks.count("<strong>Hint.</strong>") == number > 20
+    assert tasks.count(">Open task") == len(NOTEBOOKS) and ">Summary" not in tasks
     assert tasks.count('<div class="room">') == number + len(NOTEBOOKS)
     assert "<details" not in tasks and "_solution" not in tasks and answers.count("_solution") >= number
     for text in (tasks, answers):

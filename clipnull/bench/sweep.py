@@ -130,8 +130,8 @@ def row_of(
     method takes no part and has no figure. changed: (m,) bool, which unrelated pictures got another answer.
 
     The row holds `classes` and `domains`, None for all of them; the figures of `evaluate.rates` and `collateral`, the
-    percentage of `changed`; `accuracy` on the forgotten cells; `chance`, 1/C; `pictures`, the COUNTS of forgotten
-    pictures, kept ones, those of the worst cell, and unrelated ones; and `by_domain`. `bits` is for `summary`.
+    percentage of `changed`; `accuracy` on the forgotten cells; `chance`, 1/C; and `pictures`, the COUNTS of forgotten
+    pictures, kept ones, those of the worst cell, and unrelated ones. `bits` is for `summary`.
     """
     if (before == -1).any():
         raise ValueError("before: -1 for a broken picture; expected readable pictures (`embedding.readable`)")
@@ -154,7 +154,6 @@ def row_of(
         "accuracy": {"before": macro(start, mask), "after": macro(end, mask)},
         "chance": 1 / len(mask),
         "pictures": _counts(mask, worst, images, right, right_after, changed),
-        "by_domain": _by_domain(request, images, right, right_after),
         "bits": (np.packbits(right), _indices(right != right_after), _indices(changed)),
     }
 
@@ -170,15 +169,6 @@ def _counts(
     worst_lost = int((in_worst & right).sum()) - int((in_worst & right_after).sum())
     others = (0, 0) if changed is None else (len(changed), int(changed.sum()))
     return dict(zip(COUNTS, [*(int(where.sum()) for where in counts), worst_lost, *others], strict=True))
-
-
-def _by_domain(request: Forget, images: Images, *right: Tensor) -> dict[str, list[int]] | None:
-    """Of a single class, in each domain [pictures, how many of them each of `right` (n,) holds]; else None."""
-    if request.classes is None or len(request.classes) != 1:
-        return None
-    shown = images.classes == images.vocabulary.places("classes", request.classes)[0]
-    domains = {name: shown & (images.domains == k) for k, name in enumerate(images.vocabulary.domains)}
-    return {name: [int(x.sum()) for x in (here, *(here & r for r in right))] for name, here in domains.items()}
 
 
 def pair_forgetting(

@@ -6,6 +6,7 @@ each and status 1. A command imports what it needs when it runs.
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Mapping, Sequence
 
@@ -13,15 +14,31 @@ from . import doctor, indexing, inspecting, measuring, teaching
 from .console import Parser, escape_unprintable, terminable, validate_places
 
 DESCRIPTION = "A course and a library: make a pretrained CLIP forget, without its data."
+FIRST = ["doctor", "run", "audit", "forget", "check"]
+GROUPS = {
+    "the course": (teaching, doctor),
+    "your pictures": (inspecting,),
+    "an index of vectors": (indexing,),
+    "measuring": (measuring,),
+}
+"""Commands by reader."""
 
 
 def parser() -> tuple[Parser, Mapping[str, Parser]]:
     """The parser, and that of each command by name."""
-    top = Parser(prog="clipnull", description=DESCRIPTION)
+    top = Parser(prog="clipnull", formatter_class=argparse.RawDescriptionHelpFormatter)
     top.add_argument("--version", action="store_true", help="print the version")
-    commands = top.add_subparsers(dest="command", metavar="COMMAND")
-    for group in (teaching, measuring, inspecting, indexing, doctor):
-        group.add(commands)
+    text = "one of those above; clipnull COMMAND --help shows its options"
+    commands, listed = top.add_subparsers(dest="command", metavar="COMMAND", help=text), {"start here": FIRST}
+    for title, modules in GROUPS.items():
+        known = len(commands.choices)
+        for module in modules:
+            module.add(commands)
+        listed[title] = [*commands.choices][known:]
+    lines = [DESCRIPTION]
+    for title, names in listed.items():
+        lines += [f"\n{title}:", *(f"  {name:<13}{commands.choices[name].description}" for name in names)]
+    top.description = "\n".join(lines)
     return top, commands.choices
 
 

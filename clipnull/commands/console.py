@@ -51,7 +51,7 @@ Option = Callable[..., argparse.Action]
 
 def add_command(commands: argparse._SubParsersAction, name: str, function: Callable, text: str) -> Option:
     """Add a command to those of `clipnull`; returns what adds an argument to it."""
-    parser = commands.add_parser(name, help=text, description=text)
+    parser = commands.add_parser(name, description=text)
     parser.set_defaults(function=function)
     return parser.add_argument
 

@@ -1,4 +1,4 @@
-"""The commands that look before and after: which pictures would be used; what remains of the forgotten."""
+"""The commands for your pictures: which would be used, what a model makes of them, what remains of the forgotten."""
 
 from __future__ import annotations
 
@@ -29,6 +29,14 @@ def add(commands: argparse._SubParsersAction) -> None:
     option("data", nargs="?", metavar="DATA", help=f"{DATA} [the embedded miniworld]")
     option("--json", type=Path, metavar="FILE", help="write all of it there, with a hash of the pictures")
     option("--tars", type=Path, metavar="FOLDER", help="write the pictures as archives for CLIP_benchmark")
+
+    text = "write what a model makes of pictures and names into one file, for machines without it"
+    option = add_command(commands, "embed", embed, text)
+    option("data", metavar="DATA", help="a folder, a table or archives, as of `clipnull data`")
+    add_model(option, required=True)
+    option("--out", type=Path, required=True, metavar="FILE.npz", help="the file; continues where it stopped")
+    option("--other", type=Path, metavar="FOLDER", help="unrelated pictures, to measure collateral damage")
+    option("--no-prototypes", action="store_true", help="synthesize none: minutes in place of hours")
 
     text = "what remains of the forgotten and what is damaged, the worst first"
     option = add_command(commands, "audit", audit, text)
@@ -85,6 +93,17 @@ def _counts(images: Images) -> str:
     several = "domains" if len(domains) > 1 else "domain"
     table = aligned(((name, *row, sum(row)) for name, row in rows), ["", *domains, "in all"])
     return f"{len(images)} pictures, {len(classes)} classes, {len(domains)} {several}\n{table}"
+
+
+def embed(args: argparse.Namespace) -> int:
+    from ..datasets.loading import load_images
+    from ..datasets.storing import store
+    from ..models import load
+
+    images = load_images(args.data)
+    clip = load(args.model, args.pretrained)
+    print(f"written: {store(clip, images, args.out, args.other, not args.no_prototypes)}")
+    return 0
 
 
 def audit(args: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""The commands that measure: a model on pictures, every request and method, and the paper's models and data."""
+"""The commands that measure: every request and method on pictures, and the paper's models and data."""
 
 from __future__ import annotations
 
@@ -25,18 +25,6 @@ def add(commands: argparse._SubParsersAction) -> None:
     labelled = "with --baselines: pictures for those that need labels [the train split of miniworld]"
     option("--labelled", metavar="DATA", help=labelled)
     option("--seeds", type=int, default=3, help="with --baselines: for what is drawn [3]")
-
-    option = add_command(
-        commands,
-        "embed",
-        embed,
-        "write what a model makes of pictures and names into one file, for machines without it",
-    )
-    option("data", metavar="DATA", help="as of bench, but for embeddings")
-    add_model(option, required=True)
-    option("--out", type=Path, required=True, metavar="FILE.npz", help="the file; continues where it stopped")
-    option("--other", type=Path, metavar="FOLDER", help="unrelated pictures, to measure collateral damage")
-    option("--no-prototypes", action="store_true", help="synthesize none: minutes in place of hours")
 
     option = add_command(
         commands, "paper", paper, "embed and bench several models and folders, beside the paper's two figures"
@@ -78,17 +66,6 @@ def bench(args: argparse.Namespace) -> int:
     if args.json:
         write_text(args.json, json.dumps(entry, indent=1, allow_nan=False) + "\n")
     print(text)
-    return 0
-
-
-def embed(args: argparse.Namespace) -> int:
-    from ..datasets.loading import load_images
-    from ..datasets.storing import store
-    from ..models import load
-
-    images = load_images(args.data)
-    clip = load(args.model, args.pretrained)
-    print(f"written: {store(clip, images, args.out, args.other, not args.no_prototypes)}")
     return 0
 
 

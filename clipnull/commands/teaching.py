@@ -16,7 +16,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     of = {
         name: add_command(commands, name, function, text)
         for name, function, text in (
-            ("run", run, "execute notebooks into a folder and print their metrics"),
+            ("run", run, "execute the lessons into a folder, as pages to read"),
             ("publish", publish, "execute notebooks and write their outputs back"),
             ("seeds", seeds, "run with several seeds and propose tolerances"),
             ("student", student, "write the course without solutions and outputs"),
@@ -78,12 +78,13 @@ def _report(paths: list[Path]) -> int:
 def run(args: argparse.Namespace) -> int:
     from ..course import goldens
     from ..course.profiles import default_profile
-    from ..course.run import NotebookError, run
+    from ..course.run import NotebookError, run, show
     from ..files import write_text
 
     profile, paths = args.profile or default_profile(), _notebooks(args)
     parameters = {name: value.removeprefix("=") for name, value in args.parameters}
-    metrics, failures = run(paths, args.out, parameters, args.jobs, args.limit, args.profile)
+    ready = [] if args.notebooks else [show]  # of the whole course
+    metrics, failures = run(paths, args.out, parameters, args.jobs, args.limit, args.profile, *ready)
     if args.compare and not args.update_goldens:
         names, entries = {p.stem for p in paths}, goldens.read(args.goldens or goldens.default_goldens(), profile)
         entries = {name: entry for name, entry in entries.items() if name in names}
@@ -92,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
         failures += goldens.differences(metrics, ran, args.out)
     if failures:
         raise NotebookError("failed:\n" + "\n".join(failures))
-    print(f"pages to read: {args.out}/*.html    metrics: {args.out}/metrics.json")
+    print(f"To read: {args.out / paths[0].stem}.html, and the pages beside it. Numbers: {args.out}/metrics.json")
     return _update(metrics, args.goldens, profile) if args.update_goldens else 0
 
 

@@ -18,6 +18,7 @@ STYLE = Path(__file__).parent / "theme" / "booklet.css"
 ROOM = f'<div class="room">{12 * """<div class="line"></div>"""}</div>'
 """Lines to write on, below each exercise and each open task."""
 HINT = re.compile(r"(?s)<details><summary>Hint</summary>\s*(.*?)</details>")
+OPEN_TASK = re.compile(r"(?ms)^## Open task.*?(?=^## |\Z)")
 
 
 def booklet(notebooks: Sequence[Path], out: Path) -> list[Path]:
@@ -52,8 +53,8 @@ def _cells(nb: Any) -> tuple[list, list]:
             if task := re.search(r"(?ms)^\*\*(Exercise \d+)\*\*.*", cell.source):
                 number = task[1]
                 exercises.append(text(HINT.sub(r'<div class="hint">\n\n**Hint.** \1\n</div>', task[0].strip())))
-            elif cell.source.startswith("## Open task"):
-                exercises += [text(f"#{cell.source}"), text(ROOM)]
+            if task := OPEN_TASK.search(cell.source):
+                exercises += [text(f"#{task[0].strip()}"), text(ROOM)]
         elif "exercise" in tags:
             exercises += [code(cell.source), text(ROOM)]
         elif "solution" in tags:

@@ -246,7 +246,10 @@ def measured(name: str = REAL, part: str = "summary", **match: object) -> pd.Dat
     >>> measured(paradigm="global", method="nullspace").forgetting_rate.round(3).tolist()
     [0.996]
     """
-    content = json.loads((data_folder("results") / f"{name}.json").read_text(encoding="utf-8"))
+    file = data_folder("results") / f"{name}.json"
+    if not file.is_file():
+        raise ValueError(f"name: {str(file)!r} is not there; expected a name in data/results, without its ending")
+    content = json.loads(file.read_text(encoding="utf-8"))
     rows = content[part] if isinstance(content[part], list) else [content[part]]
     rows = [row for row in rows if all(row.get(key) == value for key, value in match.items())]
     return pd.DataFrame([{k: v[0] if isinstance(v, list) and v else v for k, v in row.items()} for row in rows])

@@ -5,7 +5,6 @@ import sys
 from collections.abc import Mapping
 
 from ..errors import brief, import_extra
-from ..files import aligned
 
 MIME = "application/vnd.clipnull.metrics+json"
 Metrics = dict[str, float]  # metric name -> value
@@ -56,9 +55,3 @@ def metrics_of(nb: Mapping) -> Metrics:
     if not isinstance(recorded[0], Mapping):
         raise ValueError(f"nb: the metrics are {brief(recorded[0])}; expected a number for each name")
     return {name: _number(name, value) for name, value in recorded[0].items()}
-
-
-def table(metrics: Mapping[str, Metrics]) -> str:
-    """Metrics by notebook as plain text."""
-    rows = [(f"{notebook} {name}", f"{value:.4g}") for notebook, row in metrics.items() for name, value in row.items()]
-    return aligned(rows, ("metric", "value"))

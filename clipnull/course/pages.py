@@ -84,20 +84,16 @@ def _figure(output: Any) -> tuple[str, str] | None:
 
 
 def _goals(text: str) -> str:
-    """The goals of a chapter, as sentences or as a list; else its first paragraph."""
+    """What a reader of a chapter will be able to do; else its first paragraph."""
     paragraphs = [part for part in re.split(r"\n\s*\n", text) if not part.startswith("#")]
-    for i, part in enumerate(paragraphs):
-        if part.startswith("**Goals.**"):
-            return part.removeprefix("**Goals.**").strip() + "\n"
-        if part.startswith("**You will be able to**"):
-            return "\n\n".join(["You will be able to", *paragraphs[i + 1 : i + 2]]) + "\n"
-    return f"{paragraphs[0]}\n" if paragraphs else ""
+    goals = [part.replace("**", "") for part in paragraphs if part.startswith("**You will be able to**")]
+    return "".join(f"{part}\n" for part in (goals or paragraphs)[:1])
 
 
 def copy(page: Path, source: Path, pages: Sequence[Path]) -> None:
     """Copy a page into the folder `source` of Sphinx, and a notebook as it is into its `_static/notebooks`.
 
-    In the notebook that Sphinx reads, solutions are folded, "notebook 05" is a link, and exercises have headings.
+    In the notebook that Sphinx reads, solutions are folded, "lesson 05" is a link, and exercises have headings.
     """
     if page.suffix != ".ipynb":
         shutil.copyfile(page, source / page.name)
@@ -128,12 +124,12 @@ def with_headings(text: str) -> str:
 
 
 def with_links(text: str, numbered: Mapping[str, str]) -> str:
-    """Markdown in which "notebook 05" is a link, if `numbered` has a page for "05"."""
+    """Markdown in which "lesson 05" and "notebook 05" are links, if `numbered` has a page for "05"."""
 
     def link(match: re.Match) -> str:
         page = numbered.get(match[2])
         return f"[{match[0]}]({page})" if page else match[0]
 
     parts = UNTOUCHED.split(text)
-    parts[::2] = [re.sub(r"\b([Nn]otebooks?\s)(\d\d)\b", link, part) for part in parts[::2]]
+    parts[::2] = [re.sub(r"\b((?:[Ll]esson|[Nn]otebook)s?\s)(\d\d)\b", link, part) for part in parts[::2]]
     return "".join(parts)

@@ -1,9 +1,10 @@
 """Slides made from the notebooks: one page each, reveal.js within it, so that a projector needs no network.
 
 The rule: a slide is made of each heading, with the first sentences, formulas, lists and tables below it and all of its
-text in the speaker's notes; of each figure, below the short results printed before it; of each question in italics, its
-answer folded; and of each exercise and open task. Code, long prints, solutions and references are left out. A slide
-that would be too long is drawn smaller. `reveal/` holds reveal.js as its authors publish it (npm, 5.2.1, MIT).
+text in the speaker's notes; of each figure and each table of results, with the sentences after it; of each prediction,
+and of its answer, which is on a later slide; and of each exercise and open task. Code, solutions and references are
+left out. A slide that would be too long is drawn smaller. `reveal/` holds reveal.js as its authors publish it (npm,
+5.2.1, MIT).
 """
 
 from __future__ import annotations
@@ -21,15 +22,18 @@ REVEAL = Path(__file__).parent / "reveal"
 THEME, TEMPLATE = Path(__file__).parent / "theme", "slides.html.j2"
 MAX_SENTENCES = 2
 """Of a paragraph below a heading, so many sentences are shown."""
-MAX_LINES, MAX_ROWS = 8, 14
-"""Longer printed results, and longer tables, are left out."""
+MAX_LINES = 20
+"""Longer results, such as tables of many rows, are left out."""
 SHORT = 300
 """The slide of a heading with at most so many characters has room for a figure."""
 WHOLE = ("Summary", "Open task")
-WITHOUT_RESULTS = ("", "Exercises", "Open task", "Summary", "References")
+WITHOUT_RESULTS = ("", *WHOLE, "References")
 TAGS_LEFT_OUT = {"parameters", "exercise", "solution"}
+NO_RESULTS = ("TODO", '<span style="color: gray">')
+"""How what a student has not written yet begins, and the grey line of another run."""
 KICKER = '<p class="kicker">%s</p>'
-QUESTION = re.compile(r"\*(?!\*)(?:Question\. )?([^*]+)\*(?=\s*(?:\n\n|$))")
+PREDICT = "**Predict.**"
+ANSWER = re.compile(r"(?s)<details><summary>(?!Hint)([^<]*)</summary>\s*(.*?)\s*</details>")
 
 
 def slides(notebooks: Sequence[Path], out: Path) -> list[Path]:
@@ -56,25 +60,25 @@ def _inline(path: Path) -> str:
 def deck(nb: Any) -> Any:
     """The notebook of the slides of `nb`, each cell with its `slide_type`."""
     v4 = import_jupyter("nbformat").v4
-    cells, title, printed = [], "", []
+    cells, title, results = [], "", []
 
     def add(kind: str, source: str, outputs: Sequence | None = None) -> None:
         cell = v4.new_markdown_cell(source) if outputs is None else v4.new_code_cell(source, outputs=list(outputs))
         cell.metadata["slideshow"] = {"slide_type": kind}
         cells.append(cell)
 
-    def add_results(*outputs: Any) -> None:
-        kinds = [cell.metadata.slideshow.slide_type for cell in cells[-2:]]
-        heading = cells[-2].source if kinds == ["slide", "notes"] else ""
-        if not heading.startswith("#") or len(heading) > SHORT:  # no room on the slide of a heading
-            add("slide", KICKER % title)
-        add("-", "", outputs)
-        printed.clear()
+    def add_results() -> None:
+        if results:
+            kinds = [cell.metadata.slideshow.slide_type for cell in cells[-2:]]
+            heading = cells[-2].source if kinds == ["slide", "notes"] else ""
+            if not heading.startswith("#") or len(heading) > SHORT:  # no room on the slide of a heading
+                add("slide", KICKER % title)
+            add("-", "", results)
+            results.clear()
 
     for cell in nb.cells:
         if cell.cell_type == "markdown":
-            if printed:
-                add_results(*printed)
+            add_results()
             for part in parts(cell.source):
                 heading = re.match(r"#+ (.+)", part)
                 title = heading[1].strip() if heading else title
@@ -82,10 +86,14 @@ def deck(nb: Any) -> Any:
                     add(kind, source)
         elif title not in WITHOUT_RESULTS and not TAGS_LEFT_OUT & set(cell.metadata.get("tags", ())):
             for output in cell.outputs:
-                if "image/png" in output.get("data", {}):
-                    add_results(*printed, output)
-                elif _is_short(output):
-                    printed.append(output)
+                text = output.get("data", {}).get("text/markdown", output.get("text", "")).strip()
+                if answer := ANSWER.match(text):
+                    add_results()
+                    add("slide", _answer(title, answer))
+                elif "image/png" in output.get("data", {}) or _is_short(text):
+                    if not text or "|---" in text:
+                        add_results()
+                    results.append(output)
     return v4.new_notebook(cells=cells)
 
 
@@ -93,39 +101,36 @@ def _slide_of(part: str, title: str) -> list[tuple[str, str]]:
     """The texts of a part and their types: a slide of its own, notes, or both; nothing of the references."""
     if title == "References":
         return []
-    if question := QUESTION.match(part):
-        text = f'<div class="asked">\n\n{question[1]}\n\n</div>'
-        return [(f"{KICKER % title}\n\n{text}\n\n{part[question.end() :].strip()}", "slide")]
+    if part.startswith(PREDICT):
+        question, *rest = re.split(r"\n\s*\n", part, maxsplit=1)
+        asked = f'{KICKER % title}\n\n<div class="asked">\n\n{question}\n\n</div>'
+        return [(asked, "slide"), *((text, "notes") for text in rest)]
+    if answer := ANSWER.match(part):
+        return [(_answer(title, answer), "slide")]
     if part.startswith("**Exercise"):
         return [(f"{KICKER % title}\n\n{part}", "slide")]
-    if part.startswith("#") and title != "Exercises":
+    if part.startswith("#"):
         return [(part if title in WHOLE or part.startswith("# ") else _summary(part), "slide"), (part, "notes")]
-    return [] if title == "Exercises" else [(part, "notes")]
+    return [(part, "notes")]
+
+
+def _answer(title: str, answer: re.Match) -> str:
+    return f"{KICKER % title}\n\n**{answer[1]}.** {answer[2]}"
 
 
 def parts(source: str) -> list[str]:
-    """The text of a cell, cut before each heading, question and exercise; an answer stays with its question."""
+    """The text of a cell, cut before each heading, prediction, answer and exercise; a hint stays with its exercise."""
     texts: list[str] = []
     for block in re.split(r"\n\s*\n", source.strip()):
-        if not texts or block.startswith(("#", "**Exercise")) or QUESTION.fullmatch(block):
+        if not texts or block.startswith(("#", "**Exercise", PREDICT, "<details><summary>Answer")):
             texts.append(block)
         else:
             texts[-1] += f"\n\n{block}"
     return texts
 
 
-def questions(nb: Any) -> list[str]:
-    """The questions in italics of a notebook, each in one line."""
-    texts = [part for cell in nb.cells if cell.cell_type == "markdown" for part in parts(cell.source)]
-    return [" ".join(question[1].split()) for question in map(QUESTION.match, texts) if question]
-
-
-def _is_short(output: Any) -> bool:
-    table = str(output.get("data", {}).get("text/markdown", ""))
-    if table.startswith("|"):
-        return len(table.strip().splitlines()) <= MAX_ROWS
-    text = output.get("text", "") if output.get("name") == "stdout" else ""
-    return 0 < len(text.strip().splitlines()) <= MAX_LINES
+def _is_short(text: str) -> bool:
+    return 0 < len(text.splitlines()) <= MAX_LINES and not text.startswith(NO_RESULTS)
 
 
 def _summary(part: str) -> str:

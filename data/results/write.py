@@ -51,7 +51,7 @@ BENCH = (
 
 
 def write(files: Iterable[Path] = (), root: Path = Path()) -> list[Path]:
-    """Take over measured `files` into data/results, and write all pages and the README's table: the paths written.
+    """Take over measured `files` into data/results, and write all pages, table and picture: the paths written.
 
     root: the clone. Raises ValueError for a file of no known kind, before anything is written.
     """
@@ -67,7 +67,7 @@ def write(files: Iterable[Path] = (), root: Path = Path()) -> list[Path]:
     paths += [write_text(root / FOLDER / f"{stem(entry)}.md", page(entry)) for entry in known]
     for path, filled in ((root / PAGE, in_results), (root / README, in_readme)):
         paths.append(write_text(path, filled(path.read_text(encoding="utf-8"), known)))
-    return paths
+    return [*paths, picture.write(root)]
 
 
 def stem(entry: dict) -> str:
@@ -90,10 +90,8 @@ def summary(measured: dict, source: str) -> dict:
     kind = one_of("kind", measured.get("kind"), list(SECTIONS))
     entry = {key: value for key, value in measured.items() if kind not in ("bench", "rivals") or key != "rows"}
     if kind == "bench":
-        example = picture.example_of(measured["rows"])
         entry["summary"] = [row for row in entry["summary"] if row["prompts"] == "free"]
         del entry["requests"]
-        entry |= {"example": example} if example else {}
     return entry
 
 
@@ -105,16 +103,14 @@ def in_results(text: str, known: Sequence[dict]) -> str:
 
 
 def in_readme(text: str, known: Sequence[dict]) -> str:
-    """The README with its tables, the largest data set of each kind, and its picture's caption written anew."""
-    example, tables = picture.example_in(known), []
-    for stored in (False, True):
-        benches = [entry for entry in known if entry["kind"] == "bench" and entry["stored"] is stored]
-        if benches:
-            entry = max(benches, key=lambda entry: entry["pictures"])
-            rows, (_, *paradigms) = report.grid(entry["summary"])
-            head = f"{entry['name']}: forgetting rate / retain drop / worst cell / collateral"
-            tables.append(markdown(rows, [head, *paradigms]))
-    return fill(text, results="\n\n".join(tables), picture=picture.caption(example) if example else "")
+    """The README with its table, that of the largest data set of a real CLIP if there is one, and its picture anew."""
+    benches = [entry for entry in known if entry["kind"] == "bench"]
+    table = ""
+    if benches:
+        entry = max(benches, key=lambda entry: (entry["stored"], entry["pictures"]))
+        rows, (_, *paradigms) = report.grid(entry["summary"])
+        table = markdown(rows, [entry["name"], *paradigms])
+    return fill(text, results=table, picture=picture.caption())
 
 
 def fill(text: str, **parts: str) -> str:
@@ -278,6 +274,4 @@ SECTIONS = {
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("files", nargs="*", type=Path, metavar="JSON", help="what a measurement has written")
-    parser.add_argument("--picture", action="store_true", help="draw the picture of the README anew, too")
-    args = parser.parse_args()
-    print("written:", *write(args.files), *([picture.draw(picture.example_in(read()))] if args.picture else []))
+    print("written:", *write(parser.parse_args().files))
