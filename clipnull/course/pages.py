@@ -63,9 +63,8 @@ def index(pages: Sequence[Path], menu: Mapping[str, Sequence[str]], with_demo: b
 
 
 def _cover(nb: Any) -> str:
-    """A thumbnail of a notebook's figure: that of the cell tagged `cover`, else the first; "" without one."""
-    cells = sorted(nb.cells, key=lambda cell: "cover" not in cell.metadata.get("tags", []))
-    outputs = [output for cell in cells for output in cell.get("outputs", ())]
+    """A thumbnail of a notebook's first figure; "" without one."""
+    outputs = [output for cell in nb.cells for output in cell.get("outputs", ())]
     figure = next(filter(None, map(_figure, outputs)), None)
     if not figure:
         return ""
