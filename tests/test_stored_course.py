@@ -66,7 +66,7 @@ def begun(number, monkeypatch, **changes):
 
 UNRECORDED = {
     "03": ([], ["prototypes_own", "both_own"]),
-    "08": (["front_probe", "plural", "left"], []),
+    "08": (["plural", "left"], []),
     "09": ([], ["random_renamed", "neuron", "nullspace", "low", "high"]),
 }
 
