@@ -137,12 +137,10 @@ def alike_words(
     return alike
 
 
-def warn_of_words(
-    classifier: Tensor, mask: Tensor, vocabulary: Vocabulary, common: Tensor | None = None, stacklevel: int = 3
-) -> None:
+def warn_of_words(classifier: Tensor, mask: Tensor, vocabulary: Vocabulary, common: Tensor | None = None) -> None:
     """Warn of what `alike_words` finds."""
     for _, pair in alike_words(classifier, mask, vocabulary, common):
-        warnings.warn(f"{pair}; expect that the other is forgotten, too, or neither", stacklevel=stacklevel)
+        warnings.warn(f"{pair}; expect that the other is forgotten, too, or neither", stacklevel=3)
 
 
 def near(

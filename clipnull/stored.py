@@ -96,11 +96,6 @@ def is_stored(place: object) -> bool:
     return isinstance(place, (str, Path)) and str(place).endswith(SUFFIX)
 
 
-def left_out(what: str) -> None:
-    """Say in one line what a notebook leaves out, as a file of embeddings does not have what it needs."""
-    print(f"Left out, as the file of embeddings lacks what it needs: {what}.")
-
-
 def read_stored(path: str | Path) -> Stored:
     """The embeddings in a file, every field checked. No code in it is run.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from test_notebooks import GOLDENS, NOTEBOOKS, ROOT, alternatives
+from test_notebooks import GOLDENS, NOTEBOOKS, ROOT
 
 from clipnull.course import notebooks
 from clipnull.course.profiles import PROFILES
@@ -38,11 +38,8 @@ def told(nb) -> str:
     parts = []
     for cell in nb.cells:
         for out in cell.get("outputs", ()):
-            data = out.get("data", {})
-            parts += [out.get("text", ""), *alternatives(data.get("text/html", ""))]
+            parts += [out.get("text", ""), out.get("data", {}).get("text/markdown", "")]
             parts.append(out.get("metadata", {}).get("image/png", {}).get("alt", ""))
-            if "source" not in out.get("metadata", {}).get("clipnull", {}):  # source of the library claims nothing
-                parts.append(data.get("text/markdown", ""))
     return "\n".join(parts)
 
 

@@ -1,5 +1,6 @@
 """Geometry: the figures are what they are called, and those stored of OpenAI's CLIP are those of its embeddings."""
 
+import json
 import math
 import os
 from pathlib import Path
@@ -12,8 +13,10 @@ from test_stored import CLASSES, N, fields
 
 import clipnull as cn
 from clipnull.course import geometry
+from clipnull.files import data_folder
 from clipnull.subspace import basis, captured_energy, principal_angles
 
+STORED = json.loads((data_folder("results/geometry") / "openai-vit-b-32.json").read_text(encoding="utf-8"))
 REAL = Path(os.environ.get("CLIPNULL_EMBEDDINGS", ""))
 
 
@@ -64,33 +67,17 @@ def test_broken_pictures_do_not_count_and_too_few_whole_classes_give_no_agreemen
     some = images.where((images.classes == 0) | (images.domains == 0))
     figures = measured(clip, some)
     assert math.isnan(figures["domain_agreement"])
-    row = next(line for line in geometry.table("x", figures).splitlines() if "adds to texts" in line)
-    assert row.split("|")[2].strip() == "–"
 
 
-def test_the_table_sets_the_chosen_figures_beside_the_stored_ones(made):
-    figures, reference = measured(*made), geometry.known()["figures"]
-    head, _, row, last = geometry.table("mine", figures, ["gap", "classes"]).splitlines()
-    assert head == "|  | mine | OpenAI's ViT-B/32 |"
-    assert row == f"| modality gap | {figures['gap']:.2f} | {reference['gap']:.2f} |" and last == "| classes | 3 | 16 |"
-    with pytest.raises(ValueError, match="chosen: 'gab' is not known; did you mean 'gap'"):
-        geometry.table("mine", figures, ["gab"])
-    with pytest.raises(ValueError, match="name: 'vit' is not known"):
-        geometry.known("vit")
-
-
-@pytest.mark.parametrize("name", geometry.KNOWN)
-def test_what_is_stored_is_numbers_with_their_source_and_no_vector(name):
-    entry = geometry.known(name)
-    assert set(entry) == {"model", "pretrained", "file", "source", "figures"} and len(entry["source"]) > 20
-    assert list(entry["figures"]) == list(geometry.FIGURES)
-    assert all(type(value) in (int, float) and math.isfinite(value) for value in entry["figures"].values())
+def test_what_is_stored_is_numbers_with_their_source_and_no_vector():
+    assert set(STORED) == {"model", "pretrained", "file", "source", "figures"} and len(STORED["source"]) > 20
+    assert list(STORED["figures"]) == list(geometry.FIGURES)
+    assert all(type(value) in (int, float) and math.isfinite(value) for value in STORED["figures"].values())
 
 
 @pytest.mark.skipif(not os.environ.get("CLIPNULL_EMBEDDINGS"), reason="CLIPNULL_EMBEDDINGS names no folder")
 def test_what_is_stored_is_what_the_embeddings_give():
-    stored = geometry.known()
-    path = REAL / stored["file"]
+    path = REAL / STORED["file"]
     clip, images = cn.load(str(path), device="cpu"), cn.load_images(path)
-    assert (clip.name, clip.pretrained) == (stored["model"], stored["pretrained"])
-    assert measured(clip, images) == pytest.approx(stored["figures"], abs=1e-3)
+    assert (clip.name, clip.pretrained) == (STORED["model"], STORED["pretrained"])
+    assert measured(clip, images) == pytest.approx(STORED["figures"], abs=1e-3)

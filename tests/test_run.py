@@ -16,7 +16,6 @@ from types import SimpleNamespace
 import nbformat
 import psutil
 import pytest
-from PIL import Image
 
 from clipnull.commands import cli
 from clipnull.commands.console import terminable
@@ -281,29 +280,6 @@ def test_nothing_of_an_earlier_run_stays(notebook, tmp_path, monkeypatch):
     assert run([left_out, fails], tmp_path / "out", profile="pacs")[1] == ["b.ipynb: '{x}'"]
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"mine.html", "metrics.json"}
     assert (tmp_path / "out" / "metrics.json").read_text() == "{}\n"
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ({"forget_class": "dgo"}, "forget_class: 'dgo' is not known; did you mean 'dog'"),
-        ({"domain": "-line"}, "domain: '-line' is not known; did you mean 'line'"),
-        ({"data": "missing"}, "'missing'"),
-        ({"data": "flat"}, "data: .* has one domain; a.ipynb needs two, <domain>/<class>/"),
-    ],
-)
-def test_wrong_pictures_and_names_are_told_before_a_kernel_starts(
-    notebook, tmp_path, monkeypatch, capsys, given, message
-):
-    path = notebook("a", "# parameters\ndata = ''  # p\nforget_class = 'dog'  # c\ndomain = 'line'  # d")
-    for name in ("dog", "cat"):
-        (tmp_path / "flat" / name).mkdir(parents=True)
-        Image.new("RGB", (9, 9)).save(tmp_path / "flat" / name / "a.png")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(runner, "execute", lambda *_: pytest.fail("a kernel starts"))
-    command = ["run", str(path), "--out", "out", *(x for pair in given.items() for x in ("-p", *pair))]
-    monkeypatch.setattr(runner, "kernels", lambda environment, warm: contextlib.nullcontext(environment))
-    assert cli.main(command) == 1 and re.search(message, capsys.readouterr().err)
 
 
 def test_run_follows_the_profile(notebook, tmp_path, monkeypatch):

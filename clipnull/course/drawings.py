@@ -28,6 +28,32 @@ STYLE = {
 }
 
 
+def drawn(fig: plt.Figure) -> list[list]:
+    """What a figure is drawn from, for tests that compare it with another: of each axes its texts, and of its lines,
+    bars, points, colours and pictures [size, mean, standard deviation, mean weighted by place]."""
+    content = []
+    for ax in fig.axes:
+        kinds = (
+            [line.get_ydata() for line in ax.lines],
+            [bar.get_bbox().extents for bar in ax.patches if hasattr(bar, "get_bbox")],
+            [points.get_offsets() for points in ax.collections],
+            [points.get_array() for points in ax.collections if points.get_array() is not None],
+            [image.get_array() for image in ax.images],
+        )
+        texts = [ax.get_title(), *(text.get_text() for text in ax.texts)]
+        content.append([texts, [_summary(arrays) for arrays in kinds if arrays]])
+    return content
+
+
+def _summary(arrays: Sequence) -> list[float]:
+    values = np.concatenate([np.ma.filled(np.ma.asarray(x, float), np.nan).ravel() for x in arrays])
+    values = values[np.isfinite(values)]
+    if not values.size:
+        return [0]
+    weighted = values * np.linspace(0, 2, values.size)
+    return [values.size, *(float(f"{x:.4g}") for x in (values.mean(), values.std(), weighted.mean()))]
+
+
 def _blank(title: str, size: tuple[float, float] = (8, 4), panels: int = 1) -> tuple[Any, Any]:
     fig, axes = plt.subplots(1, panels, figsize=size, squeeze=False)
     for ax in axes.flat:

@@ -4,17 +4,13 @@
 `python data/build/geometry.py FILE.npz`: numbers only, so that a reader can compare another model with it.
 """
 
-import json
 import math
-from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..embedding import readable
-from ..errors import one_of
-from ..files import data_folder, markdown
 from ..images import Images
 from ..models import Clip
 from ..prompts import embed_cells
@@ -38,8 +34,6 @@ FIGURES = {
     "centred_kept_energy": ("that energy, the mean subtracted first (%)", "{:.0f}"),
 }
 """Figure -> (label, format). All but the first three are means: over pairs of texts, pictures, classes."""
-
-KNOWN = ("openai-vit-b-32",)
 
 
 def measure(clip: Clip, images: Images, features: Tensor) -> dict[str, float]:
@@ -98,19 +92,3 @@ def _domain_agreement(texts: Tensor, z: Tensor, images: Images) -> float:
     of_texts = texts[whole].mean(0)
     centred = of_pictures - of_pictures.mean(0), of_texts - of_texts.mean(0)
     return float(F.cosine_similarity(*centred, dim=1).mean())
-
-
-def known(name: str = KNOWN[0]) -> dict:
-    """The stored entry of a model: its `model`, `pretrained`, `source`, and its `figures` as `measure` gives them."""
-    file = data_folder("results/geometry") / f"{one_of('name', name, KNOWN)}.json"
-    return json.loads(file.read_text(encoding="utf-8"))
-
-
-def table(name: str, figures: Mapping[str, float], chosen: Sequence[str] = tuple(FIGURES)) -> str:
-    """The `chosen` figures of a model called `name` beside those of OpenAI's ViT-B/32, as Markdown."""
-    rows, reference = [], known()["figures"]
-    for key in chosen:
-        label, form = FIGURES[one_of("chosen", key, FIGURES)]
-        values = figures[key], reference[key]
-        rows.append((label, *("–" if math.isnan(value) else form.format(value) for value in values)))
-    return markdown(rows, ("", name, "OpenAI's ViT-B/32"))

@@ -34,9 +34,8 @@ from ..models import Clip, load
 from ..prompts import embed_cells, embed_classes
 from ..stored import is_stored
 from ..vocabulary import Forget
-from .drawings import STYLE
+from .drawings import STYLE, drawn
 from .pictures import embed_whole
-from .plots import drawn
 
 if TYPE_CHECKING:
     import IPython as ipython

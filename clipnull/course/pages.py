@@ -63,9 +63,8 @@ def index(pages: Sequence[Path], menu: Mapping[str, Sequence[str]], with_demo: b
 
 
 def _cover(nb: Any) -> str:
-    """A thumbnail of a notebook's figure: that of the cell tagged `cover`, else the first; "" without one."""
-    cells = sorted(nb.cells, key=lambda cell: "cover" not in cell.metadata.get("tags", []))
-    outputs = [output for cell in cells for output in cell.get("outputs", ())]
+    """A thumbnail of a notebook's first figure; "" without one."""
+    outputs = [output for cell in nb.cells for output in cell.get("outputs", ())]
     figure = next(filter(None, map(_figure, outputs)), None)
     if not figure:
         return ""
@@ -74,13 +73,13 @@ def _cover(nb: Any) -> str:
     picture.thumbnail((560, 360))
     picture.save(content, "webp", quality=70)
     data = base64.b64encode(content.getvalue()).decode("ascii")
-    return f'<img class="cover" alt="{alt}" src="data:image/webp;base64,{data}">\n'
+    return f'<img class="cover" alt="{html.escape(alt)}" src="data:image/webp;base64,{data}">\n'
 
 
 def _figure(output: Any) -> tuple[str, str] | None:
-    """The alternative text, for HTML, and the data of the figure that an output shows, if any."""
+    """The alternative text and the data of the figure that an output shows, if any."""
     png = output.get("data", {}).get("image/png")
-    return (html.escape(output.metadata.get("image/png", {}).get("alt", "")), png) if png else None
+    return (output.metadata.get("image/png", {}).get("alt", ""), png) if png else None
 
 
 def _goals(text: str) -> str:
@@ -109,7 +108,7 @@ def copy(page: Path, source: Path, pages: Sequence[Path]) -> None:
         if cell.cell_type == "markdown":
             cell.source = with_anchors(with_headings(with_links(cell.source, numbered)))
         for found in filter(None, map(_figure, cell.get("outputs", ()))):
-            cell.metadata.setdefault("mystnb", {})["image"] = {"alt": html.unescape(found[0])}
+            cell.metadata.setdefault("mystnb", {})["image"] = {"alt": found[0]}
     write_text(source / page.name, text_of(nb))
 
 

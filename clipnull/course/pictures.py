@@ -1,6 +1,5 @@
 """The pictures of a lesson that can be read, and their embeddings."""
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -9,40 +8,11 @@ from torch import Tensor
 
 from ..datasets.loading import load_images
 from ..embedding import embed, readable
-from ..errors import names
 from ..images import Images
 from ..models import Clip
 
 if TYPE_CHECKING:
     from .lesson import Lesson
-
-
-def open_pictures(
-    clip: Clip,
-    data: str = "",
-    classes: Sequence[str] | None = None,
-    domains: Sequence[str] | None = None,
-    min_domains: int = 2,
-    min_pictures: int = 2,
-    split: str | None = None,
-) -> tuple[Images, Tensor]:
-    """The pictures of `data`, by default miniworld, and their embeddings (n, d).
-
-    Broken pictures are named in a warning and left out. classes, domains: names that the lesson works with. Raises
-    ValueError, before anything is embedded, for an unknown name, for fewer than `min_domains` domains, and for fewer
-    than `min_pictures` of what is named, or of a class where nothing is.
-    """
-    images = load_images(data or None, split)
-    if len(images.vocabulary.domains) < min_domains:
-        raise ValueError(f"data: {data!r} has one domain; expected two or more, in folders <domain>/<class>/*")
-    for kind, wanted in (("classes", classes), ("domains", domains)):
-        if wanted:
-            names(kind, wanted, getattr(images.vocabulary, kind))
-    counts = images.select(classes, domains).counts().sum(1 if not (classes or domains) else None)
-    if counts.min() < min_pictures:
-        what = " in ".join(", ".join(part) for part in (classes, domains) if part) or "a class"
-        raise ValueError(f"data: {int(counts.min())} pictures of {what}; expected at least {min_pictures}")
-    return embed_whole(clip, images)
 
 
 def embed_whole(clip: Clip, images: Images) -> tuple[Images, Tensor]:
@@ -63,5 +33,5 @@ def labelled_pictures(lesson: "Lesson", data: str) -> tuple[tuple[Tensor, Tensor
     if data:
         images, z = images.where(first), z[first]
     else:
-        images, z = open_pictures(lesson.clip, split="train")
+        images, z = embed_whole(lesson.clip, load_images(split="train"))
     return (F.normalize(z.double(), dim=-1), images.classes, images.domains), ~first

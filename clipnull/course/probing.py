@@ -5,15 +5,16 @@ from torch import Tensor
 
 from ..images import Images, families
 
+FOLDS = 5
 RIDGE = 0.1
 """Of the least squares, as a share of the mean variance."""
 
 
-def family_folds(images: Images, seed: int, folds: int = 5) -> Tensor:
-    """The number of one of `folds` parts, (n,), the same for all relatives of a family."""
+def family_folds(images: Images, seed: int) -> Tensor:
+    """The number of one of FOLDS parts, (n,), the same for all relatives of a family."""
     names = families(images)
     place = {name: i for i, name in enumerate(dict.fromkeys(names))}
-    drawn = torch.randperm(len(place), generator=torch.Generator().manual_seed(seed)) % folds
+    drawn = torch.randperm(len(place), generator=torch.Generator().manual_seed(seed)) % FOLDS
     return drawn[[place[name] for name in names]]
 
 

@@ -8,7 +8,6 @@ import os
 import re
 import sys
 import time
-import warnings
 import webbrowser
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -17,13 +16,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ..errors import at_least, names, one_line
+from ..errors import at_least, one_line
 from ..files import write_text
 from .metrics import Metrics, metrics_of
 from .notebooks import (
     first_line,
     import_jupyter,
-    parameters_of,
     preset_for,
     read,
     text_of,
@@ -123,35 +121,6 @@ def validate(notebooks: Sequence[Path], out: Path) -> None:
             raise ValueError(f"out: {result} was not written by a run; expected a folder without work in it")
 
 
-NAMES = {
-    "classes": ("forget_class", "forgotten", "forget_classes"),
-    "domains": ("forget_domain", "domain", "forget_domains"),
-}
-"""Parameters that name classes and domains of the pictures."""
-
-
-def validate_names(path: Path, given: Mapping[str, object]) -> None:
-    """ValueError if the pictures that `given` names lack a class or domain that the notebook then asks for.
-
-    A kernel would say so after a minute.
-    """
-    parameters = parameters_of(path) | validate_parameters(path, given)
-    named = [name for names_of in NAMES.values() for name in names_of if parameters.get(name)]
-    if not named or not {"data", *named} & {*given}:
-        return
-    from ..datasets.loading import load_images  # loads torch
-
-    with warnings.catch_warnings(action="ignore"):  # the notebook says what is left out
-        vocabulary = load_images(str(parameters.get("data", "")) or None).vocabulary
-    if len(vocabulary.domains) < 2 and any(name in named for name in NAMES["domains"]):
-        raise ValueError(f"data: {parameters['data']!r} has one domain; {path.name} needs two, <domain>/<class>/*")
-    for kind, parameter_names in NAMES.items():
-        for name in parameter_names:
-            values = [value.strip() for value in str(parameters.get(name, "")).split(",") if value.strip()]
-            if values:
-                names(name, values, getattr(vocabulary, kind))
-
-
 def _explain(path: Path, partial: Path, error: Exception, reason: str) -> str:
     """One line: the notebook, the number and first line of the cell last started, `reason` or the exception."""
     name, value = getattr(error, "ename", type(error).__name__), getattr(error, "evalue", error)
@@ -197,7 +166,6 @@ def run(
 
         def one(path: Path) -> Path:
             _say(f"{path.stem}: started")
-            validate_names(path, given[path])
             return execute(path, out, given[path], limit, manager, lambda **_: bar.update(1 if bar.n else 1 + START))
 
         futures = {pool.submit(one, path): path for path in order}

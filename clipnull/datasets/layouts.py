@@ -207,9 +207,9 @@ def class_names(names: Iterable[str]) -> dict[str, str]:
     return cleaned
 
 
-def in_test(path: str, share: float = TEST_SHARE) -> bool:
+def in_test(path: str) -> bool:
     """Whether a picture belongs to the test split, by a hash of its path with "/" in it."""
-    return int(hashlib.sha256(path.encode(errors="surrogateescape")).hexdigest()[:8], 16) < share * 2**32
+    return int(hashlib.sha256(path.encode(errors="surrogateescape")).hexdigest()[:8], 16) < TEST_SHARE * 2**32
 
 
 def below(file: Path, root: Path) -> str:

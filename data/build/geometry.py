@@ -19,7 +19,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("file", type=Path)
     parser.add_argument("--source", required=True)
-    parser.add_argument("--name", default=geometry.KNOWN[0])
+    parser.add_argument("--name", default="openai-vit-b-32")
     parser.add_argument("--folder", type=Path, default=FOLDER)
     args = parser.parse_args()
     clip, images = cn.load(str(args.file), device="cpu"), cn.load_images(args.file)

@@ -89,7 +89,7 @@ def inference() -> dict:
 
 
 def answer() -> dict:
-    """Seconds from a changed request to the changed matrix on the embedded pictures: what the live panel does."""
+    """Seconds from a changed request to the changed matrix on the embedded pictures."""
     clip, images = load(device="cpu"), load_images()
     cells, z = embed_vocabulary(clip, images.vocabulary, prototypes=False), embed(clip, images)
     classifiers = text_classifiers(clip, images.vocabulary)

@@ -16,7 +16,7 @@ An answer is compared with its reference, a function in one of the modules here,
 `registry`). tests/test_exercises.py holds a typical wrong answer to every exercise, which must fail.
 """
 
-from . import audits, comparing, controls, edits, spaces
+from . import audits, comparing, edits, spaces
 from .registry import EXERCISES, Exercise, exercise
 
-__all__ = ["EXERCISES", "Exercise", "audits", "comparing", "controls", "edits", "exercise", "spaces"]
+__all__ = ["EXERCISES", "Exercise", "audits", "comparing", "edits", "exercise", "spaces"]
