@@ -27,7 +27,7 @@ MAY_IMPORT = {  # "core": the files at the top of clipnull/ and methods/; it rea
     "commands": "core datasets index forecasting audits interop bench course commands",
 }
 LAZY = {("unlearning", "forecasting"), ("__main__", "commands")}
-HEAVY = "torch open_clip numpy scipy PIL IPython pandas matplotlib sklearn papermill nbformat"
+HEAVY = "torch open_clip numpy scipy PIL IPython seaborn matplotlib sklearn papermill nbformat"
 
 
 def package_of(module: str) -> str:
@@ -131,4 +131,4 @@ def test_to_import_clipnull_loads_nothing_heavy():
 @pytest.mark.slow
 def test_to_load_a_model_loads_neither_jupyter_nor_figures():
     loaded = python(f"import sys, clipnull as cn; cn.load(device='cpu').embed_texts(['a dog']); {LOADED}")
-    assert not {"IPython", "pandas", "matplotlib", "sklearn", "papermill"} & set(ast.literal_eval(loaded))
+    assert not {"IPython", "seaborn", "matplotlib", "sklearn", "papermill"} & set(ast.literal_eval(loaded))

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from .console import add_command
 
-PACKAGES = ("torch", "open_clip_torch", "numpy", "scikit-learn", "safetensors", "pillow", "matplotlib", "pandas")
+PACKAGES = ("torch", "open_clip_torch", "numpy", "scikit-learn", "safetensors", "pillow", "matplotlib", "seaborn")
 COURSE = ("pandas", "papermill", "nbclient", "ipykernel")
 MEMORY_GB, DISK_GB, SLOWEST = 1.0, 0.5, 5.0
 """What should be free, and the pictures a second below which lessons take unpleasantly long."""

@@ -1,4 +1,4 @@
-"""Figures of measurements: heat maps, named points, the findings of an audit."""
+"""Figures that need seaborn or other packages of clipnull: heat maps, named points, the findings of an audit."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from ..errors import import_extra
 
 if TYPE_CHECKING:
     import matplotlib.pyplot as plt
+    import seaborn as sns
     from matplotlib.transforms import Bbox
 
     from ..audits.findings import Audit
 else:
-    plt = import_extra("matplotlib.pyplot", "course")
+    plt, sns = (import_extra(name, "course") for name in ("matplotlib.pyplot", "seaborn"))
     Bbox = import_extra("matplotlib.transforms", "course").Bbox
 
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*")
@@ -34,6 +35,13 @@ NAME_PLACES = [
     *(("left", "bottom", (6, 5)), ("left", "top", (6, -5)), ("right", "bottom", (-6, 5)), ("right", "top", (-6, -5))),
 ]
 """Where a name may stand beside its point, the best first: alignment, and a distance in points."""
+
+
+def style() -> None:
+    """Set the look of all figures: colour-blind safe, fixed resolution, text that survives half width."""
+    look = {"figure.dpi": 100, "savefig.dpi": 100, "axes.titlesize": "medium", "figure.constrained_layout.use": True}
+    sides = {"axes.spines.top": False, "axes.spines.right": False}
+    sns.set_theme(style="white", palette="colorblind", rc=look | sides)
 
 
 def literal(name: object) -> str:
@@ -62,14 +70,11 @@ def matrix(
     ax = ax or plt.subplots(figsize=(1.2 + 0.75 * len(columns), 0.9 + 0.34 * len(rows)))[1]
     colours = np.asarray(values, dtype=float)
     labels = _labels(colours if written is None else np.asarray(written, dtype=float), counts)
-    ax.pcolormesh(np.ma.masked_invalid(colours), vmin=0, vmax=100, edgecolor="white", linewidth=0.5)
-    ax.set(xlim=(0, len(columns)), ylim=(len(rows), 0), facecolor="0.93")
-    ax.tick_params(length=0)
-    ax.spines[:].set(visible=False)
-    for (r, c), value in np.ndenumerate(colours):
-        if value == value:
-            ink = "0.15" if value > 60 else "white"
-            ax.text(c + 0.5, r + 0.5, labels[r, c], ha="center", va="center", color=ink, size=9)
+    sns.heatmap(
+        colours, vmin=0, vmax=100, mask=np.isnan(colours), cmap="viridis", ax=ax, cbar=False,
+        annot=labels, fmt="", annot_kws={"size": 9}, linewidths=0.5, linecolor="white",
+    )  # fmt: skip
+    ax.set_facecolor("0.93")
     ax.set_xticks(np.arange(len(columns)) + 0.5, [literal(name) for name in columns], rotation=35, ha="right")
     ax.set_yticks(np.arange(len(rows)) + 0.5, [literal(name) for name in rows], rotation=0)
     ax.set_title(literal(title))
@@ -147,5 +152,5 @@ def audit(report: Audit, most: float = 10.0) -> plt.Figure:
     label = f"times the limit (1: the most that is tolerated)\n{zeros}"
     ax.set(xlim=(0, min(most, 1.05 * max([*times, 2]))), xlabel=label)
     ax.invert_yaxis()
-    ax.spines[["top", "right"]].set(visible=False)
+    sns.despine(fig)
     return fig

@@ -19,7 +19,7 @@ from typing import Any
 
 from ..errors import import_extra
 
-PRELOADED = ("ipykernel.kernelapp", "open_clip", "transformers", "matplotlib.pyplot", "pandas", "sklearn.linear_model")
+PRELOADED = ("ipykernel.kernelapp", "open_clip", "transformers", "seaborn", "sklearn.manifold", "sklearn.linear_model")
 """What notebooks import. Nothing is called before the fork: threads and a GPU in use would not survive it."""
 
 
