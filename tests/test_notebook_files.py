@@ -215,9 +215,10 @@ def test_a_page_of_the_course_has_its_formulas_and_pictures(tmp_path):
     text = notebooks.to_html(tmp_path / "04_global_unlearning.ipynb").read_text(encoding="utf-8")
     page, nb = Page(text), nbformat.read(tmp_path / "04_global_unlearning.ipynb", 4)
     assert page_faults(text) == []
-    prose = "".join(cell.source for cell in nb.cells if cell.cell_type == "markdown")
-    assert page.formulas == len(re.findall(r"(?s)\$\$.+?\$\$|\$.+?\$", re.sub("`[^`]+`", "", prose))) > 40
     stored = [out.get("data", {}) for cell in nb.cells for out in cell.get("outputs", ())]
+    texts = [cell.source for cell in nb.cells if cell.cell_type == "markdown"]
+    prose = "\n".join(texts + [data.get("text/markdown", "") for data in stored])
+    assert page.formulas == len(re.findall(r"(?s)\$\$.+?\$\$|\$.+?\$", re.sub("`[^`]+`", "", prose))) > 20
     assert len(page.loaded) == sum("image/png" in data for data in stored) > 2
 
 
