@@ -240,17 +240,23 @@ def figure(fig: plt.Figure, alt: str) -> None:
 # --- OpenAI's CLIP, as it was measured
 
 
+def content(results: str, kind: str = "") -> dict[str, Any]:
+    """What the file data/results/KIND-RESULTS.json holds."""
+    expect(str, results=results)
+    file = data_folder("results") / f"{kind}-{results}.json".removeprefix("-")
+    if not file.is_file():
+        raise ValueError(f"results: {str(file)!r} is not there; expected the name of a file there, without its ending")
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
 def measured(name: str = REAL, part: str = "summary", **match: object) -> pd.DataFrame:
     """Rows of data/results/NAME.json, those with the values `match`; figures with an interval become their mean.
 
     >>> measured(paradigm="global", method="nullspace").forgetting_rate.round(3).tolist()
     [0.996]
     """
-    file = data_folder("results") / f"{name}.json"
-    if not file.is_file():
-        raise ValueError(f"name: {str(file)!r} is not there; expected a name in data/results, without its ending")
-    content = json.loads(file.read_text(encoding="utf-8"))
-    rows = content[part] if isinstance(content[part], list) else [content[part]]
+    rows = content(name)[part]
+    rows = rows if isinstance(rows, list) else [rows]
     rows = [row for row in rows if all(row.get(key) == value for key, value in match.items())]
     return pd.DataFrame([{k: v[0] if isinstance(v, list) and v else v for k, v in row.items()} for row in rows])
 

@@ -19,7 +19,7 @@ from ..audits import retrained_for
 from ..audits.probes import features_before_projection, linear_probe, projection_matrix
 from ..edit import Edit
 from ..embedding import embed
-from ..errors import import_extra
+from ..errors import expect, import_extra
 from ..images import Images, families
 from ..models import Clip
 from ..prompts import embed_classes
@@ -223,6 +223,12 @@ def of_stored(clip: Clip, images: Images, edits: Callable[[str], Mapping[str, Ed
             rows.append({"model": method, **measure(Model(clip, z), labels, classifier, c, kin)})
     frame = pd.DataFrame(rows).groupby("model", sort=False).mean()
     yield from frame.reset_index().to_dict("records")  # type: ignore[invalid-yield]
+
+
+def words_of(other_words: str) -> list[str]:
+    """The words of a parameter, with commas or blanks between them."""
+    expect(str, other_words=other_words)
+    return other_words.replace(",", " ").split()
 
 
 # --- the student's own function
