@@ -51,8 +51,3 @@ def test_metrics_that_are_no_numbers_are_refused(metrics_):
     output = nbformat.v4.new_output("display_data", {metrics.MIME: metrics_})
     with pytest.raises(ValueError, match="expected (a number|one finite number)"):
         metrics.metrics_of(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("", outputs=[output])]))
-
-
-def test_a_table_has_numbers_to_the_right():
-    text = metrics.table({"04": {"gap": 10.0, "x": 0.25}, "longer": {"y": 1 / 3}})
-    assert text.splitlines() == ["metric     value", "04 gap        10", "04 x        0.25", "longer y  0.3333"]

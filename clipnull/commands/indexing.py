@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 SEARCH = """Which method for a search. Of the first ten answers to "dog" among the embedded pictures 7 are dogs; with a
-patch from names alone 2 are after gated, 0 after nullspace and 0 after oblique. Of those to "horse" 10, 10 and 9 are
+patch from names alone 2 are after gated, 0 after nullspace and 0 after oblique. Of those to "horse" 10, 10 and 10 are
 still horses; in an index that somebody uses they were 10, 10 and 3, and the dogs 5, 2 and 0. What forgets most reaches
 furthest: the commands start from oblique, as a word must stop working (clipnull.unlearn from nullspace, the method of
 the paper). Look at `clipnull check`, and take nullspace or gated where it says HURT. gated and neuron act on pictures:
