@@ -33,7 +33,7 @@ def test_the_book_opens_and_shows_pictures_formulas_and_folded_solutions(site, b
     for name in ("index.html", "04_global_unlearning.html", "reference.html", "search.html"):
         assert page_faults(browser(f"{address}/{name}")) == [], name
     page = browser(f"{address}/04_global_unlearning.html")
-    assert len(page.images) > 10 and len(page.formulas) > 20
+    assert len(page.images) >= 5 and len(page.formulas) > 20
     text = (site / "04_global_unlearning.html").read_text(encoding="utf-8")
     solution = text[text.index("tag_solution") :]
     assert "<details" in solution[:400] and "Show the solution" in solution[:800]

@@ -68,7 +68,7 @@ def data(clip: Clip, images: Images, z: Tensor) -> dict[str, Any]:
 
     z: (n, d), embeddings of the pictures of miniworld, `images`.
     """
-    cells = embed_vocabulary(clip, images.vocabulary)
+    cells = embed_vocabulary(clip, images.vocabulary.with_forms(None))  # which keeps the page small
     assert cells.prototypes is not None and cells.domains is not None
     with (data_folder("miniworld") / "index.csv").open(encoding="utf-8", newline="") as file:
         credits = {row["file"]: f"{row['name']}, {row['source']}, {row['licence']}" for row in csv.DictReader(file)}
