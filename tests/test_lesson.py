@@ -183,7 +183,7 @@ def test_the_edits_that_lesson_06_has_written_are_those_of_the_library(capsys):
 def test_a_claim_that_is_untrue_or_not_a_number_becomes_a_grey_line(capsys):
     for when, n in ((False, 3), (True, float("nan"))):
         course.claim("Found {n}.", when=when, n=n)
-        assert 'gray">In this run: n' in capsys.readouterr().out
+        assert '#767676">In this run: n' in capsys.readouterr().out
     course.answer("Found {n:.1f}.", n=torch.tensor(3.0))
     assert "<summary>Answer</summary>\n\nFound 3.0.\n" in capsys.readouterr().out
 

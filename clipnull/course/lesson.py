@@ -47,7 +47,7 @@ else:
 Change = Callable[[Tensor], Tensor] | Tensor | Edit | None
 """What is done to embeddings (n, d): a function of them, a matrix (d, d) behind them, an edit, or nothing."""
 
-GREY = '<span style="color: gray">{}</span>'
+GREY = '<span style="color: #767676">{}</span>'
 REAL = "openai-vit-b-32-photo-and-drawing"
 """The file in data/results with what was measured on OpenAI's ViT-B/32."""
 
