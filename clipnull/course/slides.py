@@ -29,7 +29,7 @@ SHORT = 300
 WHOLE = ("Summary", "Open task")
 WITHOUT_RESULTS = ("", *WHOLE, "References")
 TAGS_LEFT_OUT = {"parameters", "exercise", "solution"}
-NO_RESULTS = ("TODO", '<span style="color: gray">')
+NO_RESULTS = ("TODO", '<span style="color: #767676">')
 """How what a student has not written yet begins, and the grey line of another run."""
 KICKER = '<p class="kicker">%s</p>'
 PREDICT = "**Predict.**"
