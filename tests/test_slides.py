@@ -25,7 +25,10 @@ def said(text):
 @pytest.fixture
 def nb():
     table, answer = "**T**\n\n|  |\n|---|\n%s", "<details><summary>Answer</summary>\n\nNo.\n\n</details>"
-    grey, run = '<span style="color: #767676">In this run: n 1.</span>', output("stream", name="stdout", text="TODO 01-1")
+    grey, run = (
+        '<span style="color: #767676">In this run: n 1.</span>',
+        output("stream", name="stdout", text="TODO 01-1"),
+    )
     return nbformat.v4.new_notebook(
         cells=[
             markdown("# 01 · T\n\n**Why?** So."),
