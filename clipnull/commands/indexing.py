@@ -192,7 +192,6 @@ def _model_and_names(args: argparse.Namespace) -> tuple[Clip, Vocabulary]:
     from ..models import load
     from ..vocabulary import read_vocabulary
 
-    forms = None if args.as_named else "en"
     if args.embeddings is not None:
         given = [name for name in ("model", "pretrained", "vocabulary") if getattr(args, name) is not None]
         if given:
@@ -200,11 +199,13 @@ def _model_and_names(args: argparse.Namespace) -> tuple[Clip, Vocabulary]:
         clip = load(args.embeddings)
         if clip.stored is None:
             raise ValueError(f"embeddings: {args.embeddings!r} is not a file of embeddings; expected FILE.npz")
-        return clip, clip.stored.vocabulary.with_forms(forms)
-    if args.vocabulary is None:
+        vocabulary = clip.stored.vocabulary
+    elif args.vocabulary is None:
         raise ValueError("vocabulary: not given; expected a file with one class name a line, or embeddings FILE.npz")
-    vocabulary = read_vocabulary(args.vocabulary).with_forms(forms)
-    return load(args.model or "miniclip", args.pretrained), vocabulary
+    else:
+        vocabulary = read_vocabulary(args.vocabulary)
+        clip = load(args.model or "miniclip", args.pretrained)
+    return clip, vocabulary.with_forms(None) if args.as_named else vocabulary
 
 
 def check(args: argparse.Namespace) -> int:
