@@ -152,14 +152,15 @@ class Vocabulary:
                 forms[c] += [form for form in given if owner.get(words(form), c) == c]
         elif self.forms:
             for c, name in ((c, name) for c, group in enumerate(self.names) for name in group):
-                other = owner.get(words(plural(name)), c)
-                if other != c:
+                several = plural(name)
+                if (other := owner.get(words(several), c)) != c:
                     warnings.warn(
-                        f"classes: {plural(name)!r} is the plural of {name!r} and a name of {self.classes[other]!r}; "
+                        f"classes: {several!r} is the plural of {name!r} and a name of {self.classes[other]!r}; "
                         "it is left to the latter",
                         stacklevel=3,
                     )
-                forms[c] += english_forms(name, plurals=other == c)
+                    several = ""
+                forms[c] += english_forms(name, several)
         return [tuple(dict.fromkeys(group)) for group in forms]
 
     @property
@@ -200,14 +201,14 @@ def plural(name: str) -> str:
     return noun if not noun.isascii() or is_plural else inflections.plural_noun(noun)
 
 
-def english_forms(name: str, plurals: bool = True) -> list[str]:
-    """FORMS of a name, or those of the singular alone.
+def english_forms(name: str, several: str | None = None) -> list[str]:
+    """FORMS of a name. several: its plural, where it is known; "" for the forms of the singular alone.
 
     >>> english_forms("dog")
     ['dog', 'the dog', 'dogs', 'the dogs', 'two dogs', 'many dogs']
     """
-    singular, several = spaced(name), plural(name)
-    return [f.replace("{n}", singular).replace("{p}", several) for f in FORMS if plurals or "{p}" not in f]
+    singular, several = spaced(name), plural(name) if several is None else several
+    return [f.replace("{n}", singular).replace("{p}", several) for f in FORMS if several or "{p}" not in f]
 
 
 def _codes(names: Sequence[str]) -> list[str]:

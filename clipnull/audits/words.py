@@ -44,8 +44,8 @@ def paraphrases(
 ) -> Tensor:
     """A text classifier in other words: unit rows, (C, d).
 
-    template: as in `vocabulary.format_prompt`. synonyms: what to call a
-    class in place of its name, {"dog": "hound"}; all others keep theirs.
+    template: as in `vocabulary.format_prompt`. synonyms: what to call a class in place of its name, {"dog": "hound"};
+    all others keep theirs.
     """
     other = {one_of("synonyms", name, classes): word for name, word in (synonyms or {}).items()}
     return clip.embed_texts([format_prompt(template, other.get(c, c)) for c in classes])

@@ -17,13 +17,14 @@ from torch import Tensor
 
 from ..audits import retrained_for
 from ..audits.probes import features_before_projection, linear_probe, projection_matrix
+from ..audits.words import OTHER_FORMS
 from ..edit import Edit
 from ..embedding import embed
 from ..errors import expect, import_extra
 from ..images import Images, families
 from ..models import Clip
 from ..prompts import embed_classes
-from ..vocabulary import format_prompt, plural
+from ..vocabulary import format_prompt
 from .drawings import FORGOTTEN, INK, OTHER, SIBLING
 from .exercises import EXERCISES
 from .lesson import Lesson, measured, note, table
@@ -36,7 +37,7 @@ else:
     metrics, pd, plt = (import_extra(name, "course") for name in ("sklearn.metrics", "pandas", "matplotlib.pyplot"))
 
 WORD = "a picture of {a}"
-FORMS = ("a picture of {p}", "three {p}", "several {p} here", "look at the {p}", "photos of {p}", "what a nice {n}")
+FORMS = (*OTHER_FORMS, "what a nice {n}")
 """Forms that build no edit; {p} is the plural."""
 
 MADE_UP = ("wug", "florp")
@@ -85,13 +86,8 @@ def models(lesson: Lesson, edits: Mapping[str, Edit]) -> dict[str, Model]:
 def texts(clip: Clip, classes: Sequence[str], template: str = WORD, c: int = -1, word: str = "") -> Tensor | None:
     """A text classifier in other words, (C, d): class c called `word`; None where a file lacks one of the prompts."""
     names = [word if word and i == c else name for i, name in enumerate(classes)]
-    prompts = [prompt(template, name) for name in names]
+    prompts = [format_prompt(template, name) for name in names]
     return clip.embed_texts(prompts).double() if all(map(clip.knows, prompts)) else None
-
-
-def prompt(template: str, name: str) -> str:
-    """The prompt that a template, {p} its plural, makes of a name."""
-    return format_prompt(template.replace("{p}", plural(name)), name)
 
 
 def asked(lesson: Lesson, model: Model, template: str = WORD, word: str = "") -> float:
