@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from types import ModuleType
 
-KINDS = {str: "text, in quotes", int: "a whole number", float: "a number", bool: "True or False"}
 MODEL = "Clip", "a model, such as cn.load() gives"
 TYPES = {
     "clip": MODEL,
@@ -44,10 +43,7 @@ def names(argument: str, values: object, options: Sequence[str]) -> tuple[str, .
 
 
 def distinct(argument: str, values: object, options: Sequence[str] = ()) -> tuple[str, ...]:
-    """`values` as a tuple of distinct names: printable texts that are not blank. A lone string is refused.
-
-    options: what the error suggests where there are none.
-    """
+    """`values` as a tuple of distinct names, printable and not blank. options: what to suggest for an empty list."""
     if isinstance(values, str) or not isinstance(values, Iterable):
         raise ValueError(f"{argument}: {values!r} is not a list of names; expected for example [{values!r}]")
     values = tuple(values)
@@ -63,7 +59,7 @@ def distinct(argument: str, values: object, options: Sequence[str] = ()) -> tupl
 
 
 def printable(text: str) -> bool:
-    """Whether `text` can be printed: it has no control characters but blanks, and no half of a surrogate pair."""
+    """Whether `text` has no control characters but blanks, and no half of a surrogate pair."""
     return not any(unicodedata.category(c) in ("Cc", "Cs") and c not in "\t\n\r" for c in text)
 
 
@@ -87,26 +83,23 @@ def shorten(options: Iterable[object], most: int = 12) -> str:
     return ", ".join(texts[:most]) + (f", ... ({len(texts)} in all)" if len(texts) > most else "")
 
 
-def brief(value: object, most: int = 60) -> str:
-    """`value` for a message, cut where it is long."""
-    text = repr(value)
-    return text if len(text) <= most else f"{text[:most]}... ({len(text)} characters)"
-
-
 def one_line(value: object, most: int = 200) -> str:
-    """`value` as one line of text; of a long one the beginning and, of several lines, the last: often the reason."""
-    lines = [" ".join(line.split()) for line in str(value).splitlines() if line.strip()]
-    text = " ".join(lines)
-    if len(text) <= most:
-        return text
-    return f"{lines[0][:most]} ... {lines[-1][:most] if len(lines) > 1 else ''}".rstrip()
+    """`value` as one line of text; of a long one the beginning and the end, which often says the reason."""
+    text = " ".join(str(value).split())
+    return text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]}"
 
 
-def expect(kind: type, **values: object) -> None:
-    """Check that all `values` are of type `kind`; a whole number passes for a float. For parameters of a notebook."""
+def brief(value: object, most: int = 60) -> str:
+    """`value` as Python writes it, for a message."""
+    return one_line(repr(value), most)
+
+
+def expect(kind: type[str] | type[int], **values: object) -> None:
+    """Check that all `values`, parameters of a notebook, are of type `kind`."""
     for name, value in values.items():
-        if type(value) is not kind and not (kind is float and type(value) is int):
-            raise ValueError(f"{name}: {value!r} is not valid; expected {KINDS[kind]}")
+        if type(value) is not kind:
+            expected = "text, in quotes" if kind is str else "a whole number"
+            raise ValueError(f"{name}: {value!r} is not valid; expected {expected}")
 
 
 def expect_types(**values: object) -> None:

@@ -13,10 +13,7 @@ from filelock import FileLock
 
 
 def data_folder(name: str) -> Path:
-    """Where `name` ("miniclip", "miniworld") is: in data/ beside the package in a clone, inside it in a wheel.
-
-    Raises FileNotFoundError if it is in neither place.
-    """
+    """Where `name` ("miniclip", "miniworld") is: in data/ beside the package in a clone, inside it in a wheel."""
     here = Path(__file__).resolve().parent
     for folder in (here.parent / "data" / name, here / "_data" / name):
         if folder.is_dir():
@@ -30,10 +27,7 @@ def cache_path() -> Path:
 
 
 def cache_folder() -> Path:
-    """`cache_path()` as a folder that exists and can be written.
-
-    Raises OSError, which names the folder and the variable, if it cannot.
-    """
+    """`cache_path()` as a folder that exists and can be written; an OSError says how to choose another."""
     folder = cache_path()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -51,14 +45,13 @@ def cache_folder() -> Path:
 def written(path: str | Path) -> Iterator[Path]:
     """A temporary path beside `path` to write to: renamed to it if all goes well, else deleted.
 
-    The temporary name is another each time, so that of two writers of one path the last one stays, whole.
+    Of two writers of one path the last one stays, whole.
     """
     path = Path(path)
     temporary = path.with_name(f".{uuid.uuid4().hex}.partial")  # not longer where the name of `path` is long
     try:
-        temporary.touch(exist_ok=False)
-        mode = temporary.stat().st_mode & 0o777  # that of any new file, whatever a writer makes of it
-        temporary.unlink()
+        temporary.touch()  # fails at once where nothing can be written
+        mode = temporary.stat().st_mode  # that of any new file, whatever a writer makes of it
         yield temporary
         os.chmod(temporary, mode)
         with open(temporary, "rb+") as file:
@@ -74,10 +67,7 @@ def written(path: str | Path) -> Iterator[Path]:
 
 
 def alone(folder: str | Path) -> FileLock:
-    """A lock that one writer at a time holds for a folder.
-
-    For files that belong together: each would be whole, but they could come from two writers.
-    """
+    """A lock that one writer at a time holds for a folder whose files belong together."""
     place = hashlib.sha256(os.fsencode(Path(folder).resolve())).hexdigest()[:16]
     return FileLock(cache_folder() / f"{place}.lock")
 
@@ -90,7 +80,7 @@ def write_text(path: str | Path, text: str) -> Path:
 
 
 def read_lines(argument: str, path: str | Path) -> list[str]:
-    """The lines of a text file (UTF-8) that are not blank. Raises ValueError that names `argument` if it is none."""
+    """The lines of a text file (UTF-8) that are not blank."""
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -112,8 +102,8 @@ def counted(n: int, thing: str) -> str:
 def markdown(rows: Iterable[Sequence[object]], columns: Sequence[str], right: Sequence[bool] = ()) -> str:
     """A table in Markdown: each of `rows` in a line, under the titles `columns`. right: which stand to the right."""
     rule = ["---:" if to_right else "---" for to_right in right] or ["---"] * len(columns)
-    lines = ["| " + " | ".join(columns) + " |", "|" + "|".join(rule) + "|"]
-    return "\n".join([*lines, *("| " + " | ".join(map(str, row)) + " |" for row in rows)])
+    lines = [f"| {' | '.join(map(str, row))} |" for row in (columns, *rows)]
+    return "\n".join([lines[0], f"|{'|'.join(rule)}|", *lines[1:]])
 
 
 def aligned(rows: Iterable[Sequence[object]], columns: Sequence[str]) -> str:

@@ -64,8 +64,7 @@ def embed_forms(clip: Clip, vocabulary: Vocabulary) -> Tensor | None:
 
 def embed_domains(clip: Clip, domains: Sequence[str]) -> Tensor:
     """The text classifier of domains, from prompts that name no object: unit rows, (K, d)."""
-    groups = [[format_prompt(t, "", k) for t in DOMAIN_PROMPTS] for k in domains]
-    return _means(clip, groups)
+    return _means(clip, [[format_prompt(t, "", k) for t in DOMAIN_PROMPTS] for k in domains])
 
 
 def prompt_sets(clip: Clip) -> tuple[str, ...]:
@@ -124,17 +123,19 @@ def alike_words(
 
     classifier: (C, d) unit rows. The ratio is to the mean distance of two names: classes and common words (w, d).
     """
-    alike, texts = [], classifier if common is None else torch.cat([classifier.to(common), common])
+    texts = classifier if common is None else torch.cat([classifier.to(common), common])
     usual = (texts - texts.mean(0)).square().sum(1).mean().mul(2).sqrt().clamp(min=1e-9)
-    for c in mask.any(1).nonzero()[:, 0].tolist():
-        stays = (mask[c] & ~mask).any(1)
-        if stays.any():
-            distances = (classifier - classifier[c]).norm(dim=1).masked_fill(~stays, float("inf"))
-            ratio, other = float(distances.min() / usual), vocabulary.classes[int(distances.argmin())]
-            if ratio < ALIKE:
-                alike.append((ratio, f"classes: the text tower hardly tells {vocabulary.classes[c]!r} from {other!r} "
-                                     f"({100 * ratio:.0f} % of the usual distance)"))  # fmt: skip
-    return alike
+    stays = (mask[:, None] & ~mask).any(2)  # (C, C): where one is forgotten and the other is not
+    distances = torch.stack([(classifier - row).norm(dim=1) for row in classifier]).masked_fill(~stays, float("inf"))
+    ratios, others = (distances / usual).min(1)
+    return [
+        (
+            float(ratios[c]),
+            f"classes: the text tower hardly tells {vocabulary.classes[c]!r} from "
+            f"{vocabulary.classes[int(others[c])]!r} ({100 * ratios[c]:.0f} % of the usual distance)",
+        )
+        for c in (ratios < ALIKE).nonzero()[:, 0].tolist()
+    ]
 
 
 def warn_of_words(classifier: Tensor, mask: Tensor, vocabulary: Vocabulary, common: Tensor | None = None) -> None:
@@ -148,9 +149,9 @@ def near(
 ) -> dict[str, list[tuple[str, float]]]:
     """The words nearest to each forgotten class in the text tower: they may answer in its place.
 
-    request: of names in `vocabulary`. candidates: words to look among, besides the vocabulary; by default
-    `vocabulary.common_names`, or the other words of a file of embeddings. most: how many words for a class. Returns
-    words with their cosine to it, both less the mean of all words; nearest first.
+    candidates: words to look among, besides the vocabulary; by default `vocabulary.common_names`, or the other words of
+    a file of embeddings. most: how many words for a class. Returns words with their cosine to it, both less the mean of
+    all words; nearest first.
 
     >>> import clipnull as cn
     >>> clip = cn.load(device="cpu")
@@ -179,7 +180,5 @@ def near(
 def _means(clip: Clip, groups: list[list[str]]) -> Tensor:
     """The normalised mean over the prompts of each group: unit rows, (number of groups, d)."""
     texts = clip.embed_texts([text for group in groups for text in group])
-    sizes = torch.tensor([len(group) for group in groups], device=texts.device)
-    places = torch.arange(len(groups), device=texts.device).repeat_interleave(sizes)
-    sums = torch.zeros(len(groups), texts.shape[1], dtype=texts.dtype, device=texts.device).index_add_(0, places, texts)
-    return F.normalize(sums, dim=-1)
+    parts = texts.split([len(group) for group in groups])
+    return F.normalize(torch.stack([part.sum(0) for part in parts]), dim=-1)

@@ -4,9 +4,6 @@ A *cell* is a (class, domain) pair. The prompts that *build* an edit are disjoin
 the score of one prompt to zero and then to measure with the same prompt proves nothing.
 """
 
-import html
-import importlib
-import json
 import re
 import unicodedata
 import warnings
@@ -18,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .errors import brief, distinct, one_line, one_of, shorten
+from .errors import brief, distinct, one_of, shorten
+from .files import read_lines
 
 TEMPLATES = {
     "build": ("a {d} of {a}", "{a} in {d} style", "the {d} of {a}", "a {d} showing {a}", "{a}, {d}"),
@@ -67,25 +65,25 @@ DOMAIN_PHRASES = {
 """What folder names of well-known data sets become in a prompt; any other name stays, underscores become spaces."""
 
 
+CODE = re.compile(r"[A-Za-z]?\d{4,}|\d")
+"""Names that say nothing to a model, such as n01855672."""
+
+
 @dataclass(frozen=True)
 class Vocabulary:
     """The names a model is asked about: C classes, at least two, and K domains.
 
     classes: names that differ as `words`. A mapping gives each class all the names it goes by, {"dog": ("dog", "puppy",
-    "hound")}: its texts are means over them. `names` holds them, a tuple for each class. domains: names. forms: by
-    default each name goes with its English forms (`forms_of`). For another language give those of classes, {"Hund":
-    ["Hunde", "die Hunde"]}, or None: an edit then takes the names as they are.
-
-    Raises ValueError for a name that is given twice, is blank or not text, for two names of the same words, and for
-    fewer than two classes or one domain. Warns of two classes that most tokenizers read as one text, and of names that
-    look like codes, which say nothing to a model.
+    "hound")}: its texts are means over them. `names` holds them, a tuple for each class. forms: by default each name
+    goes with its English forms (`forms_of`). For another language give those of classes, {"Hund": ["Hunde", "die
+    Hunde"]}, or None: an edit then takes the names as they are.
 
     >>> import clipnull as cn
     >>> cn.Vocabulary(["cat", "dog"], ["photo", "line"]).shape
     (2, 2)
     >>> cn.Vocabulary(["alarm clock", "Alarm_Clock"], ["photo"])
     Traceback (most recent call last):
-    ValueError: classes: 'alarm clock' and 'Alarm_Clock' become the same words; expected each once
+    ValueError: classes: 'alarm clock' and 'Alarm_Clock' become the same words, 'alarm clock'; expected each once
     """
 
     classes: Sequence[str]
@@ -99,24 +97,15 @@ class Vocabulary:
             object.__setattr__(self, argument, distinct(argument, getattr(self, argument)))
         if len(self.classes) < 2:
             raise ValueError(f"classes: only {self.classes[0]!r} given; expected at least two to choose between")
-        groups = given.items() if isinstance(given, Mapping) else ((name, (name,)) for name in self.classes)
-        object.__setattr__(self, "names", tuple(distinct(f"classes: {name}", value) for name, value in groups))
-        _all_differ("classes", [words(name) for name in self.classes], self.classes)
-        _all_differ("domains", [words(phrase_of(name)) for name in self.domains], self.domains)
-        pairs = {(words(name), c): name for c, names in zip(self.classes, self.names, strict=True) for name in names}
-        _all_differ("classes", [text for text, _ in pairs], [f"{name} of {c}" for (_, c), name in pairs.items()])
+        groups = given if isinstance(given, Mapping) else {name: (name,) for name in self.classes}
+        object.__setattr__(self, "names", tuple(distinct(f"classes: {c}", groups[c]) for c in self.classes))
+        for argument in ("classes", "domains"):
+            self._owners(argument)
         if isinstance(self.forms, str):
             one_of("forms", self.forms, ["en"])
         elif self.forms:
             self.places("classes", self.forms)
-        first: dict[str, str] = {}
-        for (_, c), name in pairs.items():
-            if (other := first.setdefault(_read(name), c)) != c:
-                warnings.warn(
-                    f"classes: {other!r} and {c!r} are one text to most tokenizers; forgetting one forgets the other",
-                    stacklevel=3,
-                )
-        if codes := _codes([name for group in self.names for name in group]):
+        if codes := [name for group in self.names for name in group if CODE.fullmatch(name)]:
             warnings.warn(
                 f"classes: {shorten(codes, 5)} look like codes, and a model reads words; expected names: rename the "
                 "folders, list pictures in a table with the columns path and class, or give {code: [name]} in a "
@@ -124,16 +113,22 @@ class Vocabulary:
                 stacklevel=3,
             )
 
+    def _owners(self, argument: str) -> dict[str, str]:
+        """The class or domain that each name means, by its `words`; ValueError where two share a name."""
+        options = getattr(self, argument)
+        others = self.names if argument == "classes" else [(phrase_of(name),) for name in options]
+        owners: dict[str, str] = {}
+        for owner, names in zip(options, others, strict=True):
+            for text in map(words, (owner, *names)):
+                if (other := owners.setdefault(text, owner)) != owner:
+                    raise ValueError(
+                        f"{argument}: {other!r} and {owner!r} become the same words, {text!r}; expected each once"
+                    )
+        return owners
+
     def with_forms(self, forms: Mapping[str, Sequence[str]] | str | None) -> "Vocabulary":
         """The same names with other forms, or with None as they are."""
         return Vocabulary(dict(zip(self.classes, self.names, strict=True)), self.domains, forms)  # type: ignore[arg-type]
-
-    def called(self, class_name: str, name: str) -> "Vocabulary":
-        """The same, but that the class goes by this name alone: for prompts that ask with one of its names."""
-        if class_name not in self.classes or not isinstance(name, str):
-            raise ValueError(f"class_name, name: {class_name!r}, {name!r}; expected a class of the vocabulary, a name")
-        names: Any = {c: (name,) if c == class_name else n for c, n in zip(self.classes, self.names, strict=True)}
-        return Vocabulary(names, self.domains, self.forms)
 
     def forms_of(self, class_name: str) -> tuple[str, ...]:
         """The forms of all names of a class, () where there are none; those of other classes' names are left to them.
@@ -145,23 +140,18 @@ class Vocabulary:
 
     def class_forms(self) -> list[tuple[str, ...]]:
         """`forms_of` each class."""
-        owner = {words(name): c for c, group in enumerate(self.names) for name in group}
-        forms: list[list[str]] = [[] for _ in self.classes]
+        owners, forms = self._owners("classes"), {name: [] for name in self.classes}
         if isinstance(self.forms, Mapping):
             for c, given in zip(self.places("classes", self.forms), self.forms.values(), strict=True):
-                forms[c] += [form for form in given if owner.get(words(form), c) == c]
+                name = self.classes[c]
+                forms[name] += [form for form in given if owners.get(words(form), name) == name]
         elif self.forms:
-            for c, name in ((c, name) for c, group in enumerate(self.names) for name in group):
-                several = plural(name)
-                if (other := owner.get(words(several), c)) != c:
-                    warnings.warn(
-                        f"classes: {several!r} is the plural of {name!r} and a name of {self.classes[other]!r}; "
-                        "it is left to the latter",
-                        stacklevel=3,
-                    )
-                    several = ""
-                forms[c] += english_forms(name, several)
-        return [tuple(dict.fromkeys(group)) for group in forms]
+            for owner, names in zip(self.classes, self.names, strict=True):
+                for name in names:
+                    several = plural(name)
+                    several = several if owners.get(words(several), owner) == owner else ""
+                    forms[owner] += english_forms(name, several)
+        return [tuple(dict.fromkeys(group)) for group in forms.values()]
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -172,21 +162,11 @@ class Vocabulary:
 
         A class is known by all its names. Raises ValueError that names the argument for one that is not known.
         """
-        options = getattr(self, argument)
-        others = enumerate(self.names) if argument == "classes" else ()
-        place = {words(name): i for i, group in others for name in group}
-        place |= {words(name): i for i, name in enumerate(options)}
+        options, owners = getattr(self, argument), self._owners(argument)
         return [
-            place[words(value)] if words(value) in place else options.index(one_of(argument, value, options))
+            options.index(owners.get(words(value)) or one_of(argument, value, options))
             for value in distinct(argument, values, options)
         ]
-
-
-def _all_differ(argument: str, texts: Sequence[str], names: Sequence[str]) -> None:
-    first: dict[str, str] = {}
-    for text, name in zip(texts, names, strict=True):
-        if (other := first.setdefault(text, name)) != name:
-            raise ValueError(f"{argument}: {other!r} and {name!r} become the same words; expected each once")
 
 
 def plural(name: str) -> str:
@@ -195,10 +175,11 @@ def plural(name: str) -> str:
     >>> [plural(name) for name in ("dog", "bus", "fire_truck", "scissors", "sheep", "people", "chien-loup", "犬")]
     ['dogs', 'buses', 'fire trucks', 'scissors', 'sheep', 'people', 'chien-loups', '犬']
     """
-    noun = spaced(name)
-    inflections = importlib.import_module("inflect").engine()  # not at the start: it takes a fifth of a second
-    is_plural = inflections.singular_noun(noun) and not noun.endswith(("us", "is", "ss"))  # which are a bus, an iris
-    return noun if not noun.isascii() or is_plural else inflections.plural_noun(noun)
+    import inflect  # not at the start: it takes a fifth of a second
+
+    noun, english = spaced(name), inflect.engine()
+    is_plural = english.singular_noun(noun) and not noun.endswith(("us", "is", "ss"))  # which are a bus, an iris
+    return noun if not noun.isascii() or is_plural else english.plural_noun(noun)
 
 
 def english_forms(name: str, several: str | None = None) -> list[str]:
@@ -209,13 +190,6 @@ def english_forms(name: str, several: str | None = None) -> list[str]:
     """
     singular, several = spaced(name), plural(name) if several is None else several
     return [f.replace("{n}", singular).replace("{p}", several) for f in FORMS if several or "{p}" not in f]
-
-
-def _codes(names: Sequence[str]) -> list[str]:
-    """The names that are a letter and many digits; those of few digits count if there are no others."""
-    codes = [name for name in names if re.fullmatch(r"[A-Za-z]?\d{4,}", name)]
-    short = [name for name in names if re.fullmatch(r"[A-Za-z]?\d+", name)]
-    return short if len(short) == len(names) else codes
 
 
 def spaced(name: str) -> str:
@@ -245,12 +219,6 @@ def words(name: str) -> str:
     True
     """
     return spaced(name).lower()
-
-
-def _read(name: str) -> str:
-    """What is left of a name in a tokenizer that unfolds HTML, wide letters and curly quotes, as CLIP's."""
-    plain = unicodedata.normalize("NFKC", html.unescape(html.unescape(words(name))))
-    return words(re.sub("[\u2018\u2019\u201a\u201b\u02bc\u00b4`]", "'", re.sub("[\u201c-\u201f]", '"', plain)))
 
 
 def phrase_of(domain: str) -> str:
@@ -306,10 +274,9 @@ def common_names() -> tuple[str, ...]:
 class Forget:
     """A request: forget `classes` in `domains`; leave one out to mean all of them. `a | b` asks for both.
 
-    classes, domains: distinct names of a vocabulary. Classes alone: the *global* paradigm; both: *selective*; domains
-    alone: *complete*, everything in them, which is our reading of the paper's abstract. Its other reading, every trace
-    of some classes in some domains, is a selective request of which traces stay (lesson 07). also: further requests, as
-    `|` collects them. Raises ValueError if neither is given or a list is not valid.
+    Classes alone: the *global* paradigm; both: *selective*; domains alone: *complete*, everything in them, which is our
+    reading of the paper's abstract. Its other reading, every trace of some classes in some domains, is a selective
+    request of which traces stay (lesson 07). also: further requests, as `|` collects them.
 
     >>> import clipnull as cn
     >>> names = cn.Vocabulary(["cat", "dog"], ["photo", "line"])
@@ -332,17 +299,13 @@ class Forget:
             values = getattr(self, argument)
             if values is not None:
                 object.__setattr__(self, argument, distinct(argument, values))
-        if not isinstance(self.also, tuple | list) or not all(isinstance(other, Forget) for other in self.also):
-            raise ValueError(f"also: {self.also!r} is not valid; expected a tuple of Forget, as `|` collects them")
-        flat = tuple(
-            part for other in self.also for part in (replace(other, also=()) if other.also else other, *other.also)
-        )
-        object.__setattr__(self, "also", flat)
+        if not isinstance(self.also, tuple) or any(not isinstance(o, Forget) or o.also for o in self.also):
+            raise ValueError(f"also: {self.also!r} is not valid; expected a flat tuple of Forget, as `|` collects them")
 
     def __or__(self, other: "Forget") -> "Forget":
         if not isinstance(other, Forget):
             return NotImplemented
-        return replace(self, also=(*self.also, other))
+        return replace(self, also=(*self.also, replace(other, also=()), *other.also))
 
     @property
     def paradigm(self) -> str:
@@ -353,7 +316,7 @@ class Forget:
     def mask(self, vocabulary: Vocabulary) -> Tensor:
         """F, the cells to forget: (C, K) bool. Raises ValueError for unknown names and if nothing would be kept."""
         mask = torch.zeros(vocabulary.shape, dtype=torch.bool)
-        for part in (replace(self, also=()), *self.also):
+        for part in (self, *self.also):
             rows = vocabulary.places("classes", part.classes or vocabulary.classes)
             columns = vocabulary.places("domains", part.domains or vocabulary.domains)
             mask[torch.tensor(rows)[:, None], torch.tensor(columns)] = True
@@ -376,13 +339,11 @@ class Forget:
         """The request that `as_dict` wrote; ValueError for anything else."""
         if not isinstance(request, dict) or not {"classes", "domains"} <= {*request} <= {"classes", "domains", "also"}:
             raise ValueError(f"request: {brief(request)}; expected classes, domains and also, as Forget.as_dict gives")
-        classes, domains, also = (request.get(key) for key in ("classes", "domains", "also"))
-        for argument, values in (("classes", classes), ("domains", domains), ("also", also)):
+        for argument, values in request.items():
             if values is not None and not isinstance(values, list):
                 raise ValueError(f"{argument}: {brief(values)}; expected a list or None")
-        if any(isinstance(other, dict) and other.get("also") for other in also or []):
-            raise ValueError("also: a request in it has further ones; expected a flat list, as Forget.as_dict gives it")
-        return cls(classes, domains, tuple(map(cls.from_dict, also or [])))
+        also = tuple(map(cls.from_dict, request.get("also") or []))
+        return cls(request["classes"], request["domains"], also)
 
     def __str__(self) -> str:
         what = ", ".join(self.classes) if self.classes else "everything"
@@ -398,9 +359,7 @@ def read_vocabulary(path: str | Path) -> Vocabulary:
     """The vocabulary in a text file: one class a line, its other names after commas.
 
     A line "domain: NAME" names a domain; without any there is one, DOMAIN. Blank lines and those that begin with # do
-    not count. A file that ends in .json holds {"classes": [...] or {...}, "domains": [...]}, as for `Vocabulary`.
-
-    Raises ValueError that names the file, for fewer than two classes, or a name twice.
+    not count.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -408,30 +367,15 @@ def read_vocabulary(path: str | Path) -> Vocabulary:
     ...     read_vocabulary(Path(folder, "names.txt")).names
     (('cat', 'kitten'), ('dog',))
     """
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"vocabulary: {str(path)!r} is not there; expected a text file with one class name a line")
+    domains, groups = [], []
+    for line in read_lines("vocabulary", path):
+        if line.lower().startswith("domain:"):
+            domains.append(line.partition(":")[2].strip())
+        elif not line.startswith("#"):
+            groups.append([name.strip() for name in line.rstrip(", ").split(",")])
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        return _from_json(text) if path.suffix == ".json" else _from_lines(text)
+        distinct("classes", [names[0] for names in groups])  # a mapping would hide one that comes twice
+        classes: Any = {names[0]: names for names in groups}
+        return Vocabulary(classes, domains or [DOMAIN])
     except ValueError as error:
-        raise ValueError(f"vocabulary: {str(path)!r} is not valid: {one_line(error)}") from error
-
-
-def _from_json(text: str) -> Vocabulary:
-    content = json.loads(text)
-    if not isinstance(content, dict) or not {"classes"} <= content.keys() <= {"classes", "domains"}:
-        raise ValueError("it is not of the form {classes: ..., domains: ...}")
-    return Vocabulary(content["classes"], content.get("domains", [DOMAIN]))
-
-
-def _from_lines(text: str) -> Vocabulary:
-    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
-    domains = [line.partition(":")[2].strip() for line in lines if line.lower().startswith("domain:")]
-    named = [line for line in lines if not line.lower().startswith("domain:")]
-    groups = [tuple(name.strip() for name in line.split(",") if name.strip()) for line in named]
-    firsts = [group[0] if group else "" for group in groups]
-    if len({*firsts}) < len(firsts) or not firsts:
-        return Vocabulary(firsts, domains or [DOMAIN])  # raises: a dictionary would hide a name that comes twice
-    classes: Any = dict(zip(firsts, groups, strict=True))
-    return Vocabulary(classes, domains or [DOMAIN])
+        raise ValueError(f"vocabulary: {str(path)!r} is not valid: {error}") from error

@@ -4,69 +4,35 @@ import sys
 
 import pytest
 
-from clipnull.errors import (
-    at_least,
-    brief,
-    distinct,
-    expect,
-    import_extra,
-    names,
-    near,
-    one_line,
-    one_of,
-    printable,
-    shorten,
-    within,
-)
+from clipnull.errors import at_least, brief, distinct, expect, import_extra, names, near, one_line, one_of, within
 
 
 def test_near_matches_come_best_first_and_know_capitals():
     assert near("nulspace", ["ridge", "nullspace", "residual"]) == ["nullspace"]
-    assert near("DOG", ["cat", "dog"]) == ["dog"]
-    assert near("zzz", ["cat", "dog"]) == [] and near(3, ["cat"]) == []
-
-
-def test_what_is_right_passes():
-    assert one_of("method", "ridge", ["ridge", "gated"]) == "ridge"
-    assert names("classes", ("dog", "cat"), ["cat", "dog"]) == ("dog", "cat")
-    assert distinct("classes", ["anything"]) == ("anything",)
-    assert within("alpha", 1, 0, 1) == 1.0 and type(within("alpha", 1, 0, 1)) is float
-    assert at_least("k", 3, 3) == 3
-    expect(float, alpha=1, rho=0.5)  # a whole number passes for a float
-    expect(str, data="")
-    expect(bool, fast=False)
+    assert near("DOG", ["cat", "dog"]) == ["dog"] and near(3, ["cat"]) == []
 
 
 @pytest.mark.parametrize(
     ("call", "parts"),
     [
         (lambda: one_of("method", "rigde", ["ridge", "gated"]), "method: 'rigde' .*'ridge'"),
-        (lambda: one_of("k", "cats", ["cat", "car"]), "k: 'cats' .*'cat' or 'car'"),
         (lambda: one_of("k", "zzz", ["cat", "dog"]), "k: 'zzz' .*'cat', 'dog'"),
-        (lambda: one_of("k", None, ["cat"]), "k: None .*'cat'"),
         (lambda: one_of("k", ["cat"], ["cat"]), r"k: \['cat'\] .*'cat'"),
         (lambda: names("classes", "dog", ["dog"]), r"classes: 'dog' .*\['dog'\]"),
-        (lambda: names("classes", 3, ["dog"]), r"classes: 3 .*\[3\]"),
         (lambda: names("classes", ["dgo"], ["dog"]), "classes: 'dgo' .*'dog'"),
         (lambda: names("classes", [], ["dog"]), "classes: .*'dog'"),
-        (lambda: distinct("classes", []), "classes: "),
         (lambda: distinct("classes", ["a", "b", "a"]), "classes: 'a' "),
         (lambda: distinct("classes", [None]), "classes: None "),
-        (lambda: distinct("classes", [""]), "classes: '' "),
         (lambda: distinct("classes", ["dog", " _\n"]), r"classes: ' _\\n' "),
         (lambda: distinct("classes", ["\x1b[31mdog"]), r"classes: '\\x1b\[31mdog' "),
         (lambda: distinct("classes", ["\udc80"]), r"classes: '\\udc80' "),
         (lambda: within("alpha", 2, 0, 1), r"alpha: 2 .*\[0, 1\]"),
-        (lambda: within("alpha", "1", 0, 1), "alpha: '1' "),
         (lambda: within("alpha", True, 0, 1), "alpha: True "),
         (lambda: within("alpha", float("nan"), 0, 1), "alpha: nan "),
         (lambda: at_least("k", 0, 1), "k: 0 .*at least 1"),
         (lambda: at_least("k", 2.0, 1), "k: 2.0 "),
-        (lambda: at_least("k", True, 1), "k: True "),
         (lambda: expect(str, data=3), "data: 3 .*text"),
         (lambda: expect(int, seed=True), "seed: True .*whole number"),
-        (lambda: expect(float, alpha="1"), "alpha: '1' .*number"),
-        (lambda: expect(bool, fast=1), "fast: 1 .*True or False"),
     ],
 )
 def test_a_message_names_argument_value_and_what_was_expected(call, parts):
@@ -74,32 +40,21 @@ def test_a_message_names_argument_value_and_what_was_expected(call, parts):
         call()
 
 
-def test_long_lists_and_values_are_cut():
-    assert shorten("abc") == "'a', 'b', 'c'" and shorten(range(20), 3) == "0, 1, 2, ... (20 in all)"
-    assert brief("dog") == "'dog'" and brief("x" * 100) == f"'{'x' * 59}... (102 characters)"
+def test_long_values_are_cut_to_one_line():
+    assert brief("dog") == "'dog'" and len(brief("x" * 100)) == 60 + len(" ... ")
     assert one_line(ValueError("bad:\n\tx  y\n\n")) == "bad: x y" and one_line("") == ""
-    assert one_line("a" * 300 + "\nb\nthe reason") == "a" * 200 + " ... the reason"
+    assert one_line("a" * 300 + "\nthe reason", 20) == "a" * 10 + " ... the reason"
 
 
-@pytest.mark.parametrize("name", ["two\nlines", "a\tb", "👩‍🚀", "x" * 250, "ünï", "$x$", "<b>|`", " a "])
-def test_odd_names_are_names(name):
-    assert printable(name) and distinct("classes", [name]) == (name,)
-
-
-def test_many_names_are_quick_to_check():
-    many = [f"name {i}" for i in range(50_000)]  # the square of that would not end
-    assert len(distinct("classes", many)) == 50_000
-
-
-# --- optional packages
-
-
-def test_an_optional_package_that_is_there_comes_back():
-    assert import_extra("json.decoder", "course") is sys.modules["json.decoder"]
+def test_odd_and_many_names_are_names():
+    odd = ["two\nlines", "a\tb", "👩‍🚀", "x" * 250, "ünï", "$x$", "<b>|`", " a "]
+    many = [*odd, *(f"name {i}" for i in range(50_000))]  # the square of that would not end
+    assert distinct("classes", many) == tuple(many) and names("classes", ["a\tb"], odd) == ("a\tb",)
 
 
 @pytest.mark.parametrize(("module", "extra"), [("sklearn.metrics", "course"), ("nosuch", "book")])
 def test_a_missing_package_names_the_extra_that_brings_it(module, extra, monkeypatch):
+    assert import_extra("json.decoder", "course") is sys.modules["json.decoder"]
     package = module.partition(".")[0]
     for name in (package, module):
         monkeypatch.setitem(sys.modules, name, None)

@@ -17,9 +17,7 @@ HELD_OUT = ("a picture of {p}", "three {p}", "several {p} here", "look at the {p
 
 def test_forms_are_of_all_names_and_leave_other_classes_theirs():
     names = cn.Vocabulary({"glass": ["glass", "tumbler"], "glasses": ["glasses"]}, ["photo"])
-    with pytest.warns(UserWarning, match="'glasses' is the plural of 'glass' and a name of 'glasses'; it is left"):
-        forms = names.forms_of("Glass")
-    assert forms == (
+    assert names.forms_of("Glass") == (
         *("glass", "the glass"),
         *("tumbler", "the tumbler", "tumblers", "the tumblers", "two tumblers", "many tumblers"),
     )

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import warnings
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import clipnull as cn
-from clipnull.vocabulary import PROMPTS, TEMPLATES, format_prompt, is_near, read_vocabulary
+from clipnull.vocabulary import PROMPTS, TEMPLATES, format_prompt, read_vocabulary
 
 VOCABULARY = cn.Vocabulary(("cat", "dog", "fish"), ("photo", "line"))
 
@@ -44,13 +45,11 @@ def test_prompts_are_english(template, class_name, domain, prompt):
         (("dog", "cat"), (), "domains"),
         (("dog", 3), ("photo",), "classes: 3"),
         (("alarm clock", "alarm_clock"), ("photo",), "classes: 'alarm clock' and 'alarm_clock'"),
-        (("Dog", "dog"), ("photo",), "classes: 'Dog' and 'dog'"),
-        (("a  b", "c", " a b"), ("photo",), "classes: 'a  b' and ' a b'"),
+        (("a  b", "c", " A b"), ("photo",), "classes: 'a  b' and ' A b'"),
         (("caf\u00e9", "cafe\u0301"), ("photo",), "classes"),  # composed or not
         (("dog", "cat"), ("photo", "real"), "domains: 'photo' and 'real'"),
-        ({"dog": ["dog", "hound"], "cat": ["cat", "Hound"]}, ("photo",), "classes: .*Hound"),
+        ({"dog": ["dog", "hound"], "cat": ["cat", "Hound"]}, ("photo",), "classes: 'dog' and 'cat' .*'hound'"),
         ({"dog": [], "cat": ["cat"]}, ("photo",), "classes: dog"),
-        ({"dog": ["dog"]}, ("photo",), "classes: .*'dog'"),
     ],
 )
 def test_bad_vocabularies_are_refused(classes, domains, name):
@@ -58,27 +57,14 @@ def test_bad_vocabularies_are_refused(classes, domains, name):
         cn.Vocabulary(classes, domains)
 
 
-@pytest.mark.parametrize(
-    "domains",
-    [
+def test_domains_of_known_data_sets_are_of_different_words():
+    for domains in (
         ["art_painting", "cartoon", "photo", "sketch"],
         ["Art", "Clipart", "Product", "Real World"],
         ["clipart", "infograph", "painting", "quickdraw", "real", "sketch"],
         ["cartoon", "flat", "line", "photo", "shaded", "silhouette", "3d", "pixel"],
-    ],
-    ids=["PACS", "Office-Home", "DomainNet", "miniworld"],
-)
-def test_domains_of_known_data_sets_are_of_different_words(domains):
-    assert cn.Vocabulary(["cat", "dog"], domains).domains == tuple(domains)
-
-
-@pytest.mark.parametrize(
-    ("name", "near"),
-    [("cat", True), ("Cats", True), ("wild cat", True), ("fire truck", True), ("truck", True), ("firetruck", True),
-     ("cattle", False), ("caterpillar", False), ("tree", False)],
-)  # fmt: skip
-def test_words_that_hold_or_nearly_equal_a_class_are_near(name, near):
-    assert is_near(name, ["cat", "fire_truck"]) == near
+    ):
+        assert cn.Vocabulary(["cat", "dog"], domains).domains == tuple(domains)
 
 
 @pytest.mark.parametrize(
@@ -98,16 +84,13 @@ def test_one_normal_form_of_names_at_every_door(spelled, known, tmp_path):
     assert known == "dog" or cn.Forget([known]).mask(read_vocabulary(tmp_path / "names.txt"))[0].all()
 
 
-@pytest.mark.parametrize("names", [["n01855672", "dog"], ["0001", "dog"], ["0", "1"], ["a1", "a2"]])
-def test_codes_are_warned_of_with_the_way_to_give_names(names):
-    with pytest.warns(UserWarning, match="look like codes, .*a table with the columns path and class"):
-        cn.Vocabulary(names, ["photo"])
-
-
-@pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("names", [["A380", "dog"], ["30 kmh", "50 kmh"], ["7-Eleven", "4x4"], ["747", "dog"]])
-def test_names_with_numbers_are_no_codes(names):
-    cn.Vocabulary(names, ["photo"])
+def test_codes_are_warned_of_with_the_way_to_give_names():
+    for names in (["n01855672", "dog"], ["0001", "dog"], ["0", "1"]):
+        with pytest.warns(UserWarning, match="look like codes, .*a table with the columns path and class"):
+            cn.Vocabulary(names, ["photo"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        cn.Vocabulary(["A380", "747", "30 kmh", "7-Eleven", "4x4", "dog"], ["photo"])
 
 
 # --- requests
@@ -131,8 +114,8 @@ def test_unions_of_requests():
     assert both.mask(VOCABULARY).tolist() == [[True, False], [True, True], [True, True]]
     assert both.paradigm == "mixed" and str(both) == "dog in line and fish everywhere and everything in photo"
     assert (cn.Forget(["dog"]) | cn.Forget(["cat"])).paradigm == "global"
-    nested = cn.Forget(["dog"], ["line"], (cn.Forget(["cat"], also=(cn.Forget(["fish"], ["photo"]),)),))
-    assert nested == cn.Forget(["dog"], ["line"]) | cn.Forget(["cat"]) | cn.Forget(["fish"], ["photo"])
+    pairs = (cn.Forget(["dog"]) | cn.Forget(["cat"])) | (cn.Forget(["cow"]) | cn.Forget(["fish"]))
+    assert [part.classes for part in pairs.also] == [("cat",), ("cow",), ("fish",)]
     with pytest.raises(TypeError):
         cn.Forget(["dog"]) | "cat"
 
@@ -178,7 +161,7 @@ def test_a_union_forgets_what_any_of_its_requests_names(parts):
         ({"classes": ["cat", "dog", "fish"]}, "request: .*6"),
         ({"classes": [3]}, "classes: 3"),
         ({"classes": ["dog"], "also": (3,)}, r"also: \(3,\)"),
-        ({"classes": ["dog"], "also": "cat"}, "also: 'cat'"),
+        ({"classes": ["dog"], "also": (cn.Forget(["cat"]) | cn.Forget(["fish"]),)}, "also: .* a flat tuple"),
     ],
 )
 def test_bad_requests_are_refused(fields, name):
@@ -193,15 +176,11 @@ DOG = {"classes": ["dog"], "domains": None, "also": []}
     ("content", "name"),
     [
         (None, "request: None"),
-        ([], r"request: \[\]"),
         ({"classes": ["dog"]}, "request: {"),
         (DOG | {"more": 1}, "request: {"),
         (DOG | {"classes": "dog"}, "classes: 'dog'"),
-        (DOG | {"classes": {"dog": 1}}, "classes: {'dog': 1}"),
         (DOG | {"classes": [["dog"]]}, r"classes: \['dog'\]"),
         (DOG | {"classes": None}, "classes, domains"),
-        (DOG | {"domains": False}, "domains: False"),
-        (DOG | {"also": {}}, "also: {}"),
         (DOG | {"also": ["dog"]}, "request: 'dog'"),
         (DOG | {"also": [DOG | {"also": [DOG]}]}, "also"),
     ],
