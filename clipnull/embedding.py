@@ -8,17 +8,15 @@ autocast takes it), in which `clipnull.datasets.shards` embeds on CUDA. tests/te
 import math
 import multiprocessing
 import warnings
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import joblib
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from .errors import expect_types
 from .images import Images, read_picture
@@ -35,16 +33,13 @@ second, of which a ViT-B-16 embeds 3,500."""
 AGREE, AGREE_MIXED = 1e-5, 1e-4
 """How far the cosine between the embeddings on CPU and GPU may be from 1, in full and in mixed precision."""
 
-T = TypeVar("T")
-
 
 def embed(clip: Clip, images: Images) -> Tensor:
     """Embeddings z of all n pictures of `images`: the features after the projection, (n, d) float32 on the CPU.
 
     They are not normalised, and computed at each call: functions that need them take them as `features`. A broken
-    picture is named in a warning, and its row is NaN: `classify` gives no answer for it, and accuracy leaves it out. If
-    a GPU lacks the memory for a batch of `clip`, the batch is halved, with a warning. Raises OSError for a file that
-    cannot be opened.
+    picture is named in a warning, and its row is NaN: `classify` gives no answer for it, and accuracy leaves it out.
+    Raises OSError for a file that cannot be opened.
 
     >>> import clipnull as cn
     >>> clip, images = cn.load(device="cpu"), cn.load_images().select(["dog"], ["line"])
@@ -75,7 +70,7 @@ def embed_files(
     again in full precision. Raises OSError for a file that cannot be opened.
     """
     size = Batch(BATCH)
-    for pixels, faults in ahead(iter(_read(clip, batches))):
+    for pixels, faults in _read(clip, batches):
         z = torch.full((1, 1), math.nan)
         if mixed:
             with torch.autocast(clip.device.type, torch.float16):
@@ -86,45 +81,30 @@ def embed_files(
         yield z, faults
 
 
-@dataclass(frozen=True, eq=False)
-class Batches(Dataset):
-    """Batches of pictures: pixels (m, 3, s, s) as `prepare` gives them, and the fault of each picture."""
-
-    files: Sequence[Sequence[Path]]
-    clip: Clip
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, list[str]]:
-        pictures, faults = [], []
-        for file in self.files[index]:
-            try:
-                picture, fault = read_picture(file), ""
-            except ValueError as error:
-                picture, fault = Image.new("RGB", (self.clip.image_size, self.clip.image_size)), str(error)
-            pictures.append(self.clip.preprocess(picture))
-            faults.append(fault)
-        return torch.stack(pictures), faults
-
-
 def _read(clip: Clip, batches: Sequence[Sequence[Path]], readers: int | None = None) -> DataLoader:
-    """The pictures of each batch. readers: processes; by default only on CUDA, as a GPU would wait for one reader."""
+    """The pictures of each batch, as `_prepared`. readers: processes; by default only for a GPU, which would wait."""
     cuda = clip.device.type == "cuda"
     if readers is None:
         may_fork = not multiprocessing.current_process().daemon  # the workers of dask are daemons
         readers = min(READERS, joblib.cpu_count(), len(batches)) if cuda and may_fork else 0
     unused = torch.Generator()  # a DataLoader would draw a seed from the global generator
-    return DataLoader(Batches(batches, clip), None, num_workers=readers, pin_memory=cuda, generator=unused)
+    prepare = partial(_prepared, clip.preprocess, clip.image_size)
+    return DataLoader(batches, None, num_workers=readers, collate_fn=prepare, pin_memory=cuda, generator=unused)  # type: ignore[arg-type]
 
 
-def ahead(items: Iterator[T]) -> Iterator[T]:
-    """The same items: a thread makes the next one while the caller works on the one before."""
-    with ThreadPoolExecutor(1) as thread:
-        upcoming = thread.submit(next, items, None)
-        while (item := upcoming.result()) is not None:
-            upcoming = thread.submit(next, items, None)
-            yield item
+def _prepared(
+    preprocess: Callable[[Image.Image], Tensor], size: int, files: Sequence[Path]
+) -> tuple[Tensor, list[str]]:
+    """The pixels (m, 3, s, s) of a batch, and why each picture is broken, "" if it is whole."""
+    pictures, faults = [], []
+    for file in files:
+        try:
+            picture, fault = read_picture(file), ""
+        except ValueError as error:
+            picture, fault = Image.new("RGB", (size, size)), str(error)
+        pictures.append(preprocess(picture))
+        faults.append(fault)
+    return torch.stack(pictures), faults
 
 
 def warn_of_broken(faults: Sequence[str], broken: int, n: int) -> None:

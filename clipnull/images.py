@@ -8,13 +8,13 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError, features
+from PIL import Image, ImageOps, UnidentifiedImageError, features
 from torch import Tensor
 
+from .errors import one_line
 from .vocabulary import Vocabulary
 
 KINDS = {
@@ -48,9 +48,8 @@ def why_unreadable(file: Path) -> str:
 def read_picture(file: Path) -> Image.Image:
     """The picture in a file as a viewer shows it, in RGB: upright, on white where it is transparent, in 8 bits.
 
-    Of several frames the first is taken. Warns of 16 bits with low values only, and of CMYK without Adobe's marker.
-
-    Raises ValueError with the file's name if it is not a whole picture, and OSError if it cannot be opened.
+    Of several frames the first is taken. Warns of 16 bits with low values only. Raises ValueError with the file's name
+    if it is not a whole picture, and OSError if it cannot be opened.
     """
     if not _is_regular(file):
         raise ValueError(f"file: {str(file)!r} is not a regular file; expected a picture")
@@ -79,59 +78,38 @@ def _validate_size(picture: Image.Image) -> None:
 
 
 def _rgb(picture: Image.Image) -> Image.Image:
-    wide = any(";16" in str(tile[3]) for tile in getattr(picture, "tile", ()))  # of which Pillow gives the high bytes
-    plain_ink = picture.format == "JPEG" and picture.mode == "CMYK" and "adobe" not in picture.info
+    wide = any(";16" in str(tile[3]) for tile in getattr(picture, "tile", ()))
     picture.load()
     with contextlib.suppress(Exception):  # damaged EXIF data say nothing, and nothing about the pixels
         ImageOps.exif_transpose(picture, in_place=True)
-    if picture.mode == "F" or picture.mode.startswith("I"):
-        return _eight_bits(picture)
-    if wide and 0 < np.asarray(picture.convert("RGB")).max() < 64:
-        warnings.warn("a picture has 16 bits a channel and low values only: it is nearly black", stacklevel=4)
-    if plain_ink:  # Pillow has inverted it, as Adobe's are
-        warnings.warn("a JPEG in CMYK lacks Adobe's marker: its values are read as ink, as browsers do", stacklevel=4)
-        picture = ImageChops.invert(picture)
+    if picture.mode.startswith("I;16"):  # of colours in 16 bits, too, Pillow gives the high bytes
+        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+    if picture.mode in ("I", "F"):
+        raise ValueError(f"grey values in mode {picture.mode}; expected 8 or 16 bits")
+    if picture.format == "JPEG" and picture.mode == "CMYK" and "adobe" not in picture.info:
+        raise ValueError("CMYK without Adobe's marker, which says what its values mean; expected RGB")
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-    return picture.convert("RGB")
-
-
-def _eight_bits(picture: Image.Image) -> Image.Image:
-    """Grey in 16 bits, made 8; those of a camera's 8, 10, 12 or 14 bits by the largest value. `convert` would clip."""
-    values = np.asarray(picture)
-    most = values.max()
-    if picture.mode == "F" or values.min() < 0 or most > 65535:
-        raise ValueError(f"grey values in mode {picture.mode}; expected 8 or 16 bits")
-    bits = next(bits for bits in (8, 10, 12, 14, 16) if most < 1 << bits)
-    if bits < 16 and most:
-        warnings.warn(f"a picture of 16 bits has values below 2**{bits}: they are read as {bits} bits", stacklevel=5)
-    return Image.fromarray((values >> (bits - 8)).astype(np.uint8)).convert("RGB")
+    picture = picture.convert("RGB")
+    if wide and 0 < np.asarray(picture).max() < 64:
+        warnings.warn("a picture has 16 bits a channel and low values only: it is nearly black", stacklevel=4)
+    return picture
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "not an image"
-    text = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())[:200]
-    return text or type(error).__name__
+    return one_line(getattr(error, "strerror", None) or error) or type(error).__name__
 
 
 @dataclass(frozen=True, eq=False)
 class Images:
     """n pictures with the class and domain of each. They are read from disk whenever they are used.
 
-    Attributes
-    ----------
-    files : tuple of n Path
-        Empty where only embeddings are stored.
-    classes, domains : (n,) int64
-        Places in `vocabulary.classes` and `vocabulary.domains`.
-    vocabulary : Vocabulary
-    stored : (n, d) float32, optional
-        Embeddings in place of files (`clipnull.stored`).
+    files: empty where only embeddings are stored. classes, domains: (n,) int64, places in the vocabulary's. stored:
+    (n, d) float32, embeddings in place of files (`clipnull.stored`).
 
-    Examples
-    --------
     >>> import clipnull as cn
     >>> images = cn.load_images()
     >>> images.counts().shape == images.vocabulary.shape
@@ -178,12 +156,9 @@ class Images:
     def select(self, classes: Sequence[str] | None = None, domains: Sequence[str] | None = None) -> "Images":
         """The pictures of some classes and domains, in the same vocabulary."""
         mask = torch.ones(len(self), dtype=torch.bool)
-        for argument, wanted, labels in (
-            ("classes", classes, self.classes),
-            ("domains", domains, self.domains),
-        ):
+        for argument, wanted in (("classes", classes), ("domains", domains)):
             if wanted is not None:
-                mask &= torch.isin(labels, torch.tensor(self.vocabulary.places(argument, wanted)))
+                mask &= torch.isin(getattr(self, argument), torch.tensor(self.vocabulary.places(argument, wanted)))
         return self.where(mask)
 
     def where(self, mask: Tensor) -> "Images":
@@ -210,14 +185,13 @@ def families(images: Images) -> list[str]:
     if images.stored is not None:
         return [str(i) for i in range(len(images))]
     roots = {root for file in images.files for root in [*Path(file).parents][2:4]}  # <root>/<domain>/<class>/<file>
-    index = {root / row["file"]: f"family {row['family']}" for root in roots for row in _index_of(root)}
+    index: dict[Path, str] = {}
+    for root in roots:
+        with (
+            contextlib.suppress(OSError, UnicodeDecodeError, csv.Error),
+            open(root / "index.csv", encoding="utf-8") as file,
+        ):
+            for row in csv.DictReader(file):
+                if row.get("file") and row.get("family"):
+                    index[root / row["file"]] = f"family {row['family']}"
     return [index.get(file, str(i)) for i, file in enumerate(images.files)]
-
-
-def _index_of(root: Path) -> list[dict[str, Any]]:
-    """The rows with a family in an index of miniworld; none if `index.csv` is missing or something else."""
-    try:
-        with open(root / "index.csv", encoding="utf-8", newline="") as file:
-            return [row for row in csv.DictReader(file) if row.get("file") and row.get("family")]
-    except (OSError, UnicodeDecodeError, csv.Error):
-        return []

@@ -21,9 +21,9 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from .errors import at_least, near, one_line, one_of, shorten
+from .errors import at_least, one_line, one_of, shorten
 from .files import cache_path, data_folder
-from .sources import validate_checkpoint, validate_source, weights_in
+from .sources import validate_checkpoint, validate_source
 from .stored import Stored, StoredModel, StoredTexts, is_stored, read_stored
 from .towers import encode_texts, find_projection
 
@@ -35,11 +35,11 @@ EMBEDDED = "miniclip"
 RETRAINED = tuple(f"{EMBEDDED}-no-{what}" for what in ("dog", "house", "cartoon"))
 """miniclip trained again without a class or a domain: what forgetting is measured against."""
 
-PREPARED = ("size", "mean", "std", "interpolation", "resize_mode")
-"""What of open_clip's preprocessing decides about the embedding of a picture."""
-
 NO_WEIGHTS = "none"
 """In place of a tag: random weights."""
+
+PREPARED = ("size", "mean", "std", "interpolation", "resize_mode")
+"""What of open_clip's preprocessing decides about the embedding of a picture."""
 
 IN_CACHE = 16
 """Pictures that pass a tower of convolutions at once on the CPU, channels last: twice as fast as 64 were."""
@@ -63,10 +63,7 @@ class Batch:
         return batch if isinstance(batch, Batch) else Batch(at_least("batch", batch, 1))
 
     def through(self, call: Callable[[slice], T], n: int) -> list[T]:
-        """What `call` gives for the rows of each batch of n, in order; called once where n is zero.
-
-        Warns where the batch is halved. Raises torch.OutOfMemoryError if there is no memory for a single row.
-        """
+        """What `call` gives for the rows of each batch of n, in order; called once where n is zero."""
         parts, first = [], 0
         while first < n or not parts:
             rows = slice(first, min(first + self.size, n))
@@ -89,8 +86,8 @@ class Batch:
 class Clip:
     """A CLIP with its preprocessing and tokenizer, from `load` or `wrap`. It never changes: an edit gives a new one.
 
-    model: in evaluation mode, without gradients. preprocess: a PIL image -> (3, s, s). tokenizer: n texts -> (n,
-    length). name, pretrained: what `load` was asked for. edits: in the order they act. base: the unedited model.
+    model: in evaluation mode, without gradients. name, pretrained: what `load` was asked for. edits: in the order they
+    act. base: the unedited model.
 
     >>> import clipnull as cn
     >>> clip = cn.load(device="cpu")
@@ -160,8 +157,8 @@ class Clip:
     def fingerprint(self) -> str:
         """A hash of all that embeddings depend on, of the unedited model if this one is edited: 16 hexadecimal digits.
 
-        It covers every weight by its content, under any name (one of transformers as open_clip would hold it), the
-        activation, and how pictures are prepared. Computed once: after a change of weights in place, make a new Clip.
+        It covers every weight by its content, under any name, the activation, and how pictures are prepared. Computed
+        once: after a change of weights in place, make a new Clip.
         """
         if self.base:
             return self.base.fingerprint
@@ -187,21 +184,18 @@ class Clip:
 
     @torch.inference_mode()
     def embed_pixels(self, pixels: Tensor, batch: int | Batch = 64) -> Tensor:
-        """Embeddings z (not normalised) of preprocessed pictures (n, 3, s, s): (n, d) float32 on the CPU.
-
-        `batch` of them at once; on the CPU, towers of convolutions take IN_CACHE.
-        """
-        dtype, cpu = self.weights.dtype, self.device.type == "cpu"
-        split = cpu and any(isinstance(module, nn.BatchNorm2d) for module in self.model.modules())
+        """Embeddings z (not normalised) of preprocessed pictures (n, 3, s, s): (n, d) float32 on the CPU."""
+        dtype, cuda, batch = self.weights.dtype, self.device.type == "cuda", Batch.of(batch)
+        convolutions = any(isinstance(module, nn.BatchNorm2d) for module in self.model.modules())
+        if in_cache := convolutions and self.device.type == "cpu":
+            batch = Batch(min(batch.size, IN_CACHE))
 
         def encode(rows: slice) -> Tensor:
-            part = pixels[rows].to(self.device, dtype, non_blocking=self.device.type == "cuda")
-            if not split:
-                return self.model.encode_image(part, normalize=False)
-            parts = part.contiguous(memory_format=torch.channels_last).split(IN_CACHE)
-            return torch.cat([self.model.encode_image(some, normalize=False) for some in parts])
+            part = pixels[rows].to(self.device, dtype, non_blocking=cuda)
+            part = part.contiguous(memory_format=torch.channels_last) if in_cache else part
+            return self.model.encode_image(part, normalize=False)
 
-        return torch.cat(Batch.of(batch).through(encode, len(pixels))).float().cpu()
+        return torch.cat(batch.through(encode, len(pixels))).float().cpu()
 
 
 def uses_quick_gelu(model: nn.Module) -> bool:
@@ -221,7 +215,7 @@ def load(name: str = EMBEDDED, pretrained: str | None = None, device: str | None
     "local-dir:folder" in the layout of the hub; or a file of embeddings, "FILE.npz" (`clipnull.stored`).
     pretrained: for an architecture, a tag ("openai", "laion2b_s34b_b79k"), a checkpoint file, or "none": untrained
     weights, to try the machinery. A tag decides about preprocessing and activation. So does the architecture of a file,
-    if all its tags agree; else say "TAG@FILE". device: "cpu", "cuda", ...; by default CUDA where there is one.
+    if all its tags agree; else say "TAG@FILE". device: by default CUDA where there is one.
 
     Raises ValueError for an unknown name or tag; for weights that are missing, damaged or of another architecture; and
     for a folder or repository whose files would run code (`clipnull.sources`). Raises OSError if a download fails.
@@ -234,40 +228,55 @@ def load(name: str = EMBEDDED, pretrained: str | None = None, device: str | None
     ValueError: name: 'ViT-B-23' is not known; did you mean 'ViT-B-32' or 'ViT-S-32' or 'ViT-M-32'?
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    _validate_device(device)
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device: {device!r} cannot be used ({one_line(error)}); expected such as 'cpu'") from error
     if is_stored(name):
         return _load_stored(name, pretrained, device)
-    source = source_of(name)
-    if ":" in source:
-        if pretrained is not None:
-            raise ValueError(f"pretrained: {pretrained!r} given for {name}, which brings its own; expected None")
-        words: dict[str, Any] = {"trust_remote_code": False} if validate_source(source) else {}
-        file = weights_in(Path(source.removeprefix("local-dir:"))) if source.startswith("local-dir:") else None
-        settings: dict[str, Any] = {}
-    else:
-        words, (file, settings) = {}, weights_of(name, pretrained)
-    if file:
-        _validate_file(source, name, file)
+    source, words, weights, settings = source_of(name), {}, None, {}
+    tags = open_clip.list_pretrained_tags_by_model(source)
+    if ":" not in source:
+        weights, settings = weights_of(name, pretrained, tags)
+    elif pretrained is not None:
+        raise ValueError(f"pretrained: {pretrained!r} given for {name}, which brings its own; expected None")
+    elif validate_source(source):
+        words = {"trust_remote_code": False}
     trained = pretrained != NO_WEIGHTS
-    weights = str(file) if file and ":" not in source else pretrained if trained else None
     try:
-        with quiet(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "QuickGELU mismatch")  # of tags that do not mention it
+        with quiet():
             created: Any = open_clip.create_model_and_transforms(
                 source, weights, device=device, weights_only=True, require_pretrained=trained, **settings
             )
             tokenizer = open_clip.get_tokenizer(source, **words)
-    except (ImportError, MemoryError, torch.cuda.OutOfMemoryError):
+    except (ImportError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
-        raise _explained(error, name, source, pretrained, file) from error
+        raise _failure(error, name, source, weights, pretrained in tags) from error
     model, _, preprocess = created
-    if file or source.startswith("hf-hub:"):
-        _validate_weights(model, str(file or source))
+    if pretrained not in tags:
+        for key, value in model.named_parameters():
+            if not value.isfinite().all():
+                raise ValueError(f"pretrained: {weights or source!r} holds NaN or infinity in {key}; expected numbers")
     if name in RETRAINED:
         model.load_state_dict(restore(model.state_dict(), load_file(retrained_file(name))))
     model.eval().requires_grad_(False)
     return Clip(model, preprocess, tokenizer, name, None if pretrained is None else str(pretrained))
+
+
+def _failure(error: Exception, name: str, source: str, weights: str | None, is_tag: bool) -> Exception:
+    """What to raise in place of an error of open_clip."""
+    reason = f"({type(error).__name__}: {one_line(error)})"
+    if is_tag:
+        return OSError(
+            f"pretrained: {weights!r} of {name} cannot be downloaded {reason}; expected a network, or the file, in the "
+            f"cache of the hub (HF_HOME) or from another machine: load({name!r}, '{weights}@FILE')"
+        )
+    place = f"pretrained: {weights!r}" if weights else f"name: {source!r}"
+    return ValueError(
+        f"{place} cannot be loaded as {name!r} {reason}; expected a configuration and weights of open_clip that belong "
+        "together"
+    )
 
 
 def source_of(name: str) -> str:
@@ -279,42 +288,34 @@ def source_of(name: str) -> str:
     return one_of("name", name, [EMBEDDED, *RETRAINED, *open_clip.list_models()])
 
 
-def weights_of(name: str, pretrained: str | None) -> tuple[Path | None, dict[str, Any]]:
-    """The file that `pretrained` names, None for a tag; and the settings of open_clip that its weights need.
+def weights_of(name: str, pretrained: str | None, tags: list[str]) -> tuple[str | None, dict[str, Any]]:
+    """What open_clip loads for `pretrained`, one of its `tags` or a file, and the settings that the weights need.
 
     Warns where a file may need others than it gets. Raises ValueError where there are no such weights.
     """
-    tags = open_clip.list_pretrained_tags_by_model(name)
-    expected = f"{shorten(tags)}, " if tags else ""
-    expected += f"a file, or {NO_WEIGHTS!r} for an untrained model"
     if pretrained is None:
+        expected = ", ".join([*([shorten(tags)] if tags else []), f"a file, or {NO_WEIGHTS!r} for an untrained model"])
         raise ValueError(f"pretrained: which weights of {name}? expected {expected}")
-    if pretrained in tags:
-        return None, {"force_quick_gelu": settings_of(name, pretrained)["force_quick_gelu"]}
     if pretrained == NO_WEIGHTS:
         return None, {}
-    tag, at, place = str(pretrained).partition("@")
-    tag, place = (tag, place) if at and tag in tags else ("", str(pretrained))
+    if pretrained in tags:
+        return pretrained, {"force_quick_gelu": settings_of(name, pretrained)["force_quick_gelu"]}
+    tag, _, place = str(pretrained).partition("@")
+    if tag not in tags:
+        tag, place = "", str(pretrained)
     file = Path(place).expanduser()
     if not file.is_file():
-        if not file.is_dir() and "." not in file.name and not file.parent.name:
-            one_of("pretrained", pretrained, tags or [NO_WEIGHTS])
-        others = near(file.name, [path.name for path in file.parent.glob("*") if path.is_file()])
-        hint = f"did you mean {' or '.join(map(repr, others))}?" if others else "a folder is load('local-dir:FOLDER')"
-        raise ValueError(f"pretrained: {place!r} is not a file; {hint}")
-    if tag:
-        return file, settings_of(name, tag)
-    choices: dict[str, str] = {}  # one tag for each set of settings
-    for tag in tags:
-        choices.setdefault(json.dumps(settings_of(name, tag)), tag)
-    if len(choices) > 1:
+        one_of("pretrained", place, [*tags, NO_WEIGHTS, *(str(path) for path in file.parent.glob("*"))])
+    validate_checkpoint("pretrained", file)
+    choices = [settings_of(name, tag) for tag in ([tag] if tag else tags)]
+    if any(settings != choices[0] for settings in choices):
         warnings.warn(
             f"pretrained: {place!r} gets activation and preprocessing of the architecture, and published weights of "
-            f"{name} differ in them; expected 'TAG@FILE' where it was trained as one of {shorten(choices.values())}, "
-            f"such as '{tags[0]}@{place}'",
+            f"{name} differ in them; expected 'TAG@FILE', TAG the one it was trained as: {shorten(tags)}",
             stacklevel=3,
         )
-    return file, settings_of(name, tags[0]) if len(choices) == 1 else {}
+        return str(file), {}
+    return str(file), choices[0] if choices else {}
 
 
 def settings_of(name: str, tag: str) -> dict[str, Any]:
@@ -326,62 +327,22 @@ def settings_of(name: str, tag: str) -> dict[str, Any]:
     return {"force_quick_gelu": quick_gelu} | prepared
 
 
-def _validate_file(source: str, name: str, file: Path) -> None:
-    keys = validate_checkpoint("name" if ":" in source else "pretrained", file)
-    if "logit_bias" in keys and (open_clip.get_model_config(source) or {}).get("init_logit_bias") is None:
-        raise ValueError(
-            f"pretrained: {str(file)!r} holds logit_bias, as SigLIP does, and {name} has none; expected an "
-            "architecture of that kind, or the file without it"
-        )
-
-
-def _validate_weights(model: Any, file: str) -> None:
-    for key, value in model.named_parameters():
-        if not value.isfinite().all():
-            raise ValueError(f"pretrained: {file!r} holds NaN or infinity in {key}; expected finite weights")
-    scale = float(model.logit_scale.detach())
-    if not 0.5 < scale < 7:
-        raise ValueError(
-            f"pretrained: {file!r} holds logit_scale {scale:.4g}; expected the logarithm of the factor "
-            "on cosines, such as 4.6 for 100"
-        )
-
-
-def _explained(error: Exception, name: str, source: str, pretrained: str | None, file: Path | None) -> Exception:
-    """What to raise in place of an error that open_clip raised."""
-    reason = f"({type(error).__name__}: {one_line(error)})"
-    if file or "hf-hub:" in source:
-        place = f"name: {source!r}" if ":" in source else f"pretrained: {pretrained!r}"
-        if isinstance(error, RuntimeError) and "state_dict" in str(error):
-            reason = shorten(one_line(line, 120) for line in str(error).splitlines()[1:3])
-        return ValueError(
-            f"{place} cannot be loaded as {name!r}: {reason}; expected a configuration and weights of open_clip that "
-            "belong together"
-        )
-    return OSError(
-        f"pretrained: {pretrained!r} of {name} cannot be downloaded {reason}; expected a network, or what it needs in "
-        "the cache of the hub (the variable HF_HOME names it), or a file of weights from another machine: "
-        f"load({name!r}, '{pretrained}@FILE.safetensors')"
-    )
-
-
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Without open_clip's account of its steps: its warnings are heard, and logging is as it was afterwards."""
     handlers, disabled = logging.root.handlers[:], logging.root.manager.disable
     logging.disable(logging.INFO)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "QuickGELU mismatch")  # of tags that do not mention it
+            yield
     finally:
         logging.disable(disabled)
         logging.root.handlers[:] = handlers  # logging adds one where a program has none
 
 
 def retrained_file(name: str) -> Path:
-    """The file of the retrained model `name`, which holds its difference to miniclip: in a clone, or where one put it.
-
-    Raises FileNotFoundError, which says where it is expected, if it is in neither place: the wheel is too small for it.
-    """
+    """The file of the retrained model `name`, its difference to miniclip: in a clone, or in the cache folder."""
     file = f"{name.removeprefix(EMBEDDED + '-')}.safetensors"
     in_clone, added = data_folder(EMBEDDED).parent / "clean" / file, cache_path() / "clean" / file
     if not in_clone.is_file() and not added.is_file():
@@ -414,11 +375,3 @@ def _load_stored(name: str, pretrained: str | None, device: str) -> Clip:
     clip = Clip(model, _no_pictures, texts, stored.words.get("model", str(name)), stored.words.get("pretrained"))
     vars(clip)["fingerprint"] = stored.words.get("fingerprint", "")  # of the encoder, which is not here
     return clip
-
-
-def _validate_device(device: str) -> None:
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = one_line(str(error).partition("\n")[0])
-        raise ValueError(f"device: {device!r} cannot be used ({reason}); expected such as 'cpu' or 'cuda'") from error

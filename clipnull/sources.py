@@ -15,12 +15,8 @@ from safetensors import safe_open
 from .errors import one_line
 
 CONFIG = "open_clip_config.json"
-WEIGHTS = (
-    "open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin",
-    "open_clip_pytorch_model.pth", "model.safetensors", "pytorch_model.bin", "pytorch_model.pth", "model.pth",
-)  # fmt: skip
-"""The names that open_clip looks for in a folder, in this order; after them, any of ENDINGS."""
-ENDINGS = (".safetensors", ".bin", ".pth")
+WEIGHTS = (".safetensors", ".bin", ".pth")
+"""How the names of checkpoints end that open_clip looks for in a folder."""
 MAX_CONFIG_BYTES = 10**6
 NAMES = ("hf_model_name", "hf_tokenizer_name", "timm_model_name")
 """Settings that name a tower or a tokenizer. They, and no others, may hold a slash: that of a name on the hub."""
@@ -30,16 +26,19 @@ HUB_NAME = re.compile(r"(hf-hub:)?[\w-][\w.-]*(/[\w-][\w.-]*)?")
 def validate_source(source: str) -> bool:
     """Whether "local-dir:FOLDER" or "hf-hub:NAME" brings a tokenizer of transformers.
 
-    Raises ValueError if it would run code, reads outside its folder or lacks weights. Of a model on the hub, only the
-    configuration is downloaded.
+    Raises ValueError if it would run code, reads outside its folder, or lacks sound weights. Of a model on the hub,
+    only the configuration is downloaded.
     """
     kind, _, place = source.partition(":")
     folder = Path(place) if kind == "local-dir" else None
-    if folder and not (place and folder.is_dir() and weights_in(folder)):
-        raise ValueError(
-            f"name: {source!r} is not a folder with weights; expected {CONFIG} and {WEIGHTS[0]}, or another file that "
-            f"ends in {', '.join(ENDINGS)}"
-        )
+    if folder:
+        weights = [path for path in folder.glob("*") if path.suffix in WEIGHTS and path.is_file()] if place else []
+        if not weights:
+            raise ValueError(
+                f"name: {source!r} is not a folder with weights; expected {CONFIG} and open_clip_model.safetensors"
+            )
+        for path in weights:  # whichever open_clip takes
+            validate_checkpoint("name", path)
     config = _read_json(folder / CONFIG) if folder else {"model_cfg": _download_config(source)}
     model, prepared = config.get("model_cfg"), config.get("preprocess_cfg")
     text, vision = (model.get(key) for key in ("text_cfg", "vision_cfg")) if isinstance(model, dict) else (None, None)
@@ -55,41 +54,23 @@ def validate_source(source: str) -> bool:
                 _validate_setting(str(path), key, value)
     if folder and not (isinstance(prepared, dict) and {"mean", "std", "interpolation"} <= prepared.keys()):
         warnings.warn(
-            f"name: {source!r}: pictures are prepared as for OpenAI's CLIP where the preprocess_cfg of {CONFIG} lacks "
-            "mean, std or interpolation",
-            stacklevel=3,
+            f"name: {source!r}: pictures are prepared as for OpenAI's CLIP where {CONFIG} is silent", stacklevel=3
         )
     return tokenizer
 
 
-def weights_in(folder: Path) -> Path | None:
-    """The checkpoint in `folder` that open_clip takes."""
-    files = [path for path in folder.iterdir() if path.suffix in ENDINGS and path.is_file()]
-    rank = {name: i for i, name in enumerate(WEIGHTS)}
-    return min(files, key=lambda p: (rank.get(p.name, len(rank)), p.suffix != ENDINGS[0], p), default=None)
-
-
-def validate_checkpoint(argument: str, path: Path) -> set[str]:
-    """The names of the weights at `path`, none of a .npz.
-
-    Raises ValueError if they are damaged, a part of a checkpoint, or a pickle that holds more than tensors.
-    """
-    if path.name.endswith(".index.json") or re.search(r"-\d+-of-\d+\.", path.name):
-        raise ValueError(
-            f"{argument}: {str(path)!r} is part of a checkpoint in shards; expected all weights in one file"
-        )
+def validate_checkpoint(argument: str, path: Path) -> None:
+    """Raises ValueError if the weights at `path` are damaged, or a pickle that holds more than tensors."""
     try:
         if path.suffix == ".safetensors":
             with safe_open(path, "pt") as file:
-                return set(file.keys())
+                file.keys()
         elif zipfile.is_zipfile(path) and any(n.endswith("/constants.pkl") for n in zipfile.ZipFile(path).namelist()):
             raise ValueError("it is a program of TorchScript, as OpenAI's own files are")
         elif path.suffix not in (".npz", ".npy"):  # NumPy reads no pickles
             weights = torch.load(path, "cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
             if not isinstance(weights, dict) or not weights:
                 raise ValueError(f"it holds {type(weights).__name__} and not weights by their names")
-            weights = weights.get("state_dict", weights)
-            return {str(key).removeprefix("module.") for key in weights}
     except PermissionError:
         raise
     except Exception as error:  # the readers raise anything on garbage
@@ -97,7 +78,6 @@ def validate_checkpoint(argument: str, path: Path) -> set[str]:
             f"{argument}: {str(path)!r} cannot be read ({type(error).__name__}: {one_line(error)}); expected weights "
             "in safetensors, or a checkpoint of PyTorch that holds tensors and no code"
         ) from error
-    return set()
 
 
 def _download_config(source: str) -> dict[str, Any] | None:

@@ -1,7 +1,6 @@
-"""Pictures become embeddings: read ahead of the tower, broken or not, in two precisions."""
+"""Pictures become embeddings: broken or not, read by processes or here, in two precisions."""
 
 import copy
-import threading
 from dataclasses import replace
 
 import pytest
@@ -13,33 +12,9 @@ from torch import nn
 import clipnull as cn
 from clipnull import embedding
 from clipnull.datasets.shards import embed_shards
-from clipnull.embedding import AGREE, AGREE_MIXED, ahead, embed_files
+from clipnull.embedding import AGREE, AGREE_MIXED, embed_files
 
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-
-
-def test_the_next_is_made_while_the_caller_works():
-    begun = [threading.Event() for _ in range(4)]
-
-    def make():
-        for i, event in enumerate(begun):
-            event.set()
-            yield i
-
-    for i in ahead(make()):
-        assert i == 3 or begun[i + 1].wait(10)  # without anybody asking for it
-        assert not any(event.is_set() for event in begun[i + 2 :])
-
-
-def test_a_fault_arrives_in_its_turn_and_no_thread_stays():
-    def make():
-        yield from (0, 1)
-        raise OSError("gone")
-
-    before, items = threading.active_count(), []
-    with pytest.raises(OSError, match="gone"):
-        items.extend(ahead(make()))
-    assert items == [0, 1] and threading.active_count() == before
 
 
 def test_pictures_in_several_batches_are_those_in_one(clip, corner, tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ import torch
 from helpers import VIT, examples, mangled, png_header
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image, ImageChops
+from PIL import Image
 
 import clipnull as cn
 from clipnull.images import FORMATS, LONGEST, SUFFIXES, read_picture, why_unreadable
@@ -44,59 +44,42 @@ def grey(path: Path) -> np.ndarray:
 # --- what a viewer shows
 
 
-@pytest.mark.parametrize(("kind", "dtype"), [("png", "<u2"), ("tif", "<u2"), ("tif", ">u2"), ("tif", "i4")])
+@pytest.mark.parametrize(("kind", "dtype"), [("png", "<u2"), ("tif", ">u2")])
 def test_grey_of_16_bits_is_the_same_picture_in_8(kind, dtype, tmp_path):
     Image.fromarray(UPRIGHT.astype(dtype) * 257).save(tmp_path / f"a.{kind}")
     assert np.array_equal(grey(tmp_path / f"a.{kind}"), UPRIGHT)
 
 
-@pytest.mark.parametrize("bits", [8, 10, 12, 14])
-@pytest.mark.parametrize("kind", ["png", "tif"])
-def test_few_bits_in_16_are_scaled_by_the_largest_value(kind, bits, tmp_path):
-    Image.fromarray(np.linspace(0, 2**bits - 1, 256).astype("<u2").reshape(16, 16)).save(tmp_path / f"a.{kind}")
-    with pytest.warns(UserWarning, match=rf"values below 2\*\*{bits}"):
-        assert grey(tmp_path / f"a.{kind}").mean() == pytest.approx(127, abs=1)
-
-
-@pytest.mark.filterwarnings("error")
-def test_16_bits_and_black_are_read_as_they_are(tmp_path):
-    for most, mean in ((65535, 127), (0, 0)):
-        Image.fromarray(np.linspace(0, most, 256).astype("<u2").reshape(16, 16)).save(tmp_path / "a.png")
-        assert grey(tmp_path / "a.png").mean() == pytest.approx(mean, abs=1)
-
-
-def test_colour_of_few_bits_in_16_is_warned_of(tmp_path):
-    rows = b"".join(b"\0" + np.full((8, 3), 4000, ">u2").tobytes() for _ in range(8))
-    parts = (b"IHDR" + struct.pack(">IIBBBBB", 8, 8, 16, 2, 0, 0, 0), b"IDAT" + zlib.compress(rows), b"IEND")
+@pytest.mark.parametrize("channels", [1, 3])
+def test_few_bits_in_16_are_warned_of(channels, tmp_path):
+    rows = b"".join(b"\0" + np.full((8, channels), 4000, ">u2").tobytes() for _ in range(8))
+    parts = (b"IHDR" + struct.pack(">IIBBBBB", 8, 8, 16, channels - 1, 0, 0, 0), b"IDAT" + zlib.compress(rows), b"IEND")
     chunks = [struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in parts]
     (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
     with pytest.warns(UserWarning, match="nearly black"):
-        read_picture(tmp_path / "a.png")
+        assert grey(tmp_path / "a.png").max() == 4000 >> 8
 
 
-def test_ink_is_ink_with_and_without_adobes_marker(tmp_path):
-    ink = Image.new("CMYK", (16, 16), (0, 200, 200, 0))  # red
-    ink.save(tmp_path / "a.jpg", quality=95)
+def test_ink_without_adobes_marker_is_refused(tmp_path):
+    Image.new("CMYK", (16, 16), (0, 200, 200, 0)).save(tmp_path / "a.jpg", quality=95)  # red
     assert read_picture(tmp_path / "a.jpg").getpixel((8, 8))[0] > 200
-    ImageChops.invert(ink).save(tmp_path / "b.jpg", quality=95)
-    data = (tmp_path / "b.jpg").read_bytes()
+    data = (tmp_path / "a.jpg").read_bytes()
     start = data.index(b"\xff\xee")
     (tmp_path / "b.jpg").write_bytes(data[:start] + data[start + 2 + int.from_bytes(data[start + 2 : start + 4]) :])
-    with pytest.warns(UserWarning, match="lacks Adobe's marker"):
-        plain = read_picture(tmp_path / "b.jpg").getpixel((8, 8))
-    assert plain[0] > 200 and plain[1] < 80
+    with pytest.raises(ValueError, match=r"b\.jpg.*without Adobe's marker"):
+        read_picture(tmp_path / "b.jpg")
 
 
-@pytest.mark.parametrize("value", [0.5, np.nan, 1 << 20, -1])
-def test_grey_of_no_known_scale_is_refused(value, tmp_path):
-    Image.fromarray(np.full((4, 4), value, "f4" if isinstance(value, float) else "i4")).save(tmp_path / "a.tif")
+@pytest.mark.parametrize("dtype", ["f4", "i4"])
+def test_grey_of_no_known_scale_is_refused(dtype, tmp_path):
+    Image.fromarray(np.full((4, 4), 1, dtype)).save(tmp_path / "a.tif")
     with pytest.raises(ValueError, match=r"a\.tif.*grey values in mode [FI]; expected 8 or 16 bits"):
         read_picture(tmp_path / "a.tif")
 
 
 @pytest.mark.parametrize(
     ("suffix", "orientation"),
-    [*((".jpg", i) for i in TURNED), *((suffix, 6) for suffix in (".png", ".webp", ".tif", ".avif"))],
+    [*((".png", i) for i in TURNED), *((suffix, 6) for suffix in (".jpg", ".webp", ".tif", ".avif"))],
 )
 def test_pictures_are_upright(suffix, orientation, tmp_path):
     if suffix not in SUFFIXES:
@@ -111,11 +94,8 @@ def test_pictures_are_upright(suffix, orientation, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
-@pytest.mark.parametrize(
-    "exif", [b"Exif\0\0", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff" + b"x" * 40]
-)
-def test_damaged_exif_says_nothing_about_the_pixels(exif, tmp_path):
-    Image.fromarray(UPRIGHT).save(tmp_path / "a.png", exif=exif)
+def test_damaged_exif_says_nothing_about_the_pixels(tmp_path):
+    Image.fromarray(UPRIGHT).save(tmp_path / "a.png", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff" + b"x" * 40)
     assert np.array_equal(grey(tmp_path / "a.png"), UPRIGHT)
 
 
@@ -138,13 +118,9 @@ def test_a_colour_that_stands_for_transparent_is_white(mode, transparent, tmp_pa
     assert (grey(tmp_path / "a.png") == 255).all()
 
 
-def test_half_transparent_is_half_white_and_opaque_is_unchanged(tmp_path):
+def test_half_transparent_is_half_white(tmp_path):
     Image.new("RGBA", (4, 4), (0, 0, 0, 128)).save(tmp_path / "a.png")
     assert set(grey(tmp_path / "a.png").flat) == {127}
-    values = np.random.default_rng(0).integers(0, 256, (64, 64, 4), dtype=np.uint8)
-    values[..., 3] = 255
-    Image.fromarray(values).save(tmp_path / "b.png")
-    assert np.array_equal(np.asarray(read_picture(tmp_path / "b.png")), values[..., :3])
 
 
 # --- what is refused
@@ -196,11 +172,10 @@ def test_what_is_no_regular_file_is_never_opened(tmp_path, monkeypatch):
             read_picture(path)
 
 
-@pytest.mark.parametrize("kind", ["EPS", "PDF", "PPM"])
-def test_other_formats_are_not_read_whatever_their_name(kind, tmp_path):
+def test_other_formats_are_not_read_whatever_their_name(tmp_path):
     """Pillow would hand EPS to Ghostscript, a program that runs what is in it."""
     with open(tmp_path / "a.png", "wb") as file:
-        Image.new("RGB", (16, 16)).save(file, kind)
+        Image.new("RGB", (16, 16)).save(file, "EPS")
     assert why_unreadable(tmp_path / "a.png") == "not an image"
     with pytest.raises(ValueError, match="not an image"):
         read_picture(tmp_path / "a.png")
@@ -355,11 +330,7 @@ def test_select_and_where_refuse_what_they_do_not_know(images):
 
 
 def test_halves_cut_every_cell(images):
-    k = images.vocabulary.shape[1]
     first = images.halves(3)
     counts, half, rest = images.counts(), images.where(first).counts(), images.where(~first).counts()
     assert torch.equal(half, counts // 2) and torch.equal(half + rest, counts)
     assert torch.equal(first, images.halves(3)) and not torch.equal(first, images.halves(4))
-    picked = images.where(first)
-    assert picked.files == tuple(f for f, wanted in zip(images.files, first.tolist(), strict=True) if wanted)
-    assert torch.equal(picked.classes * k + picked.domains, (images.classes * k + images.domains)[first])

@@ -300,7 +300,7 @@ def test_a_file_of_weights_gets_the_settings_of_its_tag(tiny, checkpoint):
             key: value for key, value in SQUASHED.items() if key != "url"
         }
     assert not uses_quick_gelu(plain.model) and plain.model.visual.preprocess_cfg["interpolation"] == "bicubic"
-    with pytest.warns(UserWarning, match="pretrained: .*'TAG@FILE' .*'first', 'second'.*'first@"):
+    with pytest.warns(UserWarning, match="pretrained: .*'TAG@FILE'.*'first', 'second'"):
         assert cn.load("tiny", str(path), device="cpu").fingerprint == plain.fingerprint
     tags = [(name, tag) for name in open_clip.list_models() for tag in open_clip.list_pretrained_tags_by_model(name)]
     for name, tag in tags:  # what a file gets by `TAG@FILE` is what the tag itself gets
@@ -312,14 +312,12 @@ def test_a_file_of_weights_gets_the_settings_of_its_tag(tiny, checkpoint):
 @pytest.mark.parametrize(
     ("name", "changes", "match"),
     [
-        ("weights.safetensors", {"logit_scale": torch.tensor(23.67)}, "logit_scale 23.67.* the logarithm"),
-        ("weights.safetensors", {"logit_scale": torch.tensor(0.01)}, "logit_scale 0.01.* the logarithm"),
-        ("weights.safetensors", {"logit_bias": torch.tensor(-10.0)}, "logit_bias, as SigLIP does, and tiny has none"),
-        ("model-00001-of-00002.safetensors", {}, "a checkpoint in shards; expected all weights in one file"),
-        ("model.safetensors.index.json", {}, "a checkpoint in shards; expected all weights in one file"),
+        ("weights.safetensors", {"logit_bias": torch.tensor(-10.0)}, "belong together"),
+        ("weights.safetensors", {"text_projection": torch.zeros(3, 3)}, "belong together"),
+        ("model.safetensors.index.json", {}, "cannot be read"),
     ],
 )
-def test_strange_weights_are_named(tiny, checkpoint, name, changes, match):
+def test_weights_of_another_kind_are_named(tiny, checkpoint, name, changes, match):
     tiny()
     with pytest.raises(ValueError, match=f"pretrained: .*{name}.*{match}"):
         cn.load("tiny", str(checkpoint(name, **changes)), device="cpu")
@@ -329,10 +327,8 @@ def test_a_mistyped_path_of_weights_is_a_path_and_no_tag(tiny, checkpoint):
     tiny(first=SQUASHED)
     path = checkpoint()
     for wrong in (path.with_name("weigths.safetensors"), f"first@{path}x"):
-        with pytest.raises(ValueError, match="pretrained: .* is not a file; did you mean 'weights.safetensors'"):
+        with pytest.raises(ValueError, match="pretrained: .* is not known; did you mean '.*weights.safetensors'"):
             cn.load("tiny", str(wrong), device="cpu")
-    with pytest.raises(ValueError, match="pretrained: .* is not a file; a folder is load.*local-dir:"):
-        cn.load("tiny", str(path.parent), device="cpu")
     with pytest.raises(ValueError, match="pretrained: 'frist' .*'first'"):
         cn.load("tiny", "frist", device="cpu")
 

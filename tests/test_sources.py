@@ -16,7 +16,6 @@ from helpers import VIT
 from safetensors.torch import load, save, save_file
 
 import clipnull as cn
-from clipnull import sources
 
 PREPARED = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear"}
 
@@ -273,14 +272,3 @@ def test_a_pickle_with_code_is_refused_whatever_open_clip_would_do(folder, monke
     monkeypatch.setattr(open_clip, "create_model_and_transforms", lambda *_, **__: pytest.fail("open_clip saw it"))
     refusal(f"local-dir:{path}", match="name: .*model.pth'")
     assert not (path / "ran").exists()
-
-
-def test_the_file_that_is_examined_is_the_one_that_open_clip_takes(tmp_path):
-    names = [*sources.WEIGHTS, "a.bin", "b.safetensors", "a.pth", "training_args.bin"]
-    for name in names:
-        (tmp_path / name).touch()
-    for _ in names:
-        chosen = open_clip.factory._find_checkpoint_in_dir(tmp_path)
-        assert str(sources.weights_in(tmp_path)) == chosen
-        Path(chosen).unlink()
-    assert sources.weights_in(tmp_path) is None
