@@ -1,14 +1,13 @@
 """Pictures become embeddings.
 
-The embeddings of a picture on CPU and GPU agree up to rounding: the cosine between them is at least 1 - AGREE in full
-precision, which `embed` uses everywhere, and at least 1 - AGREE_MIXED in mixed precision (float16 where PyTorch's
-autocast takes it), in which `clipnull.datasets.shards` embeds on CUDA. tests/test_embedding.py checks both bounds.
+On CPU and GPU they agree up to rounding: the cosine is at least 1 - AGREE in full precision, which `embed` uses, and at
+least 1 - AGREE_MIXED in mixed precision (float16), in which `clipnull.datasets.shards` embeds on CUDA.
 """
 
 import math
 import multiprocessing
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -27,8 +26,7 @@ BATCH = 64
 """Pictures that go through a tower at once."""
 
 READERS = 16
-"""Processes that read pictures for a GPU, at most one a core. On one H100 eight of them read 520 to 650 pictures a
-second, of which a ViT-B-16 embeds 3,500."""
+"""Processes that read pictures for a GPU, at most one a core: eight read 600 a second, and a ViT-B-16 embeds 3,500."""
 
 AGREE, AGREE_MIXED = 1e-5, 1e-4
 """How far the cosine between the embeddings on CPU and GPU may be from 1, in full and in mixed precision."""
@@ -64,10 +62,9 @@ def embed(clip: Clip, images: Images) -> Tensor:
 def embed_files(
     clip: Clip, batches: Sequence[Sequence[Path]], mixed: bool = False
 ) -> Iterator[tuple[Tensor, list[str]]]:
-    """For each batch of m files: embeddings (m, d), and why each picture is broken, "" if it is whole.
+    """For each batch of m files: embeddings (m, d), NaN for a broken picture, and why it is, "" if it is whole.
 
-    The row of a broken picture is NaN. With `mixed`, in mixed precision; a batch that overflows float16 is computed
-    again in full precision. Raises OSError for a file that cannot be opened.
+    With `mixed`, in mixed precision; a batch that overflows float16 is computed again in full precision.
     """
     size = Batch(BATCH)
     for pixels, faults in _read(clip, batches):
@@ -88,21 +85,25 @@ def _read(clip: Clip, batches: Sequence[Sequence[Path]], readers: int | None = N
         may_fork = not multiprocessing.current_process().daemon  # the workers of dask are daemons
         readers = min(READERS, joblib.cpu_count(), len(batches)) if cuda and may_fork else 0
     unused = torch.Generator()  # a DataLoader would draw a seed from the global generator
-    prepare = partial(_prepared, clip.preprocess, clip.image_size)
-    return DataLoader(batches, None, num_workers=readers, collate_fn=prepare, pin_memory=cuda, generator=unused)  # type: ignore[arg-type]
+    return DataLoader(
+        batches,  # type: ignore[arg-type]
+        None,
+        num_workers=readers,
+        collate_fn=partial(_prepared, clip),
+        pin_memory=cuda,
+        generator=unused,
+    )
 
 
-def _prepared(
-    preprocess: Callable[[Image.Image], Tensor], size: int, files: Sequence[Path]
-) -> tuple[Tensor, list[str]]:
+def _prepared(clip: Clip, files: Sequence[Path]) -> tuple[Tensor, list[str]]:
     """The pixels (m, 3, s, s) of a batch, and why each picture is broken, "" if it is whole."""
     pictures, faults = [], []
     for file in files:
         try:
             picture, fault = read_picture(file), ""
         except ValueError as error:
-            picture, fault = Image.new("RGB", (size, size)), str(error)
-        pictures.append(preprocess(picture))
+            picture, fault = Image.new("RGB", (clip.image_size, clip.image_size)), str(error)
+        pictures.append(clip.preprocess(picture))
         faults.append(fault)
     return torch.stack(pictures), faults
 
@@ -117,11 +118,8 @@ def warn_of_broken(faults: Sequence[str], broken: int, n: int) -> None:
 def validate_kind(clip: Clip, images: Images) -> None:
     """Raises ValueError unless `clip` takes what `images` has: pictures, or embeddings of its width."""
     if bool(clip.stored) != (images.stored is not None):
-        what, has = ("pictures", "no") if clip.stored else ("embeddings of pictures", "an")
-        raise ValueError(
-            f"images: {what}, and {clip.name} has {has} encoder; expected model and pictures of one file of "
-            "embeddings, or neither"
-        )
+        what = "pictures" if clip.stored else "embeddings of pictures"
+        raise ValueError(f"images: {what}, which {clip.name} does not take; expected both of one file, or neither")
     if images.stored is not None and images.stored.shape[1] != clip.width:
         raise ValueError(f"images: {images.stored.shape[1]} wide; expected {clip.width}, as {clip.name} is")
 

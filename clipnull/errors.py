@@ -7,10 +7,9 @@ from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from types import ModuleType
 
-MODEL = "Clip", "a model, such as cn.load() gives"
 TYPES = {
-    "clip": MODEL,
-    "after": MODEL,
+    "clip": ("Clip", "a model, such as cn.load() gives"),
+    "after": ("Clip", "a model, such as cn.load() gives"),
     "images": ("Images", "pictures, such as cn.load_images() gives"),
     "request": ("Forget", "a request, such as cn.Forget(['dog'])"),
     "vocabulary": ("Vocabulary", "names, such as cn.Vocabulary(['cat', 'dog'], ['photo'])"),

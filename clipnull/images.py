@@ -18,14 +18,9 @@ from .errors import one_line
 from .vocabulary import Vocabulary
 
 KINDS = {
-    "JPEG": (".jpg", ".jpeg", ".jfif", ".jpe"),
-    "PNG": (".png",),
-    "WEBP": (".webp",),
-    "BMP": (".bmp",),
-    "GIF": (".gif",),
-    "TIFF": (".tif", ".tiff"),
-    "AVIF": (".avif",),
-}
+    "JPEG": (".jpg", ".jpeg", ".jfif", ".jpe"), "PNG": (".png",), "WEBP": (".webp",), "BMP": (".bmp",),
+    "GIF": (".gif",), "TIFF": (".tif", ".tiff"), "AVIF": (".avif",),
+}  # fmt: skip
 FORMATS = tuple(kind for kind in KINDS if kind not in ("WEBP", "AVIF") or kind.lower() in features.get_supported())
 """The formats that are read, whatever a file's name says. Pillow would hand others, such as EPS, to a program."""
 
@@ -36,7 +31,7 @@ LONGEST = 100  # times the short side: models scale the short side, so that a li
 def why_unreadable(file: Path) -> str:
     """Why a file cannot be a picture, by its header alone; "" if it can. Only regular files are opened."""
     try:
-        if not _is_regular(file):
+        if not stat.S_ISREG(os.stat(file).st_mode):
             return "not a regular file"
         with Image.open(file, formats=FORMATS) as picture:
             _validate_size(picture)
@@ -51,7 +46,7 @@ def read_picture(file: Path) -> Image.Image:
     Of several frames the first is taken. Warns of 16 bits with low values only. Raises ValueError with the file's name
     if it is not a whole picture, and OSError if it cannot be opened.
     """
-    if not _is_regular(file):
+    if not stat.S_ISREG(os.stat(file).st_mode):
         raise ValueError(f"file: {str(file)!r} is not a regular file; expected a picture")
     with open(file, "rb") as stream:
         try:
@@ -63,10 +58,6 @@ def read_picture(file: Path) -> Image.Image:
                 f"file: {str(file)!r} cannot be read ({_reason(error)}); expected a picture in one of "
                 f"{', '.join(FORMATS)}"
             ) from error
-
-
-def _is_regular(file: Path) -> bool:
-    return stat.S_ISREG(os.stat(file).st_mode)
 
 
 def _validate_size(picture: Image.Image) -> None:
@@ -105,10 +96,9 @@ def _reason(error: Exception) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """n pictures with the class and domain of each. They are read from disk whenever they are used.
+    """n pictures with the class and domain of each, read from disk whenever they are used.
 
-    files: empty where only embeddings are stored. classes, domains: (n,) int64, places in the vocabulary's. stored:
-    (n, d) float32, embeddings in place of files (`clipnull.stored`).
+    files: none where only embeddings are `stored`, (n, d). classes, domains: (n,) int64, places in the vocabulary.
 
     >>> import clipnull as cn
     >>> images = cn.load_images()
@@ -140,7 +130,7 @@ class Images:
         """Raises ValueError where only embeddings are stored."""
         if not self.has_pixels:
             raise ValueError(
-                f"images: embeddings of {len(self)} pictures are stored, not the pictures; expected a folder"
+                f"images: embeddings of {len(self)} pictures, without pixels; expected a folder of pictures"
             )
 
     def image(self, i: int) -> Image.Image:

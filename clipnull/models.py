@@ -59,7 +59,7 @@ class Batch:
 
     @staticmethod
     def of(batch: "int | Batch") -> "Batch":
-        """`batch` itself, or a new one of so many rows; ValueError for fewer than one."""
+        """`batch` itself, or a new one of so many rows."""
         return batch if isinstance(batch, Batch) else Batch(at_least("batch", batch, 1))
 
     def through(self, call: Callable[[slice], T], n: int) -> list[T]:
@@ -172,7 +172,7 @@ class Clip:
         return hashlib.sha256(about.encode()).hexdigest()[:16]
 
     @torch.inference_mode()
-    def embed_texts(self, texts: Sequence[str], batch: int = 256) -> Tensor:
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """Unit embeddings of `texts`: (n, d) float32 on the CPU."""
         if isinstance(texts, str) or not len(texts):
             raise ValueError(f"texts: {texts!r} is not valid; expected a list of at least one string")
@@ -180,7 +180,7 @@ class Clip:
         def encode(rows: slice) -> Tensor:
             return encode_texts(self.model, self.tokenizer(list(texts[rows])), self.device).float()
 
-        return F.normalize(torch.cat(Batch.of(batch).through(encode, len(texts))), dim=-1).cpu()
+        return F.normalize(torch.cat(Batch(256).through(encode, len(texts))), dim=-1).cpu()
 
     @torch.inference_mode()
     def embed_pixels(self, pixels: Tensor, batch: int | Batch = 64) -> Tensor:
@@ -213,16 +213,14 @@ def load(name: str = EMBEDDED, pretrained: str | None = None, device: str | None
 
     name: "miniclip" or a retrained one ("miniclip-no-dog"); a name of `open_clip.list_models()`; "hf-hub:org/repo" or
     "local-dir:folder" in the layout of the hub; or a file of embeddings, "FILE.npz" (`clipnull.stored`).
-    pretrained: for an architecture, a tag ("openai", "laion2b_s34b_b79k"), a checkpoint file, or "none": untrained
-    weights, to try the machinery. A tag decides about preprocessing and activation. So does the architecture of a file,
-    if all its tags agree; else say "TAG@FILE". device: by default CUDA where there is one.
+    pretrained: for an architecture, a tag ("openai"), a checkpoint file, or "none": untrained weights, to try the
+    machinery. A tag decides about preprocessing and activation. So does the architecture of a file, if all its tags
+    agree; else say "TAG@FILE". device: by default CUDA where there is one.
 
-    Raises ValueError for an unknown name or tag; for weights that are missing, damaged or of another architecture; and
-    for a folder or repository whose files would run code (`clipnull.sources`). Raises OSError if a download fails.
+    Raises ValueError for an unknown name or tag, for weights that are missing, damaged or of another architecture, and
+    for files that would run code (`clipnull.sources`). Raises OSError if a download fails.
 
     >>> import clipnull as cn
-    >>> cn.load(device="cpu").logit_scale > 1
-    True
     >>> cn.load("ViT-B-23")
     Traceback (most recent call last):
     ValueError: name: 'ViT-B-23' is not known; did you mean 'ViT-B-32' or 'ViT-S-32' or 'ViT-M-32'?
@@ -232,21 +230,25 @@ def load(name: str = EMBEDDED, pretrained: str | None = None, device: str | None
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device: {device!r} cannot be used ({one_line(error)}); expected such as 'cpu'") from error
-    if is_stored(name):
-        return _load_stored(name, pretrained, device)
-    source, words, weights, settings = source_of(name), {}, None, {}
-    tags = open_clip.list_pretrained_tags_by_model(source)
-    if ":" not in source:
-        weights, settings = weights_of(name, pretrained, tags)
-    elif pretrained is not None:
+    stored = is_stored(name)
+    source = "" if stored else source_of(name)
+    if pretrained is not None and (stored or ":" in source):
         raise ValueError(f"pretrained: {pretrained!r} given for {name}, which brings its own; expected None")
-    elif validate_source(source):
-        words = {"trust_remote_code": False}
-    trained = pretrained != NO_WEIGHTS
+    if stored:
+        return _load_stored(name, device)
+    words: dict[str, Any] = {}
+    required = pretrained != NO_WEIGHTS
+    tags = open_clip.list_pretrained_tags_by_model(source)
+    if ":" in source:
+        weights, settings = None, {}
+        if validate_source(source):
+            words = {"trust_remote_code": False}  # for the tokenizer, where it is one of transformers
+    else:
+        weights, settings = weights_of(name, pretrained, tags)
     try:
         with quiet():
             created: Any = open_clip.create_model_and_transforms(
-                source, weights, device=device, weights_only=True, require_pretrained=trained, **settings
+                source, weights, device=device, weights_only=True, require_pretrained=required, **settings
             )
             tokenizer = open_clip.get_tokenizer(source, **words)
     except (ImportError, MemoryError, torch.OutOfMemoryError):
@@ -273,10 +275,8 @@ def _failure(error: Exception, name: str, source: str, weights: str | None, is_t
             f"cache of the hub (HF_HOME) or from another machine: load({name!r}, '{weights}@FILE')"
         )
     place = f"pretrained: {weights!r}" if weights else f"name: {source!r}"
-    return ValueError(
-        f"{place} cannot be loaded as {name!r} {reason}; expected a configuration and weights of open_clip that belong "
-        "together"
-    )
+    expected = "a configuration and weights of open_clip that belong together"
+    return ValueError(f"{place} cannot be loaded as {name!r} {reason}; expected {expected}")
 
 
 def source_of(name: str) -> str:
@@ -289,13 +289,10 @@ def source_of(name: str) -> str:
 
 
 def weights_of(name: str, pretrained: str | None, tags: list[str]) -> tuple[str | None, dict[str, Any]]:
-    """What open_clip loads for `pretrained`, one of its `tags` or a file, and the settings that the weights need.
-
-    Warns where a file may need others than it gets. Raises ValueError where there are no such weights.
-    """
+    """What open_clip loads for `pretrained`, one of its `tags` or a file, and the settings that the weights need."""
     if pretrained is None:
-        expected = ", ".join([*([shorten(tags)] if tags else []), f"a file, or {NO_WEIGHTS!r} for an untrained model"])
-        raise ValueError(f"pretrained: which weights of {name}? expected {expected}")
+        expected = f"{shorten(tags)}, a file, or 'none'" if tags else "a file, or 'none'"
+        raise ValueError(f"pretrained: which weights of {name}? expected {expected} for an untrained model")
     if pretrained == NO_WEIGHTS:
         return None, {}
     if pretrained in tags:
@@ -343,14 +340,14 @@ def quiet() -> Iterator[None]:
 
 def retrained_file(name: str) -> Path:
     """The file of the retrained model `name`, its difference to miniclip: in a clone, or in the cache folder."""
-    file = f"{name.removeprefix(EMBEDDED + '-')}.safetensors"
-    in_clone, added = data_folder(EMBEDDED).parent / "clean" / file, cache_path() / "clean" / file
-    if not in_clone.is_file() and not added.is_file():
-        raise FileNotFoundError(
-            f"name: {name!r} is not in the installed package (17 MB); "
-            f"expected {str(added)!r}, a copy of data/clean/{file} of the repository"
-        )
-    return in_clone if in_clone.is_file() else added
+    place = Path("clean", f"{name.removeprefix(EMBEDDED + '-')}.safetensors")
+    for folder in (data_folder(EMBEDDED).parent, cache_path()):
+        if (folder / place).is_file():
+            return folder / place
+    raise FileNotFoundError(
+        f"name: {name!r} is not in the installed package (17 MB); expected {str(cache_path() / place)!r}, a copy of "
+        f"data/{place.as_posix()} of the repository"
+    )
 
 
 def restore(base: Mapping[str, Tensor], changed: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -365,9 +362,7 @@ def _no_pictures(image: Image.Image) -> Tensor:
     raise ValueError(f"image: {image.size} pixels; expected none, since only embeddings are stored")
 
 
-def _load_stored(name: str, pretrained: str | None, device: str) -> Clip:
-    if pretrained is not None:
-        raise ValueError(f"pretrained: {pretrained!r} given for {name!r}, which holds embeddings; expected None")
+def _load_stored(name: str, device: str) -> Clip:
     stored = read_stored(name)
     stored.vectors.pop("images", None)  # which `load_images` hands out
     texts = StoredTexts(stored)

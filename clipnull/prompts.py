@@ -1,7 +1,4 @@
-"""From names to text embeddings.
-
-T[c, k] is the normalised mean of the text embeddings of the prompts of a cell, see `clipnull.vocabulary`.
-"""
+"""From names to text embeddings, by the prompts of `clipnull.vocabulary`."""
 
 import warnings
 from collections.abc import Sequence
@@ -39,11 +36,8 @@ def embed_cells(
     rows: only those of the classes at these places, (len(rows), K, d).
     """
     templates = TEMPLATES[one_of("prompts", prompts, ["build", "domain"])]
-    groups = [
-        [format_prompt(t, n, k) for n in names for t in templates]
-        for names in (vocabulary.names if rows is None else [vocabulary.names[c] for c in rows])
-        for k in vocabulary.domains
-    ]
+    names = vocabulary.names if rows is None else [vocabulary.names[c] for c in rows]
+    groups = [[format_prompt(t, n, k) for n in group for t in templates] for group in names for k in vocabulary.domains]
     return _means(clip, groups).unflatten(0, (-1, len(vocabulary.domains)))
 
 
@@ -75,8 +69,7 @@ def prompt_sets(clip: Clip) -> tuple[str, ...]:
 def text_classifiers(clip: Clip, vocabulary: Vocabulary, prompts: str = "free") -> Tensor:
     """The text classifier (C, d) that a prompt set makes for the pictures of each domain: unit rows, (K, C, d).
 
-    prompts: "free" names no domain ("a picture of a dog"), so that all K are the same; "domain" names the picture's own
-        domain, in held-out wording; "build" does so in the wording that builds edits.
+    "free" names no domain, so that all K are the same; "domain" and "build" name the picture's own domain.
     """
     if one_of("prompts", prompts, PROMPTS) == "free":
         return embed_classes(clip, vocabulary.names).expand(len(vocabulary.domains), -1, -1)

@@ -92,7 +92,7 @@ def _download_config(source: str) -> dict[str, Any] | None:
         ) from error
 
 
-def _validate_setting(file: str, key: str, value: object) -> None:
+def _validate_setting(file: str, key: object, value: object) -> None:
     """Raises ValueError if a setting asks for code, or names something outside the model's folder."""
     if key in NAMES:
         name = isinstance(value, str) and HUB_NAME.fullmatch(value) and not os.path.exists(value)
@@ -111,10 +111,8 @@ def _brings_code(name: str) -> bool:
         from transformers import AutoConfig
 
         AutoConfig.from_pretrained(name, trust_remote_code=False)
-    except ValueError as error:
+    except (ImportError, OSError, ValueError) as error:  # whatever else is wrong, open_clip reports
         return "trust_remote_code" in str(error)
-    except (ImportError, OSError):
-        pass  # open_clip reports it, too
     return False
 
 
@@ -127,9 +125,9 @@ def _read_json(file: Path) -> dict[str, Any]:
         raise ValueError(f"name: {str(file)!r} cannot be read ({one_line(error)}); expected a JSON object") from error
 
 
-def _entries(content: object) -> Iterator[tuple[str, object]]:
+def _entries(content: object) -> Iterator[tuple[object, object]]:
     """Every key with its value, at any depth."""
-    if isinstance(content, dict):
-        yield from content.items()
-    for value in content.values() if isinstance(content, dict) else content if isinstance(content, list) else ():
+    pairs = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
+    for key, value in pairs:
+        yield key, value
         yield from _entries(value)

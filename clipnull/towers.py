@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -48,27 +48,22 @@ def find_projection(model: Any) -> Projection:
 
     SigLIP's towers end in an attention pool without one. open_clip's own place for it is `visual.head.proj`: that is
     the answer, with `weight` None, and an edit puts one there.
-
-    Raises ValueError for towers that do not end in a linear map.
     """
     visual = getattr(model, "visual", model)
-    if projection := _linear_at(model, LINEAR_HEADS):
-        return projection
-    if isinstance(getattr(visual, "head", None), nn.Sequential) and not len(visual.head):
+    projection = _linear_at(model, LINEAR_HEADS)
+    if projection is None and isinstance(getattr(visual, "head", None), nn.Sequential) and not len(visual.head):
         width = getattr(visual, "num_features", None) or visual.trunk.num_features
         return Projection("visual.head.proj", None, None, True, width)
-    raise _no_projection("image", visual, LINEAR_HEADS)
+    return projection or _refuse("image", visual, LINEAR_HEADS)
 
 
 def find_text_projection(model: Any) -> Projection:
-    """Where `model` keeps its text projection, t = h W (+ bias). Raises ValueError where it ends in no linear map."""
-    if projection := _linear_at(model, TEXT_HEADS):
-        return projection
-    raise _no_projection("text", getattr(model, "text", model), TEXT_HEADS)
+    """Where `model` keeps its text projection, t = h W (+ bias)."""
+    return _linear_at(model, TEXT_HEADS) or _refuse("text", getattr(model, "text", model), TEXT_HEADS)
 
 
-def _no_projection(kind: str, tower: Any, places: Iterable[str]) -> ValueError:
-    return ValueError(
+def _refuse(kind: str, tower: Any, places: Iterable[str]) -> NoReturn:
+    raise ValueError(
         f"model: its {kind} tower ({type(tower).__name__}) does not end in a linear projection; expected one at "
         f"{', '.join(places)}"
     )
@@ -91,9 +86,6 @@ def _linear_at(model: Any, places: Iterable[str]) -> Projection | None:
 
 # Text embeddings without the padding. In a causal text tower a token sees those before it alone, and the embedding is
 # read where the text ends: prompts of ten tokens need no 77, and nothing changes but rounding.
-
-MODELS = ("open_clip.model.CLIP", "open_clip.model.CustomTextCLIP")
-TOWERS = ("open_clip.model.CLIP", "open_clip.transformer.TextTransformer")
 
 
 def encode_texts(model: Any, tokens: Tensor, device: torch.device) -> Tensor:
@@ -119,13 +111,13 @@ def ends_of(tokens: Tensor, eos: int | None = None) -> Tensor:
 
 def reads_at_end(model: Any) -> bool:
     """Whether `model` has a causal text tower of open_clip that reads the embedding where the text ends."""
+    from open_clip.model import CLIP, CustomTextCLIP
+    from open_clip.transformer import TextTransformer
+
     tower = getattr(model, "text", model)
-    known = _kind(model) in MODELS and _kind(tower) in TOWERS and _pool(tower) in ("argmax", "eos")
+    known = type(model) in (CLIP, CustomTextCLIP) and type(tower) in (CLIP, TextTransformer)
+    known = known and _pool(tower) in ("argmax", "eos")
     return known and tower.attn_mask is not None and getattr(tower, "cls_emb", None) is None
-
-
-def _kind(module: Any) -> str:
-    return f"{type(module).__module__}.{type(module).__qualname__}"
 
 
 def _pool(tower: Any) -> str:

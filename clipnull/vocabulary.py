@@ -4,11 +4,12 @@ A *cell* is a (class, domain) pair. The prompts that *build* an edit are disjoin
 the score of one prompt to zero and then to measure with the same prompt proves nothing.
 """
 
+import json
 import re
 import unicodedata
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,28 +43,18 @@ FORMS = ("{n}", "the {n}", "{p}", "the {p}", "two {p}", "many {p}")
 """The forms of a class that edits are built from, {p} the plural: with and without article and number."""
 
 DOMAIN_PHRASES = {
-    "art_painting": "painting",
-    "line": "line drawing",
-    "silhouette": "silhouette",
-    "flat": "flat icon",
-    "shaded": "shaded icon",
-    "3d": "3d render",
-    "pixel": "pixel art",
-    "real": "photo",
-    "Real World": "photo",
-    "Art": "painting",
-    "Clipart": "clip art",
-    "Product": "product photo",
-    "clipart": "clip art",
-    "infograph": "infographic",
-    "quickdraw": "quick drawing",
-    **dict.fromkeys(("CALTECH", "Caltech101"), "Caltech photo"),
-    **dict.fromkeys(("LABELME", "LabelMe"), "LabelMe photo"),
-    **dict.fromkeys(("PASCAL", "VOC2007"), "Pascal photo"),
-    **dict.fromkeys(("SUN", "SUN09"), "SUN photo"),
-}
+    "art_painting": "painting", "line": "line drawing", "silhouette": "silhouette", "flat": "flat icon",
+    "shaded": "shaded icon", "3d": "3d render", "pixel": "pixel art", "real": "photo",
+    "Real World": "photo", "Art": "painting", "Clipart": "clip art", "Product": "product photo",
+    "clipart": "clip art", "infograph": "infographic", "quickdraw": "quick drawing",
+    "CALTECH": "Caltech photo", "Caltech101": "Caltech photo", "LABELME": "LabelMe photo", "LabelMe": "LabelMe photo",
+    "PASCAL": "Pascal photo", "VOC2007": "Pascal photo", "SUN": "SUN photo", "SUN09": "SUN photo",
+}  # fmt: skip
 """What folder names of well-known data sets become in a prompt; any other name stays, underscores become spaces."""
 
+
+CAMEL = re.compile(r"(?<=[^\W\d_][a-zß-öø-ÿ])(?=[A-ZÀ-ÖØ-Þ])|(?<=[A-ZÀ-ÖØ-Þ])(?=[A-ZÀ-ÖØ-Þ][a-zß-öø-ÿ]{2})")
+"""Where a word begins in camel case, as in FlipFlops and TVMonitor, but not in iPad and TVs."""
 
 CODE = re.compile(r"[A-Za-z]?\d{4,}|\d")
 """Names that say nothing to a model, such as n01855672."""
@@ -74,9 +65,8 @@ class Vocabulary:
     """The names a model is asked about: C classes, at least two, and K domains.
 
     classes: names that differ as `words`. A mapping gives each class all the names it goes by, {"dog": ("dog", "puppy",
-    "hound")}: its texts are means over them. `names` holds them, a tuple for each class. forms: by default each name
-    goes with its English forms (`forms_of`). For another language give those of classes, {"Hund": ["Hunde", "die
-    Hunde"]}, or None: an edit then takes the names as they are.
+    "hound")}: its texts are means over them. `names` holds them, a tuple for each class. forms: "en", each name goes
+    with its English forms (`forms_of`); with None, for names in another language, an edit takes them as they are.
 
     >>> import clipnull as cn
     >>> cn.Vocabulary(["cat", "dog"], ["photo", "line"]).shape
@@ -88,7 +78,7 @@ class Vocabulary:
 
     classes: Sequence[str]
     domains: Sequence[str]
-    forms: Mapping[str, Sequence[str]] | str | None = field(default="en", compare=False)
+    forms: str | None = field(default="en", compare=False)
     names: tuple[tuple[str, ...], ...] = field(default=(), init=False)
 
     def __post_init__(self) -> None:
@@ -101,10 +91,8 @@ class Vocabulary:
         object.__setattr__(self, "names", tuple(distinct(f"classes: {c}", groups[c]) for c in self.classes))
         for argument in ("classes", "domains"):
             self._owners(argument)
-        if isinstance(self.forms, str):
+        if self.forms is not None:
             one_of("forms", self.forms, ["en"])
-        elif self.forms:
-            self.places("classes", self.forms)
         if codes := [name for group in self.names for name in group if CODE.fullmatch(name)]:
             warnings.warn(
                 f"classes: {shorten(codes, 5)} look like codes, and a model reads words; expected names: rename the "
@@ -126,8 +114,8 @@ class Vocabulary:
                     )
         return owners
 
-    def with_forms(self, forms: Mapping[str, Sequence[str]] | str | None) -> "Vocabulary":
-        """The same names with other forms, or with None as they are."""
+    def with_forms(self, forms: str | None) -> "Vocabulary":
+        """The same names with their forms, "en", or with None as they are."""
         return Vocabulary(dict(zip(self.classes, self.names, strict=True)), self.domains, forms)  # type: ignore[arg-type]
 
     def forms_of(self, class_name: str) -> tuple[str, ...]:
@@ -140,18 +128,14 @@ class Vocabulary:
 
     def class_forms(self) -> list[tuple[str, ...]]:
         """`forms_of` each class."""
-        owners, forms = self._owners("classes"), {name: [] for name in self.classes}
-        if isinstance(self.forms, Mapping):
-            for c, given in zip(self.places("classes", self.forms), self.forms.values(), strict=True):
-                name = self.classes[c]
-                forms[name] += [form for form in given if owners.get(words(form), name) == name]
-        elif self.forms:
-            for owner, names in zip(self.classes, self.names, strict=True):
-                for name in names:
-                    several = plural(name)
-                    several = several if owners.get(words(several), owner) == owner else ""
-                    forms[owner] += english_forms(name, several)
-        return [tuple(dict.fromkeys(group)) for group in forms.values()]
+        owners, forms = self._owners("classes"), []
+        for owner, names in zip(self.classes, self.names, strict=True):
+            group: list[str] = []
+            for name in names if self.forms else ():
+                several = plural(name)
+                group += english_forms(name, several if owners.get(words(several), owner) == owner else "")
+            forms.append(tuple(dict.fromkeys(group)))
+        return forms
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -183,11 +167,7 @@ def plural(name: str) -> str:
 
 
 def english_forms(name: str, several: str | None = None) -> list[str]:
-    """FORMS of a name. several: its plural, where it is known; "" for the forms of the singular alone.
-
-    >>> english_forms("dog")
-    ['dog', 'the dog', 'dogs', 'the dogs', 'two dogs', 'many dogs']
-    """
+    """FORMS of a name. several: its plural, where it is known; "" for the forms of the singular alone."""
     singular, several = spaced(name), plural(name) if several is None else several
     return [f.replace("{n}", singular).replace("{p}", several) for f in FORMS if several or "{p}" not in f]
 
@@ -199,25 +179,11 @@ def spaced(name: str) -> str:
     ['Alarm Clock', 'Gold Fish', 'TV Monitor', 'Café Bar', 'the sun', 'c++', 'TVs', 'iPad']
     """
     name = re.sub(r"(?<=[^\W_])\+(?=[^\W_])|_", " ", unicodedata.normalize("NFC", name))
-    return " ".join("".join(f" {c}" if _begins_word(name, i) else c for i, c in enumerate(name)).split())
-
-
-def _begins_word(name: str, i: int) -> bool:
-    """Whether a capital begins a word in camel case, as in FlipFlops and TVMonitor, but not in iPad and TVs."""
-    before, after = name[max(0, i - 2) : i], name[i + 1 : i + 3]
-    if not name[i].isupper() or not before:
-        return False
-    if before[-1].islower():
-        return len(before) == 2 and before[0].isalpha()
-    return before[-1].isupper() and len(after) == 2 and after.isalpha() and after.islower()
+    return " ".join(CAMEL.sub(" ", name).split())
 
 
 def words(name: str) -> str:
-    """The normal form of a name, `spaced` in small letters: two names of the same words are one to a text encoder.
-
-    >>> words("AlarmClock") == words("Alarm_clock") == words("alarm  clock")
-    True
-    """
+    """The normal form of a name, `spaced` in small letters: two names of the same words are one to a text encoder."""
     return spaced(name).lower()
 
 
@@ -328,11 +294,7 @@ class Forget:
 
     def as_dict(self) -> dict:
         """The request in JSON's types; `Forget.from_dict` reads it."""
-        return {
-            "classes": self.classes and list(self.classes),
-            "domains": self.domains and list(self.domains),
-            "also": [other.as_dict() for other in self.also],
-        }
+        return json.loads(json.dumps(asdict(self)))
 
     @classmethod
     def from_dict(cls, request: Any) -> "Forget":

@@ -21,14 +21,10 @@ def test_forms_are_of_all_names_and_leave_other_classes_theirs():
         *("glass", "the glass"),
         *("tumbler", "the tumbler", "tumblers", "the tumblers", "two tumblers", "many tumblers"),
     )
-    given_ones = cn.Vocabulary(["Hund", "Katze"], ["Foto"], forms={"hund": ["Hunde", "die Hunde"]})
-    assert given_ones.forms_of("Hund") == ("Hunde", "die Hunde") and given_ones.forms_of("Katze") == ()
-    assert cn.Vocabulary(["cat", "dog"], ["photo"], forms=None).forms_of("dog") == ()
+    plain = cn.Vocabulary(["cat", "dog"], ["photo"], forms=None)
+    assert plain.forms_of("dog") == () and plain == cn.Vocabulary(["cat", "dog"], ["photo"])  # in what is measured
     with pytest.raises(ValueError, match="forms: 'de' is not known"):
         cn.Vocabulary(["Hund", "Katze"], ["Foto"], forms="de")
-    with pytest.raises(ValueError, match="classes: 'Hnd' is not known; did you mean 'Hund'"):
-        cn.Vocabulary(["Hund", "Katze"], ["Foto"], forms={"Hnd": ["Hunde"]})
-    assert given_ones == cn.Vocabulary(["Hund", "Katze"], ["Foto"])  # forms change edits, not what is measured
 
 
 @given(st.text(min_size=1, max_size=20).filter(str.strip))

@@ -109,7 +109,7 @@ def test_a_fingerprint_depends_on_activation_and_preprocessing_and_on_no_names(s
 def test_embeddings_do_not_depend_on_the_batch(small):
     clip = small(VIT)
     texts, x = ["a dog", "a house", "a red car"], pixels(clip)
-    torch.testing.assert_close(clip.embed_texts(texts, batch=1), clip.embed_texts(texts), atol=1e-5, rtol=0)
+    torch.testing.assert_close(clip.embed_texts(texts[:1]), clip.embed_texts(texts)[:1], atol=1e-5, rtol=0)
     torch.testing.assert_close(clip.embed_pixels(x, batch=2), clip.embed_pixels(x), atol=1e-5, rtol=1e-4)
     with pytest.raises(ValueError, match="batch: 0"):
         clip.embed_pixels(x, batch=0)
