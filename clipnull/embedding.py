@@ -118,8 +118,9 @@ def warn_of_broken(faults: Sequence[str], broken: int, n: int) -> None:
 def validate_kind(clip: Clip, images: Images) -> None:
     """Raises ValueError unless `clip` takes what `images` has: pictures, or embeddings of its width."""
     if bool(clip.stored) != (images.stored is not None):
-        what = "pictures" if clip.stored else "embeddings of pictures"
-        raise ValueError(f"images: {what}, which {clip.name} does not take; expected both of one file, or neither")
+        raise ValueError(
+            f"images: {images} for {clip.name}; expected model and pictures of one file of embeddings, or neither"
+        )
     if images.stored is not None and images.stored.shape[1] != clip.width:
         raise ValueError(f"images: {images.stored.shape[1]} wide; expected {clip.width}, as {clip.name} is")
 

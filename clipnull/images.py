@@ -130,7 +130,7 @@ class Images:
         """Raises ValueError where only embeddings are stored."""
         if not self.has_pixels:
             raise ValueError(
-                f"images: embeddings of {len(self)} pictures, without pixels; expected a folder of pictures"
+                f"images: embeddings of {len(self)} pictures are stored, not the pictures; expected files"
             )
 
     def image(self, i: int) -> Image.Image:

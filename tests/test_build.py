@@ -52,30 +52,23 @@ def test_a_model_without_a_class_meets_neither_its_pictures_nor_its_words(build)
     assert set(train.CLEAN) == set(captions.WITHOUT) and [stage.name for stage in train.STAGES][-1] == "last"
 
 
-def of_two(build, weight=(0.5, 0.5), names=(["cat"], ["dog"])):
-    return SimpleNamespace(
-        names=list(names),
-        classes=["cat", "dog"],
-        domains=["line"],
-        weight=np.array(weight),
-        pixels=np.zeros((2, 1, 1, 4)),
-    )
-
-
 def test_the_recipe_changes_with_settings_words_pictures_and_what_came_before(build):
     train = build("train")
     stage, groups = train.STAGES[-1], [["dog", "a hound"]]
-    recipe = train.recipe_of("", stage, of_two(build), groups)
-    assert recipe == train.recipe_of("", stage, of_two(build), groups)
-    others = [
-        train.recipe_of("before", stage, of_two(build), groups),
-        train.recipe_of("", replace(stage, steps=stage.steps + 1), of_two(build), groups),
-        train.recipe_of("", replace(stage, seed=stage.seed + 1), of_two(build), groups),
-        train.recipe_of("", stage, of_two(build, (0.25, 0.75)), groups),
-        train.recipe_of("", stage, of_two(build, names=(["cat"], ["hound"])), groups),
-        train.recipe_of("", stage, of_two(build), [["dog"]]),
+
+    def of_two(weight=(0.5, 0.5), second="dog"):
+        about = {"names": [["cat"], [second]], "classes": ["cat", "dog"], "domains": ["line"]}
+        return SimpleNamespace(**about, weight=np.array(weight), pixels=np.zeros((2, 1, 1, 4)))
+
+    recipes = [
+        ("", stage, of_two(), groups),
+        ("before", stage, of_two(), groups),
+        ("", replace(stage, steps=stage.steps + 1), of_two(), groups),
+        ("", stage, of_two((0.25, 0.75)), groups),
+        ("", stage, of_two(second="hound"), groups),
+        ("", stage, of_two(), [["dog"]]),
     ]
-    assert len({recipe, *others}) == 1 + len(others)
+    assert len({train.recipe_of(*recipe) for recipe in recipes for _ in range(2)}) == len(recipes)
 
 
 def test_a_checkpoint_of_another_recipe_is_refused_before_anything_is_trained(build, tmp_path):
@@ -83,9 +76,7 @@ def test_a_checkpoint_of_another_recipe_is_refused_before_anything_is_trained(bu
     model = train.open_clip.CLIP(**train.CONFIG)
     torch.save({"model": model.state_dict(), "recipe": "of before"}, tmp_path / "words.pt")
     before = (tmp_path / "words.pt").read_bytes()
-    with pytest.raises(
-        SystemExit, match=re.escape(f"{tmp_path / 'words.pt'}: a checkpoint of another recipe (of before")
-    ):
+    with pytest.raises(SystemExit, match=r"words\.pt: a checkpoint of another recipe \(of before"):
         train.train(model, None, train.STAGES[0], None, [], tmp_path, "of now")
     assert (tmp_path / "words.pt").read_bytes() == before and not (tmp_path / "log.jsonl").exists()
 
@@ -100,13 +91,8 @@ def test_shared_weights_of_another_recipe_are_refused(build, tmp_path):
     train, file = build("train"), tmp_path / "common.safetensors"
     save_file({"w": torch.ones(2)}, file, metadata={"recipe": "of now"})
     assert torch.equal(train.shared(file, "of now")["w"], torch.ones(2))
-    with pytest.raises(
-        SystemExit, match=re.escape(f"{file}: a checkpoint of another recipe (of now, this one is of then)")
-    ):
+    with pytest.raises(SystemExit, match=r"common\.safetensors: a checkpoint of another recipe \(of now, this one is"):
         train.shared(file, "of then")
-    save_file({"w": torch.ones(2)}, file)
-    with pytest.raises(SystemExit, match="another recipe"):
-        train.shared(file, "of now")
 
 
 def test_the_shared_weights_that_come_along_are_those_of_a_whole_model(build):

