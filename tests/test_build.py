@@ -11,7 +11,6 @@ import pytest
 import torch
 from helpers import random
 from safetensors import safe_open
-from safetensors.torch import save_file
 
 from clipnull.files import data_folder
 from clipnull.models import restore
@@ -85,14 +84,6 @@ def test_every_picture_of_the_index_comes_from_one_of_the_packages(build, rows):
     fetch = build("fetch")
     lost = [int(fetch.lost(rows, start).split()[0]) for *_, start in fetch.SOURCES]
     assert min(lost) > 0 and sum(lost) == len(rows)
-
-
-def test_shared_weights_of_another_recipe_are_refused(build, tmp_path):
-    train, file = build("train"), tmp_path / "common.safetensors"
-    save_file({"w": torch.ones(2)}, file, metadata={"recipe": "of now"})
-    assert torch.equal(train.shared(file, "of now")["w"], torch.ones(2))
-    with pytest.raises(SystemExit, match=r"common\.safetensors: a checkpoint of another recipe \(of now, this one is"):
-        train.shared(file, "of then")
 
 
 def test_the_shared_weights_that_come_along_are_those_of_a_whole_model(build):

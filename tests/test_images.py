@@ -22,17 +22,6 @@ import clipnull as cn
 from clipnull.images import FORMATS, LONGEST, SUFFIXES, read_picture, why_unreadable
 
 UPRIGHT = np.add.outer(5 * np.arange(24), 8 * np.arange(16)).astype(np.uint8)
-TURNED = {  # what a camera stores under each orientation, so that a viewer shows UPRIGHT
-    1: lambda a: a,
-    2: lambda a: a[:, ::-1],
-    3: lambda a: a[::-1, ::-1],
-    4: lambda a: a[::-1],
-    5: lambda a: a.T,
-    6: lambda a: np.rot90(a, 1),
-    7: lambda a: a[::-1, ::-1].T,
-    8: lambda a: np.rot90(a, -1),
-}
-LOSSY = {".jpg", ".avif"}
 
 
 def grey(path: Path) -> np.ndarray:
@@ -77,20 +66,13 @@ def test_grey_of_no_known_scale_is_refused(dtype, tmp_path):
         read_picture(tmp_path / "a.tif")
 
 
-@pytest.mark.parametrize(
-    ("suffix", "orientation"),
-    [*((".png", i) for i in TURNED), *((suffix, 6) for suffix in (".jpg", ".webp", ".tif", ".avif"))],
-)
-def test_pictures_are_upright(suffix, orientation, tmp_path):
-    if suffix not in SUFFIXES:
-        pytest.skip("this Pillow does not read it")
+@pytest.mark.parametrize("suffix", sorted({".png", ".jpg", ".webp", ".tif", ".avif"} & SUFFIXES))
+def test_pictures_are_upright(suffix, tmp_path):
     exif = Image.Exif()
-    exif[0x0112] = orientation
+    exif[0x0112] = 6  # what a camera held upright stores
     path, options = tmp_path / f"a{suffix}", {"lossless": True} if suffix == ".webp" else {}
-    Image.fromarray(np.ascontiguousarray(TURNED[orientation](UPRIGHT))).convert("RGB").save(path, exif=exif, **options)
-    upright = grey(path)
-    assert upright.shape == UPRIGHT.shape
-    assert np.abs(upright.astype(int) - UPRIGHT).max() <= (12 if suffix in LOSSY else 0)
+    Image.fromarray(np.rot90(UPRIGHT).copy()).convert("RGB").save(path, exif=exif, **options)
+    assert np.abs(grey(path).astype(int) - UPRIGHT).max() <= (12 if suffix in (".jpg", ".avif") else 0)
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
@@ -99,10 +81,8 @@ def test_damaged_exif_says_nothing_about_the_pixels(tmp_path):
     assert np.array_equal(grey(tmp_path / "a.png"), UPRIGHT)
 
 
-@pytest.mark.parametrize("suffix", [".png", ".webp", ".gif", ".tif", ".avif"])
+@pytest.mark.parametrize("suffix", sorted({".png", ".webp", ".gif", ".tif", ".avif"} & SUFFIXES))
 def test_what_is_transparent_is_white(suffix, tmp_path):
-    if suffix not in SUFFIXES:
-        pytest.skip("this Pillow does not read it")
     values = np.zeros((8, 8, 4), np.uint8)  # left transparent over red, right opaque blue
     values[:, :4], values[:, 4:] = (255, 0, 0, 0), (0, 0, 255, 255)
     path = tmp_path / f"a{suffix}"

@@ -1,7 +1,6 @@
 """Loading a model, what a Clip says of itself, and how its batches fit into memory."""
 
 import copy
-import json
 import logging
 import warnings
 from dataclasses import replace
@@ -10,7 +9,7 @@ import open_clip
 import pytest
 import timm
 import torch
-from helpers import VIT, pixels, plain, python
+from helpers import VIT, pixels, plain
 from safetensors.torch import save_file
 from test_architectures import create_shallow
 from torch import nn
@@ -19,20 +18,6 @@ import clipnull as cn
 from clipnull import embedding
 from clipnull.files import data_folder
 from clipnull.models import Batch, settings_of, uses_quick_gelu
-
-
-@pytest.mark.slow
-def test_stock_open_clip_loads_the_embedded_model_without_clipnull(clip):
-    code = (
-        "import sys, open_clip, torch\n"
-        "model, _, preprocess = open_clip.create_model_and_transforms('local-dir:' + sys.argv[1])\n"
-        "tokens = open_clip.get_tokenizer('local-dir:' + sys.argv[1])(['a dog'])\n"
-        "z = model.eval().encode_text(tokens, normalize=True)\n"
-        "assert 'clipnull' not in sys.modules\n"
-        "print(z[0, :4].tolist())"
-    )
-    out = torch.tensor(json.loads(python(code, data_folder("miniclip"))))
-    torch.testing.assert_close(out, clip.embed_texts(["a dog"])[0, :4], atol=1e-5, rtol=0)
 
 
 def test_the_embedded_model_is_what_its_card_says(clip):
@@ -95,25 +80,10 @@ def test_a_fingerprint_is_of_every_weight_of_activation_and_preprocessing_and_of
 
 def test_embeddings_do_not_depend_on_the_batch(small):
     clip = small(VIT)
-    texts, x = ["a dog", "a house", "a red car"], pixels(clip)
-    torch.testing.assert_close(clip.embed_texts(texts[:1]), clip.embed_texts(texts)[:1], atol=1e-5, rtol=0)
+    x = pixels(clip)
     torch.testing.assert_close(clip.embed_pixels(x, batch=2), clip.embed_pixels(x), atol=1e-5, rtol=1e-4)
     with pytest.raises(ValueError, match="batch: 0"):
         clip.embed_pixels(x, batch=0)
-
-
-class Scarce(nn.Module):
-    """A model on a device that has no memory for more than five rows at once; `sizes` are those it was asked for."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.inside, self.visual, self.sizes = model, model.visual, []
-
-    def encode_image(self, rows, normalize=False):
-        self.sizes.append(len(rows))
-        if len(rows) > 5:
-            raise torch.OutOfMemoryError("CUDA out of memory.")
-        return self.inside.encode_image(rows, normalize=normalize)
 
 
 def test_batches_stay_as_small_as_they_had_to_become():
@@ -138,12 +108,20 @@ def test_batches_stay_as_small_as_they_had_to_become():
 
 
 def test_pictures_are_embedded_in_smaller_batches(small, corner, monkeypatch):
-    clip = small(VIT)
-    tight = replace(clip, model=Scarce(clip.model))
+    clip, sizes = small(VIT), []
+    expected, encode = cn.embed(clip, corner), clip.model.encode_image
+
+    def scarce(rows, normalize):
+        sizes.append(len(rows))
+        if len(rows) > 5:
+            raise torch.OutOfMemoryError
+        return encode(rows, normalize=normalize)
+
+    monkeypatch.setattr(clip.model, "encode_image", scarce)
     monkeypatch.setattr(embedding, "BATCH", 8)
     with pytest.warns(UserWarning, match="batch") as warned:
-        torch.testing.assert_close(cn.embed(tight, corner), cn.embed(clip, corner))
-    assert len(warned) == 1 and tight.model.sizes.count(8) == 1  # from one batch that is read to the next
+        torch.testing.assert_close(cn.embed(clip, corner), expected)
+    assert len(warned) == 1 and sizes.count(8) == 1  # from one batch that is read to the next
 
 
 # --- published weights: every pair of architecture and tag that open_clip lists is built as it was trained
@@ -200,16 +178,10 @@ def test_a_tag_is_built_as_it_was_trained(offline, pairs):
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    """`checkpoint(**changes)`: a file of weights of the architecture "tiny", which open_clip does not know."""
+    """A file of weights of the architecture "tiny", which open_clip does not know."""
     torch.manual_seed(0)
-    weights = open_clip.CLIP(**VIT).state_dict()
-
-    def write(name="weights.safetensors", **changes):
-        path = tmp_path_factory.mktemp("weights") / name
-        save_file(weights | changes, path)
-        return path
-
-    return write
+    save_file(open_clip.CLIP(**VIT).state_dict(), path := tmp_path_factory.mktemp("weights") / "weights.safetensors")
+    return path
 
 
 @pytest.fixture
@@ -226,33 +198,18 @@ def tiny(monkeypatch):
 SQUASHED = {"mean": (0.5,) * 3, "std": (0.2,) * 3, "interpolation": "bilinear", "resize_mode": "squash", "url": ""}
 
 
-def test_an_untrained_model_is_asked_for_by_name(tiny):
-    tiny(first=SQUASHED, second={"url": ""})
-    for name, wanted in (("tiny", "'first', 'second', a file, or 'none'"), ("ViT-S-32", "a file, or 'none'")):
-        with pytest.raises(ValueError, match=f"pretrained: which weights of {name}.* expected .*{wanted}"):
-            cn.load(name, device="cpu")
-    assert cn.load("tiny", "none", device="cpu").pretrained == "none"
-    with pytest.raises(ValueError, match="pretrained: 'none' given for miniclip"):
-        cn.load("miniclip", "none")
-
-
 def test_a_file_of_weights_gets_the_settings_of_its_tag(tiny, checkpoint):
-    path = checkpoint()
+    path, quick = checkpoint, SQUASHED | {"quick_gelu": True}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        tiny(first=SQUASHED | {"quick_gelu": True}, second=SQUASHED | {"quick_gelu": True})
-        one = cn.load("tiny", str(path), device="cpu")
-        tiny(first=SQUASHED | {"quick_gelu": True}, second={"url": ""})
-        said = cn.load("tiny", f"first@{path}", device="cpu")
-        plain = cn.load("tiny", f"second@{path}", device="cpu")
-    for clip in (one, said):
-        assert uses_quick_gelu(clip.model)
-        assert {key: clip.model.visual.preprocess_cfg[key] for key in SQUASHED if key != "url"} == {
-            key: value for key, value in SQUASHED.items() if key != "url"
-        }
-    assert not uses_quick_gelu(plain.model) and plain.model.visual.preprocess_cfg["interpolation"] == "bicubic"
+        tiny(first=quick, second=quick)
+        alike = cn.load("tiny", str(path), device="cpu")
+        tiny(first=quick, second={"url": ""})
+        first, second = (cn.load("tiny", f"{tag}@{path}", device="cpu") for tag in ("first", "second"))
+    assert alike.fingerprint == first.fingerprint != second.fingerprint and uses_quick_gelu(first.model)
+    assert first.model.visual.preprocess_cfg.items() >= {k: v for k, v in SQUASHED.items() if k != "url"}.items()
     with pytest.warns(UserWarning, match="pretrained: .*'TAG@FILE'.*'first', 'second'"):
-        assert cn.load("tiny", str(path), device="cpu").fingerprint == plain.fingerprint
+        assert cn.load("tiny", str(path), device="cpu").fingerprint == second.fingerprint
     tags = [(name, tag) for name in open_clip.list_models() for tag in open_clip.list_pretrained_tags_by_model(name)]
     for name, tag in tags:  # what a file gets by `TAG@FILE` is what the tag itself gets
         quick_gelu, prepared = trained_as(name, tag)
@@ -261,35 +218,32 @@ def test_a_file_of_weights_gets_the_settings_of_its_tag(tiny, checkpoint):
 
 
 @pytest.mark.parametrize(
-    ("name", "changes", "match"),
+    ("name", "pretrained", "match"),
     [
-        ("weights.safetensors", {"logit_bias": torch.tensor(-10.0)}, "belong together"),
-        ("weights.safetensors", {"text_projection": torch.zeros(3, 3)}, "belong together"),
-        ("model.safetensors.index.json", {}, "cannot be read"),
+        ("tiny", None, "which weights of tiny.* expected 'first', 'second', a file, or 'none'"),
+        ("ViT-S-32", None, "which weights of ViT-S-32.* expected a file, or 'none'"),
+        ("miniclip", "none", "'none' given for miniclip"),
+        ("tiny", "frist", "'frist' .*'first'"),
+        ("tiny", "{file}x", "is not known; did you mean '{file}'"),
+        ("tiny", "first@{file}x", "is not known; did you mean '{file}'"),
+        ("tiny", "{folder}/model.safetensors.index.json", "cannot be read"),
+        ("tiny", "{folder}/biased.safetensors", "belong together"),
     ],
 )
-def test_weights_of_another_kind_are_named(tiny, checkpoint, name, changes, match):
-    tiny()
-    with pytest.raises(ValueError, match=f"pretrained: .*{name}.*{match}"):
-        cn.load("tiny", str(checkpoint(name, **changes)), device="cpu")
-
-
-def test_a_mistyped_path_of_weights_is_a_path_and_no_tag(tiny, checkpoint):
-    tiny(first=SQUASHED)
-    path = checkpoint()
-    for wrong in (path.with_name("weigths.safetensors"), f"first@{path}x"):
-        with pytest.raises(ValueError, match="pretrained: .* is not known; did you mean '.*weights.safetensors'"):
-            cn.load("tiny", str(wrong), device="cpu")
-    with pytest.raises(ValueError, match="pretrained: 'frist' .*'first'"):
-        cn.load("tiny", "frist", device="cpu")
+def test_weights_that_are_not_there_or_of_another_kind_are_named(tiny, checkpoint, name, pretrained, match):
+    tiny(first=SQUASHED, second={"url": ""})
+    file = checkpoint
+    save_file({"logit_bias": torch.tensor(-10.0)}, file.with_name("biased.safetensors"))
+    file.with_name("model.safetensors.index.json").touch()
+    places = {"file": file, "folder": file.parent}
+    with pytest.raises(ValueError, match=f"pretrained: .*{match.format(**places)}"):
+        cn.load(name, pretrained and pretrained.format(**places), device="cpu")
+    assert cn.load("tiny", "none", device="cpu").pretrained == "none"
 
 
 def test_what_cannot_be_downloaded_says_what_to_do(monkeypatch):
-    def unreachable(*args, **kwargs):
-        raise ConnectionError("no route to the hub")
-
-    monkeypatch.setattr(open_clip.factory, "download_pretrained", unreachable)
-    with pytest.raises(OSError, match=r"pretrained: 'openai' .*no route.*HF_HOME.*FILE"):
+    monkeypatch.setattr(open_clip.factory, "download_pretrained", lambda *_, **__: 1 / 0)
+    with pytest.raises(OSError, match=r"pretrained: 'openai' .*by zero.*HF_HOME.*FILE"):
         cn.load("ViT-B-32", "openai", device="cpu")
 
 
@@ -304,7 +258,7 @@ def test_a_program_in_place_of_weights_is_refused_and_not_loaded(tmp_path, monke
 
 def test_loading_is_silent_but_for_warnings_and_leaves_the_logger_as_it_was(monkeypatch, caplog):
     create, root = open_clip.create_model_and_transforms, logging.root
-    before = root.level, root.filters[:], root.handlers[:], root.manager.disable
+    before = root.handlers[:], root.manager.disable
 
     def warning(*args, **kwargs):
         logging.info("a step of loading")
@@ -314,5 +268,5 @@ def test_loading_is_silent_but_for_warnings_and_leaves_the_logger_as_it_was(monk
     monkeypatch.setattr(open_clip, "create_model_and_transforms", warning)
     with caplog.at_level(logging.INFO):
         cn.load(device="cpu")
-    assert [record.getMessage() for record in caplog.records] == ["position embeddings were resized"]
-    assert (root.level, root.filters, root.handlers, root.manager.disable) == before
+    assert caplog.messages == ["position embeddings were resized"]
+    assert (root.handlers, root.manager.disable) == before
