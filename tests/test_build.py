@@ -1,7 +1,6 @@
 """The scripts that made the embedded pictures and models: what they promise, as far as it can be seen without them."""
 
 import importlib
-import re
 import sys
 from dataclasses import replace
 from types import SimpleNamespace
@@ -10,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from helpers import random
-from safetensors import safe_open
 
 from clipnull.files import data_folder
 from clipnull.models import restore
@@ -84,16 +82,6 @@ def test_every_picture_of_the_index_comes_from_one_of_the_packages(build, rows):
     fetch = build("fetch")
     lost = [int(fetch.lost(rows, start).split()[0]) for *_, start in fetch.SOURCES]
     assert min(lost) > 0 and sum(lost) == len(rows)
-
-
-def test_the_shared_weights_that_come_along_are_those_of_a_whole_model(build):
-    train = build("train")
-    with safe_open(BUILD / "common.safetensors", "pt") as file:
-        assert re.fullmatch("[0-9a-f]{16}", file.metadata()["recipe"])
-        shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118 - not a dict
-    with torch.device("meta"):
-        ours = train.open_clip.CLIP(**train.CONFIG).state_dict()
-    assert shapes == {key: tuple(value.shape) for key, value in ours.items() if not key.endswith("attn_mask")}
 
 
 def test_a_retrained_model_is_restored_from_its_difference(build):

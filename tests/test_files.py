@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import CACHE, ROOT
-from helpers import python
 from safetensors.torch import save_file
 
 from clipnull import files
@@ -89,20 +88,6 @@ def test_a_full_disk_leaves_nothing_and_the_next_time_goes_well(failing, tmp_pat
                 full()
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
     assert files.write_text(path, "new").read_text() == "new"
-
-
-@pytest.mark.nightly
-@pytest.mark.skipif(os.name == "nt", reason="limits of POSIX")
-def test_a_process_that_may_write_no_more_leaves_the_old_file(tmp_path):
-    """As a full disk, from the system itself: no file of this process may grow beyond 1,000 bytes."""
-    path = files.write_text(tmp_path / "a.txt", "old")
-    code = (
-        "import resource, signal, sys; from clipnull.files import write_text\n"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
-        "try: write_text(sys.argv[1], 'x' * 2000)\nexcept OSError as error: print(type(error).__name__)"
-    )
-    assert python(code, path).strip() == "OSError"
-    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
 def test_two_writers_of_one_path_do_not_mix(tmp_path):

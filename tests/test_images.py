@@ -6,7 +6,6 @@ import os
 import re
 import struct
 import warnings
-import zlib
 from collections import Counter
 from pathlib import Path
 
@@ -37,16 +36,9 @@ def grey(path: Path) -> np.ndarray:
 def test_grey_of_16_bits_is_the_same_picture_in_8(kind, dtype, tmp_path):
     Image.fromarray(UPRIGHT.astype(dtype) * 257).save(tmp_path / f"a.{kind}")
     assert np.array_equal(grey(tmp_path / f"a.{kind}"), UPRIGHT)
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_few_bits_in_16_are_warned_of(channels, tmp_path):
-    rows = b"".join(b"\0" + np.full((8, channels), 4000, ">u2").tobytes() for _ in range(8))
-    parts = (b"IHDR" + struct.pack(">IIBBBBB", 8, 8, 16, channels - 1, 0, 0, 0), b"IDAT" + zlib.compress(rows), b"IEND")
-    chunks = [struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in parts]
-    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+    Image.fromarray(np.full((8, 8), 4000, dtype)).save(tmp_path / f"b.{kind}")
     with pytest.warns(UserWarning, match="nearly black"):
-        assert grey(tmp_path / "a.png").max() == 4000 >> 8
+        assert grey(tmp_path / f"b.{kind}").max() == 4000 >> 8
 
 
 def test_ink_without_adobes_marker_is_refused(tmp_path):
@@ -154,12 +146,9 @@ def test_other_formats_are_not_read_whatever_their_name(tmp_path):
     assert why_unreadable(tmp_path / "a.png") == "not an image"
     with pytest.raises(ValueError, match="not an image"):
         read_picture(tmp_path / "a.png")
-
-
-def test_a_file_that_is_gone_is_an_error_of_the_system(tmp_path):
+    assert why_unreadable(tmp_path / "gone.png") == "No such file or directory"
     with pytest.raises(FileNotFoundError, match="gone"):
         read_picture(tmp_path / "gone.png")
-    assert why_unreadable(tmp_path / "gone.png") == "No such file or directory"
 
 
 # --- damaged pictures: 100 by day, 2,000 at night. With -s, the test prints what became of them
@@ -203,16 +192,15 @@ def damaged(draw: st.DrawFn) -> tuple[str, bytes]:
     """A seed's name, and its bytes after some damage: anywhere, in a number of its head, or the rest of another one."""
     name = draw(st.sampled_from(sorted(SEEDS)))
     data, place = bytearray(SEEDS[name]), draw(st.integers(0, 200))
-    kind = draw(st.sampled_from(["bytes", "number", "splice"]))
+    kind = draw(st.sampled_from(["bytes", ">H", "<H", ">I", "<I", "splice"]))
     if kind == "bytes":
         data = draw(mangled(bytes(data)))
-    elif kind == "number":  # sizes, counts, offsets: the values that readers forget
-        form = draw(st.sampled_from([">H", "<H", ">I", "<I"]))
-        most = 256 ** struct.calcsize(form) - 1
-        value = draw(st.sampled_from([0, 1, 2, 255, most // 2, most]) | st.integers(0, most))
-        data[place : place + struct.calcsize(form)] = struct.pack(form, value)
-    else:
+    elif kind == "splice":
         data[place:] = SEEDS[draw(st.sampled_from(sorted(SEEDS)))][place:]
+    else:  # sizes, counts, offsets: the values that readers forget
+        length, most = struct.calcsize(kind), 256 ** struct.calcsize(kind) - 1
+        value = draw(st.sampled_from([0, 1, 2, 255, most // 2, most]) | st.integers(0, most))
+        data[place : place + length] = struct.pack(kind, value)
     return name, bytes(data)
 
 

@@ -25,10 +25,7 @@ def test_a_lesson_opens_without_broken_pictures(folder, capsys):
     assert len(opened.images) == len(opened.z) == len(opened.before) == 16 and opened.z.isfinite().all()
     assert opened.images.counts().eq(4).all() and not any(file.stem == "1" for file in opened.images.files)
     assert "4 of 20 pictures are broken and left out" in capsys.readouterr().out
-
-
-def test_labelled_pictures_are_those_of_the_train_split_or_one_half(folder):
     whole = lesson.open(data=str(folder), forget_class="dog")
-    (z, classes, domains), measured = pictures.labelled_pictures(whole, str(folder))
+    (z, classes, domains), measured = pictures.labelled_pictures(whole, str(folder))  # one half where no split is named
     assert len(z) == len(classes) == len(domains) == int((~measured).sum()) > 0
     assert torch.allclose(z, whole.z[~measured]) and torch.equal(classes, whole.images.classes[~measured])

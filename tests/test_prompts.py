@@ -35,15 +35,9 @@ def test_a_prompt_set_gives_each_domain_a_text_classifier(clip):
 
 def test_names_alone_separate_domains(clip):
     domains = embed_domains(clip, VOCABULARY.domains)
-    torch.testing.assert_close(domains.norm(dim=1), torch.ones(2))
     assert (embed_cells(clip, VOCABULARY, "domain") @ domains.T).mean(0).argmax(1).tolist() == [0, 1]
-
-
-def test_prompt_sets_are_validated(clip):
     with pytest.raises(ValueError, match="prompts: 'held-out'"):
         text_classifiers(clip, VOCABULARY, "held-out")
-    with pytest.raises(ValueError, match="prompts: 'free'"):
-        embed_cells(clip, VOCABULARY, "free")
 
 
 def test_odd_names_are_embedded(clip):
