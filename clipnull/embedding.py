@@ -85,14 +85,8 @@ def _read(clip: Clip, batches: Sequence[Sequence[Path]], readers: int | None = N
         may_fork = not multiprocessing.current_process().daemon  # the workers of dask are daemons
         readers = min(READERS, joblib.cpu_count(), len(batches)) if cuda and may_fork else 0
     unused = torch.Generator()  # a DataLoader would draw a seed from the global generator
-    return DataLoader(
-        batches,  # type: ignore[arg-type]
-        None,
-        num_workers=readers,
-        collate_fn=partial(_prepared, clip),
-        pin_memory=cuda,
-        generator=unused,
-    )
+    prepare = partial(_prepared, clip)
+    return DataLoader(batches, None, num_workers=readers, collate_fn=prepare, pin_memory=cuda, generator=unused)  # type: ignore[arg-type]
 
 
 def _prepared(clip: Clip, files: Sequence[Path]) -> tuple[Tensor, list[str]]:

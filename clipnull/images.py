@@ -129,9 +129,7 @@ class Images:
     def validate_pixels(self) -> None:
         """Raises ValueError where only embeddings are stored."""
         if not self.has_pixels:
-            raise ValueError(
-                f"images: embeddings of {len(self)} pictures are stored, not the pictures; expected files"
-            )
+            raise ValueError(f"images: embeddings of {len(self)} pictures are stored, not the pictures; expected files")
 
     def image(self, i: int) -> Image.Image:
         """Picture `i`, as `read_picture` reads it. Raises ValueError where only embeddings are stored, too."""
