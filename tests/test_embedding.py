@@ -38,15 +38,12 @@ def test_pictures_in_several_batches_are_those_in_one(clip, corner, tmp_path, mo
 def test_processes_read_what_a_thread_reads(small, corner, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"no picture")
     batches = [corner.files[:3], [*corner.files[3:5], tmp_path / "broken.png"], [tmp_path / "none.png"]]
-    loaders = [embedding._read(small(VIT), batches, readers) for readers in (0, 2)]
-    for loader in loaders:
-        assert len(loader) == 3
-    (mine, theirs) = (iter(loader) for loader in loaders)
+    here, processes = (iter(embedding._read(small(VIT), batches, readers)) for readers in (0, 2))
     for _ in range(2):
-        (x, faults), (y, others) = next(mine), next(theirs)
+        (x, faults), (y, others) = next(here), next(processes)
         assert torch.equal(x, y) and faults == others
     assert faults[:2] == ["", ""] and "broken.png" in faults[2]
-    for items in (mine, theirs):
+    for items in (here, processes):
         with pytest.raises(FileNotFoundError, match="none.png"):
             next(items)
 

@@ -11,7 +11,7 @@ import timm
 import torch
 from helpers import VIT, pixels, plain
 from safetensors.torch import save_file
-from test_architectures import create_shallow
+from test_architectures import create_shallow, one_layer
 from torch import nn
 
 import clipnull as cn
@@ -135,20 +135,19 @@ def offline(monkeypatch):
     transformers = pytest.importorskip("transformers", reason="open_clip needs transformers for some text towers")
     kinds = {"xlm": "xlm-roberta", "roberta": "roberta", "nllb": "m2m_100", "mt5": "mt5"}
 
-    def config(name, *args, **kwargs):
+    def for_name(name, *args, **kwargs):
         kind = next(kind for start, kind in kinds.items() if start in name.lower())
         return transformers.AutoConfig.for_model(kind)
 
     shallow = copy.deepcopy(open_clip.factory._MODEL_CONFIGS)
-    for tower in (config[part] for config in shallow.values() for part in ("vision_cfg", "text_cfg")):
-        if "layers" in tower:
-            tower["layers"] = [1] * 4 if isinstance(tower["layers"], list) else 1
+    for config in shallow.values():
+        config |= {part: one_layer(config[part]) for part in ("vision_cfg", "text_cfg")}
     monkeypatch.setattr(open_clip.factory, "_MODEL_CONFIGS", shallow)
     monkeypatch.setattr(timm, "create_model", create_shallow)
     monkeypatch.setattr(open_clip.factory, "download_pretrained", lambda *args, **kwargs: "weights.safetensors")
     monkeypatch.setattr(open_clip.factory, "load_checkpoint", lambda *args, **kwargs: None)
     monkeypatch.setattr(open_clip, "get_tokenizer", lambda *args, **kwargs: None)
-    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", config)
+    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", for_name)
 
 
 def trained_as(name, tag):

@@ -4,13 +4,13 @@ import ast
 import pickle
 import re
 import socket
-from pathlib import Path
 
 import pytest
 import torch
 from conftest import ROOT
 from helpers import VIT, plain
 from safetensors.torch import save_file
+from test_sources import Code
 
 import clipnull as cn
 from clipnull.course import goldens, notebooks
@@ -31,16 +31,6 @@ def test_every_promise_has_a_test_by_day_and_every_mark_a_promise():
             if not any("nightly" in mark for mark in marks):
                 marked |= {match[1] for mark in marks if (match := re.fullmatch(r".*promise\('(.*)'\)", mark))}
     assert promises and set(promises) == marked
-
-
-class Code:
-    """A pickle of it makes the file `marker` when it is read."""
-
-    def __init__(self, marker: Path):
-        self.marker = marker
-
-    def __reduce__(self):
-        return Path.touch, (self.marker,)
 
 
 def cached(path, clip):

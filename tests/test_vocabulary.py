@@ -43,16 +43,6 @@ def test_bad_vocabularies_are_refused(classes, domains, name):
         cn.Vocabulary(classes, domains)
 
 
-def test_domains_of_known_data_sets_are_of_different_words():
-    for domains in (
-        ["art_painting", "cartoon", "photo", "sketch"],
-        ["Art", "Clipart", "Product", "Real World"],
-        ["clipart", "infograph", "painting", "quickdraw", "real", "sketch"],
-        ["cartoon", "flat", "line", "photo", "shaded", "silhouette", "3d", "pixel"],
-    ):
-        assert cn.Vocabulary(["cat", "dog"], domains).domains == tuple(domains)
-
-
 @pytest.mark.parametrize(
     ("spelled", "known"),
     [("alarm_clock", "alarm clock"), ("AlarmClock", "alarm clock"), ("gold fish", "GoldFish"),
