@@ -58,15 +58,6 @@ def test_what_a_tower_reads_does_not_depend_on_the_padding(kind, text):
     assert lengths[0] == (max(ENDS) + 1 if reads_at_end(model) else lengths[1]) and expected.std() > 0.1
 
 
-@torch.inference_mode()
-def test_nothing_behind_an_end_is_read():
-    model, tokens = build("CLIP", SMALL), tokens_of(77)
-    expected = encode_texts(model, tokens, CPU)
-    for row, end in zip(tokens, ENDS, strict=True):
-        row[end + 1 :] = 0
-    assert encode_texts(model, tokens, CPU).equal(expected)
-
-
 def test_a_text_ends_at_its_largest_token_or_at_the_first_that_is_named():
     tokens = torch.tensor([[1, 9, 3, 9], [1, 3, 5, 3]])
     assert ends_of(tokens).tolist() == [1, 2] and ends_of(tokens, 3).tolist() == [2, 1]
