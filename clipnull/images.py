@@ -177,7 +177,7 @@ def families(images: Images) -> list[str]:
     for root in roots:
         with (
             contextlib.suppress(OSError, UnicodeDecodeError, csv.Error),
-            open(root / "index.csv", encoding="utf-8") as file,
+            open(root / "index.csv", encoding="utf-8", newline="") as file,
         ):
             for row in csv.DictReader(file):
                 if row.get("file") and row.get("family"):

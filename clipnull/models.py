@@ -86,8 +86,8 @@ class Batch:
 class Clip:
     """A CLIP with its preprocessing and tokenizer, from `load` or `wrap`. It never changes: an edit gives a new one.
 
-    model: in evaluation mode, without gradients. name, pretrained: what `load` was asked for. edits: in the order they
-    act. base: the unedited model.
+    model: in evaluation mode, without gradients. preprocess: a PIL image -> (3, s, s). tokenizer: n texts -> (n,
+    length). name, pretrained: as in `load`. edits: in the order they act. base: the unedited model.
 
     >>> import clipnull as cn
     >>> clip = cn.load(device="cpu")
@@ -302,7 +302,7 @@ def weights_of(name: str, pretrained: str | None, tags: list[str]) -> tuple[str 
         tag, place = "", str(pretrained)
     file = Path(place).expanduser()
     if not file.is_file():
-        one_of("pretrained", place, [*tags, NO_WEIGHTS, *(str(path) for path in file.parent.glob("*"))])
+        one_of("pretrained", place, [*tags, NO_WEIGHTS, *(str(p) for p in file.parent.glob("*") if p.is_file())])
     validate_checkpoint("pretrained", file)
     choices = [settings_of(name, tag) for tag in ([tag] if tag else tags)]
     if any(settings != choices[0] for settings in choices):

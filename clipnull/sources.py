@@ -32,8 +32,8 @@ def validate_source(source: str) -> bool:
     kind, _, place = source.partition(":")
     folder = Path(place) if kind == "local-dir" else None
     if folder:
-        weights = [path for path in folder.glob("*") if path.suffix in WEIGHTS and path.is_file()] if place else []
-        if not weights:
+        weights = [path for path in folder.glob("*") if path.suffix in WEIGHTS] if place else []
+        if not weights or not all(path.is_file() for path in weights):
             raise ValueError(
                 f"name: {source!r} is not a folder with weights; expected {CONFIG} and open_clip_model.safetensors"
             )

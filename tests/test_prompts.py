@@ -76,7 +76,6 @@ def test_each_forgotten_class_has_its_near_words(clip):
     ("name", "twin"),
     [
         ("lion's tail", "lion\u2019s tail"),
-        ("dog", "\uff44\uff4f\uff47"),  # full width
         (
             "a very long name of a thing that has no end " * 8 + "one",
             "a very long name of a thing that has no end " * 8,
@@ -91,8 +90,7 @@ def test_two_names_of_one_text_are_named_wherever_names_meet(clip, name, twin):
             use(clip, cn.Forget([name]), names)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # both go, or neither
-        for request in (cn.Forget([name, twin]), cn.Forget(["boat"])):
-            unlearn(clip, request, names)
+        unlearn(clip, cn.Forget([name, twin]), names)
 
 
 def test_a_class_of_several_names_is_the_mean_of_them(clip):

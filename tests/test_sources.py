@@ -196,8 +196,10 @@ def test_a_folder_without_a_model_is_named(folder, tmp_path):
 @pytest.mark.promise("What is damaged is refused")
 def test_no_untrained_model_takes_the_place_of_missing_weights(folder):
     path = folder(trained=False, files={"tokenizer.json": "{}"})
-    (path / "more.safetensors").mkdir()
-    assert str(path) in refusal(f"local-dir:{path}", match="name: .*open_clip_model.safetensors")
+    refusal(f"local-dir:{path}", match="name: .*open_clip_model.safetensors")
+    os.mkfifo(path / "model.bin")  # opened, it would wait for ever
+    refusal(f"local-dir:{path}", match="name: .*open_clip_model.safetensors")
+    refusal("ViT-B-32", str(path / "model.bin"), match="pretrained: .*model.bin' is not known")
 
 
 def pickled(content):
