@@ -146,11 +146,9 @@ def test_every_architecture_is_fused_or_inserted_as_the_committed_table_says(qui
     assert TABLE.read_text(encoding="utf-8") == table()
 
 
+NIGHTLY = pytest.mark.nightly
 QUICK = ("ViT-B-32", "EVA02-B-16")  # a Parameter and a Linear with bias
 KINDS = ("RN50", "coca_ViT-B-32", "convnext_base", "MobileCLIP2-S0", "ViT-B-32-SigLIP2-256")  # of other towers
-
-
-NIGHTLY = pytest.mark.nightly
 
 
 def by_tier(name: str):
@@ -187,13 +185,8 @@ def test_a_fused_edit_is_exact(name, quick):
 @pytest.mark.slow
 def test_a_text_tower_of_transformers_comes_through(quick, monkeypatch, tmp_path):
     transformers = pytest.importorskip("transformers", reason="open_clip needs transformers for these text towers")
-    sizes = {
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "hidden_size": 32,
-        "intermediate_size": 32,
-        "vocab_size": 64,
-    }
+    sizes = {"num_hidden_layers": 1, "num_attention_heads": 2}
+    sizes |= {"hidden_size": 32, "intermediate_size": 32, "vocab_size": 64}
     tiny = transformers.AutoConfig.for_model("roberta", **sizes)
     monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", lambda *args, **kwargs: tiny)
     name, source = "roberta-ViT-B-32", f"local-dir:{tmp_path}"

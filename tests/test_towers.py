@@ -63,6 +63,14 @@ def test_a_text_ends_at_its_largest_token_or_at_the_first_that_is_named():
     assert ends_of(tokens).tolist() == [1, 2] and ends_of(tokens, 3).tolist() == [2, 1]
 
 
+def test_a_model_of_ones_own_is_asked_itself():
+    class Own(open_clip.CLIP):
+        def encode_text(self, text, normalize=False):
+            return text[:, -1:].float()
+
+    assert encode_texts(Own(32, VISION, SMALL).eval(), tokens_of(77), CPU).equal(tokens_of(77)[:, -1:].float())
+
+
 def test_a_tower_without_a_linear_end_is_refused():
     for find in (find_projection, find_text_projection):
         with pytest.raises(ValueError, match=r"model: .*Conv2d"):
