@@ -50,15 +50,6 @@ def test_a_file_appears_whole(tmp_path):
     assert files.write_text(long, "a").read_text() == "a"
 
 
-@pytest.mark.promise("Nothing is written outside its target")
-def test_a_file_stays_as_it_was_if_writing_fails(tmp_path):
-    path = files.write_text(tmp_path / "a.txt", "old")
-    with pytest.raises(RuntimeError), files.written(path) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError
-    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
-
-
 @pytest.mark.skipif(os.name == "nt", reason="permissions of POSIX")
 def test_a_file_gets_the_permissions_of_any_new_file(tmp_path):
     before = os.umask(0o027)
