@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from clipnull import edit as patches
 from clipnull.edit import Edit
-from clipnull.layers import LARGEST
+from clipnull.shapes import LARGEST
 from clipnull.vocabulary import Forget
 
 D = 8
