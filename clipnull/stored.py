@@ -218,7 +218,7 @@ class StoredTexts:
 
 
 def _prompts_of(stored: Stored) -> Iterator[tuple[list[str], Tensor]]:
-    """The prompts that stand for each text of a file, and its embedding (d,). Of a prompt given twice the last counts."""
+    """The prompts that stand for each text of a file, and its embedding (d,); of equal prompts the last counts."""
     vectors, domains = stored.vectors, stored.vocabulary.domains
     for names, texts, templates in (
         (stored.other_names, "other_texts", TEMPLATES["free"]),

@@ -253,7 +253,7 @@ def test_a_bias_without_a_place_runs_behind_the_tower(small):
     ],
 )
 def test_bad_gates_are_refused(field, value):
-    with pytest.raises(ValueError, match=ffield):
+    with pytest.raises(ValueError, match=field):
         replace(gated(16).gate, **{field: value})
 
 

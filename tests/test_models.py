@@ -180,7 +180,7 @@ def test_pictures_and_texts_are_embedded_in_smaller_batches(small, corner, monke
 def test_pictures_are_synthesized_in_smaller_batches(small):
     clip = small(VIT)
     tight, sizes = scarce(clip, 2)
-    settings = {"targets": random(5, clip.width), "steps": 2, "progress": False}
+    settings = {"targets": random(5, clip.width), "steps": 2}
     expected = prototypes.synthesize(clip, **settings)
     with pytest.warns(UserWarning, match="batch: .* 5 .* 2"):
         synthesized = prototypes.synthesize(tight, **settings)
