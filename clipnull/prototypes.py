@@ -129,8 +129,8 @@ def synthesize(
     """Pictures whose embedding has the highest cosine to each row of `targets` (n, d).
 
     steps: of Adam; rate: its learning rate, in units of the logits of pixels; seeds: of the noise each row starts from,
-    0 to n - 1 by default. Returns pixels (n, 3, s, s) in [0, 1] and their embeddings, means over random views, unit rows
-    (n, d). A row depends on its target and seed only, up to rounding, not on the batch it is in.
+    0 to n - 1 by default. Returns pixels (n, 3, s, s) in [0, 1] and their embeddings (n, d), unit rows, means over
+    random views. A row depends on its target and seed only, up to rounding, not on the batch it is in.
     """
     at_least("steps", steps, 1)
     clip.validate_encoder()

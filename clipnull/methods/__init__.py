@@ -24,8 +24,8 @@ from .cells import Cells
 class Method:
     """A method and its facts.
 
-    about: one line of prose. form: see `Edit.form`. strength: the setting that says how hard it hits; values: those that
-    are tried, weakest first.
+    about: one line of prose. form: see `Edit.form`. strength: the setting that says how hard it hits. values: those
+    that are tried, weakest first.
     """
 
     function: Callable[..., Edit]

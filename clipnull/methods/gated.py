@@ -3,9 +3,9 @@
 z -> z - (read * open[k] * (read > spread)) R^T, read = z L, for a picture classified as domain k. Column c of L reads
 the margin of class c over the mean class, strength * (w_c - mean w), and u_c (`Cells.duals`) takes it away: at strength
 1 the class scores as the mean class does, at 1.5 it is half as far below as it was above. The gate opens where the
-margin is larger than `deviations` standard deviations of the margins of all classes on that picture: elsewhere the class
-would hardly be named. Of other forms of the class ("dogs"), the one that reads most says how much is taken away. In a
-domain that is forgotten whole every picture gets the embedding of the mean kept cell. Domains are told apart by
+margin is larger than `deviations` standard deviations of the margins of all classes on that picture: elsewhere the
+class would hardly be named. Of other forms of the class ("dogs"), the one that reads most says how much is taken away.
+In a domain that is forgotten whole every picture gets the embedding of the mean kept cell. Domains are told apart by
 `Cells.domain_directions`, counted from `Cells.domain_origin`.
 
 Theorem. Where the gate is shut (no forgotten class of the picture's domain stands out), z is unchanged, bit for bit;

@@ -2,10 +2,10 @@
 
 z -> z - sum_c relu(z v_c - o_c |z|) r_c, with r_c = strength * growth * margin_c * u_c (`Cells.growth`; the rest as in
 `oblique`) and v_c = (class detector) + domain_share * (detector of the forgotten domains). The threshold brings the sum
-nearer to the "and" that a matrix cannot have: class and domain together pass it farthest. Where a model tells domains or
-classes badly, one alone passes, too (notebook 06 counts how often). A unit never reads below zero, so it never raises
-the class it should lower, which is what most kept pictures are lost to under `oblique`. For domains that are forgotten
-whole, one unit detects them and raises the class that is least expected there.
+nearer to the "and" that a matrix cannot have: class and domain together pass it farthest. Where a model tells domains
+or classes badly, one alone passes, too (notebook 06 counts how often). A unit never reads below zero, so it never
+raises the class it should lower, which is what most kept pictures are lost to under `oblique`. For domains that are
+forgotten whole, one unit detects them and raises the class that is least expected there.
 
 Theorem. As a module: where every unit is silent (z v_c <= o_c |z|), z is unchanged, bit for bit; where one fires, z
 moves along r_c alone, by no more than (|v_c| - o_c) |z| |r_c|.
