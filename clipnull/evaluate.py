@@ -206,12 +206,12 @@ def compare(
     answers = torch.stack([predict(m, images, prompts, z) for m, z in zip((clip, after), features, strict=True)])
     answered = (answers != -1).all(0)
     images, answers = (images, answers) if answered.all() else (images.where(answered), answers[:, answered])
-    matrices = (accuracy_matrix(predicted, images) for predicted in answers)
+    accuracy, accuracy_after = (accuracy_matrix(predicted, images) for predicted in answers)
     base, renamed = clip.base or clip, None
     others = others_of(base, images.vocabulary)
     if others and (after.base or after) is base and is_measurable(request):
         renamed = others.answers(after.edited) != others.answers(clip.edited)
-    return Comparison(*matrices, mask, images, request, prompts, answers, renamed)
+    return Comparison(accuracy, accuracy_after, mask, images, request, prompts, answers, renamed)
 
 
 # --- collateral damage: how many pictures of other things, which no method has met, get another name?

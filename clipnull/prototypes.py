@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import warnings
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,25 +33,16 @@ from .vocabulary import TEMPLATES, Vocabulary, format_prompt
 
 ALGORITHM = 2
 """The version of `synthesize`: a higher number wherever the same seed gives another picture than before."""
-
 SCALES = (1, 2, 4, 8, 16, 32)
 """The picture is a sum of images whose pixels are s times larger than the finest, s in SCALES."""
-
 COLOURS = ((0.26, 0.09, 0.02), (0.27, 0.00, -0.05), (0.27, -0.09, 0.03))
 """How much red, green, blue one unit of each free channel gives: brightness varies most, then blue against yellow-red,
 then green. Columns are scaled square roots of the covariance of colours in photographs (Olah et al., Lucid)."""
-
-WHITE, SMOOTH = 1.0, 10.0
-"""The logit of an empty page; the smoothness penalty: the weight of the mean squared difference between neighbours."""
-
-NOISE = 0.15
-"""Standard deviation, at the start, of the noise on each view, of pixels in [0, 1]; it fades to none at the end."""
-
-AT_ONCE = 32
-"""Prototypes that are made at a time, and then written."""
-
-VIEWS = 4
-"""A picture's embedding is the normalised mean over so many random views: it should not depend on one crop."""
+WHITE = 1.0  # the logit of an empty page
+SMOOTH = 10.0  # the weight of the mean squared difference between neighbours
+NOISE = 0.15  # standard deviation, at the start, of the noise on each view, of pixels in [0, 1]; it fades to none
+VIEWS = 4  # a picture's embedding is the normalised mean over so many random views: it should not depend on one crop
+AT_ONCE = 32  # prototypes that are made at a time, and then written
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +55,10 @@ class Prototypes:
 
     def __repr__(self) -> str:
         return f"Prototypes(of {int(self.mask.sum())} of {self.mask.numel()} cells)"
+
+    def tensors(self) -> dict[str, Tensor]:
+        """As a file holds them: those of the cells in `mask`."""
+        return {"pixels": self.pixels[self.mask], "embeddings": self.embeddings[self.mask], "mask": self.mask}
 
 
 def ascend(
@@ -124,7 +120,7 @@ def synthesize(
     steps: int = 60,
     seeds: Sequence[int] | None = None,
     rate: float = 0.015,
-    batch: int | Batch = 32,
+    batch: int | Batch = AT_ONCE,
 ) -> tuple[Tensor, Tensor]:
     """Pictures whose embedding has the highest cosine to each row of `targets` (n, d).
 
@@ -137,12 +133,9 @@ def synthesize(
     if targets.ndim != 2 or targets.shape[1] != clip.width or not len(targets):
         raise ValueError(f"targets: shape {tuple(targets.shape)} is not valid; expected (n, {clip.width}), n >= 1")
     seeds = range(len(targets)) if seeds is None else seeds
-    if len(seeds) != len(targets):
-        raise ValueError(f"seeds: {len(seeds)} given; expected {len(targets)}, one for each target")
 
     def make(rows: slice) -> tuple[Tensor, Tensor]:
-        for x, _ in ascend(clip, targets[rows], seeds[rows], steps, rate):  # noqa: B007 - the last one counts
-            pass
+        x, _ = deque(ascend(clip, targets[rows], seeds[rows], steps, rate), maxlen=1)[0]
         with torch.inference_mode():
             noise = [torch.Generator().manual_seed(~s) for s in seeds[rows]]
             draws = torch.stack([torch.rand(VIEWS, 4, generator=g) for g in noise])
@@ -190,11 +183,12 @@ def cell_prototypes(
         with FileLock(f"{path}.lock"):
             made = _read(path, clip, vocabulary)  # another process may have made some
             missing = (mask & ~made.mask).nonzero()
-            bar = tqdm(total=len(missing), desc="prototypes, each made once", unit="cell", disable=not progress)
-            with bar:
-                for chunk in missing.split(AT_ONCE) if len(missing) else ():
+            with tqdm(total=len(missing), desc="prototypes, each made once", unit="cell", disable=not progress) as bar:
+                for first in range(0, len(missing), AT_ONCE):
+                    chunk = missing[first : first + AT_ONCE]
                     _make(chunk, made, clip, vocabulary, steps, seed)
-                    _write(path, made)  # an interrupted run goes on
+                    with written(path) as temporary:  # each time: an interrupted run goes on
+                        save_file(made.tensors(), temporary)
                     bar.update(len(chunk))
     return Prototypes(made.pixels, made.embeddings * mask[..., None], mask)
 
@@ -215,14 +209,6 @@ def _make(cells: Tensor, made: Prototypes, clip: Clip, vocabulary: Vocabulary, s
     made.mask[c, k] = True
 
 
-def _write(path: Path, made: Prototypes) -> None:
-    """The cells that are made, and no room for the others."""
-    with written(path) as temporary:
-        save_file(
-            {"pixels": made.pixels[made.mask], "embeddings": made.embeddings[made.mask], "mask": made.mask}, temporary
-        )
-
-
 def _read(path: Path, clip: Clip, vocabulary: Vocabulary) -> Prototypes:
     """What the file at `path` holds: the cells that were made. None where there is no file, or a damaged one."""
     shape, size = vocabulary.shape, clip.image_size
@@ -236,12 +222,8 @@ def _read(path: Path, clip: Clip, vocabulary: Vocabulary) -> Prototypes:
         tensors = load_file(path)
         mask = tensors["mask"].bool()
         z, x = tensors["embeddings"].reshape(-1, clip.width), tensors["pixels"].reshape(-1, 3, size, size)
-        if (
-            mask.shape != shape
-            or len(z) != mask.sum()
-            or not torch.allclose(z.norm(dim=1), torch.ones(len(z)), atol=1e-3)
-        ):
-            raise ValueError("expected a mask of these cells, and a unit embedding of each")
+        if mask.shape != shape or not len(z) == len(x) == mask.sum() or not ((z.norm(dim=1) - 1).abs() < 1e-3).all():
+            raise ValueError("expected a mask of these cells, a picture and a unit embedding of each")
         made.pixels[mask], made.embeddings[mask] = x, z
     except (OSError, SafetensorError, ValueError, KeyError, RuntimeError) as error:
         warnings.warn(f"cache: {str(path)!r} is damaged ({error}); its prototypes are made again", stacklevel=3)

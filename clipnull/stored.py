@@ -1,28 +1,8 @@
 """Stored embeddings: what a CLIP made of pictures and prompts, in one file, for machines without that CLIP.
 
-A file is a NumPy archive (.npz) without pickles. C classes, K domains, n pictures, d the width of the joint space; rows
-need not have unit length:
-
-| field | shape | |
-|---|---|---|
-| `images` | (n, d) | embeddings of pictures |
-| `classes`, `domains` | (n,) | their names |
-| `class_names`, `domain_names` | (C,), (K,) | all names |
-| `texts_build` | (C, K, d) | texts that name class and domain, in the wording that builds edits |
-| `texts_free` | (C, d) | texts that name no domain |
-| `texts_domain` | (C, K, d) | optional: class and domain in held-out wording |
-| `texts_forms` | (C, F, d) | optional: each class in its forms (`Vocabulary.forms_of`) |
-| `domain_texts` | (K, d) | optional: texts that name a domain and no object |
-| `prototypes`, `prototype_mask` | (C, K, d), (C, K) | optional: of synthesized pictures, and which cells have one |
-| `image_mean` | (d,) | optional: the raw mean of unrelated pictures |
-| `other_images` | (m, d) | optional: unrelated pictures |
-| `other_texts`, `other_names` | (w, d), (w,) | optional: words that no request mentions |
-| `common_texts`, `common_names` | (v, d), (v,) | optional: common words that edits leave alone |
-| `files`, `dropped` | (n,), (b,) | optional: the file of each picture; those of broken ones, which have no row |
-| `model`, `pretrained`, `fingerprint`, `note` | () | optional texts |
-
-A file of `class_names` (C,) and `class_texts` (C, d) alone, and perhaps the last three, serves where no pictures are
-needed; whatever else it holds is not read. Its one domain is `DOMAIN`.
+A file is a NumPy archive (.npz) without pickles; LAYOUT names its fields and their axes: C classes, K domains, n
+pictures, d the width of the joint space, F forms of a class. Rows need not have unit length. A file of TEXTS_ALONE
+serves where no pictures are needed; whatever else it holds is not read, and its one domain is `DOMAIN`.
 
 Every function of the library takes such a file as it takes an encoder. What needs more, prompts of one's own or a
 gradient on pixels, says that there is no encoder.
@@ -45,22 +25,35 @@ from .shapes import validate_shapes
 from .vocabulary import DOMAIN, DOMAIN_PROMPTS, TEMPLATES, Vocabulary, format_prompt
 
 SUFFIX = ".npz"
-VECTORS = {
-    "images": "nd", "texts_build": "CKd", "texts_free": "Cd", "texts_domain": "CKd", "texts_forms": "CFd",
-    "domain_texts": "Kd", "prototypes": "CKd", "image_mean": "d", "other_images": "md",
-    "other_texts": "wd", "common_texts": "vd",
-}  # fmt: skip
-NAMES = {
-    "classes": "n", "domains": "n", "class_names": "C", "domain_names": "K", "other_names": "w", "common_names": "v",
-    "files": "n", "dropped": "b",
-}  # fmt: skip
-WORDS = ("model", "pretrained", "fingerprint", "note")
-LAYOUT = VECTORS | NAMES | {"prototype_mask": "CK"} | dict.fromkeys(WORDS, "")
-"""The axes of each field, a letter each."""
+VECTORS = {  # floating-point numbers
+    "images": "nd",  # embeddings of pictures
+    "texts_build": "CKd",  # texts that name class and domain, in the wording that builds edits
+    "texts_free": "Cd",  # texts that name no domain
+    "texts_domain": "CKd",  # optional, as all below: class and domain in held-out wording
+    "texts_forms": "CFd",  # each class in its forms (`Vocabulary.forms_of`)
+    "domain_texts": "Kd",  # texts that name a domain and no object
+    "prototypes": "CKd",  # embeddings of synthesized pictures
+    "image_mean": "d",  # the raw mean of unrelated pictures
+    "other_images": "md",  # unrelated pictures
+    "other_texts": "wd",  # words that no request mentions
+    "common_texts": "vd",  # common words that edits leave alone
+}
+NAMES = {  # texts
+    "classes": "n",  # of each picture
+    "domains": "n",
+    "class_names": "C",
+    "domain_names": "K",
+    "other_names": "w",  # optional, as all below
+    "common_names": "v",
+    "files": "n",  # of each picture
+    "dropped": "b",  # the files of broken pictures, which have no row
+}
+WORDS = dict.fromkeys(("model", "pretrained", "fingerprint", "note"), "")  # optional texts
+LAYOUT = VECTORS | NAMES | WORDS | {"prototype_mask": "CK"}  # bool, optional: which cells have a prototype
 NEEDED = ("images", "classes", "domains", "class_names", "domain_names", "texts_build", "texts_free")
+TEXTS_ALONE = {"class_names": "C", "class_texts": "Cd", "model": "", "pretrained": "", "fingerprint": ""}
 EDITED = "clipnull_edited"
 """What `clipnull apply` adds to a file: the side that it edited, and the patches."""
-KINDS = {"f": "floating-point numbers", "U": "texts", "b": "bool"}
 SHORTEST = 1e-12  # PyTorch divides a shorter vector by this in place of its length
 LOGIT_SCALE = 100.0
 """OpenAI's, and the largest that most CLIPs are trained with: the file holds none."""
@@ -71,7 +64,7 @@ class Stored:
     """What a file of embeddings holds, checked. Optional fields that it lacks are not in `vectors` or `words`.
 
     classes, domains: (n,) int64, places in the vocabulary. vectors: float32 by field; a row of `prototypes` whose cell
-    has none is zero. words: `model`, `pretrained`, `fingerprint`, `note`. mask: (C, K) bool: which cells have one.
+    has none is zero. words: by field. mask: (C, K) bool: which cells have a prototype.
     """
 
     path: Path
@@ -99,53 +92,37 @@ def is_stored(place: object) -> bool:
 def read_stored(path: str | Path) -> Stored:
     """The embeddings in a file, every field checked. No code in it is run.
 
-    Raises ValueError that names the file and the field that is missing, misspelt, or not as the table above says.
+    Raises ValueError that names the file and the field that is missing, misspelt, or not as the tables above say.
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(
-            f"file: {str(path)!r} is not there; expected a file of embeddings, as `clipnull embed` writes it"
-        )
+        raise ValueError(f"file: {str(path)!r} is not there; expected one of embeddings, as `clipnull embed` writes it")
     try:
         with np.load(path, allow_pickle=False) as archive:
-            fields = archive.files
-            texts_alone = "class_texts" in fields and "texts_build" not in fields
-            known = ("class_names", "class_texts", *WORDS[:3]) if texts_alone else LAYOUT
-            arrays: dict[str, Any] = {name: archive[name] for name in fields if name in known}
-            edited = str(archive[EDITED]) if EDITED in fields else ""
+            return _checked(path, archive)
     except Exception as error:  # zlib and the parser of NumPy's headers have errors of their own
-        reason = one_line(error) or type(error).__name__
-        raise ValueError(
-            f"file: {str(path)!r} cannot be read ({reason}); expected a NumPy archive of arrays"
-        ) from error
+        reason = one_line(error, 1_000) or type(error).__name__
+        raise ValueError(f"file: {str(path)!r} is no file of embeddings: {reason}") from error
+
+
+def _checked(path: Path, archive: Any) -> Stored:
+    fields, edited = archive.files, str(archive[EDITED]) if EDITED in archive.files else ""
+    texts_alone = "class_texts" in fields and "texts_build" not in fields
     if edited and (edited.startswith("queries") or not texts_alone):
-        raise ValueError(f"file: {str(path)!r} holds edited embeddings; expected them as they were (`clipnull undo`)")
-    try:
-        if texts_alone:
-            arrays |= {"texts_free": arrays.pop("class_texts"), "domain_names": np.array([DOMAIN])}
-        else:
-            for name in fields:
-                one_of("field", name, LAYOUT)
-            if missing := [name for name in NEEDED if name not in arrays]:
-                raise ValueError(f"it lacks {', '.join(missing)}; expected the fields {', '.join(NEEDED)}")
-        return _checked(path, arrays, texts_alone)
-    except ValueError as error:
-        about = "class_texts (C, d) and class_names (C,): " if texts_alone else ""
-        raise ValueError(f"file: {str(path)!r} is not valid: {about}{one_line(error, 1_000)}") from None
-
-
-def _checked(path: Path, arrays: dict[str, Any], texts_alone: bool) -> Stored:
+        raise ValueError("it holds edited embeddings; expected them as they were (`clipnull undo`)")
+    layout, needed = (TEXTS_ALONE, ("class_names", "class_texts")) if texts_alone else (LAYOUT, NEEDED)
+    if not texts_alone:
+        fields = [one_of("field", name, LAYOUT) for name in fields]
+    if missing := [name for name in needed if name not in fields]:
+        raise ValueError(f"it lacks {', '.join(missing)}; expected the fields {', '.join(needed)}")
     for texts, names in (("other_texts", "other_names"), ("common_texts", "common_names")):
-        if (texts in arrays) != (names in arrays):
+        if (texts in fields) != (names in fields):
             raise ValueError(f"{texts}, {names}: only one is given; expected both or none")
-    kinds = dict.fromkeys(LAYOUT, "U") | dict.fromkeys(VECTORS, "f") | {"prototype_mask": "b"}
-    for name, value in arrays.items():
-        dtype = getattr(value, "dtype", None)  # a member that is no .npy is bytes
-        if dtype is None or dtype.kind != kinds[name]:
-            raise ValueError(f"{name}: {dtype or 'bytes'}; expected {KINDS[kinds[name]]}")
-    validate_shapes(LAYOUT, arrays)
+    arrays = {name: _array(name, archive[name]) for name in fields if name in layout}
+    validate_shapes(layout, arrays)
     if texts_alone:
-        arrays["texts_build"] = arrays["texts_free"][:, None]
+        free = arrays.pop("class_texts")
+        arrays |= {"texts_free": free, "texts_build": free[:, None], "domain_names": np.array([DOMAIN])}
     texts = {name: _texts(name, arrays[name].reshape(-1)) for name in (*NAMES, *WORDS) if name in arrays}
     vocabulary = Vocabulary(texts["class_names"], texts["domain_names"])
     mask = arrays.get("prototype_mask", np.ones(vocabulary.shape, bool))
@@ -161,6 +138,16 @@ def _checked(path: Path, arrays: dict[str, Any], texts_alone: bool) -> Stored:
         mask,
         **{name: tuple(texts[name]) for name in lists if name in texts},
     )
+
+
+def _array(name: str, value: Any) -> np.ndarray:
+    kind, expected = ("b", "bool") if name == "prototype_mask" else ("f", "floating-point numbers")
+    if name in NAMES or name in WORDS:
+        kind, expected = "U", "texts"
+    dtype = getattr(value, "dtype", None)  # a member that is no .npy is bytes
+    if dtype is None or dtype.kind != kind:
+        raise ValueError(f"{name}: {dtype or 'bytes'}; expected {expected}")
+    return value
 
 
 def _texts(name: str, values: np.ndarray) -> list[str]:
