@@ -147,10 +147,7 @@ class Edit:
         return rebuild(clip.base or clip, (*clip.edits, self))
 
     def remove(self, clip: Clip) -> Clip:
-        """`clip` without this edit: the unedited model with the other edits, in their order.
-
-        Raises ValueError if it is not among `clip.edits`, or if another edit was made after it.
-        """
+        """`clip` with its other edits, in their order. Raises ValueError if one of them was made after this one."""
         places = [i for i, edit in enumerate(clip.edits) if self.same(edit)]
         if not places:
             raise ValueError(f"clip: this edit ({self.method}) is not among its {len(clip.edits)} edits")
@@ -196,8 +193,7 @@ class Edit:
     def save(self, path: str | Path) -> Path:
         """Write the edit to a safetensors file, factors in float32; returns its path.
 
-        The request is a Forget, or what `Forget.as_dict` gives, or None; settings are numbers, texts, True and False.
-        Raises ValueError for others, and OSError if the file cannot be written; then nothing is.
+        Raises ValueError for a request or settings that `load` would refuse, and OSError if the file cannot be written.
         """
         request = self.request.as_dict() if isinstance(self.request, Forget) else self.request
         tensors = self.tensors()
@@ -218,11 +214,10 @@ class Edit:
 
     @classmethod
     def load(cls, path: str | Path, clip: Clip | None = None) -> Edit:
-        """The edit in a file that `save` wrote; its request comes back as what JSON keeps of it.
+        """The edit in a file that `save` wrote; its request comes back as what `Forget.as_dict` gives.
 
-        clip: the model it is meant for, or an edited one. The file may be anybody's: nothing in it is run.
-
-        Raises ValueError for a file that is damaged, not an edit, or holds NaN, and for a `clip` of other weights.
+        clip: the model it is meant for. The file may be anybody's: nothing in it is run. Raises ValueError for a file
+        that is damaged, not an edit, or holds NaN, and for a `clip` of other weights.
         """
         path = Path(path)
         if path.exists() and not (path.is_file() and path.stat().st_size <= MAX_BYTES):

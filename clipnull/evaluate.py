@@ -77,9 +77,8 @@ def accuracy_matrix(predicted: Tensor, images: Images, labels: Tensor | None = N
 def zero_shot(clip: Clip, images: Images, prompts: str = "free", features: Tensor | None = None) -> Tensor:
     """The accuracy of `clip` in each cell: (C, K) float64, NaN where a cell has no pictures. Broken ones do not count.
 
-    images: n pictures. prompts: "free" names no domain ("a picture of a dog"); "domain" names the domain of the
-    picture, in held-out wording; "build" does so in the wording that builds edits. features: embeddings (n, d) in place
-    of `embed(clip, images)`.
+    images: n pictures. prompts: "free", "domain" or "build", see `prompts.text_classifiers`. features: embeddings
+    (n, d) in place of `embed(clip, images)`.
 
     >>> import clipnull as cn
     >>> clip, images = cn.load(device="cpu"), cn.load_images().select(["boat", "car"], ["line"])
@@ -219,16 +218,12 @@ def compare(
 
 @dataclass(frozen=True, eq=False)
 class Others:
-    """Unrelated pictures and words that no request mentions.
+    """Unrelated pictures and words that no request mentions."""
 
-    images: (m, d) float32, embeddings of the unedited model. texts: (w, d). names: w words. shows: (m,) int64, the word
-    of each picture, where that is known.
-    """
-
-    images: Tensor
-    texts: Tensor
-    names: tuple[str, ...]
-    shows: Tensor | None = None
+    images: Tensor  # (m, d) float32, embeddings of the unedited model
+    texts: Tensor  # (w, d)
+    names: tuple[str, ...]  # w words
+    shows: Tensor | None = None  # (m,) int64, the word of each picture, where that is known
 
     def answers(self, change: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """The word with the largest cosine to each picture after `change`, such as `edit.images`: (m,) int64."""

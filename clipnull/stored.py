@@ -96,7 +96,7 @@ def read_stored(path: str | Path) -> Stored:
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"file: {str(path)!r} is not there; expected one of embeddings, as `clipnull embed` writes it")
+        raise ValueError(f"file: {str(path)!r} is not there; expected a file of embeddings, as of `clipnull embed`")
     try:
         with np.load(path, allow_pickle=False) as archive:
             return _checked(path, archive)

@@ -202,7 +202,7 @@ def test_what_needs_an_encoder_says_so(file, clip, images, tmp_path):
         pictures.image(0)
     with pytest.raises(ValueError, match="pretrained: 'openai' given"):
         cn.load(path, "openai")
-    with pytest.raises(ValueError, match="is not there; expected one of embeddings"):
+    with pytest.raises(ValueError, match="is not there; expected a file of embeddings"):
         cn.load(str(tmp_path / "none.npz"))
 
 

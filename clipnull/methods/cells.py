@@ -92,8 +92,7 @@ class Cells:
         """U, which changes the margin of one class, in all its forms, and hardly anything else: (C, d).
 
         u_c ~ (X^T X + 0.05 I)^-1 sum_f m_cf, where X holds the margins m_cf of all forms of all classes and, weighed as
-        DUAL_WORDS names, the common words minus their mean: u_c is short on all other classes and words. u_c m_cf is 1
-        in the mean over forms.
+        DUAL_WORDS names, the common words minus their mean. u_c m_cf is 1 in the mean over forms.
         """
         return self._lowering(self.form_margins, torch.ones_like(self.form_margins[..., 0]))
 
@@ -140,10 +139,9 @@ class Cells:
 
     @property
     def growth(self) -> float:
-        """How much farther a class has to go down where there are more names than dimensions: max(1, sqrt(C / d)).
+        """How much farther a class goes down where there are more names than dimensions: max(1, sqrt(C / d)).
 
-        Beyond d names, u_c lowers names nearby along with class c: for one of these to be named in its place, c has to
-        go farther.
+        Beyond d names, u_c lowers names nearby along with class c, which one of them is to replace.
         """
         c, d = self.classifier.shape
         return max(1.0, math.sqrt(c / d))
@@ -164,10 +162,7 @@ class Cells:
 
     @property
     def domain_lean(self) -> float:
-        """How far the mean picture leans to one domain: its largest reading, that of the domain's own name being 1.
-
-        For K domains with names s_k, the reading of z is z (s_k - mean s), divided by that of s_k. 0 without a mean.
-        """
+        """How far the mean picture leans to one domain: its largest z (s_k - mean s), that of the name s_k being 1."""
         mean = self._mean_picture
         if mean is None or len(self.domain_directions) < 2:
             return 0.0
@@ -179,8 +174,8 @@ class Cells:
         """What is taken for the middle between domains, (d,): zero, or the mean picture where zero cannot be it.
 
         The mean of many pictures reads about 0 on each domain (measured: up to .35). Where it leans by more than
-        MAX_LEAN to one, all pictures would be taken for that domain, so detectors count from the mean picture.
-        Elsewhere that would do harm: a mean is seldom balanced between domains.
+        MAX_LEAN to one, all would be taken for it, so detectors count from the mean. Elsewhere that would do harm: a
+        mean is seldom balanced between domains.
         """
         mean = self._mean_picture
         return torch.zeros_like(self.classifier[0]) if mean is None or self.domain_lean <= MAX_LEAN else mean
@@ -209,9 +204,8 @@ class Cells:
         """The embeddings of the cells in `mask` (C, K) bool, texts before prototypes: (n, d).
 
         The forms of classes that are in `mask` in every domain come last. With `center`, the mean over all cells of the
-        same kind (text or prototype), or over all classes in the same form, is subtracted. An edit that takes away such
-        rows makes the forgotten cells look like the mean cell; one that takes away raw rows brings their scores to
-        zero, which need not be low.
+        same kind, or over all classes in the same form, is subtracted: an edit then makes forgotten cells look like the
+        mean cell. One that takes away raw rows brings their scores to zero, which need not be low.
         """
         rows = [x[mask] - (x.mean(0).mean(0) if center else 0) for x in self.kinds]
         return torch.cat([*rows, self._form_rows(mask.all(1), center)])
