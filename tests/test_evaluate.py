@@ -187,14 +187,6 @@ def test_prompt_sets_are_validated(clip, images):
         cn.compare(clip, clip, images, cn.Forget(classes=["cra"]))
 
 
-def test_what_is_printed_is_one_line(clip, images, cells):
-    edited = plain(clip.width).apply(clip)
-    result = cn.compare(clip, clip, images, cn.Forget(["dog"]), features=(torch.ones(len(images), clip.width),) * 2)
-    for thing, part in ((clip, "miniclip"), (edited, "1 edit)"), (images, str(len(images))), (cells, "classes"),
-                        (result, "dog"), (cn.METHODS, "ridge"), (edited.edits[0], "nullspace")):  # fmt: skip
-        assert part in repr(thing) and len(repr(thing)) < 200 and "\n" not in repr(thing)
-
-
 @pytest.mark.parametrize(
     ("call", "argument", "expected"),
     [

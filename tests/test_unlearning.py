@@ -1,7 +1,6 @@
 """From a request to an edit of a model, from names alone."""
 
 import functools
-import inspect
 import warnings
 
 import pytest
@@ -64,14 +63,6 @@ def test_forgetting_in_turn_reads_prototypes_through_the_edits_before(clip, quic
     expected = F.normalize(first.images(plain.prototypes.flatten(0, 1)), dim=-1)
     torch.testing.assert_close(cells.prototypes.flatten(0, 1), expected, atol=1e-6, rtol=0)
     assert not torch.allclose(cells.prototypes, plain.prototypes, atol=1e-2)
-
-
-def test_prototypes_are_synthesized_by_default(clip, monkeypatch):
-    calls = []
-    monkeypatch.setattr(from_names, "cell_prototypes", lambda *inputs, mask: calls.append((*inputs, mask)))
-    cn.unlearn(clip, cn.Forget(["dog"]), VOCABULARY)
-    assert [call[:2] for call in calls] == [(clip, VOCABULARY)] and calls[0][2].all()
-    assert inspect.signature(cell_prototypes).parameters["steps"].default == 60
 
 
 def test_prototypes_at_hand_are_used(clip):
