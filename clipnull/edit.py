@@ -18,7 +18,8 @@ from torch import Tensor
 
 from .errors import brief, expect_types, printable
 from .files import written
-from .layers import LARGEST, ROWS, EditLayer, Gate, is_sound, rebuild
+from .layers import GATE, ROWS, EditLayer, Gate, rebuild
+from .shapes import validate_shapes, validate_values
 from .vocabulary import Forget
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 Array = TypeVar("Array", Tensor, np.ndarray)
 
+FACTORS = {"left": "dr", "right": "dr", "bias": "d", "threshold": "r", "mean_text": "d"}
 FORMAT, VERSION = "clipnull-edit", "2"
 TEXTS = ("method", "model", "fingerprint", "after")
 KEYS = {"format", "version", "request", "settings", "sha256", *TEXTS}
@@ -65,22 +67,14 @@ class Edit:
     mean_text: Tensor | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        d, r = self.left.shape if self.left.ndim == 2 else (0, 0)
-        shapes = {"left": (d, r), "right": (d, r), "bias": (d,), "threshold": (r,), "mean_text": (d,)}
-        for name, shape in shapes.items():
-            value = getattr(self, name)
-            if value is not None and not (d and value.shape == shape and is_sound(value)):
-                raise ValueError(
-                    f"{name}: shape {tuple(value.shape)}, {value.dtype}, or its values are not valid; expected left, "
-                    f"right (d, r), threshold (r,), bias and mean_text (d,), finite, up to {LARGEST:g}"
-                )
+        gate = vars(self.gate) if self.gate else {}
+        validate_shapes(FACTORS | GATE, vars(self) | gate, may_be_empty="rqF")
+        validate_values(**{name: getattr(self, name) for name in FACTORS})
         if self.left.dtype != self.right.dtype:
             raise ValueError(f"right: {self.right.dtype}; expected {self.left.dtype}, as left")
-        if self.gate and (self.gate.domains.shape[1], self.gate.open.shape[1]) != (d, r):
-            raise ValueError(f"gate: {self.gate.domains.shape[1]} wide; expected {d} and rank {r}, as left and right")
-        given = [name for name in ("bias", "gate", "threshold") if getattr(self, name) is not None]
-        if len(given) > 1:
-            raise ValueError(f"{', '.join(given)}: given together; expected one of them")
+        forms = [name for name in ("bias", "gate", "threshold") if getattr(self, name) is not None]
+        if len(forms) > 1:
+            raise ValueError(f"{', '.join(forms)}: given together; expected one of them")
 
     @property
     def rank(self) -> int:
@@ -112,7 +106,8 @@ class Edit:
         if z.ndim != 2 or z.shape[1] != len(self.left) or not z.is_floating_point():
             raise ValueError(f"z: {z.dtype} of shape {tuple(z.shape)}; expected floats, (n, {len(self.left)})")
         layer, edited = self.layer(torch.float64).to(z.device), torch.empty_like(z) if self.linear else z.clone()
-        for rows in (slice(first, first + ROWS) for first in range(0, len(z), ROWS)):
+        for first in range(0, len(z), ROWS):
+            rows = slice(first, first + ROWS)
             if self.linear:
                 edited[rows] = layer(z[rows])
             else:
@@ -131,9 +126,7 @@ class Edit:
             what = f"form {self.form!r}" if self.bias is None else "a bias"
             raise ValueError(f"edit: of {what}; expected a single matrix, or an index edited by `images`")
         if t.ndim not in (1, 2) or t.shape[-1] != len(self.left) or not t.is_floating_point():
-            raise ValueError(
-                f"t: {t.dtype} of shape {tuple(t.shape)}; expected floats, (n, {len(self.left)}) or one row"
-            )
+            raise ValueError(f"t: {t.dtype} of shape {tuple(t.shape)}; expected floats, (n, d) or (d,), as the edit is")
         wide = t.double()
         left, right = self.left.to(wide), self.right.to(wide)
         return (wide - (wide @ right) @ left.T).to(t.dtype)
@@ -154,10 +147,7 @@ class Edit:
         return rebuild(clip.base or clip, (*clip.edits, self))
 
     def remove(self, clip: Clip) -> Clip:
-        """`clip` without this edit: the unedited model with the other edits, in their order.
-
-        Raises ValueError if it is not among `clip.edits`, or if another edit was made after it.
-        """
+        """`clip` with its other edits, in their order. Raises ValueError if one of them was made after this one."""
         places = [i for i, edit in enumerate(clip.edits) if self.same(edit)]
         if not places:
             raise ValueError(f"clip: this edit ({self.method}) is not among its {len(clip.edits)} edits")
@@ -165,51 +155,56 @@ class Edit:
         for i, edit in enumerate(others):
             if edit.after and edit.after != history(others[:i]):
                 raise ValueError(
-                    f"clip: its edit {i + 2} ({edit.method}) was made after this one ({self.method}); expected that "
-                    "one to be removed first"
+                    f"clip: its edit {i + 2} ({edit.method}) was made after this one; remove that one first"
                 )
         return rebuild(clip.base or clip, others)
 
     def validate_for(self, clip: Clip) -> None:
-        """Raises ValueError if the edit was made for other weights or another width than those of `clip`.
-
-        And if it was made on an edited model, unless `clip` carries just the edits it was made after.
-        """
+        """Raises ValueError if the edit was made for another width, for other weights, or after other edits."""
         if len(self.left) != clip.width:
             raise ValueError(f"clip: its joint space is {clip.width} wide; expected {len(self.left)}, as in this edit")
-        if self.fingerprint and clip.fingerprint and self.fingerprint != clip.fingerprint:
+        if self.fingerprint and not clip.fingerprint:
+            warnings.warn(
+                f"clip: {clip.name} does not say of which weights; the edit is for {self.model}", stacklevel=3
+            )
+        elif self.fingerprint and self.fingerprint != clip.fingerprint:
             raise ValueError(
                 f"clip: its weights ({clip.name}, fingerprint {clip.fingerprint}) do not match; expected "
                 f"those the edit was made for ({self.model or 'a model'}, {self.fingerprint})"
             )
-        if self.fingerprint and not clip.fingerprint:
-            warnings.warn(
-                f"clip: {clip.name} does not say which weights it is of; the edit is for {self.model}", stacklevel=3
-            )
         if self.after and self.after != history(clip.edits):
             raise ValueError(
-                f"clip: it carries {len(clip.edits)} edits, which are not those that this edit ({self.method}) was "
-                f"made after; expected the edited model it was made on ({self.after})"
+                f"clip: it carries {len(clip.edits)} edits; expected those the edit came after ({self.after})"
             )
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What acts, as it is saved: float32 and bool; `right` is left out where it equals `left`."""
+        values: dict[str, Tensor | None] = {name: getattr(self, name) for name in FACTORS if name != "mean_text"}
+        if self.gate:
+            values |= {f"gate.{name}": value for name, value in vars(self.gate).items()}
+        if torch.equal(self.left, self.right):
+            del values["right"]
+        return {name: _plain(value) for name, value in values.items() if value is not None}
+
+    def same(self, other: Edit) -> bool:
+        """Whether both do the same to an embedding, to the precision of a file."""
+        return checksum(self.tensors(), {}) == checksum(other.tensors(), {})
 
     def save(self, path: str | Path) -> Path:
         """Write the edit to a safetensors file, factors in float32; returns its path.
 
-        The request is a Forget, or what `Forget.as_dict` gives, or None; settings are numbers, texts, True and False.
-        Raises ValueError for others, and OSError if the file cannot be written; then nothing is.
+        Raises ValueError for a request or settings that `load` would refuse, and OSError if the file cannot be written.
         """
-        request = self.request.as_dict() if hasattr(self.request, "as_dict") else self.request
+        request = self.request.as_dict() if isinstance(self.request, Forget) else self.request
         tensors = self.tensors()
         if self.mean_text is not None:
-            tensors["mean_text"] = self.mean_text.float().cpu().contiguous()
+            tensors["mean_text"] = _plain(self.mean_text)
+        metadata = {"format": FORMAT, "version": VERSION} | {key: getattr(self, key) for key in TEXTS}
         try:
-            values = {
-                "request": json.dumps(request, allow_nan=False),
-                "settings": json.dumps(self.settings, allow_nan=False),
-            }
+            for name, value in (("request", request), ("settings", self.settings)):
+                metadata[name] = json.dumps(value, allow_nan=False)
         except (TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"request, settings: {error}; expected values that JSON knows") from error
-        metadata = {"format": FORMAT, "version": VERSION} | values | {key: getattr(self, key) for key in TEXTS}
         metadata["sha256"] = checksum(tensors, metadata)
         _fields_of(metadata)
         content = _in_order(save(tensors, metadata))
@@ -219,11 +214,10 @@ class Edit:
 
     @classmethod
     def load(cls, path: str | Path, clip: Clip | None = None) -> Edit:
-        """The edit in a file that `save` wrote; its request comes back as what JSON keeps of it.
+        """The edit in a file that `save` wrote; its request comes back as what `Forget.as_dict` gives.
 
-        clip: the model it is meant for, or an edited one. The file may be anybody's: nothing in it is run.
-
-        Raises ValueError for a file that is damaged, not an edit, or holds NaN, and for a `clip` of other weights.
+        clip: the model it is meant for. The file may be anybody's: nothing in it is run. Raises ValueError for a file
+        that is damaged, not an edit, or holds NaN, and for a `clip` of other weights.
         """
         path = Path(path)
         if path.exists() and not (path.is_file() and path.stat().st_size <= MAX_BYTES):
@@ -249,24 +243,6 @@ class Edit:
             edit.validate_for(clip)
         return edit
 
-    def tensors(self) -> dict[str, Tensor]:
-        """What acts, as it is saved: float32 and bool; `right` is left out where it equals `left`."""
-        named = {"left": self.left, "right": self.right, "bias": self.bias, "threshold": self.threshold}
-        if self.gate:
-            named |= {f"gate.{name}": value for name, value in vars(self.gate).items()}
-        if torch.equal(self.left, self.right):
-            del named["right"]
-        return {
-            name: (value if value.dtype == torch.bool else value.float()).cpu().contiguous()
-            for name, value in named.items()
-            if value is not None
-        }
-
-    def same(self, other: Edit) -> bool:
-        """Whether both do the same to an embedding, to the precision of a file."""
-        mine, theirs = self.tensors(), other.tensors()
-        return mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
-
 
 def history(edits: Sequence[Edit]) -> str:
     """What names a sequence of edits: 16 hexadecimal digits of what they do, in their order; empty for none."""
@@ -286,6 +262,11 @@ def checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     return digest.hexdigest()
 
 
+def _plain(value: Tensor) -> Tensor:
+    """As a file holds it."""
+    return (value if value.dtype == torch.bool else value.float()).cpu().contiguous()
+
+
 def _tensor_of(array: np.ndarray) -> Tensor:
     """The values of an array, which may be mapped from a file, be of the other byte order or run backwards."""
     return torch.from_numpy(np.require(array, array.dtype.newbyteorder("="), ["C", "W"]))
@@ -302,18 +283,15 @@ def _in_order(content: bytes) -> bytes:
 def _fields_of(metadata: Mapping[str, str]) -> dict[str, Any]:
     """What the metadata of a patch say, each of its kind; ValueError for anything else."""
     if metadata.get("format") != FORMAT or metadata.get("version") != VERSION or metadata.keys() != KEYS:
-        raise ValueError(
-            f"it says {brief(dict(metadata))}; expected {FORMAT!r}, version {VERSION!r}, with {sorted(KEYS)}"
-        )
-    for key in TEXTS:
-        if len(metadata[key]) > 4_000 or not printable(metadata[key]):
-            raise ValueError(f"{key}: {brief(metadata[key])}; expected a printable text of at most 4,000 characters")
+        raise ValueError(f"it says {brief(dict(metadata))}; expected {FORMAT}, version {VERSION}, with {sorted(KEYS)}")
     request, settings = json.loads(metadata["request"]), json.loads(metadata["settings"])
     if request is not None:
         Forget.from_dict(request)
     if not isinstance(settings, dict) or not all(isinstance(v, str | int | float | None) for v in settings.values()):
         raise ValueError(f"settings: {brief(settings)}; expected names with numbers, texts, True or False")
-    if not printable("".join(map(str, [*settings, *settings.values()]))):
-        raise ValueError(f"settings: {brief(settings)}; expected printable texts")
     json.dumps([request, settings], allow_nan=False)  # raises ValueError where a number is not finite
-    return {key: metadata[key] for key in TEXTS} | {"request": request, "settings": settings}
+    texts = {key: metadata[key] for key in TEXTS}
+    for key, text in {**texts, "settings": "".join(map(str, [*settings, *settings.values()]))}.items():
+        if len(text) > 4_000 or not printable(text):
+            raise ValueError(f"{key}: {brief(text)}; expected printable texts of at most 4,000 characters")
+    return texts | {"request": request, "settings": settings}

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from scipy import stats
 from torch import Tensor
 
-from .embedding import embed, readable, validate_kind
+from .embedding import embed, readable
 from .errors import at_least, expect_types, one_of
 from .files import data_folder
 from .images import Images
@@ -33,45 +33,33 @@ def classify(
     """The class with the largest cosine: (n,) int64; -1, no answer, where the features hold NaN.
 
     features: embeddings (n, d). classifiers: unit rows (C, d), or (K, C, d), one text classifier for the pictures of
-    each domain. domains: of the pictures, (n,). change: what is done to the features first, such as `edit.images`, ROWS
-    at a time. Raises ValueError for features or classifiers that are infinite.
+    each domain. domains: of the pictures, (n,). change: what is done to ROWS features at a time first, such as
+    `edit.images`.
     """
     if not classifiers.isfinite().all():
         raise ValueError("classifiers: they hold NaN or infinite values; expected finite ones")
     predicted = torch.empty(len(features), dtype=torch.int64, device=features.device)
     for first in range(0, len(features), ROWS):
         rows = slice(first, first + ROWS)
-        z, domain = features[rows] if change is None else change(features[rows]), domains[rows]
+        z, domain, answer = features[rows], domains[rows], predicted[rows]
+        z = z if change is None else change(z)
         length = z.norm(dim=-1)
         if length.isinf().any():
             row = first + int(length.isinf().nonzero()[0])
             raise ValueError(f"features: row {row} is infinite; expected finite ones, or NaN for no answer")
-        z, answer = F.normalize(z, dim=-1), predicted[rows]
-        if classifiers.ndim == 2:
-            answer[:] = (z @ classifiers.T).argmax(1)
-        else:
-            for k, classifier in enumerate(classifiers):
-                answer[domain == k] = (z[domain == k] @ classifier.T).argmax(1)
+        z = F.normalize(z, dim=-1)
+        for k, classifier in enumerate(classifiers if classifiers.ndim == 3 else classifiers[None]):
+            of_domain = domain == k if classifiers.ndim == 3 else slice(None)
+            answer[of_domain] = (z[of_domain] @ classifier.T).argmax(1)
         answer[length.isnan()] = -1
     return predicted
 
 
 def predict(clip: Clip, images: Images, prompts: str = "free", features: Tensor | None = None) -> Tensor:
-    """The class that each picture is classified as, among all of the vocabulary: (n,) int64; -1 if broken.
-
-    prompts, features: as in `zero_shot`.
-    """
+    """The class that each picture is classified as, (n,) int64; -1 if broken. prompts, features: see `zero_shot`."""
     expect_types(clip=clip, images=images)
-    return _classified(clip, images, text_classifiers(clip, images.vocabulary, prompts), features)
-
-
-def _classified(clip: Clip, images: Images, classifiers: Tensor, features: Tensor | None) -> Tensor:
-    if features is not None:
-        return classify(features, classifiers, images.domains)
-    if images.stored is None:
-        return classify(embed(clip, images), classifiers, images.domains)
-    validate_kind(clip, images)
-    return classify(images.stored, classifiers, images.domains, partial(clip.embed_pixels, batch=ROWS))
+    z = embed(clip, images) if features is None else features
+    return classify(z, text_classifiers(clip, images.vocabulary, prompts), images.domains)
 
 
 def accuracy_matrix(predicted: Tensor, images: Images, labels: Tensor | None = None) -> Tensor:
@@ -89,9 +77,8 @@ def accuracy_matrix(predicted: Tensor, images: Images, labels: Tensor | None = N
 def zero_shot(clip: Clip, images: Images, prompts: str = "free", features: Tensor | None = None) -> Tensor:
     """The accuracy of `clip` in each cell: (C, K) float64, NaN where a cell has no pictures. Broken ones do not count.
 
-    images: n pictures. prompts: "free" names no domain ("a picture of a dog"); "domain" names the domain of the
-    picture, in held-out wording; "build" does so in the wording that builds edits. features: embeddings (n, d) in place
-    of `embed(clip, images)`.
+    images: n pictures. prompts: "free", "domain" or "build", see `prompts.text_classifiers`. features: embeddings
+    (n, d) in place of `embed(clip, images)`.
 
     >>> import clipnull as cn
     >>> clip, images = cn.load(device="cpu"), cn.load_images().select(["boat", "car"], ["line"])
@@ -103,14 +90,14 @@ def zero_shot(clip: Clip, images: Images, prompts: str = "free", features: Tenso
 
 def domain_accuracy(clip: Clip, images: Images, features: Tensor | None = None) -> Tensor:
     """How often the domain of a picture is named right, in each cell: (C, K). features: as in `zero_shot`."""
-    classifier = embed_domains(clip, images.vocabulary.domains)
-    return accuracy_matrix(_classified(clip, images, classifier, features), images, images.domains)
+    z = embed(clip, images) if features is None else features
+    named = classify(z, embed_domains(clip, images.vocabulary.domains), images.domains)
+    return accuracy_matrix(named, images, images.domains)
 
 
 def macro(matrix: Tensor, mask: Tensor | None = None) -> float:
     """Mean over the cells of `mask` that hold pictures (all cells by default); NaN if there are none."""
-    values = matrix if mask is None else matrix[mask]
-    return float(values.nanmean())
+    return float((matrix if mask is None else matrix[mask]).nanmean())
 
 
 def rates(before: Tensor, after: Tensor, mask: Tensor) -> dict[str, float]:
@@ -129,13 +116,12 @@ def rates(before: Tensor, after: Tensor, mask: Tensor) -> dict[str, float]:
     whole_classes, whole_domains = (bool((mask.all(i) == mask.any(i)).all()) for i in (1, 0))
     selective = not whole_classes and not whole_domains
     a, a_after, floor = macro(before, mask), macro(after, mask), 1 / len(mask) if whole_domains else 0.0
-    worst = drop[kept]
     return {
         "forgetting_rate": min(1.0, (a - a_after) / (a - floor)) if a > floor else float("nan"),
         "retain_drop": macro(drop, kept),
         "sibling_class_drop": macro(drop, kept & same_class) if selective else float("nan"),
         "sibling_domain_drop": macro(drop, kept & same_domain) if selective else float("nan"),
-        "worst_cell_drop": max(worst[~worst.isnan()].tolist(), default=float("nan")),
+        "worst_cell_drop": max(drop[kept & ~drop.isnan()].tolist(), default=float("nan")),
     }
 
 
@@ -175,15 +161,15 @@ class Comparison:
 
     def __str__(self) -> str:
         before, after = (100 * macro(matrix, self.mask) for matrix in (self.before, self.after))
-        first = (
+        lines = [
             f"forget {self.request}: {before:.1f} % -> {after:.1f} % right on forgotten cells, prompts "
             f"{self.prompts!r}, {len(self.images)} pictures"
-        )
-        units = {"forgetting_rate": "", "collateral": " %"}
-        rates = {name: value for name, value in self.rates.items() if value == value}
-        return "\n".join(
-            [first, *(f"  {n.replace('_', ' '):20} {x:8.3f}{units.get(n, ' points')}" for n, x in rates.items())]
-        )
+        ]
+        for name, value in self.rates.items():
+            if value == value:
+                unit = {"forgetting_rate": "", "collateral": " %"}.get(name, " points")
+                lines.append(f"  {name.replace('_', ' '):20} {value:8.3f}{unit}")
+        return "\n".join(lines)
 
 
 def compare(
@@ -213,40 +199,31 @@ def compare(
     expect_types(clip=clip, after=after, images=images, request=request)
     mask = request.mask(images.vocabulary)
     one_of("prompts", prompts, PROMPTS)
-    if features is None and images.stored is None:
+    if features is None:
         images, (z,) = readable(images, embed(clip, images))
         features = z, embed(after, images)
-    z, z_after = (None, None) if features is None else features
-    answers = torch.stack([predict(clip, images, prompts, z), predict(after, images, prompts, z_after)])
+    answers = torch.stack([predict(m, images, prompts, z) for m, z in zip((clip, after), features, strict=True)])
     answered = (answers != -1).all(0)
     images, answers = (images, answers) if answered.all() else (images.where(answered), answers[:, answered])
-    before, changed = (accuracy_matrix(predicted, images) for predicted in answers)
-    return Comparison(before, changed, mask, images, request, prompts, answers, _renamed(clip, after, images, request))
+    accuracy, accuracy_after = (accuracy_matrix(predicted, images) for predicted in answers)
+    base, renamed = clip.base or clip, None
+    others = others_of(base, images.vocabulary)
+    if others and (after.base or after) is base and is_measurable(request):
+        renamed = others.answers(after.edited) != others.answers(clip.edited)
+    return Comparison(accuracy, accuracy_after, mask, images, request, prompts, answers, renamed)
 
 
-def _renamed(clip: Clip, after: Clip, images: Images, request: Forget) -> Tensor | None:
-    """Which unrelated pictures `clip` and `after`, edits of one model, name differently: (m,) bool; None if unknown."""
-    base = clip.base or clip
-    others = others_of(base, images.vocabulary) if (after.base or after) is base and is_measurable(request) else None
-    return None if others is None else others.answers(after.edited) != others.answers(clip.edited)
-
-
-# Collateral damage: kept cells are few and known to the method; other words are many, and it has never met them. How
-# many pictures of other things get another name after an edit?
+# --- collateral damage: how many pictures of other things, which no method has met, get another name?
 
 
 @dataclass(frozen=True, eq=False)
 class Others:
-    """Unrelated pictures and words that no request mentions.
+    """Unrelated pictures and words that no request mentions."""
 
-    images: (m, d) float32, embeddings of the unedited model. texts: (w, d). names: w words. shows: (m,) int64, the word
-    of each picture, where that is known.
-    """
-
-    images: Tensor
-    texts: Tensor
-    names: tuple[str, ...]
-    shows: Tensor | None = None
+    images: Tensor  # (m, d) float32, embeddings of the unedited model
+    texts: Tensor  # (w, d)
+    names: tuple[str, ...]  # w words
+    shows: Tensor | None = None  # (m,) int64, the word of each picture, where that is known
 
     def answers(self, change: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """The word with the largest cosine to each picture after `change`, such as `edit.images`: (m,) int64."""

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .shapes import validate_shapes, validate_values
 from .towers import Projection, find_projection, share, uncompiled
 
 if TYPE_CHECKING:
@@ -18,18 +19,13 @@ if TYPE_CHECKING:
 Edits = tuple[Any, ...]
 """Of `edit.Edit`, which stands on this module."""
 
-LARGEST = 1e12
-"""The largest value in an edit: the product of two such, times an embedding, is far from what float32 can hold."""
-
 ROWS = 8192
 """Embeddings that are edited or classified at a time: what is computed for them stays small, however many there are."""
 
 
-def is_sound(value: Tensor) -> bool:
-    """Whether `value` is of real floating numbers, all finite and none beyond LARGEST."""
-    if value.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
-        return False
-    return bool((value.detach().abs() <= LARGEST).all())  # NaN is not
+GATE = {
+    "domains": "Kd", "open": "Kr", "replaced": "K", "average": "d", "offset": "K", "spread": "dq", "forms": "Fdr",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,58 +49,42 @@ class Gate:
     forms: Tensor | None = None
 
     def __post_init__(self) -> None:
-        k, d = self.domains.shape if self.domains.ndim == 2 else (0, 0)
-        r = self.open.numel() // max(1, k)
-        shapes: dict[str, tuple[int, ...]] = {"domains": (k, d), "open": (k, r), "replaced": (k,)}
-        shapes |= {"average": (d,), "offset": (k,)}
-        if self.spread is not None:
-            shapes["spread"] = (d, self.spread.numel() // max(1, d))
-        if self.forms is not None:
-            shapes["forms"] = (self.forms.numel() // max(1, d * r), d, r)
-        for name, shape in shapes.items():
-            value = getattr(self, name)
-            valid = value.dtype == torch.bool if name in ("open", "replaced") else is_sound(value)
-            if not (k and d and valid and value.shape == shape):
-                raise ValueError(
-                    f"gate: {name} of shape {tuple(value.shape)}, {value.dtype}; expected finite domains "
-                    "(K, d), average (d,), offset (K,), spread (d, q), forms (F, d, r), bool open (K, r), replaced (K,)"
-                )
+        validate_shapes(GATE, vars(self), may_be_empty="rqF")
+        for name in ("open", "replaced"):
+            if getattr(self, name).dtype != torch.bool:
+                raise ValueError(f"{name}: {getattr(self, name).dtype}; expected bool")
+        validate_values(**{name: value for name, value in vars(self).items() if name not in ("open", "replaced")})
         if ((self.domains.norm(dim=1) - 1).abs() > 1e-3).any():
-            raise ValueError("gate: domains with rows that are not of length 1; expected unit rows")
+            raise ValueError("domains: rows that are not of length 1; expected unit rows")
 
 
 class EditLayer(nn.Module):
-    """An `Edit` as a module after the tower: (n, d) -> (n, d), computed in `dtype`; not part of a state dict."""
+    """An `Edit` as a module after the tower: (n, d) -> (n, d), computed in `dtype`; not part of a state dict.
 
-    left: Tensor
-    right: Tensor
-    bias: Tensor | None
-    domains: Tensor
-    open: Tensor
-    replaced: Tensor
-    average: Tensor
-    offset: Tensor
-    spread: Tensor | None
-    forms: Tensor | None
-    threshold: Tensor | None
+    Its factors and those of its gate are buffers of the same names.
+    """
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...
 
     def __init__(self, edit: Any, dtype: torch.dtype = torch.float32):
         super().__init__()
-        self.gated = edit.gate is not None
-        values = {name: getattr(edit, name) for name in ("left", "right", "bias", "threshold")}
-        for name, value in (values | (vars(edit.gate) if edit.gate else {})).items():
+        factors = {name: getattr(edit, name) for name in ("left", "right", "bias", "threshold")}
+        gate = vars(edit.gate) if edit.gate else dict.fromkeys(GATE)
+        for name, value in (factors | gate).items():
             moved = value if value is None or value.dtype == torch.bool else value.to(dtype)
             self.register_buffer(name, moved, persistent=False)
 
     def forward(self, z: Tensor) -> Tensor:
         wide = z.to(self.left.dtype)
-        if self.threshold is None and not self.gated:
+        if self.threshold is None and self.domains is None:
             out = wide - wide @ self.left @ self.right.T
             return (out if self.bias is None else out + self.bias).to(z.dtype)
         read, replaced = self._read(wide, wide.norm(dim=-1))
-        if self.gated and self.spread is not None:
+        if self.spread is not None:
             read = read * (read > (wide @ self.spread).norm(dim=-1, keepdim=True))
-        if self.gated and self.forms is not None:
+        if self.forms is not None:
             read = torch.where(read > 0, torch.maximum(read, (wide @ self.forms).amax(0)), read)
         out = torch.where((read > 0).any(1)[:, None], (wide - read @ self.right.T).to(z.dtype), z)
         if replaced is None:
@@ -115,8 +95,8 @@ class EditLayer(nn.Module):
     def touched(self, z: Tensor, length: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Which rows of z (n, d) `forward` may change, and what they become, (m,) and (m, d): of a gate or threshold.
 
-        The others are left out of most of the work. How many there are depends on z, so that this cannot be exported,
-        as `forward` can. length: (n,), of the rows, if it is known.
+        Most rows are left out of most of the work. m depends on z, so `forward` can be exported and this cannot.
+        length: (n,), of the rows, if it is known.
         """
         wide = z.to(self.left.dtype)
         read, replaced = self._read(wide, wide.norm(dim=-1) if length is None else length.to(wide.dtype))
@@ -168,31 +148,35 @@ def multiply_in(model: Any, edits: Edits) -> None:
     """Multiply linear `edits` into the projection of `model`, in float64, in place; put one in where there is none."""
     projection = find_projection(model)
     if projection.weight is None:
-        tower = uncompiled(model.visual)
-        last = list(tower.parameters())[-1]
-        linear = nn.Linear(projection.width, projection.width, bias=False, device=last.device, dtype=last.dtype)
-        nn.init.eye_(linear.weight)
-        head: OrderedDict[str, nn.Module] = OrderedDict(proj=linear.requires_grad_(last.requires_grad))
-        tower.head = nn.Sequential(head).train(tower.training)
+        add_projection(model, projection.width)
         projection = find_projection(model)
-    stored = projection.weight
-    assert stored is not None
-    weight = stored.T if projection.transposed else stored
+    weight = projection.weight
+    assert weight is not None
     if projection.bias is None and any(edit.bias is not None for edit in edits):
-        zeros = nn.Parameter(torch.zeros_like(weight[0]), requires_grad=stored.requires_grad)
+        zeros = nn.Parameter(weight.new_zeros(projection.width), requires_grad=weight.requires_grad)
         model.get_submodule(projection.module).bias = zeros
         projection = find_projection(model)
-    wide, bias = weight.double(), None if projection.bias is None else projection.bias.double()
+    rows, bias = weight.T if projection.transposed else weight, projection.bias
+    wide = (rows if bias is None else torch.cat([rows, bias[None]])).double()  # (D, d), and the bias below it
     for edit in edits:
-        left, right = edit.left.to(wide), edit.right.to(wide)
-        wide = wide - (wide @ left) @ right.T
-        if bias is not None:
-            bias = bias - (bias @ left) @ right.T + (0 if edit.bias is None else edit.bias.to(wide))
-    weight.copy_(wide)
-    if bias is not None and projection.bias is not None:
-        projection.bias.copy_(bias)
-    if not (torch.isfinite(weight).all() and (projection.bias is None or torch.isfinite(projection.bias).all())):
+        wide = wide - (wide @ edit.left.to(wide)) @ edit.right.to(wide).T
+        if edit.bias is not None:
+            wide[-1] += edit.bias.to(wide)
+    if not torch.isfinite(wide.to(weight.dtype)).all():
         raise ValueError(
             f"clip: with {len(edits)} edits multiplied in, its projection is beyond what {weight.dtype} holds; "
             "expected edits with smaller factors"
         )
+    rows.copy_(wide[: len(rows)])
+    if bias is not None:
+        bias.copy_(wide[-1])
+
+
+def add_projection(model: Any, width: int) -> None:
+    """Give a tower without a projection an identity of that width, where open_clip has a place for one."""
+    tower = uncompiled(model.visual)
+    last = list(tower.parameters())[-1]
+    linear = nn.Linear(width, width, bias=False, device=last.device, dtype=last.dtype)
+    nn.init.eye_(linear.weight)
+    head: OrderedDict[str, nn.Module] = OrderedDict(proj=linear.requires_grad_(last.requires_grad))
+    tower.head = nn.Sequential(head).train(tower.training)

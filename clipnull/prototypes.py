@@ -3,20 +3,15 @@
 A prototype of a target t maximises cos(z(x), t) over pictures x by gradient ascent (activation maximisation). Free
 pixels end in noise that only the model understands; habits of feature visualisation (Olah, Mordvintsev and Schubert
 2017) keep the ascent near pictures: several scales, colours as they vary in photographs, random crops and mirror
-images, noise, a start on white paper, and a smoothness penalty.
-
-Chosen on training pictures of miniworld and PACS, by the cosine to the mean embedding of real pictures. What helped:
-small steps (large ones saturate pixels), colours, a mean over views; white paper, smoothness and noise helped drawings
-a little and the eye much. What did not: rotations, stronger zoom, fewer and larger steps.
-
-Prototypes of the cells of a vocabulary are kept on disk, a second or so each, under a hash of what they depend on:
-ALGORITHM, the fingerprint of the model, the prompts and the settings.
+images, noise, a start on white paper, and a smoothness penalty. Chosen on training pictures of miniworld and PACS, by
+the cosine to the mean embedding of real pictures; rotations, stronger zoom, fewer and larger steps did not help.
 """
 
 import hashlib
 import json
 import os
 import warnings
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,22 +33,16 @@ from .vocabulary import TEMPLATES, Vocabulary, format_prompt
 
 ALGORITHM = 2
 """The version of `synthesize`: a higher number wherever the same seed gives another picture than before."""
-
 SCALES = (1, 2, 4, 8, 16, 32)
 """The picture is a sum of images whose pixels are s times larger than the finest, s in SCALES."""
-
 COLOURS = ((0.26, 0.09, 0.02), (0.27, 0.00, -0.05), (0.27, -0.09, 0.03))
 """How much red, green, blue one unit of each free channel gives: brightness varies most, then blue against yellow-red,
 then green. Columns are scaled square roots of the covariance of colours in photographs (Olah et al., Lucid)."""
-
-WHITE, SMOOTH = 1.0, 10.0
-"""The logit of an empty page; the smoothness penalty: the weight of the mean squared difference between neighbours."""
-
-NOISE = 0.15
-"""Standard deviation, at the start, of the noise on each view, of pixels in [0, 1]; it fades to none at the end."""
-
-VIEWS = 4
-"""A picture's embedding is the normalised mean over so many random views: it should not depend on one crop."""
+WHITE = 1.0  # the logit of an empty page
+SMOOTH = 10.0  # the weight of the mean squared difference between neighbours
+NOISE = 0.15  # standard deviation, at the start, of the noise on each view, of pixels in [0, 1]; it fades to none
+VIEWS = 4  # a picture's embedding is the normalised mean over so many random views: it should not depend on one crop
+AT_ONCE = 32  # prototypes that are made at a time, and then written
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +55,10 @@ class Prototypes:
 
     def __repr__(self) -> str:
         return f"Prototypes(of {int(self.mask.sum())} of {self.mask.numel()} cells)"
+
+    def tensors(self) -> dict[str, Tensor]:
+        """As a file holds them: those of the cells in `mask`."""
+        return {"pixels": self.pixels[self.mask], "embeddings": self.embeddings[self.mask], "mask": self.mask}
 
 
 def ascend(
@@ -125,39 +118,31 @@ def synthesize(
     clip: Clip,
     targets: Tensor,
     steps: int = 60,
-    seed: int = 0,
-    rate: float = 0.015,
-    batch: int | Batch = 32,
-    progress: bool = True,
     seeds: Sequence[int] | None = None,
+    rate: float = 0.015,
+    batch: int | Batch = AT_ONCE,
 ) -> tuple[Tensor, Tensor]:
     """Pictures whose embedding has the highest cosine to each row of `targets` (n, d).
 
-    steps: of Adam; rate: its learning rate, in units of the logits of pixels; seed: row i starts from noise of
-    seed + i, or of seeds[i]. Returns pixels (n, 3, s, s) in [0, 1] and their embeddings, means over random views,
-    unit rows (n, d). A row depends on its target and seed only, up to rounding, not on the batch it is in.
+    steps: of Adam; rate: its learning rate, in units of the logits of pixels; seeds: of the noise each row starts from,
+    0 to n - 1 by default. Returns pixels (n, 3, s, s) in [0, 1] and their embeddings (n, d), unit rows, means over
+    random views. A row depends on its target and seed only, up to rounding, not on the batch it is in.
     """
     at_least("steps", steps, 1)
     clip.validate_encoder()
     if targets.ndim != 2 or targets.shape[1] != clip.width or not len(targets):
         raise ValueError(f"targets: shape {tuple(targets.shape)} is not valid; expected (n, {clip.width}), n >= 1")
-    seeds = list(range(seed, seed + len(targets))) if seeds is None else list(seeds)
-    if len(seeds) != len(targets):
-        raise ValueError(f"seeds: {len(seeds)} given; expected {len(targets)}, one for each target")
-    bar = tqdm(total=len(targets), desc="prototypes", unit="picture", disable=not progress)
+    seeds = range(len(targets)) if seeds is None else seeds
 
     def make(rows: slice) -> tuple[Tensor, Tensor]:
-        for x, _ in ascend(clip, targets[rows], seeds[rows], steps, rate):  # noqa: B007 - the last one counts
-            pass
+        x, _ = deque(ascend(clip, targets[rows], seeds[rows], steps, rate), maxlen=1)[0]
         with torch.inference_mode():
             noise = [torch.Generator().manual_seed(~s) for s in seeds[rows]]
             draws = torch.stack([torch.rand(VIEWS, 4, generator=g) for g in noise])
             views = [_embed(clip, _view(x, draws[:, i])) for i in range(VIEWS)]
-        bar.update(rows.stop - rows.start)
         return x.cpu(), F.normalize(sum(views[1:], views[0]), dim=-1).cpu()
 
-    with bar:
-        pictures, embeddings = zip(*Batch.of(batch).through(make, len(targets)), strict=True)
+    pictures, embeddings = zip(*Batch.of(batch).through(make, len(targets)), strict=True)
     return torch.cat(pictures), torch.cat(embeddings)
 
 
@@ -171,10 +156,10 @@ def cell_prototypes(
 ) -> Prototypes:
     """One prototype for every cell of `mask` (C, K) bool; by default for all cells.
 
-    The noise of a cell has a seed of its own, so its prototype is the same whichever other cells are asked for. Each is
-    made once and kept in the cache folder (`files.cache_path`): a second or so a cell on two cores. Those of miniclip
-    for the names of miniworld and PACS come with it, as ascents on another machine end a little differently. A damaged
-    file in the cache is named in a warning and made again. Of a file of embeddings: those that it holds, no pixels.
+    A prototype depends on its cell, not on the others that are asked for. Each is made once, in a second or so on two
+    cores, and kept in the cache folder under a hash of what it depends on; those of miniclip for the names of miniworld
+    and PACS come with it. A damaged file is named in a warning and made again. Of a file of embeddings: those that it
+    holds, no pixels.
 
     Raises ValueError for an edited `clip` (use its base, or `synthesize`), and OSError if the cache cannot be written.
     """
@@ -187,10 +172,7 @@ def cell_prototypes(
         return Prototypes(pixels, F.normalize(clip.stored.vectors["prototypes"], dim=-1), clip.stored.mask)
     mask = torch.ones(vocabulary.shape, dtype=torch.bool) if mask is None else mask
     if mask.shape != vocabulary.shape or not mask.any():
-        raise ValueError(
-            f"mask: shape {tuple(mask.shape)} with {int(mask.sum())} cells; expected "
-            f"{vocabulary.shape} with at least one"
-        )
+        raise ValueError(f"mask: shape {tuple(mask.shape)}; expected {vocabulary.shape} with at least one cell")
     at_least("steps", steps, 1)
     name = _file_name(clip, vocabulary, steps, seed)
     path, made = cache_path() / name, _read(data_folder("miniclip") / name, clip, vocabulary)
@@ -200,7 +182,14 @@ def cell_prototypes(
         cache_folder()
         with FileLock(f"{path}.lock"):
             made = _read(path, clip, vocabulary)  # another process may have made some
-            _make(path, made, clip, vocabulary, mask, steps, seed, progress)
+            missing = (mask & ~made.mask).nonzero()
+            with tqdm(total=len(missing), desc="prototypes, each made once", unit="cell", disable=not progress) as bar:
+                for first in range(0, len(missing), AT_ONCE):
+                    chunk = missing[first : first + AT_ONCE]
+                    _make(chunk, made, clip, vocabulary, steps, seed)
+                    with written(path) as temporary:  # each time: an interrupted run goes on
+                        save_file(made.tensors(), temporary)
+                    bar.update(len(chunk))
     return Prototypes(made.pixels, made.embeddings * mask[..., None], mask)
 
 
@@ -209,65 +198,36 @@ def are_made(clip: Clip, vocabulary: Vocabulary) -> bool:
     return bool(_read(data_folder("miniclip") / _file_name(clip, vocabulary, 60, 0), clip, vocabulary).mask.all())
 
 
-def _make(
-    path: Path,
-    made: Prototypes,
-    clip: Clip,
-    vocabulary: Vocabulary,
-    mask: Tensor,
-    steps: int,
-    seed: int,
-    progress: bool,
-) -> None:
-    """Synthesize the cells of `mask` that `made` lacks, into it and into the file: an interrupted run goes on."""
-    missing, batch = (mask & ~made.mask).nonzero(), Batch(32)
-    bar = tqdm(
-        total=len(missing), desc="prototypes, each made once", unit="cell", disable=not (progress and len(missing))
-    )
-    for chunk in missing.split(32) if len(missing) else ():
-        c, k = chunk.T
-        seeds = [_hash([seed, vocabulary.classes[i], vocabulary.domains[j]]) for i, j in chunk.tolist()]
-        rows, row = c.unique(return_inverse=True)  # of classes: a vocabulary may have many more
-        targets = embed_cells(clip, vocabulary, rows=rows.tolist())[row, k]
-        pixels, z = synthesize(clip, targets, steps, seeds=seeds, batch=batch, progress=False)
-        made.pixels[c, k] = (pixels * 255).round().to(torch.uint8)
-        made.embeddings[c, k], made.mask[c, k] = z, True
-        cells = {"pixels": made.pixels[made.mask], "embeddings": made.embeddings[made.mask], "mask": made.mask}
-        with written(path) as temporary:
-            save_file(cells, temporary)
-        bar.update(len(chunk))
-    bar.close()
-
-
-def _none_made(clip: Clip, vocabulary: Vocabulary) -> Prototypes:
-    shape, size = vocabulary.shape, clip.image_size
-    pixels = np.zeros((*shape, 3, size, size), np.uint8)  # takes no memory where nothing is made
-    return Prototypes(torch.from_numpy(pixels), torch.zeros(*shape, clip.width), torch.zeros(shape, dtype=torch.bool))
+def _make(cells: Tensor, made: Prototypes, clip: Clip, vocabulary: Vocabulary, steps: int, seed: int) -> None:
+    """Synthesize `cells` (n, 2), into `made`."""
+    c, k = cells.T
+    seeds = [_hash([seed, vocabulary.classes[i], vocabulary.domains[j]]) for i, j in cells.tolist()]
+    rows, row = c.unique(return_inverse=True)  # of classes: a vocabulary may have many more
+    targets = embed_cells(clip, vocabulary, rows=rows.tolist())[row, k]
+    pixels, made.embeddings[c, k] = synthesize(clip, targets, steps, seeds)
+    made.pixels[c, k] = (pixels * 255).round().to(torch.uint8)
+    made.mask[c, k] = True
 
 
 def _read(path: Path, clip: Clip, vocabulary: Vocabulary) -> Prototypes:
     """What the file at `path` holds: the cells that were made. None where there is no file, or a damaged one."""
-    made = _none_made(clip, vocabulary)
+    shape, size = vocabulary.shape, clip.image_size
+    pixels = np.zeros((*shape, 3, size, size), np.uint8)  # takes no memory where nothing is made
+    made = Prototypes(torch.from_numpy(pixels), torch.zeros(*shape, clip.width), torch.zeros(shape, dtype=torch.bool))
     if not os.path.lexists(path):
         return made
     try:
         if not path.is_file():
             raise ValueError("not a file")
         tensors = load_file(path)
-        mask = tensors["mask"]
-        if mask.shape != made.mask.shape or mask.dtype != torch.bool:
-            raise ValueError("not a mask of these cells")
-        for name in ("pixels", "embeddings"):
-            value, cells = tensors[name], getattr(made, name)
-            value = value[mask] if value.ndim == cells.ndim else value  # an older file has all cells
-            if value.shape != cells[mask].shape or value.dtype != cells.dtype:
-                raise ValueError("other shapes than expected")
-            cells[mask] = value
-        if not torch.allclose(made.embeddings.norm(dim=-1), mask.float(), atol=1e-3):
-            raise ValueError("embeddings that are not of unit length")
-    except (OSError, SafetensorError, ValueError, KeyError, IndexError) as error:
-        warnings.warn(f"cache: {str(path)!r} is damaged ({error}); its prototypes are made again", stacklevel=4)
-        return _none_made(clip, vocabulary)
+        mask = tensors["mask"].bool()
+        z, x = tensors["embeddings"].reshape(-1, clip.width), tensors["pixels"].reshape(-1, 3, size, size)
+        if mask.shape != shape or not len(z) == len(x) == mask.sum() or not ((z.norm(dim=1) - 1).abs() < 1e-3).all():
+            raise ValueError("expected a mask of these cells, a picture and a unit embedding of each")
+        made.pixels[mask], made.embeddings[mask] = x, z
+    except (OSError, SafetensorError, ValueError, KeyError, RuntimeError) as error:
+        warnings.warn(f"cache: {str(path)!r} is damaged ({error}); its prototypes are made again", stacklevel=3)
+        return made
     return Prototypes(made.pixels, made.embeddings, mask)
 
 

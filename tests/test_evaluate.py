@@ -17,7 +17,6 @@ from clipnull.audits.probes import features_before_projection
 from clipnull.evaluate import (
     accuracy_matrix,
     classify,
-    domain_accuracy,
     macro,
     others_of,
     predict,
@@ -27,7 +26,7 @@ from clipnull.evaluate import (
 from clipnull.files import data_folder
 from clipnull.images import Images
 from clipnull.prompts import text_classifiers
-from clipnull.vocabulary import is_near
+from clipnull.vocabulary import format_prompt, is_near
 
 NAN = float("nan")
 BEFORE = torch.tensor([[0.8, 0.6], [1.0, NAN], [0.5, 0.9]], dtype=torch.float64)
@@ -100,26 +99,17 @@ def test_wilson_intervals_by_the_formula(right, n, low, high):
 
 
 @pytest.mark.slow
-def test_zero_shot_beats_chance_by_far_and_names_domains(clip, images, z):
-    assert macro(cn.zero_shot(clip, images, features=z)) > 0.7
-    assert macro(domain_accuracy(clip, images, z)) > 0.7
-
-
-@pytest.mark.slow
 def test_forgetting_a_class_on_pictures(clip, images, z, projection):
     """An edit that forgets cars does so, by its request, and a random one of its rank does not."""
-    request = cn.Forget(classes=["car"])
+    request, other = cn.Forget(["car"]), cn.Forget(["tree"])
     edit = cn.unlearn(clip, request, images.vocabulary)
-    after = edit.apply(clip)
-    features = z, cn.embed(after, images)
-    result = cn.compare(clip, after, images, request, features=features)
-    assert result.rates["forgetting_rate"] > 0.5 and result.rates["retain_drop"] < 10
-    assert str(request) in str(result)
-    other = cn.compare(clip, after, images, cn.Forget(classes=["tree"]), features=features)
-    assert other.rates["forgetting_rate"] < 0.3  # the request, not the edit, makes the mask
-    chance = projection(random(edit.rank, clip.width), energy=1.0)
-    features = (z, chance.images(z))
-    assert cn.compare(clip, clip, images, request, features=features).rates["forgetting_rate"] < 0.2
+    random_edit = projection(random(edit.rank, clip.width), energy=1.0)
+    results = [
+        cn.compare(clip, clip, images, request_, features=(z, some.images(z))).rates
+        for some, request_ in ((edit, request), (edit, other), (random_edit, request))
+    ]
+    assert results[0]["forgetting_rate"] > 0.5 and results[0]["retain_drop"] < 10
+    assert results[1]["forgetting_rate"] < 0.3 and results[2]["forgetting_rate"] < 0.2
 
 
 def test_each_picture_is_scored_by_the_classifier_of_its_domain():
@@ -143,24 +133,20 @@ def test_what_is_infinite_is_refused(row, monkeypatch):
 EDITS = {"linear": plain(8), "bias": plain(8, bias=random(8, seed=3).double()), "gated": gated(8)}
 
 
-@pytest.mark.parametrize("n", [0, 7, 23])
 @pytest.mark.parametrize("kind", EDITS)
-def test_rows_are_edited_and_classified_some_at_a_time_with_the_same_result(kind, n, monkeypatch):
-    edit, z, domains = EDITS[kind], random(n, 8, seed=4), torch.arange(n) % 3
-    z[[i for i in (5, 6, 22) if i < n]] = NAN  # broken pictures, on both sides of a border
-    whole = edit.layer(torch.float64)(z)
-    sizes = []
+def test_rows_are_edited_and_classified_some_at_a_time_with_the_same_result(kind, monkeypatch):
+    edit, z, domains = EDITS[kind], random(23, 8, seed=4), torch.arange(23) % 3
+    z[[5, 6, 22]] = NAN  # broken pictures, on both sides of a border
+    whole, sizes = edit.layer(torch.float64)(z), []
     for module in (evaluate, edit_module):
         monkeypatch.setattr(module, "ROWS", 7)
     torch.testing.assert_close(edit.images(z), whole, equal_nan=True, atol=1e-6, rtol=1e-6)
-    assert edit.images(z).dtype == z.dtype and edit.images(z.double()).dtype == torch.float64
+    assert len(edit.images(z[:0])) == 0 and edit.images(z.double()).dtype == torch.float64
     for classifiers in (F.normalize(random(4, 8), dim=-1), F.normalize(random(3, 4, 8), dim=-1)):
-        change = lambda rows: sizes.append(len(rows)) or edit.images(rows)  # noqa: E731
-        named = classify(z, classifiers, domains, change)
+        named = classify(z, classifiers, domains, lambda rows: sizes.append(len(rows)) or edit.images(rows))
         scores = torch.einsum("nd,ncd->nc", whole, classifiers.expand(3, 4, 8)[domains])
-        assert named.tolist() == [-1 if i in (5, 6, 22) else int(scores[i].argmax()) for i in range(n)]
-        assert torch.equal(named, classify(edit.images(z), classifiers, domains))
-    assert max(sizes, default=0) <= 7 and sum(sizes) == 2 * n
+        assert named.tolist() == [-1 if i in (5, 6, 22) else int(scores[i].argmax()) for i in range(23)]
+    assert max(sizes) <= 7 and sum(sizes) == 46
 
 
 def test_a_gradient_goes_through_the_rows(monkeypatch):
@@ -186,10 +172,10 @@ def test_broken_pictures_count_neither_before_nor_after(clip, corner):
 
 def test_predictions_are_the_largest_scores(clip, corner):
     images, z = corner, cn.embed(clip, corner)
-    for prompts in ("free", "domain", "build"):
+    for prompts in ("free", "domain"):
         classifiers = text_classifiers(clip, images.vocabulary, prompts)
         predicted = torch.einsum("nd,ncd->nc", z, classifiers[images.domains]).argmax(1)
-        assert torch.equal(predict(clip, images, prompts, z), predicted) and predicted.shape == (len(images),)
+        assert torch.equal(predict(clip, images, prompts), predicted)
         expected = accuracy_matrix(predicted, images)
         torch.testing.assert_close(cn.zero_shot(clip, images, prompts, z), expected, equal_nan=True)
 
@@ -201,31 +187,19 @@ def test_prompt_sets_are_validated(clip, images):
         cn.compare(clip, clip, images, cn.Forget(classes=["cra"]))
 
 
-def test_what_is_printed_is_one_line(clip, images, cells):
-    edited = plain(clip.width).apply(clip)
-    result = cn.compare(clip, clip, images, cn.Forget(["dog"]), features=(torch.ones(len(images), clip.width),) * 2)
-    for thing, part in ((clip, "miniclip"), (edited, "1 edit)"), (images, str(len(images))), (cells, "classes"),
-                        (result, "dog"), (cn.METHODS, "ridge"), (edited.edits[0], "nullspace")):  # fmt: skip
-        assert part in repr(thing) and len(repr(thing)) < 200 and "\n" not in repr(thing)
-
-
 @pytest.mark.parametrize(
     ("call", "argument", "expected"),
     [
         (lambda clip, images: cn.unlearn(clip, "dog", images.vocabulary), "request: 'dog'", "cn.Forget"),
         (lambda clip, images: cn.unlearn("miniclip", cn.Forget(["dog"]), images.vocabulary), "clip", "cn.load"),
         (lambda clip, images: cn.unlearn(clip, cn.Forget(["dog"]), ["dog", "cat"]), "vocabulary", "cn.Vocabulary"),
-        (lambda clip, images: cn.embed_vocabulary(clip, images), "vocabulary", "cn.Vocabulary"),
         (lambda clip, images: cn.solve(clip, torch.ones(2, 2).bool()), "cells", "cn.embed_vocabulary"),
         (lambda clip, images: cn.forecast(clip, ["dog"], images.vocabulary), "request", "cn.Forget"),
         (lambda clip, images: cn.compare(clip, plain(256), images, cn.Forget(["dog"])), "after: Edit", "cn.load"),
         (lambda clip, images: cn.zero_shot(clip, "folder"), "images: 'folder'", "cn.load_images"),
-        (lambda clip, images: cn.embed(clip, [1, 2]), "images", "cn.load_images"),
         (lambda clip, images: cn.audit(clip, clip, images, "dog"), "request", "cn.Forget"),
         (lambda clip, images: cn.audit(clip, "edit", images, cn.Forget(["dog"])), "after", "a model or an edit"),
-        (lambda clip, images: plain(256).apply("miniclip"), "clip", "cn.load"),
         (lambda clip, images: cn.release("out", "edit", clip, images), "edit", "cn.unlearn"),
-        (lambda clip, images: cn.fuse(plain(256), "out"), "clip", "cn.load"),
         (lambda clip, images: cn.export("clip", "out"), "clip", "cn.load"),
     ],
 )
@@ -237,10 +211,9 @@ def test_a_wrong_type_is_named_where_it_enters(clip, images, call, argument, exp
 # --- nothing is kept
 
 
-@pytest.mark.parametrize("make", [plain, gated])
-def test_edited_models_are_freed(clip, corner, make):
+def test_edited_models_are_freed(clip, corner):
     few, request = corner.select(["bird", "car"], ["flat"]), cn.Forget(["car"])
-    after = make(clip.width).apply(clip)
+    after = gated(clip.width).apply(clip)
     model = weakref.ref(after.model)
     cn.embed(after, few), cn.zero_shot(after, few), cn.compare(clip, after, few, request)
     features_before_projection(after, few), after.fingerprint
@@ -292,31 +265,23 @@ def test_the_share_of_changed_answers_by_hand(tmp_path):
     assert math.isnan(rows.rates["collateral"]) and rows.renamed is None, "a whole domain takes others along"
 
 
-@pytest.mark.parametrize("fields", [{"other_images": None}, {"other_texts": None, "other_names": None}])
-def test_it_is_not_known_without_pictures_or_words(tmp_path, fields):
-    path = embeddings(tmp_path, **fields)
-    clip, images = cn.load(path, device="cpu"), cn.load_images(path)
-    assert others_of(clip, images.vocabulary) is None
-    result = cn.compare(clip, away(3).apply(clip), images, cn.Forget(["cat"]))
+def test_it_is_not_known_without_pictures_or_words(tmp_path):
+    clips = [cn.load(embeddings(tmp_path, **fields), device="cpu") for fields in ({"other_images": None}, {})]
+    images, request = cn.load_images(embeddings(tmp_path)), cn.Forget(["cat"])
+    assert others_of(clips[0], images.vocabulary) is None
+    result = cn.compare(clips[0], away(3).apply(clips[0]), images, request)
     assert math.isnan(result.rates["collateral"]) and "collateral" not in str(result)
-    other = cn.load(embeddings(tmp_path), device="cpu")  # of two models it is not known either
-    assert math.isnan(cn.compare(clip, other, images, cn.Forget(["cat"])).rates["collateral"])
+    assert math.isnan(cn.compare(*clips, images, request).rates["collateral"])  # nor between two models
 
 
-def test_what_comes_with_the_model_belongs_to_it(clip):
+def test_what_comes_with_the_model_belongs_to_it(clip, small, corner):
     (path,) = data_folder("miniclip").glob("others-*.npz")
     assert path.stem == f"others-{clip.fingerprint}" and path.stat().st_size < 1.5e6
     with np.load(path, allow_pickle=False) as file:
-        images, texts = file["other_images"], file["other_texts"]
-        assert images.dtype == texts.dtype == np.float16 and np.isfinite(images).all()
-        assert images.shape[1] == texts.shape[1] == clip.width and len(file["shows"]) == len(images) >= 500
-        assert len(file["other_names"]) == len(texts) >= 150
-        names = file["other_names"].tolist()
-        named = (F.normalize(torch.from_numpy(texts).float(), dim=1) @ torch.from_numpy(images).float().T).argmax(0)
-        assert (named.numpy() == file["shows"]).mean() > 0.3, "the words are those of the pictures"
-    some = names[:5]
-    expected = clip.embed_texts([f"a picture of {'an' if n[0] in 'aeiou' else 'a'} {n}" for n in some])
-    assert torch.allclose(torch.from_numpy(texts[:5]).float(), expected, atol=2e-3)
+        texts, names = torch.from_numpy(file["other_texts"][:5]).float(), file["other_names"][:5].tolist()
+    expected = clip.embed_texts([format_prompt("a picture of {a}", name) for name in names])
+    torch.testing.assert_close(texts, expected, atol=2e-3, rtol=0)
+    assert others_of(small(VIT), corner.vocabulary) is None  # another model has none of its own
 
 
 def test_neither_miniworld_nor_pacs_is_among_them(clip, images):
@@ -329,11 +294,3 @@ def test_neither_miniworld_nor_pacs_is_among_them(clip, images):
     word = others.names[0]
     fewer = others_of(clip, cn.Vocabulary((word, "dog"), ("photo", "line")))
     assert word not in fewer.names and len(fewer.images) < len(others.images), "what shows it is left out, too"
-
-
-def test_an_edit_of_the_embedded_model_changes_some_answers(clip, corner, small):
-    edit = plain(clip.width)
-    result = cn.compare(clip, edit.apply(clip), corner, cn.Forget(["car"]))
-    assert 0 < result.rates["collateral"] < 50
-    assert others_of(clip, corner.vocabulary).changed(edit.images).sum() == result.renamed.sum()
-    assert others_of(small(VIT), corner.vocabulary) is None  # another model has none of its own

@@ -74,21 +74,22 @@ def test_a_gate_takes_away_what_the_form_that_fits_best_reads(clip, tmp_path):
     torch.testing.assert_close(again.images(z), edit.images(z), atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("method, as_is", [("oblique", 0.05), ("neuron", 0.04), ("gated", 0.02)])
-def test_a_word_is_forgotten_in_forms_that_nobody_listed(clip, images, method, as_is):
+@pytest.mark.parametrize(
+    "method, as_is",
+    [("gated", 0.02), *(pytest.param(*case, marks=pytest.mark.slow) for case in (("oblique", 0.05), ("neuron", 0.04)))],
+)
+def test_a_word_is_forgotten_in_forms_that_nobody_listed(clip, images, z, method, as_is):
     """The share of what six forms found that they still find, mean over the 14 classes; as_is: more, without forms."""
-    v, z = images.vocabulary, F.normalize(cn.embed(clip, images).double(), dim=-1)
-    without = cn.Vocabulary(v.classes, v.domains, forms=None)
+    v, z = images.vocabulary, F.normalize(z.double(), dim=-1)
     texts = [[t.replace("{n}", c).replace("{p}", plural(c)) for c in v.classes] for t in HELD_OUT]
     classifiers = torch.stack([clip.embed_texts(form) for form in texts]).double()
-    shares = {}
-    for forms, vocabulary in ((False, without), (True, v)):
-        cells = cn.embed_vocabulary(clip, vocabulary)
-        left = before = 0
+    shares = []
+    for vocabulary in (v, v.with_forms(None)):
+        cells, after, before = cn.embed_vocabulary(clip, vocabulary), 0, 0
         for c, name in enumerate(v.classes):
             pictures = z[images.classes == c]
             edited = cn.solve(cells, cn.Forget([name]).mask(v), method).images(pictures)
             before += ((pictures @ classifiers.mT).argmax(-1) == c).double().mean()
-            left += ((edited @ classifiers.mT).argmax(-1) == c).double().mean()
-        shares[forms] = float(left / before)
-    assert shares[True] <= 0.02 and as_is < shares[False]
+            after += ((edited @ classifiers.mT).argmax(-1) == c).double().mean()
+        shares.append(float(after / before))
+    assert shares[0] <= 0.02 and as_is < shares[1]

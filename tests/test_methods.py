@@ -38,10 +38,6 @@ def moment(x):
     return x.double().T @ x.double() / len(x)
 
 
-def largest(p):
-    return torch.linalg.matrix_norm(p, 2)
-
-
 def of_rows(rows, kept):
     """Rows to forget (n, d) and rows to keep (m, d) as cells of one domain, and the mask of the former."""
     mask = torch.arange(len(rows) + len(kept))[:, None] < len(rows)
@@ -127,7 +123,7 @@ def test_residual_moves_kept_embeddings_within_its_bound(seed, n, m, tau, center
     s = tau * torch.linalg.inv(moment(kept) + tau * torch.eye(32))
     moved = (kept @ edit.matrix() - kept).norm(dim=1)
     inside = (kept @ s).norm(dim=1)
-    assert (moved <= inside * largest(torch.linalg.solve(s, edit.right)) + 1e-9).all()
+    assert (moved <= inside * torch.linalg.matrix_norm(torch.linalg.solve(s, edit.right), 2) + 1e-9).all()
     assert (inside <= (m * tau) ** 0.5 / 2 + 1e-9).all()
 
 
@@ -145,7 +141,7 @@ def test_ridge_tends_to_its_limits(seed, n, m):
     torch.testing.assert_close(all_, away, atol=1e-4, rtol=0)
     kind = ridge(cells, mask, forgetting=1.0, keeping=1e9, center=False).matrix()
     torch.testing.assert_close(kind @ kept.T, kept.T, atol=1e-4, rtol=0)  # scores against kept embeddings stay
-    assert largest(torch.eye(32) - kind) > 1e-3  # while something is forgotten
+    assert torch.linalg.matrix_norm(torch.eye(32) - kind, 2) > 1e-3  # while something is forgotten
 
 
 @given(SEEDS, st.floats(0.1, 1e4), st.floats(0, 1e4), st.booleans())
@@ -302,35 +298,36 @@ def test_cells_give_rows_and_moments_of_a_mask(seed, mask, visual):
 
 
 def test_the_classifier_and_its_duals_by_their_formulas():
-    cells = random_cells(0)
+    cells, eye = random_cells(0), torch.eye(24, dtype=torch.float64)
     w = F.normalize(cells.texts.mean(1), dim=-1)
-    torch.testing.assert_close(cells.classifier, w)
-    eye = torch.eye(5, dtype=torch.float64)
     x = w - w.mean(0)
-    torch.testing.assert_close(cells.margins, x)
-    d = torch.eye(24, dtype=torch.float64)
+    torch.testing.assert_close((cells.classifier, cells.margins), (w, x))
     for common in (None, noise(3, 4, 24), noise(3, 40, 24)):  # fewer names than dimensions, and more
-        y = x if common is None else torch.cat([x, (common - common.mean(0)) * (100 / len(common)) ** 0.5])
-        u = torch.linalg.solve(y.T @ y + 0.05 * d, x.T).T
         known = Cells(cells.texts, None, None, common)
-        torch.testing.assert_close(known.duals, u / (u * x).sum(1, keepdim=True))
-        y = x if common is None else torch.cat([x, (common - common.mean(0)) * (20 / len(common)) ** 0.5])
-        r = known.clear_margins
-        torch.testing.assert_close(F.normalize(r), F.normalize(torch.linalg.solve(y.T @ y + 0.2 * d, x.T).T))
-        torch.testing.assert_close((r * w).sum(1), (x * w).sum(1))
-    torch.testing.assert_close((cells.duals * x).sum(1), eye.diag())
-    torch.testing.assert_close(cells.domains, F.normalize(cells.texts.mean(0), dim=-1))
-    named = Cells(cells.texts, None, 3 * noise(7, 3, 24))
-    torch.testing.assert_close(named.domains, F.normalize(noise(7, 3, 24), dim=-1))
-    assert {t.dtype for t in (*Cells(cells.texts.float()).kinds, named.domains)} == {torch.float64}
+        for weight, rho in ((100, 0.05), (20, 0.2)):
+            y = x if common is None else torch.cat([x, (common - common.mean(0)) * (weight / len(common)) ** 0.5])
+            u = torch.linalg.solve(y.T @ y + rho * eye, x.T).T
+            if weight == 100:
+                torch.testing.assert_close(known.duals, u / (u * x).sum(1, keepdim=True))
+            else:
+                torch.testing.assert_close(F.normalize(known.clear_margins), F.normalize(u))
+                torch.testing.assert_close((known.clear_margins * w).sum(1), (x * w).sum(1))
     many, common = random_cells(0, 30).texts, noise(3, 4, 24)  # names weigh no more than 20
     x, y = Cells(many).margins, (common - common.mean(0)) * 5**0.5
-    expected = torch.linalg.solve(20 / 30 * x.T @ x + y.T @ y + 0.2 * d, x.T).T
+    expected = torch.linalg.solve(20 / 30 * x.T @ x + y.T @ y + 0.2 * eye, x.T).T
     torch.testing.assert_close(F.normalize(Cells(many, None, None, common).clear_margins), F.normalize(expected))
+
+
+def test_cells_are_of_one_shape_and_in_float64():
+    texts = random_cells(0).texts
+    torch.testing.assert_close(Cells(texts).domains, F.normalize(texts.mean(0), dim=-1))
+    named = Cells(texts.float(), None, 3 * noise(7, 3, 24))
+    torch.testing.assert_close(named.domains, F.normalize(noise(7, 3, 24), dim=-1))
+    assert {t.dtype for t in (*named.kinds, named.domains)} == {torch.float64}
     shapes = {"texts": (4, 8), "prototypes": (2, 3, 4), "domains": (2, 3), "common": (7, 3), "mean": (3,)}
-    for name, value in {name: torch.zeros(shape) for name, shape in shapes.items()}.items():
+    for name, shape in shapes.items():
         with pytest.raises(ValueError, match=f"{name}: "):
-            Cells(**{"texts": torch.zeros(2, 2, 4), name: value})
+            Cells(**{"texts": torch.zeros(2, 2, 4), name: torch.zeros(shape)})
 
 
 def test_with_more_names_than_dimensions_a_class_goes_farther_down():
@@ -372,27 +369,22 @@ def test_forgetting_among_few_names_holds_for_an_edit_built_on_many(method):
 @pytest.mark.parametrize(
     "mask", [torch.zeros(5, 3).bool(), torch.ones(5, 3).bool(), torch.ones(5, 3), one_of_each()[:4]]
 )
-def test_bad_masks_are_refused_by_each_method(mask):
-    for name in NAMES:
-        for call in (cn.METHODS[name], lambda cells, mask, name=name: cn.solve(cells, mask, name)):
-            with pytest.raises(ValueError, match="mask: "):
-                call(random_cells(0), mask)
+def test_bad_masks_are_refused(mask):
+    for call in (cn.METHODS["ridge"], cn.solve):
+        with pytest.raises(ValueError, match="mask: "):
+            call(random_cells(0), mask)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_edit_shares_no_memory_with_the_cells_it_was_made_of(name):
     cells, mask = random_cells(0), one_of_each()
     first = cn.solve(cells, mask, name)
-    copies = {key: tensor.clone() for key, tensor in first.tensors().items()}
+    expected = {key: tensor.clone() for key, tensor in first.tensors().items()}
     for tensor in (first.left, first.right, *(vars(first.gate).values() if first.gate else ())):
         if tensor is not None:
             tensor.zero_()
     again = cn.solve(cells, mask, name).tensors()
-    assert all(torch.equal(again[key], copies[key]) for key in copies)
-    tensors = [tensor.clone() for tensor in cells.kinds]
-    same = Cells(*tensors)
-    tensors[0].zero_(), tensors[1].zero_()
-    assert cn.solve(same, mask, name).same(cn.solve(cells, mask, name))
+    assert all(torch.equal(again[key], expected[key]) for key in expected)
 
 
 @examples(20)
@@ -417,14 +409,13 @@ def test_every_method_has_one_signature(name):
     assert "\nTheorem. " in inspect.getmodule(method.function).__doc__
 
 
-@pytest.mark.parametrize("visual", [True, False], ids=["with prototypes", "texts"])
 @pytest.mark.parametrize("name", NAMES)
-def test_an_edit_holds_all_settings_of_its_method(name, visual):
-    cells, method = random_cells(0) if visual else Cells(random_cells(0).texts), cn.METHODS[name]
+def test_an_edit_holds_all_settings_of_its_method(name):
+    cells, method = Cells(random_cells(0).texts), cn.METHODS[name]
     edit = cn.solve(cells, one_of_each(), name)
     assert type(edit) is cn.Edit and edit.same(method(cells, one_of_each())) and edit.rank >= 1
     assert (edit.method, edit.form) == (name, method.form)
-    about_cells = {"prototypes": visual, "origin": bool(cells.domain_origin.any()), "forms": False}
+    about_cells = {"prototypes": False, "origin": bool(cells.domain_origin.any()), "forms": False}
     assert edit.settings == method.defaults | about_cells
     weaker = cn.solve(cells, one_of_each(), name, **{method.strength: 0.5})
     assert weaker.settings == edit.settings | {method.strength: 0.5} and not weaker.same(edit)
@@ -434,7 +425,6 @@ def test_an_edit_holds_all_settings_of_its_method(name, visual):
     ("settings", "name"),
     [
         (dict(method="nulspace"), "method: 'nulspace' .*'nullspace'"),
-        (dict(method=None), "method: None .*'nullspace', 'residual'"),
         (dict(alpha=float("nan")), "alpha: nan"),
         (dict(alpha="1"), "alpha: '1'"),
         (dict(method="oblique", alpha=1), "settings: 'alpha' .*'strength'"),
@@ -460,12 +450,7 @@ def outside(cells, mask, *, share: float = 1.0):
 def table(monkeypatch):
     """The table as it is where other packages bring a method, one that is broken, and one that bears a known name."""
     monkeypatch.setitem(sys.modules, "outside_package", sys.modules[__name__])
-    others = {
-        "mine": "outside_package:outside",
-        "broken": "no_such_package:f",
-        "incomplete": "outside_package:no_such_function",
-        "ridge": "no_such_package:ridge",
-    }
+    others = {"mine": "outside_package:outside", "broken": "no_such_package:f", "ridge": "no_such_package:ridge"}
     points = {name: EntryPoint(name, value, "clipnull.methods") for name, value in others.items()}
     table = methods.Methods({name: cn.METHODS[name] for name in NAMES}, points)
     monkeypatch.setattr(methods, "METHODS", table)
@@ -473,26 +458,16 @@ def table(monkeypatch):
 
 
 def test_a_method_from_outside_is_solved_like_ours(table):
-    assert list(table) == [*NAMES, "mine", "broken", "incomplete"] and len(table) == 9
+    assert list(table) == [*NAMES, "mine", "broken"]
     assert table["ridge"].function is ridge  # never in the place of ours
-    edit = cn.solve(random_cells(0), one_of_each(), "mine", share=0.5)
-    assert edit.method == "mine" and edit.settings == {
-        "share": 0.5,
-        "prototypes": True,
-        "origin": False,
-        "forms": False,
-    }
-    assert edit.same(outside(random_cells(0), one_of_each(), share=0.5))
+    cells, mask = random_cells(0), one_of_each()
+    edit = cn.solve(cells, mask, "mine", share=0.5)
+    assert edit.method == "mine" and edit.same(outside(cells, mask, share=0.5))
+    assert edit.settings == {"share": 0.5, "prototypes": True, "origin": False, "forms": False}
     with pytest.raises(ValueError, match="settings: 'shre' .*'share'"):
-        cn.solve(random_cells(0), one_of_each(), "mine", shre=1)
-    with pytest.raises(ValueError, match="mask"):
-        cn.solve(random_cells(0), torch.zeros(5, 3, dtype=torch.bool), "mine")
-
-
-@pytest.mark.parametrize(("name", "reason"), [("broken", "no_such_package"), ("incomplete", "no_such_function")])
-def test_a_broken_method_is_named_when_it_is_used(name, reason, table):
-    with pytest.raises(ImportError, match=f"method: '{name}' .*{reason}"):
-        cn.solve(random_cells(0), one_of_each(), name)
+        cn.solve(cells, mask, "mine", shre=1)
+    with pytest.raises(ImportError, match="method: 'broken' .*no_such_package"):
+        cn.solve(cells, mask, "broken")
 
 
 INSTALLED = """

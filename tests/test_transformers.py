@@ -241,8 +241,8 @@ def test_edits_of_every_form_act_on_a_wrapped_model(kind, clip_of_hf, siglip_of_
 def test_prototypes_and_audits_work_on_a_wrapped_model(kind, clip_of_hf, siglip_of_hf, corner):
     clip = cn.wrap(*(clip_of_hf() if kind == "clip" else siglip_of_hf()))
     targets = F.normalize(random(2, clip.width), dim=1)
-    x, v = synthesize(clip, targets, steps=3, rate=0.1, progress=False)
-    start, v0 = synthesize(clip, targets, steps=1, rate=0.0, progress=False)
+    x, v = synthesize(clip, targets, steps=3, rate=0.1)
+    start, v0 = synthesize(clip, targets, steps=1, rate=0.0)
     assert ((v * targets).sum(1) > (v0 * targets).sum(1)).all() and not torch.equal(x, start)
     few = corner.where(torch.arange(len(corner)) < 3)
     f, (w, b) = features_before_projection(clip, few), projection_matrix(clip)

@@ -24,8 +24,8 @@ from .cells import Cells
 class Method:
     """A method and its facts.
 
-    function: (cells, mask, **settings) -> Edit. about: one line of prose. form: "linear", "layer" or "module", see
-    `Edit.form`. strength: the setting that says how hard it hits; values: those that are tried, weakest first.
+    about: one line of prose. form: see `Edit.form`. strength: the setting that says how hard it hits. values: those
+    that are tried, weakest first.
     """
 
     function: Callable[..., Edit]
@@ -35,6 +35,7 @@ class Method:
     values: tuple[float, ...] = ()
 
     def __call__(self, cells: Cells, mask: Tensor, **settings: float) -> Edit:
+        cells.validate(mask)
         return self.function(cells, mask, **settings)
 
     @property
@@ -55,7 +56,7 @@ class Methods(UserDict[str, Any]):
     """
 
     def __init__(self, methods: Mapping[str, Method], others: Mapping[str, EntryPoint]):
-        super().__init__({**methods, **{name: point for name, point in others.items() if name not in methods}})
+        super().__init__({**methods, **others, **methods})  # ours come first, and keep their names
 
     def __repr__(self) -> str:
         return f"Methods({', '.join(self)})"
@@ -92,10 +93,8 @@ def solve(cells: Cells, mask: Tensor, method: str = "nullspace", **settings: flo
     """The edit of `method` that forgets the cells in `mask`: the closed form only.
 
     cells: what `embed_vocabulary` gives. mask: (C, K) bool, some cells to forget and some to keep. method: one of
-    METHODS. settings: those of the method, see its module; the edit keeps them all in `edit.settings`. The edit is of
-    no particular model; `unlearn` adds request and fingerprint.
-
-    Raises ValueError for an unknown method or setting, for a value out of range, and for a mask that does not fit.
+    METHODS. settings: those of the method, see its module; the edit keeps them in `edit.settings`. The edit is of no
+    particular model; `unlearn` adds request and fingerprint.
 
     >>> import clipnull as cn
     >>> clip = cn.load(device="cpu")
@@ -107,11 +106,9 @@ def solve(cells: Cells, mask: Tensor, method: str = "nullspace", **settings: flo
     """
     expect_types(cells=cells)
     chosen = METHODS[one_of("method", method, METHODS)]
-    cells.validate(mask)
-    defaults = chosen.defaults
     for name in settings:
-        one_of("settings", name, defaults)
+        one_of("settings", name, chosen.defaults)
     edit = chosen(cells, mask, **settings)
-    known = {"prototypes": cells.prototypes is not None, "origin": bool(cells.domain_origin.any())}
-    known["forms"] = cells.forms is not None
-    return replace(edit, method=method, settings={**defaults, **settings, **known})
+    about = {"prototypes": cells.prototypes is not None, "origin": bool(cells.domain_origin.any())}
+    about["forms"] = cells.forms is not None
+    return replace(edit, method=method, settings={**chosen.defaults, **settings, **about})

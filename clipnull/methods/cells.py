@@ -8,8 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..shapes import validate_shapes, validate_values
 from ..subspace import gram, ridged_factor
 
+AXES = {"texts": "CKd", "prototypes": "CKd", "domains": "Kd", "common": "wd", "mean": "d", "forms": "CFd"}
 DUAL_RIDGE, DUAL_WORDS = 0.05, 100
 """Of `Cells.duals`: the ridge, and as how many names all common words together weigh."""
 CLEAR_RIDGE, CLEAR_WORDS, CLEAR_NAMES = 0.2, 20, 20
@@ -40,27 +42,17 @@ class Cells:
     forms: Tensor | None = None
 
     def __post_init__(self) -> None:
-        if self.texts.ndim != 3:
-            raise ValueError(f"texts: shape {tuple(self.texts.shape)} is not valid; expected (C, K, d)")
-        (c, k, d), words = self.texts.shape, 0 if self.common is None else len(self.common)
-        each = 0 if self.forms is None or self.forms.ndim != 3 else self.forms.shape[1]
-        shapes = {"texts": (c, k, d), "prototypes": (c, k, d), "domains": (k, d), "common": (words, d), "mean": (d,)}
-        shapes["forms"] = (c, each, d)
-        for name, shape in shapes.items():
-            value = self.texts.mean(0) if name == "domains" and self.domains is None else getattr(self, name)
-            if value is not None and (value.shape != shape or not torch.isfinite(value).all()):
-                raise ValueError(
-                    f"{name}: shape {tuple(value.shape)} or its values are not valid; expected {shape}, finite"
-                )
+        validate_shapes(AXES, vars(self), may_be_empty="wF")
+        validate_values(**vars(self))
+        for name, value in vars(self).copy().items():
             if value is not None:
-                value = F.normalize(value.double(), dim=-1) if name == "domains" else value.to(torch.float64, copy=True)
-            object.__setattr__(self, name, value)
+                object.__setattr__(self, name, value.to(torch.float64, copy=True))
+        domains = self.texts.mean(0) if self.domains is None else self.domains
+        object.__setattr__(self, "domains", F.normalize(domains, dim=-1))
 
     def __repr__(self) -> str:
-        c, k, d = self.texts.shape
-        return (
-            f"Cells({c} classes, {k} domains, {d} wide, {'texts alone' if self.prototypes is None else 'prototypes'})"
-        )
+        (c, k, d), kinds = self.texts.shape, "texts alone" if self.prototypes is None else "prototypes"
+        return f"Cells({c} classes, {k} domains, {d} wide, {kinds})"
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -92,17 +84,15 @@ class Cells:
     @cached_property
     def form_margins(self) -> Tensor:
         """Of each class, its margin and those of its forms, each over the mean class in that form: (C, 1 + F, d)."""
-        if self.forms is None:
-            return self.margins[:, None]
-        return torch.cat([self.margins[:, None], self.forms - self.forms.mean(0)], dim=1)
+        forms = self.texts[:, :0] if self.forms is None else self.forms
+        return torch.cat([self.margins[:, None], forms - forms.mean(0)], dim=1)
 
     @cached_property
     def duals(self) -> Tensor:
         """U, which changes the margin of one class, in all its forms, and hardly anything else: (C, d).
 
         u_c ~ (X^T X + 0.05 I)^-1 sum_f m_cf, where X holds the margins m_cf of all forms of all classes and, weighed as
-        DUAL_WORDS names, the common words minus their mean: u_c is short on all other classes and words. u_c m_cf is 1
-        in the mean over forms.
+        DUAL_WORDS names, the common words minus their mean. u_c m_cf is 1 in the mean over forms.
         """
         return self._lowering(self.form_margins, torch.ones_like(self.form_margins[..., 0]))
 
@@ -149,10 +139,9 @@ class Cells:
 
     @property
     def growth(self) -> float:
-        """How much farther a class has to go down where there are more names than dimensions: max(1, sqrt(C / d)).
+        """How much farther a class goes down where there are more names than dimensions: max(1, sqrt(C / d)).
 
-        Beyond d names, u_c lowers names nearby along with class c (on OpenAI's ViT-B/32, d = 512, the nearest of 1,171
-        names by .34 of it): for one of these to be named in its place, c has to go farther.
+        Beyond d names, u_c lowers names nearby along with class c, which one of them is to replace.
         """
         c, d = self.classifier.shape
         return max(1.0, math.sqrt(c / d))
@@ -160,7 +149,7 @@ class Cells:
     def class_detector(self, c: int) -> Tensor:
         """(d,): reads the margin of class c, as 1 more on its cells than on the mean cell."""
         r = self.margins[c]
-        return r / _contrast([(x[c].mean(0) - mean) @ r for x, mean in zip(self.kinds, self._means, strict=True)])
+        return r / _contrast([(x[c].mean(0) - x.mean(0).mean(0)) @ r for x in self.kinds])
 
     # --- domains
 
@@ -173,11 +162,8 @@ class Cells:
 
     @property
     def domain_lean(self) -> float:
-        """How far the mean picture leans to one domain: its largest reading, that of the domain's own name being 1.
-
-        For K domains with names s_k, the reading of z is z (s_k - mean s), divided by that of s_k. 0 without a mean.
-        """
-        mean = self._means[1] if self.mean is None and self.prototypes is not None else self.mean
+        """How far the mean picture leans to one domain: its largest z (s_k - mean s), that of the name s_k being 1."""
+        mean = self._mean_picture
         if mean is None or len(self.domain_directions) < 2:
             return 0.0
         s = self.domain_directions - self.domain_directions.mean(0)
@@ -188,12 +174,15 @@ class Cells:
         """What is taken for the middle between domains, (d,): zero, or the mean picture where zero cannot be it.
 
         The mean of many pictures reads about 0 on each domain (measured: up to .35). Where it leans by more than
-        MAX_LEAN to one, all pictures would be taken for that domain, so detectors count from the mean picture.
-        Elsewhere that would do harm: a mean is seldom balanced between domains.
+        MAX_LEAN to one, all would be taken for it, so detectors count from the mean. Elsewhere that would do harm: a
+        mean is seldom balanced between domains.
         """
-        if self.domain_lean <= MAX_LEAN:
-            return torch.zeros_like(self.classifier[0])
-        return self._means[1] if self.mean is None else self.mean
+        mean = self._mean_picture
+        return torch.zeros_like(self.classifier[0]) if mean is None or self.domain_lean <= MAX_LEAN else mean
+
+    @property
+    def _mean_picture(self) -> Tensor | None:
+        return self.prototypes.mean(0).mean(0) if self.mean is None and self.prototypes is not None else self.mean
 
     def domain_detector(self, row: Tensor) -> Tensor:
         """(d,): reads the domains `row` (K,) bool against the others, as 2 more on their cells than on the others'.
@@ -204,7 +193,8 @@ class Cells:
         if row.all():
             return torch.zeros_like(s[0])
         r = s[row].mean(0) - s[~row].mean(0)
-        r = r / (_contrast([(x[row].mean(0) - x[~row].mean(0)) @ r for x in self._domain_means]) / 2)
+        means = [x.mean(0) for x in self.kinds]
+        r = r / (_contrast([(x[row].mean(0) - x[~row].mean(0)) @ r for x in means]) / 2)
         m = self.domain_origin
         return r - (r @ m) / (m @ m).clamp(min=1e-12) * m
 
@@ -214,33 +204,15 @@ class Cells:
         """The embeddings of the cells in `mask` (C, K) bool, texts before prototypes: (n, d).
 
         The forms of classes that are in `mask` in every domain come last. With `center`, the mean over all cells of the
-        same kind (text or prototype), or over all classes in the same form, is subtracted. An edit that takes away such
-        rows makes the forgotten cells look like the mean cell; one that takes away raw rows brings their scores to
-        zero, which need not be low.
+        same kind, or over all classes in the same form, is subtracted: an edit then makes forgotten cells look like the
+        mean cell. One that takes away raw rows brings their scores to zero, which need not be low.
         """
-        means = self._means if center else [torch.zeros_like(mean) for mean in self._means]
-        rows = [x[mask] - mean for x, mean in zip(self.kinds, means, strict=True)]
-        if self.forms is not None:
-            rows.append(self._form_rows(mask.all(1), center))
-        return torch.cat(rows)
-
-    def _form_rows(self, classes: Tensor, center: bool = False) -> Tensor:
-        """The forms of `classes` (C,) bool: (n, d)."""
-        assert self.forms is not None
-        return (self.forms - self.forms.mean(0) if center else self.forms)[classes].flatten(0, 1)
+        rows = [x[mask] - (x.mean(0).mean(0) if center else 0) for x in self.kinds]
+        return torch.cat([*rows, self._form_rows(mask.all(1), center)])
 
     def n_rows(self, mask: Tensor) -> int:
         """How many `rows` the cells in `mask` have."""
-        forms = 0 if self.forms is None else int(mask.all(1).sum()) * self.forms.shape[1]
-        return int(mask.sum()) * len(self.kinds) + forms
-
-    @cached_property
-    def _means(self) -> list[Tensor]:
-        return [x.mean(0) for x in self._domain_means]
-
-    @cached_property
-    def _domain_means(self) -> list[Tensor]:
-        return [x.mean(0) for x in self.kinds]
+        return int(mask.sum()) * len(self.kinds) + len(self._form_rows(mask.all(1)))
 
     def moment(self, mask: Tensor) -> Tensor:
         """X^T X / n over the n rows of the cells in `mask`: (d, d); zero if there are none."""
@@ -248,25 +220,26 @@ class Cells:
 
     def grams(self, mask: Tensor, center: bool = False) -> tuple[Tensor, Tensor]:
         """X^T X of `rows(mask, center)` and of `rows(~mask)`, each (d, d): from products over few rows."""
-        few = 2 * mask.sum() <= mask.numel()
+        few, (whole, forms) = 2 * mask.sum() <= mask.numel(), self._grams
         part = gram(torch.cat([x[mask if few else ~mask] for x in self.kinds]))
-        inside, outside = (part, self._gram - part) if few else (self._gram - part, part)
-        for x, mean in zip(self.kinds, self._means, strict=True) if center else ():
+        inside, outside = (part, whole - part) if few else (whole - part, part)
+        for x in self.kinds if center else ():
+            mean = x.mean(0).mean(0)
             half = torch.outer(x[mask].sum(0) - 0.5 * mask.sum() * mean, mean)
             inside = inside - half - half.T
-        if self.forms is not None:
-            inside = inside + gram(self._form_rows(mask.all(1), center))
-            outside = outside + self._form_gram - gram(self._form_rows(mask.any(1)))
-        return inside, outside
+        inside = inside + gram(self._form_rows(mask.all(1), center))
+        return inside, outside + forms - gram(self._form_rows(mask.any(1)))
 
     @cached_property
-    def _gram(self) -> Tensor:
-        """X^T X over all cells: no request has to go through them all."""
-        return gram(torch.cat([x.flatten(0, 1) for x in self.kinds]))
+    def _grams(self) -> tuple[Tensor, Tensor]:
+        """X^T X over all cells, and over all forms: no request has to go through them all."""
+        everything = torch.ones(self.shape, dtype=torch.bool)
+        return gram(torch.cat([x[everything] for x in self.kinds])), gram(self._form_rows(everything.all(1)))
 
-    @cached_property
-    def _form_gram(self) -> Tensor:
-        return gram(self._form_rows(torch.ones_like(self.texts[:, 0, 0], dtype=torch.bool)))
+    def _form_rows(self, classes: Tensor, center: bool = False) -> Tensor:
+        """The forms of `classes` (C,) bool, where there are any: (n, d)."""
+        forms = self.texts[:, :0] if self.forms is None else self.forms
+        return (forms - forms.mean(0) if center else forms)[classes].flatten(0, 1)
 
     def validate(self, mask: Tensor) -> None:
         """Raises ValueError unless `mask` is bool (C, K) with some cells to forget and some to keep."""

@@ -1,17 +1,12 @@
 """`gated`, ours: act only on pictures of a forgotten domain. No matrix, but a small module after the tower.
 
 z -> z - (read * open[k] * (read > spread)) R^T, read = z L, for a picture classified as domain k. Column c of L reads
-the margin of class c over the mean class, strength * (w_c - mean w), and u_c takes it away: at strength 1 the class
-scores as the mean class does, at 1.5 it is half as far below as it was above. It acts where the margin is larger than
-`deviations` standard deviations of the margins of all classes on that picture: elsewhere the class would hardly be
-named. Of fewer than MIN_CLASSES classes that says little; there it acts on any margin. Where there are texts alone, of
-as many classes, margins are read clear of others and of common words (`Cells.clear_margins`): fewer unrelated pictures
-are taken for the class.
-Of a class with other forms ("dogs"), the form that reads most says how much is taken away, of all (`Cells.duals`).
-In a domain that is forgotten whole every picture gets the embedding of the mean kept cell: nothing tells one from
-another.
-
-Domains are told apart by texts and prototypes together (`Cells.domain_directions`), counted from `Cells.domain_origin`.
+the margin of class c over the mean class, strength * (w_c - mean w), and u_c (`Cells.duals`) takes it away: at strength
+1 the class scores as the mean class does, at 1.5 it is half as far below as it was above. The gate opens where the
+margin is larger than `deviations` standard deviations of the margins of all classes on that picture: elsewhere the
+class would hardly be named. Of other forms of the class ("dogs"), the one that reads most says how much is taken away.
+In a domain that is forgotten whole every picture gets the embedding of the mean kept cell. Domains are told apart by
+`Cells.domain_directions`, counted from `Cells.domain_origin`.
 
 Theorem. Where the gate is shut (no forgotten class of the picture's domain stands out), z is unchanged, bit for bit;
 where it is open, z moves along u_c alone, by strength times the margin it reads. In domains forgotten whole, the edited
@@ -46,27 +41,26 @@ def gated(cells: Cells, mask: Tensor, *, strength: float = 1.5, deviations: floa
     train splits of miniworld and PACS and on embeddings of OpenAI's ViT-B/32. offset: added to the score of domains in
     which something is forgotten; above 0 forgets more and hurts more.
     """
-    cells.validate(mask)
     within("strength", strength, 0.0, 100.0)
     within("deviations", deviations, 0.0, 100.0)
     within("offset", offset, -2.0, 2.0)
-    directions, whole, many = cells.domain_directions, mask.all(0), len(cells.classifier) >= MIN_CLASSES
-    alone = cells.prototypes is None and many
+    many = len(cells.classifier) >= MIN_CLASSES
+    alone = cells.prototypes is None and many  # then margins read clear of others take fewer pictures for the class
     margins = cells.clear_margins if alone else cells.margins
     least = strength * deviations * (TEXT_ONLY_SCALE if alone else 1.0)
+    directions, whole = cells.domain_directions, mask.all(0)
     classes = (mask & ~whole).any(1)
-    opened = (mask & ~whole)[classes].T.contiguous()
-    average = F.normalize(cells.texts[~mask].mean(0), dim=0)
+    forms = None
+    if cells.forms is not None and classes.any():
+        forms = FORM_SHARE * strength * cells.form_margins[classes, 1:].permute(1, 2, 0).contiguous()
     gate = Gate(
-        directions.clone(),
-        opened,
-        whole,
-        average,
-        offset * mask.any(0).double() - directions @ cells.domain_origin,
-        least * spread(margins) if deviations and many else None,
-        None
-        if cells.forms is None or not classes.any()
-        else FORM_SHARE * strength * cells.form_margins[classes, 1:].permute(1, 2, 0).contiguous(),
+        domains=directions.clone(),
+        open=(mask & ~whole)[classes].T.contiguous(),
+        replaced=whole,
+        average=F.normalize(cells.texts[~mask].mean(0), dim=0),
+        offset=offset * mask.any(0).double() - directions @ cells.domain_origin,
+        spread=least * spread(margins) if deviations and many else None,
+        forms=forms,
     )
     return Edit(strength * margins[classes].T, cells.duals[classes].T, "gated", gate=gate)
 

@@ -1,13 +1,11 @@
 """`neuron`, ours: one hidden unit a class, between a matrix and a module.
 
-z -> z - sum_c relu(z v_c - o_c |z|) r_c, with r_c = strength * growth * margin_c * u_c (`Cells.growth`: 1 unless there
-are more names than dimensions; the rest as in `oblique`) and
-v_c = (class detector) + (detector of the forgotten domains). The threshold brings the sum
-nearer to the "and" that a matrix cannot have: a sibling shows the class and not the domain, another picture of the
-domain the domain and not the class; both together pass it farthest. Where a model tells domains or classes badly, one
-alone passes, too (notebook 06 counts how often). The unit never reads below zero, so that it never raises the class it
-should lower, which is what most kept pictures are lost to under `oblique`.
-For domains that are forgotten whole, one unit detects them and raises the class that is least expected there.
+z -> z - sum_c relu(z v_c - o_c |z|) r_c, with r_c = strength * growth * margin_c * u_c (`Cells.growth`; the rest as in
+`oblique`) and v_c = (class detector) + domain_share * (detector of the forgotten domains). The threshold brings the sum
+nearer to the "and" that a matrix cannot have: class and domain together pass it farthest. Where a model tells domains
+or classes badly, one alone passes, too (notebook 06 counts how often). A unit never reads below zero, so it never
+raises the class it should lower, which is what most kept pictures are lost to under `oblique`. For domains that are
+forgotten whole, one unit detects them and raises the class that is least expected there.
 
 Theorem. As a module: where every unit is silent (z v_c <= o_c |z|), z is unchanged, bit for bit; where one fires, z
 moves along r_c alone, by no more than (|v_c| - o_c) |z| |r_c|.
@@ -44,11 +42,9 @@ def neuron(
     in every domain, and half of it for whole domains. domain_share: the weight of the detector of the domains, that of
     the class being 1. Chosen on the train splits of miniworld and PACS and on embeddings of OpenAI's ViT-B/32.
     """
-    cells.validate(mask)
     within("strength", strength, 0.0, 100.0)
-    within("threshold", threshold, 0.0, 10.0)
-    within("silence", silence, 0.0, 10.0)
-    within("domain_share", domain_share, 0.0, 100.0)
+    for name, value in (("threshold", threshold), ("silence", silence), ("domain_share", domain_share)):
+        within(name, value, 0.0, 100.0)
     whole, alone = mask.all(0), cells.prototypes is None
     seen = TEXT_ONLY_SCALE if alone else 1.0
     left, right, least = [torch.zeros_like(cells.classifier[:0])], [torch.zeros_like(cells.classifier[:0])], []

@@ -23,10 +23,9 @@ def nullspace(cells: Cells, mask: Tensor, *, alpha: float = 1.0, energy: float =
     """Project the forgotten rows away: P = I - alpha U U^T.
 
     mask: cells to forget, (C, K) bool. alpha: strength, from 0 to 1. energy: the share of the rows' sum of squares that
-    U holds (`subspace.basis`); 0.9 was chosen on the train splits of miniworld and PACS: as much is forgotten as with
-    1, and fewer directions are lost to what is kept. center: see `Cells.rows`.
+    U holds (`subspace.basis`); 0.9, chosen on the train splits of miniworld and PACS, forgets as much as 1 and takes
+    fewer directions. center: see `Cells.rows`.
     """
-    cells.validate(mask)
     within("alpha", alpha, 0.0, 1.0)
     u = basis(cells.rows(mask, center), energy)
     return Edit(alpha * u, u, "nullspace")

@@ -1,15 +1,13 @@
 """`oblique`, ours: P = I - sum_j v_j r_j^T. v_j says *when* to act, r_j *what* changes then; the two need not be alike.
 
-For each class c with forgotten cells: r_c = strength * margin_c * u_c lowers the margin of class c alone (u_c:
-`Cells.duals`; margin_c: that of its forgotten prototypes, or texts), and
-v_c = class_share * (class detector) + domain_share * (detector of the forgotten domains). A sum
-of two detectors is all that a matrix has, and a sum is not an "and": siblings read class_share - domain_share, other
-classes of a forgotten domain +domain_share, those of kept domains -domain_share. The last raises class c there: most
-kept pictures that are lost are lost *to* the forgotten class. Texts alone (no prototypes) need a larger class_share:
-they show class and domain more clearly than pictures do. A class that is forgotten in every domain needs no domain: v_c
-is the detector of the class, and r_c is `Cells.growth` times as long, which is 1 unless there are more names than
-dimensions. For domains that are forgotten whole, one v detects the domain, and r raises the class that is least
-expected there above all others: a matrix cannot make a picture say nothing, but it can make all pictures say the same.
+For each class c with forgotten cells, r_c = strength * margin_c * u_c lowers its margin alone (u_c: `Cells.duals`;
+margin_c: that of its forgotten prototypes, or texts), and v_c = class_share * (class detector) + domain_share *
+(detector of the forgotten domains). A sum is all that a matrix has, and not an "and": siblings read class_share -
+domain_share, other classes of a forgotten domain +domain_share, those of kept domains -domain_share. The last raises
+class c there: most kept pictures that are lost are lost *to* the forgotten class. A class that is forgotten in every
+domain needs no domain: v_c is its detector, and r_c is `Cells.growth` times as long. For domains that are forgotten
+whole, one v detects them, and r raises the class that is least expected there: a matrix cannot make a picture say
+nothing, but it can make all pictures say the same.
 
 Theorem. The score of an embedding z against the text w of any class or word moves by sum_j (z v_j)(r_j w): by nothing
 where z v_j = 0, and hardly where u_c w is small, which is how u_c is made.
@@ -22,11 +20,11 @@ from ..edit import Edit
 from ..errors import within
 from .cells import Cells
 
-TEXT_ONLY_SCALES = (1.55, 1.0)
-"""Factors on class_share and domain_share without prototypes."""
+TEXT_ONLY_SCALE = 1.55
+"""The factor on class_share without prototypes: texts show class and domain more clearly than pictures do."""
 
 BIAS = 0.7
-"""See `whole_domain_detector`."""
+"""The weight of what all texts have in common in `whole_domain_detector`."""
 
 
 def oblique(
@@ -42,24 +40,22 @@ def oblique(
     """Read class and domain, and lower the scores of the classes: P = I - sum_j v_j r_j^T.
 
     mask: cells to forget, (C, K) bool. strength: how far a class goes down, in units of its margin; twice that for
-    whole domains. class_share, domain_share: weights of the two detectors, times TEXT_ONLY_SCALES without prototypes;
-    common_share: without prototypes, that of what all pictures have in common, a bias: class c goes down everywhere by
-    so much, which costs siblings and spares other classes. rho: the ridge of the detector of whole domains. Chosen on
-    the train splits of miniworld and PACS and on embeddings of OpenAI's ViT-B/32.
+    whole domains. class_share, domain_share: weights of the two detectors. common_share: without prototypes, that of
+    what all pictures have in common: class c goes down everywhere by so much, which costs siblings and spares other
+    classes. rho: the ridge of the detector of whole domains. Chosen on the train splits of miniworld and PACS and on
+    embeddings of OpenAI's ViT-B/32.
     """
-    cells.validate(mask)
+    for name, value in (("class_share", class_share), ("domain_share", domain_share), ("common_share", common_share)):
+        within(name, value, 0.0, 100.0)
     within("strength", strength, 0.0, 100.0)
-    within("class_share", class_share, 0.0, 100.0)
-    within("domain_share", domain_share, 0.0, 100.0)
-    within("common_share", common_share, 0.0, 100.0)
     within("rho", rho, 1e-9, 1e9)
-    more, less, bias = (*TEXT_ONLY_SCALES, common_share) if cells.prototypes is None else (1.0, 1.0, 0.0)
+    more, bias = (TEXT_ONLY_SCALE, common_share) if cells.prototypes is None else (1.0, 0.0)
     whole, middle = mask.all(0), cells.texts.mean((0, 1))
     left, right = [torch.zeros_like(cells.classifier[:0])], [torch.zeros_like(cells.classifier[:0])]
     for c in (mask & ~whole).any(1).nonzero()[:, 0].tolist():
         row, read, everywhere = mask[c] & ~whole, cells.class_detector(c), bool(mask[c].all())
         if not everywhere:
-            read = more * class_share * read + less * domain_share * cells.domain_detector(row)
+            read = more * class_share * read + domain_share * cells.domain_detector(row)
             read = read + bias * middle / (middle @ middle)
         left.append(read[None])
         right.append(strength * (cells.growth if everywhere else 1.0) * cells.push(c, row)[None])

@@ -25,23 +25,19 @@ def residual(
     mask: cells to forget, (C, K) bool. alpha, energy, center: as in `nullspace`. tau: the ridge, chosen on the train
     splits of miniworld and PACS. The edit has rank 0 where nothing is left.
     """
-    cells.validate(mask)
     within("alpha", alpha, 0.0, 1.0)
     within("tau", tau, 0.0, 1e9)
     forgotten, kept = cells.grams(mask, center)
-    kept = kept / cells.n_rows(~mask)
-    if tau:
-        factor = ridged_factor(kept, tau)
-        if cells.n_rows(mask) <= len(kept):
-            u = basis(torch.cholesky_solve(tau * cells.rows(mask, center).T, factor).T, energy)
-        else:  # the same, through (d, d)
-            half = torch.cholesky_solve(forgotten, factor)
-            u = leading(torch.cholesky_solve(half.T, factor), energy)[1]
-    else:
-        rows, (values, vectors) = cells.rows(mask, center), torch.linalg.eigh(kept)
+    rows, kept = cells.rows(mask, center), kept / cells.n_rows(~mask)
+    if not tau:
+        values, vectors = torch.linalg.eigh(kept)
         free = vectors[:, values <= 1e-12 * values[-1]]
         rest = rows @ free @ free.T
-        if rest.norm() <= 1e-5 * rows.norm():  # at rounding level of embeddings
-            return Edit(kept[:, :0], kept[:, :0], "residual")
-        u = basis(rest, energy)
+        u = basis(rest, energy) if rest.norm() > 1e-5 * rows.norm() else rest.T[:, :0]  # rounding level of embeddings
+    elif len(rows) <= len(kept):
+        u = basis(torch.cholesky_solve(tau * rows.T, ridged_factor(kept, tau)).T, energy)
+    else:  # the same, through (d, d)
+        factor = ridged_factor(kept, tau)
+        half = torch.cholesky_solve(forgotten, factor)
+        u = leading(torch.cholesky_solve(half.T, factor), energy)[1]
     return Edit(alpha * u, u, "residual")

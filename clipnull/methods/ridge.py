@@ -25,15 +25,11 @@ def ridge(
     mask: cells to forget, (C, K) bool. forgetting, keeping: lambda and mu, chosen on the train splits of miniworld and
     PACS. center: see `Cells.rows`; what is kept is never centred.
     """
-    cells.validate(mask)
     within("forgetting", forgetting, 0.0, 1e12)
     within("keeping", keeping, 0.0, 1e12)
-    forgotten, kept = cells.grams(mask, center)
-    n = cells.n_rows(mask)
-    weight = forgetting / n
-    a = keeping / cells.n_rows(~mask) * kept + weight * forgotten
-    factor = ridged_factor(a, 1.0)
-    if n > len(a):
+    (forgotten, kept), rows = cells.grams(mask, center), cells.rows(mask, center).T
+    weight = forgetting / rows.shape[1]
+    factor = ridged_factor(keeping / cells.n_rows(~mask) * kept + weight * forgotten, 1.0)
+    if rows.shape[1] > len(rows):
         return Edit(weight * forgotten, torch.cholesky_inverse(factor), "ridge")
-    rows = cells.rows(mask, center).T
     return Edit(weight * rows, torch.cholesky_solve(rows, factor), "ridge")

@@ -61,7 +61,7 @@ def of(clip: Clip, pictures: int, prototypes: int, steps: int, rows: int) -> dic
         with mixed(clip) if precision == "mixed" else nullcontext():
             embedded[precision] = pictures / seconds(lambda: clip.embed_pixels(pixels))
     targets = F.normalize(torch.randn(prototypes, clip.width, generator=generator), dim=-1)
-    ascent = seconds(lambda n=steps: synthesize(clip, targets, n, batch=prototypes, progress=False), (1,))
+    ascent = seconds(lambda n=steps: synthesize(clip, targets, n, batch=prototypes), (1,))
     cells, mask = random_cells(clip.width, generator), speed_masks()["one class"]
     z, solved, edited = torch.randn(rows, clip.width, generator=generator).to(clip.device), {}, {}
     for method in EDITS:
