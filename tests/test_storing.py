@@ -91,19 +91,6 @@ def test_what_changed_is_embedded_again(clip, folder, few_words, tmp_path, monke
     torch.testing.assert_close(stored, cn.embed(clip, images), atol=1e-5, rtol=1e-4)
 
 
-def test_the_archive_is_the_one_that_numpy_writes(tmp_path):
-    rows = [torch.randn(3, 4), torch.randn(2, 4)]
-    rows[0][1] = torch.nan
-    paths = tuple(tmp_path / f"{i}.npz" for i in range(2))
-    for path, part in zip(paths, rows, strict=True):
-        np.savez(path, rows=part.numpy())
-    whole = torch.tensor([True, False, True, True, True])
-    texts = ["a", "longer"]
-    storing.save(tmp_path / "mine.npz", {"images": shards.Shards(paths, 4, whole), "classes": texts})
-    np.savez(tmp_path / "theirs.npz", images=torch.cat(rows)[whole].numpy(), classes=np.asarray(texts))
-    assert (tmp_path / "mine.npz").read_bytes() == (tmp_path / "theirs.npz").read_bytes()
-
-
 def test_a_broken_picture_is_left_out_with_its_label(clip, folder, few_words, tmp_path):
     images = cn.load_images(folder)
     images.files[0].write_bytes(images.files[0].read_bytes()[:200])
