@@ -200,7 +200,7 @@ def test_a_bomb_is_left_out(tmp_path):
         assert len(cn.load_images(tmp_path)) == 2
 
 
-@pytest.mark.parametrize("name", ["two\nlines", "🐕 & <b>", "x" * 246, "a'b\"c{d}$", "-rf", "%s %d"])
+@pytest.mark.parametrize("name", ["two\nlines", "🐕 & <b>", "a'b\"c{d}$", "x" * 246])
 def test_odd_names(name, tmp_path, clip):
     tree(tmp_path, ("photo", "line"), (name, "cat"), n=1)
     picture(tmp_path / "photo" / name / f"{name}.png")

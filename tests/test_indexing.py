@@ -320,6 +320,7 @@ def test_what_the_help_says_of_methods_is_measured(clip, images, z):
     assert 'to "horse" {}, {} and {} are'.format(*horses) in text
 
 
+@pytest.mark.slow
 def test_the_commands_of_an_index_load_no_model_library(tmp_path):
     """They start in a second or two: open_clip, torchvision and transformers take ten."""
     plain(8, request=cn.Forget(["dog"])).save(tmp_path / "p.safetensors")

@@ -52,6 +52,7 @@ def other(tmp_path):
     return tmp_path / "other"
 
 
+@pytest.mark.slow
 def test_a_file_says_what_the_model_says(clip, folder, other, tmp_path, monkeypatch):
     images = cn.load_images(folder)
     v = torch.nn.functional.normalize(torch.randn(*images.vocabulary.shape, clip.width), dim=-1)
@@ -132,7 +133,7 @@ def test_unfit_input_writes_nothing(clip, folder, tmp_path):
     assert not list((tmp_path / "cache").glob("shards/*"))
 
 
-def test_the_command(folder, tmp_path, capsys):
+def test_the_command(folder, few_words, tmp_path, capsys):
     out = tmp_path / "a.npz"
     assert cli.main(["embed", str(folder), "--model", "miniclip", "--out", str(out), "--no-prototypes"]) == 0
     printed = capsys.readouterr()

@@ -73,8 +73,9 @@ def store(
     if prototypes:
         made = cell_prototypes(clip, vocabulary, progress=progress)
         fields |= {"prototypes": made.embeddings, "prototype_mask": made.mask}
+    arrays: Any = {name: np.asarray(value) for name, value in fields.items()}
     with written(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, **{name: np.asarray(value) for name, value in fields.items()})
+        np.savez(file, **arrays)
     return path
 
 
