@@ -133,7 +133,10 @@ def open_vectors(path: str | Path, side: str = "images", name: str | None = None
 def _choose(path: Path, side: str, name: str | None, tables: list[str]) -> str:
     """Which of the `tables` of a file is meant."""
     if name is not None:
-        return one_of("name", name, tables)
+        try:
+            return one_of("name", name, tables)
+        except ValueError as error:
+            raise ValueError(f"{error} (in {str(path)!r})") from None
     known = [known for known in NAMES[side] if known in tables] or tables
     if not known or (len(known) > 1 and known == tables):
         raise refused(path, f"holds {brief(', '.join(tables)) if tables else 'no table of vectors'}: name the one")
