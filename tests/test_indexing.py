@@ -189,7 +189,7 @@ def test_check_tells_what_answers_before_anything_is_switched(shop, tmp_path, ca
     result, out = json.loads((tmp_path / "check.json").read_text()), capsys.readouterr().out
     assert result["sides"] == ["before", "index edited", "query edited"]
     dog, puppy = result["queries"]["dog"], result["queries"]["puppy"]
-    assert (dog["forgotten"], dog["named"], dog["found"][0]) == ("dog", False, 10) and max(dog["found"][1:]) <= 1
+    assert (dog["forgotten"], dog["found"][0]) == ("dog", 10) and max(dog["found"][1:]) <= 1
     assert puppy["forgotten"] is None and result["still"]["dog"] == {} and result["kept"]["n"] == 0
     assert re.search(r"(?m)^forgotten: dog +10 +\d +\d$", out)
     assert {f.name: f.read_bytes() for f in shop.iterdir()} == before
@@ -216,8 +216,7 @@ def test_check_names_who_is_hurt_and_how_much(shop, tmp_path, capsys):
     assert "NOT FORGOTTEN: dog" in capsys.readouterr().out
 
 
-def test_check_after_the_switch_says_what_it_said_before(shop, tmp_path, capsys):
-    """By the original, if it is there, else by the inverse; a row that is broken is counted and found by no query."""
+def test_a_broken_row_stays_and_no_query_finds_it(shop, tmp_path, capsys):
     z = np.load(shop / "pictures.npy")
     z[7, 3] = np.nan
     np.save(tmp_path / "in.npy", z)
@@ -225,16 +224,10 @@ def test_check_after_the_switch_says_what_it_said_before(shop, tmp_path, capsys)
     command("apply", patch, "--index", tmp_path / "in.npy", "--out", tmp_path / "out.npy", *model)
     assert "1 with NaN or infinity, left so" in capsys.readouterr().out
     asked = ("--queries", shop / "queries.npy", "--names", shop / "queries.txt", "--max-lost", 10)
-    np.savez(tmp_path / "in.npz", thumbs=z[::-1], large=z)  # the array on record is looked at
-    command("apply", patch, "--index", tmp_path / "in.npz", "--array", "large", "--out", tmp_path / "out.npz", *model)
-    results = []
-    for index in ("in.npy", "out.npy", "out.npz", "out.npy", "out.npz"):
-        command("check", patch, "--index", tmp_path / index, *asked, *model, "--json", tmp_path / "check.json")
-        results.append(json.loads((tmp_path / "check.json").read_text()))
-        if index == "out.npz":
-            [(tmp_path / f"in{suffix}").unlink(missing_ok=True) for suffix in (".npy", ".npz")]
-    assert results[0]["broken"] == 1 and "1 with NaN or infinity, which no query finds" in capsys.readouterr().out
-    assert all(result["queries"] == results[0]["queries"] for result in results)
+    command("check", patch, "--index", tmp_path / "in.npy", *asked, *model)
+    assert "1 with NaN or infinity, which no query finds" in capsys.readouterr().out
+    line = refused(capsys, "check", patch, "--index", tmp_path / "out.npy", *asked, *model)
+    assert "was edited with this patch before; expected the original" in line
 
 
 def test_a_word_is_forgotten_and_checked_in_its_forms(clip, images, z, tmp_path, capsys):
@@ -322,6 +315,7 @@ def test_what_the_help_says_of_methods_is_measured(clip, images, z):
     assert 'to "horse" {}, {} and {} are'.format(*horses) in text
 
 
+@pytest.mark.slow
 def test_the_commands_of_an_index_load_no_model_library(tmp_path):
     """They start in a second or two: open_clip, torchvision and transformers take ten."""
     plain(8, request=cn.Forget(["dog"])).save(tmp_path / "p.safetensors")
@@ -371,9 +365,9 @@ def test_what_check_counts(monkeypatch, tmp_path):
     queries.rows[6:] = -1
     for axis, cat, dogs, toys in ((0, [1, 0, 0], [1, 1, 1], []), (1, [1, 1, 1], [1, 0, 0], [0, 1, 1])):
         forgets = cn.Edit(u[:, axis : axis + 1], u[:, axis : axis + 1], "by hand", cn.Forget(["cat"]))
-        result = check_index(forgets, [(rows, forgets.images(rows)) for rows in table.chunks()], queries)
-        assert result["queries"]["cat"] == {"forgotten": "cat", "named": True, "found": cat}
-        assert result["queries"]["dogs"] == {"forgotten": None, "named": False, "found": dogs}
+        result = check_index(forgets, [table], queries)
+        assert result["queries"]["cat"] == {"forgotten": "cat", "found": cat}
+        assert result["queries"]["dogs"] == {"forgotten": None, "found": dogs}
         assert result["still"]["cat"] == ({"a toy": toys} if toys else {})
         assert result["kept"] == {"n": 5, "percent": [100, 100, 100] if axis == 0 else [100, 80, 80]}
 
@@ -494,7 +488,7 @@ def test_a_word_on_a_real_clip(tmp_path, capsys):
             rows.append([float(relevant[first[:k]].double().mean()), *recalls])
             hits.append(int(relevant[first[:10]].sum()))
         table[word] = rows
-        assert result["queries"][word]["found"] == hits and result["queries"][word]["named"]
+        assert result["queries"][word]["found"] == hits
         np.testing.assert_allclose(np.transpose(rows)[1], result["kept"]["percent"], atol=0.5)
         command("undo", patch, "--index", out, "--out", tmp_path / f"{word}-back.npz")
         assert (tmp_path / f"{word}-back.npz").read_bytes() == PAIRS.read_bytes()

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from helpers import VIT, plain, python
+from helpers import VIT, plain
 
 import clipnull as cn
 from clipnull.datasets import shards
@@ -182,45 +182,3 @@ def test_an_interrupted_run_leaves_whole_shards(model, corner, tmp_path, monkeyp
     with pytest.raises(KeyboardInterrupt):
         embed_shards(model, corner, tmp_path)
     assert [np.load(path)["rows"].shape for path in tmp_path.iterdir()] == [(10, model.width)] * 2
-
-
-MANY = """
-import itertools, resource, sys
-from pathlib import Path
-from types import SimpleNamespace
-
-import torch
-from clipnull.datasets import shards, storing
-
-n, d, folder, number = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), itertools.count()
-shards.content = lambda file: str(next(number))
-shards.embed_files = lambda clip, batches, mixed: ((torch.full((len(b), d), 1.0), []) for b in batches)
-clip = SimpleNamespace(
-    width=d, edits=(), preprocess=lambda picture: torch.zeros(1),
-    device=torch.device("cpu"), fingerprint="f", validate_encoder=lambda: None
-)
-class Many:
-    files = (Path("a"),) * n
-    validate_pixels = staticmethod(lambda: None)
-    __len__ = lambda self: n
-
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-before = peak()
-storing.save(folder / "all.npz", {"images": shards.embed_shards(clip, Many(), folder)})
-print((folder / "all.npz").stat().st_size, 1024 * (peak() - before))
-"""
-
-
-@pytest.mark.nightly
-@pytest.mark.skipif(sys.platform != "linux", reason="the peak of memory has other units")
-def test_memory_does_not_grow_with_the_number_of_pictures(tmp_path):
-    (few, more, d), growth = (10_000, 1_000_000, 256), []
-    for n in (few, more):
-        folder = tmp_path / str(n)
-        folder.mkdir()
-        size, peak = map(int, python(MANY, n, d, folder).split())
-        assert size > 4 * n * d
-        growth.append(peak)
-        for path in folder.iterdir():
-            path.unlink()
-    assert growth[1] - growth[0] < 4 * (more - few) * d / 2

@@ -22,21 +22,12 @@ still horses; in an index that somebody uses they were 10, 10 and 3, and the dog
 furthest: the commands start from oblique, as a word must stop working (clipnull.unlearn from nullspace, the method of
 the paper). Look at `clipnull check`, and take nullspace or gated where it says HURT. gated and neuron act on pictures:
 they edit an index, and no queries."""
+VECTORS = "vectors of pictures: .npy, .npz, .safetensors, .parquet, or a folder in clip-retrieval's layout"
 
 
 def add(commands: argparse._SubParsersAction) -> None:
     """Add the parsers of these commands to those of `clipnull`."""
-
-    def places(name: str, both: bool) -> None:
-        option = commands.choices[name].add_argument
-        group = option if both else commands.choices[name].add_mutually_exclusive_group(required=True).add_argument
-        text = "vectors of pictures: .npy, .npz, .safetensors, .parquet, or a folder in clip-retrieval's layout"
-        group("--index", type=Path, metavar="IN", required=both, help=text)
-        group("--queries", type=Path, metavar="FILE", required=both, help="of texts")
-        option("--array", metavar="NAME", help="array, tensor or column of the vectors, if several")
-
-    text = "the words nearest to a name: they may answer in its place"
-    option = add_command(commands, "near", near, text)
+    option = add_command(commands, "near", near, "the words nearest to a name: they may answer in its place")
     option("--classes", nargs="+", metavar="NAME", required=True, help="to forget")
     option("--candidates", type=Path, metavar="FILE", help="words to look among, one a line [ImageNet]")
     option("--most", type=int, default=8, help="how many for a class [8]")
@@ -49,12 +40,6 @@ def add(commands: argparse._SubParsersAction) -> None:
     text = "pictures to synthesize; 0: texts alone, in seconds [8]"
     option("--prototypes", type=int, default=8, metavar="N", help=text)
     option("--out", type=Path, required=True, metavar="PATCH", help="a new file that ends in .safetensors")
-    for name in ("near", "forget"):
-        option = commands.choices[name].add_argument
-        add_model(option, default=None)
-        option("--vocabulary", type=Path, metavar="FILE", help="all classes, one a line")
-        option("--embeddings", metavar="FILE.npz", help="texts in place of a model and a vocabulary")
-        option("--as-named", action="store_true", help="the names alone, without plurals: for other languages")
 
     option = add_command(commands, "queries", queries, "embed a text file of queries, one a line, for check")
     option("texts", type=Path, metavar="FILE", help="queries, one a line")
@@ -65,8 +50,8 @@ def add(commands: argparse._SubParsersAction) -> None:
     text = "what an index answers before and after a patch; nothing is switched"
     option = add_command(commands, "check", check, text)
     option("patch", type=Path, metavar="PATCH", help="of `clipnull forget`")
-    places("check", both=True)
-    option("--model", default="", help="what the index was made with, where the file does not say it")
+    option("--index", type=Path, metavar="IN", required=True, help=VECTORS)
+    option("--queries", type=Path, metavar="FILE", required=True, help="of texts")
     option("--names", type=Path, metavar="FILE", help="the texts of the queries, one a line")
     text = "pictures among its first ten answers that a forgotten class may still find [2]"
     option("--max-left", type=int, default=2, metavar="N", help=text)
@@ -75,17 +60,28 @@ def add(commands: argparse._SubParsersAction) -> None:
     text = "write an edited copy of an index, or of the queries in front of it; the old files still hold every vector"
     option = add_command(commands, "apply", apply, text)
     option("patch", type=Path, metavar="PATCH", help="of `clipnull forget`")
-    places("apply", both=False)
-    option("--model", default="", help="what the index was made with, where the file does not say it")
-    option("--out", type=Path, required=True, metavar="OUT", help="a new file or folder of that kind")
     option("--normalize", action="store_true", help="give edited rows unit length")
 
     option = add_command(commands, "undo", undo, "restore an edited index, or edited queries")
     option("patch", type=Path, nargs="?", metavar="PATCH", help="needed where the original is gone")
-    places("undo", both=False)
-    option("--out", type=Path, required=True, metavar="OUT", help="a new file or folder of that kind")
     option("--original", type=Path, metavar="FILE", help="where it is now, if it was moved")
 
+    for name in ("near", "forget"):
+        option = commands.choices[name].add_argument
+        add_model(option, default=None)
+        option("--vocabulary", type=Path, metavar="FILE", help="all classes, one a line")
+        option("--embeddings", metavar="FILE.npz", help="texts in place of a model and a vocabulary")
+        option("--as-named", action="store_true", help="the names alone, without plurals: for other languages")
+    for name in ("apply", "undo"):
+        one = commands.choices[name].add_mutually_exclusive_group(required=True).add_argument
+        one("--index", type=Path, metavar="IN", help=VECTORS)
+        one("--queries", type=Path, metavar="FILE", help="of texts")
+        text = "a new file or folder of that kind"
+        commands.choices[name].add_argument("--out", type=Path, required=True, metavar="OUT", help=text)
+    for name in ("check", "apply"):
+        option = commands.choices[name].add_argument
+        option("--array", metavar="NAME", help="array, tensor or column of the vectors, if several")
+        option("--model", default="", help="what the index was made with, where the file does not say it")
     for name in ("near", "forget", "queries", "check", "apply", "undo"):
         option = commands.choices[name].add_argument
         option("--json", type=Path, metavar="FILE", help="write all that there, with patch, index, date and version")
@@ -118,20 +114,18 @@ def forget(args: argparse.Namespace) -> int:
     clip, vocabulary = _model_and_names(args)
     request = _request(args, vocabulary)
     old = Edit.load(args.out) if args.out.exists() else None
-    if old and (old.request, old.method) != (request.as_dict(), args.method):
-        raise ValueError(f"out: {str(args.out)!r} holds another patch ({old.method}); expected a new name")
-    edit = unlearn(clip, request, vocabulary, args.method, prototypes=at_least("prototypes", args.prototypes, 0))
-    if old and not old.same(edit):
-        raise ValueError(f"out: {str(args.out)!r} holds another patch of this request; expected a new name")
-    done = "nothing to do" if old else "written"
+    edit = None
+    if old is None or (old.request, old.method) == (request.as_dict(), args.method):
+        prototypes = at_least("prototypes", args.prototypes, 0)
+        edit = unlearn(clip, request, vocabulary, args.method, prototypes=prototypes)
+    if edit is None or (old and not old.same(edit)):
+        raise ValueError(f"out: {str(args.out)!r} holds another patch; expected a new name")
     path = args.out if old else edit.save(args.out)
-    print(f"{done}: {path}: {request}, {edit.method}, {edit.form}, for {edit.model}")
+    print(f"{'nothing to do' if old else 'written'}: {path}: {request}, {edit.method}, {edit.form}, for {edit.model}")
     for name in forgotten(edit):
         _print_forms(name, clip, vocabulary)
-    if edit.linear and edit.bias is None:
-        print("It can edit an index (clipnull apply --index) or, in place of it, the queries (--queries).")
-    else:
-        print("It can edit an index (clipnull apply --index).")
+    queries = " or, in place of it, the queries (--queries)" if edit.linear and edit.bias is None else ""
+    print(f"It can edit an index (clipnull apply --index){queries}.")
     return _report(args, edit, written=str(args.out), form=edit.form)
 
 
@@ -153,38 +147,55 @@ def queries(args: argparse.Namespace) -> int:
     return _report(args, queries=texts)
 
 
-def _print_forms(name: str, clip: Clip, vocabulary: Vocabulary) -> None:
-    if forms := [form for form in vocabulary.forms_of(name) if clip.knows(form)]:
-        print(f"forms of {name}, forgotten with it: {', '.join(forms)}")
+def check(args: argparse.Namespace) -> int:
+    from ..edit import Edit
+    from ..index.checking import beyond, check_index, format_check, read_queries
+    from ..index.files import open_tables
+    from ..index.patching import validate
+    from ..index.rewriting import read_record, stamp
+
+    edit, before, tables = Edit.load(args.patch), stamp(args.index), open_tables(args.index, "images", args.array)
+    validate(edit, tables, "images", args.model, read_record(args.index))
+    rows = sum(table.shape[0] for table in tables)
+    result = check_index(edit, tables, read_queries(args.queries, rows, args.names))
+    if stamp(args.index) != before:
+        raise ValueError(f"index: {str(args.index)!r} was written to meanwhile; expected a file at rest")
+    hurt = beyond(result, args.max_left, args.max_lost)
+    broken = f", {result['broken']:,} with NaN or infinity, which no query finds" if result["broken"] else ""
+    print(f"{edit.method}, {edit.form}, for {edit.model}; {rows:,} pictures in {args.index}{broken}")
+    print(format_check(result, hurt))
+    limits = {"max_left": args.max_left, "max_lost": args.max_lost}
+    _report(args, edit, **result, limits=limits, beyond=hurt)
+    return int(bool(hurt))
 
 
-def _request(args: argparse.Namespace, vocabulary: Vocabulary) -> Forget:
-    """What is to be forgotten, by the names of classes; an alias stands for its class."""
-    from ..vocabulary import Forget
+def apply(args: argparse.Namespace) -> int:
+    from ..edit import Edit
+    from ..index.patching import apply_edit
 
-    place = args.embeddings or args.vocabulary
-    try:
-        places = dict.fromkeys(vocabulary.places("classes", args.classes)) if args.classes else ()
-        request = Forget([vocabulary.classes[c] for c in places] or None, getattr(args, "domains", None))
-        request.mask(vocabulary)
-    except ValueError as error:
-        raise ValueError(f"{error} (among the names in {place})") from None
-    return request
+    edit, place, side = Edit.load(args.patch), args.index or args.queries, "images" if args.index else "queries"
+    result = apply_edit(edit, place, args.out, side, args.array, args.model, args.normalize)
+    if not result:
+        print(f"nothing to do: {args.out} is {place} edited with this patch")
+        return _report(args, edit, done_before=True)
+    counts = {"not of unit length: edited in proportion to it": result["not_unit"]}
+    counts["with NaN or infinity, left so"] = result["broken"]
+    some = "".join(f"; {count:,} {what}" for what, count in counts.items() if count)
+    print(f"written: {args.out}: {result['rows']:,} rows {result['belongs']}{some}")
+    if result["left_out"]:
+        print(f"left out, since built of unedited vectors: {', '.join(result['left_out'])}; build anew of {args.out}")
+    print(f"{place} is as it was and still holds every unedited vector: keep it for undo, or delete it in the end.")
+    return _report(args, edit, **result)
 
 
-def _report(args: argparse.Namespace, edit: Edit | None = None, **result: Any) -> int:
-    """Write the `result` of a command where --json says; returns 0."""
-    from .. import __version__
-    from ..files import write_text
-    from ..index.patching import name_of
+def undo(args: argparse.Namespace) -> int:
+    from ..edit import Edit
+    from ..index.patching import undo
 
-    if args.json:
-        options = {key: str(value) for key, value in vars(args).items() if isinstance(value, Path) and key != "json"}
-        date = datetime.now(UTC).isoformat(timespec="seconds")
-        about = {"command": args.command, **options, "date": date, "version": __version__}
-        about |= {"patch_content": name_of(edit), "method": edit.method, "model": edit.model} if edit else {}
-        write_text(args.json, json.dumps(about | result, indent=1, allow_nan=False) + "\n")
-    return 0
+    edit = Edit.load(args.patch) if args.patch else None
+    how = undo(edit, args.index or args.queries, args.out, args.original)
+    print(f"{args.out}: {how}")
+    return _report(args, edit, how=how)
 
 
 def _model_and_names(args: argparse.Namespace) -> tuple[Clip, Vocabulary]:
@@ -208,54 +219,34 @@ def _model_and_names(args: argparse.Namespace) -> tuple[Clip, Vocabulary]:
     return clip, vocabulary.with_forms(None) if args.as_named else vocabulary
 
 
-def check(args: argparse.Namespace) -> int:
-    from tqdm import tqdm
+def _request(args: argparse.Namespace, vocabulary: Vocabulary) -> Forget:
+    """What is to be forgotten, by the names of classes; an alias stands for its class."""
+    from ..vocabulary import Forget
 
-    from ..edit import Edit
-    from ..index.checking import beyond, check_index, format_check, pairs_of, read_queries
-    from ..index.rewriting import stamp
-
-    edit, before = Edit.load(args.patch), stamp(args.index)
-    tables, pairs = pairs_of(edit, args.index, args.array, args.model)
-    rows, chunks = sum(t.shape[0] for t in tables), sum(-(-t.shape[0] // t.step) for t in tables)
-    asked = read_queries(args.queries, rows, args.names)
-    result = check_index(edit, tqdm(pairs, total=chunks, unit="chunk", delay=3), asked)
-    if stamp(args.index) != before:
-        raise ValueError(f"index: {str(args.index)!r} was written to meanwhile; expected a file at rest")
-    hurt = beyond(result, args.max_left, args.max_lost)
-    broken = f", {result['broken']:,} with NaN or infinity, which no query finds" if result["broken"] else ""
-    print(f"{edit.method}, {edit.form}, for {edit.model}; {rows:,} pictures in {args.index}{broken}")
-    print(format_check(result, hurt))
-    limits = {"max_left": args.max_left, "max_lost": args.max_lost}
-    _report(args, edit, **result, limits=limits, beyond=hurt)
-    return int(bool(hurt))
+    try:
+        places = dict.fromkeys(vocabulary.places("classes", args.classes)) if args.classes else ()
+        request = Forget([vocabulary.classes[c] for c in places] or None, getattr(args, "domains", None))
+        request.mask(vocabulary)
+    except ValueError as error:
+        raise ValueError(f"{error} (among the names in {args.embeddings or args.vocabulary})") from None
+    return request
 
 
-def apply(args: argparse.Namespace) -> int:
-    from ..edit import Edit
-    from ..index.patching import apply_edit
-
-    edit, place, side = Edit.load(args.patch), args.index or args.queries, "images" if args.index else "queries"
-    result = apply_edit(edit, place, args.out, side, args.array, args.model, args.normalize, progress=True)
-    if not result:
-        print(f"nothing to do: {args.out} is {place} edited with this patch")
-        return _report(args, edit, done_before=True)
-    text = f"written: {args.out}: {result['rows']:,} rows {result['belongs']}"
-    if result["not_unit"]:
-        low, high = result["lengths"]
-        text += f"; {result['not_unit']:,} not of unit length ({low:.3g} to {high:.3g}): edited in proportion to it"
-    print(text + (f"; {result['broken']:,} with NaN or infinity, left so" if result["broken"] else ""))
-    if result["left_out"]:
-        print(f"left out, since built of unedited vectors: {', '.join(result['left_out'])}; build anew of {args.out}")
-    print(f"{place} is as it was and still holds every unedited vector: keep it for undo, or delete it in the end.")
-    return _report(args, edit, **result)
+def _print_forms(name: str, clip: Clip, vocabulary: Vocabulary) -> None:
+    if forms := [form for form in vocabulary.forms_of(name) if clip.knows(form)]:
+        print(f"forms of {name}, forgotten with it: {', '.join(forms)}")
 
 
-def undo(args: argparse.Namespace) -> int:
-    from ..edit import Edit
-    from ..index.patching import undo
+def _report(args: argparse.Namespace, edit: Edit | None = None, **result: Any) -> int:
+    """Write the `result` of a command where --json says; returns 0."""
+    from .. import __version__
+    from ..files import write_text
+    from ..index.patching import name_of
 
-    edit, place = Edit.load(args.patch) if args.patch else None, args.index or args.queries
-    how = undo(edit, place, args.out, args.original, args.array, progress=True)
-    print(f"{args.out}: {how}")
-    return _report(args, edit, how=how)
+    if args.json:
+        options = {key: str(value) for key, value in vars(args).items() if isinstance(value, Path) and key != "json"}
+        date = datetime.now(UTC).isoformat(timespec="seconds")
+        about = {"command": args.command, **options, "date": date, "version": __version__}
+        about |= {"patch_content": name_of(edit), "method": edit.method, "model": edit.model} if edit else {}
+        write_text(args.json, json.dumps(about | result, indent=1, allow_nan=False) + "\n")
+    return 0

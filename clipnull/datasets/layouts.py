@@ -178,10 +178,10 @@ def dataset_of(
 def class_names(names: Iterable[str]) -> dict[str, str]:
     """Class names as they are on disk -> as words, which stay as many.
 
-    A number in front is dropped where all names have one as an order: each once, from 0 or 1 on, or padded with zeros.
+    A number in front is dropped where all names have one and these count from 0 or 1.
     Raises ValueError for two names that become the same words.
 
-    >>> class_names(["007.Black_footed_Albatross", "012.TVMonitor"]).values()
+    >>> class_names(["001.Black_footed_Albatross", "002.TVMonitor"]).values()
     dict_values(['black footed albatross', 'tv monitor'])
     >>> class_names(["30 kmh", "50 kmh", "Stop"]).values()
     dict_values(['30 kmh', '50 kmh', 'stop'])
@@ -190,10 +190,7 @@ def class_names(names: Iterable[str]) -> dict[str, str]:
     cleaned = {name: words(name) or name for name in names}
     numbered = [match for name in names if (match := re.fullmatch(r"(\d+)[._\- ]+([^\W\d_].*)", name, re.DOTALL))]
     numbers = sorted(int(match[1]) for match in numbered)
-    widths, first = {len(match[1]) for match in numbered}, numbers[0] if numbers else 0
-    ordered = first in (0, 1) and numbers == [*range(first, first + len(names))]
-    padded = len(widths) == 1 and any(match[1][0] == "0" for match in numbered)
-    if len(numbered) == len({*numbers}) == len(names) and (ordered or padded):
+    if len(numbers) == len(names) and numbers in ([*range(len(names))], [*range(1, len(names) + 1)]):
         without = {match[0]: words(match[2]) for match in numbered}
         cleaned = without if len({*without.values()}) == len(names) else cleaned
     first_of: dict[str, str] = {}
@@ -222,10 +219,9 @@ def below(file: Path, root: Path) -> str:
 
 @dataclass(frozen=True)
 class Tree:
-    """What is below a `folder`: folders and files, sorted, and the reason of each that is passed over."""
+    """The files below a `folder`, sorted, and the reason of each file or folder that is passed over."""
 
     folder: Path
-    folders: list[Parts]
     files: list[Parts]
     left_out: dict[Path, str]
 
@@ -236,46 +232,39 @@ class Tree:
 
     @functools.cached_property
     def inside(self) -> dict[Parts, list[str]]:
-        """The names of the folders in each folder."""
-        names = defaultdict(list)
-        for path in self.folders[1:]:
-            names[path[:-1]].append(path[-1])
-        return names
+        """The names of the folders with files in each folder, sorted as all is."""
+        names = defaultdict(dict)
+        for path in self.files:
+            for depth in range(len(path) - 1):
+                names[path[:depth]][path[depth]] = None
+        return {top: [*inside] for top, inside in names.items()}
 
 
 def scan(folder: Path) -> Tree:
     """Everything below a folder by its name; nothing is opened.
 
-    Passed over are what is hidden or of the system, links that lead out of the folder, to a folder above or from one
-    linked folder to another, and folders that may not be listed.
+    Passed over are what is hidden or of the system, links to folders, links to files outside of the folder or to
+    nothing, and folders that may not be listed.
     """
-    root, folders, files, left_out = os.path.realpath(folder), [], [], {}
-    waiting: list[tuple[Parts, Parts, bool]] = [((), (root,), False)]
-    while waiting:
-        parts, above, linked = waiting.pop()
-        folders.append(parts)
-        try:
-            entries = [*os.scandir(folder.joinpath(*parts))]
-        except OSError as error:
-            left_out[folder.joinpath(*parts)] = error.strerror or str(error)
-            continue
-        for entry in entries:
-            link = entry.is_symlink()
-            real = os.path.realpath(entry.path) if link else os.path.join(above[-1], entry.name)
-            is_folder = os.path.isdir(entry.path) if link else entry.is_dir()
-            if entry.name.startswith(".") or entry.name.lower() in SYSTEM_NAMES:
-                left_out[Path(entry.path)] = SYSTEM
-            elif link and not Path(real).is_relative_to(root):
-                left_out[Path(entry.path)] = "a link that leads out of the folder"
-            elif link and is_folder and (linked or real in above):
-                left_out[Path(entry.path)] = "a link in a circle, or behind another one"
-            elif link and not os.path.exists(entry.path):
-                left_out[Path(entry.path)] = "a link to nothing"
-            elif is_folder:
-                waiting.append(((*parts, entry.name), (*above, real), linked or link))
-            else:
-                files.append((*parts, entry.name))
-    return Tree(folder, sorted(folders), sorted(files), left_out)
+    root, files, left_out = os.path.realpath(folder), [], {}
+
+    def refuse(error: OSError) -> None:
+        left_out[Path(error.filename)] = error.strerror or str(error)
+
+    for place, folders, names in os.walk(folder, onerror=refuse):
+        inside = set(folders)
+        for name in (*folders, *names):
+            path = Path(place, name)
+            if name.startswith(".") or name.lower() in SYSTEM_NAMES:
+                left_out[path] = SYSTEM
+            elif path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(root):
+                left_out[path] = "a link that leads out of the folder"
+            elif path.is_symlink() and not path.is_file():
+                left_out[path] = "a link to a folder, or to nothing"
+            elif name not in inside:
+                files.append(path.relative_to(folder).parts)
+        folders[:] = [name for name in folders if Path(place, name) not in left_out]
+    return Tree(folder, sorted(files), left_out)
 
 
 def is_picture(name: str) -> bool:
@@ -286,7 +275,7 @@ def is_picture(name: str) -> bool:
 def recognise(tree: Tree, layout: str | None = None, split: str = "all") -> tuple[Parts, str, bool]:
     """Where the data set in a folder begins, its layout, and whether that is a folder of the split alone."""
     for depth in range(3):
-        tops = [path for path in tree.folders if len(path) == depth]
+        tops = [path for path in tree.inside if len(path) == depth]
         matches = [(top, known) for top in tops for known in _published(tree.inside[top]) if layout in (None, known)]
         of_split = [(top, known) for top, known in matches if top and FOLDERS_OF_SPLITS.get(top[-1].lower()) == split]
         if len(matches) == 1 or len(of_split) == 1:
@@ -361,7 +350,7 @@ def _pictures(
 ) -> tuple[list[Row], dict[str, str], bool]:
     """The pictures of a data set with class and domain as on disk, what is left out, and if the split is published."""
     root, pictures = tree.folder.joinpath(*top), tree.pictures(top)
-    present = {_plain(name) for name in tree.inside[top]}
+    present = {_plain(name) for name in tree.inside.get(top, [])}
     sets = ({_plain(name): name for name in names} for names in DOMAINS.get(layout, []))
     domains = next((names for names in sets if names.keys() <= present), {})
     parts_of_vlcs = {path[:2] for path in pictures if len(path) == 4 and path[1] in ("full", "test")}
@@ -380,11 +369,6 @@ def _pictures(
         else:
             domain = UNNAMED if layout == "classes" else domains.get(_plain(inner[0]), inner[0])
             rows.append((file, inner, domain))
-    used = {inner[:i] for _, inner, _ in rows for i in range(levels)}
-    for path in tree.folders:
-        inner = path[len(top) :]
-        if path[: len(top)] == top and inner and len(inner) < levels and inner not in used and inner[:-1] in used:
-            left_out.setdefault(tree.folder.joinpath(*path), "a folder without a picture that is used")
     if in_parts:
         whole = {domain for domain, part in parts_of_vlcs if part == "full"}
         rows = [row for row in rows if _in_vlcs(row[1], split, whole)]
@@ -403,8 +387,6 @@ def _why_not(path: Parts, levels: int) -> str:
     if suffix not in SUFFIXES:
         if len(path) < levels:
             return BESIDE
-        if suffix in (".heic", ".heif"):
-            return f"{suffix} is not read; save it as JPEG, for example with pillow-heif"
         return f"{suffix or 'a name without an ending'} is not read as a picture"
     if levels and len(path) != levels:
         return "a picture where folders are" if len(path) < levels else "deeper than the folder of a class"

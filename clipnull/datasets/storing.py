@@ -2,7 +2,6 @@
 
 import os
 import tempfile
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from ..prototypes import cell_prototypes
 from ..stored import SUFFIX
 from ..vocabulary import TEMPLATES, Vocabulary, format_prompt, words
 from .layouts import scan
-from .shards import Shards, embed_shards
+from .shards import embed_shards
 
 
 def store(
@@ -34,8 +33,7 @@ def store(
     """Write the embeddings of `images` and of their names into a file that `load` and `load_images` take.
 
     Embeddings stay in shards in the cache folder (`clipnull.datasets.shards`): the same call goes on from there, and
-    another one with the same model and pictures uses them. Memory does not grow with the number of pictures, but for
-    the lists of their files and names.
+    another one with the same model and pictures uses them.
 
     clip: with an encoder, and without edits. images: broken ones are left out with a warning; the file names the files
     of all rows (`files`) and of these (`dropped`), from the folder that holds them all. path: ends in ".npz";
@@ -56,7 +54,7 @@ def store(
     embeddings = embed_shards(clip, images, progress="pictures" if progress else "")
     names = _names(images.files)
     fields = _texts(clip, vocabulary) | {
-        "images": embeddings,
+        "images": torch.cat([*embeddings.chunks()])[embeddings.whole],
         "files": [name for name, whole in zip(names, embeddings.whole.tolist(), strict=True) if whole],
         "classes": [vocabulary.classes[c] for c in images.classes[embeddings.whole].tolist()],
         "domains": [vocabulary.domains[k] for k in images.domains[embeddings.whole].tolist()],
@@ -70,13 +68,14 @@ def store(
         fields["pretrained"] = clip.pretrained
     if unrelated is not None:
         others = embed_shards(clip, unrelated, progress="unrelated pictures" if progress else "")
-        total = torch.stack([rows.double().nansum(0) for rows in others.chunks()]).sum(0)
-        fields |= {"other_images": others, "image_mean": (total / others.whole.sum()).float()}
+        rows = torch.cat([*others.chunks()])[others.whole]
+        fields |= {"other_images": rows, "image_mean": rows.double().mean(0).float()}
     if prototypes:
         made = cell_prototypes(clip, vocabulary, progress=progress)
         fields |= {"prototypes": made.embeddings, "prototype_mask": made.mask}
-    with written(path) as temporary:
-        save(temporary, fields)
+    arrays: Any = {name: np.asarray(value) for name, value in fields.items()}
+    with written(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, **arrays)
     return path
 
 
@@ -95,21 +94,6 @@ def _texts(clip: Clip, vocabulary: Vocabulary) -> dict[str, Any]:
         "common_names": common,
         "common_texts": clip.embed_texts([format_prompt("{a}", name) for name in common]),
     }
-
-
-def save(path: Path, arrays: dict[str, Any]) -> None:
-    """A NumPy archive, byte for byte as `numpy.savez` writes it; of Shards, the rows of whole pictures."""
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, value in arrays.items():
-            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
-                if not isinstance(value, Shards):
-                    np.lib.format.write_array(file, np.asarray(value), allow_pickle=False)
-                    continue
-                shape = int(value.whole.sum()), value.width
-                header = {"descr": np.dtype(np.float32).str, "fortran_order": False, "shape": shape}
-                np.lib.format.write_array_header_1_0(file, header)
-                for rows in value.chunks():
-                    file.write(rows[~rows[:, 0].isnan()].numpy().tobytes())
 
 
 def unrelated_words(vocabulary: Vocabulary) -> list[str]:

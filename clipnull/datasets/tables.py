@@ -17,8 +17,8 @@ Row = tuple[Path, str, str]
 def read_table(file: Path, unnamed: str) -> tuple[list[Row], dict[str, str]]:
     """Path, class and domain of each row, `unnamed` where there is no such column; and the rows left out, with reasons.
 
-    Paths are relative to the folder of the table. A picture that is there twice counts once, and not at all if its rows
-    differ in class or domain. Raises ValueError that names the file and what is wrong with it.
+    Paths are relative to the folder of the table. A picture that is there twice counts once. Raises ValueError that
+    names the file and what is wrong with it, such as a picture under two labels.
     """
     try:
         records = _records(file)
@@ -32,20 +32,19 @@ def read_table(file: Path, unnamed: str) -> tuple[list[Row], dict[str, str]]:
         raise ValueError(f"folder: {str(file)!r} has the columns {[*columns]}; expected path and class, and domain")
     rows, left_out = {}, {}
     for i, record in enumerate(records, 1):
-        path, label, domain = (_text(record[name]) if name else unnamed for name in of.values())
+        path, *labels = (_text(record[name]) if name else unnamed for name in of.values())
         place = Path(os.path.normpath(file.parent / path))
-        if not (path and label and domain):
+        if not (path and all(labels)):
             left_out[f"row {i}"] = "path, class or domain is empty"
-        elif place in rows:
-            first, *others = rows[place]
-            same = [*map(words, others)] == [words(label), words(domain)]
-            left_out[f"row {i}"] = f"the picture of row {first}"
-            if not same:
-                left_out[f"row {i}"] += f", which says {others[0]!r}, {others[1]!r}, in place of {label!r}, {domain!r}"
-                left_out[f"row {first}"] = f"the picture of row {i} under another class or domain"
+        elif place not in rows:
+            rows[place] = labels
+        elif [*map(words, rows[place])] == [*map(words, labels)]:
+            left_out[f"row {i}"] = "a picture that is there already"
         else:
-            rows[place] = i, label, domain
-    return [(place, *row[1:]) for place, row in rows.items() if f"row {row[0]}" not in left_out], left_out
+            raise ValueError(
+                f"folder: {str(file)!r} has {path!r} as {rows[place]} and, in row {i}, as {labels}; expected one label"
+            )
+    return [(place, label, domain) for place, (label, domain) in rows.items()], left_out
 
 
 def _records(file: Path) -> list[dict[str, Any]]:

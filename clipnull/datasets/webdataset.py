@@ -36,12 +36,12 @@ LARGEST, LABEL = 2**28, 2**20
 GROWTH, ROOM = 100, 2**26
 """An archive may unpack to GROWTH times its size and ROOM bytes; pictures are compressed already."""
 TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
-VERSION = 2
+VERSION = 3
 """Of what `unpacked` makes of archives."""
 NAMES, TABLE = "classnames.txt", "pictures.json"
-SHARD, SHARDS = 2**29, 4
-"""Bytes of pictures after which `pack` begins another archive, and the least number of archives: CLIP_benchmark reads
-with four processes, each of which wants one of its own."""
+SHARD, SHARDS = 1000, 4
+"""Pictures in an archive that `pack` writes, at most; the least number of archives: CLIP_benchmark reads with four
+processes, each of which wants one of its own."""
 KINDS = (".webp", ".png", ".jpg", ".jpeg")
 """What CLIP_benchmark reads; `pack` writes all others as PNG."""
 
@@ -81,8 +81,7 @@ def unpacked(archives: Sequence[Path], place: Path, split: str = "all") -> Datas
     with alone(folder.parent):
         for killed in folder.parent.glob(".*.partial"):  # whoever made it held this lock
             shutil.rmtree(killed, ignore_errors=True)
-        if not _is_whole(folder):
-            shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():  # it appears whole or not at all
             try:
                 unpack(archives, folder, classes)
             except OSError as error:
@@ -91,7 +90,7 @@ def unpacked(archives: Sequence[Path], place: Path, split: str = "all") -> Datas
                     f"({error.strerror or error}); expected room there, or another folder in CLIPNULL_CACHE"
                 ) from error
     table = json.loads((folder / TABLE).read_text(encoding="utf-8"))
-    rows = [(folder / path, name, domain) for path, name, domain, _ in table["rows"]]
+    rows = [(folder / path, name, domain) for path, name, domain in table["rows"]]
     published = split != "all" and any(_split_of(file.parent) == split and file.parent != place for file in archives)
     if split != "all" and not published:
         rows = [row for row in rows if in_test(below(row[0], folder)) == (split == "test")]
@@ -111,21 +110,12 @@ def _class_list(file: Path) -> list[str]:
     return classes
 
 
-def _is_whole(folder: Path) -> bool:
-    """Whether a folder holds all files that were unpacked into it, in their sizes."""
-    try:
-        table = json.loads((folder / TABLE).read_text(encoding="utf-8"))
-        return all((folder / path).stat().st_size == size for path, _, _, size in table["rows"])
-    except (OSError, ValueError):
-        return False
-
-
 def unpack(archives: Sequence[str | os.PathLike], folder: str | os.PathLike, classes: Sequence[str] = ()) -> None:
     """Write the pictures of WebDataset archives (.tar) to a new `folder`, `<archive>/<number>.<kind>`, and a table.
 
     A sample is all members with one key, the name up to its first dot: a picture, and its class in `.json` ("class" or
     "label", and "domain" if there is one), `.cls` or `.txt`. A number is a place in `classes`, unless it is one of
-    them; in `.cls` always. Without a domain it is UNNAMED. `pictures.json` has path, class, domain and size of each
+    them; in `.cls` always. Without a domain it is UNNAMED. `pictures.json` has path, class and domain of each
     picture, and the reasons of what is left out, such as the rest of a damaged archive. No name of the archive is a
     path. The folder appears whole or not at all.
     """
@@ -142,7 +132,7 @@ def unpack(archives: Sequence[str | os.PathLike], folder: str | os.PathLike, cla
                         continue
                     path = f"{number}/{i:09}{kind}"
                     (temporary / path).write_bytes(content)
-                    rows.append([path, name, domain, len(content)])
+                    rows.append([path, name, domain])
             except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OSError) as error:
                 if isinstance(error, OSError) and error.errno is not None:  # gzip and bz2 give none for damage
                     raise
@@ -245,33 +235,35 @@ def pack(images: Images, folder: str | os.PathLike, split: str = "test") -> Path
     images.validate_pixels()
     one_of("split", split, SPLITS[1:])
     folder, vocabulary, broken = Path(folder), images.vocabulary, []
-    with _new_folder(folder) as temporary, contextlib.ExitStack() as stack:
+    step = max(1, min(SHARD, len(images) // SHARDS))
+    starts = range(0, len(images), step)
+    with _new_folder(folder) as temporary:
         (temporary / split).mkdir()
-        archive, shards, size, packed = None, 0, 0, 0
-        for i, (c, k) in enumerate(zip(images.classes.tolist(), images.domains.tolist(), strict=True)):
-            try:
-                kind, content = _content(images, i)
-            except ValueError as error:
-                broken.append(str(error))
-                continue
-            if archive is None or size >= SHARD or packed * SHARDS >= shards * len(images):
-                stack.close()
-                archive = stack.enter_context(tarfile.open(temporary / split / f"{shards}.tar", "w"))
-                shards, size = shards + 1, 0
-            labels = {"class": vocabulary.classes[c], "domain": vocabulary.domains[k]}
-            for ending, part in ((kind, content), (".cls", str(c).encode()), (".json", json.dumps(labels).encode())):
-                info = tarfile.TarInfo(f"{i:09}{ending}")
-                info.size = len(part)
-                archive.addfile(info, io.BytesIO(part))
-            size, packed = size + len(content), packed + 1
-        stack.close()
-        write_text(temporary / split / "nshards.txt", f"{shards}\n")
+        for number, start in enumerate(starts):
+            with tarfile.open(temporary / split / f"{number}.tar", "w") as archive:
+                for i in range(start, min(start + step, len(images))):
+                    try:
+                        _add(archive, images, i)
+                    except ValueError as error:
+                        broken.append(str(error))
+        write_text(temporary / split / "nshards.txt", f"{len(starts)}\n")
         write_text(temporary / NAMES, "\n".join(" ".join(c.split()) for c in vocabulary.classes) + "\n")
         prompts = [template.format(a="a {c}") for template in TEMPLATES["free"]]
         write_text(temporary / "zeroshot_classification_templates.txt", "\n".join(prompts) + "\n")
     if broken:
         warnings.warn(f"{len(broken)} of {len(images)} pictures are broken, left out: {broken[0]}", stacklevel=2)
     return folder
+
+
+def _add(archive: tarfile.TarFile, images: Images, i: int) -> None:
+    """Add picture `i` with its labels, or raise ValueError if it is broken."""
+    kind, content = _content(images, i)
+    c, k = int(images.classes[i]), int(images.domains[i])
+    labels = {"class": images.vocabulary.classes[c], "domain": images.vocabulary.domains[k]}
+    for ending, part in ((kind, content), (".cls", str(c).encode()), (".json", json.dumps(labels).encode())):
+        info = tarfile.TarInfo(f"{i:09}{ending}")
+        info.size = len(part)
+        archive.addfile(info, io.BytesIO(part))
 
 
 def _content(images: Images, i: int) -> tuple[str, bytes]:

@@ -1,7 +1,7 @@
 """What an index answers before and after an edit of it, or of its queries: to be seen before anything is switched."""
 
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from tqdm import tqdm
 
 from ..edit import Edit
 from ..errors import brief, import_extra, one_line
@@ -17,8 +18,7 @@ from ..files import aligned, read_lines
 from ..stored import EDITED
 from ..vocabulary import TEMPLATES, Forget, format_prompt, plural, words
 from .files import Vectors, by_number, open_tables, open_vectors, reading
-from .patching import inverted, name_of, validate
-from .rewriting import content_of, read_record
+from .rewriting import read_record
 
 FIRST, RECALL = 10, 5
 """Answers that are looked at; the k of recall@k."""
@@ -56,9 +56,7 @@ def read_queries(path: str | Path, rows: int, names: str | Path | None = None) -
 
     .npz: the arrays FIELDS. Parquet, and folders in clip-retrieval's layout: a column of texts, one of COLUMNS. Other
     files: their texts in a file of their own, `names`, one a line. As many captions as the index has rows describe
-    them, in order.
-
-    Raises ValueError that names what is wrong or missing.
+    them, in order. Raises ValueError that names what is wrong or missing.
     """
     path, captions = Path(path), 0
     if path.suffix == ".npz" and names is None:
@@ -70,7 +68,8 @@ def read_queries(path: str | Path, rows: int, names: str | Path | None = None) -
         tables = open_tables(path, "queries")
         texts = [read_lines("names", names)] if names else _columns(path, tables)
         captions = sum(map(len, texts))
-    if any(side.startswith("queries") for side in _edited(path, tables)):
+    edited = [entry["side"] for entry in read_record(path)] + [table.words.get(EDITED, "") for table in tables]
+    if any(side.startswith("queries") for side in edited):
         raise ValueError(f"queries: {str(path)!r} were edited; expected them as they were before")
     vectors_in, texts_in = [table.shape[0] for table in tables], [*map(len, texts)]
     if not tables or texts_in not in (vectors_in, [sum(vectors_in)]) or len({t.shape[1] for t in tables}) > 1:
@@ -87,15 +86,9 @@ def read_queries(path: str | Path, rows: int, names: str | Path | None = None) -
     return Queries(F.normalize(vectors, dim=1), tuple(lines), place)
 
 
-def _edited(path: Path, tables: list[Vectors]) -> list[str]:
-    """Which sides of a file were edited, by its record and by what it says of itself."""
-    return [entry["side"] for entry in read_record(path)] + [table.words.get(EDITED, "") for table in tables]
-
-
 def _columns(path: Path, tables: list[Vectors]) -> list[list[str]]:
     """The texts beside vectors: of a Parquet file, or of metadata/*.parquet in a folder, a list for each part."""
-    folder = path.is_dir()
-    files = sorted((path / "metadata").glob("*.parquet"), key=by_number) if folder else [tables[0].path]
+    files = sorted((path / "metadata").glob("*.parquet"), key=by_number) if path.is_dir() else [tables[0].path]
     texts = []
     for file in (f for f in files if f.suffix == ".parquet"):
         parquet = import_extra("pyarrow.parquet", "index")
@@ -116,83 +109,89 @@ def naming(name: str) -> Callable[[str], bool]:
     return lambda text: any(form in text for form in forms) and pattern.search(text) is not None
 
 
-Pairs = Iterable[tuple[Tensor, Tensor]]
-"""The rows of an index before and after an edit of it, (n, d) each, in chunks."""
+def forgotten(edit: Edit) -> list[str]:
+    """The classes that an edit forgets, in every domain or in some."""
+    request: Any = Forget.from_dict(edit.request) if isinstance(edit.request, dict) else edit.request
+    if request is None:
+        return []
+    return list(dict.fromkeys(c for part in (replace(request, also=()), *request.also) for c in part.classes or ()))
 
 
-def pairs_of(edit: Edit, place: Path, name: str | None = None, model: str = "") -> tuple[list[Vectors], Pairs]:
-    """The tables of the index at `place`, and its rows before and after the edit, whether it was edited or not.
-
-    Rows from before an edit on record come from the original, if it is still there, or by the inverse of the edit.
-    name: of the array; by default the one on record. Raises ValueError as `apply_edit` and `undo` do.
-    """
-    edits = read_record(place)
-    last = edits[-1] if edits else {}
-    if (last.get("patch"), last.get("side")) != (name_of(edit), "images"):
-        tables = open_tables(place, "images", name)
-        validate(edit, tables, "images", model, edits)
-        return tables, ((chunk.float(), edit.images(chunk.float())) for table in tables for chunk in table.chunks())
-    if name not in (None, last["array"]):
-        raise ValueError(f"name: {name!r} was not edited; expected {last['array']!r}, the array on record")
-    tables, original = open_tables(place, "images", last["array"] or None), Path(last["source"])
-    after = (chunk.float() for table in tables for chunk in table.chunks())
-    if original.exists() and content_of(original) == last["content"]:
-        before = (chunk.float() for t in open_tables(original, "images", last["array"] or None) for chunk in t.chunks())
-        return tables, zip(before, after, strict=True)
-    inverse = inverted(edit)[0]
-    return tables, ((inverse.images(chunk), chunk) for chunk in after)
-
-
-def check_index(edit: Edit, pairs: Pairs, queries: Queries) -> dict[str, Any]:
+def check_index(edit: Edit, tables: list[Vectors], queries: Queries) -> dict[str, Any]:
     """What an index answers before and after, on each side of SIDES; on the last only where `edit.queries` can.
 
     queries: for each query that is not a caption, `found`, how many of its pictures are among its first FIRST answers,
-    and `forgotten`, the forgotten class that it names, if any. Its pictures are those whose captions name it (`named`),
-    else its first answers before the edit; those of a forgotten class do not count for other queries.
-    still: for each forgotten class, the other queries that bring up most of its pictures. kept: of the n captions that
-    name no forgotten class, the percent that find their own picture among the first RECALL. Lists: a value a side.
-    broken: rows with NaN or infinity, which no query finds.
+    and `forgotten`, the forgotten class that it names, if any. Its pictures are those whose captions name it, else its
+    first answers before the edit; those of a forgotten class do not count for other queries. still: for each forgotten
+    class, the other queries that bring up most of its pictures. kept: of the n captions that name no forgotten class,
+    the percent that find their own picture among the first RECALL. Lists: a value a side. broken: rows with NaN or
+    infinity, which no query finds.
     """
     if queries.vectors.shape[1] != len(edit.left):
         raise ValueError(f"queries: {queries.vectors.shape[1]} wide; expected {len(edit.left)}, as the index is")
-    names = forgotten(edit)
-    classes = [queries.place(name) for name in names]
-    rows = queries.rows.tolist()
-    captions, others = ([i for i, row in enumerate(rows) if (row >= 0) == side] for side in (True, False))
-    described = [(rows[i], words(queries.texts[i])) for i in captions]
-    some = {i for group in (captions, others) for i in group[:: max(1, -(-len(group) // MAX_QUERIES))]}
-    chosen = sorted(some | {*classes})
-    queries, classes = queries.at(chosen), [chosen.index(i) for i in classes]
-    answers, broken = _answers(edit, pairs, queries)
+    captions = [(row, words(queries.texts[i])) for i, row in enumerate(queries.rows.tolist()) if row >= 0]
+    classes = {queries.place(name): name for name in forgotten(edit)}
+    chosen = sorted({*_spread(queries.rows >= 0), *_spread(queries.rows < 0), *classes})
+    queries, classes = queries.at(chosen), {chosen.index(i): name for i, name in classes.items()}
+    answers, broken = _answers(edit, tables, queries)
+
+    def pictures_of(i: int, name: str) -> Tensor:
+        names_it = naming(name)
+        rows = [row for row, caption in captions if names_it(caption)]
+        return torch.tensor(rows) if rows else answers[0][i]
 
     def count(i: int, pictures: Tensor) -> list[int]:
         return [int(torch.isin(rows[i], pictures).sum()) for rows in answers]
 
-    def pictures_of(i: int, name: str) -> tuple[Tensor, bool]:
-        named = naming(name)
-        rows = [row for row, caption in described if named(caption)]
-        return (torch.tensor(rows), True) if rows else (answers[0][i], False)
-
-    others = [i for i, row in enumerate(queries.rows.tolist()) if row < 0 or i in classes]
-    asked = [words(text) for text in queries.texts]
-    names_it = {name: [named(text) for text in asked] for name, named in ((name, naming(name)) for name in names)}
-    gone = {name: pictures_of(i, name)[0] for name, i in zip(names, classes, strict=True)}
+    texts, tests = [words(text) for text in queries.texts], {name: naming(name) for name in classes.values()}
+    about = [
+        classes.get(i) or next((n for n, test in tests.items() if test(text)), None) for i, text in enumerate(texts)
+    ]
+    gone = {name: pictures_of(i, name) for i, name in classes.items()}
     every = torch.cat([torch.empty(0, dtype=torch.int64), *gone.values()])
+    others = [i for i, row in enumerate(queries.rows.tolist()) if row < 0 or i in classes]
     result: dict[str, Any] = {"sides": [*SIDES[: len(answers)]], "broken": broken, "queries": {}, "still": {}}
     for i in others:
-        text = queries.texts[i]
-        about = names[classes.index(i)] if i in classes else next((n for n in names if names_it[n][i]), None)
-        pictures, named = pictures_of(i, about or text)
-        pictures = pictures if about else pictures[~torch.isin(pictures, every)]
-        result["queries"][text] = {"forgotten": about, "named": named, "found": count(i, pictures)}
+        pictures = pictures_of(i, about[i] or queries.texts[i])
+        pictures = pictures if about[i] else pictures[~torch.isin(pictures, every)]
+        result["queries"][queries.texts[i]] = {"forgotten": about[i], "found": count(i, pictures)}
     for name, pictures in gone.items():
-        hits = {queries.texts[i]: count(i, pictures) for i in others if not names_it[name][i]}
+        hits = {queries.texts[i]: count(i, pictures) for i in others if not tests[name](texts[i])}
         worst = sorted((text for text in hits if max(hits[text][1:])), key=lambda text: -max(hits[text][1:]))
         result["still"][name] = {text: hits[text] for text in worst[:MAX_STILL]}
-    kept = [i for i, row in enumerate(queries.rows) if row >= 0 and not any(names_it[n][i] for n in names)]
+    kept = [i for i, row in enumerate(queries.rows) if row >= 0 and not any(test(texts[i]) for test in tests.values())]
     recalled = [(rows[:, :RECALL] == queries.rows[:, None]).any(1)[kept].double() for rows in answers]
     result["kept"] = {"n": len(kept), "percent": [100 * float(side.mean()) for side in recalled] if kept else []}
     return result
+
+
+def _spread(chosen: Tensor) -> list[int]:
+    """At most MAX_QUERIES of the places where `chosen` is true, evenly."""
+    places = chosen.nonzero()[:, 0].tolist()
+    return places[:: max(1, -(-len(places) // MAX_QUERIES))]
+
+
+def _answers(edit: Edit, tables: list[Vectors], queries: Queries) -> tuple[list[Tensor], int]:
+    """On each side, the first FIRST rows for each query, (m, FIRST); and how many rows are broken."""
+    texts = [queries.vectors] * 2
+    if edit.linear and edit.bias is None:
+        texts.append(F.normalize(edit.queries(queries.vectors), dim=1))
+    best = [(torch.empty(len(t), 0), torch.empty(len(t), 0, dtype=torch.int64)) for t in texts]
+    start = broken = 0
+    with tqdm(total=sum(table.shape[0] for table in tables), unit="row", delay=3) as bar:
+        for before in (chunk.float() for table in tables for chunk in table.chunks()):
+            sound = before.isfinite().all(1)
+            broken += len(before) - int(sound.sum())
+            z, moved = (F.normalize(rows[sound], dim=1) for rows in (before, edit.images(before)))
+            places = start + sound.nonzero()[:, 0]
+            for side, (x, t) in enumerate(zip((z, moved, z), texts, strict=False)):
+                scores = torch.cat([best[side][0], t @ x.T], dim=1)
+                rows = torch.cat([best[side][1], places.expand(len(t), -1)], dim=1)
+                top = scores.topk(min(FIRST, scores.shape[1]), dim=1)
+                best[side] = top.values, rows.gather(1, top.indices)
+            start += len(before)
+            bar.update(len(before))
+    return [rows for _, rows in best], broken
 
 
 def beyond(result: dict[str, Any], max_left: int, max_lost: int) -> list[str]:
@@ -206,55 +205,23 @@ def beyond(result: dict[str, Any], max_left: int, max_lost: int) -> list[str]:
     return texts
 
 
-def forgotten(edit: Edit) -> list[str]:
-    """The classes that an edit forgets, in every domain or in some."""
-    request: Any = Forget.from_dict(edit.request) if isinstance(edit.request, dict) else edit.request
-    if request is None:
-        return []
-    return list(dict.fromkeys(c for part in (replace(request, also=()), *request.also) for c in part.classes or ()))
-
-
-def _answers(edit: Edit, pairs: Pairs, queries: Queries) -> tuple[list[Tensor], int]:
-    """On each side, the first FIRST rows for each query, (m, FIRST); and how many rows are broken."""
-    texts = [queries.vectors] * 2
-    if edit.linear and edit.bias is None:
-        texts.append(F.normalize(edit.queries(queries.vectors), dim=1))
-    best = [(torch.empty(len(t), 0), torch.empty(len(t), 0, dtype=torch.int64)) for t in texts]
-    start = broken = 0
-    for before, after in pairs:
-        sound = before.isfinite().all(1)
-        broken += len(before) - int(sound.sum())
-        z, moved = (F.normalize(rows[sound], dim=1) for rows in (before, after))
-        places = start + sound.nonzero()[:, 0]
-        for side, (x, t) in enumerate(zip((z, moved, z), texts, strict=False)):
-            scores = torch.cat([best[side][0], t @ x.T], dim=1)
-            rows = torch.cat([best[side][1], places.expand(len(t), -1)], dim=1)
-            top = scores.topk(min(FIRST, scores.shape[1]), dim=1)
-            best[side] = top.values, rows.gather(1, top.indices)
-        start += len(before)
-    return [rows for _, rows in best], broken
-
-
 def format_check(result: dict[str, Any], hurt: Collection[str] = ()) -> str:
     """What `check_index` gives, as plain text: the forgotten classes, and what other queries lose, the worst first.
 
     hurt: the queries that are beyond a limit, which are marked, and all printed.
     """
     entries = sorted(result["queries"].items(), key=lambda item: min(item[1]["found"][1:]) - item[1]["found"][0])
-    entries.sort(key=lambda item: (item[1]["forgotten"] is None, item[0] not in hurt))
-    kept, rows, more = result["kept"], [], 0
+    groups = {"NOT FORGOTTEN: ": [], "forgotten: ": [], "HURT: ": [], "": []}
     for text, entry in entries:
-        if entry["forgotten"]:
-            mark = "NOT FORGOTTEN: " if text in hurt else "forgotten: "
-        elif text in hurt or len(rows) < len(hurt) + SHOWN:
-            mark = "HURT: " if text in hurt else ""
-        else:
-            more += 1
-            continue
-        rows.append((mark + one_line(text, 60), *entry["found"]))
+        mark = ("NOT FORGOTTEN: ", "HURT: ") if text in hurt else ("forgotten: ", "")
+        groups[mark[entry["forgotten"] is None]].append((text, entry["found"]))
+    *_, others = groups.values()
+    more, others[SHOWN:] = len(others[SHOWN:]), []
+    rows = [(mark + one_line(text, 60), *found) for mark, group in groups.items() for text, found in group]
     rows += [(f"and {more} that lose no more", *[""] * len(result["sides"]))] if more else []
     for name, still in result["still"].items():
         rows += [(f"pictures of {name}, by {one_line(text, 60)}", *hits) for text, hits in still.items()]
+    kept = result["kept"]
     if kept["n"]:
         percents = (f"{percent:.1f}" for percent in kept["percent"])
         rows.append((f"own picture among the first {RECALL}, percent of {kept['n']} kept captions", *percents))

@@ -15,8 +15,8 @@ from torch import Tensor
 from ..edit import Edit, checksum
 from ..errors import one_of
 from ..stored import EDITED
-from .files import SIDES, Side, Vectors, open_tables
-from .rewriting import Edits, RowChange, content_of, read_record, record_of, rewrite, stale_in
+from .files import SIDES, Change, Vectors, open_tables
+from .rewriting import Edits, content_of, read_record, record_of, rewrite, stale_in
 
 DRAWS, MAX_CHANCE, FEW_ROWS = 10_000, 0.01, 100
 """Random bases that rows are compared with, the share of them that may look as much like the patch's own model, and how
@@ -24,19 +24,18 @@ many rows it takes to judge. Between OpenAI's ViT-B/32 and ViT-B/16 the share is
 it is below .001 for every method and class tried. Of 400 random bases .5 to 1 % passed."""
 MAX_CONDITION = 1e4
 """An inverse that makes a rounding error larger than this many times is no way back."""
-UNIT = 1e-3
-"""How far from 1 the length of a unit row may be."""
+UNIT, BLOCK = 1e-3, 1024
+"""How far from 1 the length of a unit row may be; rows that are changed at a time, to stay in the processor's cache."""
 
 
 def apply_edit(
     edit: Edit,
     source: str | Path,
     out: str | Path,
-    side: Side = "images",
+    side: str = "images",
     name: str | None = None,
     model: str = "",
     normalize: bool = False,
-    progress: bool = False,
 ) -> dict[str, Any]:
     """Write an edited copy of an index: pictures' vectors with side "images", texts' with "queries"; not both.
 
@@ -45,12 +44,11 @@ def apply_edit(
     name: of the array, tensor or column, where a file holds several. model: what the index was made with; without it,
     its rows are looked at. normalize: give edited rows unit length, for stores that rank by inner product.
 
-    Returns how many `rows` there were, how many `broken` (NaN, infinity: left so) and `not_unit`, the `lengths` of the
-    rest from .. to, how it is known that they are of the patch's model, `belongs`, and the files `left_out`. It returns
-    nothing if `out` holds this already. Raises ValueError if the edit is of another model or was applied before, if
-    `out` is there, if the source changes meanwhile, and as `edit.queries` does; OSError if the disk is full.
+    Returns how many `rows` there are, how many `broken` (NaN, infinity: they stay) and `not_unit`, how we know that
+    they are of the patch's model, `belongs`, and the files `left_out`; nothing if `out` holds all this already. Raises
+    ValueError if the edit is of another model or was applied before, and as `rewrite` and `edit.queries` do.
     """
-    one_of("side", side, SIDES)
+    one_of("side", side, list(SIDES))
     source, out, tables = Path(source), Path(out), open_tables(source, side, name)
     edits = read_record(source)
     belongs = validate(edit, tables, side, model, edits)
@@ -66,38 +64,46 @@ def apply_edit(
         edit.queries(torch.zeros(len(edit.left)))  # raises for what cannot be done to a query
         edit = replace(edit, left=edit.right, right=edit.left)
     stale = stale_in(source, side) if source.is_dir() else []
-    lengths = rewrite(tables, source, out, changing(edit, normalize), [*edits, entry], stale, progress)
-    sound = lengths[lengths.isfinite()]
+    lengths: list[Tensor] = [torch.empty(0)]
+    rewrite(tables, source, out, changing(edit, normalize, lengths), [*edits, entry], stale)
+    length = torch.cat(lengths)
+    sound = length[length.isfinite()]
     return {
-        "rows": len(lengths), "broken": len(lengths) - len(sound), "not_unit": int(((sound - 1).abs() > UNIT).sum()),
-        "lengths": [float(x) for x in sound.aminmax()] if len(sound) else [], "belongs": belongs,
-        "left_out": [file.relative_to(source).as_posix() for file in stale],
+        "rows": len(length), "broken": len(length) - len(sound), "not_unit": int(((sound - 1).abs() > UNIT).sum()),
+        "belongs": belongs, "left_out": [file.relative_to(source).as_posix() for file in stale],
     }  # fmt: skip
 
 
-def changing(edit: Edit, normalize: bool = False) -> RowChange:
-    """What an edit does to rows (n, d) of lengths (n,), in place where it can: in float32, in float64 if they are.
+def changing(edit: Edit, normalize: bool, lengths: list[Tensor]) -> Change:
+    """What an edit does to rows (n, d), in their place: in float32, in float64 if they are. Broken ones stay.
 
-    Within 1e-6 of `edit.images` for unit rows in float32. A bias counts in units of the length of its row.
+    Within 1e-6 of `edit.images` for unit rows in float32. A bias counts in units of the length of its row. lengths:
+    where the old lengths of the rows are added.
     """
     layers = {dtype: edit.layer(dtype) for dtype in (torch.float32, torch.float64)}
 
-    def change(z: Tensor, length: Tensor) -> Tensor:
-        wide = z if z.dtype in layers else z.float()
-        layer = layers[wide.dtype]
-        if edit.linear:
-            wide.addmm_(wide @ layer.left, layer.right.T, alpha=-1)
-            if layer.bias is not None:
-                wide += length[:, None].to(wide) * layer.bias
-        else:
-            wide.index_copy_(0, *layer.touched(wide, length))
-        return F.normalize(wide, dim=1) if normalize else wide
+    def change(chunk: Tensor) -> Tensor:
+        for block in chunk.split(BLOCK):
+            z = block if block.dtype in layers else block.float()
+            length, layer = torch.linalg.vector_norm(z, dim=1), layers[z.dtype]
+            broken = ~length.isfinite()
+            old = block[broken]
+            if edit.linear:
+                z.addmm_(z @ layer.left, layer.right.T, alpha=-1)
+                if layer.bias is not None:
+                    z += length[:, None] * layer.bias
+            else:
+                z.index_copy_(0, *layer.touched(z, length))
+            block.copy_(F.normalize(z, dim=1) if normalize else z)
+            block[broken] = old
+            lengths.append(length)
+        return chunk
 
     return change
 
 
-def validate(edit: Edit, tables: list[Vectors], side: Side, model: str, edits: Edits) -> str:
-    """How it is known that vectors are of the model of an edit: by a record, by a name, or by how their rows lie.
+def validate(edit: Edit, tables: list[Vectors], side: str, model: str, edits: Edits) -> str:
+    """How we know that vectors are of the model of an edit: by a record, by a name, or by how their rows lie.
 
     edits: those on record. Raises ValueError if the vectors are of another model, or were edited by this edit before.
     """
@@ -112,33 +118,31 @@ def validate(edit: Edit, tables: list[Vectors], side: Side, model: str, edits: E
         raise ValueError(f"index: {str(path)!r} says that it was edited; expected its record {place}, or the original")
     if d != len(edit.left):
         raise ValueError(f"index: {str(path)!r} is {d} wide; expected {len(edit.left)}, as the patch of {its_model} is")
-    record = edits[-1] if edits else {}
-    for table in tables:
-        prints = table.words.get("fingerprint") or record.get("fingerprint"), edit.fingerprint
-        models = model or table.words.get("model") or record.get("model"), edit.model
-        if prints[0] != prints[1] if all(prints) else all(models) and models[0] != models[1]:
-            raise ValueError(
-                f"index: {str(table.path)!r} is of {models[0] or 'another model'} {prints[0] or ''}; expected the "
-                f"model of the patch, {edit.model} {edit.fingerprint}"
-            )
-        if not (all(prints) or all(models)):
-            return _judged(edit, tables)
-    return f"of {its_model}, as the file or its record says" if not model else f"of {its_model}, as --model says"
+    words = (edits[-1] if edits else {}) | tables[0].words
+    prints, models = (words.get("fingerprint"), edit.fingerprint), (model or words.get("model"), edit.model)
+    if not (all(prints) or all(models)):
+        return _judge(edit, tables[0])
+    if prints[0] != prints[1] if all(prints) else models[0] != models[1]:
+        raise ValueError(
+            f"index: {str(path)!r} is of {models[0] or 'another model'} {prints[0] or ''}; expected the model of the "
+            f"patch, {edit.model} {edit.fingerprint}"
+        )
+    return f"of {its_model}, as {'--model' if model else 'the file or its record'} says"
 
 
-def _judged(edit: Edit, tables: list[Vectors]) -> str:
+def _judge(edit: Edit, table: Vectors) -> str:
     """See `validate`: by the first rows."""
-    rows = next(tables[0].chunks()).float()
+    rows = next(table.chunks()).float()
     rows = F.normalize(rows[rows.isfinite().all(1)], dim=1)
     if edit.mean_text is None or len(rows) < FEW_ROWS:
         return "of a model that is not known"
-    share, its_model = chance(edit, rows), edit.model or "its model"
+    share = chance(edit, rows)
     if share > MAX_CHANCE:
         raise ValueError(
-            f"index: rows of {str(tables[0].path)!r} lie to the patch as {min(100 * share, 100):.0f} % of random bases "
-            f"do; expected at most {100 * MAX_CHANCE:g} %. If they are of {its_model}, say so: --model {edit.model}"
+            f"index: rows of {str(table.path)!r} lie to the patch as {min(100 * share, 100):.0f} % of random bases "
+            f"do; expected at most {100 * MAX_CHANCE:g} %. If they are of {edit.model}, say so: --model {edit.model}"
         )
-    return f"of {its_model}, as its rows lie: {100 * share:.1g} % of random bases look as much like it"
+    return f"of {edit.model}, as its rows lie: {100 * share:.1g} % of random bases look as much like it"
 
 
 def chance(edit: Edit, rows: Tensor) -> float:
@@ -158,19 +162,11 @@ def chance(edit: Edit, rows: Tensor) -> float:
     return 2 * (1 + min(int(leaning.sum()), int(spreading.sum()))) / (1 + DRAWS)
 
 
-def undo(
-    edit: Edit | None,
-    source: str | Path,
-    out: str | Path,
-    original: str | Path | None = None,
-    name: str | None = None,
-    progress: bool = False,
-) -> str:
+def undo(edit: Edit | None, source: str | Path, out: str | Path, original: str | Path | None = None) -> str:
     """Write what an index or a file of queries was before `apply_edit`; returns in words how exact that is.
 
     Exact where the original is still there, by content: it is copied, and no edit is needed. Otherwise the edit is
-    inverted. original: where it is now; by default where the record beside `source` says. name: of the array; it must
-    be the one on record.
+    inverted. original: where it is now; by default where the record beside `source` says.
 
     Raises ValueError without a record of this patch, and where neither can be done: a module or a hidden layer has no
     inverse, and a projection takes directions away for good.
@@ -179,20 +175,16 @@ def undo(
     edits = read_record(source)
     if not edits:
         raise ValueError(f"patch: {str(source)!r} has no record of an edit; expected an index that was edited")
-    last, before, place = edits[-1], edits[:-1], Path(original or edits[-1]["source"])
+    *before, last = edits
+    place = Path(original or last["source"])
     there = place.exists() and content_of(place) == last["content"]
     if edit is not None and last["patch"] != name_of(edit):
-        hint = " Its original is there: leave the patch out to restore it." if there else ""
         raise ValueError(
             f"patch: {str(source)!r} was last edited with another patch ({last['method']}, {last['patch']}); expected "
-            f"that one.{hint}"
+            "that one, or none where the original is still there"
         )
-    if name not in (None, last["array"]):
-        raise ValueError(f"name: {name!r} was not edited; expected {last['array']!r}, the array on record")
-    if out.exists() and content_of(out) == last["content"]:
-        return "nothing to do: it is the original"
     if there:
-        rewrite([], place, out, lambda rows, _: rows, before)
+        rewrite([], place, out, lambda rows: rows, before)
         return f"exact: a copy of the original, {place.name}"
     if original is not None or edit is None:
         raise ValueError(f"original: {str(place)!r} is not what was edited, or changed since; expected it as it was")
@@ -200,7 +192,7 @@ def undo(
     if last["side"] == "queries":
         inverse = replace(inverse, left=inverse.right, right=inverse.left)
     tables = open_tables(source, last["side"], last["array"] or None)
-    rewrite(tables, source, out, changing(inverse, last["normalize"]), before, progress=progress)
+    rewrite(tables, source, out, changing(inverse, last["normalize"], []), before)
     error = condition * max(torch.finfo(table.dtype).eps for table in tables)
     length = "; all rows have unit length, as lengths were lost" if last["normalize"] else ""
     return f"by the inverse of the edit: each row within {error:.1g} of its length{length}"
@@ -214,15 +206,15 @@ def inverted(edit: Edit) -> tuple[Edit, float]:
     if not edit.linear or edit.bias is not None:
         what = f"form {edit.form!r}" if edit.bias is None else "a bias, which counts in lengths that edited rows lost,"
         raise ValueError(f"edit: one of {what} has no inverse; expected the original to be kept")
-    p, left, right = edit.matrix().double(), edit.left.double(), edit.right.double()
-    inner = torch.eye(edit.rank, dtype=torch.float64) - right.T @ left
-    values = torch.linalg.svdvals(p)
+    left, right = edit.left.double(), edit.right.double()
+    values = torch.linalg.svdvals(edit.matrix().double())
     condition = float(values[0] / values[-1].clamp(min=1e-300))
     if condition > MAX_CONDITION:
         raise ValueError(
             f"edit: {edit.method} takes {int((values < values[0] / MAX_CONDITION).sum())} directions away for good; "
             "expected the original to be kept, or an edit with an inverse"
         )
+    inner = torch.eye(edit.rank, dtype=torch.float64) - right.T @ left
     return Edit(-left @ torch.linalg.inv(inner), right, f"inverse of {edit.method}"), condition
 
 
