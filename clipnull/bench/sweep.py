@@ -18,7 +18,7 @@ from ..datasets.shards import results_of
 from ..embedding import embed, readable
 from ..errors import names, one_of, shorten
 from ..evaluate import Others, accuracy_matrix, classify, is_measurable, macro, others_of, rates
-from ..files import aligned, counted
+from ..files import markdown
 from ..from_names import embed_vocabulary
 from ..images import Images
 from ..methods import METHODS, solve
@@ -230,22 +230,20 @@ def _group(rows: Sequence[dict], images: Images, m: int) -> bootstrap.Group:
     return bootstrap.Group(masks, before, (np.bincount(x, minlength=len(images)) > 0 for x in changed), renamed)
 
 
-def table(entries: Sequence[dict], prompts: str = "free") -> str:
-    """`entries` of `summary` as plain text: for each paradigm the figures with intervals, then counts of pictures."""
+def tables(
+    entries: Sequence[dict], prompts: str = "free", table: Callable[[list, list[str]], str] = markdown
+) -> list[str]:
+    """`entries` of `summary` as two tables: the figures with intervals, then counts of pictures. table: of `files`."""
     one_of("prompts", prompts, PROMPTS)
-    blocks = []
-    for paradigm in dict.fromkeys(row["paradigm"] for row in entries):
-        rows = [row for row in entries if (row["paradigm"], row["prompts"]) == (paradigm, prompts)]
-        measured = max((row["measured"] for row in rows), default=0)
-        missing = max((row["requests"] for row in rows), default=0) - measured
-        left_out = f"; {missing} left out, with nothing to lose" if missing else ""
-        figures = [[row["method"], *(format_ends(name, row[name]) for name in COLUMNS)] for row in rows]
-        blocks += [
-            f"{paradigm}: {counted(measured, 'request')}, prompts {prompts!r}{left_out}",
-            aligned(figures, ["", *COLUMNS.values()]),
-            aligned([[row["method"], *format_counts(row)] for row in rows], ["pictures", *COUNTED]),
-        ]
-    return "\n\n".join(blocks)
+    figures, counts = [], []
+    for row in (row for row in entries if row["prompts"] == prompts):
+        start = [row["paradigm"], f"`{row['method']}`", f"{row['measured']} of {row['requests']}"]
+        pairs = "–" if row.get("pair_forgetting") is None else f"{row['pair_forgetting']:.2f}"
+        ends = [format_ends(name, row[name]) for name in COLUMNS]
+        figures.append([*start, *ends, pairs, row.get("form") or "–"])
+        counts.append([*start, *format_counts(row)])
+    head = ["paradigm", "method", "requests"]
+    return [table(figures, [*head, *COLUMNS.values(), "pairwise", "form"]), table(counts, [*head, *COUNTED])]
 
 
 def format_ends(name: str, ends: Sequence[float | None]) -> str:

@@ -43,7 +43,7 @@ def add(commands: argparse._SubParsersAction) -> None:
 def bench(args: argparse.Namespace) -> int:
     from ..bench import comparison, report, sweep
     from ..datasets.loading import load_images, name_of
-    from ..files import write_text
+    from ..files import aligned, write_text
     from ..methods import METHODS
     from ..models import load
     from ..stored import is_stored
@@ -59,10 +59,10 @@ def bench(args: argparse.Namespace) -> int:
     if args.baselines:
         labelled = load_images(args.labelled) if args.labelled else None if args.data else load_images(split="train")
         entry = report.to_json(clip, images, name, labelled, methods, paradigms, args.seeds)
-        text = report.text(entry)
+        text = report.tables(entry, aligned)
     else:
         entry = sweep.to_json(clip, images, name, methods, paradigms)
-        text = sweep.table(entry["summary"], sweep.every_request(images, paradigms), args.prompts)
+        text = "\n\n".join(sweep.tables(entry["summary"], args.prompts, aligned))
     if args.json:
         write_text(args.json, json.dumps(entry, indent=1, allow_nan=False) + "\n")
     print(text)
