@@ -8,7 +8,6 @@ import contextlib
 import hashlib
 import json
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -69,32 +68,26 @@ def measure(
     pretrained: the tag of the models' weights; None: random weights, to try the commands. Models that bring their own,
     such as "miniclip", need none. methods, paradigms: by default all. most: only so many pictures of each cell.
 
-    Raises ValueError, before anything is made, for folders without pictures, unknown names, two results of one name,
-    and a file in `out` that this command did not write. OSError: weights cannot be downloaded.
+    Raises ValueError, before anything is made, for folders without pictures, unknown names and two results of one name;
+    and for a file in `out` that this command did not write.
     """
     out, methods = Path(out), names("methods", METHODS if methods is None else methods, tuple(METHODS))
-    paradigms = names("paradigms", sweep.PARADIGMS if paradigms is None else paradigms, sweep.PARADIGMS)
-    shorts, stems = distinct("models", map(_plain, models)), [_plain(name_of(folder)) for folder in folders]
-    tags = dict(zip(shorts, [_tag(model, pretrained) for model in models], strict=True))
-    data = dict(zip(distinct("folders", stems), map(load_images, folders), strict=True))
-    if most is not None:
-        data = {name: at_most(images, at_least("most", most, 1)) for name, images in data.items()}
-    titles = {(m, name): f"{name} {m} {tag or ''}".rstrip() for m, tag in tags.items() for name in data}
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"out: {str(out)!r} is a file; expected a folder")
-    for images in data.values():
-        sweep.asked_for(images, paradigms)
-    for short, name in titles:
-        _validate_ours(out / f"{short}-{name}.npz")
+    paradigms = sweep.PARADIGMS if paradigms is None else paradigms
+    tags = [_tag(model, pretrained) for model in models]
+    shorts = distinct("models", map(_plain, models))
+    stems = distinct("folders", [_plain(name_of(folder)) for folder in folders])
+    data = [at_most(load_images(folder), most) for folder in folders]
+    for images in data:
+        sweep.every_request(images, paradigms)
     out.mkdir(parents=True, exist_ok=True)
+    titles = [f"{stem} {short} {tag or ''}".rstrip() for short, tag in zip(shorts, tags, strict=True) for stem in stems]
     entries: list[dict] = []
-    for (short, tag), model in zip(tags.items(), models, strict=True):
-        untrained = tag == RANDOM
-        clip = _load(model, NO_WEIGHTS if untrained else tag)
-        for name, images in data.items():
-            about = {"name": titles[short, name], "untrained": untrained, "most": most, "prototypes": prototypes}
-            entries.append(_measured(clip, images, out / f"{short}-{name}", about, methods, paradigms))
-            write_text(out / PAGE, page(entries, list(titles.values())[len(entries) :]))
+    for model, short, tag in zip(models, shorts, tags, strict=True):
+        clip = _load(model, NO_WEIGHTS if tag == RANDOM else tag)
+        for images, stem in zip(data, stems, strict=True):
+            about = {"name": titles[len(entries)], "untrained": tag == RANDOM, "most": most, "prototypes": prototypes}
+            entries.append(_measured(clip, images, out / f"{short}-{stem}", about, methods, paradigms))
+            write_text(out / PAGE, page(entries, titles[len(entries) :]))
     return out / PAGE
 
 
@@ -113,14 +106,15 @@ def _plain(name: str) -> str:
     return "".join(c if c.isalnum() or c in ".-+_" else "-" for c in name).strip("-.") or "x"
 
 
-def at_most(images: Images, most: int) -> Images:
-    """At most so many pictures of each cell, drawn at random, the same ones each time."""
-    cells = list(zip(images.classes.tolist(), images.domains.tolist(), strict=True))
-    chosen, counts = torch.zeros(len(images), dtype=torch.bool), Counter()
-    for i in torch.randperm(len(images), generator=torch.Generator().manual_seed(0)).tolist():
-        chosen[i] = counts[cells[i]] < most
-        counts[cells[i]] += 1
-    return images.where(chosen)
+def at_most(images: Images, most: int | None) -> Images:
+    """At most so many pictures of each cell, drawn at random, the same ones each time; None: all."""
+    if most is None:
+        return images
+    order, chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(0)), torch.zeros(len(images))
+    cells = (images.classes * images.vocabulary.shape[1] + images.domains)[order]
+    for cell in cells.unique():
+        chosen[order[cells == cell][: at_least("most", most, 1)]] = 1
+    return images.where(chosen > 0)
 
 
 def _load(model: str, tag: str | None) -> Clip:
@@ -130,20 +124,18 @@ def _load(model: str, tag: str | None) -> Clip:
         return load(model, tag)
 
 
-def _validate_ours(path: Path) -> None:
-    if path.exists() and MARK not in read_stored(path).words.get("note", ""):
-        raise ValueError(f"out: {str(path)!r} was not made by `clipnull paper`; expected another folder")
-
-
 def _measured(
     clip: Clip, images: Images, stem: Path, about: dict, methods: Sequence[str], paradigms: Sequence[str]
 ) -> dict:
     """`sweep.to_json` of one pair with `about`, from its two files where these were made of the same."""
     embeddings, rows = Path(f"{stem}.npz"), Path(f"{stem}.json")
-    inputs = _hash(clip, images, about["prototypes"])
-    if not embeddings.exists() or f"{MARK}{inputs}" not in read_stored(embeddings).words.get("note", ""):
-        store(clip, images, embeddings, prototypes=about["prototypes"], note=f"{MARK}{inputs}")
-    settings = about | {"inputs": [inputs, *methods, *paradigms]}
+    note = f"{MARK}{_hash(clip, images, about['prototypes'])}"
+    known = read_stored(embeddings).words.get("note", "") if embeddings.exists() else MARK
+    if MARK not in known:
+        raise ValueError(f"out: {str(embeddings)!r} was not made by `clipnull paper`; expected another folder")
+    if note not in known:
+        store(clip, images, embeddings, prototypes=about["prototypes"], note=note)
+    settings = about | {"inputs": [note, *methods, *paradigms]}
     with contextlib.suppress(OSError, ValueError):  # not there, or not as it was written
         entry = json.loads(rows.read_text(encoding="utf-8"))
         if entry | settings == entry:
