@@ -175,7 +175,6 @@ def test_where_a_model_cannot_be_had_the_others_stay_and_it_continues(tiny, pacs
         ({"models": ["ViT-S-32-alt"], "pretrained": "openai"}, "ViT-S-32-alt has no published weights: --untrained"),
         ({"methods": ["ridgge"]}, "methods: 'ridgge' is not known; did you mean 'ridge'"),
         ({"folders": ["flat"], "paradigms": ["complete"]}, "paradigms: 'complete' of pictures in one domain"),
-        ({"out": "pacs/sketch/dog/0.png"}, "out: 'pacs/sketch/dog/0.png' is a file; expected a folder"),
         ({"most": 0}, "most: 0 is not valid; expected a whole number of at least 1"),
     ],
 )
@@ -194,27 +193,19 @@ def test_unfit_arguments_are_named_before_anything_is_made(pacs, tmp_path, monke
 
 
 def test_data_sets_are_taken_as_they_unpack(tiny, tmp_path):
-    """Domains of DomainNet with lists and archives beside, and PACS in a folder of its own."""
+    """Domains of DomainNet with lists and archives beside."""
     domain_net = pictures(tmp_path / "DomainNet", ("real", "quickdraw"), ("The_Eiffel_Tower", "hot_air_balloon"), 2)
     for name in ("real_train.txt", "real.zip", ".DS_Store", "real/readme.txt"):
         (domain_net / name).write_bytes(b"real/The_Eiffel_Tower/0.png 0\n")
-    pacs = pictures(tmp_path / "PACS" / "kfold", ("cartoon", "photo"), ("dog", "horse"), 2).parent
-    pictures(tmp_path / "PACS" / "__MACOSX", ("cartoon", "photo"), ("dog", "horse"), 1)
-    page = untrained([domain_net, pacs], tmp_path / "out", PAIR[:1])
-    for name, classes, domains in (
-        ("DomainNet", ("hot air balloon", "the eiffel tower"), ("quickdraw", "real")),
-        ("PACS", ("dog", "horse"), ("cartoon", "photo")),
-    ):
-        images = cn.load_images(page.with_name(f"ViT-B-16-{name}.npz"))
-        assert len(images) == 8 and (images.vocabulary.classes, images.vocabulary.domains) == (classes, domains)
+    images = cn.load_images(untrained([domain_net], tmp_path / "out", PAIR[:1]).with_name("ViT-B-16-DomainNet.npz"))
+    assert len(images) == 8 and images.vocabulary.domains == ("quickdraw", "real")
+    assert images.vocabulary.classes == ("hot air balloon", "the eiffel tower")
 
 
 def test_at_most_so_many_pictures_of_each_cell_the_same_each_time(images):
     some = paper.at_most(images, 3)
     assert torch.equal(some.counts(), images.counts().clamp(max=3)) and some.vocabulary == images.vocabulary
-    assert some.files == paper.at_most(images, 3).files != paper.at_most(images, 2).files
-    assert set(paper.at_most(images, 2).files) < set(some.files)
-    assert paper.at_most(images, 10**6).files == images.files
+    assert some.files == paper.at_most(images, 3).files and set(paper.at_most(images, 2).files) < set(some.files)
 
 
 # --- the command
