@@ -5,7 +5,6 @@ request by every method (`clipnull.bench.sweep`), and writes PAPER.md. The same 
 """
 
 import contextlib
-import hashlib
 import json
 import sys
 from collections.abc import Sequence
@@ -23,12 +22,10 @@ from ..images import Images
 from ..methods import METHODS
 from ..methods.nullspace import PUBLISHED
 from ..models import NO_WEIGHTS, Clip, load, open_clip, source_of
-from ..prototypes import ALGORITHM
 from ..stored import read_stored
-from ..vocabulary import DOMAIN_PHRASES, DOMAIN_PROMPTS, TEMPLATES
 from . import sweep
 
-PAGE, RANDOM, MARK = "PAPER.md", "random weights", "inputs: "
+PAGE, RANDOM, NOTE = "PAPER.md", "random weights", "made by clipnull paper"
 UNTRAINED = (
     "**These models have learned nothing.** Their weights are random, so that they cannot tell one picture from "
     "another. The figures show that the commands run from end to end, and nothing else: do not quote them."
@@ -62,8 +59,8 @@ def measure(
     """Embed and sweep every folder with every model into the folder `out`, and write the page: its path.
 
     Each pair gets `<model>-<folder>.npz`, as `clipnull embed` writes it, and `<model>-<folder>.json`, as
-    `clipnull bench --json` does. Both are reused where they were made of the same: model, bytes and labels of the
-    pictures, options and version; else they are made anew. The page is written anew after each pair.
+    `clipnull bench --json` does. Pictures that were embedded once stay in the cache, and a sweep of the same embeddings
+    with the same options and version is reused. The page is written anew after each pair.
 
     pretrained: the tag of the models' weights; None: random weights, to try the commands. Models that bring their own,
     such as "miniclip", need none. methods, paradigms: by default all. most: only so many pictures of each cell.
@@ -127,15 +124,12 @@ def _load(model: str, tag: str | None) -> Clip:
 def _measured(
     clip: Clip, images: Images, stem: Path, about: dict, methods: Sequence[str], paradigms: Sequence[str]
 ) -> dict:
-    """`sweep.to_json` of one pair with `about`, from its two files where these were made of the same."""
+    """`sweep.to_json` of one pair with `about`; from its file where the embeddings and all else are the same."""
     embeddings, rows = Path(f"{stem}.npz"), Path(f"{stem}.json")
-    note = f"{MARK}{_hash(clip, images, about['prototypes'])}"
-    known = read_stored(embeddings).words.get("note", "") if embeddings.exists() else MARK
-    if MARK not in known:
+    if embeddings.exists() and NOTE not in read_stored(embeddings).words.get("note", ""):
         raise ValueError(f"out: {str(embeddings)!r} was not made by `clipnull paper`; expected another folder")
-    if note not in known:
-        store(clip, images, embeddings, prototypes=about["prototypes"], note=note)
-    settings = about | {"inputs": [note, *methods, *paradigms]}
+    store(clip, images, embeddings, prototypes=about["prototypes"], note=NOTE)
+    settings = about | {"inputs": [__version__, content(embeddings), *methods, *paradigms]}
     with contextlib.suppress(OSError, ValueError):  # not there, or not as it was written
         entry = json.loads(rows.read_text(encoding="utf-8"))
         if entry | settings == entry:
@@ -144,14 +138,6 @@ def _measured(
     entry = sweep.to_json(load(str(embeddings)), load_images(embeddings), about["name"], methods, paradigms) | settings
     write_text(rows, json.dumps(entry, indent=1, allow_nan=False) + "\n")
     return entry
-
-
-def _hash(clip: Clip, images: Images, prototypes: bool) -> str:
-    """Of all that a file of embeddings depends on."""
-    pictures = [[content(file) for file in images.files], images.classes.tolist(), images.domains.tolist()]
-    names = [images.vocabulary.names, images.vocabulary.domains, TEMPLATES, DOMAIN_PROMPTS, DOMAIN_PHRASES]
-    inputs = [__version__, clip.fingerprint, ALGORITHM if prototypes else None, pictures, names]
-    return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:16]
 
 
 def page(entries: Sequence[dict], missing: Sequence[str] = ()) -> str:
