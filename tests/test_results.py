@@ -3,10 +3,8 @@
 import json
 from pathlib import Path
 
-import picture
 import pytest
 import write as results
-from PIL import Image
 
 ROOT = Path(__file__).parent.parent
 PICTURES = {"forgotten": 9, "before": 8, "after": 1, "kept": 90, "lost": 3, "gained": 2, "worst_of": 7, "worst_lost": 2,
@@ -91,12 +89,6 @@ def test_stored_embeddings_stand_first_and_say_what_edits_are_made_from(clone):
     assert "texts alone, without any picture (a C)" in page
     assert f"worst cell | target | {name} | My Pictures |" in read(clone / "RESULTS.md")
     assert f"| {name} | global |" in read(clone / "README.md")
-
-
-def test_the_picture_is_the_first_that_lesson_00_stores(clone):
-    with Image.open(results.write([], clone)[-1]) as drawn:
-        assert drawn.width >= 1000
-    assert (ROOT / picture.PATH).is_file() and "before the edit" in read(clone / "README.md")
 
 
 @pytest.mark.parametrize(

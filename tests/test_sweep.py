@@ -93,24 +93,22 @@ def test_each_request_has_a_row_for_each_method_and_prompt_set_in_order(rows, fe
         assert siblings == (selective and row["classes"] == ["bird"], selective), "a car has no photo to be hurt"
 
 
-@pytest.mark.parametrize(
-    "request_, method",
-    [
+def test_rows_say_what_compare_says_of_the_edited_model(clip, few, rows):
+    before = cn.embed(clip, few)
+    for request, method in (
         (cn.Forget(["bird"]), "oblique"),
         (cn.Forget(["bird"], ["line"]), "gated"),
         (cn.Forget(None, ["photo"]), "neuron"),
-    ],
-    ids=str,
-)
-def test_a_row_says_what_compare_says_of_the_edited_model(clip, few, rows, method, request_):
-    after = cn.unlearn(clip, request_, few.vocabulary, method).apply(clip)
-    features = cn.embed(clip, few), cn.embed(after, few)
-    for prompts in PROMPTS:
-        c = cn.compare(clip, after, few, request_, prompts, features)
-        (row,) = (r for r in rows if (r["method"], r["prompts"], request_of(r)) == (method, prompts, request_))
-        expected = {name: None if math.isnan(value) else pytest.approx(value) for name, value in c.rates.items()}
-        assert {name: row[name] for name in expected} == expected
-        assert row["accuracy"] == pytest.approx({"before": macro(c.before, c.mask), "after": macro(c.after, c.mask)})
+    ):
+        after = cn.unlearn(clip, request, few.vocabulary, method).apply(clip)
+        features = before, cn.embed(after, few)
+        for prompts in PROMPTS:
+            c = cn.compare(clip, after, few, request, prompts, features)
+            (row,) = (r for r in rows if (r["method"], r["prompts"], request_of(r)) == (method, prompts, request))
+            expected = {name: None if math.isnan(value) else pytest.approx(value) for name, value in c.rates.items()}
+            assert {name: row[name] for name in expected} == expected
+            accuracy = {"before": macro(c.before, c.mask), "after": macro(c.after, c.mask)}
+            assert row["accuracy"] == pytest.approx(accuracy)
 
 
 def test_pictures_are_embedded_once(clip, folder, monkeypatch):
@@ -140,28 +138,15 @@ def row_of(request, before, after):
     return sweep.row_of(request, "x", "free", torch.as_tensor(before), torch.as_tensor(after), cats_and_dogs())
 
 
-def test_drops_and_counts_by_hand():
+def test_counts_by_hand():
     row = row_of(LINE_CATS, BEFORE, AFTER)
-    assert row["forgetting_rate"] == 1 and row["accuracy"] == {"before": 1, "after": 0}
-    assert row["retain_drop"] == pytest.approx((50 - 50 + 0 + 0 + 50) / 5)
-    assert row["sibling_class_drop"] == pytest.approx(50)  # photo cats
-    assert row["sibling_domain_drop"] == pytest.approx((-50 + 0) / 2)  # line dogs and line fish
-    assert row["worst_cell_drop"] == pytest.approx(50)
+    assert row["forgetting_rate"] == 1 and row["worst_cell_drop"] == pytest.approx(50)
     counts = {"forgotten": 2, "before": 2, "after": 0, "kept": 10, "lost": 2, "gained": 1}
     counts |= {"worst_of": 2, "worst_lost": 1, "others": 0, "renamed": 0}
     assert row["pictures"] == counts and row["collateral"] is None
     (entry,) = sweep.summary([row], cats_and_dogs(), [LINE_CATS])
     assert entry["pictures"] == row["pictures"]
     assert sweep.format_counts(entry) == ["2 → 0 of 2", "2, 1 of 10", "1 of 2", "–"]
-
-
-def test_whole_domains_go_to_chance_by_hand():
-    request = cn.Forget(domains=["line"])
-    row = row_of(request, BEFORE, [0] * 2 + BEFORE[2:4] + [0] * 2 + BEFORE[6:8] + [0] * 2 + [0, 2])
-    before, after = (1 + 0.5 + 1) / 3, 1 / 3  # every line drawing is classified as a cat
-    assert row["accuracy"] == pytest.approx({"before": before, "after": after})
-    assert row["forgetting_rate"] == 1 and row["retain_drop"] == 0 and row["chance"] == pytest.approx(1 / 3)
-    assert row_of(request, BEFORE, BEFORE)["forgetting_rate"] == 0
 
 
 def test_requests_with_nothing_to_lose_are_left_out_and_counted(monkeypatch):
