@@ -109,7 +109,7 @@ class _Measured:
         self.regions["worst_cell_drop"] = (drops > drops.max(1, keepdims=True) - 1e-6) & kept  # all, in a tie
         self.lost, self.ones = lost.tocoo(), (1 / size[clusters.cell])[None]
         self.right = np.bincount(clusters.of[group.right], minlength=len(clusters.cell)).astype(np.float32)
-        seen = {name: region.any(0)[clusters.cell] for name, region in self.regions.items()}  # clusters
+        seen = {name: np.any(region, axis=0)[clusters.cell] for name, region in self.regions.items()}  # clusters
         seen["forgetting_rate"] &= self.right > 0
         self.n = {name: int(where.sum()) for name, where in seen.items()} | {"collateral": others}
         renamed = [np.full(others, np.nan) if x is None else x for x in group.others]

@@ -190,7 +190,8 @@ def _figures(results: dict[str, Comparison], expected: Forecast) -> str:
     """The table of figures: a row for each prompt set, then what was expected of the first."""
     rows = []
     for prompts, result in results.items():
-        row = sweep.row_of(result.request, "", prompts, *result.answers, result.images, result.renamed)
+        before, after = result.answers
+        row = sweep.row_of(result.request, "", prompts, before, after, result.images, result.renamed)
         (entry,) = sweep.summary([row], result.images, [result.request])
         figures = [sweep.format_ends(name, entry[name]) for name in sweep.COLUMNS]
         rows.append([PROMPT_SETS[prompts], _change(result), *figures, *sweep.format_counts(entry)[1:3]])

@@ -103,12 +103,13 @@ def audited(clip: Clip, data: TrainingData, entrants: Sequence[str], on: Evaluat
     edited, reasons = {}, {}
     for name in entrants:
         edit = None if ALL[name].texts else edit_of(name, data, request.mask(on.images.vocabulary))
-        try:
-            edited |= {name: edit.apply(clip)} if edit else {}
-        except ValueError as error:  # a tower that takes no bias
-            reasons[name] = str(error)
         if edit is None:
             reasons[name] = "edits no pictures"
+            continue
+        try:
+            edited[name] = edit.apply(clip)
+        except ValueError as error:  # a tower that takes no bias
+            reasons[name] = str(error)
     reports, worst = audit_each(clip, list(edited.values()), on.images, request), {}
     for name, audit in zip(edited, reports, strict=True):
         three = [{k: v for k, v in f.as_dict().items() if k not in ("details", "within")} for f in audit.worst]

@@ -70,8 +70,8 @@ def sweep(
 ) -> list[dict]:
     """One row (`row_of`) for each request, method and prompt set that `clip` has texts of; all is embedded once.
 
-    z: embeddings of `images`, (n, d). A request whose cells had nothing to lose has no row. Requests are independent
-    jobs of joblib: they run one after another, or where `joblib.parallel_config` sends them.
+    z: embeddings of `images`, (n, d). A request with nothing to lose has no row. Requests are jobs of joblib: they run
+    one after another, or where `joblib.parallel_config` sends them.
     """
     methods = names("methods", METHODS if methods is None else methods, tuple(METHODS))
     requests = every_request(images, paradigms)
@@ -143,8 +143,8 @@ def row_of(
     gone, lost, gained = mask[images.classes, images.domains], right & ~right_after, right_after & ~right
     worst = int((start - end).masked_fill(mask, math.nan).nan_to_num(nan=-2.0).argmax())
     in_worst = ~gone & (images.classes * mask.shape[1] + images.domains == worst)
-    counted_ = gone, gone & right, gone & right_after, ~gone, ~gone & lost, ~gone & gained, in_worst
-    counts = [*(int(x.sum()) for x in counted_), int((in_worst & lost).sum()) - int((in_worst & gained).sum())]
+    masks = gone, gone & right, gone & right_after, ~gone, ~gone & lost, ~gone & gained, in_worst
+    counts = [*(int(x.sum()) for x in masks), int((in_worst & lost).sum()) - int((in_worst & gained).sum())]
     counts += [0, 0] if changed is None else [len(changed), int(changed.sum())]
     return {
         "paradigm": request.paradigm,
@@ -285,9 +285,9 @@ def to_json(
 
 def about(kind: str, name: str, clip: Clip, images: Images) -> dict[str, Any]:
     """What a measurement was made on, for results."""
-    (c, k), model = images.vocabulary.shape, {"model": clip.name, "pretrained": clip.pretrained}
-    shape = {"pictures": len(images), "classes": c, "domains": k}
-    return {"kind": kind, "name": name, **model, "stored": clip.stored is not None, **shape}
+    model = {"model": clip.name, "pretrained": clip.pretrained, "stored": clip.stored is not None}
+    shape = dict(zip(("classes", "domains"), images.vocabulary.shape, strict=True))
+    return {"kind": kind, "name": name} | model | {"pictures": len(images)} | shape
 
 
 def without_bits(rows: Sequence[dict]) -> list[dict]:

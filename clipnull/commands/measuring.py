@@ -26,9 +26,8 @@ def add(commands: argparse._SubParsersAction) -> None:
     option("--labelled", metavar="DATA", help=labelled)
     option("--seeds", type=int, default=3, help="with --baselines: for what is drawn [3]")
 
-    option = add_command(
-        commands, "paper", paper, "embed and bench several models and folders, beside the paper's two figures"
-    )
+    text = "embed and bench several models and folders, beside the paper's two figures"
+    option = add_command(commands, "paper", paper, text)
     option("folders", nargs="+", type=Path, metavar="FOLDER", help="of pictures, such as PACS")
     option("--models", nargs="+", default=["ViT-B-16", "ViT-L-14"], help="[ViT-B-16 ViT-L-14]")
     option("--pretrained", metavar="TAG", default="openai", help="their weights [openai]")
