@@ -86,6 +86,9 @@ def test_its_figures_are_those_of_compare(text, selective, clip, corner, feature
         right = result.answers == result.images.classes
         kept = ~result.mask[result.images.classes, result.images.domains]
         lost, gained = (int((kept & x).sum()) for x in (right[0] & ~right[1], right[1] & ~right[0]))
+        if prompts == "free":
+            counts = [int(answers[~kept].sum()) for answers in right]
+            assert re.search(r"pictures {} right .* before, {} right .* after".format(*counts), text)
         assert row[8] == f"{lost}, {gained} of {int(kept.sum())}" and re.fullmatch(r"-?\d+ of \d+", row[9])
 
 

@@ -250,7 +250,7 @@ def test_bench_takes_a_file(file, tmp_path, capsys):
     content = json.loads(out.read_text(encoding="utf-8"))
     assert [content[key] for key in ("name", "model", "pretrained", "pictures")] == ["made", "ViT-B-32", "openai", N]
     assert {row["method"] for row in content["rows"]} == {"oblique", "gated"}
-    assert "global: 3 requests" in capsys.readouterr().out
+    assert "3 of 3" in capsys.readouterr().out
 
 
 # --- any bytes at all: 50 files by day, 1,000 at night. With -s, the test prints what became of them

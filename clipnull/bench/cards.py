@@ -11,7 +11,7 @@ from ..audits.probes import features_before_projection, linear_probe
 from ..edit import Edit
 from ..embedding import embed, readable
 from ..errors import brief, expect_types
-from ..evaluate import Comparison, compare, macro
+from ..evaluate import Comparison, compare, macro, wilson
 from ..files import alone, as_text, counted, markdown, write_text
 from ..forecasting.choosing import simulator_of
 from ..forecasting.outlook import COVERAGE, Forecast
@@ -67,6 +67,8 @@ unrelated pictures that get another name among words that no request mentions.
 {figures}
 
 {coverage}
+
+{pictures}
 
 ## Whom it hurts
 
@@ -128,10 +130,13 @@ def card(edit: Edit, clip: Clip, images: Images, licence: str = "") -> str:
         loaded=recipe(clip, ", ".join(map(as_json, names))),
         earlier=EARLIER if edit.after else "",
         patch=PATCH,
-        weights="refuses any weights but those it was made for" if edit.fingerprint else "names no weights: check them",
+        weights="refuses any weights but those it was made for"
+        if edit.fingerprint
+        else "names no weights: make sure they are the same",
         fingerprint=edit.fingerprint or "none",
         shown=f"{counted(len(images), kind)}, {len(vocabulary.classes)} classes × {len(vocabulary.domains)} domains",
         coverage=COVERAGE,
+        pictures=_pictures(results["free"]),
         figures=_figures(results, _expected(edit, clip, request, vocabulary)),
         worst=_worst(results["free"]),
         remains=_remains(after, images, mask, features),
@@ -203,6 +208,16 @@ def _figures(results: dict[str, Comparison], expected: Forecast) -> str:
 
 def _change(result: Comparison | Forecast) -> str:
     return " → ".join(f"{100 * macro(x, result.mask):.1f} %" for x in (result.before, result.after))
+
+
+def _pictures(free: Comparison) -> str:
+    """Pictures rather than means over cells."""
+    gone, spans = free.mask[free.images.classes, free.images.domains], []
+    n = int(gone.sum())
+    for right in (free.answers == free.images.classes)[:, gone].sum(1).tolist():
+        low, high = wilson(right, n)
+        spans.append(f"{right} right (95 % interval {100 * low:.0f} to {100 * high:.0f} %)")
+    return f"With prompts that name the class alone, of {n} forgotten pictures {spans[0]} before, {spans[1]} after."
 
 
 def _worst(result: Comparison, most: int = 5) -> str:

@@ -61,7 +61,8 @@ def bench(args: argparse.Namespace) -> int:
         text = report.tables(entry, aligned)
     else:
         entry = sweep.to_json(clip, images, name, methods, paradigms)
-        text = "\n\n".join(sweep.tables(entry["summary"], args.prompts, aligned))
+        about = f"Means over requests with 95 % intervals, prompts {args.prompts!r}:"
+        text = "\n\n".join([about, *sweep.tables(entry["summary"], args.prompts, aligned)])
     if args.json:
         write_text(args.json, json.dumps(entry, indent=1, allow_nan=False) + "\n")
     print(text)
