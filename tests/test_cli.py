@@ -1,14 +1,12 @@
 """The command line: its messages, its exit status, and how a signal ends it."""
 
 import errno
-import json
 import os
 import re
 import signal
 import subprocess
 import sys
 
-import nbformat
 import pytest
 
 import clipnull
@@ -227,20 +225,3 @@ def test_python_m_is_the_command_and_starts_without_torch(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", program, tmp_path / "c"], capture_output=True, text=True)
     assert done.stdout.splitlines() == [f"12 notebooks: {tmp_path / 'c'}", "0 []"], done.stderr
-
-
-@pytest.mark.nightly
-def test_the_course_runs_where_it_was_written_outside_a_clone(tmp_path):
-    """`clipnull course FOLDER`, then `clipnull run` in it, on one of its notebooks, shortened."""
-    folder = tmp_path / "course"
-    command = [sys.executable, "-m", "clipnull"]
-    subprocess.run([*command, "course", folder], check=True, cwd=tmp_path, stdout=subprocess.DEVNULL)
-    for path in sorted(folder.glob("*.ipynb"))[1:]:
-        path.unlink()
-    (path,) = folder.iterdir()
-    nb = nbformat.read(path, 4)
-    nb.cells = [nbformat.v4.new_code_cell("import clipnull as cn\ncn.record(x=1.0)")]
-    nbformat.write(nb, path)
-    done = subprocess.run([*command, "run"], cwd=folder, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert json.loads((folder / "build" / "metrics.json").read_text()) == {path.stem: {"x": 1.0}}

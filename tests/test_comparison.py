@@ -141,8 +141,6 @@ def test_what_lacks_pictures_is_left_out_and_cannot_be_asked_for(on, data):
     for entrants, message in ((["random", "leace"], "'leace' needs labelled"), (["leece"], "'leece' is not known")):
         with pytest.raises(ValueError, match=f"entrants: {message}"):
             comparison.run(on, bare, entrants)
-    with pytest.raises(ValueError, match="seeds: 3, and noise was drawn 2 times"):
-        comparison.run(on, data, ["lipschitz"], seeds=3)
     with pytest.raises(ValueError, match="data: no labelled pictures; expected some, for 'slug'"):
         comparison.edit_of("slug", bare, mask)
     with pytest.raises(ValueError, match="mask: .* with 8 cells; expected bool"):

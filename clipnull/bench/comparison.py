@@ -120,8 +120,6 @@ def run(
     """The rows (`rows_of`) of all requests, as jobs of joblib. entrants: by default all that can take part."""
     entrants = able(entrants, left_out(data, on))
     at_least("seeds", seeds, 1)
-    if data.noisy is not None and len(data.noisy) < seeds and "lipschitz" in entrants:
-        raise ValueError(f"seeds: {seeds}, and noise was drawn {len(data.noisy)} times; expected at most that")
     requests = sweep.every_request(on.images, paradigms)
     return sweep.rows_of_all([delayed(rows_of)(r, entrants, data, on, seeds) for r in requests], "baselines")
 
@@ -159,8 +157,7 @@ def rows_of(request: Forget, entrants: Iterable[str], data: TrainingData, on: Ev
 def _answers(
     edit: Edit | None, of_texts: bool, mask: Tensor, on: EvaluationSet, others: Others | None, figures_of: Callable
 ) -> tuple[Tensor, Tensor | None, dict[str, float]]:
-    """What pictures are classified as after an edit of pictures, one of texts, or None, the filter; the unrelated ones
-    with another answer; and INDEX."""
+    """What pictures are classified as, which unrelated ones get another answer, and INDEX. edit: None: the filter."""
     if edit is None:
         changed = torch.zeros(len(others.images), dtype=torch.bool) if others else None
         return filtered(mask, on), changed, figures_of(on.z)
