@@ -209,7 +209,5 @@ def grid(entries: Sequence[dict], columns: Sequence[str] = tuple(SHORT)) -> tupl
         means = ["–" if row[c][0] is None else SHORT[c].format(row[c][0]) for c in columns]
         cells.setdefault(row["method"], {})[row["paradigm"]] = " / ".join(means)
     paradigms = list(dict.fromkeys(row["paradigm"] for row in entries))
-    return [[f"`{name}`", *(of[paradigm] for paradigm in paradigms)] for name, of in cells.items()], [
-        "method",
-        *paradigms,
-    ]
+    rows = [[f"`{name}`", *(of[paradigm] for paradigm in paradigms)] for name, of in cells.items()]
+    return rows, ["method", *paradigms]

@@ -145,12 +145,9 @@ def targets(benches: Sequence[dict]) -> str:
     """What was to be reached, and what is reached where; a miss in bold."""
     rows = []
     for (method, paradigm), target in TARGETS.items():
-        least, *most = [
-            None if t is None else figure.format(t).lstrip("+") for figure, t in zip(SHORT, target, strict=True)
-        ]
-        rows.append(
-            [f"`{method}`, {paradigm}", " / ".join([f"≥ {least}", *("–" if t is None else f"≤ {t}" for t in most)])]
-        )
+        texts = ["–" if x is None else figure.format(x).lstrip("+") for figure, x in zip(SHORT, target, strict=True)]
+        signed = [text if text == "–" else f"≤ {text}" for text in texts[1:]]
+        rows.append([f"`{method}`, {paradigm}", " / ".join([f"≥ {texts[0]}", *signed])])
         for entry in benches:
             row = next(r for r in entry["summary"] if (r["method"], r["paradigm"]) == (method, paradigm))
             cells = []
