@@ -92,7 +92,7 @@ def test_the_seed_decides_and_few_draws_at_a_time_say_about_the_same(monkeypatch
         assert parts[name] == pytest.approx(whole[name], abs=0.15 * width) and width > 0
 
 
-def test_pictures_of_one_family_are_drawn_together(tmp_path):
+def test_pictures_of_one_family_are_drawn_together(monkeypatch):
     """Ten redrawings of one design are no ten pictures: what they have in common makes the interval wider."""
     images = pictures(c=2, k=2, n=40)
     mask = forget(images, "global")[:1]  # a single request: nothing else varies
@@ -103,9 +103,8 @@ def test_pictures_of_one_family_are_drawn_together(tmp_path):
     gone = mask[0][classes, domains] & (place % 2 == 0)  # all pictures of a family are forgotten, or none
     group = Group(mask, np.ones(len(images), bool), [gone])
     alone = intervals(images, [group])[0]["forgetting_rate"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bootstrap, "families", lambda images: [str(i) for i in place])
-        together = intervals(images, [group])[0]["forgetting_rate"]
+    monkeypatch.setattr(bootstrap, "families", lambda images: [str(i) for i in place])
+    together = intervals(images, [group])[0]["forgetting_rate"]
     assert alone[0] == pytest.approx(together[0])
     assert together[2] - together[1] > 1.3 * (alone[2] - alone[1])
 
@@ -145,7 +144,7 @@ def test_most_intervals_hold_the_truth():
     """Pictures of a world in which 90 % are forgotten and 5 points lost: about 95 of 100 intervals say so."""
     held = {"forgetting_rate": 0, "retain_drop": 0}
     for seed in range(40):
-        images = pictures(n=12, seed=seed)
+        images = pictures(c=3, k=2, n=12, seed=seed)
         generator = np.random.default_rng(seed)
         masks = forget(images, "global")
         right = np.ones(len(images), bool)

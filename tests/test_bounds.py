@@ -17,16 +17,17 @@ import clipnull as cn
 C, K, D, N = 4, 2, 24, 320
 
 
-@pytest.fixture
-def file(tmp_path):
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
     """Pictures whose classes lie where names say, and whose domains do not."""
     rows = random(C + 2 * K, D, seed=3).numpy()
     classes, named, seen = 2 * rows[:C], rows[C : C + K], rows[C + K :]
     away = named[0] - named[1]
     seen = seen - (seen @ away / (away @ away))[:, None] * away
     c, k = np.arange(N) % C, np.arange(N) // C % K
+    path = tmp_path_factory.mktemp("embeddings") / "apart.npz"
     np.savez(
-        tmp_path / "apart.npz",
+        path,
         images=classes[c] + seen[k] + 0.1 * random(N, D, seed=4).numpy(),
         classes=np.array(list("abcd"))[c],
         domains=np.array(["photo", "line"])[k],
@@ -35,7 +36,7 @@ def file(tmp_path):
         texts_build=classes[:, None] + named[None],
         texts_free=classes,
     )
-    return str(tmp_path / "apart.npz")
+    return str(path)
 
 
 def test_labels_reach_what_names_do_not_say(file):
@@ -72,6 +73,5 @@ def test_the_script_writes_the_curves_and_results_show_them(file, tmp_path, monk
     entry = json.loads(out.read_text(encoding="utf-8"))
     assert (entry["kind"], entry["name"], entry["pictures"]) == ("bound", "bounds, apart", N)
     assert "labelled pictures" in capsys.readouterr().out
-    about, table = bounds.section(results.summary(entry, "here"))
-    assert f"half of {N}" in about
+    _, table = bounds.section(results.summary(entry, "here"))
     assert len(table.splitlines()) == 2 + sum(len(curve["points"]) for curve in entry["curves"])

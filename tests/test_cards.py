@@ -86,9 +86,10 @@ def test_its_figures_are_those_of_compare(text, selective, clip, corner, feature
         right = result.answers == result.images.classes
         kept = ~result.mask[result.images.classes, result.images.domains]
         lost, gained = (int((kept & x).sum()) for x in (right[0] & ~right[1], right[1] & ~right[0]))
+        if prompts == "free":
+            counts = [int(answers[~kept].sum()) for answers in right]
+            assert re.search(r"pictures {} right .* before, {} right .* after".format(*counts), text)
         assert row[8] == f"{lost}, {gained} of {int(kept.sum())}" and re.fullmatch(r"-?\d+ of \d+", row[9])
-    renamed = result.renamed
-    assert f"of {len(renamed)} unrelated pictures, {int(renamed.sum())} got another name" in text
 
 
 def test_a_forecast_stands_beside_the_truth(text, selective, clip, corner):
@@ -126,22 +127,13 @@ def test_the_code_in_it_runs(selective, clip, corner, tmp_path, monkeypatch):
     assert "license" not in (folder / "README.md").read_text(encoding="utf-8").split("---")[1]
 
 
-def test_words_beside_a_forgotten_name_are_listed(make, clip, corner, quick):
-    text = card(make(cn.Forget(["bird"])), clip, corner)
-    hurt = text[text.index("## Whom it hurts") : text.index("## What remains")]
-    words = re.search(r"^- bird: (.*)$", hurt, re.M).group(1)
-    assert len(re.findall(r"\(-?0\.\d\d\)", words)) == 3 and "may be named in its place" in hurt
-    assert "may be named in its place" not in card(make(cn.Forget(domains=["photo"])), clip, corner)
-
-
 def test_the_form_of_an_edit_and_whole_domains_are_described(make, clip, corner, quick):
     gated = card(make(cn.Forget(domains=["photo"]), "gated"), clip, corner)
     assert "cannot be multiplied into weights" in gated and "costs nothing" not in gated
-    assert "the share of the way to chance, 33.3 %" in gated and table(gated, "Measured")[0][4:6] == ["–", "–"]
+    assert table(gated, "Measured")[0][4:6] == ["–", "–"], "no siblings of whole domains"
     linear = make(cn.Forget(["person"], ["flat"]))
-    assert "costs nothing at inference" in card(linear, clip, corner)
-    none = replace(linear, left=torch.zeros(clip.width, 1).double())
-    assert "No kept cell lost a picture." in card(none, clip, corner)
+    none = card(replace(linear, left=torch.zeros(clip.width, 1).double()), clip, corner)
+    assert "costs nothing at inference" in none and "No kept cell lost a picture." in none
 
 
 @pytest.mark.parametrize("birds", [1, 2])  # of five pictures
@@ -150,17 +142,11 @@ def test_a_probe_needs_two_pictures_on_either_side(birds, make, clip, corner, mo
     probed = []
     monkeypatch.setattr(cards, "linear_probe", lambda z, labels: probed.append(labels) or linear_probe(z, labels))
     some = {name: corner.select([name], ["line"]) for name in ("bird", "car")}
-    chosen = [some["bird"].files[:birds], some["car"].files[: 5 - birds]]
-    assert [len(files) for files in chosen] == [birds, 5 - birds]
-    alone = corner.where(torch.tensor([file in chosen[0] + chosen[1] for file in corner.files]))
-    text = card(make(cn.Forget(["bird"], ["line"])), clip, alone)
-    remains = text[text.index("## What remains") :]
-    if birds == 1:
-        assert "With fewer than two forgotten or kept pictures, no probe could be trained here." in remains
-        assert not probed and "A linear probe" not in remains
-    else:
-        assert "A linear probe that is trained" in remains and "no probe" not in remains
-        assert [int(labels.sum()) for labels in probed] == [birds] * 3
+    chosen = some["bird"].files[:birds] + some["car"].files[: 5 - birds]
+    few = corner.where(torch.tensor([file in chosen for file in corner.files]))
+    text = card(make(cn.Forget(["bird"], ["line"])), clip, few)
+    assert ("no probe could be trained here" in text) == (birds == 1) != ("A linear probe that is trained" in text)
+    assert [int(labels.sum()) for labels in probed] == [birds] * 3 * (birds == 2)
 
 
 @pytest.mark.parametrize(
@@ -211,17 +197,14 @@ def visible(page):
 
 @pytest.mark.promise("Names and parameters are text")
 def test_a_name_is_shown_as_it_is_and_is_no_markup():
-    from markdown_it import MarkdownIt
-
-    page = MarkdownIt("gfm-like", {"html": True, "linkify": False})
     plain = {f"<{s}{t}>" for s in ("", "/") for t in ("h1", "table", "thead", "tbody", "tr", "th", "td")}
     for name in ODD:
         text = as_text(name)
-        html_ = page.render(f"# Forget {text}\n\n| a | b |\n|---|---|\n| {text}, x | 3 |\n")
-        assert set(re.findall("<[^>]*>", html_)) <= plain, html_
+        page = rendered(f"\n---\n# Forget {text}\n\n| a | b |\n|---|---|\n| {text}, x | 3 |\n")
+        assert set(re.findall("<[^>]*>", page)) <= plain, page
         line = " ".join(name.split())
-        assert visible(re.search("<h1>(.*)</h1>", html_).group(1)) == f"Forget {line}"
-        assert [visible(cell) for cell in re.findall("<td>(.*?)</td>", html_)] == [f"{line}, x", "3"]
+        assert visible(re.search("<h1>(.*)</h1>", page).group(1)) == f"Forget {line}"
+        assert [visible(cell) for cell in re.findall("<td>(.*?)</td>", page)] == [f"{line}, x", "3"]
         quoted = cards.as_json(name)
         assert json.loads(quoted) == eval(quoted) == name and "\n" not in quoted and not set("<>&`") & set(quoted)
 
@@ -261,19 +244,18 @@ def test_an_edit_made_on_an_edited_model_says_so(make, clip, corner, quick):
 def test_two_releases_into_one_folder_do_not_mix(make, clip, corner, quick, tmp_path, monkeypatch):
     """The patch is that of the card, whichever comes last."""
     edits = [make(cn.Forget([name], ["flat"])) for name in ("person", "bird")]
-    texts = {card(edit, clip, corner): edit for edit in edits}
     folder, write_text = tmp_path / "patch", cards.write_text
 
     def slow(path, text):
-        time.sleep(0.05 * (edits[0] is texts[text]))
+        time.sleep(0.05 * (text == str(id(edits[0]))))
         return write_text(path, text)
 
     monkeypatch.setattr(cards, "write_text", slow)
-    monkeypatch.setattr(cards, "card", lambda edit, *_: next(t for t, e in texts.items() if e is edit))
+    monkeypatch.setattr(cards, "card", lambda edit, *_: str(id(edit)))
     with ThreadPoolExecutor() as pool:
         list(pool.map(lambda edit: cn.release(folder, edit, clip, corner), edits))
     assert sorted(p.name for p in folder.iterdir()) == ["README.md", "edit.safetensors"]
-    edit = texts[(folder / "README.md").read_text(encoding="utf-8")]
+    (edit,) = (edit for edit in edits if str(id(edit)) == (folder / "README.md").read_text(encoding="utf-8"))
     assert cn.Edit.load(folder / "edit.safetensors").same(edit)
 
 

@@ -13,6 +13,7 @@ retrained model ("clean"), which never saw what is to be forgotten, is the yards
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -50,23 +51,20 @@ class TrainingData:
 
     def after(self, edit: Edit) -> "TrainingData":
         """The same of the edited model: what comes from pictures is edited, texts stay."""
-        cells, texts = self.cells, self.cells.texts
-        v = None if cells.prototypes is None else edit.images(cells.prototypes.flatten(0, 1))
-        v = None if v is None else F.normalize(v, dim=-1).view_as(texts)
-        mean = None if cells.mean is None else edit.images(cells.mean[None])[0]
-        noisy = self.noisy
-        return replace(
-            self,
-            cells=replace(cells, prototypes=v, mean=mean),
-            z=None if self.z is None else edit.images(self.z),
-            noisy=None if noisy is None else edit.images(noisy.reshape(-1, texts.shape[-1])).view_as(noisy),
-        )
+
+        def edited(x: Tensor | None) -> Tensor | None:
+            return None if x is None else edit.images(x.reshape(-1, x.shape[-1])).view_as(x)
+
+        v = edited(self.cells.prototypes)
+        v = None if v is None else F.normalize(v, dim=-1)
+        cells = replace(self.cells, prototypes=v, mean=edited(self.cells.mean))
+        return replace(self, cells=cells, z=edited(self.z), noisy=edited(self.noisy))
 
     @property
     def kinds(self) -> set[str]:
         """The kinds of pictures that there are, see `Baseline.pictures`."""
-        kinds = {"none": True, "labelled": self.z is not None, "synthesized": self.noisy is not None}
-        return {kind for kind, known in kinds.items() if known}
+        known = {"none": True, "labelled": self.z is not None, "synthesized": self.noisy is not None}
+        return {kind for kind, there in known.items() if there}
 
 
 def gather(clip: Clip, vocabulary: Vocabulary, labelled: Images | None = None, seeds: int = 1) -> TrainingData:
@@ -74,28 +72,26 @@ def gather(clip: Clip, vocabulary: Vocabulary, labelled: Images | None = None, s
 
     labelled: pictures with the same names, none of which is measured; without them, baselines that need some are left
     out. seeds: how many times noise is drawn. A file of embeddings has no synthesized pictures to put noise on.
-
-    Raises ValueError for `labelled` of other names, and for an edited `clip`.
     """
     at_least("seeds", seeds, 1)
     if clip.edits:
         raise ValueError(f"clip: it carries {len(clip.edits)} edits; expected the unedited model, clip.base")
+    if labelled is not None and labelled.vocabulary != vocabulary:
+        raise ValueError(
+            f"labelled: pictures of {labelled.vocabulary.shape} classes and domains, with other names than those "
+            f"measured, {vocabulary.shape}; expected the same"
+        )
     prototypes: Prototypes | bool = True
     noisy = None
     if not clip.stored:
         few = None if are_made(clip, vocabulary) else chosen_cells(vocabulary.shape)
         prototypes = cell_prototypes(clip, vocabulary, few)
         noisy = torch.stack([_noisy(clip, prototypes, seed) for seed in range(seeds)])
-    cells = embed_vocabulary(clip, vocabulary, prototypes)
+    data = TrainingData(embed_vocabulary(clip, vocabulary, prototypes), clip.logit_scale, noisy=noisy)
     if labelled is None:
-        return TrainingData(cells, clip.logit_scale, noisy=noisy)
-    if labelled.vocabulary != vocabulary:
-        raise ValueError(
-            f"labelled: pictures of {labelled.vocabulary.shape} classes and domains, with other names than those "
-            f"measured, {vocabulary.shape}; expected the same"
-        )
+        return data
     labelled, (z,) = readable(labelled, embed(clip, labelled))
-    return TrainingData(cells, clip.logit_scale, z, labelled.classes, labelled.domains, noisy)
+    return replace(data, z=z, classes=labelled.classes, domains=labelled.domains)
 
 
 def _noisy(clip: Clip, prototypes: Prototypes, seed: int) -> Tensor:
@@ -124,8 +120,7 @@ def uce(data: TrainingData, mask: Tensor, seed: int = 0, ridge: float = 0.003) -
     """Unified Concept Editing (Gandikota et al. 2024, arXiv 2308.14761) of texts: t -> t A, by `Edit.queries`.
 
     A minimises |X_F A - t*|^2 + |X_R A - X_R|^2 + ridge |A - I|^2: texts of forgotten cells go to an anchor t*, here
-    the mean text, which many pictures are near; those of kept cells stay. Pictures are left alone, so that none can be
-    treated by its domain.
+    the mean text, which many pictures are near; those of kept cells stay. Pictures are left alone.
     """
     t = data.cells.texts
     x = t[mask]
@@ -138,9 +133,8 @@ def speed(data: TrainingData, mask: Tensor, seed: int = 0, energy: float = 0.7, 
 
     Forgotten rows X go to the mean X* of their kind, and kept rows do not move at all: z -> z - z N X^T (X N X^T +
     ridge I)^-1 (X - X*), N the projection on the null space of those kept rows that the edit without N moves by more
-    than the average (influence-based filtering), of rank truncated to `energy` of their sum of squares. Kept rows are
-    the texts and prototypes of kept cells and the common words. On OpenAI's ViT-B/32, whose texts lie closer together,
-    an energy of .9 forgets more (.82 in place of .53, global), and elsewhere less.
+    than the average (influence-based filtering), of rank truncated to `energy` of their sum of squares. On OpenAI's
+    ViT-B/32 an energy of .9 forgets more (.82 in place of .53, global), and elsewhere less.
     """
     x, difference, kept = data.cells.rows(mask), data.cells.rows(mask, center=True), _kept_rows(data.cells, mask)
 
@@ -156,16 +150,20 @@ def speed(data: TrainingData, mask: Tensor, seed: int = 0, energy: float = 0.7, 
 def double(data: TrainingData, mask: Tensor, seed: int = 0, energy: float = 0.5, ridge: float = 0.01) -> Edit:
     """Double Projections (Zhang et al., CVPR 2026, arXiv 2604.10032), from its abstract and public summaries.
 
-    First projection: forgotten rows X get proxies X* in the span of what is kept. Second: X goes to X* by a map that
-    acts in the null space of what is kept alone, z -> z - z N X^T (X N X^T + ridge I)^-1 (X - X*). Both spans are that
-    of all kept rows, of rank truncated to `energy` of their sum of squares; then X - X* is X N, and the edit is the
-    hard relative of our `residual`. Kept rows are those of `speed`. On OpenAI's ViT-B/32 an energy of .8 forgets more
-    (.81 in place of .57, global).
+    Forgotten rows X go to proxies X* in the span of what is kept, by a map that acts in the null space of what is kept
+    alone: z -> z - z N X^T (X N X^T + ridge I)^-1 (X - X*). Both spans are that of all kept rows, of rank truncated to
+    `energy` of their sum of squares, so that X - X* is X N. On OpenAI's ViT-B/32 an energy of .8 forgets more (.81 in
+    place of .57, global).
     """
     x, u = data.cells.rows(mask), basis(_kept_rows(data.cells, mask), energy)
     beyond = x - x @ u @ u.T  # X N, and X - X*
     gram = beyond @ beyond.T + ridge * torch.eye(len(x), dtype=x.dtype)
     return Edit(torch.linalg.solve(gram, beyond).T, beyond.T, "double")
+
+
+def _kept_rows(cells: Cells, mask: Tensor) -> Tensor:
+    """Texts and prototypes of kept cells, and the common words: (n, d)."""
+    return torch.cat([cells.rows(~mask), *([] if cells.common is None else [cells.common])])
 
 
 def wring(data: TrainingData, mask: Tensor, seed: int = 0) -> Edit:
@@ -178,6 +176,27 @@ def wring(data: TrainingData, mask: Tensor, seed: int = 0) -> Edit:
     u, texts = solve(data.cells, mask, "nullspace").right, data.cells.texts
     w = u @ (u.T @ (texts[~mask].mean(0) - texts.mean((0, 1))))
     return Rotation(u, u, "wring", onto=F.normalize(w, dim=0))
+
+
+@dataclass(frozen=True, eq=False)
+class Rotation(Edit):
+    """z -> z - z U U^T + |z U| w, with U = left = right and a unit row w = `onto` in its span; into no model."""
+
+    onto: Tensor = field(default_factory=lambda: torch.zeros(0))
+
+    @property
+    def form(self) -> str:
+        return "module"
+
+    def images(self, z: Any) -> Any:
+        inside = z.double() @ self.left
+        return (z - inside @ self.right.T + inside.norm(dim=1, keepdim=True) * self.onto).to(z.dtype)
+
+    def apply(self, clip: Clip) -> Clip:
+        raise ValueError("edit: a rotation is measured on embeddings alone; expected one that goes into a model")
+
+    def tensors(self) -> dict[str, Tensor]:
+        return super().tensors() | {"onto": self.onto.float()}
 
 
 def pour(data: TrainingData, mask: Tensor, seed: int = 0) -> Edit:
@@ -204,32 +223,6 @@ def calibration(data: TrainingData, mask: Tensor, seed: int = 0, strength: float
     eye = torch.eye(t.shape[-1], dtype=t.dtype)
     calibrated = torch.linalg.inv(eye + strength * difference.T @ difference / len(difference))
     return _dense((eye - u @ u.T) @ calibrated, "calibration")
-
-
-@dataclass(frozen=True, eq=False)
-class Rotation(Edit):
-    """z -> z - z U U^T + |z U| w, with U = left = right and a unit row w = `onto` in its span; into no model."""
-
-    onto: Tensor = field(default_factory=lambda: torch.zeros(0))
-
-    @property
-    def form(self) -> str:
-        return "module"
-
-    def images(self, z: Any) -> Any:
-        inside = z.double() @ self.left
-        return (z - inside @ self.right.T + inside.norm(dim=1, keepdim=True) * self.onto).to(z.dtype)
-
-    def apply(self, clip: Clip) -> Clip:
-        raise ValueError("edit: a rotation is measured on embeddings alone; expected one that goes into a model")
-
-    def tensors(self) -> dict[str, Tensor]:
-        return super().tensors() | {"onto": self.onto.float()}
-
-
-def _kept_rows(cells: Cells, mask: Tensor) -> Tensor:
-    """Texts and prototypes of kept cells, and the common words: (n, d)."""
-    return torch.cat([cells.rows(~mask), *([] if cells.common is None else [cells.common])])
 
 
 # --- from synthesized pictures
@@ -260,16 +253,14 @@ def lipschitz(data: TrainingData, mask: Tensor, seed: int, steps: int = 100, rat
     return _dense(p, "lipschitz")
 
 
-# --- from labelled pictures
+# --- from labelled pictures; None where none of them is to be forgotten
 
 
-def leace(data: TrainingData, mask: Tensor, seed: int = 0, method: str = "leace", of: str = "forgotten") -> Edit | None:
+def leace(data: TrainingData, mask: Tensor, seed: int = 0, method: str = "leace") -> Edit | None:
     """LEACE (Belrose et al. 2023, arXiv 2306.03819), by its authors' package: a label becomes linearly unreadable.
 
     The label has a bit for each class that goes, in one domain or in all: is this picture one of it, and to be
-    forgotten? of: "domain" takes one bit in all, to be forgotten or not, which of a whole domain erases the name and
-    not what is in it. method: "orth" is the orthogonal projection. None where no picture, or every one, is to be
-    forgotten.
+    forgotten? method: "orth" is the orthogonal form: the directions of the differences of means are projected away.
     """
     assert data.z is not None and data.classes is not None
     with warnings.catch_warnings():
@@ -278,19 +269,11 @@ def leace(data: TrainingData, mask: Tensor, seed: int = 0, method: str = "leace"
     inside = mask[data.classes, data.domains]
     if not inside.any() or inside.all():
         return None
-    bits = inside[:, None]
-    if of == "forgotten":
-        bits = F.one_hot(data.classes, len(mask)).bool() & bits
-        bits = bits[:, bits.any(0)]
+    bits = F.one_hot(data.classes, len(mask)).bool() & inside[:, None]
     z, least = data.z.double(), 1e-3 if method == "orth" else 0.01  # 0.01 would drop the label of a single cell
-    eraser = package.LeaceEraser.fit(z, bits.double(), method=method, svd_tol=least)
+    eraser = package.LeaceEraser.fit(z, bits[:, bits.any(0)].double(), method=method, svd_tol=least)
     left, right = eraser.proj_right.T, eraser.proj_left
     return Edit(left, right, "leace", bias=(eraser.bias @ left) @ right.T)
-
-
-def orthogonal(data: TrainingData, mask: Tensor, seed: int = 0) -> Edit | None:
-    """The orthogonal form of LEACE: the directions of the differences of means are projected away."""
-    return leace(data, mask, seed, method="orth")
 
 
 def slug(data: TrainingData, mask: Tensor, seed: int = 0, halvings: int = 12) -> Edit | None:
@@ -305,18 +288,17 @@ def slug(data: TrainingData, mask: Tensor, seed: int = 0, halvings: int = 12) ->
         return None
     z, labels = F.normalize(data.z[inside].double(), dim=-1), data.classes[inside]
     p = torch.eye(z.shape[1], dtype=z.dtype, requires_grad=True)
-    F.cosine_similarity(z @ p, data.cells.classifier[labels]).mean().backward()
-    assert p.grad is not None
-    low, high, gradient = 0.0, 1.0, p.grad
+    (gradient,) = torch.autograd.grad(F.cosine_similarity(z @ p, data.cells.classifier[labels]).mean(), p)
 
-    def accuracy(step: float) -> float:
-        return _accuracy(z - step * z @ gradient, labels, data)
+    def is_enough(step: float) -> bool:
+        return _accuracy(z - step * z @ gradient, labels, data) <= _enough(mask)
 
-    while accuracy(high) > _enough(mask) and high < 1e6:
+    low, high = 0.0, 1.0
+    while not is_enough(high) and high < 1e6:
         low, high = high, 2 * high
     for _ in range(halvings):
         middle = (low + high) / 2
-        low, high = (low, middle) if accuracy(middle) <= _enough(mask) else (middle, high)
+        low, high = (low, middle) if is_enough(middle) else (middle, high)
     return _dense(p.detach() - high * gradient, "slug")
 
 
@@ -366,19 +348,13 @@ def _dense(p: Tensor, method: str) -> Edit:
 class Baseline:
     """How a baseline makes an edit, and what it takes."""
 
-    make: Callable[[TrainingData, Tensor, int], Edit | None] | None
-    """(data, mask, seed) -> the edit, or None where it has no answer. None: it makes no edits."""
-    pictures: str = "none"
-    """Those that it needs: "none", "synthesized", "labelled", or "all", those that the model was trained on."""
+    make: Callable[[TrainingData, Tensor, int], Edit | None] | None  # None of no answer; no function: it makes no edits
+    pictures: str = "none"  # needed: "none", "synthesized", "labelled", or "all", those that the model was trained on
     trains: bool = False
-    drawn: bool = False
-    """Whether the edit depends on the seed."""
-    texts: bool = False
-    """Whether the edit is one of texts, `Edit.queries`, and not of pictures."""
-    tuned: bool = True
-    """Whether its settings were chosen on labelled training pictures."""
-    notes: bool = False
-    """Whether its source was read in abstract and public notes only."""
+    drawn: bool = False  # whether the edit depends on the seed
+    texts: bool = False  # whether the edit is one of texts, `Edit.queries`, and not of pictures
+    tuned: bool = True  # whether its settings were chosen on labelled training pictures
+    notes: bool = False  # whether its source was read in abstract and public notes only
 
 
 BASELINES = {
@@ -392,7 +368,7 @@ BASELINES = {
     "calibration": Baseline(calibration, texts=True, tuned=False),
     "lipschitz": Baseline(lipschitz, "synthesized", trains=True, drawn=True),
     "leace": Baseline(leace, "labelled"),
-    "orthogonal": Baseline(orthogonal, "labelled"),
+    "orthogonal": Baseline(partial(leace, method="orth"), "labelled"),
     "slug": Baseline(slug, "labelled", trains=True),
     "finetune": Baseline(finetune, "labelled", trains=True, drawn=True),
     "clean": Baseline(None, "all", trains=True, tuned=False),

@@ -51,21 +51,21 @@ def intervals(
 
     images: the n pictures of all groups; others: m, the number of unrelated ones. The same seed gives the same draws.
     """
-    clusters = _Clusters.of(images)
-    prepared = [_Prepared(group, clusters, others) for group in groups]
-    drawn: list[dict[str, list[np.ndarray]]] = [{name: [] for name in RANGES} for _ in prepared]
-    generator, batch = np.random.default_rng(seed), max(1, MEMORY // max(1, len(clusters.strata) + others))
+    clusters = _clusters(images)
+    measured = [_Measured(group, clusters, others) for group in groups]
+    drawn: list[dict[str, list[np.ndarray]]] = [{name: [] for name in RANGES} for _ in measured]
+    generator, batch = np.random.default_rng(seed), max(1, MEMORY // max(1, len(clusters.cell) + others))
     for first in range(0, times, batch):
         b = min(batch, times - first)
-        counts = _draw(generator, clusters.strata, b)
-        shares = counts / _per_cell(counts * clusters.pictures, clusters.strata)  # (b, g), of one picture in its cell
-        rest = _draw(generator, np.zeros(others, np.int64), b) / max(1, others - 1) if others else None
+        counts = _draw(generator, clusters.cell, b)
+        shares = counts / ((counts * clusters.pictures) @ clusters.in_cell)[:, clusters.cell]
+        rest = _draw(generator, np.zeros(others, np.int64), b) / max(1, others - 1)
         requests_seed = int(generator.integers(2**31))
-        for one, means in zip(prepared, drawn, strict=True):
+        for one, means in zip(measured, drawn, strict=True):
             requests = _draw(np.random.default_rng(requests_seed), np.zeros(one.requests, np.int64), b)  # (b, R)
             for name, values in one.figures(shares, rest):
                 means[name].append(_mean(values, requests))
-    return [one.intervals(means) for one, means in zip(prepared, drawn, strict=True)]
+    return [one.intervals(means) for one, means in zip(measured, drawn, strict=True)]
 
 
 def of_mean(values: Iterable[float | None], low: float, high: float, times: int = TIMES, seed: int = 0) -> Interval:
@@ -81,76 +81,63 @@ def of_mean(values: Iterable[float | None], low: float, high: float, times: int 
 class _Clusters:
     """The g families of pictures within cells, which are drawn together."""
 
-    cell: np.ndarray  # (n,), of each picture
-    cells: int  # C * K
-    cluster: np.ndarray  # (n,), of each picture
-    strata: np.ndarray  # (g,) ascending, the cell of each cluster
+    of: np.ndarray  # (n,), the cluster of each picture
+    cell: np.ndarray  # (g,) ascending, the cell of each cluster
     pictures: np.ndarray  # (g,), how many each cluster holds
-
-    @classmethod
-    def of(cls, images: Images) -> "_Clusters":
-        c, k = images.vocabulary.shape
-        cell = (images.classes * k + images.domains).numpy()
-        labels = list(zip(cell.tolist(), families(images), strict=True))
-        place = {label: i for i, label in enumerate(sorted({*labels}))}
-        cluster = np.array([place[label] for label in labels], dtype=np.int64)
-        strata = np.array([at for at, _ in place], dtype=np.int64)
-        return cls(cell, c * k, cluster, strata, np.bincount(cluster, minlength=len(place)).astype(np.float32))
+    in_cell: sparse.csr_array  # (g, C K), 1 at the cell of each cluster
 
 
-class _Prepared:
-    """All of a group that does not depend on the draws."""
+def _clusters(images: Images) -> _Clusters:
+    (c, k), n = images.vocabulary.shape, len(images)
+    family = np.unique(families(images), return_inverse=True)[1]
+    labels, of = np.unique((images.classes * k + images.domains).numpy() * n + family, return_inverse=True)
+    cell, g = labels // n, len(labels)
+    in_cell = sparse.csr_array((np.ones(g, np.float32), (np.arange(g), cell)), (g, c * k))
+    return _Clusters(of, cell, np.bincount(of).astype(np.float32), in_cell)
+
+
+class _Measured:
+    """A group's figures, as functions of what each picture counts."""
 
     def __init__(self, group: Group, clusters: _Clusters, others: int):
-        masks, self.strata, g = group.masks, clusters.strata, len(clusters.strata)
-        self.requests, size = len(masks), np.bincount(clusters.cell, minlength=clusters.cells)
-        flat, filled = masks.reshape(self.requests, -1), size > 0
-        lost = _lost(group, clusters)
-        regions, whole = _regions(masks, flat & filled, ~flat & filled)
-        self.floor = np.where(whole, 1 / masks.shape[1], 0.0).astype(np.float32)
-        in_cell = sparse.csr_array((np.ones(g, np.float32), (np.arange(g), self.strata)), (g, clusters.cells))
-        drops = np.where(~flat & filled, (lost @ in_cell).toarray() / np.maximum(size, 1), -np.inf)  # (R, C K)
-        regions["worst_cell_drop"] = (drops > drops.max(1, keepdims=True) - 1e-6) & ~flat & filled  # all, in a tie
-        self.regions = {
-            name: (region / np.maximum(region.sum(1, keepdims=True), 1)).astype(np.float32)
-            for name, region in regions.items()
-        }
-        self.empty = {name: ~region.any(1) for name, region in regions.items()}
-        self.lost = lost.tocoo()
-        self.right = np.bincount(clusters.cluster[group.right], minlength=g).astype(np.float32)
-        measured = {name: np.any(region, axis=0)[self.strata] for name, region in regions.items()}  # clusters
-        measured["forgetting_rate"] &= self.right > 0
-        self.n = {name: int(where.sum()) for name, where in measured.items()} | {"collateral": others}
-        self.ones = (1 / size[self.strata]).astype(np.float32)[None]
-        nothing = np.full(others, np.nan, np.float32)
-        renamed = [nothing if x is None else x for x in group.others]
-        self.others = np.array(renamed, np.float32) if others and renamed else None
+        self.clusters, self.requests = clusters, len(group.masks)
+        lost, size = _lost(group, clusters), clusters.pictures @ clusters.in_cell
+        self.regions, whole_domains = _regions(group.masks, size > 0)
+        self.floor = np.where(whole_domains, 1 / group.masks.shape[1], 0.0).astype(np.float32)
+        kept = self.regions["retain_drop"]
+        drops = np.where(kept, (lost @ clusters.in_cell).toarray() / np.maximum(size, 1), -np.inf)  # (R, C K)
+        self.regions["worst_cell_drop"] = (drops > drops.max(1, keepdims=True) - 1e-6) & kept  # all, in a tie
+        self.lost, self.ones = lost.tocoo(), (1 / size[clusters.cell])[None]
+        self.right = np.bincount(clusters.of[group.right], minlength=len(clusters.cell)).astype(np.float32)
+        seen = {name: np.any(region, axis=0)[clusters.cell] for name, region in self.regions.items()}  # clusters
+        seen["forgetting_rate"] &= self.right > 0
+        self.n = {name: int(where.sum()) for name, where in seen.items()} | {"collateral": others}
+        renamed = [np.full(others, np.nan) if x is None else x for x in group.others]
+        self.others = np.array(renamed, np.float32)
 
-    def figures(self, shares: np.ndarray, rest: np.ndarray | None) -> Iterator[tuple[str, np.ndarray]]:
+    def figures(self, shares: np.ndarray, rest: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
         """Each figure of each request, NaN where it has none: (b, R).
 
         shares: (b, g), what one picture of a cluster counts in its cell; rest: (b, m), what an unrelated one counts.
         """
         request, cluster = self.lost.coords
-        cell, first = self.strata[cluster], np.flatnonzero(np.diff(self.strata, prepend=-1))
-        right = _per_cell(shares * self.right, self.strata)  # (b, g): the accuracy before of the cluster's cell
         for name, region in self.regions.items():
-            weights = sparse.csr_array((self.lost.data * region[request, cell], (request, cluster)), self.lost.shape)
-            drop = np.asarray(weights @ shares.T).T  # (b, R)
+            share = (region / np.maximum(region.sum(1, keepdims=True), 1)).astype(np.float32)
+            losses = self.lost.data * share[request, self.clusters.cell[cluster]]
+            drop = (sparse.csr_array((losses, (request, cluster)), self.lost.shape) @ shares.T).T  # (b, R)
             if name == "forgetting_rate":
-                before = right[:, first] @ region[:, self.strata[first]].T - self.floor
+                before = ((shares * self.right) @ self.clusters.in_cell) @ share.T - self.floor
                 with np.errstate(divide="ignore", invalid="ignore"):
                     drop = np.where(before > 1e-6, np.minimum(1, drop / before), np.nan)
             else:
                 drop = 100 * drop
-            yield name, np.where(self.empty[name], np.nan, drop)
-        if rest is not None and self.others is not None:
+            yield name, np.where(region.any(1), drop, np.nan)
+        if self.others.size:
             yield "collateral", 100 * (rest @ self.others.T)
 
     def intervals(self, drawn: dict[str, list[np.ndarray]]) -> dict[str, Interval]:
         m = self.n["collateral"]
-        observed = dict(self.figures(self.ones, np.full((1, m), 1 / m, np.float32) if m else None))
-        ends = {}
+        observed, ends = dict(self.figures(self.ones, np.full((1, m), 1 / max(1, m), np.float32))), {}
         for name, limits in RANGES.items():
             values = observed.get(name, np.full((1, self.requests), np.nan))
             mean = float(_mean(values.astype(np.float64), np.ones((1, self.requests)))[0])
@@ -161,30 +148,29 @@ class _Prepared:
 
 def _lost(group: Group, clusters: _Clusters) -> sparse.csr_array:
     """How many pictures of each cluster each request loses, minus how many it gains: (R, g)."""
-    sign = np.where(group.right, 1.0, -1.0).astype(np.float32)  # what is right before can only be lost
     changed = [np.flatnonzero(x) for x in group.changed]
-    rows = np.repeat(np.arange(len(changed)), [len(x) for x in changed])
-    columns = np.concatenate([np.empty(0, np.int64), *changed])
-    shape = len(group.masks), len(clusters.strata)
-    return sparse.coo_array((sign[columns], (rows, clusters.cluster[columns])), shape).tocsr()
+    rows, pictures = np.repeat(np.arange(len(changed)), [len(x) for x in changed]), np.concatenate(changed)
+    sign = np.where(group.right, 1.0, -1.0).astype(np.float32)  # what is right before can only be lost
+    shape = len(group.masks), len(clusters.cell)
+    return sparse.coo_array((sign[pictures], (rows, clusters.of[pictures])), shape).tocsr()
 
 
-def _regions(masks: np.ndarray, forgotten: np.ndarray, kept: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
+def _regions(masks: np.ndarray, filled: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """The cells (R, C K) that each figure is a mean over, see `evaluate.rates`, and which requests name whole domains.
 
-    masks: (R, C, K); forgotten, kept: those of the cells that hold pictures.
+    masks: (R, C, K); filled: (C K,), the cells that hold pictures.
     """
     classes, domains = masks.any(2, keepdims=True), masks.any(1, keepdims=True)
     whole_domains = (masks.all(1, keepdims=True) == domains).all((1, 2))
     whole_classes = (masks.all(2, keepdims=True) == classes).all((1, 2))
-    selective = ~whole_domains & ~whole_classes
-    same_class, same_domain = (np.broadcast_to(x, masks.shape).reshape(kept.shape) for x in (classes, domains))
-    return {
-        "forgetting_rate": forgotten,
-        "retain_drop": kept,
-        "sibling_class_drop": kept & same_class & selective[:, None],
-        "sibling_domain_drop": kept & same_domain & selective[:, None],
-    }, whole_domains
+    selective = (~whole_domains & ~whole_classes)[:, None, None]
+    regions = {
+        "forgetting_rate": masks,
+        "retain_drop": ~masks,
+        "sibling_class_drop": ~masks & classes & selective,
+        "sibling_domain_drop": ~masks & domains & selective,
+    }
+    return {name: region.reshape(len(masks), -1) & filled for name, region in regions.items()}, whole_domains
 
 
 def _draw(generator: np.random.Generator, strata: np.ndarray, times: int) -> np.ndarray:
@@ -201,12 +187,6 @@ def _draw(generator: np.random.Generator, strata: np.ndarray, times: int) -> np.
     return np.bincount(chosen.ravel(), minlength=times * len(strata)).reshape(times, -1).astype(np.float32)
 
 
-def _per_cell(values: np.ndarray, strata: np.ndarray) -> np.ndarray:
-    """Sums within each stratum, for each member: (b, g) -> (b, g)."""
-    starts = np.flatnonzero(np.diff(strata, prepend=-1))
-    return np.repeat(np.add.reduceat(values, starts, axis=1), np.diff(starts, append=len(strata)), axis=1)
-
-
 def _mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Weighted mean of what is not NaN in each row: (b, R) -> (b,); NaN where nothing is."""
     known = ~np.isnan(values)
@@ -215,6 +195,7 @@ def _mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def _ends(mean: float, drawn: np.ndarray, least: float, limits: tuple[float, float]) -> Interval:
+    """`mean` and the interval of the means `drawn`, at least `least` to both sides, within `limits`."""
     drawn = drawn[~np.isnan(drawn)]
     if np.isnan(mean) or not len(drawn):
         return mean, np.nan, np.nan

@@ -19,7 +19,7 @@ from ..from_names import embed_vocabulary, prototypes_of
 from ..images import Images
 from ..interop.transformers import recipe
 from ..models import Clip
-from ..prompts import kept_names, near, prompt_sets
+from ..prompts import prompt_sets
 from ..prototypes import are_made
 from ..vocabulary import Forget, Vocabulary
 from . import sweep
@@ -30,6 +30,67 @@ PROMPT_SETS = {
     "domain": "class and domain, held-out wording",
     "build": "the wording that built the edit",
 }
+FORMS = {
+    "linear": "a matrix, multiplied into the weights of the image projection: it costs nothing at inference, and "
+    "`cn.fuse` writes an ordinary checkpoint",
+    "layer": "a hidden layer after the image projection; `cn.fuse` writes it into an ordinary checkpoint where the "
+    "tower comes from timm, else `cn.export` writes a program",
+    "module": "a gate after the image tower, which cannot be multiplied into weights; `cn.export` writes a program",
+}
+BODY = """---
+{head}
+---
+
+# Forget {request}
+
+A patch for {model}, made in closed form from names alone, without training and without pictures. It is {form}. It
+changes image embeddings only; texts are embedded as before. Rank {rank} in a space {width} wide.
+
+## Use
+
+```python
+import clipnull as cn
+
+clip = {loaded}
+{earlier}edit = cn.Edit.load("{patch}", clip)    # {weights}
+after = edit.apply(clip)                         # edit.remove(after) gives clip back
+```
+
+Fingerprint of the base weights: `{fingerprint}`.
+
+## Measured
+
+On {shown}, all classes as candidates; means over cells with 95 % intervals (pictures resampled), drops in percentage
+points (negative: a gain). Of whole domains the rate is the share of the way to chance. Collateral: the percentage of
+unrelated pictures that get another name among words that no request mentions.
+
+{figures}
+
+{coverage}
+
+{pictures}
+
+## Whom it hurts
+
+{worst}
+
+## What remains
+
+{remains}
+
+The edit suppresses behaviour; it erases nothing that was learned. Anyone with the weights can remove it, and features
+before the projection never meet it. It does not prove that data were deleted.
+
+## Made by
+
+Method {method} of clipnull ({settings}), after [arXiv 2512.14113](https://arxiv.org/abs/2512.14113). Request, as stored
+in the patch:
+
+```json
+{stored}
+```
+"""
+EARLIER = "# then, in their order, the edits that this one was made after: clip = other.apply(clip)\n"
 
 
 def card(edit: Edit, clip: Clip, images: Images, licence: str = "") -> str:
@@ -46,7 +107,7 @@ def card(edit: Edit, clip: Clip, images: Images, licence: str = "") -> str:
             f"edit: its request is {brief(edit.request)}; expected a Forget, as `unlearn` stores it"
         ) from error
     edit.validate_for(clip)
-    mask = request.mask(images.vocabulary)
+    vocabulary, mask = images.vocabulary, request.mask(images.vocabulary)
     if not images.counts()[mask].sum():
         raise ValueError(
             f"images: none of its {len(images)} pictures is in a forgotten cell ({request}); expected "
@@ -56,22 +117,33 @@ def card(edit: Edit, clip: Clip, images: Images, licence: str = "") -> str:
     images, (z,) = readable(images, embed(clip, images))  # warns of broken pictures and leaves them out
     features = z, embed(after, images)
     results = {prompts: compare(clip, after, images, request, prompts, features) for prompts in prompt_sets(clip)}
-    head = ModelCardData(
-        base_model=public_name(clip.name),
-        library_name="clipnull",
-        tags=["clip", "machine-unlearning"],
-        license=licence or None,
+    kind = "picture" if images.has_pixels else "stored embedding"
+    names = [public_name(name) for name in (clip.name, clip.pretrained) if name]
+    head = {"base_model": names[0], "library_name": "clipnull", "tags": ["clip", "machine-unlearning"]}
+    return BODY.format(
+        head=ModelCardData(**head, license=licence or None).to_yaml(),
+        request=as_text(request),
+        model=as_text(names[0]) + "".join(f" ({as_text(name)})" for name in names[1:]),
+        form=FORMS[edit.form],
+        rank=edit.rank,
+        width=clip.width,
+        loaded=recipe(clip, ", ".join(map(as_json, names))),
+        earlier=EARLIER if edit.after else "",
+        patch=PATCH,
+        weights="refuses any weights but those it was made for"
+        if edit.fingerprint
+        else "names no weights: make sure they are the same",
+        fingerprint=edit.fingerprint or "none",
+        shown=f"{counted(len(images), kind)}, {len(vocabulary.classes)} classes × {len(vocabulary.domains)} domains",
+        coverage=COVERAGE,
+        pictures=_pictures(results["free"]),
+        figures=_figures(results, _expected(edit, clip, request, vocabulary)),
+        worst=_worst(results["free"]),
+        remains=_remains(after, images, mask, features),
+        method=as_text(edit.method),
+        settings=", ".join(f"{as_text(name)} = {as_text(value)}" for name, value in edit.settings.items()) or "none",
+        stored=as_json(request.as_dict()),
     )
-    sections = {
-        f"# Forget {as_text(request)}": _about(edit, clip),
-        "## Use": _use(edit, clip),
-        "## Measured": _measured(results, images, expected_of(edit, clip, request, images.vocabulary)),
-        "## Whom it hurts": _worst(results["free"], images.counts()) + _beside(clip, request, images.vocabulary),
-        "## What remains": _remains(after, images, mask, features),
-        "## Made by": _made(edit, request),
-    }
-    text = "\n\n".join(f"{title}\n\n{section}" for title, section in sections.items())
-    return f"---\n{head.to_yaml()}\n---\n\n{text}\n"
 
 
 def release(folder: str | Path, edit: Edit, clip: Clip, images: Images, licence: str = "") -> Path:
@@ -112,49 +184,15 @@ def public_name(name: str) -> str:
     return Path(local).name if local != name or Path(local).exists() else name
 
 
-def expected_of(edit: Edit, clip: Clip, request: Forget, vocabulary: Vocabulary) -> Forecast:
+def _expected(edit: Edit, clip: Clip, request: Forget, vocabulary: Vocabulary) -> Forecast:
     """What was to be expected of `edit` before a picture was seen, by prototypes where they come with the model."""
     known = prototypes_of(clip, vocabulary) is not None if clip.stored else are_made(clip.base or clip, vocabulary)
     cells = embed_vocabulary(clip, vocabulary, known)
     return simulator_of(clip, vocabulary, cells, known).forecast(edit, request.mask(vocabulary), request)
 
 
-def _about(edit: Edit, clip: Clip) -> str:
-    kinds = {
-        "linear": "a matrix, multiplied into the weights of the image projection: it costs nothing at inference, and "
-        "`cn.fuse` writes an ordinary checkpoint",
-        "layer": "a hidden layer after the image projection; `cn.fuse` writes it into an ordinary checkpoint where the "
-        "tower comes from timm, else `cn.export` writes a program",
-        "module": "a gate after the image tower, which cannot be multiplied into weights; `cn.export` writes a program",
-    }
-    weights = f" ({as_text(public_name(clip.pretrained))})" if clip.pretrained else ""
-    origin = " Zero does not lie between the names of its domains: a mean picture takes its place as the origin."
-    return (
-        f"A patch for {as_text(public_name(clip.name))}{weights}, made in closed form from names alone, without "
-        f"training and without pictures. It is {kinds[edit.form]}. It changes image embeddings only; texts are "
-        f"embedded as before. Rank {edit.rank} in a space {clip.width} wide."
-        + origin * bool(edit.settings.get("origin"))
-        + " Each name went with its forms: with and without article, in the plural, and in number."
-        * bool(edit.settings.get("forms"))
-    )
-
-
-def _use(edit: Edit, clip: Clip) -> str:
-    arguments = ", ".join(as_json(public_name(a)) for a in (clip.name, clip.pretrained) if a)
-    earlier = "# then, in their order, the edits that this one was made after: clip = other.apply(clip)\n"
-    weights = "refuses any weights but those it was made for"
-    if not edit.fingerprint:
-        weights = "names no weights: make sure that clip has those it was made for"
-    return (
-        f"```python\nimport clipnull as cn\n\nclip = {recipe(clip, arguments)}\n{earlier * bool(edit.after)}"
-        f'edit = cn.Edit.load("{PATCH}", clip)    # {weights}\n'
-        "after = edit.apply(clip)                         # edit.remove(after) gives clip back\n```\n\n"
-        f"Fingerprint of the base weights: `{edit.fingerprint or 'none'}`."
-    )
-
-
-def _measured(results: dict[str, Comparison], images: Images, expected: Forecast) -> str:
-    c, k = images.vocabulary.shape
+def _figures(results: dict[str, Comparison], expected: Forecast) -> str:
+    """The table of figures: a row for each prompt set, then what was expected of the first."""
     rows = []
     for prompts, result in results.items():
         before, after = result.answers
@@ -162,96 +200,54 @@ def _measured(results: dict[str, Comparison], images: Images, expected: Forecast
         (entry,) = sweep.summary([row], result.images, [result.request])
         figures = [sweep.format_ends(name, entry[name]) for name in sweep.COLUMNS]
         rows.append([PROMPT_SETS[prompts], _change(result), *figures, *sweep.format_counts(entry)[1:3]])
-    figures = [sweep.format_ends(n, expected.intervals.get(n, (None,) * 3)) for n in sweep.COLUMNS]
+    figures = [sweep.format_ends(name, expected.intervals.get(name, (None,) * 3)) for name in sweep.COLUMNS]
     rows.append(["forecast of the first row, from names alone", _change(expected), *figures, "–", "–"])
     columns = ["prompts", "right on forgotten cells", *sweep.COLUMNS.values(), "kept pictures: lost, gained"]
-    count = counted(len(images), "picture" if images.has_pixels else "stored embedding")
-    about = (
-        f"On {count}, {c} classes × {k} domains, all {c} classes as candidates; means over cells "
-        "with 95 % intervals (pictures resampled), drops in percentage points (negative: a gain)."
-    )
-    table = markdown(rows, [*columns, "worst cell: lost"])
-    return f"{about}\n\n{table}\n\n{COVERAGE}\n\n{_counted(results['free'], images)}"
+    return markdown(rows, [*columns, "worst cell: lost"])
 
 
 def _change(result: Comparison | Forecast) -> str:
     return " → ".join(f"{100 * macro(x, result.mask):.1f} %" for x in (result.before, result.after))
 
 
-def _counted(free: Comparison, images: Images) -> str:
-    """Pictures rather than means over cells, with prompts that name no domain."""
-    mask, counts = free.mask, images.counts()[free.mask]
-    n, spans = int(counts.sum()), []
-    for matrix in (free.before, free.after):
-        right = int((matrix[mask].nan_to_num() * counts).sum().round())
+def _pictures(free: Comparison) -> str:
+    """Pictures rather than means over cells."""
+    gone, spans = free.mask[free.images.classes, free.images.domains], []
+    n = int(gone.sum())
+    for right in (free.answers == free.images.classes)[:, gone].sum(1).tolist():
         low, high = wilson(right, n)
         spans.append(f"{right} right (95 % interval {100 * low:.0f} to {100 * high:.0f} %)")
-    text = f"Counted by pictures rather than cells: of {n} forgotten ones {spans[0]} before, {spans[1]} after, "
-    text += "with prompts that name the class alone."
-    if free.renamed is not None:
-        text += f" Collateral: of {len(free.renamed)} unrelated pictures, {int(free.renamed.sum())} got another name "
-        text += "among words that no request mentions."
-    if mask.all(0).any():
-        text += f" Whole domains are forgotten: the rate is the share of the way to chance, {100 / len(mask):.1f} %."
-    return text
+    return f"With prompts that name the class alone, of {n} forgotten pictures {spans[0]} before, {spans[1]} after."
 
 
-def _worst(result: Comparison, counts: Tensor, most: int = 5) -> str:
-    drop = (result.before - result.after).masked_fill(result.mask, float("nan"))
-    vocabulary, rows = result.images.vocabulary, []
-    order = drop.nan_to_num(-2.0).flatten().argsort(descending=True, stable=True)[:most]
-    for c, k in (divmod(int(i), drop.shape[1]) for i in order):
+def _worst(result: Comparison, most: int = 5) -> str:
+    """The kept cells that lost most."""
+    drop, counts, vocabulary = result.before - result.after, result.images.counts(), result.images.vocabulary
+    drop, rows = drop.masked_fill(result.mask, float("nan")), []
+    for cell in drop.nan_to_num(-2.0).flatten().argsort(descending=True, stable=True)[:most].tolist():
+        c, k = divmod(cell, drop.shape[1])
         if drop[c, k] > 0:
             n = int(counts[c, k])
-            cell = f"{as_text(vocabulary.classes[c])}, {as_text(vocabulary.domains[k])}"
-            rows.append([cell, n, *(f"{n * float(matrix[c, k]):.0f}" for matrix in (result.before, result.after))])
+            right = [f"{n * float(matrix[c, k]):.0f}" for matrix in (result.before, result.after)]
+            rows.append([f"{as_text(vocabulary.classes[c])}, {as_text(vocabulary.domains[k])}", n, *right])
     if not rows:
         return "No kept cell lost a picture."
-    about = (
-        f"{int((drop > 0).sum())} of {int((~drop.isnan()).sum())} kept cells that hold pictures lost some; the worst:"
-    )
-    return f"{about}\n\n{markdown(rows, ['kept cell', 'pictures', 'right before', 'right after'])}"
-
-
-def _beside(clip: Clip, request: Forget, vocabulary: Vocabulary, most: int = 3) -> str:
-    """The common words next to each forgotten class; nothing where whole domains go, or of many classes."""
-    common = clip.stored.other_names if clip.stored else kept_names(clip)
-    if request.paradigm in ("complete", "mixed") or not common:
-        return ""
-    lines = []
-    for name, neighbours in list(near(clip, request, vocabulary, common, most + len(vocabulary.classes)).items())[:8]:
-        others = [f"{as_text(w)} ({cosine:.2f})" for w, cosine in neighbours if w not in vocabulary.classes][:most]
-        lines.append(f"- {as_text(name)}: {', '.join(others)}")
-    return (
-        "\n\nWords next to a forgotten name in the text tower (cosine, minus the mean of all words) are not forgotten "
-        "with it, and may be named in its place:\n\n" + "\n".join(lines)
-    )
+    shares = f"{int((drop > 0).sum())} of {int((~drop.isnan()).sum())}"
+    table = markdown(rows, ["kept cell", "pictures", "right before", "right after"])
+    return f"{shares} kept cells that hold pictures lost some; the worst:\n\n{table}"
 
 
 def _remains(after: Clip, images: Images, mask: Tensor, features: tuple[Tensor, Tensor]) -> str:
+    """What linear probes read before the projection, and before and after the edit."""
     labels = mask[images.classes, images.domains]
     if min(int(labels.sum()), int((~labels).sum())) < 2:
-        probed = "With fewer than two forgotten or kept pictures, no probe could be trained here."
-    else:
-        before, last = (f"{100 * linear_probe(z, labels).accuracy:.0f} %" for z in features)
-        first = "not measured"  # a file of embeddings has none
-        if not after.stored:
-            first = f"{100 * linear_probe(features_before_projection(after, images), labels).accuracy:.0f} %"
-        probed = (
-            "A linear probe that is trained with labels to separate forgotten pictures from all others (balanced "
-            f"accuracy, cross-validated; chance 50 %): {first} on the features before the projection, "
-            f"which the edit does not reach; {before} on embeddings before the edit, {last} after."
-        )
-    return (
-        f"{probed}\n\nThe edit suppresses behaviour; it erases nothing that was learned. Anyone with the weights can "
-        "remove it, and features before the projection never meet it. It does not prove that data were deleted."
+        return "With fewer than two forgotten or kept pictures, no probe could be trained here."
+    inner = None if after.stored else features_before_projection(after, images)  # a file of embeddings has none
+    first, before, last = (
+        "not measured" if x is None else f"{100 * linear_probe(x, labels).accuracy:.0f} %" for x in (inner, *features)
     )
-
-
-def _made(edit: Edit, request: Forget) -> str:
-    settings = ", ".join(f"{as_text(name)} = {as_text(value)}" for name, value in edit.settings.items()) or "none"
     return (
-        f"Method {as_text(edit.method)} of clipnull ({settings}), after "
-        "[arXiv 2512.14113](https://arxiv.org/abs/2512.14113). Request, as stored in the patch:\n\n"
-        f"```json\n{as_json(request.as_dict())}\n```"
+        "A linear probe that is trained with labels to separate forgotten pictures from all others (balanced accuracy, "
+        f"cross-validated; chance 50 %): {first} on the features before the projection, which the edit does not reach; "
+        f"{before} on embeddings before the edit, {last} after."
     )

@@ -1,7 +1,7 @@
 """Our methods and the baselines on the same requests, in one run: what each takes, achieves and costs."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,7 +19,7 @@ from ..images import Images
 from ..methods import METHODS, solve
 from ..models import EMBEDDED, RETRAINED, Clip, load, retrained_file
 from ..prompts import text_classifiers
-from ..vocabulary import PROMPTS, Forget
+from ..vocabulary import Forget
 from . import bootstrap, sweep
 from .baselines import BASELINES, Baseline, TrainingData
 
@@ -45,7 +45,7 @@ INDEX = {
     "recall_cosine": "edited, cosine",
     "recall_inner": "edited, inner product",
 }
-"""What an edit does to an index, see `indexed`."""
+"""What an edit does to an index, see `index_of`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,19 +61,19 @@ class EvaluationSet:
     prompts: str
 
 
-def evaluation_set(clip: Clip, images: Images, prompts: str = "free") -> EvaluationSet:
+def evaluation_set(clip: Clip, images: Images) -> EvaluationSet:
     """Embed `images` and, where `clip` is miniclip, classify them with each retrained model, too."""
     images, (z,) = readable(images, embed(clip, images))
-    classifier = text_classifiers(clip, images.vocabulary, one_of("prompts", prompts, PROMPTS))
+    classifier = text_classifiers(clip, images.vocabulary, "free")
     before = classify(z, classifier, images.domains)
     retrained: dict[str, tuple[Tensor, int]] = {}
     for name in RETRAINED if clip.name == EMBEDDED and images.has_pixels else ():
         missing = name.removeprefix(f"{EMBEDDED}-no-")
         if missing in (*images.vocabulary.classes, *images.vocabulary.domains):
             request = Forget([missing]) if missing in images.vocabulary.classes else Forget(domains=[missing])
-            answers = predict(load(name, device=str(clip.device)), images, prompts)
+            answers = predict(load(name, device=str(clip.device)), images)
             retrained[str(request)] = answers, retrained_file(name).stat().st_size
-    return EvaluationSet(images, z, classifier, before, others_of(clip, images.vocabulary), retrained, prompts)
+    return EvaluationSet(images, z, classifier, before, others_of(clip, images.vocabulary), retrained, "free")
 
 
 def edit_of(name: str, data: TrainingData, mask: Tensor, seed: int = 0) -> Edit | None:
@@ -94,11 +94,8 @@ def edit_of(name: str, data: TrainingData, mask: Tensor, seed: int = 0) -> Edit 
 
 def left_out(data: TrainingData, on: EvaluationSet | None = None) -> dict[str, str]:
     """Which baselines cannot take part, and why."""
-    reasons = {
-        name: f"needs {baseline.pictures} pictures"
-        for name, baseline in BASELINES.items()
-        if baseline.pictures not in (*data.kinds, "all")
-    }
+    needed = {name: baseline.pictures for name, baseline in BASELINES.items()}
+    reasons = {name: f"needs {kind} pictures" for name, kind in needed.items() if kind not in (*data.kinds, "all")}
     if on is not None and not on.retrained:
         reasons["clean"] = "no retrained model for any of these requests"
     return reasons
@@ -123,85 +120,82 @@ def run(
     """The rows (`rows_of`) of all requests, as jobs of joblib. entrants: by default all that can take part."""
     entrants = able(entrants, left_out(data, on))
     at_least("seeds", seeds, 1)
-    if data.noisy is not None and len(data.noisy) < seeds and "lipschitz" in entrants:
-        raise ValueError(f"seeds: {seeds}, and noise was drawn {len(data.noisy)} times; expected at most that")
-    requests = sweep.asked_for(on.images, paradigms)
-    jobs = (delayed(rows_of)(request, entrants, data, on, seeds) for request in requests)
-    return sweep.in_order(jobs, len(requests), "baselines")
+    requests = sweep.every_request(on.images, paradigms)
+    return sweep.rows_of_all([delayed(rows_of)(r, entrants, data, on, seeds) for r in requests], "baselines")
 
 
 def rows_of(request: Forget, entrants: Iterable[str], data: TrainingData, on: EvaluationSet, seeds: int) -> list[dict]:
-    """A row of `sweep.row_of` for each entrant and, of those that are drawn, each seed; None where it has no answer.
+    """A row of `sweep.row_of` for each entrant that has an answer and, of those that are drawn, each seed.
 
     And `seed`; `seconds` of the processor to make the edit; its `bytes` (`size_of`) and `form`; `adu` before and after,
-    where whole domains go; and what `indexed` gives.
+    where whole domains go; and INDEX, see `index_of`. No rows where no picture is to be forgotten.
     """
     mask, rows = request.mask(on.images.vocabulary), []
+    if not on.images.counts()[mask].any():
+        return rows
+    others, figures_of = on.others if is_measurable(request) else None, index_of(mask, data, on)
     for name in entrants:
         for seed in range(seeds if ALL[name].drawn else 1):
             start = time.process_time()  # of the processor: others may keep it busy
             edit = edit_of(name, data, mask, seed)
-            seconds = time.process_time() - start
-            after, changed, size = _answers(name, edit, request, mask, on)
+            about = {"seconds": time.process_time() - start if edit else None, "form": edit.form if edit else None}
+            if name == "clean" and str(request) in on.retrained:
+                after, size = on.retrained[str(request)]
+                changed, index = None, dict.fromkeys(INDEX)
+            elif edit or (name == "filter" and not mask.any(1).all()):
+                after, changed, index = _answers(edit, ALL[name].texts, mask, on, others, figures_of)
+                size = size_of(edit) if edit else 0
+            else:
+                continue
             row = sweep.row_of(request, name, on.prompts, on.before, after, on.images, changed)
-            row |= {"seed": seed, "seconds": seconds if edit else None, "bytes": size}
-            whole = request.paradigm == "complete" and after is not None
+            whole = request.paradigm == "complete"
             scores = [adu(answers, on.images, mask) for answers in (on.before, after)] if whole else None
-            row |= {"form": edit.form if edit else None, "adu": scores}
-            rows.append(row | indexed(name, edit, mask, data, on))
+            rows.append(row | about | {"seed": seed, "bytes": size, "adu": scores} | index)
     return rows
 
 
 def _answers(
-    name: str, edit: Edit | None, request: Forget, mask: Tensor, on: EvaluationSet
-) -> tuple[Tensor | None, Tensor | None, int | None]:
-    """The classes that pictures are classified as, which unrelated ones get another answer, and bytes, where known."""
-    others = on.others if is_measurable(request) else None
-    if name == "clean":
-        after, size = on.retrained.get(str(request), (None, None))
-        return after, None, size
-    if name == "filter" and not mask.any(1).all():
-        return filtered(mask, on), torch.zeros(len(others.images), dtype=torch.bool) if others else None, 0
+    edit: Edit | None, of_texts: bool, mask: Tensor, on: EvaluationSet, others: Others | None, figures_of: Callable
+) -> tuple[Tensor, Tensor | None, dict[str, float]]:
+    """What pictures are classified as, which unrelated ones get another answer, and INDEX. edit: None: the filter."""
     if edit is None:
-        return None, None, None
-    if ALL[name].texts:
-        classifier = F.normalize(edit.queries(on.classifier.flatten(0, 1)), dim=-1).view_as(on.classifier)
-        changed = None
-        if others:
-            moved = replace(others, texts=F.normalize(edit.queries(others.texts), dim=-1))
-            changed = moved.answers() != others.unedited
-        return classify(on.z, classifier, on.images.domains), changed, size_of(edit)
-    after = classify(on.z, on.classifier, on.images.domains, edit.images)
-    return after, others.changed(edit.images) if others else None, size_of(edit)
+        changed = torch.zeros(len(others.images), dtype=torch.bool) if others else None
+        return filtered(mask, on), changed, figures_of(on.z)
+    if not of_texts:
+        z, changed = edit.images(on.z), others.changed(edit.images) if others else None
+        return classify(z, on.classifier, on.images.domains), changed, figures_of(z)
+
+    def move(texts: Tensor) -> Tensor:
+        return F.normalize(edit.queries(texts.flatten(0, -2)), dim=-1).view_as(texts)
+
+    changed = replace(others, texts=move(others.texts)).answers() != others.unedited if others else None
+    return classify(on.z, move(on.classifier), on.images.domains), changed, figures_of(on.z, move)
 
 
-def indexed(name: str, edit: Edit | None, mask: Tensor, data: TrainingData, on: EvaluationSet) -> dict[str, Any]:
-    """INDEX: the mean length of kept pictures, of 1 before; and how many kept captions find their own, in percent.
+def index_of(mask: Tensor, data: TrainingData, on: EvaluationSet) -> Callable[..., dict[str, float]]:
+    """A function of edited pictures (n, d) and, if texts are edited, of what is done to them; it gives INDEX.
 
-    A caption is the text of a (class, domain) cell, and finds its own if one of its pictures is among the first 5 of
-    all: in the unedited index, and in the edited one by cosine and by inner product, where lengths count.
+    That is the mean length of kept pictures, of 1 before; and how many kept captions find their own, in percent. A
+    caption is the text of a (class, domain) cell, and finds its own if one of its pictures is among the first 5 of all:
+    in the unedited index, and in the edited one by cosine and by inner product, where lengths count.
     """
-    if edit is None and name != "filter":
-        return dict.fromkeys(INDEX)
     images, cells = on.images, (~mask & (on.images.counts() > 0)).nonzero()
     captions, length = data.cells.texts[cells[:, 0], cells[:, 1]], on.z.double().norm(dim=1, keepdim=True)
-    own = (images.classes == cells[:, :1]) & (images.domains == cells[:, 1:])  # (captions, n)
+    matches = (images.classes == cells[:, :1]) & (images.domains == cells[:, 1:])  # (captions, n)
+    kept = ~mask[images.classes, images.domains]
 
-    def recall(z: Tensor, queries: Tensor) -> float | None:
-        first = (queries @ z.T).topk(min(5, len(z))).indices
-        return 100 * float(own.gather(1, first).any(1).double().mean()) if len(own) else None
+    def recall(z: Tensor, queries: Tensor) -> float:
+        nearest = (queries @ z.T).topk(min(5, len(z))).indices
+        return 100 * float(matches.gather(1, nearest).any(1).double().mean())
 
-    z = after = on.z.double() / length
-    queries = captions
-    if edit is not None and ALL[name].texts:
-        queries = edit.queries(captions)
-    elif edit is not None:
-        after = edit.images(on.z.double()) / length
-    lengths = after.norm(dim=1)
-    unit = F.normalize(after, dim=-1)
-    kept = lengths[~mask[images.classes, images.domains]]
-    recalls = recall(z, captions), recall(unit, queries), recall(after, queries)
-    return dict(zip(INDEX, (float(kept.mean()) if len(kept) else None, *recalls), strict=True))
+    before = recall(on.z.double() / length, captions)
+
+    def figures(z: Tensor, move: Callable[[Tensor], Tensor] | None = None) -> dict[str, float]:
+        z, queries = z.double() / length, move(captions) if move else captions
+        recalls = before, recall(F.normalize(z, dim=-1), queries), recall(z, queries)
+        return dict(zip(INDEX, (float(z[kept].norm(dim=1).mean()), *recalls), strict=True))
+
+    return figures
 
 
 def filtered(mask: Tensor, on: EvaluationSet) -> Tensor:
@@ -230,34 +224,17 @@ def summary(rows: Sequence[dict], images: Images, requests: Sequence[Forget]) ->
     Of what is drawn with several seeds, a figure is the mean over them, and its interval reaches over all of theirs;
     counts of pictures are those of the first seed.
     """
-    rows = [row for row in rows if row["accuracy"]["before"] == row["accuracy"]["before"]]
     groups: dict[tuple[str, str], list[dict]] = {}
     for seed in sorted({row["seed"] for row in rows}):
         for entry in sweep.summary([row for row in rows if row["seed"] == seed], images, requests):
             groups.setdefault((entry["paradigm"], entry["method"]), []).append(entry)
     merged = []
     for (paradigm, name), entries in groups.items():
-        own = [row for row in rows if (row["paradigm"], row["method"]) == (paradigm, name)]
+        of_group = [row for row in rows if (row["paradigm"], row["method"]) == (paradigm, name)]
         figures: dict[str, Any] = {column: _over([entry[column] for entry in entries]) for column in sweep.COLUMNS}
-        for key in ("seconds", "bytes", *INDEX):
-            values = [row[key] for row in own if row[key] is not None]
-            figures[key] = float(np.mean(values)) if values else None
-        merged.append(entries[0] | figures | {"adu": _mean_adu(own)})
+        figures |= {key: sweep.mean_of(of_group, key) for key in ("seconds", "bytes", *INDEX)}
+        merged.append(entries[0] | figures | {"adu": _mean_adu(of_group)})
     return merged
-
-
-def _mean_adu(rows: Sequence[dict]) -> dict[str, dict[str, list[float | None]]]:
-    """Mem, For and H before and after, [mean, low, high] over requests, each a mean over seeds; empty without any."""
-    scores: dict[str, list] = {}
-    for row in rows:
-        if row["adu"]:
-            scores.setdefault(str(row["domains"]), []).append(row["adu"])
-    means = np.array([np.mean(seeds, axis=0) for seeds in scores.values()])  # (requests, 2, 3)
-    return {
-        when: {name: _rounded(bootstrap.of_mean(means[:, i, j], 0, 100)) for j, name in enumerate(ADU)}
-        for i, when in enumerate(("before", "after"))
-        if len(means)
-    }
 
 
 def _over(ends: Sequence[Sequence[float | None]]) -> list[float | None]:
@@ -266,8 +243,18 @@ def _over(ends: Sequence[Sequence[float | None]]) -> list[float | None]:
     if not known:
         return [None] * 3
     mean, low, high = zip(*known, strict=True)
-    return _rounded((float(np.mean(mean)), min(low), max(high)))
+    return [round(float(np.mean(mean)), 6), min(low), max(high)]
 
 
-def _rounded(ends: Sequence[float]) -> list[float | None]:
-    return [None if x != x else round(x, 6) for x in ends]
+def _mean_adu(rows: Sequence[dict]) -> dict[str, dict[str, list[float]]]:
+    """Mem, For and H before and after, [mean, low, high] over requests, each a mean over seeds; empty without any."""
+    scores: dict[str, list] = {}
+    for row in rows:
+        if row["adu"]:
+            scores.setdefault(str(row["domains"]), []).append(row["adu"])
+    means = np.array([np.mean(seeds, axis=0) for seeds in scores.values()])  # (requests, 2, 3)
+    return {
+        when: {name: [round(x, 6) for x in bootstrap.of_mean(means[:, i, j], 0, 100)] for j, name in enumerate(ADU)}
+        for i, when in enumerate(("before", "after"))
+        if len(means)
+    }

@@ -5,10 +5,8 @@ request by every method (`clipnull.bench.sweep`), and writes PAPER.md. The same 
 """
 
 import contextlib
-import hashlib
 import json
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,12 +22,10 @@ from ..images import Images
 from ..methods import METHODS
 from ..methods.nullspace import PUBLISHED
 from ..models import NO_WEIGHTS, Clip, load, open_clip, source_of
-from ..prototypes import ALGORITHM
 from ..stored import read_stored
-from ..vocabulary import DOMAIN_PHRASES, DOMAIN_PROMPTS, TEMPLATES
 from . import sweep
 
-PAGE, RANDOM, MARK = "PAPER.md", "random weights", "inputs: "
+PAGE, RANDOM, NOTE = "PAPER.md", "random weights", "made by clipnull paper"
 UNTRAINED = (
     "**These models have learned nothing.** Their weights are random, so that they cannot tell one picture from "
     "another. The figures show that the commands run from end to end, and nothing else: do not quote them."
@@ -63,38 +59,32 @@ def measure(
     """Embed and sweep every folder with every model into the folder `out`, and write the page: its path.
 
     Each pair gets `<model>-<folder>.npz`, as `clipnull embed` writes it, and `<model>-<folder>.json`, as
-    `clipnull bench --json` does. Both are reused where they were made of the same: model, bytes and labels of the
-    pictures, options and version; else they are made anew. The page is written anew after each pair.
+    `clipnull bench --json` does. Pictures that were embedded once stay in the cache, and a sweep of the same embeddings
+    with the same options and version is reused. The page is written anew after each pair.
 
     pretrained: the tag of the models' weights; None: random weights, to try the commands. Models that bring their own,
     such as "miniclip", need none. methods, paradigms: by default all. most: only so many pictures of each cell.
 
-    Raises ValueError, before anything is made, for folders without pictures, unknown names, two results of one name,
-    and a file in `out` that this command did not write. OSError: weights cannot be downloaded.
+    Raises ValueError, before anything is made, for folders without pictures, unknown names and two results of one name;
+    and for a file in `out` that this command did not write.
     """
     out, methods = Path(out), names("methods", METHODS if methods is None else methods, tuple(METHODS))
-    paradigms = names("paradigms", sweep.PARADIGMS if paradigms is None else paradigms, sweep.PARADIGMS)
-    shorts, stems = distinct("models", map(_plain, models)), [_plain(name_of(folder)) for folder in folders]
-    tags = dict(zip(shorts, [_tag(model, pretrained) for model in models], strict=True))
-    data = dict(zip(distinct("folders", stems), map(load_images, folders), strict=True))
-    if most is not None:
-        data = {name: at_most(images, at_least("most", most, 1)) for name, images in data.items()}
-    titles = {(m, name): f"{name} {m} {tag or ''}".rstrip() for m, tag in tags.items() for name in data}
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"out: {str(out)!r} is a file; expected a folder")
-    for images in data.values():
-        sweep.asked_for(images, paradigms)
-    for short, name in titles:
-        _validate_ours(out / f"{short}-{name}.npz")
+    paradigms = sweep.PARADIGMS if paradigms is None else paradigms
+    tags = [_tag(model, pretrained) for model in models]
+    shorts = distinct("models", map(_plain, models))
+    stems = distinct("folders", [_plain(name_of(folder)) for folder in folders])
+    data = [at_most(load_images(folder), most) for folder in folders]
+    for images in data:
+        sweep.every_request(images, paradigms)
     out.mkdir(parents=True, exist_ok=True)
+    titles = [f"{stem} {short} {tag or ''}".rstrip() for short, tag in zip(shorts, tags, strict=True) for stem in stems]
     entries: list[dict] = []
-    for (short, tag), model in zip(tags.items(), models, strict=True):
-        untrained = tag == RANDOM
-        clip = _load(model, NO_WEIGHTS if untrained else tag)
-        for name, images in data.items():
-            about = {"name": titles[short, name], "untrained": untrained, "most": most, "prototypes": prototypes}
-            entries.append(_measured(clip, images, out / f"{short}-{name}", about, methods, paradigms))
-            write_text(out / PAGE, page(entries, list(titles.values())[len(entries) :]))
+    for model, short, tag in zip(models, shorts, tags, strict=True):
+        clip = _load(model, NO_WEIGHTS if tag == RANDOM else tag)
+        for images, stem in zip(data, stems, strict=True):
+            about = {"name": titles[len(entries)], "untrained": tag == RANDOM, "most": most, "prototypes": prototypes}
+            entries.append(_measured(clip, images, out / f"{short}-{stem}", about, methods, paradigms))
+            write_text(out / PAGE, page(entries, titles[len(entries) :]))
     return out / PAGE
 
 
@@ -113,14 +103,15 @@ def _plain(name: str) -> str:
     return "".join(c if c.isalnum() or c in ".-+_" else "-" for c in name).strip("-.") or "x"
 
 
-def at_most(images: Images, most: int) -> Images:
-    """At most so many pictures of each cell, drawn at random, the same ones each time."""
-    cells = list(zip(images.classes.tolist(), images.domains.tolist(), strict=True))
-    chosen, counts = torch.zeros(len(images), dtype=torch.bool), Counter()
-    for i in torch.randperm(len(images), generator=torch.Generator().manual_seed(0)).tolist():
-        chosen[i] = counts[cells[i]] < most
-        counts[cells[i]] += 1
-    return images.where(chosen)
+def at_most(images: Images, most: int | None) -> Images:
+    """At most so many pictures of each cell, drawn at random, the same ones each time; None: all."""
+    if most is None:
+        return images
+    order, chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(0)), torch.zeros(len(images))
+    cells = (images.classes * images.vocabulary.shape[1] + images.domains)[order]
+    for cell in cells.unique():
+        chosen[order[cells == cell][: at_least("most", most, 1)]] = 1
+    return images.where(chosen > 0)
 
 
 def _load(model: str, tag: str | None) -> Clip:
@@ -130,20 +121,15 @@ def _load(model: str, tag: str | None) -> Clip:
         return load(model, tag)
 
 
-def _validate_ours(path: Path) -> None:
-    if path.exists() and MARK not in read_stored(path).words.get("note", ""):
-        raise ValueError(f"out: {str(path)!r} was not made by `clipnull paper`; expected another folder")
-
-
 def _measured(
     clip: Clip, images: Images, stem: Path, about: dict, methods: Sequence[str], paradigms: Sequence[str]
 ) -> dict:
-    """`sweep.to_json` of one pair with `about`, from its two files where these were made of the same."""
+    """`sweep.to_json` of one pair with `about`; from its file where the embeddings and all else are the same."""
     embeddings, rows = Path(f"{stem}.npz"), Path(f"{stem}.json")
-    inputs = _hash(clip, images, about["prototypes"])
-    if not embeddings.exists() or f"{MARK}{inputs}" not in read_stored(embeddings).words.get("note", ""):
-        store(clip, images, embeddings, prototypes=about["prototypes"], note=f"{MARK}{inputs}")
-    settings = about | {"inputs": [inputs, *methods, *paradigms]}
+    if embeddings.exists() and NOTE not in read_stored(embeddings).words.get("note", ""):
+        raise ValueError(f"out: {str(embeddings)!r} was not made by `clipnull paper`; expected another folder")
+    store(clip, images, embeddings, prototypes=about["prototypes"], note=NOTE)
+    settings = about | {"inputs": [__version__, content(embeddings), *methods, *paradigms]}
     with contextlib.suppress(OSError, ValueError):  # not there, or not as it was written
         entry = json.loads(rows.read_text(encoding="utf-8"))
         if entry | settings == entry:
@@ -152,14 +138,6 @@ def _measured(
     entry = sweep.to_json(load(str(embeddings)), load_images(embeddings), about["name"], methods, paradigms) | settings
     write_text(rows, json.dumps(entry, indent=1, allow_nan=False) + "\n")
     return entry
-
-
-def _hash(clip: Clip, images: Images, prototypes: bool) -> str:
-    """Of all that a file of embeddings depends on."""
-    pictures = [[content(file) for file in images.files], images.classes.tolist(), images.domains.tolist()]
-    names = [images.vocabulary.names, images.vocabulary.domains, TEMPLATES, DOMAIN_PROMPTS, DOMAIN_PHRASES]
-    inputs = [__version__, clip.fingerprint, ALGORITHM if prototypes else None, pictures, names]
-    return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:16]
 
 
 def page(entries: Sequence[dict], missing: Sequence[str] = ()) -> str:

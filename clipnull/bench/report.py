@@ -6,7 +6,7 @@ from typing import Any
 
 from ..audits import MIN_PICTURES, audit_each
 from ..audits.findings import format_number as number
-from ..files import aligned, markdown
+from ..files import markdown
 from ..images import Images
 from ..methods import METHODS
 from ..models import Clip
@@ -62,20 +62,18 @@ def to_json(
     entrants: Sequence[str] | None = None,
     paradigms: Sequence[str] = PARADIGMS,
     seeds: int = 3,
-    orders: int = 4,
 ) -> dict[str, Any]:
-    """Measure every request, the sequences and an audit. name: of the pictures; orders: of `sequence`.
+    """Measure every request, the sequences and an audit. name: of the pictures.
 
     Raises ValueError if `labelled` holds a picture that is measured, or has other names.
     """
     if labelled is not None and (twice := {*map(Path.resolve, labelled.files)} & {*map(Path.resolve, images.files)}):
         raise ValueError(f"labelled: {len(twice)} of its pictures are measured, too; expected others, of a train split")
     data, on = gather(clip, images.vocabulary, labelled, seeds), evaluation_set(clip, images)
-    images = on.images
-    rows, requests = comparison.run(on, data, entrants, paradigms, seeds), every_request(images, paradigms)
-    entrants = list(dict.fromkeys(row["method"] for row in rows))
+    images, requests = on.images, every_request(on.images, paradigms)
+    entrants = comparison.able(entrants, left_out(data, on))
+    rows = comparison.run(on, data, entrants, paradigms, seeds)
     chain = [name for name in entrants if name not in sequences.NO_PICTURES] if "global" in paradigms else []
-    points = sequences.curves(sequences.sequence(on, data, chain, orders=orders)) if chain else []
     covered = [request for request in requests if str(request) in on.retrained]
     under = [row for row in rows if Forget(row["classes"], row["domains"]) in covered]
     return about("rivals", f"baselines, {name}", clip, images) | {
@@ -84,29 +82,27 @@ def to_json(
         "left_out": left_out(data, on),
         "covered": {"requests": sorted(map(str, covered)), "summary": summary(under, images, covered)},
         "summary": summary(rows, images, requests),
-        "audit": audited(clip, images, data, entrants, on),
-        "sequences": points,
+        "audit": audited(clip, data, entrants, on),
+        "sequences": sequences.curves(sequences.sequence(on, data, chain)) if chain else [],
         "rows": without_bits(rows),
     }
 
 
-def audited(
-    clip: Clip, images: Images, data: TrainingData, entrants: Sequence[str], on: EvaluationSet
-) -> dict[str, Any] | None:
+def audited(clip: Clip, data: TrainingData, entrants: Sequence[str], on: EvaluationSet) -> dict[str, Any] | None:
     """The worst three findings of `audit_each` of every entrant that edits pictures, for one class everywhere.
 
     The class is one that a retrained model does without, or else the first with enough pictures; None without any.
     Seed 0 of what is drawn. `worst`: by name, the numbers of findings `beyond` their limit and `judged`, and the
     findings; `left_out`: why an entrant is not audited.
     """
-    counts = images.counts().sum(1).tolist()
-    requests = [Forget([c]) for c, n in zip(images.vocabulary.classes, counts, strict=True) if n >= MIN_PICTURES]
+    counts = on.images.counts().sum(1).tolist()
+    requests = [Forget([c]) for c, n in zip(on.images.vocabulary.classes, counts, strict=True) if n >= MIN_PICTURES]
     if not requests:
         return None
     request = next((one for one in requests if str(one) in on.retrained), requests[0])
     edited, reasons = {}, {}
     for name in entrants:
-        edit = None if ALL[name].texts else edit_of(name, data, request.mask(images.vocabulary))
+        edit = None if ALL[name].texts else edit_of(name, data, request.mask(on.images.vocabulary))
         if edit is None:
             reasons[name] = "edits no pictures"
             continue
@@ -114,10 +110,9 @@ def audited(
             edited[name] = edit.apply(clip)
         except ValueError as error:  # a tower that takes no bias
             reasons[name] = str(error)
-    reports, worst = audit_each(clip, list(edited.values()), images, request), {}
+    reports, worst = audit_each(clip, list(edited.values()), on.images, request), {}
     for name, audit in zip(edited, reports, strict=True):
-        three = [f.as_dict() for f in audit.worst]
-        three = [{key: value for key, value in f.items() if key not in ("details", "within")} for f in three]
+        three = [{k: v for k, v in f.as_dict().items() if k not in ("details", "within")} for f in audit.worst]
         worst[name] = {"beyond": len(audit.beyond), "judged": len(audit.judged), "findings": three}
     if not reports:
         return None
@@ -131,111 +126,88 @@ def winners(entries: Sequence[dict]) -> dict[tuple[str, str], set[str]]:
     `clean` does not compete, because it answers few requests.
     """
     best: dict[tuple[str, str], set[str]] = {}
-    competing = [row for row in entries if row["method"] != "clean" and row["forgetting_rate"][0] is not None]
     for paradigm in dict.fromkeys(row["paradigm"] for row in entries):
-        rows = [row for row in competing if row["paradigm"] == paradigm]
-        most = max((row["forgetting_rate"][0] for row in rows), default=0)
+        rates = {row["method"]: row["forgetting_rate"][0] for row in entries if row["paradigm"] == paradigm}
+        most = max((rate for name, rate in rates.items() if rate is not None and name != "clean"), default=0)
+        able = {name for name, rate in rates.items() if rate is not None and name != "clean" and rate >= NEARLY * most}
         for column in COLUMNS:
             sign, digits = (-1, 3) if column == "forgetting_rate" else (1, 1)
-            able = [r for r in rows if r["forgetting_rate"][0] >= NEARLY * most and r[column][0] is not None]
-            scores = {row["method"]: round(sign * row[column][0], digits) for row in able}
+            figures = {row["method"]: row[column][0] for row in entries if row["paradigm"] == paradigm}
+            scores = {name: round(sign * x, digits) for name, x in figures.items() if name in able and x is not None}
             best[paradigm, column] = {name for name, score in scores.items() if score == min(scores.values())}
     return best
 
 
-def wins(entries: Sequence[dict]) -> str:
-    """Where baselines are best, in words."""
+def tables(entry: dict, table: Callable[[Sequence, Sequence[str]], str] = markdown) -> str:
+    """The tables of `to_json`, where baselines are best, and what is left out. table: of `files`."""
+    blocks = [f"{caption}\n\n{table(rows, columns)}" for caption, rows, columns in _tables(entry)]
     places = []
-    for (paradigm, column), best in winners(entries).items():
+    for (paradigm, column), best in winners(entry["summary"]).items():
         if baselines := sorted(best - set(METHODS)):
             places.append(f"{paradigm}, {COLUMNS[column]}: {', '.join(baselines)}")
-    return "; ".join(places) or "nowhere"
-
-
-def text(entry: dict) -> str:
-    """The tables of `to_json` for a terminal."""
-    return _joined(entry, aligned)
+    blocks.append(f"Where baselines are best: {'; '.join(places) or 'nowhere'}.")
+    reasons = [f"{name} ({reason})" for name, reason in entry["left_out"].items()]
+    return "\n\n".join([*blocks, *([f"Left out: {'; '.join(reasons)}."] if reasons else [])])
 
 
 def section(entry: dict) -> list[str]:
     """Paragraphs and tables of a page in Markdown."""
-    return [ABOUT.format(**entry, some=entry["labelled"] or "no") + STORED * entry["stored"], _joined(entry, markdown)]
-
-
-def _joined(entry: dict, table: Callable[[Sequence, Sequence[str]], str]) -> str:
-    blocks = [f"{caption}\n\n{table(rows, columns)}" for caption, rows, columns in _tables(entry)]
-    blocks.append(f"Where baselines are best: {wins(entry['summary'])}.")
-    reasons = [f"{name} ({reason})" for name, reason in entry["left_out"].items()]
-    return "\n\n".join([*blocks, *([f"Left out: {'; '.join(reasons)}."] if reasons else [])])
+    return [ABOUT.format(**entry, some=entry["labelled"] or "no") + STORED * entry["stored"], tables(entry)]
 
 
 def _tables(entry: dict) -> Iterator[tuple[str, list[list[str]], list[str]]]:
     """Caption, rows and columns of each table."""
     best, covered = winners(entry["summary"]), entry["covered"]
-    columns = ["paradigm", "method", "requests", "pictures", "trains", "seconds", "kB", *COLUMNS.values()]
     measured = [row for row in entry["summary"] if row["forgetting_rate"][0] is not None]
+    columns = ["paradigm", "method", "requests", "pictures", "trains", "seconds", "kB", *COLUMNS.values()]
     yield CAPTIONS["requests"], [_cells(row, best) for row in measured], columns
     if covered["summary"]:
         caption = CAPTIONS["covered"].format("; ".join(covered["requests"]))
         yield caption, *grid(covered["summary"], list(SHORT)[:3])
-    if indexed := [row for row in measured if row.get("length") is not None]:
-        yield CAPTIONS["index"], [_index(row) for row in indexed], ["paradigm", "method", *INDEX.values()]
-    if domains := _domains(entry["summary"]):
-        rows = [[name, *("{:.1f} [{:.1f}, {:.1f}]".format(*x[n]) for n in ADU)] for name, x in domains.items()]
+    rows = [
+        [row["paradigm"], row["method"], *(f"{row[name]:.{3 if name == 'length' else 1}f}" for name in INDEX)]
+        for row in measured
+        if row.get("length") is not None
+    ]
+    if rows:
+        yield CAPTIONS["index"], rows, ["paradigm", "method", *INDEX.values()]
+    if scored := sorted((row for row in entry["summary"] if row["adu"]), key=lambda row: -row["adu"]["after"]["H"][0]):
+        complete = [row["adu"]["before"] for row in scored if row["measured"] == row["requests"]]
+        lines = [("unedited", x) for x in complete[:1]] + [(row["method"], row["adu"]["after"]) for row in scored]
+        rows = [[name, *("{:.1f} [{:.1f}, {:.1f}]".format(*x[n]) for n in ADU)] for name, x in lines]
         yield CAPTIONS["domains"], rows, ["whole domains", *ADU]
     if audit := entry.get("audit"):
         caption = CAPTIONS["audit"].format(audit["request"], audit["clean"] or "none")
-        yield caption, _worst(audit), ["method", "beyond", "worst", "second", "third"]
+        fewest = sorted(audit["worst"].items(), key=lambda pair: pair[1]["beyond"] / max(1, pair[1]["judged"]))
+        rows = [[name, f"{x['beyond']} of {x['judged']}", *map(_finding, x["findings"])] for name, x in fewest]
+        yield caption, rows, ["method", "beyond", "worst", "second", "third"]
     if entry["sequences"]:
         yield CAPTIONS["sequences"], *sequences.table(entry["sequences"])
 
 
 def _cells(row: dict, best: dict[tuple[str, str], set[str]]) -> list[str]:
-    """What an entrant takes, then its figures."""
+    """What an entrant takes, then its figures, the best in bold."""
     entrant, name = ALL[row["method"]], row["method"]
     seconds = "–" if row["seconds"] is None else f"{row['seconds']:.3f}"
     size = "–" if row["bytes"] is None else f"{row['bytes'] / 1024:.1f}"
     takes = [f"{row['measured']} of {row['requests']}", entrant.pictures, "yes" if entrant.trains else "no"]
-    figures = [
-        f"{bold}{format_ends(column, row[column])}{bold}"
-        for column in COLUMNS
-        for bold in ["**" * (name in best[row["paradigm"], column])]
-    ]
+    bold = {column: "**" * (name in best[row["paradigm"], column]) for column in COLUMNS}
+    figures = [f"{b}{format_ends(column, row[column])}{b}" for column, b in bold.items()]
     return [row["paradigm"], name, *takes, seconds, size, *figures]
 
 
-def _index(row: dict) -> list[str]:
-    recalls = [f"{row[name]:.1f}" for name in INDEX if name != "length"]
-    return [row["paradigm"], row["method"], f"{row['length']:.3f}", *recalls]
+def _finding(f: dict) -> str:
+    clean = "" if f["clean"] is None else f", clean {number(f['clean'])}"
+    edited, times = f"{number(f['edited'])} {f['unit']}".rstrip(), max(0, f["excess"]) / f["limit"]
+    return f"{f['check']}: {f['asked']}: {edited}{clean} ({times:.1f} ×)"
 
 
 def grid(entries: Sequence[dict], columns: Sequence[str] = tuple(SHORT)) -> tuple[list[list[str]], list[str]]:
     """Rows and columns of a short table of a summary: a row a method, a column a paradigm, means alone."""
-    by = {(row["method"], row["paradigm"]): row for row in entries}
-    methods, paradigms = (list(dict.fromkeys(row[key] for row in entries)) for key in ("method", "paradigm"))
-    rows = [[f"`{name}`", *(_short(by[name, paradigm], columns) for paradigm in paradigms)] for name in methods]
+    cells: dict[str, dict[str, str]] = {}
+    for row in entries:
+        means = ["–" if row[c][0] is None else SHORT[c].format(row[c][0]) for c in columns]
+        cells.setdefault(row["method"], {})[row["paradigm"]] = " / ".join(means)
+    paradigms = list(dict.fromkeys(row["paradigm"] for row in entries))
+    rows = [[f"`{name}`", *(of[paradigm] for paradigm in paradigms)] for name, of in cells.items()]
     return rows, ["method", *paradigms]
-
-
-def _short(row: dict, columns: Sequence[str]) -> str:
-    return " / ".join("–" if row[c][0] is None else SHORT[c].format(row[c][0]) for c in columns)
-
-
-def _domains(entries: Sequence[dict]) -> dict[str, dict]:
-    """Mem, For and H of the unedited model and of each entrant that answers whole domains, best H first."""
-    rows = sorted((row for row in entries if row["adu"]), key=lambda row: -row["adu"]["after"]["H"][0])
-    complete = [row for row in rows if row["measured"] == row["requests"]]
-    unedited = {"unedited": complete[0]["adu"]["before"]} if complete else {}
-    return unedited | {row["method"]: row["adu"]["after"] for row in rows}
-
-
-def _worst(audit: dict) -> list[list[str]]:
-    """Of each entrant how many findings are beyond their limit, then the worst three; fewest beyond first."""
-    rows = []
-    for name, one in sorted(audit["worst"].items(), key=lambda pair: pair[1]["beyond"] / max(1, pair[1]["judged"])):
-        rows.append([name, f"{one['beyond']} of {one['judged']}"])
-        for f in one["findings"]:
-            clean = "" if f["clean"] is None else f", clean {number(f['clean'])}"
-            edited, times = f"{number(f['edited'])} {f['unit']}".rstrip(), max(0, f["excess"]) / f["limit"]
-            rows[-1].append(f"{f['check']}: {f['asked']}: {edited}{clean} ({times:.1f} ×)")
-    return rows

@@ -10,13 +10,10 @@ An edit that is made for one class counts all others among what is to be kept, t
 come back is part of what is measured.
 """
 
-import math
 from collections.abc import Sequence
-from functools import reduce
 from typing import Any
 
 import numpy as np
-import torch
 from joblib import Parallel, delayed
 from torch import Tensor
 
@@ -24,6 +21,7 @@ from ..edit import Edit
 from ..errors import at_least
 from ..evaluate import accuracy_matrix, classify, rates
 from ..methods import METHODS
+from ..vocabulary import Forget
 from .baselines import BASELINES, TrainingData
 from .comparison import EvaluationSet, able, edit_of, filtered, left_out
 
@@ -54,12 +52,11 @@ def sequence(
     entrants: Sequence[str] | None = None,
     sizes: Sequence[int] | None = None,
     orders: int = 4,
-    seed: int = 0,
 ) -> list[dict[str, Any]]:
     """What is forgotten and lost as classes go, everywhere, in several random orders.
 
     entrants: methods, the default, and baselines that edit pictures. sizes: numbers of classes, by default `sizes_of`.
-    orders: of the classes that have pictures, drawn from `seed`; the number of an order seeds what is drawn in it.
+    orders: of the classes that have pictures; the number of an order seeds what is drawn in it.
 
     Each row holds method, way, size, order, the names `forgotten`, and the FIGURES, NaN where there is none. All
     classes stay candidates.
@@ -70,7 +67,7 @@ def sequence(
     sizes = sizes_of(len(on.images.vocabulary.classes)) if sizes is None else sorted(sizes)
     if not sizes or at_least("sizes", sizes[0], 1) and sizes[-1] >= len(classes):
         raise ValueError(f"sizes: {sizes} of {len(classes)} classes; expected at least one to forget and one to keep")
-    draw = np.random.default_rng(seed)
+    draw = np.random.default_rng(0)
     drawn = [draw.permutation(classes).tolist() for _ in range(at_least("orders", orders, 1))]
     jobs = (delayed(_rows)(name, order, i, sizes, on, data) for name in entrants for i, order in enumerate(drawn))
     return [row for rows in Parallel()(jobs) for row in rows]
@@ -80,37 +77,29 @@ def _rows(
     name: str, order: list[int], place: int, sizes: Sequence[int], on: EvaluationSet, data: TrainingData
 ) -> list[dict]:
     """The rows of one entrant and order."""
+    vocabulary, before, rows = on.images.vocabulary, accuracy_matrix(on.before, on.images), []
     seed = place % len(data.noisy) if data.noisy is not None else place
-    ways: dict[str, list[Edit | None]] = {"after": [], "apart": []}
-    model = data
-    for c in order[: sizes[-1]]:
-        edit = edit_of(name, model, _mask([c], on), seed)
-        ways["after"].append(edit)
-        ways["apart"].append(edit_of(name, data, _mask([c], on), seed))
+    z, model = {"after": on.z, "apart": on.z}, data
+    for size in range(1, sizes[-1] + 1):
+        forgotten = [vocabulary.classes[c] for c in order[:size]]
+        mask, last = Forget(forgotten).mask(vocabulary), Forget(forgotten[-1:]).mask(vocabulary)
+        edit = edit_of(name, model, last, seed)
+        z = {"after": _edited(z["after"], edit), "apart": _edited(z["apart"], edit_of(name, data, last, seed))}
         model = model if edit is None else model.after(edit)
-    before, rows = accuracy_matrix(on.before, on.images), []
-    for size in sizes:
-        mask, forgotten = _mask(order[:size], on), [on.images.vocabulary.classes[c] for c in order[:size]]
+        if size not in sizes:
+            continue
         floor = rates(before, accuracy_matrix(filtered(mask, on), on.images), mask)["retain_drop"]
-        union = [edit_of(name, data, mask, seed)]
-        for way, edits in {"union": union, **ways}.items():
-            figures = rates(before, accuracy_matrix(_answers(edits[:size], on), on.images), mask)
+        for way, rows_z in {"union": _edited(on.z, edit_of(name, data, mask, seed)), **z}.items():
+            answers = classify(rows_z, on.classifier, on.images.domains)
+            figures = rates(before, accuracy_matrix(answers, on.images), mask)
             figures["beyond_filter"] = figures["retain_drop"] - floor
             about = {"method": name, "way": way, "classes": size, "order": place, "forgotten": forgotten}
             rows.append(about | {figure: figures[figure] for figure in FIGURES})
     return rows
 
 
-def _mask(classes: Sequence[int], on: EvaluationSet) -> Tensor:
-    mask = torch.zeros(on.images.vocabulary.shape, dtype=torch.bool)
-    mask[list(classes)] = True
-    return mask
-
-
-def _answers(edits: Sequence[Edit | None], on: EvaluationSet) -> Tensor:
-    """What the pictures are classified as after all `edits`; None among them changes nothing."""
-    made = [edit for edit in edits if edit is not None]
-    return classify(on.z, on.classifier, on.images.domains, lambda z: reduce(lambda x, edit: edit.images(x), made, z))
+def _edited(z: Tensor, edit: Edit | None) -> Tensor:
+    return z if edit is None else edit.images(z)
 
 
 def curves(rows: Sequence[dict]) -> list[dict[str, Any]]:
@@ -122,7 +111,7 @@ def curves(rows: Sequence[dict]) -> list[dict[str, Any]]:
     for (method, way, size), group in groups.items():
         points.append({"method": method, "way": way, "classes": size, "orders": len(group)})
         for figure in FIGURES:
-            values = [row[figure] for row in group if not math.isnan(row[figure])]
+            values = [row[figure] for row in group if row[figure] == row[figure]]
             points[-1][figure] = [float(np.mean(values)), min(values), max(values)] if values else [None] * 3
     return points
 
@@ -144,9 +133,9 @@ def breaks(points: Sequence[dict]) -> dict[tuple[str, str], str]:
 
 def table(points: Sequence[dict]) -> tuple[list[list[str]], list[str]]:
     """Rows and columns: what each entrant forgets and loses at the largest size, and where it breaks, by way."""
-    last = max(point["classes"] for point in points)
+    last, broken = max(point["classes"] for point in points), breaks(points)
     ends = {(point["method"], point["way"]): point for point in points if point["classes"] == last}
-    broken, rows = breaks(points), []
+    rows = []
     for method in dict.fromkeys(point["method"] for point in points):
         rows.append([f"`{method}`"])
         for way in WAYS:

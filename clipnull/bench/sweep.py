@@ -18,7 +18,7 @@ from ..datasets.shards import results_of
 from ..embedding import embed, readable
 from ..errors import names, one_of, shorten
 from ..evaluate import Others, accuracy_matrix, classify, is_measurable, macro, others_of, rates
-from ..files import aligned, counted
+from ..files import markdown
 from ..from_names import embed_vocabulary
 from ..images import Images
 from ..methods import METHODS, solve
@@ -44,20 +44,20 @@ COUNTED = ("forgotten, right", "kept: lost, gained", "worst cell: lost", "others
 
 
 def every_request(images: Images, paradigms: Iterable[str] = PARADIGMS) -> list[Forget]:
-    """Every single class and, of several domains, every cell that holds pictures and every domain; in order."""
-    classes, domains = images.vocabulary.classes, images.vocabulary.domains
+    """Every single class and, of several domains, every cell that holds pictures and every domain; in order.
+
+    Raises ValueError for an unknown paradigm, and where none of them has a request.
+    """
+    paradigms, (classes, domains) = (
+        names("paradigms", paradigms, PARADIGMS),
+        (images.vocabulary.classes, images.vocabulary.domains),
+    )
     requests = [Forget(classes=[c]) for c in classes]
     if len(domains) > 1:
         requests += [Forget([classes[c]], [domains[k]]) for c, k in images.counts().nonzero().tolist()]
         requests += [Forget(domains=[k]) for k in domains]
-    return [request for request in requests if request.paradigm in paradigms]
-
-
-def asked_for(images: Images, paradigms: Iterable[str]) -> list[Forget]:
-    """`every_request` of known paradigms. Raises ValueError where there is none."""
-    paradigms = names("paradigms", paradigms, PARADIGMS)
-    if requests := every_request(images, paradigms):
-        return requests
+    if chosen := [request for request in requests if request.paradigm in paradigms]:
+        return chosen
     raise ValueError(f"paradigms: {shorten(paradigms)} of pictures in one domain; expected 'global' among them")
 
 
@@ -70,22 +70,22 @@ def sweep(
 ) -> list[dict]:
     """One row (`row_of`) for each request, method and prompt set that `clip` has texts of; all is embedded once.
 
-    z: embeddings of `images`, (n, d). A request whose cells had nothing to lose has no row. Requests are independent
-    jobs of joblib: they run one after another, or where `joblib.parallel_config` sends them.
+    z: embeddings of `images`, (n, d). A request with nothing to lose has no row. Requests are jobs of joblib: they run
+    one after another, or where `joblib.parallel_config` sends them.
     """
     methods = names("methods", METHODS if methods is None else methods, tuple(METHODS))
-    requests = asked_for(images, paradigms)
+    requests = every_request(images, paradigms)
     cells = embed_vocabulary(clip, images.vocabulary)
     z = embed(clip, images) if z is None else z
     classifiers = {prompts: text_classifiers(clip, images.vocabulary, prompts) for prompts in prompt_sets(clip)}
     others = others_of(clip, images.vocabulary)
-    jobs = (delayed(rows_of)(request, methods, images, cells, z, classifiers, others) for request in requests)
-    return in_order(jobs, len(requests), "bench")
+    jobs = [delayed(rows_of)(request, methods, images, cells, z, classifiers, others) for request in requests]
+    return rows_of_all(jobs, "bench")
 
 
-def in_order(jobs: Iterable[Any], requests: int, name: str) -> list[dict]:
-    """The rows of all jobs, one a request; standard error shows how far they are."""
-    progress = tqdm(results_of(jobs), name, requests, unit=" requests", mininterval=2)
+def rows_of_all(jobs: Sequence[Any], name: str) -> list[dict]:
+    """The rows of all jobs of joblib, one a request; standard error shows how far they are."""
+    progress = tqdm(results_of(jobs), name, len(jobs), unit=" requests", mininterval=2)
     return [row for rows in progress for row in rows]
 
 
@@ -120,14 +120,14 @@ def row_of(
     method: str,
     prompts: str,
     before: Tensor,
-    after: Tensor | None,
+    after: Tensor,
     images: Images,
     changed: Tensor | None = None,
 ) -> dict:
     """What a method did to one request, ready for JSON but for `bits`; None where a figure does not exist.
 
-    before, after: (n,) int64, the classes that the pictures, all of them readable, are classified as; `after` None: the
-    method takes no part and has no figure. changed: (m,) bool, which unrelated pictures got another answer.
+    before, after: (n,) int64, the classes that the pictures, all of them readable, are classified as. changed: (m,)
+    bool, which unrelated pictures got another answer.
 
     The row holds `classes` and `domains`, None for all of them; the figures of `evaluate.rates` and `collateral`, the
     percentage of `changed`; `accuracy` on the forgotten cells; `chance`, 1/C; and `pictures`, the COUNTS of forgotten
@@ -136,14 +136,16 @@ def row_of(
     if (before == -1).any():
         raise ValueError("before: -1 for a broken picture; expected readable pictures (`embedding.readable`)")
     mask = request.mask(images.vocabulary)
-    start = accuracy_matrix(before, images)
-    end = start if after is None else accuracy_matrix(after, images)
+    start, end = accuracy_matrix(before, images), accuracy_matrix(after, images)
     figures = rates(start, end, mask)
     figures["collateral"] = math.nan if changed is None else 100 * float(changed.double().mean())
-    if after is None:
-        figures, after = dict.fromkeys(figures, math.nan), before
     right, right_after = before == images.classes, after == images.classes
+    gone, lost, gained = mask[images.classes, images.domains], right & ~right_after, right_after & ~right
     worst = int((start - end).masked_fill(mask, math.nan).nan_to_num(nan=-2.0).argmax())
+    in_worst = ~gone & (images.classes * mask.shape[1] + images.domains == worst)
+    masks = gone, gone & right, gone & right_after, ~gone, ~gone & lost, ~gone & gained, in_worst
+    counts = [*(int(x.sum()) for x in masks), int((in_worst & lost).sum()) - int((in_worst & gained).sum())]
+    counts += [0, 0] if changed is None else [len(changed), int(changed.sum())]
     return {
         "paradigm": request.paradigm,
         "classes": request.classes and list(request.classes),
@@ -153,22 +155,14 @@ def row_of(
         **{name: None if math.isnan(value) else value for name, value in figures.items()},
         "accuracy": {"before": macro(start, mask), "after": macro(end, mask)},
         "chance": 1 / len(mask),
-        "pictures": _counts(mask, worst, images, right, right_after, changed),
-        "bits": (np.packbits(right), _indices(right != right_after), _indices(changed)),
+        "pictures": dict(zip(COUNTS, counts, strict=True)),
+        "bits": (np.packbits(right), _places(lost | gained), None if changed is None else _places(changed)),
     }
 
 
-def _counts(
-    mask: Tensor, worst: int, images: Images, right: Tensor, right_after: Tensor, changed: Tensor | None
-) -> dict[str, int]:
-    """COUNTS of one request. right: (n,) bool, before and after; worst: the number of the worst cell."""
-    gone, cell = mask[images.classes, images.domains], images.classes * mask.shape[1] + images.domains
-    in_worst = ~gone & (cell == worst)
-    kept_lost, kept_gained = ~gone & right & ~right_after, ~gone & ~right & right_after
-    counts = gone, gone & right, gone & right_after, ~gone, kept_lost, kept_gained, in_worst
-    worst_lost = int((in_worst & right).sum()) - int((in_worst & right_after).sum())
-    others = (0, 0) if changed is None else (len(changed), int(changed.sum()))
-    return dict(zip(COUNTS, [*(int(where.sum()) for where in counts), worst_lost, *others], strict=True))
+def _places(chosen: Tensor) -> np.ndarray:
+    """Where a mask is True: rows of a sweep over millions of pictures keep the few that changed."""
+    return np.flatnonzero(chosen).astype(np.int32)
 
 
 def pair_forgetting(
@@ -200,31 +194,30 @@ def summary(rows: Sequence[dict], images: Images, requests: Sequence[Forget]) ->
     rows: of `row_of`, all on `images`. requests: all that were made, so that those without a row can be counted.
 
     Ready for JSON: each figure is [mean, low, high] (`clipnull.bench.bootstrap`), None where there is none; `requests`
-    and `measured` count those made and those with a row; `pictures` are the COUNTS, added; `form` is that of the edits,
-    `pair_forgetting` its mean.
+    and `measured` count those made and those with a forgetting rate; `pictures` are the COUNTS, added; `form` is that
+    of the edits, `pair_forgetting` its mean.
     """
     number, entries = Counter(request.paradigm for request in requests), []
     methods, sets = (dict.fromkeys(row[key] for row in rows) for key in ("method", "prompts"))
     groups: dict[tuple[str, str, str], list[dict]] = {key: [] for key in product(number, methods, sets)}
     for row in rows:
-        if any(row[name] is not None for name in COLUMNS):  # else the method took no part
-            groups[row["paradigm"], row["method"], row["prompts"]].append(row)
+        groups[row["paradigm"], row["method"], row["prompts"]].append(row)
     m = max((row["pictures"]["others"] for row in rows), default=0)
     ends = iter(bootstrap.intervals(images, (_group(group, images, m) for group in groups.values() if group), m))
     for (paradigm, method, prompts), group in groups.items():
         intervals = next(ends) if group else {}
         entry = {"paradigm": paradigm, "method": method, "prompts": prompts, "requests": number[paradigm]}
         entry["measured"] = sum(row["forgetting_rate"] is not None for row in group)
-        entry |= {"form": group[0].get("form") if group else None, "pair_forgetting": _mean(group, "pair_forgetting")}
+        entry |= {"form": group[0].get("form") if group else None, "pair_forgetting": mean_of(group, "pair_forgetting")}
         for name in COLUMNS:
-            mean = _mean(group, name)
+            mean = mean_of(group, name)
             entry[name] = [None] * 3 if mean is None else [mean, *(round(x, 6) for x in intervals[name][1:])]
-        counts = {name: sum(row["pictures"][name] for row in group) for name in COUNTS}
-        entries.append(entry | {"pictures": counts})
+        entries.append(entry | {"pictures": {name: sum(row["pictures"][name] for row in group) for name in COUNTS}})
     return entries
 
 
-def _mean(rows: Sequence[dict], name: str) -> float | None:
+def mean_of(rows: Sequence[dict], name: str) -> float | None:
+    """The mean of one figure over the rows that have it."""
     values = [row[name] for row in rows if row.get(name) is not None]
     return round(float(np.mean(values)), 6) if values else None
 
@@ -233,35 +226,24 @@ def _group(rows: Sequence[dict], images: Images, m: int) -> bootstrap.Group:
     masks = np.stack([Forget(row["classes"], row["domains"]).mask(images.vocabulary).numpy() for row in rows])
     right, changed, others = zip(*(row["bits"] for row in rows), strict=True)
     before = np.unpackbits(right[0], count=len(images)).view(bool)
-    renamed = (None if x is None else _mask(x, m) for x in others)
-    return bootstrap.Group(masks, before, (_mask(x, len(images)) for x in changed), renamed)
+    renamed = (None if x is None else np.bincount(x, minlength=m) > 0 for x in others)
+    return bootstrap.Group(masks, before, (np.bincount(x, minlength=len(images)) > 0 for x in changed), renamed)
 
 
-def _indices(mask: Tensor | None) -> np.ndarray | None:
-    """Where `mask` is True: rows of a sweep over millions of pictures keep the few that changed."""
-    return None if mask is None else np.flatnonzero(mask).astype(np.int32)
-
-
-def _mask(indices: np.ndarray, n: int) -> np.ndarray:
-    return np.bincount(indices, minlength=n).astype(bool)
-
-
-def table(entries: Sequence[dict], requests: Sequence[Forget], prompts: str = "free") -> str:
-    """`entries` of `summary` as plain text: for each paradigm the figures with intervals, then counts of pictures."""
+def tables(
+    entries: Sequence[dict], prompts: str = "free", table: Callable[[list, list[str]], str] = markdown
+) -> list[str]:
+    """`entries` of `summary` as two tables: the figures with intervals, then counts of pictures. table: of `files`."""
     one_of("prompts", prompts, PROMPTS)
-    entries, blocks = [row for row in entries if row["prompts"] == prompts], []
-    for paradigm, n in Counter(request.paradigm for request in requests).items():
-        rows = [row for row in entries if row["paradigm"] == paradigm]
-        measured = max((row["measured"] for row in rows), default=0)
-        left_out = f"; {n - measured} left out, with nothing to lose" if measured < n else ""
-        figures = [[row["method"], *(format_ends(name, row[name]) for name in COLUMNS)] for row in rows]
-        counts = [[row["method"], *format_counts(row)] for row in rows]
-        blocks += [
-            f"{paradigm}: {counted(measured, 'request')}, prompts {prompts!r}{left_out}",
-            aligned(figures, ["", *COLUMNS.values()]),
-            aligned(counts, ["pictures", *COUNTED]),
-        ]
-    return "\n\n".join(blocks)
+    figures, counts = [], []
+    for row in (row for row in entries if row["prompts"] == prompts):
+        start = [row["paradigm"], f"`{row['method']}`", f"{row['measured']} of {row['requests']}"]
+        pairs = "–" if row.get("pair_forgetting") is None else f"{row['pair_forgetting']:.2f}"
+        ends = [format_ends(name, row[name]) for name in COLUMNS]
+        figures.append([*start, *ends, pairs, row.get("form") or "–"])
+        counts.append([*start, *format_counts(row)])
+    head = ["paradigm", "method", "requests"]
+    return [table(figures, [*head, *COLUMNS.values(), "pairwise", "form"]), table(counts, [*head, *COUNTED])]
 
 
 def format_ends(name: str, ends: Sequence[float | None]) -> str:
@@ -303,9 +285,9 @@ def to_json(
 
 def about(kind: str, name: str, clip: Clip, images: Images) -> dict[str, Any]:
     """What a measurement was made on, for results."""
-    (c, k), model = images.vocabulary.shape, {"model": clip.name, "pretrained": clip.pretrained}
-    shape = {"pictures": len(images), "classes": c, "domains": k}
-    return {"kind": kind, "name": name, **model, "stored": clip.stored is not None, **shape}
+    model = {"model": clip.name, "pretrained": clip.pretrained, "stored": clip.stored is not None}
+    shape = dict(zip(("classes", "domains"), images.vocabulary.shape, strict=True))
+    return {"kind": kind, "name": name} | model | {"pictures": len(images)} | shape
 
 
 def without_bits(rows: Sequence[dict]) -> list[dict]:

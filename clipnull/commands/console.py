@@ -35,14 +35,13 @@ class Parser(argparse.ArgumentParser):
 
     def refuse(self, arguments: Sequence[str]) -> NoReturn:
         """The error for `arguments` that no parser took."""
-        command = self.prog.rpartition(" ")[2]
+        command, unknown = self.prog.rpartition(" ")[2], [word for word in arguments if word.startswith("-")]
+        if not unknown:
+            self.error(f"{command}: {' '.join(arguments)}: not expected here; see {self.prog} --help")
         options = [option for action in self._actions for option in action.option_strings if option != "-h"]
-        for argument in arguments:
-            if argument.startswith("-"):
-                matches = near(argument.partition("=")[0], options)
-                hint = f"did you mean {' or '.join(matches)}?" if matches else f"expected one of {', '.join(options)}"
-                self.error(f"{command}: {argument} is not an option; {hint}")
-        self.error(f"{command}: {' '.join(arguments)}: not expected here; see {self.prog} --help")
+        matches = near(unknown[0].partition("=")[0], options)
+        hint = f"did you mean {' or '.join(matches)}?" if matches else f"expected one of {', '.join(options)}"
+        self.error(f"{command}: {unknown[0]} is not an option; {hint}")
 
 
 Option = Callable[..., argparse.Action]

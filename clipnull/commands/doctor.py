@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
-import io
 import platform
 import shutil
 import sys
@@ -13,14 +12,12 @@ from collections.abc import Callable
 
 from .console import add_command
 
-PACKAGES = ("torch", "open_clip_torch", "numpy", "scikit-learn", "safetensors", "pillow", "matplotlib", "seaborn")
-COURSE = ("pandas", "papermill", "nbclient", "ipykernel")
+PACKAGES = "torch open_clip_torch numpy scikit-learn safetensors pillow matplotlib seaborn pandas papermill ipykernel"
 MEMORY_GB, DISK_GB, SLOWEST = 1.0, 0.5, 5.0
 """What should be free, and the pictures a second below which lessons take unpleasantly long."""
 
 
 def add(commands: argparse._SubParsersAction) -> None:
-    """Put the parser of this command among those of `clipnull`."""
     add_command(commands, "doctor", doctor, "check this machine for the course: one line when all is well")
 
 
@@ -42,24 +39,19 @@ def _python() -> str:
 
 
 def _packages() -> str:
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES + COURSE}
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES.split()}
     return f"torch {versions['torch']}"
 
 
-def _memory() -> str:
+def _memory_and_disk() -> str:
     import psutil
 
-    free = psutil.virtual_memory().available / 1e9
-    assert free >= MEMORY_GB, f"{free:.1f} GB free; expected {MEMORY_GB:g} GB"
-    return f"{free:.1f} GB of memory"
-
-
-def _disk() -> str:
     from ..files import cache_folder
 
-    free = shutil.disk_usage(cache_folder()).free / 1e9
-    assert free >= DISK_GB, f"{free:.1f} GB free for the cache; expected {DISK_GB:g} GB"
-    return f"{free:.1f} GB of disk free"
+    memory, disk = psutil.virtual_memory().available / 1e9, shutil.disk_usage(cache_folder()).free / 1e9
+    assert memory >= MEMORY_GB, f"{memory:.1f} GB of memory free; expected {MEMORY_GB:g} GB"
+    assert disk >= DISK_GB, f"{disk:.1f} GB free for the cache; expected {DISK_GB:g} GB"
+    return f"{memory:.1f} GB of memory and {disk:.1f} GB of disk free"
 
 
 def _kernel() -> str:
@@ -67,14 +59,6 @@ def _kernel() -> str:
 
     import_jupyter("jupyter_client.kernelspec").KernelSpecManager().get_kernel_spec("python3")
     return "the kernel python3"
-
-
-def _figures() -> str:
-    from matplotlib.figure import Figure
-
-    Figure(figsize=(2, 1)).savefig(picture := io.BytesIO(), format="png")
-    assert picture.getvalue()[:4] == b"\x89PNG", "no PNG was drawn"
-    return "figures"
 
 
 def _model_and_pictures() -> str:
@@ -94,10 +78,8 @@ def _model_and_pictures() -> str:
 CHECKS: dict[Callable[[], str], str] = {
     _python: "install Python 3.11 or later, then: make env (or: conda env create -f environment.yml)",
     _packages: "make env (or: pip install -e '.[course]'), and choose that environment's kernel",
-    _memory: "close other programs",
-    _disk: "make room, or set the variable CLIPNULL_CACHE to a folder on another disk",
+    _memory_and_disk: "close other programs; make room, or set the variable CLIPNULL_CACHE to a folder on another disk",
     _kernel: "python -m ipykernel install --sys-prefix --name python3",
-    _figures: "pip install --force-reinstall matplotlib",
     _model_and_pictures: "git checkout -- data; if its files are tiny text files, git did not fetch them whole",
 }
 """What is checked, and what to do where it fails."""

@@ -26,9 +26,8 @@ def add(commands: argparse._SubParsersAction) -> None:
     option("--labelled", metavar="DATA", help=labelled)
     option("--seeds", type=int, default=3, help="with --baselines: for what is drawn [3]")
 
-    option = add_command(
-        commands, "paper", paper, "embed and bench several models and folders, beside the paper's two figures"
-    )
+    text = "embed and bench several models and folders, beside the paper's two figures"
+    option = add_command(commands, "paper", paper, text)
     option("folders", nargs="+", type=Path, metavar="FOLDER", help="of pictures, such as PACS")
     option("--models", nargs="+", default=["ViT-B-16", "ViT-L-14"], help="[ViT-B-16 ViT-L-14]")
     option("--pretrained", metavar="TAG", default="openai", help="their weights [openai]")
@@ -43,7 +42,7 @@ def add(commands: argparse._SubParsersAction) -> None:
 def bench(args: argparse.Namespace) -> int:
     from ..bench import comparison, report, sweep
     from ..datasets.loading import load_images, name_of
-    from ..files import write_text
+    from ..files import aligned, write_text
     from ..methods import METHODS
     from ..models import load
     from ..stored import is_stored
@@ -59,10 +58,11 @@ def bench(args: argparse.Namespace) -> int:
     if args.baselines:
         labelled = load_images(args.labelled) if args.labelled else None if args.data else load_images(split="train")
         entry = report.to_json(clip, images, name, labelled, methods, paradigms, args.seeds)
-        text = report.text(entry)
+        text = report.tables(entry, aligned)
     else:
         entry = sweep.to_json(clip, images, name, methods, paradigms)
-        text = sweep.table(entry["summary"], sweep.every_request(images, paradigms), args.prompts)
+        about = f"Means over requests with 95 % intervals, prompts {args.prompts!r}:"
+        text = "\n\n".join([about, *sweep.tables(entry["summary"], args.prompts, aligned)])
     if args.json:
         write_text(args.json, json.dumps(entry, indent=1, allow_nan=False) + "\n")
     print(text)

@@ -11,12 +11,10 @@ yardstick and not a method.
   domains is swept.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import product
 
-import numpy as np
+import pandas as pd
 import script
 import torch
 import torch.nn.functional as F
@@ -121,24 +119,23 @@ def curves(clip: Clip, images: Images) -> list[dict]:
     """
     images, (z,) = readable(images, embed(clip, images))
     cells, classifier = embed_vocabulary(clip, images.vocabulary), text_classifiers(clip, images.vocabulary)[0]
-    first, others = images.halves(), others_of(clip, images.vocabulary)
+    first, others, rows = images.halves(), others_of(clip, images.vocabulary), []
     sides = (first, ~first)  # what one of them teaches is measured on the other
     halves = [Half(z[~side], images.where(~side)) for side in sides]
     before = accuracy_matrix(classify(z, classifier, images.domains), images)
     apart = cells.domain_directions @ cells.domain_directions.T
     unit = float((1 - (apart.sum(1) - 1) / max(1, len(apart) - 1)).mean())
-    rows: dict[tuple[str, str, bool, float], list[dict[str, float]]] = {}
 
     def keep(request: Forget, method: str, labelled: bool, setting: float, changes: Sequence[Change]) -> None:
         after = torch.empty(len(z), dtype=torch.int64)
         for side, change in zip(sides, changes, strict=True):
             after[side] = classify(z[side], classifier, images.domains[side], change)
+        about = {"paradigm": request.paradigm, "method": method, "labelled": labelled, "setting": setting}
         figures = rates(before, accuracy_matrix(after, images), request.mask(images.vocabulary))
-        figures["collateral"] = math.nan
         if others and method == "oblique" and is_measurable(request):
             changed = torch.stack([others.changed(change) for change in dict.fromkeys(changes)])
             figures["collateral"] = 100 * float(changed.double().mean())
-        rows.setdefault((request.paradigm, method, labelled, setting), []).append(figures)
+        rows.append(about | figures)
 
     for request in every_request(images, PARADIGMS):
         mask = request.mask(images.vocabulary)
@@ -152,17 +149,12 @@ def curves(clip: Clip, images: Images) -> list[dict]:
         for x in OFFSETS:
             keep(request, "gated", False, x, [solve(cells, mask, "gated", offset=x * unit).images] * 2)
             keep(request, "gated", True, x, [gate(cells, mask, half, x) for half in halves])
-    drawn = []
-    for paradigm, method, labelled in product(PARADIGMS, ("oblique", "gated"), (False, True)):
-        groups = {key[3]: group for key, group in rows.items() if key[:3] == (paradigm, method, labelled)}
-        points = [{"setting": x} | {f: _mean([r[f] for r in group]) for f in COLUMNS} for x, group in groups.items()]
-        drawn.append({"paradigm": paradigm, "method": method, "labelled": labelled, "points": points})
+    drawn, table = [], pd.DataFrame(rows).reindex(columns=["paradigm", "method", "labelled", "setting", *COLUMNS])
+    for (paradigm, method, labelled), curve in table.groupby(["paradigm", "method", "labelled"], sort=False):
+        means = curve.groupby("setting", sort=False)[list(COLUMNS)].mean().iterrows()
+        points = [{"setting": x} | {f: None if v != v else round(v, 4) for f, v in row.items()} for x, row in means]
+        drawn.append({"paradigm": paradigm, "method": method, "labelled": bool(labelled), "points": points})
     return drawn
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    known = [v for v in values if v == v]
-    return round(float(np.mean(known)), 4) if known else None
 
 
 def measure(name: str, clip: Clip, images: Images) -> dict:

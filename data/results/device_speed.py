@@ -28,15 +28,9 @@ from clipnull.models import Clip, load
 from clipnull.prototypes import synthesize
 
 MODELS = ("ViT-B-32", "ViT-B-16", "ViT-L-14")
-STEPS = 60
-"""Of ascent, for a prototype: the default of `synthesize`."""
-
-EDITS = ("oblique", "gated")
-"""A linear edit, and one with a gate."""
-
-FILES, DRAWN = 3072, 128
-"""Pictures that are read from files for a GPU; so many different ones."""
-
+STEPS = 60  # of ascent, for a prototype: the default of `synthesize`
+EDITS = ("oblique", "gated")  # a linear edit, and one with a gate
+FILES, DRAWN = 3072, 128  # pictures that are read from files for a GPU; so many different ones
 SIZES = {"cuda": (512, 32, STEPS, 1_000_000), "cpu": (4, 1, 1, 20_000)}
 """Pictures embedded, prototypes, steps of ascent, embeddings edited: as few on the CPU as give a first idea."""
 
@@ -121,23 +115,23 @@ def report(figures: dict) -> str:
     """What `measure` gives, as plain text."""
     about = "random weights; 345 classes x 6 domains, one class forgotten"
     lines = [f"{figures['device']}, PyTorch {figures['torch']}; {about}"]
-    for model, own in figures["models"].items():
-        embedded = ", ".join(f"{rate:.1f} pictures a second in {name}" for name, rate in own["embed"].items())
-        made = own["synthesize"]
-        each, steps = made["seconds"] / made["prototypes"], made["steps"]
-        whole = "" if steps == STEPS else f"; {STEPS} of them by arithmetic {STEPS * each / steps:.1f} s"
+    for model, times in figures["models"].items():
+        embedded = ", ".join(f"{rate:.1f} pictures a second in {name}" for name, rate in times["embed"].items())
+        n, steps, seconds = times["synthesize"].values()
+        whole = "" if steps == STEPS else f"; {STEPS} of them by arithmetic {STEPS * seconds / n / steps:.1f} s"
         edits = "; ".join(
-            f"{method} made in {1000 * own['solve'][method]:.0f} ms on the CPU, {rate:.0f} rows a second"
-            for method, rate in own["edit"].items()
+            f"{method} made in {1000 * times['solve'][method]:.0f} ms on the CPU, {rate:.0f} rows a second"
+            for method, rate in times["edit"].items()
         )
-        ascent = f"a prototype ({made['prototypes']} at once), {steps} steps: {each:.2f} s{whole}"
+        ascent = f"a prototype ({n} at once), {steps} steps: {seconds / n:.2f} s{whole}"
         lines += [f"{model}: {embedded}", f"  {ascent}", f"  {edits}"]
-        if "files" in own:
-            bare, ours = own["files"]["bare"], own["files"]["clipnull"]
-            share = f"{ours / bare:.2f} of a bare loop of open_clip ({bare:.1f}); target: {EMBED}"
-            lines.append(f"  clipnull embed, JPEG files: {ours:.1f} pictures a second, {share}")
-        if "far" in own:
-            apart = ", ".join(f"{far:.1e} in {name}" for name, far in own["far"].items())
+        if files := times.get("files"):
+            share = f"{files['clipnull'] / files['bare']:.2f} of a bare loop of open_clip ({files['bare']:.1f})"
+            lines.append(
+                f"  clipnull embed, JPEG files: {files['clipnull']:.1f} pictures a second, {share}; target: {EMBED}"
+            )
+        if "far" in times:
+            apart = ", ".join(f"{far:.1e} in {name}" for name, far in times["far"].items())
             lines.append(f"  1 - cosine to the CPU's embedding, the worst of eight pictures of noise: {apart}")
     return "\n".join(lines)
 

@@ -2,9 +2,10 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
+import pandas as pd
 import script
 import torch
 from torch import Tensor
@@ -36,7 +37,7 @@ TIMES = 40
 def check(
     clip: Clip, images: Images, paradigms: Sequence[str] = PARADIGMS, prototypes: bool = True
 ) -> tuple[list[dict], list[dict]]:
-    """Forecast and truth of every request and candidate (`outlook.candidates`), ready for JSON; then the choices.
+    """Forecast and truth of every request and candidate (`choosing.candidates`), ready for JSON; then the choices.
 
     A row holds `paradigm`, `method`, `usual` (whether at its default strength), of each of FIGURES [truth, forecast,
     low, high], None where there is none, and of usual ones `noise` (`Redrawn`). A choice holds, for each request,
@@ -62,9 +63,9 @@ def check(
         if tried:
             chosen, _ = best_of([(edit, forecast) for edit, forecast, _ in tried])
             worth = {id(edit): n for edit, _, n in tried}
-            choice = {"paradigm": request.paradigm, "chosen": chosen.method, "points": worth[id(chosen)]}
             usual = {edit.method: n for edit, _, n in tried if is_usual(edit)}
-            choices.append(choice | {"best": max(worth.values()), "usual": usual})
+            choice = {"chosen": chosen.method, "points": worth[id(chosen)], "best": max(worth.values()), "usual": usual}
+            choices.append({"paradigm": request.paradigm} | choice)
     return rows, choices
 
 
@@ -114,62 +115,37 @@ def to_json(name: str, rows: Sequence[dict], choices: Sequence[dict]) -> dict:
     of the choice by forecast, of the best in hindsight, and of each method for all requests; `near`: the share of
     requests where the choice is within two points of the best.
     """
-    usual = [row for row in rows if row["usual"]]
-    groups: dict[tuple[str, str], list[dict]] = {}
-    methods, paradigms = (list(dict.fromkeys(row[key] for row in usual)) for key in ("method", "paradigm"))
-    for row in usual:
-        groups.setdefault((row["paradigm"], row["method"]), []).append(row)
-    means = [
-        {"paradigm": paradigm, "method": method}
-        | {f: _means(_known(groups[paradigm, method], f)[:, :2]) for f in FIGURES}
-        for paradigm in paradigms
-        for method in methods
-        if (paradigm, method) in groups
-    ]
+    table = pd.DataFrame(
+        [row["paradigm"], row["method"], f, *row[f], row["noise"][f]] for row in rows if row["usual"] for f in FIGURES
+    ).set_axis(["paradigm", "method", "figure", "truth", "forecast", "low", "high", "noise"], axis=1)
+    table = table.dropna(subset=["truth", "forecast", "low", "high"])
+    means = []
+    for (paradigm, method), group in table.groupby(["paradigm", "method"], sort=False):
+        of = {f: _rounded(group.loc[group.figure == f, ["truth", "forecast"]].mean()) for f in FIGURES}
+        means.append({"paradigm": paradigm, "method": method} | of)
     errors = []
-    for method in ("all", *methods):
-        of, of_means = ([row for row in some if method in ("all", row["method"])] for some in (usual, means))
-        errors.append({"method": method} | {f: _errors(of, of_means, f) for f in FIGURES})
+    for method in ("all", *dict.fromkeys(table.method)):
+        errors.append({"method": method})
+        for f in FIGURES:
+            x = table[(table.figure == f) & table.method.isin([method] if method != "all" else table.method)]
+            inside = (x.low - 1e-6 <= x.truth) & (x.truth <= x.high + 1e-6)
+            known = [row[f] for row in means if method in ("all", row["method"]) and None not in row[f]]
+            of_means = np.mean([abs(truth - forecast) for truth, forecast in known] or [math.nan])
+            errors[-1][f] = _rounded([(x.truth - x.forecast).abs().mean(), of_means, inside.mean(), x.noise.mean()])
     about = {"kind": "forecast", "name": f"forecast, {name}", "requests": len(choices)}
     return about | {"errors": errors, "means": means, "choice": _choice(choices)}
 
 
-def _rounded(values: Sequence[float]) -> list[float | None]:
-    return [None if math.isnan(v) else round(v, 4) for v in values]
-
-
-def _known(rows: Sequence[dict], figure: str) -> np.ndarray:
-    """The lists of numbers of one figure, without those that hold None: (n, 2) or (n, 4)."""
-    values = [row[figure] for row in rows if None not in row[figure]]
-    return np.array(values, dtype=np.float64).reshape(len(values), -1 if values else 4)
-
-
-def _means(values: np.ndarray) -> list[float | None]:
-    return [round(float(v), 4) for v in values.mean(0)] if len(values) else [None] * values.shape[1]
-
-
-def _errors(rows: Sequence[dict], means: Sequence[dict], figure: str) -> list[float | None]:
-    x, m = _known(rows, figure), _known(means, figure)
-    if not len(x):
-        return [None] * 4
-    truth, forecast, low, high = x.T
-    inside = (low - 1e-6 <= truth) & (truth <= high + 1e-6)
-    noise = [row["noise"][figure] for row in rows if row["noise"][figure] is not None]
-    error, of_means = np.abs(truth - forecast).mean(), np.abs(m[:, 0] - m[:, 1]).mean()
-    return [round(float(v), 4) for v in (error, of_means, inside.mean(), np.mean(noise or [math.nan]))]
+def _rounded(values: Iterable[float]) -> list[float | None]:
+    return [None if math.isnan(v) else round(float(v), 4) for v in values]
 
 
 def _choice(choices: Sequence[dict]) -> dict:
-    def mean(values: list[float]) -> float:
-        return round(float(np.mean(values)), 3)
-
-    return {
-        "chosen": mean([c["points"] for c in choices]),
-        "best": mean([c["best"] for c in choices]),
-        "near": mean([c["points"] >= c["best"] - 2 for c in choices]),
-        "usual": {m: mean([c["usual"][m] for c in choices]) for m in choices[0]["usual"]},
-        "methods": dict(Counter(c["chosen"] for c in choices)),
-    }
+    table = pd.DataFrame(choices)
+    usual = pd.DataFrame(list(table.usual)).mean().round(3).to_dict()
+    mean = {"chosen": table.points.mean(), "best": table.best.mean(), "near": (table.points >= table.best - 2).mean()}
+    mean = {name: round(float(value), 3) for name, value in mean.items()}
+    return mean | {"usual": usual, "methods": dict(Counter(table.chosen))}
 
 
 def section(entry: dict) -> list[str]:

@@ -106,15 +106,15 @@ def many() -> dict:
     """`edit_many` of MANY embeddings, with an edit of each method that forgets one class of CLASSES."""
     cells, mask = random_cells(MANY_WIDTH, torch.Generator().manual_seed(0)), speed_masks()["one class"]
     edits = {method: solve(cells, mask, method) for method in METHODS}
-    return {"many": alone(edit_many, MANY, edits, cells.texts.transpose(0, 1).float(), [WHOLE])}
+    return {"many": alone(edit_many, MANY, edits, cells.texts.transpose(0, 1).float())}
 
 
-def edit_many(n: int, edits: dict[str, Edit], classifiers: Tensor, whole: Iterable[str] | None = None) -> dict:
+def edit_many(n: int, edits: dict[str, Edit], classifiers: Tensor, whole: Iterable[str] = (WHOLE,)) -> dict:
     """Seconds in which n embeddings are edited and classified, for each edit; and the memory of this process.
 
-    classifiers: (K, C, d), one for each domain. whole: the edits that go through all n, by default all; the others go
-    through a tenth, and their seconds are ten times as many. `input`: bytes of the embeddings, (n, d) float32;
-    `beyond`: bytes by which the peak grew after they were made; `peak`: all that the process had at once.
+    classifiers: (K, C, d), one for each domain. whole: the edits that go through all n; the others go through a tenth,
+    and their seconds are ten times as many. `input`: bytes of the embeddings, (n, d) float32; `peak`: the most bytes
+    that the process had at once, None outside Linux; `beyond`: by which that grew after the embeddings were made.
     """
     generator, (k, c, width) = torch.Generator().manual_seed(0), classifiers.shape
     vocabulary = Vocabulary([f"class {i}" for i in range(c)], [f"domain {i}" for i in range(k)])
@@ -122,14 +122,15 @@ def edit_many(n: int, edits: dict[str, Edit], classifiers: Tensor, whole: Iterab
     z = torch.empty(n, width).normal_(generator=generator)
     start, seconds = peak_memory(), {}
     for name, edit in edits.items():
-        share = 1 if whole is None or name in whole else 10
-        rows, k = z[: n // share], domains[: n // share]
-        some, begun = Images((), classes[: n // share], k, vocabulary, rows), time.perf_counter()
-        accuracy_matrix(classify(rows, classifiers, k, edit.images), some)
+        share = 1 if name in whole else 10
+        some, begun = (
+            Images((), *(x[: n // share] for x in (classes, domains)), vocabulary, z[: n // share]),
+            time.perf_counter(),
+        )
+        accuracy_matrix(classify(some.stored, classifiers, some.domains, edit.images), some)
         seconds[name] = share * (time.perf_counter() - begun)
     peak = peak_memory()
-    beyond = None if start is None or peak is None else peak - start
-    return {"seconds": seconds, "input": z.nbytes, "beyond": beyond, "peak": peak}
+    return {"seconds": seconds, "input": z.nbytes, "beyond": peak and start and peak - start, "peak": peak}
 
 
 def alone(call: Callable[..., dict], *arguments: object) -> dict:
@@ -139,27 +140,14 @@ def alone(call: Callable[..., dict], *arguments: object) -> dict:
 
 
 def peak_memory() -> int | None:
-    """The most bytes of memory that this process had at once; None where the system does not say (Windows)."""
-    status = Path("/proc/self/status")
-    if status.is_file():  # Linux, where `ru_maxrss` of a new process begins with that of its parent
-        match = re.search(r"^VmHWM:\s+(\d+) kB", status.read_text(encoding="utf-8"), re.MULTILINE)
-        return match and 1024 * int(match[1])
-    try:
-        import resource
-    except ImportError:
-        return None
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
+    """The most bytes of memory that this process had at once; None outside Linux."""
+    status = Path("/proc/self/status")  # `ru_maxrss` of a new process begins with that of its parent
+    match = status.is_file() and re.search(r"^VmHWM:\s+(\d+) kB", status.read_text(encoding="utf-8"), re.MULTILINE)
+    return 1024 * int(match[1]) if match else None
 
 
-def rates_of_embedding() -> dict:
-    """Pictures a second of `bare_loop` and of `clipnull embed`, see `rates`."""
-    return {"embed": rates(load("ViT-B-32", "none", "cpu"), JPEGS, bare_loop)}
-
-
-def rates(
-    clip: Clip, n: int, bare: Callable[[Clip, Images], Tensor], drawn: int | None = None, rounds: int = 2
-) -> dict:
-    """Pictures a second of `bare` and of `clipnull embed`, on n JPEG files: the best of some rounds in turn.
+def rates(clip: Clip, n: int, bare: Callable[[Clip, Images], Tensor], drawn: int | None = None) -> dict:
+    """Pictures a second of `bare` and of `clipnull embed`, on n JPEG files: the best of two rounds in turn.
 
     drawn: how many of the files differ. The fingerprint of the model, once for a model, is not counted.
     """
@@ -169,12 +157,11 @@ def rates(
         files, nowhere = jpegs(Path(folder), min(n, drawn or n)), torch.zeros(n, dtype=torch.int64)
         order = torch.randperm(n, generator=torch.Generator().manual_seed(0)) % len(files)  # no two shards alike
         images = Images(tuple(files[i] for i in order), nowhere, nowhere, Vocabulary(["a", "b"], ["c"]))
-        for _ in range(rounds):
-            for what in least:
-                with tempfile.TemporaryDirectory(dir=folder) as kept:
-                    start = time.perf_counter()
-                    bare(clip, images) if what == "bare" else embed_shards(clip, images, kept)
-                    least[what] = min(least[what], time.perf_counter() - start)
+        for what in (*least, *least):
+            with tempfile.TemporaryDirectory(dir=folder) as shards:
+                start = time.perf_counter()
+                bare(clip, images) if what == "bare" else embed_shards(clip, images, shards)
+                least[what] = min(least[what], time.perf_counter() - start)
     return {what: n / seconds for what, seconds in least.items()}
 
 
@@ -201,13 +188,8 @@ def jpegs(folder: Path, n: int) -> tuple[Path, ...]:
 
 
 def _added(edit: Edit, clip: Clip, z: Tensor) -> float:
-    """Seconds that what an edited tower has and `clip` lacks takes on z (n, d); infinite unless that runs after it."""
-    towers = [model.visual for model in (clip.model, edit.apply(clip).model)]
-    layers = getattr(towers[1], "edits", None)
-    shapes = [[(name, p.shape) for name, p in tower.named_parameters()] for tower in towers]
-    modules = [[name for name, _ in tower.named_modules() if not name.startswith("edits")] for tower in towers]
-    if shapes[0] != shapes[1] or modules[0] != modules[1]:
-        return math.inf
+    """Seconds that the layers take which an edited tower has after the one of `clip`, on z (n, d)."""
+    layers = getattr(edit.apply(clip).model.visual, "edits", None)
     return least_seconds(partial(layers, z)) if layers else 0.0
 
 
@@ -241,31 +223,25 @@ def least_seconds(call: Callable[[], object], patience: float = 0.2) -> float:
 def edit_of_one(method: str) -> Edit:
     """One that forgets the first of INDEX_CLASSES random texts."""
     texts = torch.randn(INDEX_CLASSES, 1, INDEX_WIDTH, generator=torch.Generator().manual_seed(0))
-    mask = torch.zeros(INDEX_CLASSES, 1, dtype=torch.bool)
-    mask[0] = True
-    return solve(Cells(F.normalize(texts, dim=-1)), mask, method)
+    return solve(Cells(F.normalize(texts, dim=-1)), torch.arange(INDEX_CLASSES)[:, None] == 0, method)
 
 
-def switches(edits: dict[str, Edit], rounds: int = 2) -> dict[str, float]:
-    """Seconds in which an index in a .npy is copied, as "bare", and in which each edit is applied to it: the least."""
+def switches() -> dict[str, float]:
+    """Seconds in which an index in a .npy is copied, as "bare", and in which an edit of each form is applied to it."""
+    edits = {method: edit_of_one(method) for method in FORMS}
     least = dict.fromkeys(["bare", *edits], math.inf)
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "index.npy")
+        index = np.lib.format.open_memmap(source, "w+", np.float32, (ROWS, INDEX_WIDTH))
         block = F.normalize(torch.randn(CHUNK, INDEX_WIDTH, generator=torch.Generator().manual_seed(0)), dim=1).numpy()
-        with open(source, "wb") as file:
-            head = {"descr": "<f4", "fortran_order": False, "shape": (ROWS, INDEX_WIDTH)}
-            np.lib.format.write_array_header_1_0(file, head)
-            for first in range(0, ROWS, CHUNK):
-                block[: ROWS - first].tofile(file)
-        for _ in range(rounds):
-            for name in least:
-                with tempfile.TemporaryDirectory(dir=folder) as place:
-                    out, begun = Path(place, "out.npy"), time.perf_counter()
-                    if name == "bare":
-                        copy(source, out)
-                    else:
-                        apply_edit(edits[name], source, out)
-                    least[name] = min(least[name], time.perf_counter() - begun)
+        for first in range(0, ROWS, CHUNK):
+            index[first : first + CHUNK] = block[: ROWS - first]
+        index.flush()
+        for name in (*least, *least):
+            with tempfile.TemporaryDirectory(dir=folder) as place:
+                out, begun = Path(place, "out.npy"), time.perf_counter()
+                copy(source, out) if name == "bare" else apply_edit(edits[name], source, out)
+                least[name] = min(least[name], time.perf_counter() - begun)
     return least
 
 
@@ -277,15 +253,10 @@ def copy(source: Path, out: Path) -> None:
             new.write(memoryview(buffer)[:size])
 
 
-def query(edit: Edit) -> float:
+def query() -> float:
     """Seconds in which one query is edited, the mean of a thousand."""
-    t = F.normalize(torch.randn(1, INDEX_WIDTH), dim=1)
-
-    def thousand() -> None:
-        for _ in range(1000):
-            edit.queries(t)
-
-    return least_seconds(thousand, patience=1.0) / 1000
+    t, edit = F.normalize(torch.randn(1, INDEX_WIDTH), dim=1), edit_of_one("oblique")
+    return least_seconds(lambda: [edit.queries(t) for _ in range(1000)], patience=1.0) / 1000
 
 
 def forget() -> dict[str, float]:
@@ -312,9 +283,9 @@ PARTS: dict[str, Callable[[], dict]] = {
     "inference": inference,
     "answer": answer,
     "many": many,
-    "embed": rates_of_embedding,
-    "apply": lambda: {"apply": switches({method: edit_of_one(method) for method in FORMS})},
-    "query": lambda: {"query": query(edit_of_one("oblique"))},
+    "embed": lambda: {"embed": rates(load("ViT-B-32", "none", "cpu"), JPEGS, bare_loop)},
+    "apply": lambda: {"apply": switches()},
+    "query": lambda: {"query": query()},
     "forget": lambda: {"forget": alone(forget)["seconds"]},
 }
 
@@ -329,18 +300,15 @@ def rows(figures: dict) -> list[tuple[str, float, str, float]]:
         table.append((f"{method}, added to a forward pass of 8 pictures", 100 * share, "%", 100 * GATE))
     if "answer" in figures:
         table.append(("changed request to new accuracy matrix", 1000 * figures["answer"], "ms", 1000 * ANSWER))
-    if "many" in figures:
-        what = f"{MANY:,} embeddings edited and classified"
-        table += [(f"{m}, {what}", t, "s", MANY_SECONDS) for m, t in figures["many"]["seconds"].items()]
-        if figures["many"]["peak"] is not None:
-            table.append(("memory of that", figures["many"]["peak"] / 1e9, "GB", MANY_BYTES / 1e9))
-    if "embed" in figures:
-        share = figures["embed"]["clipnull"] / figures["embed"]["bare"]
-        table.append(("clipnull embed, JPEG files", share, "of a bare loop", EMBED))
-    bare, what = index.get("apply", {}).get("bare"), f"clipnull apply, {ROWS:,} x {INDEX_WIDTH}"
-    table += [
-        (f"{m}, {what}", bare / t, "of a bare copy", SHARE) for m, t in index.get("apply", {}).items() if m != "bare"
-    ]
+    for method, seconds in figures.get("many", {}).get("seconds", {}).items():
+        table.append((f"{method}, {MANY:,} embeddings edited and classified", seconds, "s", MANY_SECONDS))
+    if peak := figures.get("many", {}).get("peak"):
+        table.append(("memory of that", peak / 1e9, "GB", MANY_BYTES / 1e9))
+    if rate := figures.get("embed"):
+        table.append(("clipnull embed, JPEG files", rate["clipnull"] / rate["bare"], "of a bare loop", EMBED))
+    times = dict(index.get("apply", {}))
+    bare, what = times.pop("bare", 0), f"clipnull apply, {ROWS:,} x {INDEX_WIDTH}"
+    table += [(f"{method}, {what}", bare / seconds, "of a bare copy", SHARE) for method, seconds in times.items()]
     if "query" in index:
         table.append(("a query edited", 1e6 * index["query"], "µs", 1e6 * QUERY))
     if "forget" in index:

@@ -9,6 +9,7 @@ import argparse
 import json
 import math
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import bounds
@@ -19,14 +20,15 @@ import picture
 import speed
 
 from clipnull.audits.findings import format_number as number
-from clipnull.bench import report
-from clipnull.bench.sweep import COLUMNS, COUNTED, format_counts, format_ends
+from clipnull.bench import report, sweep
+from clipnull.bench.sweep import COLUMNS, format_ends
 from clipnull.errors import one_of
 from clipnull.files import markdown, write_text
 
 FOLDER, PAGE, README = Path("data", "results"), Path("RESULTS.md"), Path("README.md")
 BEST = ("oblique", "neuron", "gated")
 FIGURES = ("forgetting_rate", "retain_drop", "sibling_class_drop", "worst_cell_drop", "collateral")
+SHORT = ("{:.3f}", "{:+.1f}", "{:+.1f}", "{:+.1f}")
 TARGETS = {  # (method, paradigm): forgetting rate at least; retain drop, sibling class, worst cell at most
     ("gated", "global"): (0.99, 0.0, None, 1),
     ("gated", "selective"): (0.99, 0.0, 1.5, 2),
@@ -37,8 +39,6 @@ TARGETS = {  # (method, paradigm): forgetting rate at least; retain drop, siblin
     ("oblique", "selective"): (0.95, 0.5, 6, 9),
     ("oblique", "complete"): (0.90, 1.5, None, 9),
 }
-
-
 FINE_TUNED = (
     "Fine-tuning on kept pictures (`--slow`; batches of 32 from the train split, the forgotten names among the "
     "candidates): percent of forgotten / kept pictures named right."
@@ -59,10 +59,8 @@ def write(files: Iterable[Path] = (), root: Path = Path()) -> list[Path]:
     for place in (root / FOLDER, root / PAGE, root / README):
         if not place.exists():
             raise ValueError(f"root: {str(place)!r} does not exist; expected the folder of a clone")
-    paths = [
-        write_text(root / FOLDER / f"{stem(entry)}.json", json.dumps(entry, indent=1, allow_nan=False) + "\n")
-        for entry in entries
-    ]
+    texts = {root / FOLDER / f"{stem(e)}.json": json.dumps(e, indent=1, allow_nan=False) + "\n" for e in entries}
+    paths = [write_text(path, text) for path, text in texts.items()]
     known = read(root)
     paths += [write_text(root / FOLDER / f"{stem(entry)}.md", page(entry)) for entry in known]
     for path, filled in ((root / PAGE, in_results), (root / README, in_readme)):
@@ -78,9 +76,7 @@ def stem(entry: dict) -> str:
 def read(root: Path = Path()) -> list[dict]:
     """The entries of data/results, by kind and name."""
     entries = [json.loads(path.read_text(encoding="utf-8")) for path in (root / FOLDER).glob("*.json")]
-    return sorted(
-        entries, key=lambda entry: (list(SECTIONS).index(entry["kind"]), entry.get("stored", False), entry["name"])
-    )
+    return sorted(entries, key=lambda e: (list(SECTIONS).index(e["kind"]), e.get("stored", False), e["name"]))
 
 
 def summary(measured: dict, source: str) -> dict:
@@ -88,10 +84,10 @@ def summary(measured: dict, source: str) -> dict:
     if not isinstance(measured, dict) or "name" not in measured:
         raise ValueError(f"file: {source!r} holds no measurement; expected what `clipnull bench --json` writes")
     kind = one_of("kind", measured.get("kind"), list(SECTIONS))
-    entry = {key: value for key, value in measured.items() if kind not in ("bench", "rivals") or key != "rows"}
+    dropped = {"bench": ("rows", "requests"), "rivals": ("rows",)}.get(kind, ())
+    entry = {key: value for key, value in measured.items() if key not in dropped}
     if kind == "bench":
         entry["summary"] = [row for row in entry["summary"] if row["prompts"] == "free"]
-        del entry["requests"]
     return entry
 
 
@@ -104,8 +100,7 @@ def in_results(text: str, known: Sequence[dict]) -> str:
 
 def in_readme(text: str, known: Sequence[dict]) -> str:
     """The README with its table, that of the largest data set of a real CLIP if there is one, and its picture anew."""
-    benches = [entry for entry in known if entry["kind"] == "bench"]
-    table = ""
+    table, benches = "", [entry for entry in known if entry["kind"] == "bench"]
     if benches:
         entry = max(benches, key=lambda entry: (entry["stored"], entry["pictures"]))
         rows, (_, *paradigms) = report.grid(entry["summary"])
@@ -131,6 +126,10 @@ def title(entry: dict) -> str:
     return text[0].upper() + text[1:]
 
 
+def shape(entry: dict) -> str:
+    return f"{entry['model']}, {entry['pictures']} pictures, {entry['classes']} classes × {entry['domains']} domains"
+
+
 def best(entry: dict) -> str:
     """The three best methods on one data set, with intervals."""
     rows = [
@@ -142,31 +141,27 @@ def best(entry: dict) -> str:
     return f"{about}\n\n{markdown(rows, ['paradigm', 'method', *(COLUMNS[name] for name in FIGURES)])}"
 
 
-def shape(entry: dict) -> str:
-    return f"{entry['model']}, {entry['pictures']} pictures, {entry['classes']} classes × {entry['domains']} domains"
-
-
 def targets(benches: Sequence[dict]) -> str:
     """What was to be reached, and what is reached where; a miss in bold."""
     rows = []
     for (method, paradigm), target in TARGETS.items():
-        wanted = ["–" if t is None else f"{'≤' if i else '≥'} {_short(i, t).lstrip('+')}" for i, t in enumerate(target)]
-        rows.append([f"`{method}`, {paradigm}", " / ".join(wanted)])
+        texts = ["–" if x is None else figure.format(x).lstrip("+") for figure, x in zip(SHORT, target, strict=True)]
+        signed = [text if text == "–" else f"≤ {text}" for text in texts[1:]]
+        rows.append([f"`{method}`, {paradigm}", " / ".join([f"≥ {texts[0]}", *signed])])
         for entry in benches:
             row = next(r for r in entry["summary"] if (r["method"], r["paradigm"]) == (method, paradigm))
-            values = [row[name][0] for name in FIGURES[:4]]
-            rows[-1].append(" / ".join(_judged(i, v, t) for i, (v, t) in enumerate(zip(values, target, strict=True))))
+            cells = []
+            for i, (figure, wanted) in enumerate(zip(SHORT, target, strict=True)):
+                value = row[FIGURES[i]][0]
+                missed = None not in (value, wanted) and (value > wanted if i else value < wanted)
+                cells.append("–" if value is None else _bold(figure.format(value), missed))
+            rows[-1].append(" / ".join(cells))
     columns = ["forgetting / retain drop / sibling class / worst cell", "target", *(entry["name"] for entry in benches)]
     return markdown(rows, columns)
 
 
-def _short(place: int, value: float | None) -> str:
-    return "–" if value is None else f"{value:+.1f}" if place else f"{value:.3f}"
-
-
-def _judged(place: int, value: float | None, target: float | None) -> str:
-    missed = value is not None and target is not None and (value > target if place else value < target)
-    return f"**{_short(place, value)}**" if missed else _short(place, value)
+def _bold(text: str, bold: bool) -> str:
+    return f"**{text}**" if bold else text
 
 
 def page(entry: dict) -> str:
@@ -174,38 +169,26 @@ def page(entry: dict) -> str:
     return f"# {title(entry)}\n\n" + "\n\n".join(filter(None, SECTIONS[entry["kind"]](entry))) + "\n"
 
 
-def model_section(entry: dict) -> list[str]:
-    columns = ["what", "target", "measured"]
-    return [entry["note"], markdown([[row[name] for name in columns] for row in entry["rows"]], columns)]
+def rows_section(entry: dict, **columns: str) -> list[str]:
+    """A note, and a table of `rows`. columns: key and title of each."""
+    return [entry["note"], markdown([[row[key] for key in columns] for row in entry["rows"]], list(columns.values()))]
 
 
 def bench_section(entry: dict) -> list[str]:
     """The figures with intervals, pairwise forgetting and the form of the edits; counts of pictures."""
-    figures, counts = [], []
-    for row in entry["summary"]:
-        start = [row["paradigm"], f"`{row['method']}`", f"{row['measured']} of {row['requests']}"]
-        pairs = "–" if row.get("pair_forgetting") is None else f"{row['pair_forgetting']:.2f}"
-        ends = [format_ends(name, row[name]) for name in COLUMNS]
-        figures.append([*start, *ends, pairs, row.get("form") or "–"])
-        counts.append([*start, *format_counts(row)])
-    head = ["paradigm", "method", "requests"]
-    return [
-        f"{shape(entry)}. {BENCH}",
-        markdown(figures, [*head, *COLUMNS.values(), "pairwise", "form"]),
-        markdown(counts, [*head, *COUNTED]),
-        _stored(entry) if entry["stored"] else "",
-    ]
-
-
-def _stored(entry: dict) -> str:
-    weights = f"{entry['model']}, {entry['pretrained']}" if entry["pretrained"] else entry["model"]
-    made = "texts and one synthesized picture a cell" if entry["prototypes"] else "texts alone, without any picture"
-    note = f" ({entry['note']})" if entry["note"] else ""
-    return f"Stored embeddings of {weights}; the vectors are not in this repository. Edits are made from {made}{note}."
+    sections = [f"{shape(entry)}. {BENCH}", *sweep.tables(entry["summary"])]
+    if entry["stored"]:
+        weights = f"{entry['model']}, {entry['pretrained']}" if entry["pretrained"] else entry["model"]
+        made = "texts and one synthesized picture a cell" if entry["prototypes"] else "texts alone, without any picture"
+        note = f" ({entry['note']})" if entry["note"] else ""
+        sections.append(
+            f"Stored embeddings of {weights}; the vectors are not in this repository. Edits are made from {made}{note}."
+        )
+    return sections
 
 
 def audit_section(entry: dict) -> list[str]:
-    """Audits of one request: a row a question, the worst first; a column a method."""
+    """Audits of one request: a row a question, the worst first; a column a method. Then fine-tuning."""
     audits, questions = entry["audits"], {}
     for i, audit in enumerate(audits):
         for f in audit["findings"]:
@@ -218,46 +201,30 @@ def audit_section(entry: dict) -> list[str]:
         question = f"{f['check']}: {f['asked']}" + (f" ({f['unit']})" if f["unit"] else "")
         rows.append([question, number(f["unedited"]), number(f["clean"]), *answers, limit])
     first = audits[0]
+    methods = [f"`{' + '.join(a['methods'])}`" + (f" at {a['aim']}" if a.get("aim") else "") for a in audits]
     about = (
         f"`clipnull audit` of {first['model']}, {first['pictures']} pictures, {first['forgotten']} to be forgotten; "
         f"clean: {first['clean'] or 'none'}, retrained without the class. **Bold**: beyond the limit. The worst first."
     )
-    columns = ["question", "unedited", "clean", *map(_method, audits), "limit"]
-    reasons = f"Left out: {'; '.join(first['left_out'])}." if first.get("left_out") else ""
-    return [about, markdown(rows, columns), *_fine_tuned(audits), reasons]
+    tuned, steps = {}, []
+    for method, audit in zip(methods, audits, strict=True):
+        for details in (f["details"] for f in audit["findings"] if "of what was lost" in f["details"]):
+            steps = [str(step) for step in details["steps"]]
+            for model in (key.removeprefix("forgotten, ") for key in details if key.startswith("forgotten, ")):
+                pairs = zip(details[f"forgotten, {model}"], details[f"kept, {model}"], strict=True)
+                tuned[method if model == "edited" else model] = [f"{f:.0f} / {k:.0f}" for f, k in pairs]
+    sections = [about, markdown(rows, ["question", "unedited", "clean", *methods, "limit"])]
+    if tuned:
+        sections += [FINE_TUNED, markdown([[name, *cells] for name, cells in tuned.items()], ["after steps", *steps])]
+    return [*sections, f"Left out: {'; '.join(first['left_out'])}." if first.get("left_out") else ""]
 
 
 def _times(f: dict | None) -> float:
     return f["excess"] / f["limit"] if f and f["limit"] else -math.inf
 
 
-def _bold(text: str, bold: bool) -> str:
-    return f"**{text}**" if bold else text
-
-
-def _method(audit: dict) -> str:
-    return f"`{' + '.join(audit['methods'])}`" + (f" at {audit['aim']}" if audit.get("aim") else "")
-
-
-def _fine_tuned(audits: Sequence[dict]) -> list[str]:
-    """What fine-tuning brings back: a row a model, a column a number of steps; nothing where it was not tried."""
-    rows, steps = {}, []
-    for audit in audits:
-        for details in (f["details"] for f in audit["findings"] if "of what was lost" in f["details"]):
-            steps = [str(step) for step in details["steps"]]
-            for model in (key.removeprefix("forgotten, ") for key in details if key.startswith("forgotten, ")):
-                pairs = zip(details[f"forgotten, {model}"], details[f"kept, {model}"], strict=True)
-                rows[_method(audit) if model == "edited" else model] = [f"{f:.0f} / {k:.0f}" for f, k in pairs]
-    table = markdown([[name, *cells] for name, cells in rows.items()], ["after steps", *steps])
-    return [FINE_TUNED, table] if rows else []
-
-
-def times_section(entry: dict) -> list[str]:
-    return [entry["note"], markdown([[row["what"], row["seconds"]] for row in entry["rows"]], ["command", "seconds"])]
-
-
 SECTIONS = {
-    "model": model_section,
+    "model": partial(rows_section, what="what", target="target", measured="measured"),
     "bench": bench_section,
     "bound": bounds.section,
     "rivals": report.section,
@@ -266,7 +233,7 @@ SECTIONS = {
     "forms": forms.section,
     "speed": lambda entry: ["As `make bench` prints it.", f"```\n{speed.report(entry)}\n```"],
     "device": lambda entry: [entry.get("note", ""), f"```\n{device_speed.report(entry)}\n```"],
-    "times": times_section,
+    "times": partial(rows_section, what="command", seconds="seconds"),
 }
 """The paragraphs and tables of each kind."""
 
