@@ -12,8 +12,6 @@ from ..files import write_text
 from .notebooks import NUMBERED, PACKAGE, course_folder, import_jupyter, normalise, read, stamp, text_of
 from .run import NotebookError, run
 
-PACKAGES = "papermill latex2mathml concept-erasure"
-"""What the notebooks import beside the library, and Colab does not bring."""
 BADGES = """[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({colab})
 [![Open in Binder](https://mybinder.org/badge_logo.svg)]({binder})
 
@@ -23,10 +21,11 @@ BOOTSTRAP = """# Install clipnull where it is missing; this needs a network.
 import importlib.util
 
 if importlib.util.find_spec("clipnull") is None:
-    %pip install --quiet "clipnull @ git+{source}" {packages}
+    %pip install --quiet "clipnull @ git+{source}" papermill latex2mathml concept-erasure
 importlib.invalidate_caches()
 assert importlib.util.find_spec("clipnull"), "clipnull is not installed: pip says why above"
 """
+"""The packages are what the notebooks import beside the library, and Colab does not bring."""
 
 
 def publish(notebooks: Sequence[Path], out: Path) -> None:
@@ -45,26 +44,15 @@ def publish(notebooks: Sequence[Path], out: Path) -> None:
         write_text(path, text_of(nb))
 
 
-def student_edition(nb: Any) -> Any:
-    """A copy of `nb` without solutions and outputs."""
-    nb = normalise(nb)
-    nb.metadata.pop("clipnull", None)
-    nb.cells = [cell for cell in nb.cells if "solution" not in cell.metadata.get("tags", ())]
-    for cell in nb.cells:
-        if cell.cell_type == "code":
-            cell.outputs, cell.execution_count = [], None
-    return nb
-
-
-def student(notebooks: Sequence[Path], out: Path) -> list[Path]:
-    """Write the student edition of each notebook into the folder `out`; ValueError if another version is there."""
-    return _write_new({out / path.name: text_of(student_edition(read(path))) for path in notebooks})
-
-
 def course(folder: Path) -> list[Path]:
     """Write the notebooks of the course into `folder`, to work in; ValueError if another version of one is there."""
     paths = sorted(course_folder().glob(NUMBERED))
     return _write_new({folder / path.name: path.read_text(encoding="utf-8") for path in paths})
+
+
+def student(notebooks: Sequence[Path], out: Path) -> list[Path]:
+    """Write each notebook without solutions and outputs into `out`; ValueError if another version is there."""
+    return _write_new({out / path.name: text_of(_for_students(path)) for path in notebooks})
 
 
 def colab(notebooks: Sequence[Path], out: Path, address: str | None = None, ref: str = "main") -> list[Path]:
@@ -75,23 +63,32 @@ def colab(notebooks: Sequence[Path], out: Path, address: str | None = None, ref:
     """
     urls = dict(url.split(", ", 1) for url in metadata.metadata("clipnull").get_all("Project-URL") or ())
     address = (address or urls.get("Repository", "")).removesuffix("/").removesuffix(".git")
-    if not re.fullmatch(r"https://github\.com/[\w.-]+/[\w.-]+", address):
+    place = re.fullmatch(r"https://github\.com/([\w.-]+/[\w.-]+)", address)
+    if not place:
         raise ValueError(f"address: {address!r} is not valid; expected such as https://github.com/OWNER/NAME")
     if not re.fullmatch(r"[\w./-]+", ref) or ".." in ref:
         raise ValueError(f"ref: {ref!r} is not valid; expected a branch, a tag or a commit, such as 'main'")
-    return _write_new({out / p.name: text_of(_with_bootstrap(read(p), p.name, address, ref)) for p in notebooks})
+    v4, texts = import_jupyter("nbformat").v4, {}
+    for path in notebooks:
+        badges = BADGES.format(
+            colab=f"https://colab.research.google.com/github/{place[1]}/blob/{ref}/notebooks/{path.name}",
+            binder=f"https://mybinder.org/v2/gh/{place[1]}/{ref}?labpath=notebooks/{path.name}",
+        )
+        install = BOOTSTRAP.format(source=f"{address}@{ref}")
+        nb = _for_students(path)
+        nb.cells[:0] = [v4.new_markdown_cell(badges, id="badges"), v4.new_code_cell(install, id="bootstrap")]
+        texts[out / path.name] = text_of(nb)
+    return _write_new(texts)
 
 
-def _with_bootstrap(nb: Any, name: str, address: str, ref: str) -> Any:
-    """The student edition of `nb` with two cells in front: badges, and the code that installs clipnull."""
-    v4, place = import_jupyter("nbformat").v4, address.removeprefix("https://github.com/")
-    badges = BADGES.format(
-        colab=f"https://colab.research.google.com/github/{place}/blob/{ref}/notebooks/{name}",
-        binder=f"https://mybinder.org/v2/gh/{place}/{ref}?labpath=notebooks/{name}",
-    )
-    code = BOOTSTRAP.format(source=f"{address}@{ref}", packages=PACKAGES)
-    nb = student_edition(nb)
-    nb.cells[:0] = [v4.new_markdown_cell(badges, id="badges"), v4.new_code_cell(code, id="bootstrap")]
+def _for_students(path: Path) -> Any:
+    """The notebook at `path` without solutions and outputs."""
+    nb = normalise(read(path))
+    nb.metadata.pop("clipnull", None)
+    nb.cells = [cell for cell in nb.cells if "solution" not in cell.metadata.get("tags", ())]
+    for cell in nb.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
     return nb
 
 

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from ..files import aligned, write_text
-from .metrics import MIME, Metrics
-from .notebooks import PACKAGE, first_line
-from .notebooks import read as read_notebook
+from .metrics import Metrics
+from .notebooks import PACKAGE
 from .profiles import PROFILES
 
 Goldens = Mapping[str, Mapping[str, Mapping]]  # notebook -> metric -> {"value": v, "atol": t, "null": n}
 IN_CLONE = Path("tests", "goldens.json")
+NONE = {"value": math.nan, "atol": math.nan}
 
 
 def default_goldens() -> Path:
@@ -34,49 +34,36 @@ def read(path: Path, profile: str) -> dict:
     return (stored(path) if path.exists() else {}).get(PROFILES[profile].goldens, {})
 
 
-def _pairs(metrics: Mapping[str, Metrics], goldens: Goldens) -> Iterator[tuple[str, str, float, float, float]]:
+def _compared(metrics: Mapping[str, Metrics], goldens: Goldens) -> Iterator[tuple[str, str, float, float, float]]:
     """Notebook, metric, recorded value, golden, tolerance; NaN where there is none."""
     for notebook in sorted({*metrics, *goldens}):
         values, entries = metrics.get(notebook, {}), goldens.get(notebook, {})
         for name in sorted({*values, *entries}):
-            entry = entries.get(name, {"value": math.nan, "atol": math.nan})
+            entry = entries.get(name, NONE)
             yield notebook, name, values.get(name, math.nan), entry["value"], entry["atol"]
 
 
 def differences(metrics: Mapping[str, Metrics], goldens: Goldens, out: Path | None = None) -> list[str]:
     """What differs between `metrics` and `goldens` (both by notebook), one line each; empty if nothing does.
 
-    A metric passes when |metric - value| <= atol. With `out`, the folder of the executed notebooks, a line names the
-    cell that recorded the metric and the path of the notebook.
+    A metric passes when |metric - value| <= atol. With `out`, a line names the executed notebook in that folder.
     """
     failures = []
-    for notebook, name, value, golden, atol in _pairs(metrics, goldens):
+    for notebook, name, value, golden, atol in _compared(metrics, goldens):
         if not abs(value - golden) <= atol:
             expected = "no golden" if math.isnan(golden) else f"{golden:.6g} ± {atol:.3g}"
-            cell, place = _recorded(notebook, out)
             recorded = "nothing" if math.isnan(value) else f"{value:.6g}"
-            failures.append(f"{cell}: {name}: expected {expected}, got {recorded}{place}")
+            executed = f"; executed: {out / notebook}.ipynb" if out else ""
+            failures.append(f"{notebook}: {name}: expected {expected}, got {recorded}{executed}")
     return failures
-
-
-def _recorded(notebook: str, out: Path | None) -> tuple[str, str]:
-    """The notebook with the number and first line of the cell that recorded, and where it is kept: two texts."""
-    path = Path(out or ".", f"{notebook}.ipynb")
-    if out is None or not path.is_file():
-        return notebook, ""
-    cells = [c for c in read_notebook(path).cells if "injected-parameters" not in c.metadata.get("tags", ())]
-    for number, cell in enumerate(cells, 1):
-        if any(MIME in output.get("data", {}) for output in cell.get("outputs", ())):
-            return f"{path.name}, cell {number} ({first_line(cell.source)})", f"; executed: {path}"
-    return path.name, f"; executed: {path}"
 
 
 def diff(metrics: Mapping[str, Metrics], goldens: Goldens) -> str:
     """Every metric beside its golden, as plain text: what CI keeps of a run."""
     rows = []
-    for notebook, name, value, golden, atol in _pairs(metrics, goldens):
-        off, mark = value - golden, "" if abs(value - golden) <= atol else "FAILED"
-        rows.append((f"{notebook} {name}", f"{golden:.6g}", f"{atol:.3g}", f"{value:.6g}", f"{off:+.3g}", mark))
+    for notebook, name, value, golden, atol in _compared(metrics, goldens):
+        numbers = f"{golden:.6g}", f"{atol:.3g}", f"{value:.6g}", f"{value - golden:+.3g}"
+        rows.append((f"{notebook} {name}", *numbers, "" if abs(value - golden) <= atol else "FAILED"))
     return aligned(rows, ("metric", "golden", "atol", "got", "off by", ""))
 
 
@@ -85,7 +72,7 @@ def weakness(value: float, null: float | None, atol: float | None) -> str:
 
     `null` is the value that the metric would have if there were nothing to show.
     """
-    if null is None or atol is None or atol <= abs(value - null) / 2:
+    if null is None or atol is None or not atol > abs(value - null) / 2:
         return ""
     return "null accepted" if atol >= abs(value - null) else "tolerance over half the way to null"
 
@@ -100,12 +87,14 @@ def update(metrics: Mapping[str, Metrics], path: Path, profile: str = "mini") ->
     goldens = everything.setdefault(PROFILES[profile].goldens, {})
     for notebook, values in metrics.items():
         before = goldens.get(notebook, {})
+        goldens[notebook] = {
+            name: {"atol": None, "null": None} | before.get(name, {}) | {"value": value}
+            for name, value in values.items()
+        }
         for name in sorted({*before, *values}):
             old, new = before.get(name, {}).get("value"), values.get(name)
             if old != new:
                 print(f"{notebook}: {name}: {old} -> {new}")
-        empty = {"atol": None, "null": None}
-        goldens[notebook] = {name: empty | before.get(name, {}) | {"value": v} for name, v in values.items()}
     write_text(path, json.dumps(everything, indent=1, sort_keys=True) + "\n")
     entries = [(notebook, name, entry) for notebook in goldens for name, entry in goldens[notebook].items()]
     return [f"{notebook}: {name}" for notebook, name, entry in entries if None in (entry["atol"], entry["null"])]
