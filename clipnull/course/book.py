@@ -97,7 +97,7 @@ def _write_source(pages: Sequence[Path], source: Path, whole: bool) -> None:
         menu |= {"Without a kernel": demo.write(source), "The library": ["reference.md", "stable.md"]}
     write_text(source / "index.md", index(pages, menu, with_demo=whole))
     for page in pages:
-        copy(page, source, pages)
+        copy(page, source)
 
 
 def _render(source: Path, site: Path) -> None:
@@ -115,24 +115,21 @@ def _render(source: Path, site: Path) -> None:
 
 def setup(app: Any) -> dict:
     """Called by Sphinx: make `mathml` the renderer of formulas, and read docstrings as prose."""
-    SkipNode = import_extra("docutils.nodes", "book").SkipNode
-
-    def inline(writer: Any, node: Any) -> None:
-        writer.body.append(mathml(node.astext(), display=False))
-        raise SkipNode
-
-    def block(writer: Any, node: Any) -> None:
-        wide = ' tabindex="0"' if len(node.astext()) > WIDE else ""
-        writer.body.append(f'<div class="math"{wide}>{mathml(node.astext(), display=True)}</div>\n')
-        raise SkipNode
-
-    def escape(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
-        """Escape what is markup in reStructuredText and not in our docstrings, such as |z| and **settings."""
-        for i, line in enumerate(lines):
-            if not line.lstrip().startswith((">>>", "...")):
-                parts = re.split(r"(`[^`]*`)", line)
-                lines[i] = "".join(p if p.startswith("`") else re.sub(r"[*|]", r"\\\g<0>", p) for p in parts)
-
-    app.connect("autodoc-process-docstring", escape, priority=400)  # before napoleon
-    app.add_html_math_renderer("mathml", (inline, None), (block, None))
+    app.connect("autodoc-process-docstring", _escape, priority=400)  # before napoleon
+    app.add_html_math_renderer("mathml", (_formula, None), (_formula, None))
     return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+def _formula(writer: Any, node: Any) -> None:
+    text = mathml(node.astext(), display=node.tagname == "math_block")
+    if node.tagname == "math_block":
+        text = f'<div class="math"{""" tabindex="0" """ * (len(node.astext()) > WIDE)}>{text}</div>\n'
+    writer.body.append(text)
+    raise import_extra("docutils.nodes", "book").SkipNode
+
+
+def _escape(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    """Escape what is markup in reStructuredText and not in our docstrings, such as |z| and **settings."""
+    for i, line in enumerate(lines):
+        if not line.lstrip().startswith((">>>", "...")):
+            lines[i] = re.sub(r"(`[^`]*`)|([*|])", lambda match: match[1] or f"\\{match[2]}", line)

@@ -54,7 +54,7 @@ def run(
     order = [*given][:1] + [*given][:0:-1]  # later ones take longer
     parallel = len(order) > 1 and (PROFILES[profile].device == "cpu" or default_profile() != "gpu")
     jobs, metrics, failures = jobs or (2 if parallel else 1), {}, []
-    with ThreadPoolExecutor(jobs) as pool, _bar(given) as bar, kernels(_environment(profile, jobs), parallel) as manager:
+    with ThreadPoolExecutor(jobs) as pool, _bar(given) as bar, kernels(_environment(profile, jobs)) as manager:
 
         def start(path: Path) -> Path:
             _say(f"{path.stem}: started")
@@ -71,7 +71,9 @@ def run(
                     if path == order[0]:
                         ready(page)
                 except Exception as error:
-                    failures.append(str(error) if isinstance(error, NotebookError) else f"{path.name}: {one_line(error)}")
+                    failures.append(
+                        str(error) if isinstance(error, NotebookError) else f"{path.name}: {one_line(error)}"
+                    )
                     _say(f"{path.stem}: FAILED: {failures[-1]}")
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
