@@ -17,7 +17,6 @@ import psutil
 import pytest
 
 from clipnull.commands import cli
-from clipnull.commands.console import terminable
 from clipnull.course import run as runner
 from clipnull.course.metrics import MIME
 from clipnull.course.run import NotebookError, execute, run
@@ -280,25 +279,6 @@ def test_a_run_that_is_ended_leaves_no_result_and_no_process(notebook, tmp_path,
         for pid in filter(alive, family):
             psutil.Process(pid).kill()
     assert [path.name for path in out.iterdir()] == ["a.failed.ipynb"]
-
-
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
-def test_what_ends_a_program_is_an_exception_in_it(name):
-    number = getattr(signal, name)
-    before = signal.signal(number, signal.SIG_DFL)
-    try:
-        with pytest.raises(SystemExit) as caught, terminable():
-            try:
-                os.kill(os.getpid(), number)
-                time.sleep(60)
-            finally:
-                assert signal.getsignal(number) == signal.SIG_IGN  # a second one disturbs no cleaning up
-        assert caught.value.code == 128 + number and signal.getsignal(number) == signal.SIG_DFL
-        signal.signal(number, signal.SIG_IGN)  # as nohup does
-        with terminable():
-            assert signal.getsignal(number) == signal.SIG_IGN
-    finally:
-        signal.signal(number, before)
 
 
 # --- the command
