@@ -55,7 +55,9 @@ def test_nothing_is_published_after_a_failure_or_an_edit_made_meanwhile(notebook
     monkeypatch.setattr(editions, "run", run)
     paths = [notebook(name, "x = 1") for name in "ab"]
     before = paths[1].read_bytes()
-    with pytest.raises(NotebookError, match=f"nothing written back:\n{'a.ipynb: edited' if edited else 'b.ipynb, cell'}"):
+    with pytest.raises(
+        NotebookError, match=f"nothing written back:\n{'a.ipynb: edited' if edited else 'b.ipynb, cell'}"
+    ):
         editions.publish(paths, tmp_path / "out")
     assert (paths[0].read_text() == "edited") == edited and paths[1].read_bytes() == before
 

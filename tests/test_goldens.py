@@ -103,7 +103,14 @@ def test_seeds_propose_tolerances_from_the_spread(notebook, tmp_path, capsys, mo
     goldens.seeds(paths, tmp_path / "out", 5, 4.0, tmp_path / "goldens.json", "mini")
     rows = {row["metric"]: row for row in json.loads((tmp_path / "out" / "seeds.json").read_text())}
     seed = rows["seed"]
-    assert [seed[name] for name in ("mean", "min", "max", "value", "atol", "proposed")] == [2.0, 0.0, 4.0, 2.0, 1.5, 6.3]
+    assert [seed[name] for name in ("mean", "min", "max", "value", "atol", "proposed")] == [
+        2.0,
+        0.0,
+        4.0,
+        2.0,
+        1.5,
+        6.3,
+    ]
     assert seed["std"] == pytest.approx(2.5**0.5) and seed["note"] == "a seed is outside, null accepted"
     assert rows["twice"]["note"] == "tolerance over half the way to null"
     assert rows["rate"]["proposed"] == 0.005, "all seeds agree: 1 % of the mean"
