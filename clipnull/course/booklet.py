@@ -10,9 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .formulas import style
-from .notebooks import PAGE, exporter, import_jupyter, read, write_page
+from .notebooks import THEME, exporter, import_jupyter, read, write_page
 
-STYLE = Path(__file__).parent / "theme" / "booklet.css"
 ROOM = f'<div class="room">{12 * """<div class="line"></div>"""}</div>'
 """Lines to write on, below each exercise and each open task."""
 EXERCISE = re.compile(r"(?ms)^\*\*(Exercise \d+)\*\*.*")
@@ -42,9 +41,9 @@ def booklet(notebooks: Sequence[Path], out: Path) -> list[Path]:
             elif "solution" in tags:
                 solutions += [text(f"### {number}"), code(cell.source)]
     out.mkdir(parents=True, exist_ok=True)
-    template = PAGE.replace("</style>", STYLE.read_text(encoding="utf-8") + "</style>")
-    export = exporter("HTML", template, exclude_output=True, exclude_input_prompt=True, exclude_anchor_links=True)
+    options = {"exclude_output": True, "exclude_input_prompt": True, "exclude_anchor_links": True}
+    export, css = exporter("HTML", "lesson.html.j2", **options), (THEME / "booklet.css").read_text(encoding="utf-8")
     return [
-        write_page(out / f"{name}.html", export, v4.new_notebook(cells=cells), Path(), formulas=style())
+        write_page(out / f"{name}.html", export, v4.new_notebook(cells=cells), Path(), style=style() + css)
         for name, cells in (("exercises", exercises), ("solutions", solutions))
     ]

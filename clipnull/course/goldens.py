@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import at_least, import_extra
+from ..errors import import_extra
 from ..files import aligned, write_text
 from .metrics import Metrics
 from .notebooks import PACKAGE, parameters_of
@@ -21,6 +21,7 @@ from .run import NotebookError, run
 Goldens = Mapping[str, Mapping[str, Mapping]]  # notebook -> metric -> {"value": v, "atol": t, "null": n}
 IN_CLONE = Path("tests", "goldens.json")
 NO_GOLDEN = {"value": math.nan, "atol": math.nan}
+SEEDS, DEVIATIONS = 5, 4
 
 
 def default_goldens() -> Path:
@@ -105,33 +106,23 @@ def update(metrics: Mapping[str, Metrics], path: Path, profile: str = "mini") ->
 # --- propose tolerances
 
 
-def seeds(
-    notebooks: Sequence[Path],
-    out: Path,
-    count: int,
-    times: float,
-    path: Path | None = None,
-    profile: str | None = None,
-    jobs: int | None = None,
-    limit: float = 900,
-) -> None:
-    """Run the notebooks that have a parameter `seed` with seeds 0 to `count` - 1; print and write proposed tolerances.
+def seeds(notebooks: Sequence[Path], out: Path, path: Path | None = None, profile: str | None = None) -> None:
+    """Run the notebooks that have a parameter `seed` with five seeds; print and write proposed tolerances.
 
-    `proposed` is `times` the standard deviation (of the sample), at least 1 % of the mean's size, as machines round
+    `proposed` is four standard deviations (of the sample), at least 1 % of the mean's size, as machines round
     differently. The table, also in out/seeds.json, has the goldens of the file `path` beside it, and notes: "a seed is
     outside" of the tolerance that holds now, and the `weakness` of the proposed one.
     """
-    at_least("count", count, 5)
     pandas, profile = import_extra("pandas", "course"), profile or default_profile()
     seeded, values = [notebook for notebook in notebooks if "seed" in parameters_of(notebook)], {}
-    for seed in range(count):
-        metrics, failures = run(seeded, out / f"seed-{seed}", {"seed": seed}, jobs, limit, profile)
+    for seed in range(SEEDS):
+        metrics, failures = run(seeded, out / f"seed-{seed}", {"seed": seed}, profile=profile)
         if failures:
             raise NotebookError(f"seed {seed}:\n" + "\n".join(failures))
         values[seed] = _flat(metrics)
     held = pandas.DataFrame(_flat(read(path or default_goldens(), profile)), ["value", "atol", "null"], dtype=float).T
     table = pandas.DataFrame(values).agg(["mean", "min", "max", "std"], axis=1).join(held)
-    spread = (times * table["std"]).clip(lower=0.01 * table["mean"].abs())
+    spread = (DEVIATIONS * table["std"]).clip(lower=0.01 * table["mean"].abs())
     table["proposed"] = [float(f"{atol:.2g}") for atol in spread]
     table["note"] = [_note(row) for row in table.itertuples()]
     table = table.rename_axis(["notebook", "metric"]).reset_index()

@@ -26,25 +26,7 @@ PACKAGE = Path(__file__).resolve().parent.parent
 NUMBERED = "[0-9][0-9]_*.ipynb"
 PATHS = ("data", "index", "model", "pretrained", "folder")
 """Parameters that may be paths."""
-PAGE = """{%- extends 'lab/index.html.j2' -%}
-{%- block html_head_js -%}{%- endblock -%}
-{%- block jupyter_widgets -%}{%- endblock -%}
-{%- block html_head_js_mathjax -%}{%- endblock -%}
-{%- block html_head_js_mermaidjs -%}{%- endblock -%}
-{%- block data_png scoped -%}
-<div class="jp-RenderedImage jp-OutputArea-output">
-<img alt="{{ output | get_metadata('alt', 'image/png') or '' | escape_html }}"
-src="data:image/png;base64,{{ output.data['image/png'] }}">
-</div>
-{%- endblock -%}
-{%- block html_head_css -%}
-<style>
-{{ resources.formulas }}.formula { display: block; overflow: auto hidden }
-.jp-RenderedMarkdown .highlight pre { font-family: var(--jp-code-font-family); font-size: var(--jp-code-font-size) }
-</style>
-{%- endblock -%}
-"""
-"""The page of a notebook: figures with their texts, and no script, as nbconvert's own loads from other sites."""
+THEME = Path(__file__).parent / "theme"
 
 
 # --- files
@@ -203,7 +185,7 @@ def to_html(path: Path) -> Path:
     """The notebook at `path` as a page of its own beside it: pictures embedded, formulas in MathML, no script."""
     nb = read(path)
     nb.metadata.pop("widgets", None)  # they would need a script; what they show as text stays
-    return write_page(path.with_suffix(".html"), exporter("HTML", PAGE), nb, path.parent, formulas=style())
+    return write_page(path.with_suffix(".html"), exporter("HTML", "lesson.html.j2"), nb, path.parent, style=style())
 
 
 def write_page(out: Path, export: Any, nb: Any, folder: Path, **resources: str) -> Path:
@@ -213,7 +195,7 @@ def write_page(out: Path, export: Any, nb: Any, folder: Path, **resources: str) 
 
 
 def exporter(kind: str, template: str, **settings: Any) -> Any:
-    """nbconvert's exporter of that `kind`, "HTML" or "Slides", with our `template` and formulas in MathML."""
+    """nbconvert's exporter of that `kind`, "HTML" or "Slides", with a `template` of THEME and formulas in MathML."""
     mistune = import_jupyter("nbconvert.filters.markdown_mistune")
 
     class Renderer(mistune.IPythonRenderer):
@@ -236,7 +218,7 @@ def exporter(kind: str, template: str, **settings: Any) -> Any:
         return mistune.MarkdownWithMath(renderer=renderer).render(source)
 
     base = getattr(import_jupyter("nbconvert"), f"{kind}Exporter")
-    export = base(embed_images=True, raw_template=template, **settings)
+    export = base(embed_images=True, raw_template=(THEME / template).read_text(encoding="utf-8"), **settings)
     export.register_filter("markdown2html", import_extra("jinja2", "course").pass_context(to_markup))
     return export
 

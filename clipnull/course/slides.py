@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from .formulas import style
-from .notebooks import exporter, import_jupyter, read, write_page
+from .notebooks import THEME, exporter, import_jupyter, read, write_page
 
-REVEAL, THEME = Path(__file__).parent / "reveal", Path(__file__).parent / "theme"
+REVEAL = Path(__file__).parent / "reveal"
 MAX_SENTENCES = 2
 """Of a paragraph below a heading, so many sentences are shown."""
 MAX_LINES = 20
@@ -36,9 +36,10 @@ ANSWER = re.compile(r"(?s)<details><summary>(?!Hint)([^<]*)</summary>\s*(.*?)\s*
 def slides(notebooks: Sequence[Path], out: Path) -> list[Path]:
     """Write the slides of each notebook, from its stored outputs, into the folder `out`: `<name>.slides.html`."""
     resources = {name.replace(".", "_"): _inline(REVEAL / name) for name in ("reveal.js", "reveal.css", "notes.js")}
-    css, js, template = ((THEME / f"slides.{kind}").read_text(encoding="utf-8") for kind in ("css", "js", "html.j2"))
+    css, js = ((THEME / f"slides.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
     resources |= {"course_css": style() + css, "course_js": js}
-    export = exporter("Slides", template, exclude_input=True, exclude_output_prompt=True, exclude_anchor_links=True)
+    options = {"exclude_input": True, "exclude_output_prompt": True, "exclude_anchor_links": True}
+    export = exporter("Slides", "slides.html.j2", **options)
     out.mkdir(parents=True, exist_ok=True)
     return [
         write_page(out / f"{path.stem}.slides.html", export, deck(read(path)), path.parent, **resources)
