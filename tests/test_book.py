@@ -4,15 +4,21 @@ Without a browser the tests that need one fail: `apt-get install chromium`. Wher
 CLIPNULL_NO_BROWSER=1 leaves them out.
 """
 
+import base64
 import importlib.util
+import io
+import re
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
 import nbformat
 import pytest
+import yaml
 from browsing import page_faults, tab
 from conftest import ROOT
+from PIL import Image
 
+import clipnull as cn
 from clipnull.commands import cli
 from clipnull.course import book, demo
 from clipnull.course.metrics import MIME
@@ -173,3 +179,59 @@ def test_the_book_of_a_folder_has_its_notebooks_and_the_page_for_instructors(not
     assert cli.main(["book"]) == 0
     expected = {"00_a.html", "demo.html", "INSTRUCTOR.html"} | LIBRARY | SPHINX
     assert {p.name for p in Path("build", "book").glob("*.html")} == expected
+
+
+# --- what Sphinx reads
+
+
+@pytest.fixture
+def lesson(tmp_path):
+    def write(name: str, source: str, code=()):
+        cells = [nbformat.v4.new_markdown_cell(source), *code]
+        nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / name)
+        return tmp_path / name
+
+    return write
+
+
+def test_the_index_says_what_a_chapter_teaches_and_shows_its_first_figure(lesson):
+    outputs = []
+    for colour in ("red", "blue"):
+        picture = io.BytesIO()
+        Image.new("RGB", (8, 8), colour).save(picture, "png")
+        data = {"image/png": base64.b64encode(picture.getvalue()).decode()}
+        about = {"image/png": {"alt": f'In "{colour}".'}}
+        outputs.append(nbformat.v4.new_output("display_data", data, metadata=about))
+    goals = "**You will be able to** read\ntwo lines of [the glossary](00_z.ipynb#Glossary)."
+    source = f"# 01 · A\n\nWhy?\n\n{goals}\n\n**Time** 5 minutes."
+    text = book.chapter(lesson("01_a.ipynb", source, [nbformat.v4.new_code_cell(outputs=outputs)]))
+    assert text.startswith("### [01 · A](01_a.ipynb)") and "5 minutes" not in text and "Why?" not in text
+    assert "You will be able to read\ntwo lines of [the glossary](00_z.ipynb#glossary)." in text
+    assert '<a href="_static/notebooks/01_a.ipynb" download>' in text
+    alt, cover = re.search(r'<img class="cover" alt="(.*?)" src="data:image/webp;base64,(.*?)">', text).groups()
+    red, _, blue = Image.open(io.BytesIO(base64.b64decode(cover))).convert("RGB").getpixel((4, 4))
+    assert alt == "In &quot;red&quot;." and red > 200 > blue
+    text = book.chapter(lesson("02_b.ipynb", "# 02 · B\n\nThis.\n\nMore."))
+    assert "This." in text and "More" not in text
+
+
+def test_a_notebook_is_copied_with_headings_and_folded_solutions_and_to_download_as_it_is(lesson, tmp_path):
+    solution = nbformat.v4.new_code_cell("1", metadata={"tags": ["solution"]})
+    prose = "# A\n\nAs **Exercise 1** says, see [b](02_b.ipynb#My-heading).\n\n**Exercise 1** (6 min, easy). Write $f$:"
+    path, source = lesson("01_a.ipynb", prose, [solution]), tmp_path / "source"
+    (source / "_static").mkdir(parents=True)
+    book.copy(path, source)
+    text, folded = nbformat.read(source / "01_a.ipynb", 4).cells
+    headed = "As **Exercise 1** says, see [b](02_b.ipynb#my-heading).\n\n### Exercise 1 (6 min, easy)\n\nWrite $f$:"
+    assert text.source == f"# A\n\n{headed}"
+    assert folded.metadata.tags == ["solution", "hide-input"] and "solution" in folded.metadata.mystnb.code_prompt_show
+    assert (source / "_static" / "notebooks" / "01_a.ipynb").read_bytes() == path.read_bytes()
+
+
+def test_the_page_on_what_is_stable_cites_as_the_file_of_citations_does():
+    text = (ROOT / "clipnull" / "course" / "stable.md").read_text(encoding="utf-8")
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    (paper,), flat = cited["references"], re.sub(r"[\s>]+", " ", text)
+    assert f"*{paper['title']}.* {paper['identifiers'][0]['value']}, {paper['year']}." in flat
+    assert all(author["family-names"] in flat for author in paper["authors"])
+    assert {*re.findall(r"`(\w+)`", text)} & {*cn.METHODS} >= {"residual", "oblique", "neuron", "gated", "ridge"}

@@ -1,7 +1,6 @@
 """Editions: published, for students, for Colab and Binder, and a copy to work in."""
 
 import shutil
-from types import SimpleNamespace
 
 import nbformat
 import pytest
@@ -97,7 +96,7 @@ def test_the_student_edition_has_no_solutions_and_no_outputs_and_work_in_it_is_k
     assert "return 1" in (out / one.name).read_text(), "a student's work is kept"
 
 
-def test_a_copy_has_badges_and_the_cell_in_front_and_no_solution(one, tmp_path, monkeypatch):
+def test_a_copy_has_badges_and_the_cell_in_front_and_no_solution(one, tmp_path):
     out = tmp_path / "out"
     assert cli.main(["colab", str(one), "--out", str(out), "--address", f"{ADDRESS}.git/", "--ref", "v1.0"]) == 0
     cells = nbformat.read(out / "04_a.ipynb", 4).cells
@@ -105,10 +104,6 @@ def test_a_copy_has_badges_and_the_cell_in_front_and_no_solution(one, tmp_path, 
     assert "github/someone/clipnull/blob/v1.0/notebooks/04_a.ipynb" in cells[0].source
     assert "gh/someone/clipnull/v1.0?labpath=notebooks/04_a.ipynb" in cells[0].source
     assert f'%pip install --quiet "clipnull @ git+{ADDRESS}@v1.0" papermill' in cells[1].source
-    urls = [f"Repository, {ADDRESS}"]
-    monkeypatch.setattr(editions.metadata, "metadata", lambda _: SimpleNamespace(get_all=lambda _: urls))
-    (copy,) = editions.colab([one], tmp_path / "other")
-    assert f"git+{ADDRESS}@main" in copy.read_text(), "the address in the package's metadata"
 
 
 @pytest.mark.slow

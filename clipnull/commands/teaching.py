@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .console import add_command, add_model, add_request
 
-EDITIONS = {"student": "editions", "colab": "editions", "slides": "slides", "booklet": "booklet"}
+EDITIONS = {"student": "editions", "colab": "editions", "slides": "slides", "booklet": "editions"}
 """The module of clipnull.course that makes each edition of the notebooks."""
 
 
@@ -48,7 +48,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         of[name]("--profile", choices=list(PROFILES), help="[gpu where there is one, else mini]")
         of[name]("--goldens", type=Path, help="[tests/goldens.json, or the installed ones]")
     of["course"]("folder", type=Path, metavar="FOLDER")
-    of["colab"]("--address", help="https://github.com/OWNER/NAME [that of the package's metadata]")
+    of["colab"]("--address", required=True, help="https://github.com/OWNER/NAME")
     of["colab"]("--ref", default="main", help="branch, tag or commit [main]")
     of["leaderboard"]("data", metavar="DATA", help="folder <domain>/<class>/*, or FILE.npz of embeddings")
     of["leaderboard"]("patches", nargs="+", type=Path, metavar="PATCH", help="NAME.safetensors; NAME.json predicts")

@@ -1,15 +1,27 @@
-"""Editions of the notebooks: with fresh outputs, for students, for Colab and Binder, and a copy to work in."""
+"""Editions of the notebooks: with fresh outputs, for students, for Colab and Binder, on paper, a copy to work in."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from ..files import write_text
-from .notebooks import NUMBERED, PACKAGE, course_folder, import_jupyter, normalise, read, stamp, text_of
+from .formulas import style
+from .notebooks import (
+    NUMBERED,
+    PACKAGE,
+    THEME,
+    course_folder,
+    exporter,
+    import_jupyter,
+    normalise,
+    read,
+    stamp,
+    text_of,
+    write_page,
+)
 from .run import NotebookError, run
 
 BADGES = """[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({colab})
@@ -26,6 +38,11 @@ importlib.invalidate_caches()
 assert importlib.util.find_spec("clipnull"), "clipnull is not installed: pip says why above"
 """
 """The packages are what the notebooks import beside the library, and Colab does not bring."""
+ROOM = f'<div class="room">{12 * """<div class="line"></div>"""}</div>'
+"""Lines to write on, below each exercise and each open task."""
+EXERCISE = re.compile(r"(?ms)^\*\*(Exercise \d+)\*\*.*")
+OPEN_TASK = re.compile(r"(?ms)^## Open task.*?(?=^## |\Z)")
+HINT = re.compile(r"(?s)<details><summary>Hint</summary>\s*(.*?)</details>")
 
 
 def publish(notebooks: Sequence[Path], out: Path) -> None:
@@ -55,14 +72,13 @@ def student(notebooks: Sequence[Path], out: Path) -> list[Path]:
     return _write_new({out / path.name: text_of(_for_students(path)) for path in notebooks})
 
 
-def colab(notebooks: Sequence[Path], out: Path, address: str | None = None, ref: str = "main") -> list[Path]:
+def colab(notebooks: Sequence[Path], out: Path, address: str, ref: str = "main") -> list[Path]:
     """Write the student edition of each notebook, with badges and code that installs clipnull, into the folder `out`.
 
-    address: that of the repository, https://github.com/OWNER/NAME; by default the one in the package's metadata. ref:
-    the branch, tag or commit to install and to open. Raises ValueError if one of them is not valid or a copy differs.
+    address: that of the repository, https://github.com/OWNER/NAME. ref: the branch, tag or commit to install and to
+    open. Raises ValueError if one of them is not valid or a copy differs.
     """
-    urls = dict(url.split(", ", 1) for url in metadata.metadata("clipnull").get_all("Project-URL") or ())
-    address = (address or urls.get("Repository", "")).removesuffix("/").removesuffix(".git")
+    address = address.removesuffix("/").removesuffix(".git")
     place = re.fullmatch(r"https://github\.com/([\w.-]+/[\w.-]+)", address)
     if not place:
         raise ValueError(f"address: {address!r} is not valid; expected such as https://github.com/OWNER/NAME")
@@ -79,6 +95,39 @@ def colab(notebooks: Sequence[Path], out: Path, address: str | None = None, ref:
         nb.cells[:0] = [v4.new_markdown_cell(badges, id="badges"), v4.new_code_cell(install, id="bootstrap")]
         texts[out / path.name] = text_of(nb)
     return _write_new(texts)
+
+
+def booklet(notebooks: Sequence[Path], out: Path) -> list[Path]:
+    """Write `exercises.html`, with hints and room to write, and `solutions.html` of the notebooks into `out`.
+
+    Both are pages without scripts. A browser prints them, or makes a PDF of them, on A4 or letter paper.
+    """
+    v4 = import_jupyter("nbformat").v4
+    text, code = v4.new_markdown_cell, v4.new_code_cell
+    exercises, solutions = [text("# clipnull: exercises")], [text("# clipnull: solutions")]
+    for path in notebooks:
+        nb, number = read(path), ""
+        title = nb.cells[0].source.partition("\n")[0].removeprefix("# ")
+        for cells in (exercises, solutions):
+            cells.append(text(f'<div class="new"></div>\n\n## {title}'))
+        for cell in nb.cells:
+            tags = cell.metadata.get("tags", ())
+            if task := EXERCISE.search(cell.source):
+                number = task[1]
+                exercises.append(text(HINT.sub(r'<div class="hint">\n\n**Hint.** \1\n</div>', task[0])))
+            elif task := OPEN_TASK.search(cell.source):
+                exercises += [text(f"#{task[0]}"), text(ROOM)]
+            elif "exercise" in tags:
+                exercises += [code(cell.source), text(ROOM)]
+            elif "solution" in tags:
+                solutions += [text(f"### {number}"), code(cell.source)]
+    out.mkdir(parents=True, exist_ok=True)
+    options = {"exclude_output": True, "exclude_input_prompt": True, "exclude_anchor_links": True}
+    export, css = exporter("HTML", "lesson.html.j2", **options), (THEME / "booklet.css").read_text(encoding="utf-8")
+    return [
+        write_page(out / f"{name}.html", export, v4.new_notebook(cells=cells), Path(), style=style() + css)
+        for name, cells in (("exercises", exercises), ("solutions", solutions))
+    ]
 
 
 def _for_students(path: Path) -> Any:
