@@ -29,22 +29,6 @@ SEEN = """({title: document.title, text: document.body.innerText.length,
            wide: document.documentElement.scrollWidth - window.innerWidth, width: window.innerWidth})"""
 
 
-def find_browser() -> str:
-    """The program of a browser. Without one a test fails, or is skipped where CLIPNULL_NO_BROWSER=1 is set."""
-    program = next(filter(None, map(shutil.which, NAMES)), None)
-    if program is None and os.environ.get("CLIPNULL_NO_BROWSER") == "1":
-        pytest.skip("no browser, as CLIPNULL_NO_BROWSER=1 says")
-    return program or pytest.fail("no browser; expected one (apt-get install chromium), or CLIPNULL_NO_BROWSER=1")
-
-
-def wait_for_port(path: Path, process: subprocess.Popen) -> str:
-    end = time.monotonic() + 60
-    while not (path.exists() and len(lines := path.read_text().split()) == 2):
-        assert process.poll() is None and time.monotonic() < end, "the browser did not start"
-        time.sleep(0.05)
-    return f"ws://127.0.0.1:{lines[0]}{lines[1]}"
-
-
 class Tab:
     """A tab of the browser, `width` pixels wide; `events` collects what the browser reports."""
 
@@ -97,23 +81,23 @@ class Tab:
     def complaints(self) -> list[str]:
         return [*filter(None, map(complaint, self.events))]
 
-    def close(self) -> None:
-        try:
-            self.call("Target.closeTarget", targetId=self.target)
-        finally:
-            self.socket.close()
-
 
 @contextlib.contextmanager
 def started(profile: Path) -> Iterator[str]:
     """A browser with that folder for its profile: the address of its DevTools."""
-    process = subprocess.Popen(
-        [find_browser(), *FLAGS, f"--user-data-dir={profile}", "about:blank"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    program = next(filter(None, map(shutil.which, NAMES)), None)
+    if program is None and os.environ.get("CLIPNULL_NO_BROWSER") == "1":
+        pytest.skip("no browser, as CLIPNULL_NO_BROWSER=1 says")
+    if program is None:
+        pytest.fail("no browser; expected one (apt-get install chromium), or CLIPNULL_NO_BROWSER=1")
+    command, end = [program, *FLAGS, f"--user-data-dir={profile}", "about:blank"], time.monotonic() + 60
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    port = Path(profile, "DevToolsActivePort")
     try:
-        yield wait_for_port(Path(profile, "DevToolsActivePort"), process)
+        while not (port.exists() and len(lines := port.read_text().split()) == 2):
+            assert process.poll() is None and time.monotonic() < end, "the browser did not start"
+            time.sleep(0.05)
+        yield f"ws://127.0.0.1:{lines[0]}{lines[1]}"
     finally:
         process.terminate()
         process.wait(60)
@@ -126,15 +110,14 @@ def tab(devtools: str, address: str, width: int = 800, dark: bool = False) -> It
     try:
         opened.open(address)
         yield opened
+        opened.call("Target.closeTarget", targetId=opened.target)
     finally:
-        opened.close()
+        opened.socket.close()
 
 
-def visit(devtools: str, address: str, program: str = "", width: int = 800) -> SimpleNamespace:
-    """Open `address` in a tab of its own, wait for it (and for `program`), and look at it."""
+def visit(devtools: str, address: str, width: int = 800) -> SimpleNamespace:
+    """Open `address` in a tab of its own, wait for it, and look at it."""
     with tab(devtools, address, width) as opened:
-        if program:
-            opened.run(program)
         seen = opened.run(SEEN)
         opened.run("new Promise(done => setTimeout(done, 100))")
         return SimpleNamespace(**seen, complaints=opened.complaints)

@@ -4,7 +4,6 @@ import re
 from html.parser import HTMLParser
 
 LOADING = ("script", "link", "img", "iframe", "object", "source", "video", "audio")
-VOID = ("area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr")
 
 
 class Page(HTMLParser):
@@ -18,35 +17,30 @@ class Page(HTMLParser):
     def handle_starttag(self, tag, attributes):
         self.scripts += tag == "script"
         self.formulas += tag == "math"
-        if tag not in VOID:
+        if tag in ("style", "script", "math", "pre", "code"):
             self.inside.append(tag)
         if tag in LOADING:
-            given = dict(attributes)
-            self.loaded += [given[name] for name in ("src", "href", "data", "srcset") if given.get(name)]
+            self.loaded += [value for name, value in attributes if name in ("src", "href", "data", "srcset") and value]
 
     def handle_endtag(self, tag):
-        while tag in self.inside and self.inside.pop() != tag:
-            pass
+        if tag in self.inside:
+            self.inside.remove(tag)
 
     def handle_data(self, data):
         if not {"style", "script", "math"} & {*self.inside}:
             self.text += data
-            self.prose += "" if {"pre", "code"} & {*self.inside} else data
+            self.prose += "" if self.inside else data
 
 
 def outside(text: str) -> list[str]:
     """What a page would load from another site: by a tag, a script or a style sheet."""
     loaded = [address for address in Page(text).loaded if re.match(r"(https?:)?//", address)]
     parts = re.findall(r"(?s)<(?:script|style)[^>]*>(.*?)</(?:script|style)>", text)
-    return loaded + [
-        address for part in parts for address in re.findall(r"(?:import|url)\s*\(?\s*[\"']?https?://\S+", part)
-    ]
+    return loaded + re.findall(r"(?:import|url)\s*\(?\s*[\"']?https?://\S+", "\n".join(parts))
 
 
 def page_faults(text: str) -> list[str]:
     """What is wrong with the page of a notebook."""
     page = Page(text)
-    faults = [f"loads {address}" for address in outside(text)]
-    faults += ["has a script"] * (page.scripts > 0)
-    faults += [f"shows a formula as it is written: {formula}" for formula in re.findall(r"\$[^$]+\$", page.prose)]
-    return faults
+    faults = [f"loads {address}" for address in outside(text)] + ["has a script"] * (page.scripts > 0)
+    return faults + [f"shows a formula as it is written: {formula}" for formula in re.findall(r"\$[^$]+\$", page.prose)]

@@ -2,34 +2,15 @@
 
 import json
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
-from browsing import SEEN, page_faults, tab, visit
+from browsing import tab, visit
 
 import clipnull as cn
 from clipnull.course import demo
 from clipnull.prompts import embed_classes
-
-CONTRAST = """(() => {
-    const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
-    const rgb = (...colours) => {
-        for (const colour of colours) { canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1) }
-        return [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3) };
-    const light = (c) => c.map(x => x / 255).map(x => x <= .04045 ? x / 12.92 : ((x + .055) / 1.055) ** 2.4)
-        .reduce((sum, x, i) => sum + x * [.2126, .7152, .0722][i], 0);
-    const behind = (e) => e ? [...behind(e.parentElement), getComputedStyle(e).backgroundColor] : ["white"];
-    const lowest = {}, kinds = "label, legend, p, dt, dd, small, caption, th, td, h3, li";
-    for (const e of document.querySelectorAll(`#demo :is(${kinds})`)) {
-        if (!e.innerText.trim()) continue;
-        const ground = behind(e), colours = [rgb(...ground, getComputedStyle(e).color), rgb(...ground)];
-        const [a, b] = colours.map(light).sort((x, y) => y - x), key = e.tagName + "." + e.className;
-        lowest[key] = Math.min(lowest[key] ?? 99, (a + .05) / (b + .05));
-    }
-    return lowest })()"""
-"""The lowest contrast of text by the rule of WCAG 2, for each kind of element."""
 
 REQUESTS = {
     "a cell": (["dog"], ["line"]),
@@ -72,6 +53,7 @@ def choose(page, classes=(), domains=(), method="nullspace") -> None:
 # --- what Python gives the page
 
 
+@pytest.mark.slow
 def test_the_length_of_an_embedding_and_its_rounding_change_no_answer(clip, images, z, rounded, known):
     texts = embed_classes(clip, images.vocabulary.names)
     masks = [cn.Forget(classes=[c]).mask(images.vocabulary) for c in images.vocabulary.classes[::3]]
@@ -153,32 +135,6 @@ def test_the_keyboard_reaches_everything_and_changes_it(page):
     before = page.run(status)
     page.press("ArrowDown")
     assert page.run(active) == "residual" and page.run(status) != before
-
-
-@pytest.mark.nightly
-def test_everything_has_a_role_and_a_name_for_screen_readers(page):
-    page.call("Accessibility.enable")
-    nodes = page.call("Accessibility.getFullAXTree")["nodes"]
-    named = [(n["role"]["value"], n.get("name", {}).get("value", "")) for n in nodes if not n.get("ignored")]
-    names = {role: [name for r, name in named if r == role] for role, _ in named}
-    assert names["checkbox"] == page.run("[...DATA.classes, ...DATA.domains]")
-    assert [name.partition(":")[0] for name in names["radio"]] == list(demo.SHOWN)
-    groups = [name.partition(" (")[0] for name in names["group"]]
-    assert {"Forget these classes", "in these domains", "with the method"} <= {*groups}
-    assert names["rowheader"] == page.run("DATA.classes") and set(page.run("DATA.domains")) <= {*names["columnheader"]}
-    assert names["combobox"] == ["The 12 pictures nearest to “a picture of a ”"]
-    assert len(names["status"]) == 1 and sum("picture" in name for name in names["table"]) == 1
-
-
-@pytest.mark.nightly
-@pytest.mark.parametrize("width", [400, 1280])
-@pytest.mark.parametrize("dark", [False, True])
-def test_the_page_fits_small_and_wide_windows(site, serve, devtools, width, dark):
-    with tab(devtools, f"{serve(site)}/demo.html", width, dark) as page:
-        seen = page.run(SEEN)
-        assert page_faults(SimpleNamespace(**seen, complaints=page.complaints)) == []
-        ratio = page.run(CONTRAST)
-    assert min(ratio.values()) >= 4.5, ratio
 
 
 @pytest.mark.nightly

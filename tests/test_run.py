@@ -3,7 +3,6 @@
 import contextlib
 import io
 import json
-import math
 import os
 import re
 import signal
@@ -18,7 +17,6 @@ import psutil
 import pytest
 
 from clipnull.commands import cli
-from clipnull.commands.console import terminable
 from clipnull.course import run as runner
 from clipnull.course.metrics import MIME
 from clipnull.course.run import NotebookError, execute, run
@@ -34,8 +32,20 @@ SLEEP = "import time\ntime.sleep(600)"
 slow = pytest.mark.slow
 
 
-def outputs_of(nb):
-    return [out for cell in nb.cells for out in cell.get("outputs", ())]
+@pytest.fixture(autouse=True)
+def few_modules(monkeypatch):
+    """A warm kernel takes seconds to import all."""
+    monkeypatch.setattr("clipnull.course.warm.PRELOADED", ("ipykernel.kernelapp", "matplotlib.pyplot"))
+
+
+def outputs_of(path: Path) -> list:
+    return [out for cell in nbformat.read(path, 4).cells for out in cell.get("outputs", ())]
+
+
+def warm(path: Path, out: Path) -> Path:
+    """Execute a notebook in a kernel that is a fork."""
+    with kernels({}) as manager:
+        return execute(path, out, manager=manager)
 
 
 def alive(pid: int) -> bool:
@@ -49,17 +59,7 @@ def wait_for(condition, seconds=240):
         time.sleep(0.05)
 
 
-# --- a source is never replaced
-
-
-@pytest.fixture
-def source(notebook, tmp_path):
-    """A notebook, and other ways to it."""
-    path = notebook("00_a", PARAMETERS, RECORD)
-    (tmp_path / "link").symlink_to(path.parent, target_is_directory=True)
-    (tmp_path / "copies").mkdir()
-    (tmp_path / "copies" / path.name).symlink_to(path)
-    return path
+# --- what is refused before anything runs
 
 
 @pytest.mark.parametrize(
@@ -71,13 +71,16 @@ def source(notebook, tmp_path):
     ],
 )
 @pytest.mark.promise("Nothing is written outside its target")
-def test_a_source_is_never_replaced_by_its_result(source, tmp_path, monkeypatch, names):
+def test_a_source_is_never_replaced_by_its_result(notebook, tmp_path, monkeypatch, names):
+    source = notebook("00_a", PARAMETERS, RECORD)
+    (tmp_path / "link").symlink_to(source.parent, target_is_directory=True)
+    (tmp_path / "copies").mkdir()
+    (tmp_path / "copies" / source.name).symlink_to(source)
     monkeypatch.chdir(tmp_path)
     path, out = map(Path, names)
     before = source.read_bytes(), sorted(p.name for p in source.parent.iterdir())
-    for start in (execute, lambda path, out: run([path], out)):
-        with pytest.raises(ValueError, match=r"^out: .* is the folder of the source 00_a.ipynb"):
-            start(path, out)
+    with pytest.raises(ValueError, match=r"^out: .* is the folder of the source 00_a.ipynb"):
+        run([path], out)
     assert (source.read_bytes(), sorted(p.name for p in source.parent.iterdir())) == before
     assert (tmp_path / "copies" / source.name).is_symlink()
 
@@ -90,14 +93,30 @@ def test_results_replace_no_other_source_and_nothing_that_no_run_has_written(not
         copy.write_bytes(path.read_bytes())
     with pytest.raises(ValueError, match=f"out: {other.parent} is the folder of the source"):
         run([path, other], other.parent)
-    for start in (execute, lambda path, out: run([path], out)):
-        with pytest.raises(ValueError, match=f"out: {work} was not written by a run"):
-            start(path, work.parent)
+    with pytest.raises(ValueError, match=f"out: {work} was not written by a run"):
+        run([path], work.parent)
     assert work.read_bytes() == path.read_bytes()
 
 
-# --- execute
+@pytest.mark.parametrize(
+    ("names", "given", "message"),
+    [
+        ([], {}, "notebooks: none given"),
+        (["a", "a"], {}, "two of the same name"),
+        (["b"], {}, "notebooks: .*b.ipynb does not exist; expected a notebook"),
+        (["a"], {"parameters": {"sed": 1}}, "did you mean 'seed'"),
+        (["a"], {"jobs": 0}, "^jobs: 0 is not valid; expected a whole number of at least 1$"),
+        (["a"], {"limit": -1.0}, "^limit: -1.0 is not valid; expected seconds, more than 0$"),
+    ],
+)
+def test_wrong_arguments_are_refused(notebook, tmp_path, names, given, message):
+    folder = notebook("a", PARAMETERS, RECORD).parent
+    with pytest.raises(ValueError, match=message):
+        run([folder / f"{name}.ipynb" for name in names], tmp_path / "out", **given)
+    assert not (tmp_path / "out").exists()
 
+
+# --- one notebook
 
 LONG = 'raise RuntimeError("Error(s) in loading state_dict for CLIP:\\n\\tMissing key(s)\\n\\n\\tsize mismatch: why")'
 
@@ -105,31 +124,16 @@ LONG = 'raise RuntimeError("Error(s) in loading state_dict for CLIP:\\n\\tMissin
 @slow
 def test_a_failing_cell_is_named_with_its_reason_and_what_ran_is_kept(notebook, tmp_path):
     path = notebook("a", PARAMETERS, "import os; print(seed, os.getcwd())", f"{LONG}\ny = 2", "print('after')")
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "a.ipynb").write_text('of an earlier run: {"metadata": {"papermill": {}}}')
     with pytest.raises(NotebookError) as caught:
         execute(path, tmp_path / "out", {"seed": 9})
     reason = "RuntimeError: Error(s) in loading state_dict for CLIP: Missing key(s) size mismatch: why"
     assert str(caught.value) == f"a.ipynb, cell 3 ({LONG}): {reason}"
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["a.failed.ipynb"]
-    (out,) = (out for out in outputs_of(nbformat.read(tmp_path / "out" / "a.failed.ipynb", 4)) if "text" in out)
+    (out,) = (out for out in outputs_of(tmp_path / "out" / "a.failed.ipynb") if "text" in out)
     assert out.text == f"9 {path.parent}\n"
 
 
-@slow
-@pytest.mark.promise("Nothing is left running")
-def test_a_notebook_over_its_limit_is_stopped_with_its_kernel(notebook, tmp_path, monkeypatch):
-    marker = tmp_path / "pid"
-    path = notebook("a", MARK.format(marker), SLEEP)
-    monkeypatch.setattr(runner, "time", SimpleNamespace(monotonic=lambda: 9.0 if marker.exists() else 0.0))
-    metrics, failures = run([path], tmp_path / "out", limit=8)
-    assert metrics == {} and failures == ["a.ipynb, cell 2 (import time): stopped, as it ran for 8 s"]
-    wait_for(lambda: not alive(int(marker.read_text())), 30)
-    assert {p.name for p in (tmp_path / "out").iterdir()} == {"a.failed.ipynb", "metrics.json"}
-
-
 @pytest.mark.nightly
-@slow
 def test_a_dying_kernel_is_named(notebook, tmp_path):
     path = notebook("a", "import os\nos._exit(3)")
     for start in (execute, warm):
@@ -139,60 +143,15 @@ def test_a_dying_kernel_is_named(notebook, tmp_path):
 
 @slow
 @pytest.mark.promise("Names and parameters are text")
-def test_parameters_with_quotes_and_braces_are_values_and_no_code(notebook, tmp_path):
+def test_parameters_and_paths_are_text_and_lines_are_one_output(notebook, tmp_path):
     values = 'it\'s a "dog" {name} {{x}} $HOME `ls` \\n %s', "'; import os; os._exit(3); '", "{'a': [1]}", "\\"
     given = {f"name_{i}": value for i, value in enumerate(values)}
     parameters = "\n".join(["# parameters", *(f"{name} = 'x'  # of a class" for name in given)])
-    path = notebook("a", parameters, *(f"print({name})" for name in given))
-    result = execute(path, tmp_path / "out", given)
-    assert [out.text for out in outputs_of(nbformat.read(result, 4))] == [f"{value}\n" for value in values]
-
-
-@slow
-@pytest.mark.parametrize("spec", [None, "conda-env-base-py"])
-def test_a_notebook_of_any_kernel_runs_here_its_lines_in_one_and_braces_in_its_path(tmp_path, capsys, spec):
-    """And 5 MB that are printed in long lines take no time."""
-    sources = [
-        "# parameters\nrate = 0.5  # share",
-        "print(rate)\nprint('50 %\\r100 %')\nfor i in range(50): print('x' * 100_000)",
-    ]
-    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources])
-    nb.cells[0].metadata["tags"] = ["parameters"]
-    if spec:
-        nb.metadata["kernelspec"] = {"name": spec, "display_name": "base"}
+    printed = "print(name_0)\nprint('50 %\\r100 %', flush=True)\nprint(2)"
     folder = tmp_path / "{x} {0}"
-    folder.mkdir()
-    nbformat.write(nb, folder / "a.ipynb")
-    began = time.process_time()
-    (out,) = outputs_of(nbformat.read(execute(folder / "a.ipynb", tmp_path / "{out}", {"rate": -1e-5}), 4))
-    assert out.text.startswith("-1e-05\n100 %\nxxx") and out.text.count("\n") == 52
-    assert time.process_time() - began < 20
-    assert (
-        f"a: names {f'the kernel {spec!r}' if spec else 'no kernel'}; this Python's runs it" in capsys.readouterr().out
-    )
-
-
-def test_a_notebook_of_another_language_is_refused(notebook, tmp_path):
-    nb = nbformat.read(path := notebook("a", "x <- 1"), 4)
-    nb.metadata["kernelspec"] = {"name": "ir", "display_name": "R", "language": "R"}
-    nbformat.write(nb, path)
-    with pytest.raises(NotebookError, match="a.ipynb: a notebook of R; expected one of Python"):
-        execute(path, tmp_path / "out")
-
-
-# --- warm kernels
-
-
-@pytest.fixture(autouse=True)
-def few_modules(monkeypatch):
-    """A warm kernel takes seconds to import all."""
-    monkeypatch.setattr("clipnull.course.warm.PRELOADED", ("ipykernel.kernelapp", "matplotlib.pyplot"))
-
-
-def warm(path: Path, out: Path) -> Path:
-    """Execute a notebook in a kernel that is a fork."""
-    with kernels({}, warm=True) as manager:
-        return execute(path, out, manager=manager)
+    notebook("a", parameters, *(f"print({name})" for name in given), printed).parent.rename(folder)
+    *texts, last = [out.text for out in outputs_of(execute(folder / "a.ipynb", tmp_path / "{out}", given))]
+    assert texts == [f"{value}\n" for value in values] and last == f"{values[0]}\n100 %\n2\n"
 
 
 @slow
@@ -208,11 +167,11 @@ def test_a_warm_kernel_gives_the_outputs_of_a_cold_one(notebook, tmp_path, monke
         "import ipywidgets\nprint(ipywidgets.IntSlider(3))",
         "import clipnull as cn\ncn.record(x=1.0)",
     )
-    outputs = [outputs_of(nbformat.read(start(path, tmp_path / "out"), 4)) for start in (execute, warm)]
-    assert outputs[0] == outputs[1] and len(outputs[0]) == 7
+    cold, forked = [outputs_of(start(path, tmp_path / "out")) for start in (execute, warm)]
+    assert cold == forked and len(cold) == 7
 
 
-# --- run
+# --- several
 
 
 @slow
@@ -220,8 +179,7 @@ def test_run_writes_metrics_and_pages_and_says_where_they_lie(notebook, tmp_path
     good = notebook("good", PARAMETERS, RECORD)
     bad = notebook("bad", PARAMETERS, "1 / 0")
     silent = notebook("silent", PARAMETERS, "print('no record')")
-    out = tmp_path / "out"
-    shown = []
+    out, shown = tmp_path / "out", []
     metrics, failures = run([good, bad, silent], out, {"rate": 0.25}, jobs=1, ready=shown.append)
     assert metrics == {"good": {"seed": 3.0, "rate": 0.25}} == json.loads((out / "metrics.json").read_text())
     assert failures[0] == "bad.ipynb, cell 2 (1 / 0): ZeroDivisionError: division by zero"
@@ -235,7 +193,6 @@ def test_run_writes_metrics_and_pages_and_says_where_they_lie(notebook, tmp_path
 
 
 @pytest.mark.nightly
-@slow
 def test_run_uses_this_interpreter_shares_the_cores_and_says_that_nobody_is_there(notebook, tmp_path, monkeypatch):
     kernel = tmp_path / "data" / "kernels" / "python3"
     kernel.mkdir(parents=True)
@@ -244,12 +201,9 @@ def test_run_uses_this_interpreter_shares_the_cores_and_says_that_nobody_is_ther
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "data"))
     monkeypatch.setenv("JPY_SESSION_NAME", "somebody.ipynb")
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
-    told = "import sys, os\nprint(sys.executable, os.environ['OMP_NUM_THREADS'], os.environ.get('JPY_SESSION_NAME'))"
-    paths = [notebook(name, "seed, rate = 1, 1.0", RECORD, told) for name in "ab"]
-    for chosen in (paths[:1], paths):
-        run(chosen, tmp_path / "out", jobs=2)
-        text = outputs_of(nbformat.read(tmp_path / "out" / "a.ipynb", 4))[-1].text
-        assert text.split() == [sys.executable, "3", "None"]
+    seen = "import sys, os\nprint(sys.executable, os.environ['OMP_NUM_THREADS'], os.environ.get('JPY_SESSION_NAME'))"
+    run([notebook("a", "seed, rate = 1, 1.0", RECORD, seen)], tmp_path / "out", jobs=2)
+    assert outputs_of(tmp_path / "out" / "a.ipynb")[-1].text.split() == [sys.executable, "3", "None"]
 
 
 def test_a_terminal_gets_a_bar_with_the_time_left_and_a_page_in_the_browser(notebook, monkeypatch):
@@ -267,37 +221,43 @@ def test_a_terminal_gets_a_bar_with_the_time_left_and_a_page_in_the_browser(note
     assert opened == [page.as_uri()] and re.search(r" 50%\|.* left", terminal.getvalue())
 
 
-def test_nothing_of_an_earlier_run_stays(notebook, tmp_path, monkeypatch):
+def test_run_follows_the_profile_and_nothing_of_an_earlier_run_stays(notebook, tmp_path, monkeypatch):
     """Not of a notebook that fails now, nor of one that the profile leaves out."""
-    monkeypatch.setattr(runner, "kernels", lambda environment, warm: contextlib.nullcontext(environment))
-    monkeypatch.setenv("CLIPNULL_DATA", str(tmp_path))
-    monkeypatch.setattr(runner, "execute", lambda *_: {}["{x}"])
-    left_out, fails = notebook("a", PARAMETERS), notebook("b", "# parameters\ndata = ''  # folder")
-    (tmp_path / "out").mkdir()
-    names = ["a.ipynb", "a.html", "b.ipynb", "b.failed.ipynb", "b.html", "metrics.json", "diff.txt"]
-    for name in [*names, "mine.html"]:
-        (tmp_path / "out" / name).write_text('{"metadata": {"papermill": {}}}')
-    assert run([left_out, fails], tmp_path / "out", profile="pacs")[1] == ["b.ipynb: '{x}'"]
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"mine.html", "metrics.json"}
-    assert (tmp_path / "out" / "metrics.json").read_text() == "{}\n"
-
-
-def test_run_follows_the_profile(notebook, tmp_path, monkeypatch):
-    given = {}
+    given, out = {}, tmp_path / "out"
 
     def executed(path, out, parameters, *_):
         given[path.stem] = parameters
-        raise NotebookError("not today")
+        return {}["{x}"]
 
     monkeypatch.setattr(runner, "execute", executed)
+    monkeypatch.setattr(runner, "kernels", contextlib.nullcontext)
     monkeypatch.setenv("CLIPNULL_DATA", "/pictures")
     plain, pictures = notebook("a", PARAMETERS), notebook("b", "# parameters\ndata = ''  # folder\nseed = 1  # s")
+    out.mkdir()
+    for name in ["a.ipynb", "a.html", "b.ipynb", "b.failed.ipynb", "b.html", "metrics.json", "diff.txt", "mine.html"]:
+        (out / name).write_text('{"metadata": {"papermill": {}}}')
     for profile, expected in (("pacs", {"b": {"data": "/pictures/test"}}), ("mini", {"a": {}, "b": {}})):
         given.clear()
-        monkeypatch.setattr(runner, "kernels", lambda environment, warm: contextlib.nullcontext(environment))
-        _, failures = run([plain, pictures], tmp_path / profile, {"seed": 4}, profile=profile)
+        _, failures = run([plain, pictures], out, {"seed": 4}, profile=profile)
         assert given == {name: {**preset, "seed": 4} for name, preset in expected.items()}
-        assert failures == ["not today"] * len(expected)
+        assert failures == [f"{name}.ipynb: '{{x}}'" for name in expected]
+        assert {path.name for path in out.iterdir()} == {"mine.html", "metrics.json"}
+        assert (out / "metrics.json").read_text() == "{}\n"
+
+
+# --- an end from outside
+
+
+@slow
+@pytest.mark.promise("Nothing is left running")
+def test_a_notebook_over_its_limit_is_stopped_with_its_kernel(notebook, tmp_path, monkeypatch):
+    marker = tmp_path / "pid"
+    path = notebook("a", MARK.format(marker), SLEEP)
+    monkeypatch.setattr(runner, "time", SimpleNamespace(monotonic=lambda: 9.0 if marker.exists() else 0.0))
+    metrics, failures = run([path], tmp_path / "out", limit=8)
+    assert metrics == {} and failures == ["a.ipynb, cell 2 (import time): stopped, as it ran for 8 s"]
+    wait_for(lambda: not alive(int(marker.read_text())), 30)
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"a.failed.ipynb", "metrics.json"}
 
 
 @slow
@@ -321,64 +281,24 @@ def test_a_run_that_is_ended_leaves_no_result_and_no_process(notebook, tmp_path,
     assert [path.name for path in out.iterdir()] == ["a.failed.ipynb"]
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
-def test_what_ends_a_program_is_an_exception_in_it(name):
-    number = getattr(signal, name)
-    before = signal.signal(number, signal.SIG_DFL)
-    try:
-        with pytest.raises(SystemExit) as caught, terminable():
-            try:
-                os.kill(os.getpid(), number)
-                time.sleep(60)
-            finally:
-                assert signal.getsignal(number) == signal.SIG_IGN  # a second one disturbs no cleaning up
-        assert caught.value.code == 128 + number and signal.getsignal(number) == signal.SIG_DFL
-        signal.signal(number, signal.SIG_IGN)  # as nohup does
-        with terminable():
-            assert signal.getsignal(number) == signal.SIG_IGN
-    finally:
-        signal.signal(number, before)
-
-
-REFUSED = [
-    ([], {}, "notebooks: none given"),
-    (["a", "a"], {}, "two of the same name"),
-    (["b"], {}, "notebooks: .*b.ipynb does not exist; expected a notebook"),
-    (["a"], {"parameters": {"sed": 1}}, "did you mean 'seed'"),
-    (["a"], {"parameters": {"seed": "many"}}, "seed: 'many' is not valid"),
-    *((["a"], {"jobs": n}, f"^jobs: {n} is not valid; expected a whole number of at least 1$") for n in (0, 1.5, True)),
-    *((["a"], {"limit": x}, f"^limit: {x} is not valid; expected seconds, more than 0$") for x in (0, -1.0, math.nan)),
-]
-
-
-@pytest.mark.parametrize(("names", "given", "message"), REFUSED)
-def test_run_refuses_before_anything_runs(notebook, tmp_path, names, given, message):
-    folder = notebook("a", PARAMETERS, RECORD).parent
-    with pytest.raises(ValueError, match=message):
-        run([folder / f"{name}.ipynb" for name in names], tmp_path / "out", **given)
-    assert not (tmp_path / "out").exists()
-
-
 # --- the command
 
 
-@pytest.mark.nightly
-@slow
-def test_a_failure_names_cell_metric_expected_got_and_where_the_notebook_is(notebook, tmp_path, capsys, monkeypatch):
-    path = notebook("a", PARAMETERS, "x = 1", RECORD)
-    goldens, out = tmp_path / "goldens.json", tmp_path / "out"
+def test_a_failure_names_notebook_metric_expected_got_and_where_it_was_executed(
+    notebook, tmp_path, capsys, monkeypatch
+):
+    path, goldens, out = notebook("a", PARAMETERS), tmp_path / "goldens.json", tmp_path / "out"
     held = {name: {"value": v, "atol": 0.1, "null": 9.0} for name, v in (("seed", 3.0), ("rate", 0.5))}
     not_run = {"not run": {"value": 1.0, "atol": 0.1, "null": 9.0}}
     goldens.write_text(json.dumps({"mini": {"a": held, "b": not_run}}))
+    out.mkdir()
     command = ["run", str(path), "--out", str(out), "--goldens", str(goldens), "--profile", "mini"]
-    assert cli.main([*command, "--compare", "-p", "rate", "0.75"]) == 1
-    assert (
-        f"a.ipynb, cell 3 (from IPython.display import display): rate: expected 0.5 ± 0.1, got 0.75; "
-        f"executed: {out / 'a.ipynb'}"
-    ) in capsys.readouterr().err.splitlines()
+    monkeypatch.setattr(runner, "run", lambda *_: ({"a": {"seed": 3.0, "rate": 0.75}}, []))
+    assert cli.main([*command, "--compare"]) == 1
+    expected = f"a: rate: expected 0.5 ± 0.1, got 0.75; executed: {out / 'a.ipynb'}"
+    assert expected in capsys.readouterr().err.splitlines()
     lines = [line.split() for line in (out / "diff.txt").read_text().splitlines()]
     assert lines[1:] == [["a", "rate", "0.5", "0.1", "0.75", "+0.25", "FAILED"], ["a", "seed", "3", "0.1", "3", "+0"]]
-    monkeypatch.setattr(runner, "run", lambda *_: ({"a": {"seed": 3.0, "rate": 0.75}}, []))
     assert cli.main([*command, "--update-goldens"]) == 0
     assert "a: rate: 0.5 -> 0.75" in capsys.readouterr().out
     assert cli.main([*command, "--compare"]) == 0

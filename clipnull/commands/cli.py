@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     escape_unprintable()
     top, commands = parser()
-    args, rest = top.parse_known_args(teaching.shield(sys.argv[1:] if arguments is None else arguments))
+    args, rest = top.parse_known_args(arguments)
     if rest:
         commands.get(args.command, top).refuse(rest)
     if args.version:

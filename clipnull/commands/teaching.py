@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 
 from .console import add_command, add_model, add_request
+
+EDITIONS = {"student": "editions", "colab": "editions", "slides": "slides", "booklet": "editions"}
+"""The module of clipnull.course that makes each edition of the notebooks."""
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -19,13 +23,13 @@ def add(commands: argparse._SubParsersAction) -> None:
             ("run", run, "execute the lessons into a folder, as pages to read"),
             ("publish", publish, "execute notebooks and write their outputs back"),
             ("seeds", seeds, "run with several seeds and propose tolerances"),
-            ("student", student, "write the course without solutions and outputs"),
+            ("student", edition, "write the course without solutions and outputs"),
             ("book", book, "render the course, as stored, to a static site"),
             ("course", course, "write the notebooks of the course into a folder"),
             ("goldens", goldens, "copy recorded metrics into the goldens"),
-            ("slides", slides, "make slides of the notebooks from their stored outputs"),
-            ("booklet", booklet, "write all exercises and all solutions as pages to print"),
-            ("colab", colab, "write copies of the notebooks that install clipnull themselves"),
+            ("slides", edition, "make slides of the notebooks from their stored outputs"),
+            ("booklet", edition, "write all exercises and all solutions as pages to print"),
+            ("colab", edition, "write copies of the notebooks that install clipnull themselves"),
             ("leaderboard", leaderboard, "measure the patches that students hand in on pictures kept back"),
             ("quiz", quiz, "write the pages of the quiz and of its key"),
         )
@@ -34,20 +38,17 @@ def add(commands: argparse._SubParsersAction) -> None:
         out = Path("build") if name in ("run", "publish") else Path("build", name)
         of[name]("notebooks", nargs="*", type=Path, help="[all in notebooks/ or in this folder]")
         of[name]("--out", type=Path, default=out, help=f"folder for the results [{out}]")
-    for name in ("run", "seeds"):
-        of[name]("--jobs", type=int, help="notebooks at a time [2; 1 with a GPU]")
-        of[name]("--limit", type=float, default=900, help="seconds for a whole notebook [900]")
+    of["run"]("--jobs", type=int, help="notebooks at a time [2; 1 with a GPU]")
+    of["run"]("--limit", type=float, default=900, help="seconds for a whole notebook [900]")
     of["run"]("--compare", action="store_true", help="compare the metrics with the goldens")
     of["run"]("--update-goldens", action="store_true", help="copy the metrics into the goldens")
     of["run"]("-p", dest="parameters", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
-    of["seeds"]("--seeds", type=int, default=5, help="how many [5]")
-    of["seeds"]("--times", type=float, default=4, help="atol in standard deviations [4]")
     of["goldens"]("metrics", type=Path, help="such as build/metrics.json")
     for name in ("run", "seeds", "goldens"):
         of[name]("--profile", choices=list(PROFILES), help="[gpu where there is one, else mini]")
         of[name]("--goldens", type=Path, help="[tests/goldens.json, or the installed ones]")
     of["course"]("folder", type=Path, metavar="FOLDER")
-    of["colab"]("--address", help="https://github.com/OWNER/NAME [that of the package's metadata]")
+    of["colab"]("--address", required=True, help="https://github.com/OWNER/NAME")
     of["colab"]("--ref", default="main", help="branch, tag or commit [main]")
     of["leaderboard"]("data", metavar="DATA", help="folder <domain>/<class>/*, or FILE.npz of embeddings")
     of["leaderboard"]("patches", nargs="+", type=Path, metavar="PATCH", help="NAME.safetensors; NAME.json predicts")
@@ -56,23 +57,10 @@ def add(commands: argparse._SubParsersAction) -> None:
     of["quiz"]("--out", type=Path, default=Path("notebooks"), help="folder for the two pages [notebooks]")
 
 
-def shield(arguments: Sequence[str]) -> list[str]:
-    """The arguments, in which a value after `-p NAME` begins with "=": argparse would take "-1e-5" for an option."""
-    shielded = list(arguments)
-    for i in [i for i, argument in enumerate(shielded[:-2]) if argument == "-p" and shielded[0] == "run"]:
-        shielded[i + 2] = f"={shielded[i + 2]}"
-    return shielded
-
-
 def _notebooks(args: argparse.Namespace) -> list[Path]:
     from ..course.notebooks import default_notebooks
 
     return args.notebooks or default_notebooks()
-
-
-def _report(paths: list[Path]) -> int:
-    print("written: " + ", ".join(map(str, paths)))
-    return 0
 
 
 def run(args: argparse.Namespace) -> int:
@@ -82,12 +70,11 @@ def run(args: argparse.Namespace) -> int:
     from ..files import write_text
 
     profile, paths = args.profile or default_profile(), _notebooks(args)
-    parameters = {name: value.removeprefix("=") for name, value in args.parameters}
     ready = [] if args.notebooks else [show]  # of the whole course
-    metrics, failures = run(paths, args.out, parameters, args.jobs, args.limit, args.profile, *ready)
+    metrics, failures = run(paths, args.out, dict(args.parameters), args.jobs, args.limit, profile, *ready)
     if args.compare and not args.update_goldens:
-        names, entries = {p.stem for p in paths}, goldens.read(args.goldens or goldens.default_goldens(), profile)
-        entries = {name: entry for name, entry in entries.items() if name in names}
+        entries = goldens.read(args.goldens or goldens.default_goldens(), profile)
+        entries = {path.stem: entries[path.stem] for path in paths if path.stem in entries}
         write_text(args.out / "diff.txt", goldens.diff(metrics, entries) + "\n")
         ran = {name: entry for name, entry in entries.items() if name in metrics}
         failures += goldens.differences(metrics, ran, args.out)
@@ -97,30 +84,24 @@ def run(args: argparse.Namespace) -> int:
     return _update(metrics, args.goldens, profile) if args.update_goldens else 0
 
 
-def _update(metrics: Mapping[str, dict[str, float]], path: Path | None, profile: str) -> int:
-    from ..course.goldens import IN_CLONE, update
-    from ..course.run import NotebookError
-
-    if path is None and not IN_CLONE.parent.is_dir():
-        raise ValueError(f"goldens: {IN_CLONE} cannot be written here; expected --goldens FILE")
-    empty = update(metrics, path or IN_CLONE, profile)
-    if empty:
-        raise NotebookError("fill in atol and null of:\n" + "\n".join(empty))
-    return 0
-
-
 def goldens(args: argparse.Namespace) -> int:
     from ..course.goldens import stored
 
     return _update(stored(args.metrics), args.goldens, args.profile or "mini")
 
 
-def seeds(args: argparse.Namespace) -> int:
-    from ..course.goldens import default_goldens
-    from ..course.seeds import seeds
+def _update(metrics: Mapping[str, dict[str, float]], path: Path | None, profile: str) -> int:
+    from ..course.goldens import IN_CLONE, update
 
-    path = args.goldens or default_goldens()
-    seeds(_notebooks(args), args.out, args.seeds, args.times, path, args.profile, args.jobs, args.limit)
+    if empty := update(metrics, path or IN_CLONE, profile):
+        raise RuntimeError("fill in atol and null of:\n" + "\n".join(empty))
+    return 0
+
+
+def seeds(args: argparse.Namespace) -> int:
+    from ..course.goldens import seeds
+
+    seeds(_notebooks(args), args.out, args.goldens, args.profile)
     return 0
 
 
@@ -131,10 +112,13 @@ def publish(args: argparse.Namespace) -> int:
     return 0
 
 
-def student(args: argparse.Namespace) -> int:
-    from ..course.editions import student
-
-    return _report(student(_notebooks(args), args.out))
+def edition(args: argparse.Namespace) -> int:
+    """student, colab, slides, booklet: call the function that the command is named after."""
+    module = import_module(f"clipnull.course.{EDITIONS[args.command]}")
+    options = {"address": args.address, "ref": args.ref} if args.command == "colab" else {}
+    paths = getattr(module, args.command)(_notebooks(args), args.out, **options)
+    print("written: " + ", ".join(map(str, paths)))
+    return 0
 
 
 def course(args: argparse.Namespace) -> int:
@@ -155,28 +139,11 @@ def book(args: argparse.Namespace) -> int:
     return 0
 
 
-def slides(args: argparse.Namespace) -> int:
-    from ..course.slides import slides
-
-    return _report(slides(_notebooks(args), args.out))
-
-
-def booklet(args: argparse.Namespace) -> int:
-    from ..course.booklet import booklet
-
-    return _report(booklet(_notebooks(args), args.out))
-
-
-def colab(args: argparse.Namespace) -> int:
-    from ..course.editions import colab
-
-    return _report(colab(_notebooks(args), args.out, args.address, args.ref))
-
-
 def quiz(args: argparse.Namespace) -> int:
     from ..course.quiz import write
 
-    return _report(write(args.out))
+    print("written: " + ", ".join(map(str, write(args.out))))
+    return 0
 
 
 def leaderboard(args: argparse.Namespace) -> int:

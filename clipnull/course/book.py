@@ -6,23 +6,26 @@ packages come with the extras `book` and `course`.
 
 from __future__ import annotations
 
+import base64
+import html
 import io
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 from ..errors import import_extra
 from ..files import data_folder, write_text
 from . import demo
 from .formulas import FONT, mathml, style
-from .pages import copy, index
+from .notebooks import THEME, read, text_of
 
-HERE = Path(__file__).parent
-THEME = HERE / "theme"
+LIBRARY = ("reference.md", "stable.md")
 WIDE = 60
 """A formula of more characters of LaTeX may be wider than a small window: the keyboard can scroll it."""
 
@@ -51,6 +54,27 @@ SETTINGS = {
     "suppress_warnings": ["docutils", "mystnb.unknown_mime_type"],
     "autodoc_typehints": "none",
 }
+HEAD = """# clipnull
+
+Learn, see and measure how a pretrained CLIP can be made to forget, without training and without data. These pages are
+the notebooks of the course with their outputs, in order. Solutions of exercises are folded.
+"""
+DEMO = """
+![The pictures of miniworld, in which the course forgets: a row for each of 14 classes, from bird to umbrella, a column
+for each of 6 domains, among them photographs, line drawings and silhouettes](contact_sheet.webp)
+
+**Try it first:** [forget in your browser](demo.md). Choose what to forget and see what else is lost, without Python.
+"""
+MENU = """
+```{toctree}
+:hidden:
+:maxdepth: 1
+:caption: %s
+
+%s
+```
+"""
+SOLUTION = {"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide the solution"}
 
 
 def build(pages: Sequence[Path], out: Path, whole: bool = False) -> Path:
@@ -92,12 +116,75 @@ def _write_source(pages: Sequence[Path], source: Path, whole: bool) -> None:
         "Teaching": [page.name for page in pages if page.suffix != ".ipynb"],
     }
     if whole:
-        for path in (data_folder("miniworld") / "contact_sheet.webp", HERE / "reference.md", HERE / "stable.md"):
+        for path in (data_folder("miniworld") / "contact_sheet.webp", *map(Path(__file__).with_name, LIBRARY)):
             shutil.copyfile(path, source / path.name)
-        menu |= {"Without a kernel": demo.write(source), "The library": ["reference.md", "stable.md"]}
-    write_text(source / "index.md", index(pages, menu, with_demo=whole))
+        menu |= {"Without a kernel": demo.write(source), "The library": LIBRARY}
+    lines = [HEAD, DEMO if whole else "", "## The chapters\n", *map(chapter, pages)]
+    lines += [MENU % (title, "\n".join(Path(name).stem for name in names)) for title, names in menu.items() if names]
+    write_text(source / "index.md", "\n".join(lines))
     for page in pages:
-        copy(page, source, pages)
+        copy(page, source)
+
+
+def chapter(page: Path) -> str:
+    """What the index says of a page: its title, its goals or first paragraph, its picture and how to download it."""
+    nb = read(page) if page.suffix == ".ipynb" else None
+    title, *paragraphs = re.split(r"\n\s*\n", nb.cells[0].source if nb else page.read_text(encoding="utf-8"))
+    goals = [text.replace("**", "") for text in paragraphs if text.startswith("**You will be able to**")]
+    lines = [f"### [{title.strip('# ')}]({page.name})\n", *(f"{_with_anchors(t)}\n" for t in [*goals, *paragraphs][:1])]
+    if nb:
+        lines[1:1] = [_cover(figure) for figure in [*_figures(nb.cells)][:1]]
+        lines.append(f'<a href="_static/notebooks/{page.name}" download>Download the notebook</a>\n')
+    return "\n".join(lines)
+
+
+def copy(page: Path, source: Path) -> None:
+    """Copy a page into the folder `source` of Sphinx, and a notebook as it is into its `_static/notebooks`.
+
+    In the notebook that Sphinx reads, solutions are folded, and exercises have headings.
+    """
+    if page.suffix != ".ipynb":
+        shutil.copyfile(page, source / page.name)
+        return
+    originals, nb = source / "_static" / "notebooks", read(page)
+    originals.mkdir(exist_ok=True)
+    shutil.copyfile(page, originals / page.name)
+    for cell in nb.cells:
+        tags = cell.metadata.get("tags", [])
+        if "solution" in tags:
+            cell.metadata |= {"tags": [*tags, "hide-input"], "mystnb": dict(SOLUTION)}
+        if cell.cell_type == "markdown":
+            cell.source = _with_anchors(_with_headings(cell.source))
+        for alt, _ in _figures([cell]):
+            cell.metadata.setdefault("mystnb", {})["image"] = {"alt": alt}
+    write_text(source / page.name, text_of(nb))
+
+
+def _figures(cells: Sequence[Any]) -> Iterator[tuple[str, str]]:
+    """The alternative text and the data of each figure that is shown below `cells`."""
+    for output in (output for cell in cells for output in cell.get("outputs", ())):
+        if png := output.get("data", {}).get("image/png"):
+            yield output.metadata.get("image/png", {}).get("alt", ""), png
+
+
+def _cover(figure: tuple[str, str]) -> str:
+    """A thumbnail of a figure."""
+    alt, encoded = figure
+    picture, content = Image.open(io.BytesIO(base64.b64decode(encoded))).convert("RGB"), io.BytesIO()
+    picture.thumbnail((560, 360))
+    picture.save(content, "webp", quality=70)
+    data = base64.b64encode(content.getvalue()).decode("ascii")
+    return f'<img class="cover" alt="{html.escape(alt)}" src="data:image/webp;base64,{data}">\n'
+
+
+def _with_anchors(text: str) -> str:
+    """The text whose links to headings of notebooks, "00_a.ipynb#My-heading" in Jupyter, are those of the book."""
+    return re.sub(r"(?<=\.ipynb#)[^)\s]+", lambda match: match[0].lower(), text)
+
+
+def _with_headings(text: str) -> str:
+    """Markdown in which a line that begins with "**Exercise 1** (6 min, easy)." is a heading and what follows."""
+    return re.sub(r"^\*\*(Exercise \d+)\*\*( \([^)]*\))?\.?\s+", r"### \1\2\n\n", text, flags=re.MULTILINE)
 
 
 def _render(source: Path, site: Path) -> None:
@@ -115,24 +202,21 @@ def _render(source: Path, site: Path) -> None:
 
 def setup(app: Any) -> dict:
     """Called by Sphinx: make `mathml` the renderer of formulas, and read docstrings as prose."""
-    SkipNode = import_extra("docutils.nodes", "book").SkipNode
-
-    def inline(writer: Any, node: Any) -> None:
-        writer.body.append(mathml(node.astext(), display=False))
-        raise SkipNode
-
-    def block(writer: Any, node: Any) -> None:
-        wide = ' tabindex="0"' if len(node.astext()) > WIDE else ""
-        writer.body.append(f'<div class="math"{wide}>{mathml(node.astext(), display=True)}</div>\n')
-        raise SkipNode
-
-    def escape(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
-        """Escape what is markup in reStructuredText and not in our docstrings, such as |z| and **settings."""
-        for i, line in enumerate(lines):
-            if not line.lstrip().startswith((">>>", "...")):
-                parts = re.split(r"(`[^`]*`)", line)
-                lines[i] = "".join(p if p.startswith("`") else re.sub(r"[*|]", r"\\\g<0>", p) for p in parts)
-
-    app.connect("autodoc-process-docstring", escape, priority=400)  # before napoleon
-    app.add_html_math_renderer("mathml", (inline, None), (block, None))
+    app.connect("autodoc-process-docstring", _escape, priority=400)  # before napoleon
+    app.add_html_math_renderer("mathml", (_formula, None), (_formula, None))
     return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+def _formula(writer: Any, node: Any) -> None:
+    text = mathml(node.astext(), display=node.tagname == "math_block")
+    if node.tagname == "math_block":
+        text = f'<div class="math"{""" tabindex="0" """ * (len(node.astext()) > WIDE)}>{text}</div>\n'
+    writer.body.append(text)
+    raise import_extra("docutils.nodes", "book").SkipNode
+
+
+def _escape(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    """Escape what is markup in reStructuredText and not in our docstrings, such as |z| and **settings."""
+    for i, line in enumerate(lines):
+        if not line.lstrip().startswith((">>>", "...")):
+            lines[i] = re.sub(r"(`[^`]*`)|([*|])", lambda match: match[1] or f"\\{match[2]}", line)

@@ -1,19 +1,29 @@
-"""Editions of the notebooks: with fresh outputs, for students, for Colab and Binder, and a copy to work in."""
+"""Editions of the notebooks: with fresh outputs, for students, for Colab and Binder, on paper, a copy to work in."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from ..files import write_text
-from .notebooks import NUMBERED, PACKAGE, course_folder, import_jupyter, normalise, read, stamp, text_of
+from .formulas import style
+from .notebooks import (
+    NUMBERED,
+    PACKAGE,
+    THEME,
+    course_folder,
+    exporter,
+    import_jupyter,
+    normalise,
+    read,
+    stamp,
+    text_of,
+    write_page,
+)
 from .run import NotebookError, run
 
-PACKAGES = "papermill latex2mathml concept-erasure"
-"""What the notebooks import beside the library, and Colab does not bring."""
 BADGES = """[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({colab})
 [![Open in Binder](https://mybinder.org/badge_logo.svg)]({binder})
 
@@ -23,10 +33,16 @@ BOOTSTRAP = """# Install clipnull where it is missing; this needs a network.
 import importlib.util
 
 if importlib.util.find_spec("clipnull") is None:
-    %pip install --quiet "clipnull @ git+{source}" {packages}
+    %pip install --quiet "clipnull @ git+{source}" papermill latex2mathml concept-erasure
 importlib.invalidate_caches()
 assert importlib.util.find_spec("clipnull"), "clipnull is not installed: pip says why above"
 """
+"""The packages are what the notebooks import beside the library, and Colab does not bring."""
+ROOM = f'<div class="room">{12 * """<div class="line"></div>"""}</div>'
+"""Lines to write on, below each exercise and each open task."""
+EXERCISE = re.compile(r"(?ms)^\*\*(Exercise \d+)\*\*.*")
+OPEN_TASK = re.compile(r"(?ms)^## Open task.*?(?=^## |\Z)")
+HINT = re.compile(r"(?s)<details><summary>Hint</summary>\s*(.*?)</details>")
 
 
 def publish(notebooks: Sequence[Path], out: Path) -> None:
@@ -45,53 +61,83 @@ def publish(notebooks: Sequence[Path], out: Path) -> None:
         write_text(path, text_of(nb))
 
 
-def student_edition(nb: Any) -> Any:
-    """A copy of `nb` without solutions and outputs."""
-    nb = normalise(nb)
-    nb.metadata.pop("clipnull", None)
-    nb.cells = [cell for cell in nb.cells if "solution" not in cell.metadata.get("tags", ())]
-    for cell in nb.cells:
-        if cell.cell_type == "code":
-            cell.outputs, cell.execution_count = [], None
-    return nb
-
-
-def student(notebooks: Sequence[Path], out: Path) -> list[Path]:
-    """Write the student edition of each notebook into the folder `out`; ValueError if another version is there."""
-    return _write_new({out / path.name: text_of(student_edition(read(path))) for path in notebooks})
-
-
 def course(folder: Path) -> list[Path]:
     """Write the notebooks of the course into `folder`, to work in; ValueError if another version of one is there."""
     paths = sorted(course_folder().glob(NUMBERED))
     return _write_new({folder / path.name: path.read_text(encoding="utf-8") for path in paths})
 
 
-def colab(notebooks: Sequence[Path], out: Path, address: str | None = None, ref: str = "main") -> list[Path]:
+def student(notebooks: Sequence[Path], out: Path) -> list[Path]:
+    """Write each notebook without solutions and outputs into `out`; ValueError if another version is there."""
+    return _write_new({out / path.name: text_of(_for_students(path)) for path in notebooks})
+
+
+def colab(notebooks: Sequence[Path], out: Path, address: str, ref: str = "main") -> list[Path]:
     """Write the student edition of each notebook, with badges and code that installs clipnull, into the folder `out`.
 
-    address: that of the repository, https://github.com/OWNER/NAME; by default the one in the package's metadata. ref:
-    the branch, tag or commit to install and to open. Raises ValueError if one of them is not valid or a copy differs.
+    address: that of the repository, https://github.com/OWNER/NAME. ref: the branch, tag or commit to install and to
+    open. Raises ValueError if one of them is not valid or a copy differs.
     """
-    urls = dict(url.split(", ", 1) for url in metadata.metadata("clipnull").get_all("Project-URL") or ())
-    address = (address or urls.get("Repository", "")).removesuffix("/").removesuffix(".git")
-    if not re.fullmatch(r"https://github\.com/[\w.-]+/[\w.-]+", address):
+    address = address.removesuffix("/").removesuffix(".git")
+    place = re.fullmatch(r"https://github\.com/([\w.-]+/[\w.-]+)", address)
+    if not place:
         raise ValueError(f"address: {address!r} is not valid; expected such as https://github.com/OWNER/NAME")
     if not re.fullmatch(r"[\w./-]+", ref) or ".." in ref:
         raise ValueError(f"ref: {ref!r} is not valid; expected a branch, a tag or a commit, such as 'main'")
-    return _write_new({out / p.name: text_of(_with_bootstrap(read(p), p.name, address, ref)) for p in notebooks})
+    v4, texts = import_jupyter("nbformat").v4, {}
+    for path in notebooks:
+        badges = BADGES.format(
+            colab=f"https://colab.research.google.com/github/{place[1]}/blob/{ref}/notebooks/{path.name}",
+            binder=f"https://mybinder.org/v2/gh/{place[1]}/{ref}?labpath=notebooks/{path.name}",
+        )
+        install = BOOTSTRAP.format(source=f"{address}@{ref}")
+        nb = _for_students(path)
+        nb.cells[:0] = [v4.new_markdown_cell(badges, id="badges"), v4.new_code_cell(install, id="bootstrap")]
+        texts[out / path.name] = text_of(nb)
+    return _write_new(texts)
 
 
-def _with_bootstrap(nb: Any, name: str, address: str, ref: str) -> Any:
-    """The student edition of `nb` with two cells in front: badges, and the code that installs clipnull."""
-    v4, place = import_jupyter("nbformat").v4, address.removeprefix("https://github.com/")
-    badges = BADGES.format(
-        colab=f"https://colab.research.google.com/github/{place}/blob/{ref}/notebooks/{name}",
-        binder=f"https://mybinder.org/v2/gh/{place}/{ref}?labpath=notebooks/{name}",
-    )
-    code = BOOTSTRAP.format(source=f"{address}@{ref}", packages=PACKAGES)
-    nb = student_edition(nb)
-    nb.cells[:0] = [v4.new_markdown_cell(badges, id="badges"), v4.new_code_cell(code, id="bootstrap")]
+def booklet(notebooks: Sequence[Path], out: Path) -> list[Path]:
+    """Write `exercises.html`, with hints and room to write, and `solutions.html` of the notebooks into `out`.
+
+    Both are pages without scripts. A browser prints them, or makes a PDF of them, on A4 or letter paper.
+    """
+    v4 = import_jupyter("nbformat").v4
+    text, code = v4.new_markdown_cell, v4.new_code_cell
+    exercises, solutions = [text("# clipnull: exercises")], [text("# clipnull: solutions")]
+    for path in notebooks:
+        nb, number = read(path), ""
+        title = nb.cells[0].source.partition("\n")[0].removeprefix("# ")
+        for cells in (exercises, solutions):
+            cells.append(text(f'<div class="new"></div>\n\n## {title}'))
+        for cell in nb.cells:
+            tags = cell.metadata.get("tags", ())
+            if task := EXERCISE.search(cell.source):
+                number = task[1]
+                exercises.append(text(HINT.sub(r'<div class="hint">\n\n**Hint.** \1\n</div>', task[0])))
+            elif task := OPEN_TASK.search(cell.source):
+                exercises += [text(f"#{task[0]}"), text(ROOM)]
+            elif "exercise" in tags:
+                exercises += [code(cell.source), text(ROOM)]
+            elif "solution" in tags:
+                solutions += [text(f"### {number}"), code(cell.source)]
+    out.mkdir(parents=True, exist_ok=True)
+    options = {"exclude_output": True, "exclude_input_prompt": True, "exclude_anchor_links": True}
+    export, css = exporter("HTML", "lesson.html.j2", **options), (THEME / "booklet.css").read_text(encoding="utf-8")
+    return [
+        write_page(out / f"{name}.html", export, v4.new_notebook(cells=cells), Path(), style=style() + css)
+        for name, cells in (("exercises", exercises), ("solutions", solutions))
+    ]
+
+
+def _for_students(path: Path) -> Any:
+    """The notebook at `path` without solutions and outputs."""
+    nb = normalise(read(path))
+    nb.metadata.pop("clipnull", None)
+    nb.cells = [cell for cell in nb.cells if "solution" not in cell.metadata.get("tags", ())]
+    for cell in nb.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
     return nb
 
 

@@ -22,12 +22,6 @@ def style(address: str = "") -> str:
     )
 
 
-def _function(match: re.Match) -> str:
-    """The name of a function is an operator, with a thin space on both sides, but none before a bracket."""
-    after = "0" if match[2] else "0.17em"
-    return f'<mo lspace="0.17em" rspace="{after}">{match[1]}</mo>{match[2] or ""}'
-
-
 def mathml(latex: str, display: bool) -> str:
     """A formula as MathML: a block of its own with `display`, else part of a line.
 
@@ -35,12 +29,20 @@ def mathml(latex: str, display: bool) -> str:
     """
     converter = import_extra("latex2mathml.converter", "course")
     known = re.sub(r"\\arg(?![a-z])", r"\\operatorname{arg}", latex)
-    text = converter.convert(known, display="block" if display else "inline")
+    try:
+        text = converter.convert(known, display="block" if display else "inline")
+    except Exception as error:
+        raise ValueError(f"latex: {latex!r} cannot be converted ({error}); expected a complete formula") from error
     for name, sign in FENCES.items():
         text = text.replace(f">{name}<", f">{sign}<")
     text = re.sub(r"<mo>(‖|&#x02016;|&#x02225;|\||&#x0007C;)</mo>", r'<mo stretchy="false">\1</mo>', text)
     text = re.sub(r"<mi>([a-z]{2,})</mi>(<mo[^>]*>&#x00028;)?", _function, text)
-    unknown = re.findall(r">([^<]*\\[^<]*)<", text)
-    if unknown:
+    if unknown := re.findall(r">([^<]*\\[^<]*)<", text):
         raise ValueError(f"latex: {' '.join(unknown)} in {latex!r} is not known; expected what latex2mathml renders")
     return text
+
+
+def _function(match: re.Match) -> str:
+    """The name of a function is an operator, with a thin space on both sides, but none before a bracket."""
+    after = "0" if match[2] else "0.17em"
+    return f'<mo lspace="0.17em" rspace="{after}">{match[1]}</mo>{match[2] or ""}'

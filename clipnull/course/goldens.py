@@ -1,18 +1,27 @@
-"""Goldens: what the notebooks must record, by profile, notebook and metric: {"value": v, "atol": t, "null": n}."""
+"""Goldens: what the notebooks must record, by profile, notebook and metric: {"value": v, "atol": t, "null": n}.
+
+They are compared with, values are taken over into them, and several seeds propose their tolerances.
+"""
+
+from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from ..errors import import_extra
 from ..files import aligned, write_text
-from .metrics import MIME, Metrics
-from .notebooks import PACKAGE, first_line
-from .notebooks import read as read_notebook
-from .profiles import PROFILES
+from .metrics import Metrics
+from .notebooks import PACKAGE, parameters_of
+from .profiles import PROFILES, default_profile
+from .run import NotebookError, run
 
 Goldens = Mapping[str, Mapping[str, Mapping]]  # notebook -> metric -> {"value": v, "atol": t, "null": n}
 IN_CLONE = Path("tests", "goldens.json")
+NO_GOLDEN = {"value": math.nan, "atol": math.nan}
+SEEDS, DEVIATIONS = 5, 4
 
 
 def default_goldens() -> Path:
@@ -34,60 +43,43 @@ def read(path: Path, profile: str) -> dict:
     return (stored(path) if path.exists() else {}).get(PROFILES[profile].goldens, {})
 
 
-def _pairs(metrics: Mapping[str, Metrics], goldens: Goldens) -> Iterator[tuple[str, str, float, float, float]]:
+# --- compare
+
+
+def _compared(metrics: Mapping[str, Metrics], goldens: Goldens) -> Iterator[tuple[str, str, float, float, float]]:
     """Notebook, metric, recorded value, golden, tolerance; NaN where there is none."""
     for notebook in sorted({*metrics, *goldens}):
         values, entries = metrics.get(notebook, {}), goldens.get(notebook, {})
         for name in sorted({*values, *entries}):
-            entry = entries.get(name, {"value": math.nan, "atol": math.nan})
+            entry = entries.get(name, NO_GOLDEN)
             yield notebook, name, values.get(name, math.nan), entry["value"], entry["atol"]
 
 
 def differences(metrics: Mapping[str, Metrics], goldens: Goldens, out: Path | None = None) -> list[str]:
     """What differs between `metrics` and `goldens` (both by notebook), one line each; empty if nothing does.
 
-    A metric passes when |metric - value| <= atol. With `out`, the folder of the executed notebooks, a line names the
-    cell that recorded the metric and the path of the notebook.
+    A metric passes when |metric - value| <= atol. With `out`, a line names the executed notebook in that folder.
     """
     failures = []
-    for notebook, name, value, golden, atol in _pairs(metrics, goldens):
+    for notebook, name, value, golden, atol in _compared(metrics, goldens):
         if not abs(value - golden) <= atol:
             expected = "no golden" if math.isnan(golden) else f"{golden:.6g} ± {atol:.3g}"
-            cell, place = _recorded(notebook, out)
             recorded = "nothing" if math.isnan(value) else f"{value:.6g}"
-            failures.append(f"{cell}: {name}: expected {expected}, got {recorded}{place}")
+            executed = f"; executed: {out / notebook}.ipynb" if out else ""
+            failures.append(f"{notebook}: {name}: expected {expected}, got {recorded}{executed}")
     return failures
-
-
-def _recorded(notebook: str, out: Path | None) -> tuple[str, str]:
-    """The notebook with the number and first line of the cell that recorded, and where it is kept: two texts."""
-    path = Path(out or ".", f"{notebook}.ipynb")
-    if out is None or not path.is_file():
-        return notebook, ""
-    cells = [c for c in read_notebook(path).cells if "injected-parameters" not in c.metadata.get("tags", ())]
-    for number, cell in enumerate(cells, 1):
-        if any(MIME in output.get("data", {}) for output in cell.get("outputs", ())):
-            return f"{path.name}, cell {number} ({first_line(cell.source)})", f"; executed: {path}"
-    return path.name, f"; executed: {path}"
 
 
 def diff(metrics: Mapping[str, Metrics], goldens: Goldens) -> str:
     """Every metric beside its golden, as plain text: what CI keeps of a run."""
     rows = []
-    for notebook, name, value, golden, atol in _pairs(metrics, goldens):
-        off, mark = value - golden, "" if abs(value - golden) <= atol else "FAILED"
-        rows.append((f"{notebook} {name}", f"{golden:.6g}", f"{atol:.3g}", f"{value:.6g}", f"{off:+.3g}", mark))
+    for notebook, name, value, golden, atol in _compared(metrics, goldens):
+        numbers = f"{golden:.6g}", f"{atol:.3g}", f"{value:.6g}", f"{value - golden:+.3g}"
+        rows.append((f"{notebook} {name}", *numbers, "" if abs(value - golden) <= atol else "FAILED"))
     return aligned(rows, ("metric", "golden", "atol", "got", "off by", ""))
 
 
-def weakness(value: float, null: float | None, atol: float | None) -> str:
-    """Why a golden tells too little, or nothing: it accepts its null value, or half the way to it.
-
-    `null` is the value that the metric would have if there were nothing to show.
-    """
-    if null is None or atol is None or atol <= abs(value - null) / 2:
-        return ""
-    return "null accepted" if atol >= abs(value - null) else "tolerance over half the way to null"
+# --- take over
 
 
 def update(metrics: Mapping[str, Metrics], path: Path, profile: str = "mini") -> list[str]:
@@ -99,13 +91,60 @@ def update(metrics: Mapping[str, Metrics], path: Path, profile: str = "mini") ->
     everything = stored(path) if path.exists() else {}
     goldens = everything.setdefault(PROFILES[profile].goldens, {})
     for notebook, values in metrics.items():
-        before = goldens.get(notebook, {})
+        before, goldens[notebook] = goldens.get(notebook, {}), {}
         for name in sorted({*before, *values}):
             old, new = before.get(name, {}).get("value"), values.get(name)
             if old != new:
                 print(f"{notebook}: {name}: {old} -> {new}")
-        empty = {"atol": None, "null": None}
-        goldens[notebook] = {name: empty | before.get(name, {}) | {"value": v} for name, v in values.items()}
+            if name in values:
+                goldens[notebook][name] = {"atol": None, "null": None} | before.get(name, {}) | {"value": new}
     write_text(path, json.dumps(everything, indent=1, sort_keys=True) + "\n")
     entries = [(notebook, name, entry) for notebook in goldens for name, entry in goldens[notebook].items()]
     return [f"{notebook}: {name}" for notebook, name, entry in entries if None in (entry["atol"], entry["null"])]
+
+
+# --- propose tolerances
+
+
+def seeds(notebooks: Sequence[Path], out: Path, path: Path | None = None, profile: str | None = None) -> None:
+    """Run the notebooks that have a parameter `seed` with five seeds; print and write proposed tolerances.
+
+    `proposed` is four standard deviations (of the sample), at least 1 % of the mean's size, as machines round
+    differently. The table, also in out/seeds.json, has the goldens of the file `path` beside it, and notes: "a seed is
+    outside" of the tolerance that holds now, and the `weakness` of the proposed one.
+    """
+    pandas, profile = import_extra("pandas", "course"), profile or default_profile()
+    seeded, values = [notebook for notebook in notebooks if "seed" in parameters_of(notebook)], {}
+    for seed in range(SEEDS):
+        metrics, failures = run(seeded, out / f"seed-{seed}", {"seed": seed}, profile=profile)
+        if failures:
+            raise NotebookError(f"seed {seed}:\n" + "\n".join(failures))
+        values[seed] = _flat(metrics)
+    held = pandas.DataFrame(_flat(read(path or default_goldens(), profile)), ["value", "atol", "null"], dtype=float).T
+    table = pandas.DataFrame(values).agg(["mean", "min", "max", "std"], axis=1).join(held)
+    spread = (DEVIATIONS * table["std"]).clip(lower=0.01 * table["mean"].abs())
+    table["proposed"] = [float(f"{atol:.2g}") for atol in spread]
+    table["note"] = [_note(row) for row in table.itertuples()]
+    table = table.rename_axis(["notebook", "metric"]).reset_index()
+    write_text(out / "seeds.json", table.to_json(orient="records", indent=1) + "\n")
+    print(table.to_string(index=False, float_format="{:.4g}".format, na_rep="-"))
+
+
+def _flat(nested: Mapping[str, Mapping]) -> dict[tuple[str, str], object]:
+    return {(notebook, name): entry for notebook, entries in nested.items() for name, entry in entries.items()}
+
+
+def _note(row: Any) -> str:
+    value = row.mean if math.isnan(row.value) else row.value
+    outside = max(row.max - value, value - row.min) > row.atol
+    return ", ".join(filter(None, ["a seed is outside" * outside, weakness(value, row.null, row.proposed)]))
+
+
+def weakness(value: float, null: float | None, atol: float | None) -> str:
+    """Why a golden tells too little, or nothing: it accepts its null value, or half the way to it.
+
+    `null` is the value that the metric would have if there were nothing to show.
+    """
+    if null is None or atol is None or not atol > abs(value - null) / 2:
+        return ""
+    return "null accepted" if atol >= abs(value - null) else "tolerance over half the way to null"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,19 +17,17 @@ from ..edit import Edit
 from ..embedding import embed
 from ..errors import brief, one_line
 from ..evaluate import compare
-from ..files import markdown
+from ..files import as_text, markdown
 from ..images import Images
 from ..models import Clip
 from ..vocabulary import Forget
 
 RATES = {"forgetting_rate": "forgetting", "retain_drop": "retain drop", "worst_cell_drop": "worst cell"}
-TO_POINTS = {"forgetting_rate": 100.0}
-"""A rate from 0 to 1 counts in points, as the others do, in the score of a prediction."""
+TO_POINTS = {"forgetting_rate": 100.0, "retain_drop": 1.0, "worst_cell_drop": 1.0}
 MIN_SHARE_OF_BEST = 0.9
 """The rule: of those that forget at least this share of the best, the smallest worst-cell drop."""
-MARKUP = re.compile(r"[<>|`\\]|\](?=\()")
-"""What would begin a tag, a cell, code or a link in Markdown."""
-MAX_BYTES = 10_000
+MAX_CHARACTERS = 10_000
+"""Of a file of predictions."""
 MISS = 40.0
 """The score of a prediction is its width and so many for each point outside: 2/α for a 95 % interval (Winkler)."""
 
@@ -47,56 +44,47 @@ def leaderboard(clip: Clip, images: Images, request: Forget, patches: Sequence[P
     request.mask(images.vocabulary)
     z, rows, refused = embed(clip, images), [], []
     for path in map(Path, patches):
-        name = re.sub(r"[^\w.-]", "_", path.stem)  # in a table, a name is no markup
         try:
-            edit, predictions = Edit.load(path, clip), _read_predictions(path.with_suffix(".json"))
+            edit, predictions = Edit.load(path, clip), read_predictions(path.with_suffix(".json"))
             z_after = edit.images(z)
             if not torch.equal(z.isfinite(), z_after.isfinite()):
                 raise ValueError("embeddings of whole pictures become NaN or infinite; expected finite ones")
             rates = compare(clip, edit.apply(clip), images, request, features=(z, z_after)).rates
-            rows.append((name, {name: rates[name] for name in RATES}, score(rates, predictions)))
+            rows.append((as_text(path.stem), *(rates[name] for name in RATES), score(rates, predictions)))
         except Exception as error:  # whatever one has handed in, the others are measured
-            refused.append(f"- {name}: refused, {MARKUP.sub('_', one_line(error))}")
-    best = max((rates["forgetting_rate"] for _, rates, _ in rows), default=0.0)
-    table = []
-    for number, (name, rates, points) in enumerate(sorted(rows, key=lambda row: _rank(row[1], best)), 1):
-        numbers = f"{rates['forgetting_rate']:.2f}", f"{rates['retain_drop']:+.1f}", f"{rates['worst_cell_drop']:.0f}"
-        table.append((number, name, *numbers, "none" if math.isnan(points) else f"{points:.0f}"))
+            refused.append(f"- {as_text(path.stem)}: refused, {as_text(one_line(error))}")
+    enough = MIN_SHARE_OF_BEST * max((row[1] for row in rows), default=0.0)
+    rows.sort(key=lambda row: (0, row[3], row[2]) if row[1] >= enough else (1, -row[1], row[3]))
+    table = [
+        (number, name, f"{forgetting:.2f}", f"{drop:+.1f}", f"{worst:.0f}", "none" if math.isnan(p) else f"{p:.0f}")
+        for number, (name, forgetting, drop, worst, p) in enumerate(rows, 1)
+    ]
     text = markdown(table, ("", "who", *RATES.values(), "prediction (smaller is better)"))
     return "\n".join([f"{request}, {len(images)} pictures kept back\n", text, *([""] if refused else []), *refused])
 
 
-def _rank(rates: dict[str, float], best: float) -> tuple[bool, float, float]:
-    if rates["forgetting_rate"] >= MIN_SHARE_OF_BEST * best:
-        return False, rates["worst_cell_drop"], rates["retain_drop"]
-    return True, -rates["forgetting_rate"], rates["worst_cell_drop"]
-
-
-def _read_predictions(path: Path) -> dict[str, tuple[float, float]]:
-    """The intervals in a file of predictions; none where it is missing. Raises ValueError for anything else in it."""
+def read_predictions(path: Path) -> dict[str, tuple[float, float]]:
+    """The intervals in a file of predictions; none where it is missing. Raises an error for anything else in it."""
     if not path.is_file():
         return {}
-    if path.stat().st_size > MAX_BYTES:
-        raise ValueError(f"{path.name}: {path.stat().st_size} bytes; expected a few intervals")
-    table = json.loads(path.read_text(encoding="utf-8"))
-    for name, interval in table.items() if isinstance(table, dict) else [("the file", table)]:
-        numbers = isinstance(interval, list) and len(interval) == 2 and all(type(x) in (int, float) for x in interval)
-        if name not in RATES or not numbers or not -1000 <= interval[0] <= interval[1] <= 1000:
+    with path.open(encoding="utf-8") as file:
+        predictions = dict(json.loads(file.read(MAX_CHARACTERS)))
+    for name, interval in predictions.items():
+        low, high = interval
+        if name not in RATES or not -1000 <= low <= high <= 1000:
             expected = f"[low, high] for some of {', '.join(RATES)}"
             raise ValueError(f"{path.name}: {name} is {brief(interval)}; expected {expected}")
-    return {name: (low, high) for name, (low, high) in table.items()}
+    return predictions
 
 
 def score(rates: dict[str, float], predictions: dict[str, tuple[float, float]]) -> float:
     """The interval score of predictions, in points: a mean over the predicted rates, NaN without a prediction.
 
-    Examples
-    --------
     >>> score({"worst_cell_drop": 12.0}, {"worst_cell_drop": (5.0, 10.0)})
     85.0
     """
     points = []
     for name, (low, high) in predictions.items():
         outside = max(low - rates[name], rates[name] - high, 0.0)
-        points.append(TO_POINTS.get(name, 1.0) * (high - low + MISS * outside))
+        points.append(TO_POINTS[name] * (high - low + MISS * outside))
     return sum(points) / len(points) if points else math.nan

@@ -24,7 +24,7 @@ def record(**metrics: float) -> None:
     """
     if not metrics:
         raise ValueError("metrics: none given; expected at least one, as in record(accuracy=71.5)")
-    values = {name: _number(name, value) for name, value in metrics.items()}
+    values = _numbers(metrics)
     text = "\n".join(f"{name:<32} {value:.4g}" for name, value in values.items())
     rows = "".join(f"<tr><td>{name}</td><td>{value:.4g}</td></tr>" for name, value in values.items())
     page = f"<table><tr><th>metric</th><th>value</th></tr>{rows}</table>"
@@ -36,22 +36,22 @@ def record(**metrics: float) -> None:
     import_extra("IPython.display", "course").display(data, metadata=metadata, raw=True)
 
 
-def _number(name: str, value: object) -> float:
-    try:
-        number = math.nan if isinstance(value, (bool, str)) else float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        number = math.nan
-    if not math.isfinite(number):
-        raise ValueError(f"{name}: {brief(value)} cannot be recorded; expected one finite number")
-    return number
-
-
 def metrics_of(nb: Mapping) -> Metrics:
     """The metrics that an executed notebook recorded; ValueError unless it has exactly one such output."""
     outputs = [out.get("data", {}) for cell in nb["cells"] for out in cell.get("outputs", ())]
     recorded = [data[MIME] for data in outputs if MIME in data]
     if len(recorded) != 1:
         raise ValueError(f"nb: {len(recorded)} outputs of type {MIME}; expected one, from record in the last cell")
-    if not isinstance(recorded[0], Mapping):
-        raise ValueError(f"nb: the metrics are {brief(recorded[0])}; expected a number for each name")
-    return {name: _number(name, value) for name, value in recorded[0].items()}
+    return _numbers(recorded[0])
+
+
+def _numbers(metrics: Mapping[str, object]) -> Metrics:
+    numbers = {}
+    for name, value in metrics.items():
+        try:
+            numbers[name] = math.nan if isinstance(value, (bool, str)) else float(value)  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            numbers[name] = math.nan
+        if not math.isfinite(numbers[name]):
+            raise ValueError(f"{name}: {brief(value)} cannot be recorded; expected one finite number")
+    return numbers

@@ -9,7 +9,6 @@ import functools
 import hashlib
 import html
 import json
-import math
 import os
 import sys
 from collections.abc import Mapping
@@ -25,25 +24,9 @@ from .profiles import PROFILES, preset
 
 PACKAGE = Path(__file__).resolve().parent.parent
 NUMBERED = "[0-9][0-9]_*.ipynb"
-PAGE = """{%- extends 'lab/index.html.j2' -%}
-{%- block html_head_js -%}{%- endblock -%}
-{%- block jupyter_widgets -%}{%- endblock -%}
-{%- block html_head_js_mathjax -%}{%- endblock -%}
-{%- block html_head_js_mermaidjs -%}{%- endblock -%}
-{%- block data_png scoped -%}
-<div class="jp-RenderedImage jp-OutputArea-output">
-<img alt="{{ output | get_metadata('alt', 'image/png') or '' | escape_html }}"
-src="data:image/png;base64,{{ output.data['image/png'] }}">
-</div>
-{%- endblock -%}
-{%- block html_head_css -%}
-<style>
-{{ resources.formulas }}.formula { display: block; overflow: auto hidden }
-.jp-RenderedMarkdown .highlight pre { font-family: var(--jp-code-font-family); font-size: var(--jp-code-font-size) }
-</style>
-{%- endblock -%}
-"""
-"""The page of a notebook: figures with their texts, and no script, as nbconvert's own loads from other sites."""
+PATHS = ("data", "index", "model", "pretrained", "folder")
+"""Parameters that may be paths."""
+THEME = Path(__file__).parent / "theme"
 
 
 # --- files
@@ -82,10 +65,8 @@ def default_notebooks() -> list[Path]:
     for folder in (Path("notebooks"), Path()):
         if paths := sorted(folder.glob(NUMBERED)):
             return paths
-    raise ValueError(
-        f"notebooks: none in {Path.cwd()} or its folder notebooks; expected paths, or a folder that "
-        "`clipnull course FOLDER` has written"
-    )
+    expected = "paths, or a folder that `clipnull course FOLDER` has written"
+    raise ValueError(f"notebooks: none in {Path.cwd()} or its folder notebooks; expected {expected}")
 
 
 def course_folder() -> Path:
@@ -98,54 +79,48 @@ def course_folder() -> Path:
 
 
 def parameters_of(path: Path) -> dict[str, str | int | float | bool]:
-    """Names and defaults in the cell tagged `parameters`, whatever kernel the notebook names."""
-    sources = [
-        c.source for c in read(path).cells if c.cell_type == "code" and "parameters" in c.metadata.get("tags", ())
-    ]
-    nodes = [node for source in sources[:1] for node in ast.parse(source).body if isinstance(node, ast.Assign)]
+    """Names and defaults in the cell tagged `parameters`."""
+    source = next((cell.source for cell in read(path).cells if "parameters" in cell.metadata.get("tags", ())), "")
+    nodes = [node for node in ast.parse(source).body if isinstance(node, ast.Assign)]
     return {ast.unparse(node.targets[0]): ast.literal_eval(node.value) for node in nodes}
 
 
 def validate_parameters(path: Path, given: Mapping[str, object]) -> dict[str, object]:
     """`given`, each value of the type of the notebook's default; a ValueError for an unknown name or another type.
 
-    Text is read as a literal where the default is none, as it comes from the command line.
+    Text is read as a literal where the default is none, as it comes from the command line. A path that exists is made
+    absolute, as a notebook runs in its own folder.
     """
     defaults = parameters_of(path) if given else {}
     valid: dict[str, object] = {}
     for name, value in given.items():
-        kind = type(defaults[one_of(f"parameters of {path.name}", name, defaults)])
-        if isinstance(value, str) and kind is not str:
+        default = defaults[one_of(f"parameters of {path.name}", name, defaults)]
+        if isinstance(value, str) and not isinstance(default, str):
             with contextlib.suppress(ValueError, SyntaxError):
                 value = ast.literal_eval(value)
-        if kind is float and type(value) is int:
-            with contextlib.suppress(OverflowError):
-                value = float(value)
-        if type(value) is not kind or isinstance(value, float) and not math.isfinite(value):
-            expected = f"a finite {kind.__name__}" if kind is float else kind.__name__
-            raise ValueError(
-                f"{name}: {value!r} is not valid for {path.name}; expected {expected}, such as {defaults[name]!r}"
-            )
-        valid[name] = from_here(name, value) if isinstance(value, str) else value
+        if type(default) is float and type(value) is int:
+            value = float(value)
+        if type(value) is not type(default):
+            expected = f"{type(default).__name__}, such as {default!r}"
+            raise ValueError(f"{name}: {value!r} is not valid for {path.name}; expected {expected}")
+        valid[name] = _absolute(name, value) if isinstance(value, str) else value
     return valid
 
 
-def from_here(name: str, value: str) -> str:
-    """The value of a parameter that is a path, counted from the current folder: a notebook runs in its own."""
-    start, colon, path = ("", "", value) if os.path.exists(value) else value.rpartition(":")
-    is_path = name in ("data", "index", "model", "pretrained") and os.path.exists(path) or name == "folder"
-    return f"{start}{colon}{os.path.abspath(path)}" if path and is_path else value
+def _absolute(name: str, value: str) -> str:
+    """The value of a parameter, absolute if it is a path, with or without a layout in front as in "domains:PATH"."""
+    layout, colon, path = ("", "", value) if os.path.exists(value) else value.rpartition(":")
+    is_path = path and name in PATHS and (name == "folder" or os.path.exists(path))
+    return f"{layout}{colon}{os.path.abspath(path)}" if is_path else value
 
 
 def preset_for(path: Path, profile: str) -> dict[str, str]:
     """What `profile` sets in the notebook at `path`: those of its parameters that the notebook has; nothing in those
     that the profile goes without.
-
-    Raises ValueError where `profiles.preset` does.
     """
-    given = preset(profile)
-    known = parameters_of(path) if given and not path.name.startswith(PROFILES[profile].without) else {}
-    return {name: value for name, value in given.items() if name in known}
+    values = preset(profile)
+    known = parameters_of(path) if values and not path.name.startswith(PROFILES[profile].without) else {}
+    return {name: value for name, value in values.items() if name in known}
 
 
 # --- the stamp
@@ -174,17 +149,12 @@ def stamp(nb: Any) -> str:
     Comments, docstrings and layout of modules do not count. `record` notes the modules beside the metrics.
     """
     cells = [cell.source for cell in nb.cells if cell.cell_type == "code"]
-    modules = [[name, code_of(name)] for name in modules_of(nb)]
-    return hashlib.sha256(json.dumps([cells, modules]).encode()).hexdigest()
-
-
-def modules_of(nb: Any) -> list[str]:
-    """The modules of clipnull that the kernel of an executed notebook had loaded when it recorded its metrics."""
     outputs = [out for cell in nb.cells for out in cell.get("outputs", ()) if MIME in out.get("data", {})]
-    return [name for out in outputs for name in out.metadata.get("clipnull", {}).get("modules", ())]
+    names = [name for out in outputs for name in out.metadata.get("clipnull", {}).get("modules", ())]
+    return hashlib.sha256(json.dumps([cells, [[name, _code_of(name)] for name in names]]).encode()).hexdigest()
 
 
-def code_of(module: str) -> list | str:
+def _code_of(module: str) -> list | str:
     """The code of a module without comments and docstrings, as its file is now; "" where there is none."""
     path = PACKAGE.joinpath(*module.split(".")[1:])
     path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
@@ -208,11 +178,6 @@ def _is_docstring(node: object) -> bool:
     return isinstance(node, ast.Expr) and isinstance(getattr(node.value, "value", None), str)
 
 
-def first_line(source: str) -> str:
-    """The first line of a cell, by which messages name it."""
-    return source.strip().partition("\n")[0]
-
-
 # --- a page to read
 
 
@@ -220,13 +185,17 @@ def to_html(path: Path) -> Path:
     """The notebook at `path` as a page of its own beside it: pictures embedded, formulas in MathML, no script."""
     nb = read(path)
     nb.metadata.pop("widgets", None)  # they would need a script; what they show as text stays
-    resources = {"metadata": {"name": path.stem, "path": str(path.parent)}, "formulas": style()}
-    return write_text(path.with_suffix(".html"), exporter(PAGE).from_notebook_node(nb, resources)[0])
+    return write_page(path.with_suffix(".html"), exporter("HTML", "lesson.html.j2"), nb, path.parent, style=style())
 
 
-def exporter(template: str, kind: str = "HTML", **settings: Any) -> Any:
-    """nbconvert's exporter of that `kind`, "HTML" or "Slides", with our `template` and formulas in MathML."""
-    base = getattr(import_jupyter(f"nbconvert.exporters.{kind.lower()}"), f"{kind}Exporter")
+def write_page(out: Path, export: Any, nb: Any, folder: Path, **resources: str) -> Path:
+    """Write the page that `export` makes of `nb`, whose pictures are in `folder`; the template gets `resources`."""
+    metadata = {"name": out.name.partition(".")[0], "path": str(folder)}
+    return write_text(out, export.from_notebook_node(nb, {"metadata": metadata, **resources})[0])
+
+
+def exporter(kind: str, template: str, **settings: Any) -> Any:
+    """nbconvert's exporter of that `kind`, "HTML" or "Slides", with a `template` of THEME and formulas in MathML."""
     mistune = import_jupyter("nbconvert.filters.markdown_mistune")
 
     class Renderer(mistune.IPythonRenderer):
@@ -242,24 +211,21 @@ def exporter(template: str, kind: str = "HTML", **settings: Any) -> Any:
         def latex_environment(self, name: str, body: str) -> str:
             return self.block_math(f"\\begin{{{name}}}{body}\\end{{{name}}}")
 
-    class Exporter(base):
-        def markdown2html(self, context: Any, source: str) -> str:
-            folder = context.get("resources", {}).get("metadata", {}).get("path", "")
-            attachments = context.get("cell", {}).get("attachments", {})
-            links = {"exclude_anchor_links": self.exclude_anchor_links}
-            renderer = Renderer(escape=False, attachments=attachments, embed_images=True, path=folder, **links)
-            return mistune.MarkdownWithMath(renderer=renderer).render(source)
+    def to_markup(context: Any, source: str) -> str:
+        attachments, folder = context.get("cell", {}).get("attachments", {}), context["resources"]["metadata"]["path"]
+        links = {"exclude_anchor_links": export.exclude_anchor_links}
+        renderer = Renderer(escape=False, attachments=attachments, embed_images=True, path=folder, **links)
+        return mistune.MarkdownWithMath(renderer=renderer).render(source)
 
-        markdown2html = import_extra("jinja2", "course").pass_context(markdown2html)
-
-    return Exporter(embed_images=True, raw_template=template, **settings)
+    base = getattr(import_jupyter("nbconvert"), f"{kind}Exporter")
+    export = base(embed_images=True, raw_template=(THEME / template).read_text(encoding="utf-8"), **settings)
+    export.register_filter("markdown2html", import_extra("jinja2", "course").pass_context(to_markup))
+    return export
 
 
 def _formula(latex: str, display: bool) -> str:
     """The formula as MathML, or as it is written where it cannot be drawn: a page is better than none."""
     try:
         return mathml(latex, display)
-    except ImportError:
-        raise
-    except Exception:
+    except ValueError:
         return f"<code>{html.escape(latex)}</code>"

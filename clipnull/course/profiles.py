@@ -1,6 +1,7 @@
 """Profiles: ways to run the course, and the goldens that hold for each."""
 
 import os
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ class Profile:
     """A way to run the course: what is set in notebooks that know the parameter, and which goldens hold."""
 
     goldens: str
-    parameters: Mapping[str, str]  # {CLIPNULL_DATA} stands for the variable of the environment
+    parameters: Mapping[str, str]  # $CLIPNULL_DATA stands for the variable of the environment
     device: str = ""  # "cpu" hides every GPU, "cuda" demands one
     without: tuple[str, ...] = ()  # numbers of notebooks that cannot run so
 
@@ -19,13 +20,10 @@ class Profile:
 PROFILES = {
     "mini": Profile("mini", {}, "cpu"),
     "gpu": Profile("mini", {}, "cuda"),
-    "pacs": Profile(
-        "pacs",
-        {"data": "{CLIPNULL_DATA}/test", "forget_class": "dog", "forget_domain": "sketch"},
-    ),
+    "pacs": Profile("pacs", {"data": "$CLIPNULL_DATA/test", "forget_class": "dog", "forget_domain": "sketch"}),
     "realclip": Profile(
         "realclip",
-        {"data": "{CLIPNULL_EMBEDDINGS}/vitb32_style.npz", "forget_class": "cat", "forget_domain": "drawing"}
+        {"data": "$CLIPNULL_EMBEDDINGS/vitb32_style.npz", "forget_class": "cat", "forget_domain": "drawing"}
         | {"other_words": "kitten, pet"},
         "cpu",
         without=("02", "11"),
@@ -35,8 +33,6 @@ PROFILES = {
 notebooks that take pictures, on those of PACS in the folder that the variable CLIPNULL_DATA names. `realclip`: those
 that take a file of embeddings, on what OpenAI's ViT-B/32 made of drawings and photographs, in the folder that the
 variable CLIPNULL_EMBEDDINGS names; the others need pixels or an encoder."""
-
-NEEDED = {"CLIPNULL_DATA": "the folder of PACS", "CLIPNULL_EMBEDDINGS": "the folder of vitb32_style.npz"}
 
 
 def default_profile() -> str:
@@ -58,8 +54,8 @@ def preset(profile: str) -> dict[str, str]:
     if PROFILES[profile].device == "cuda" and default_profile() != "gpu":
         raise ValueError(f"profile: {profile!r} needs a GPU; torch sees none")
     parameters = PROFILES[profile].parameters
-    for variable, what in NEEDED.items():
-        if not os.environ.get(variable) and any(f"{{{variable}}}" in value for value in parameters.values()):
-            raise ValueError(f"profile: {profile!r} needs the variable {variable}; expected {what}")
-    folders = {variable: os.environ.get(variable, "") for variable in NEEDED}
-    return {name: value.format(**folders) for name, value in parameters.items()}
+    data = parameters.get("data", "")
+    for variable in re.findall(r"\$(\w+)", data):
+        if not os.environ.get(variable):
+            raise ValueError(f"profile: {profile!r} reads {data}; expected the variable {variable} to name a folder")
+    return {name: os.path.expandvars(value) for name, value in parameters.items()}

@@ -6,7 +6,6 @@ from pathlib import Path
 from ..files import markdown, write_text
 
 FILE = Path(__file__).with_name("quiz.toml")
-PARTS = {"entry": "Before the course", "exit": "After the course"}
 LETTERS = "abcdef"
 QUESTIONS = """# Quiz
 
@@ -16,10 +15,10 @@ KEY = """# Key to the quiz
 For whoever marks [the quiz](QUIZ.md). The reason is what an answer in words holds."""
 
 
-def pages() -> dict[str, str]:
-    """The two pages by their names: the questions alone, and the key with a reason for each answer."""
+def write(out: Path) -> list[Path]:
+    """Write two pages into the folder `out`: the questions alone, and the key with a reason for each answer."""
     quiz, questions, key = tomllib.loads(FILE.read_text(encoding="utf-8")), [QUESTIONS], [KEY]
-    for part, title in PARTS.items():
+    for part, title in (("entry", "Before the course"), ("exit", "After the course")):
         questions.append(f"## {title}")
         rows = []
         for number, entry in enumerate(quiz[part], 1):
@@ -28,10 +27,6 @@ def pages() -> dict[str, str]:
             questions.append(f"**{number}.** {entry['question']}\n\n{listed}")
             rows.append((number, f"({entry['answer']}) {options[entry['answer']]}", entry["why"], entry["where"]))
         key.append(f"## {title}\n\n{markdown(rows, ('', 'answer', 'because', 'taught in'))}")
-    return {"QUIZ.md": "\n\n".join(questions) + "\n", "QUIZ_KEY.md": "\n\n".join(key) + "\n"}
-
-
-def write(out: Path) -> list[Path]:
-    """Write both pages into the folder `out`."""
     out.mkdir(parents=True, exist_ok=True)
-    return [write_text(out / name, text) for name, text in pages().items()]
+    pages = {"QUIZ.md": questions, "QUIZ_KEY.md": key}
+    return [write_text(out / name, "\n\n".join(parts) + "\n") for name, parts in pages.items()]

@@ -10,16 +10,14 @@ left out. A slide that would be too long is drawn smaller. `reveal/` holds revea
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..files import write_text
 from .formulas import style
-from .notebooks import exporter, import_jupyter, read
+from .notebooks import THEME, exporter, import_jupyter, read, write_page
 
 REVEAL = Path(__file__).parent / "reveal"
-THEME, TEMPLATE = Path(__file__).parent / "theme", "slides.html.j2"
 MAX_SENTENCES = 2
 """Of a paragraph below a heading, so many sentences are shown."""
 MAX_LINES = 20
@@ -31,7 +29,6 @@ WITHOUT_RESULTS = ("", *WHOLE, "References")
 TAGS_LEFT_OUT = {"parameters", "exercise", "solution"}
 NO_RESULTS = ("TODO", '<span style="color: #767676">')
 """How what a student has not written yet begins, and the grey line of another run."""
-KICKER = '<p class="kicker">%s</p>'
 PREDICT = "**Predict.**"
 ANSWER = re.compile(r"(?s)<details><summary>(?!Hint)([^<]*)</summary>\s*(.*?)\s*</details>")
 
@@ -39,16 +36,15 @@ ANSWER = re.compile(r"(?s)<details><summary>(?!Hint)([^<]*)</summary>\s*(.*?)\s*
 def slides(notebooks: Sequence[Path], out: Path) -> list[Path]:
     """Write the slides of each notebook, from its stored outputs, into the folder `out`: `<name>.slides.html`."""
     resources = {name.replace(".", "_"): _inline(REVEAL / name) for name in ("reveal.js", "reveal.css", "notes.js")}
-    css, js, template = ((THEME / name).read_text(encoding="utf-8") for name in ("slides.css", "slides.js", TEMPLATE))
+    css, js = ((THEME / f"slides.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
     resources |= {"course_css": style() + css, "course_js": js}
-    export = exporter(template, "Slides", exclude_input=True, exclude_output_prompt=True, exclude_anchor_links=True)
+    options = {"exclude_input": True, "exclude_output_prompt": True, "exclude_anchor_links": True}
+    export = exporter("Slides", "slides.html.j2", **options)
     out.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for path in notebooks:
-        metadata = {"metadata": {"name": path.stem, "path": str(path.parent)}}
-        page, _ = export.from_notebook_node(deck(read(path)), resources | metadata)
-        paths.append(write_text(out / f"{path.stem}.slides.html", page))
-    return paths
+    return [
+        write_page(out / f"{path.stem}.slides.html", export, deck(read(path)), path.parent, **resources)
+        for path in notebooks
+    ]
 
 
 def _inline(path: Path) -> str:
@@ -60,62 +56,35 @@ def _inline(path: Path) -> str:
 def deck(nb: Any) -> Any:
     """The notebook of the slides of `nb`, each cell with its `slide_type`."""
     v4 = import_jupyter("nbformat").v4
-    cells, title, results = [], "", []
+    cells, title, has_room = [], "", False  # has_room: the last slide is of a heading, and takes a figure
 
-    def add(kind: str, source: str, outputs: Sequence | None = None) -> None:
-        cell = v4.new_markdown_cell(source) if outputs is None else v4.new_code_cell(source, outputs=list(outputs))
+    def add(kind: str, source: str = "", output: Any = None) -> None:
+        cell = v4.new_code_cell(outputs=[output]) if output else v4.new_markdown_cell(source)
         cell.metadata["slideshow"] = {"slide_type": kind}
         cells.append(cell)
 
-    def add_results() -> None:
-        if results:
-            kinds = [cell.metadata.slideshow.slide_type for cell in cells[-2:]]
-            heading = cells[-2].source if kinds == ["slide", "notes"] else ""
-            if not heading.startswith("#") or len(heading) > SHORT:  # no room on the slide of a heading
-                add("slide", KICKER % title)
-            add("-", "", results)
-            results.clear()
-
     for cell in nb.cells:
         if cell.cell_type == "markdown":
-            add_results()
             for part in parts(cell.source):
                 heading = re.match(r"#+ (.+)", part)
                 title = heading[1].strip() if heading else title
-                for source, kind in _slide_of(part, title):
-                    add(kind, source)
+                texts = [*_texts(part, title)]
+                has_room = bool(heading) and len(texts[0][1]) <= SHORT if texts else False
+                for kind, text in texts:
+                    add(kind, text)
         elif title not in WITHOUT_RESULTS and not TAGS_LEFT_OUT & set(cell.metadata.get("tags", ())):
             for output in cell.outputs:
-                text = output.get("data", {}).get("text/markdown", output.get("text", "")).strip()
+                data = output.get("data", {})
+                text = data.get("text/markdown", output.get("text", "")).strip()
                 if answer := ANSWER.match(text):
-                    add_results()
                     add("slide", _answer(title, answer))
-                elif "image/png" in output.get("data", {}) or _is_short(text):
-                    if not text or "|---" in text:
-                        add_results()
-                    results.append(output)
+                elif "image/png" in data or 0 < len(text.splitlines()) <= MAX_LINES and not text.startswith(NO_RESULTS):
+                    follows = cells[-1].cell_type == "code" and text and "|---" not in text
+                    if not follows and not has_room:
+                        add("slide", _small(title))
+                    add("-", output=output)
+                    has_room = False
     return v4.new_notebook(cells=cells)
-
-
-def _slide_of(part: str, title: str) -> list[tuple[str, str]]:
-    """The texts of a part and their types: a slide of its own, notes, or both; nothing of the references."""
-    if title == "References":
-        return []
-    if part.startswith(PREDICT):
-        question, *rest = re.split(r"\n\s*\n", part, maxsplit=1)
-        asked = f'{KICKER % title}\n\n<div class="asked">\n\n{question}\n\n</div>'
-        return [(asked, "slide"), *((text, "notes") for text in rest)]
-    if answer := ANSWER.match(part):
-        return [(_answer(title, answer), "slide")]
-    if part.startswith("**Exercise"):
-        return [(f"{KICKER % title}\n\n{part}", "slide")]
-    if part.startswith("#"):
-        return [(part if title in WHOLE or part.startswith("# ") else _summary(part), "slide"), (part, "notes")]
-    return [(part, "notes")]
-
-
-def _answer(title: str, answer: re.Match) -> str:
-    return f"{KICKER % title}\n\n**{answer[1]}.** {answer[2]}"
 
 
 def parts(source: str) -> list[str]:
@@ -129,8 +98,31 @@ def parts(source: str) -> list[str]:
     return texts
 
 
-def _is_short(text: str) -> bool:
-    return 0 < len(text.splitlines()) <= MAX_LINES and not text.startswith(NO_RESULTS)
+def _texts(part: str, title: str) -> Iterator[tuple[str, str]]:
+    """What a part adds, "slide" or "notes", and its text; nothing of the references."""
+    if title == "References":
+        return
+    if part.startswith(PREDICT):
+        question, *rest = re.split(r"\n\s*\n", part, maxsplit=1)
+        yield "slide", _small(title, f'<div class="asked">\n\n{question}\n\n</div>')
+        yield from (("notes", text) for text in rest)
+    elif answer := ANSWER.match(part):
+        yield "slide", _answer(title, answer)
+    elif part.startswith("**Exercise"):
+        yield "slide", _small(title, part)
+    else:
+        if part.startswith("#"):
+            yield "slide", part if title in WHOLE or part.startswith("# ") else _summary(part)
+        yield "notes", part
+
+
+def _small(title: str, text: str = "") -> str:
+    """A slide on which the title of the section is small."""
+    return f'<p class="kicker">{title}</p>\n\n{text}'
+
+
+def _answer(title: str, answer: re.Match) -> str:
+    return _small(title, f"**{answer[1]}.** {answer[2]}")
 
 
 def _summary(part: str) -> str:

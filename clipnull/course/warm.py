@@ -24,15 +24,15 @@ PRELOADED = ("ipykernel.kernelapp", "open_clip", "transformers", "seaborn", "skl
 
 
 @contextlib.contextmanager
-def kernels(environment: dict[str, str], warm: bool) -> Iterator[type]:
+def kernels(environment: dict[str, str]) -> Iterator[type]:
     """A kernel manager whose kernels run this interpreter with `environment` on top, and end with the context.
 
-    On Linux they are forks of one process; elsewhere that is not safe. warm: it imports PRELOADED, not ipykernel alone.
+    On Linux they are forks of one process; elsewhere that is not safe.
     """
     psutil, jupyter = import_extra("psutil", "course"), import_extra("jupyter_client.manager", "course")
     this, lock = psutil.Process(), Lock()
     before = this.children(recursive=True)
-    server = _start(environment, PRELOADED if warm else PRELOADED[:1]) if sys.platform == "linux" else None
+    server = _start(environment) if sys.platform == "linux" else None
 
     class Forked(psutil.Process):  # as much of a Popen as Jupyter needs
         stdin = stdout = stderr = None
@@ -68,11 +68,11 @@ def kernels(environment: dict[str, str], warm: bool) -> Iterator[type]:
                 child.kill()
 
 
-def _start(environment: dict[str, str], modules: tuple[str, ...]) -> Any:
+def _start(environment: dict[str, str]) -> Any:
     backend = os.environ.get("MPLBACKEND") or "module://matplotlib_inline.backend_inline"  # as ipykernel chooses
-    environment = os.environ | environment | {"MPLBACKEND": backend}
     pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
-    command = [sys.executable, "-m", __name__, *modules]
+    command = [sys.executable, "-m", __name__, *PRELOADED]
+    environment = os.environ | environment | {"MPLBACKEND": backend}
     return subprocess.Popen(command, env=environment, start_new_session=True, **pipes)
 
 
@@ -87,8 +87,7 @@ def serve() -> None:
     for name in [name for name in sys.modules if name.partition(".")[0] == "clipnull"]:
         del sys.modules[name]  # a stamp covers what the notebook itself loads
     for line in sys.stdin:
-        number = os.fork()
-        if not number:
+        if not (number := os.fork()):
             answers.close()
             return _become_kernel(*json.loads(line))
         started.append(number)
@@ -107,9 +106,7 @@ def _become_kernel(arguments: list[str], environment: dict[str, str], folder: st
     os.environ.clear()
     os.environ.update(environment)
     sys.argv = ["ipykernel_launcher", *arguments, f"--IPKernelApp.parent_handle={parent}"]
-    from ipykernel.kernelapp import IPKernelApp
-
-    IPKernelApp.launch_instance()
+    import_extra("ipykernel.kernelapp", "course").IPKernelApp.launch_instance()
 
 
 if __name__ == "__main__":

@@ -33,10 +33,9 @@ from ...prompts import embed_classes
 
 SCRIPTS = ("linear.js", "methods.js", "page.js")
 SHOWN = ("nullspace", "residual", "ridge", "oblique", "neuron", "gated")
+PAGES = ("demo.md", "LICENSES.md")
 SIDE, COLUMNS = 96, 26
 """The side of a thumbnail in pixels, and how many are in a row of their picture."""
-
-PAGES = ("demo.md", "LICENSES.md")
 
 
 def write(source: Path) -> tuple[str, ...]:
@@ -46,21 +45,18 @@ def write(source: Path) -> tuple[str, ...]:
     """
     here, static, pictures = Path(__file__).parent, source / "_static" / "demo", data_folder("miniworld")
     static.mkdir(parents=True)
-    for name in (*SCRIPTS, "demo.css"):
-        shutil.copyfile(here / name, static / name)
-    for name in ("demo.md", "demo.html"):
-        shutil.copyfile(here / name, source / name)
-    shutil.copyfile(pictures / "LICENSES.md", source / "LICENSES.md")
-    shutil.copyfile(pictures / "index.csv", static / "index.csv")
+    for path, folder in (
+        *((here / name, static) for name in (*SCRIPTS, "demo.css")),
+        *((here / name, source) for name in ("demo.md", "demo.html")),
+        (pictures / "LICENSES.md", source),
+        (pictures / "index.csv", static),
+    ):
+        shutil.copyfile(path, folder / path.name)
     clip, images = load(), load_images()
-    write_text(static / "data.js", script(data(clip, images, embed(clip, images))))
+    values = json.dumps(data(clip, images, embed(clip, images)), separators=(",", ":"))
+    write_text(static / "data.js", f"const DATA = {values};\n")  # unlike JSON, a script loads without a server
     thumbnails(images).save(static / "thumbnails.webp", quality=60, method=6)
     return PAGES
-
-
-def script(values: dict[str, Any]) -> str:
-    """A script that holds `values`: unlike a file of numbers, it loads without a server."""
-    return f"const DATA = {json.dumps(values, separators=(',', ':'))};\n"
 
 
 def data(clip: Clip, images: Images, z: Tensor) -> dict[str, Any]:
@@ -77,18 +73,18 @@ def data(clip: Clip, images: Images, z: Tensor) -> dict[str, Any]:
         "domains": images.vocabulary.domains,
         "width": clip.width,
         "pictures": {
-            "embeddings": packed(rounded(z), torch.int16),
+            "embeddings": _packed(rounded(z), torch.int16),
             "classes": images.classes.tolist(),
             "domains": images.domains.tolist(),
             "credits": [credits["/".join(file.parts[-4:])] for file in images.files],
             "columns": COLUMNS,
         },
-        "queries": packed(embed_classes(clip, images.vocabulary.names), torch.float32),
-        "texts": packed(cells.texts, torch.float32),
-        "prototypes": packed(cells.prototypes, torch.float32),
-        "names": packed(cells.domains, torch.float64),
-        "duals": packed(cells.duals, torch.float64),
-        "origin": packed(cells.domain_origin, torch.float64),
+        "queries": _packed(embed_classes(clip, images.vocabulary.names), torch.float32),
+        "texts": _packed(cells.texts, torch.float32),
+        "prototypes": _packed(cells.prototypes, torch.float32),
+        "names": _packed(cells.domains, torch.float64),
+        "duals": _packed(cells.duals, torch.float64),
+        "origin": _packed(cells.domain_origin, torch.float64),
         "faint": MIN_CONTRAST,
         "settings": {name: METHODS[name].defaults for name in SHOWN},
     }
@@ -99,7 +95,7 @@ def rounded(z: Tensor) -> Tensor:
     return (32767 * z / z.abs().amax(1, keepdim=True)).round()
 
 
-def packed(values: Tensor, dtype: torch.dtype) -> str:
+def _packed(values: Tensor, dtype: torch.dtype) -> str:
     """The values in order as `dtype`, little-endian, in base64."""
     array = values.to("cpu", dtype).numpy()
     return base64.b64encode(array.astype(array.dtype.newbyteorder("<")).tobytes()).decode("ascii")
