@@ -124,6 +124,7 @@ def test_nobody_can_read_a_collapsed_model(reports):
     assert kept.excess > 50 and kept.within is False
 
 
+@pytest.mark.slow
 def test_stored_embeddings_are_audited_without_pixels(tmp_path):
     np.savez(tmp_path / "made.npz", **fields(n=160))
     clip, images = cn.load(str(tmp_path / "made.npz")), cn.load_images(tmp_path / "made.npz")
@@ -159,7 +160,9 @@ def test_what_is_hurt_is_named_the_worst_first():
     assert Count("x", True, 8, 8, 3).beyond(10, 5) and not Count("x", True, 8, 8, 3, 30).beyond(10, 5)
 
 
-@pytest.mark.parametrize("domains, forgotten", [(None, ["dog"]), (["line"], ["dog"])])
+@pytest.mark.parametrize(
+    "domains, forgotten", [pytest.param(None, ["dog"], marks=pytest.mark.slow), (["line"], ["dog"])]
+)
 def test_pictures_are_counted_by_class(clip, few, domains, forgotten):
     request = cn.Forget(["dog"], domains)
     edited = cn.unlearn(clip, request, few.vocabulary, "nullspace", prototypes=False).apply(clip)
@@ -171,6 +174,7 @@ def test_pictures_are_counted_by_class(clip, few, domains, forgotten):
     assert sum(c.before for c in counts) == int(before.sum())
 
 
+@pytest.mark.slow
 def test_of_whole_domains_pictures_count_together(clip, few):
     request = cn.Forget(domains=["line"])
     edited = cn.unlearn(clip, request, few.vocabulary, "gated", prototypes=False).apply(clip)
@@ -284,14 +288,7 @@ def test_fine_tuning_is_a_curve_for_each_model(clip, few, method, monkeypatch):
         robustness.fine_tuning(context, train.select(["dog"]))
 
 
-def test_a_model_that_no_edit_changes_is_asked_once(clip, few):
-    models, asked, known = dict.fromkeys(("unedited", "edited", "retrained"), clip), [], {}
-    for _ in range(2):
-        context = Context(models, few, DOG, {}, [], 0, {}, known)
-        assert context.each("x", lambda name: asked.append(name) or name) == {n: n for n in models}
-    assert asked == ["unedited", "edited", "retrained", "edited"]
-
-
+@pytest.mark.slow
 def test_of_a_whole_domain_kept_domains_are_measured(clip, few):
     request = cn.Forget(domains=["line"])
     edited = cn.unlearn(clip, request, few.vocabulary, "gated").apply(clip)
@@ -350,16 +347,15 @@ def test_names_of_anybody_are_no_markup_and_one_line():
 
 def test_wrong_arguments_are_named(clip, few, edits):
     edit = edits["oblique"]
-    with pytest.raises(ValueError, match=r"words: 'car': \['auto'\]; expected for forgotten classes"):
-        cn.audit(clip, edit, few, DOG, words={"car": ["auto"]})
-    with pytest.raises(ValueError, match="words: 'dog': 'puppy'"):
-        cn.audit(clip, edit, few, DOG, words={"dog": "puppy"})
-    with pytest.raises(ValueError, match="retrained: miniclip has the weights of clip"):
-        cn.audit(clip, edit, few, DOG, retrained=clip)
-    with pytest.raises(ValueError, match="did you mean 'dog'"):
-        cn.audit(clip, edit, few, cn.Forget(["dgo"]))
-    with pytest.raises(ValueError, match="seed: 'x' is not valid"):
-        cn.audit(clip, edit, few, DOG, seed="x")
+    for message, request, settings in [
+        (r"words: 'car': \['auto'\]; expected for forgotten classes", DOG, {"words": {"car": ["auto"]}}),
+        ("words: 'dog': 'puppy'", DOG, {"words": {"dog": "puppy"}}),
+        ("retrained: miniclip has the weights of clip", DOG, {"retrained": clip}),
+        ("did you mean 'dog'", cn.Forget(["dgo"]), {}),
+        ("seed: 'x' is not valid", DOG, {"seed": "x"}),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            cn.audit(clip, edit, few, request, **settings)
     with pytest.raises(ValueError, match=r"images: \d pictures? to forget and \d to keep; expected at least 4 of each"):
         cn.audit(clip, edit, few.where(torch.arange(len(few)) < 3), DOG, retrained=False)
     with pytest.raises(ValueError, match="its joint space is 256 wide"):

@@ -94,12 +94,6 @@ def test_no_edit_reaches_what_is_before_the_projection(small, few):
     assert len(after.edits) == 3 and not torch.allclose(cn.embed(after, few), cn.embed(small, few))
 
 
-def test_the_embedded_model(clip, few):
-    f, (w, b) = features_before_projection(clip, few), projection_matrix(clip)
-    assert f.shape == (len(few), 1280) and w.shape == (1280, 256) and not b.any()
-    torch.testing.assert_close((f.double() @ w).float(), cn.embed(clip, few), atol=1e-5, rtol=1e-4)
-
-
 def test_two_files_of_weights_show_the_edit(small):
     linear = edits(small)[0]
     u = weight_difference(small, linear.apply(small))
@@ -177,9 +171,6 @@ def test_neighbours_of_some_pictures_are_looked_for_among_all():
     where = torch.arange(len(x)) % 3 == 0
     torch.testing.assert_close(retrieval_precision(x, y, 4, where), retrieval_precision(x, y, 4)[where])
     assert retrieval_precision(x, y, 4, torch.zeros(len(x), dtype=torch.bool)).shape == (0,)
-    for wrong in (where[1:], where.long()):
-        with pytest.raises(ValueError, match=r"where: .*; expected bool \("):
-            retrieval_precision(x, y, 4, wrong)
 
 
 @pytest.mark.parametrize("k", [0, 5, 2.0])

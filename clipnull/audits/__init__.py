@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -38,16 +37,10 @@ def audit(
     """Ask everything of an edited model that could contradict the claim "it has forgotten", the worst answer first.
 
     Every question is asked of three models: unedited, edited, and one retrained without what is forgotten, because a
-    probe finds dogs in the features of a model that never met one, too.
-
-    clip: the unedited model. after: an edited one, or an edit. images: n labelled pictures, used neither to train nor
-    to edit. request: what is forgotten. retrained: a model trained without it; True: the one that comes with miniclip;
-    False: none, and what only it can judge is not judged. words: other names of forgotten classes. train: pictures for
-    fine-tuning (minutes): what comes back after 10 and 100 steps. seed: of folds, draws and the prompt that is found by
-    gradient.
-
-    Returns an Audit; printed, a table. Raises ValueError for unknown names, for fewer than MIN_PICTURES forgotten or
-    kept pictures, and for models that do not fit `clip`; ImportError without scikit-learn.
+    probe finds dogs in the features of a model that never met one, too. after: an edited model, or an edit. images:
+    labelled pictures, used neither to train nor to edit. retrained: a model; True: the one that comes with miniclip;
+    False: none. words: other names of forgotten classes. train: pictures for fine-tuning (minutes). The result prints
+    as a table. Raises ValueError for fewer than MIN_PICTURES forgotten or kept pictures.
 
     >>> import clipnull as cn
     >>> clip, images = cn.load(device="cpu"), cn.load_images().select(["dog", "car"], ["line", "flat"])
@@ -70,17 +63,14 @@ def audit_each(
     train: Images | None = None,
     seed: int = 0,
 ) -> list[Audit]:
-    """`audit` of several edits for one request; the unedited and the retrained model are asked once.
-
-    Raises what `audit` raises, before anything is asked.
-    """
+    """`audit` of several edits for one request; the unedited and the retrained model are asked once."""
     expect_types(clip=clip, images=images, request=request)
     for after in afters:
         if not isinstance(after, Clip | Edit):
             raise ValueError(f"after: {brief(after)} is not valid; expected a model or an edit")
-    names, _ = words or {}, at_least("seed", seed, 0)
+    at_least("seed", seed, 0)
     _count_forgotten(images, request)
-    _validate_words(names, request, images)
+    _validate_words(words or {}, request, images)
     edited = [after.apply(clip) if isinstance(after, Edit) else after for after in afters]
     other = retrained_for(clip, request, images) if retrained is True else retrained or None
     _validate_models(clip, edited, other)
@@ -90,17 +80,19 @@ def audit_each(
     rows = [one.edited(z) if one.base is clip else embed(one, images) for one in edited]
     whole = torch.stack([~x.norm(dim=1).isnan() for x in (*rows, *(x for x, _ in passes.values()))]).all(0)
     images = images.where(whole)
+    forgotten = _count_forgotten(images, request)
     features = {name: x[whole] for name, (x, _) in passes.items()}
     stages = {name: {stage: x[whole] for stage, x in layers.items()} for name, (_, layers) in passes.items()}
-    about, left_out, known = _about(models, images, request, seed), _left_out(models), {}
-    relatives = _relatives(images, features["unedited"])
+    about = {"request": str(request), "paradigm": request.paradigm, "model": clip.name, "methods": []}
+    about |= {"clean": other.name if other else None, "pictures": len(images), "forgotten": forgotten, "seed": seed}
+    left_out, known, relatives = _left_out(models), {}, _relatives(images, features["unedited"])
     reports = []
     for one, x in zip(edited, rows, strict=True):
         named = {"unedited": clip, "edited": one, **models}
         of = {"unedited": features["unedited"], "edited": x[whole], **features}
         context = Context(named, images, request, of, relatives, seed, stages, known)
         methods = {"methods": [edit.method for edit in one.edits]}
-        findings = sorted(_ask(context, names, train), key=lambda finding: -finding.times)
+        findings = sorted(_ask(context, words or {}, train), key=lambda finding: -finding.times)
         reports.append(Audit(tuple(findings), about | methods, left_out, side_effects.counts(context)))
     return reports
 
@@ -148,12 +140,6 @@ def _count_forgotten(images: Images, request: Forget) -> int:
         counts = f"{counted(forgotten, 'picture')} to forget and {n - forgotten} to keep"
         raise ValueError(f"images: {counts}; expected at least {MIN_PICTURES} of each")
     return forgotten
-
-
-def _about(models: dict[str, Clip], images: Images, request: Forget, seed: int) -> dict[str, Any]:
-    names, forgotten = {name: model.name for name, model in models.items()}, _count_forgotten(images, request)
-    about = {"request": str(request), "paradigm": request.paradigm, "model": names["unedited"], "methods": []}
-    return about | {"clean": names.get("retrained"), "pictures": len(images), "forgotten": forgotten, "seed": seed}
 
 
 def _relatives(images: Images, z: Tensor) -> list[str]:

@@ -17,10 +17,9 @@ LIMITS = {"max_left": 10.0, "max_lost": 5.0}
 class Finding:
     """The answers of all models to one question.
 
-    check: the kind of question, such as "probe"; asked: the question; unit: "%", "AUC", "points", "bits" or "".
-    unedited, edited, retrained: the answers, None where a model cannot be asked. excess, limit: the number that is
-    judged, computed from the answers, and how much of it is tolerated; None: not judged. judged: what `excess` is, in
-    words. details: curves and intervals, in types of JSON.
+    check: the kind of question, such as "probe"; asked: the question. unedited, edited, retrained: the answers, None
+    where a model cannot be asked. excess, limit: the number that is judged, and how much of it is tolerated; None: not
+    judged. judged: what `excess` is, in words. details: curves and intervals, in types of JSON.
     """
 
     check: str

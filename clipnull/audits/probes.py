@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..embedding import embed
-from ..errors import at_least, import_extra
+from ..errors import import_extra
 from ..evaluate import wilson
 from ..images import Images
 from ..models import Clip
@@ -42,20 +42,14 @@ def projection_matrix(clip: Clip) -> tuple[Tensor, Tensor]:
 
 
 def weight_difference(clip: Clip, after: Clip) -> Tensor:
-    """What two weight files show of the edit between them: an orthonormal basis of the rows of W' - W, (d, r).
-
-    Directions at the level of rounding are left out; r is 0 if no weight changed.
-    """
+    """What two weight files show of an edit: an orthonormal basis of the rows of W' - W, above rounding: (d, r)."""
     change = projection_matrix(after)[0] - projection_matrix(clip)[0]
     values, vectors = torch.linalg.svd(change, full_matrices=False)[1:]
     return vectors[values > 1e-4 * values[0]].T
 
 
 def features_before_projection(clip: Clip, images: Images) -> Tensor:
-    """f(x), the features before the projection, of all pictures: (n, D) float32.
-
-    Raises ValueError for a file of embeddings, which lie after the projection.
-    """
+    """f(x), the features before the projection, of all pictures: (n, D) float32."""
     return embed(bare_tower(clip), images)
 
 
@@ -145,10 +139,8 @@ def linear_probe(
 ) -> Probe:
     """Logistic regression on standardised features, cross-validated: each picture is named by one that never saw it.
 
-    features: (n, d); labels: (n,) integers or bool; all labels weigh the same. `seed` draws the stratified `folds`.
-    groups: of n pictures, such as `images.families`; no relative of a picture helps to name it.
-    Raises ValueError unless at least two labels have two pictures each, and for features that are not finite;
-    ImportError without scikit-learn.
+    features: (n, d); labels: (n,) integers or bool; all labels weigh the same. groups: of n pictures, such as
+    `images.families`; no relative of a picture helps to name it.
     """
     linear_model, metrics, model_selection, pipeline, preprocessing = (
         import_extra(f"sklearn.{name}", "course")
@@ -157,7 +149,6 @@ def linear_probe(
     validate_finite(features)
     y = labels.long().numpy()
     values, counts = np.unique(y, return_counts=True)
-    at_least("folds", folds, 2)
     if len(y) != len(features) or (counts >= 2).sum() < 2:
         by_label = dict(zip(values.tolist(), counts.tolist(), strict=True))
         raise ValueError(

@@ -110,10 +110,8 @@ def _turned_back(z: Tensor, edit: Edit, steps: int = 50) -> Tensor:
 def fine_tuning(context: Context, train: Images) -> list[Finding]:
     """Further contrastive training of each image tower on kept pictures only: what comes back of the forgotten?
 
-    AdamW, rate RATE, batches of BATCH pictures of `train` outside the request, against the free prompts of all
-    classes; the text tower stays. The forgotten classes stay candidates, as they would for an owner who does not know.
-    The unedited and the retrained model see the same batches: an accuracy that rises there, too, does not come from
-    what the edit left. A finding for 10 steps and one for the last; curves in their details. Not judged.
+    The text tower stays; the forgotten classes stay candidates, as for an owner who does not know. All models see the
+    same batches: an accuracy that rises in the retrained one, too, does not come from what the edit left. Not judged.
     """
     mask = context.request.mask(train.vocabulary)
     kept = train.where(~mask[train.classes, train.domains])

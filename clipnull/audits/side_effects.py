@@ -152,10 +152,9 @@ def _loss(asked: str, right: dict[str, float], limit: float | None, details: dic
 def signature(context: Context) -> list[Finding]:
     """Ignorance or a signature? The AUC with which the score of a forgotten class finds its pictures, and pairs.
 
-    AUC: among all pictures of its domains; .5 is ignorance, 0 and 1 are perfect knowledge. Pairs: only the forgotten
-    and one other name may be given; the share of forgotten pictures named right, mean over the others; chance is 50 %.
-    Compared with the retrained model; where whole domains go, with ignorance, since a model that never saw the domain
-    still knows the classes.
+    AUC: .5 is ignorance, 0 and 1 are perfect knowledge. Pairs: only the forgotten and one other name may be given;
+    chance is 50 %. Compared with the retrained model; where whole domains go, with ignorance, since a model that never
+    saw the domain still knows the classes.
     """
     metrics = import_extra("sklearn.metrics", "course")
     areas: dict[str, list[float]] = {model: [] for model in context.models}
@@ -189,9 +188,8 @@ def signature(context: Context) -> list[Finding]:
 def membership(context: Context) -> list[Finding]:
     """Can one tell which class was forgotten? The share of other classes that an attacker suspects less; .5 is chance.
 
-    From outputs: suspicious is what is answered least, in probability, over all pictures without labels. From the patch
-    or two weight files: of what sets a class apart from the mean of all, the energy in what the edit subtracts.
-    Only where some classes are forgotten and others are not.
+    From outputs: suspicious is what is answered least. From the patch or two weight files: of what sets a class apart
+    from the mean of all, the energy in what the edit subtracts. Only where some classes are forgotten, others not.
     """
     forgotten = context.mask.any(1)
     if context.mask.all(0).any() or forgotten.all():

@@ -1,10 +1,8 @@
 """Calibration of a strength to chance: between two names, the edited model answers as one that never knew. Ours.
 
-A forgotten class that scores below all others leaves a signature, as easy to find as one that scores above. A model
-that was never taught a name gives it by chance where only one other may be given. At strength 1 a class scores about
-so. We simulate pictures of its forgotten cells (`clipnull.forecasting.simulation`) and find the strength by bisection.
-
-The price: a small label set, or a word nearby, finds the class more easily.
+A forgotten class that scores below all others leaves a signature, as easy to find as one that scores above. So we
+simulate pictures of its forgotten cells and find the strength by bisection. The price: a small label set, or a word
+nearby, finds the class more easily.
 """
 
 from typing import Any
@@ -39,10 +37,8 @@ def chance_strength(
 ) -> float:
     """The strength of `method` at which `Simulator.pairwise` is one half.
 
-    cells: what the edit is made of; mask: cells to forget, (C, K) bool; settings: the others of the method.
-
-    Raises ValueError as `validate_chance`, and where no strength of RANGE reaches one half: names that the model gives
-    by chance anyway, or pictures that the method does not act on.
+    mask: cells to forget, (C, K) bool; settings: the others of the method. Raises ValueError where no strength of RANGE
+    reaches one half: names that the model gives by chance anyway, or pictures that the method does not act on.
     """
     validate_chance(method, mask)
 

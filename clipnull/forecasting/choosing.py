@@ -48,14 +48,9 @@ def forecast(
 ) -> Forecast:
     """What an edit is expected to do, before any picture is seen: what `compare` returns, with intervals. Ours.
 
-    Simulated pictures, drawn around the texts and prototypes of the cells, replace real ones
-    (`forecasting.simulation`). clip, request, vocabulary, prototypes, mean, budget, settings: as in `unlearn`; without
-    prototypes, texts alone are carried across the modality gap: a coarser guess. method: as in `unlearn`, or an edit
-    that exists already. prompts: the prompt set that classifies, see `zero_shot`.
-
-    Returns a Forecast: expected accuracy `before` and `after`, (C, K); `rates`; `intervals`; the `method` and
-    `settings` that "auto" has chosen. Raises ValueError as `unlearn`, and for a forgotten class that the text tower
-    does not tell from another. RESULTS.md shows how far forecasts are from the truth.
+    Simulated pictures replace real ones (`forecasting.simulation`); without prototypes, a coarser guess. Arguments as
+    in `unlearn`; method may be an edit that exists already; prompts: the prompt set that classifies, see `zero_shot`.
+    Raises ValueError as `unlearn`, and for a forgotten class that the text tower does not tell from another.
 
     >>> import clipnull as cn
     >>> clip, names = cn.load(device="cpu"), cn.Vocabulary(["cat", "dog", "house"], ["photo", "line"])
@@ -66,9 +61,9 @@ def forecast(
     expect_types(clip=clip, request=request, vocabulary=vocabulary)
     mask = request.mask(vocabulary)
     if isinstance(method, Edit):
-        edit, (_, simulator) = method, _simulate(clip, mask, vocabulary, prototypes, mean, prompts)
-    else:
-        edit, simulator = choose_edit(clip, request, vocabulary, method, prototypes, mean, budget, prompts, **settings)
+        simulator = _simulate(clip, mask, vocabulary, prototypes, mean, prompts)[1]
+        return simulator.forecast(method, mask, request)
+    edit, simulator = choose_edit(clip, request, vocabulary, method, prototypes, mean, budget, prompts, **settings)
     return simulator.forecast(edit, mask, request)
 
 
@@ -140,12 +135,9 @@ def read_budget(text: str) -> list[tuple[str, str, float]]:
     limits = []
     for term in str(text).lower().split(","):
         match = TERM.fullmatch(term)
-        if match is None:
+        if match is None or (match[1] == "forget" and not 0 <= float(match[3]) <= 1):
             raise ValueError(f"budget: {brief(term.strip())} cannot be read; expected for example {BUDGET!r}")
-        figure, value = one_of("budget", match[1], FIGURES), float(match[3])
-        if figure == "forget" and not 0 <= value <= 1:
-            raise ValueError(f"budget: {brief(term.strip())}: forgetting is a rate; expected a number from 0 to 1")
-        limits.append((FIGURES[figure], match[2], value))
+        limits.append((FIGURES[one_of("budget", match[1], FIGURES)], match[2], float(match[3])))
     return limits
 
 

@@ -41,10 +41,9 @@ SAME = 0.05
 class Forecast:
     """What an edit is expected to do, before any picture is seen.
 
-    before, after: expected accuracy, (C, K) float64, means over draws. mask: the forgotten cells, (C, K) bool. request;
-    method, settings, form: of the edit. intervals: of each figure of `evaluate.rates` the mean over draws, and the ends
-    of the interval that holds 95 % of the draws, made WIDER and by a MARGIN (see COVERAGE); NaN where there is none. Of
-    the worst cell, the largest expected drop.
+    before, after: expected accuracy, (C, K) float64, means over draws. mask: the forgotten cells, (C, K) bool.
+    intervals: of each figure of `evaluate.rates` the mean, and the ends of the interval that holds 95 % of the draws,
+    made WIDER and by a MARGIN (see COVERAGE); NaN where there is none. Of the worst cell, the largest expected drop.
     """
 
     before: Tensor
@@ -78,10 +77,7 @@ class Forecast:
 
 
 def points(rates: dict[str, float]) -> float:
-    """Points of accuracy forgotten, of 100, minus those lost on what is kept. rates: of `evaluate.rates`.
-
-    100 times the forgetting rate, minus the retain drop, minus the drop of siblings where there are any.
-    """
+    """100 times the forgetting rate, minus the retain drop, minus the drop of siblings where there are any."""
     siblings = rates["sibling_class_drop"]
     return 100 * rates["forgetting_rate"] - rates["retain_drop"] - (siblings if siblings == siblings else 0)
 

@@ -34,14 +34,11 @@ ONNX_TOLERANCE, ONNX_BYTES = 1e-5, 2**31 - 2**20
 def fuse(clip: Clip, folder: str | Path, pictures: Images | None = None, side: str = "image") -> Path:
     """Write the edited `clip` as a checkpoint that stock open_clip or transformers loads; returns `folder`.
 
-    open_clip loads it as "local-dir:<folder>" (model and tokenizer), transformers with `from_pretrained(folder)`, which
-    needs a new or empty `folder`. It takes linear edits, and after them one of form "layer" at most (`neuron`), if the
-    tower comes from timm with a linear head or none. transformers has a place for linear edits without a bias, and none
-    in SigLIP's image tower. The `side` "text" writes linear edits without a bias into the text projection, for an index
-    of pictures that must not change: see `on_texts`. A hidden layer learns from any `pictures` how long embeddings are
-    (`length_of`), by default from the training pictures of miniworld.
-
-    Raises ValueError for edits that no weights can hold: gated ones, a hidden layer or a bias without a place.
+    open_clip loads it as "local-dir:<folder>", transformers with `from_pretrained(folder)`, which needs a new or empty
+    folder. Linear edits fit, and after them one hidden layer (`neuron`) in a tower of timm; it learns from `pictures`
+    (by default those of miniworld) how long embeddings are. transformers takes linear edits without a bias, and none in
+    SigLIP's image tower. side: "text" writes linear edits into the text projection, for an index that must not change
+    (`on_texts`). Raises ValueError for edits that no weights can hold, such as gated ones.
 
     >>> import clipnull as cn, tempfile
     >>> clip = cn.load(device="cpu")
@@ -161,14 +158,10 @@ def mlp_head(projection: Projection, edit: Edit, m: Tensor, c: Tensor) -> dict[s
 def on_texts(clip: Clip) -> Clip:
     """`clip` with its edits in the text tower in place of the image tower, as a model of its own, without `edits`.
 
-    The text projection W_t becomes W_t P^T, and a bias b_t becomes b_t P^T, as `Edit.queries` does to an embedding.
-    Inner products are those of the edited image tower. Cosines are not: with |z| = |t| = 1, that of the edited text is
-    |z P| / |t P^T| times that of the edited picture. For one text and many pictures (search) that hardly matters, since
-    |z P| is about 1. For one picture and many texts (zero-shot) it scales what remains of a forgotten text up, and the
-    text wins again: on OpenAI's ViT-B/32 `nullspace` forgets .49 this way in place of 1.00, `ridge` .40 of .98,
-    `oblique` .82 of 1.00, unless texts are divided by their former length.
-
-    Raises ValueError for edits that texts cannot carry (`Edit.queries`), and for a text tower without a projection.
+    The text projection W_t becomes W_t P^T, as `Edit.queries` does to an embedding. Inner products are those of the
+    edited image tower; a cosine is |z P| / |t P^T| times that. For search (one text) that hardly matters. Zero-shot, it
+    scales what remains of a forgotten text up, and the text wins again: on OpenAI's ViT-B/32 `nullspace` forgets .49
+    this way in place of 1.00, `oblique` .82 of 1.00, unless texts are divided by their former length.
     """
     base = clip.base or clip
     projection = find_text_projection(base.model)
@@ -203,12 +196,9 @@ class Embedder(nn.Module):
 def export(clip: Clip, path: str | Path) -> Path:
     """Write the image side of `clip`, with edits of any kind, as a program that runs without clipnull; returns `path`.
 
-    It takes preprocessed pictures (n, 3, s, s) float32, any n, and gives unit embeddings (n, d) float32. A `path` that
-    ends in .onnx gets an ONNX model with the input "pixels" and the output "embeddings", after onnxruntime gave the
-    same numbers with it, to ONNX_TOLERANCE. Any other gets what `torch.export.load(path).module()` reads.
-
-    Raises ValueError for a file of embeddings, and for ONNX if weights are not float32 or take 2 GB, more than one
-    file holds; ImportError for ONNX without the extra "onnx".
+    Preprocessed pictures (n, 3, s, s) float32 give unit embeddings (n, d) float32. A `path` that ends in .onnx gets an
+    ONNX model ("pixels" -> "embeddings"), once onnxruntime gives the same numbers, to ONNX_TOLERANCE; any other gets
+    what `torch.export.load(path).module()` reads. ONNX takes weights in float32 of less than 2 GB.
 
     >>> import clipnull as cn, pathlib, tempfile, torch
     >>> clip = cn.load(device="cpu")
@@ -231,7 +221,6 @@ def export(clip: Clip, path: str | Path) -> Path:
 
 
 def _export_onnx(embedder: Embedder, pixels: Tensor, shapes: tuple, path: Path) -> Path:
-    """See `export`."""
     for module in ("onnx", "onnxscript"):  # which torch needs
         import_extra(module, "onnx")
     runtime: Any = import_extra("onnxruntime", "onnx")

@@ -98,13 +98,9 @@ class Tokens:
 def wrap(model: Any, processor: Any, name: str | None = None) -> Clip:
     """A CLIP of transformers as a Clip, for everything that takes the result of `load`.
 
-    `model`, a CLIPModel or SiglipModel, stays unchanged on its device and shares its weights with the result. Its
-    `processor`, anything with an `image_processor` and a `tokenizer`, prepares the pictures. `name` is by default
+    `model`, a CLIPModel or SiglipModel, stays unchanged and shares its weights with the result. `name` is by default
     where transformers loaded the model from. A patch made here fits the same weights in open_clip, and the other way
-    round, if both have one precision.
-
-    Raises ValueError for a model of another kind, and for a processor that does not fit it or does what open_clip's
-    `preprocess_cfg` cannot express; ImportError without the extra "hf".
+    round, if both have one precision. Raises ValueError for a processor that does not fit the model.
 
     >>> import clipnull as cn
     >>> cn.wrap("openai/clip-vit-base-patch32", None)
@@ -131,10 +127,7 @@ def wrap(model: Any, processor: Any, name: str | None = None) -> Clip:
 
 
 def preprocess_config(images: Any) -> dict[str, Any]:
-    """What the image processor `images` of transformers does, as open_clip's `preprocess_cfg`.
-
-    Raises ValueError for steps that it cannot express.
-    """
+    """What the image processor `images` of transformers does, as open_clip's `preprocess_cfg`, if that can say it."""
 
     def refuse(setting: str, value: object, expected: str) -> ValueError:
         return ValueError(f"processor: its image processor has {setting} = {brief(value)}; expected {expected}")
@@ -188,10 +181,7 @@ def recipe(clip: Clip, arguments: str) -> str:
 
 
 def save(clip: Clip, folder: Path) -> Path:
-    """Write a wrapped `clip` with its processor as a folder for `from_pretrained`, whole or not at all.
-
-    Raises ValueError if the folder exists and is not empty, and for an edit that the stock model has no place for.
-    """
+    """Write a wrapped `clip` with its processor as a folder for `from_pretrained`, whole or not at all."""
     adapter, preprocess = clip.model, cast(Pictures, clip.preprocess)
     for edit in clip.edits:
         if getattr(adapter.inner, "visual_projection", None) is None:
