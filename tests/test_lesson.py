@@ -103,7 +103,14 @@ def test_what_a_lesson_claims_holds(path):
     assert claim_faults(nbformat.read(path, 4)) == []
 
 
-@pytest.mark.parametrize("template", ["lab", "classic"])
+PAGES = [(path, template) for path in LESSONS for template in ("lab", "classic")]
+
+
+@pytest.mark.parametrize(
+    ("path", "template"),
+    [pytest.param(*page, marks=[pytest.mark.slow] * (i > 1)) for i, page in enumerate(PAGES)],
+    ids=lambda value: getattr(value, "stem", value),
+)
 def test_a_plain_page_shows_all_figures_with_their_text(path, template):
     """What `jupyter nbconvert --to html` makes. Its template lab shows no alternative text, whatever is stored."""
     nb = nbformat.read(path, 4)

@@ -6,7 +6,7 @@ ViT-B/32, measured by `python data/build/remains.py`: numbers only. No relative 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,6 @@ from ..embedding import embed
 from ..errors import expect, import_extra
 from ..images import Images, families
 from ..models import Clip
-from ..prompts import embed_classes
 from ..vocabulary import format_prompt
 from .drawings import FORGOTTEN, INK, OTHER, SIBLING
 from .exercises import EXERCISES
@@ -206,19 +205,6 @@ def ignorance(figure: str, story: Mapping[str, float], here: str, title: str) ->
     ax.set_ylim(len(rows) / 2 + 0.5, -0.6)
     ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=11)
     return fig
-
-
-def of_stored(clip: Clip, images: Images, edits: Callable[[str], Mapping[str, Edit]]) -> Iterator[dict[str, Any]]:
-    """FIGURES of a file of embeddings, unedited and after each of the `edits` of a class: means over the classes."""
-    unedited, labels, kin = opened(clip, images), images.classes, relatives(images)
-    classes = images.vocabulary.classes
-    classifier, rows = embed_classes(clip, images.vocabulary.names).double(), []
-    for c, name in enumerate(classes):
-        changed = {method: F.normalize(edit.images(unedited.z), dim=-1) for method, edit in edits(name).items()}
-        for method, z in {"unedited": unedited.z, **changed}.items():
-            rows.append({"model": method, **measure(Model(clip, z), labels, classifier, c, kin)})
-    frame = pd.DataFrame(rows).groupby("model", sort=False).mean()
-    yield from frame.reset_index().to_dict("records")  # type: ignore[invalid-yield]
 
 
 def words_of(other_words: str) -> list[str]:

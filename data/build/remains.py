@@ -12,6 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+import torch.nn.functional as F
+
 import clipnull as cn
 from clipnull.course import remains
 from clipnull.files import write_text
@@ -41,17 +44,18 @@ def retrained(data: str, images: Images) -> Iterator[dict[str, Any]]:
 
 
 def of_file(path: Path) -> list[dict[str, Any]]:
+    """Figures of a file of embeddings, unedited and after each of EDITS of a class: means over the classes."""
     clip, images = cn.load(str(path), device="cpu"), cn.load_images(path)
-    cells = cn.embed_vocabulary(clip, images.vocabulary)
-
-    def edits(name: str) -> dict[str, cn.Edit]:
+    cells, names = cn.embed_vocabulary(clip, images.vocabulary), images.vocabulary.classes
+    unedited, kin = remains.opened(clip, images), remains.relatives(images)
+    classifier, rows = embed_classes(clip, images.vocabulary.names).double(), []
+    for c, name in enumerate(names):
         mask = cn.Forget([name]).mask(images.vocabulary)
-        return {method: cn.solve(cells, mask, method) for method in EDITS}
-
-    return [
-        {k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}
-        for row in remains.of_stored(clip, images, edits)
-    ]
+        changed = {method: cn.solve(cells, mask, method).images(unedited.z) for method in EDITS}
+        for method, z in {"unedited": unedited.z, **changed}.items():
+            model = remains.Model(clip, F.normalize(z, dim=-1))
+            rows.append({"model": method, **remains.measure(model, images.classes, classifier, c, kin)})
+    return pd.DataFrame(rows).groupby("model", sort=False).mean().round(4).reset_index().to_dict("records")
 
 
 def main() -> None:
