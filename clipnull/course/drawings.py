@@ -196,18 +196,20 @@ def two_by_two(values: Tensor, rows: Sequence[str], columns: Sequence[str], titl
 
 
 def relu(readings: Mapping[str, Tensor], threshold: float, title: str) -> plt.Figure:
-    """What a line takes away and what a threshold takes away, over the readings of a detector, group by group."""
-    fig, ax = plt.subplots(figsize=(8, 4.2))
+    """What is taken away over readings, with and without a threshold; below, those of pictures, group by group."""
+    fig, (ax, marks) = plt.subplots(2, 1, figsize=(8, 4.6), sharex=True, height_ratios=(3, 2))
     low, high = (float(f([f(np.asarray(x)) for x in readings.values()])) for f in (np.min, np.max))
     x = np.linspace(low, high, 200)
-    ax.plot(x, x, "--", color="0.5", lw=2, label="a matrix: z · v")
-    ax.plot(x, np.maximum(x - threshold, 0), color=INK, lw=3, label=f"a threshold: relu(z · v − {threshold:.2g})")
-    for i, (name, values) in enumerate(readings.items(), 1):
-        row = np.full(len(values), low - 0.09 * i * (high - low))
-        ax.plot(values, row, "|", ms=14, color=(FORGOTTEN, SIBLING, OTHER, "0.6")[(i - 1) % 4], label=name)
+    ax.plot(x, x, "--", color="0.5", lw=2, label="without the threshold: z vᵀ")
+    ax.plot(x, np.maximum(x - threshold, 0), color=INK, lw=3, label=f"with it: relu(z vᵀ − {threshold:.2g})")
+    for i, (values, color) in enumerate(zip(readings.values(), (FORGOTTEN, SIBLING, OTHER, "0.6"), strict=False)):
+        marks.plot(values, np.full(len(values), i), "|", ms=14, color=color)
     ax.axhline(0, color="0.8", lw=1)
-    ax.set(title=title, xlabel="reading of the detector", ylabel="what is taken away")
+    ax.set(ylabel="what is taken away")
     ax.legend(loc="upper left")
+    marks.set(xlabel="reading z vᵀ of each picture", yticks=range(len(readings)), yticklabels=readings)
+    marks.set_ylim(len(readings) - 0.4, -0.6)
+    fig.suptitle(title)
     return fig
 
 
