@@ -39,8 +39,8 @@ def audit(
     Every question is asked of three models: unedited, edited, and one retrained without what is forgotten, because a
     probe finds dogs in the features of a model that never met one, too. after: an edited model, or an edit. images:
     labelled pictures, used neither to train nor to edit. retrained: a model; True: the one that comes with miniclip;
-    False: none. words: other names of forgotten classes. train: pictures for fine-tuning (minutes). The result prints
-    as a table. Raises ValueError for fewer than MIN_PICTURES forgotten or kept pictures.
+    False: none. words: other names of forgotten classes. train: pictures for fine-tuning (minutes). seed: of folds and
+    draws. The result prints as a table. Raises ValueError for fewer than MIN_PICTURES forgotten or kept pictures.
 
     >>> import clipnull as cn
     >>> clip, images = cn.load(device="cpu"), cn.load_images().select(["dog", "car"], ["line", "flat"])

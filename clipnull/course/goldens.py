@@ -113,7 +113,9 @@ def seeds(notebooks: Sequence[Path], out: Path, path: Path | None = None, profil
     differently. The table, also in out/seeds.json, has the goldens of the file `path` beside it, and notes: "a seed is
     outside" of the tolerance that holds now, and the `weakness` of the proposed one.
     """
-    pandas, profile = import_extra("pandas", "course"), profile or default_profile()
+    import pandas  # comes with seaborn, in the extra `course`
+
+    profile = profile or default_profile()
     seeded, values = [notebook for notebook in notebooks if "seed" in parameters_of(notebook)], {}
     for seed in range(SEEDS):
         metrics, failures = run(seeded, out / f"seed-{seed}", {"seed": seed}, profile=profile)

@@ -48,8 +48,9 @@ def forecast(
 ) -> Forecast:
     """What an edit is expected to do, before any picture is seen: what `compare` returns, with intervals. Ours.
 
-    Simulated pictures replace real ones (`forecasting.simulation`); without prototypes, a coarser guess. Arguments as
-    in `unlearn`; method may be an edit that exists already; prompts: the prompt set that classifies, see `zero_shot`.
+    Simulated pictures replace real ones (`forecasting.simulation`); without prototypes, a coarser guess. request,
+    vocabulary, prototypes, mean, budget, settings: as in `unlearn`. method: may be an edit that exists already.
+    prompts: the prompt set that classifies, see `zero_shot`.
     Raises ValueError as `unlearn`, and for a forgotten class that the text tower does not tell from another.
 
     >>> import clipnull as cn
