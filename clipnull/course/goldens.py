@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import import_extra
 from ..files import aligned, write_text
 from .metrics import Metrics
 from .notebooks import PACKAGE, parameters_of
