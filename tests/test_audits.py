@@ -63,6 +63,14 @@ def context_of(models, few, request=DOG):
 # --- the whole
 
 
+def test_a_model_that_no_edit_changes_is_asked_once(clip, few):
+    models, calls, known = dict.fromkeys(("unedited", "edited", "retrained"), clip), [], {}
+    for _ in range(2):
+        context = Context(models, few, DOG, {}, [], 0, {}, known)
+        assert context.each("x", lambda name: calls.append(name) or name) == {n: n for n in models}
+    assert calls == ["unedited", "edited", "retrained", "edited"]
+
+
 @pytest.mark.slow
 def test_every_kind_of_question_is_asked(report):
     assert {f.check for f in report.findings} == {

@@ -191,6 +191,13 @@ def test_queries_in_place_of_pictures(tmp_path):
         apply_edit(EDITS["module"], tmp_path / "in", tmp_path / "no", "queries")
 
 
+def test_a_large_npz_is_said_to_be_read_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "LARGE", 1)
+    np.savez(tmp_path / "in.npz", images=Z.numpy())
+    with pytest.warns(UserWarning, match="in.npz.*read whole"):
+        files.open_vectors(tmp_path / "in.npz")
+
+
 def test_of_two_arrays_the_edited_one_is_restored(tmp_path):
     np.savez(tmp_path / "in.npz", one=Z.numpy(), two=Z.flip(0).numpy())
     apply_edit(LINEAR, tmp_path / "in.npz", tmp_path / "out.npz", name="two")

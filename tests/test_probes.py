@@ -171,6 +171,9 @@ def test_neighbours_of_some_pictures_are_looked_for_among_all():
     where = torch.arange(len(x)) % 3 == 0
     torch.testing.assert_close(retrieval_precision(x, y, 4, where), retrieval_precision(x, y, 4)[where])
     assert retrieval_precision(x, y, 4, torch.zeros(len(x), dtype=torch.bool)).shape == (0,)
+    for wrong in (where[1:], where.long()):
+        with pytest.raises(ValueError, match=r"where: .*; expected bool \("):
+            retrieval_precision(x, y, 4, wrong)
 
 
 @pytest.mark.parametrize("k", [0, 5, 2.0])

@@ -88,6 +88,8 @@ def retrieval_precision(features: Tensor, labels: Tensor, k: int = 5, where: Ten
     validate_finite(features)
     if at_least("k", k, 1) >= len(features):
         raise ValueError(f"k: {k} neighbours of {len(features)} pictures; expected fewer than there are others")
+    if where is not None and (where.shape != (len(features),) or where.dtype != torch.bool):
+        raise ValueError(f"where: {tuple(where.shape)} {where.dtype}; expected bool ({len(features)},)")
     z, precision = F.normalize(features.double(), dim=-1), []
     chosen = torch.arange(len(z)) if where is None else where.nonzero()[:, 0]
     for rows in chosen.split(1024):

@@ -8,6 +8,7 @@ import errno
 import json
 import re
 import shutil
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -30,6 +31,8 @@ NAMES = {  # of the table in a file that holds several
 WORDS = ("model", "fingerprint", EDITED)
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 NUMPY = {np.dtype(f"<f{size}"): dtype for size, dtype in ((8, torch.float64), (4, torch.float32), (2, torch.float16))}
+LARGE = 2**30
+"""Bytes of a .npz from which on a warning says that it is read whole."""
 CHUNK = 4096
 """Rows read, edited and written at a time; fewer where they are wide."""
 
@@ -215,6 +218,8 @@ def _write_plain(table: Vectors, out: Path, change: Change, offset: int) -> None
 
 
 def _npz(path: Path, side: str, name: str | None) -> Vectors:
+    if (size := path.stat().st_size) >= LARGE:
+        warnings.warn(f"file: {str(path)!r}, {size:,} bytes, is read whole; a .npy is read in chunks", stacklevel=4)
     with np.load(path, allow_pickle=False) as archive:
         arrays = {key: array for key, array in archive.items() if isinstance(array, np.ndarray)}
     tables = [key for key, array in arrays.items() if array.ndim == 2 and array.dtype in NUMPY]
