@@ -149,7 +149,7 @@ class Cells:
     def class_detector(self, c: int) -> Tensor:
         """(d,): reads the margin of class c, as 1 more on its cells than on the mean cell."""
         r = self.margins[c]
-        return r / _contrast([(x[c].mean(0) - x.mean(0).mean(0)) @ r for x in self.kinds])
+        return r / _contrast([(x[c].mean(0) - mean) @ r for x, mean in zip(self.kinds, self._means, strict=True)])
 
     # --- domains
 
@@ -182,7 +182,7 @@ class Cells:
 
     @property
     def _mean_picture(self) -> Tensor | None:
-        return self.prototypes.mean(0).mean(0) if self.mean is None and self.prototypes is not None else self.mean
+        return self._means[1] if self.mean is None and self.prototypes is not None else self.mean
 
     def domain_detector(self, row: Tensor) -> Tensor:
         """(d,): reads the domains `row` (K,) bool against the others, as 2 more on their cells than on the others'.
@@ -193,8 +193,7 @@ class Cells:
         if row.all():
             return torch.zeros_like(s[0])
         r = s[row].mean(0) - s[~row].mean(0)
-        means = [x.mean(0) for x in self.kinds]
-        r = r / (_contrast([(x[row].mean(0) - x[~row].mean(0)) @ r for x in means]) / 2)
+        r = r / (_contrast([(x[row].mean(0) - x[~row].mean(0)) @ r for x in self._domain_means]) / 2)
         m = self.domain_origin
         return r - (r @ m) / (m @ m).clamp(min=1e-12) * m
 
@@ -207,12 +206,21 @@ class Cells:
         same kind, or over all classes in the same form, is subtracted: an edit then makes forgotten cells look like the
         mean cell. One that takes away raw rows brings their scores to zero, which need not be low.
         """
-        rows = [x[mask] - (x.mean(0).mean(0) if center else 0) for x in self.kinds]
+        rows = [x[mask] - (mean if center else 0) for x, mean in zip(self.kinds, self._means, strict=True)]
         return torch.cat([*rows, self._form_rows(mask.all(1), center)])
 
     def n_rows(self, mask: Tensor) -> int:
         """How many `rows` the cells in `mask` have."""
-        return int(mask.sum()) * len(self.kinds) + len(self._form_rows(mask.all(1)))
+        forms = 0 if self.forms is None else self.forms.shape[1]
+        return int(mask.sum()) * len(self.kinds) + int(mask.all(1).sum()) * forms
+
+    @cached_property
+    def _means(self) -> list[Tensor]:
+        return [x.mean(0) for x in self._domain_means]
+
+    @cached_property
+    def _domain_means(self) -> list[Tensor]:
+        return [x.mean(0) for x in self.kinds]
 
     def moment(self, mask: Tensor) -> Tensor:
         """X^T X / n over the n rows of the cells in `mask`: (d, d); zero if there are none."""
@@ -223,8 +231,7 @@ class Cells:
         few, (whole, forms) = 2 * mask.sum() <= mask.numel(), self._grams
         part = gram(torch.cat([x[mask if few else ~mask] for x in self.kinds]))
         inside, outside = (part, whole - part) if few else (whole - part, part)
-        for x in self.kinds if center else ():
-            mean = x.mean(0).mean(0)
+        for x, mean in zip(self.kinds, self._means, strict=True) if center else ():
             half = torch.outer(x[mask].sum(0) - 0.5 * mask.sum() * mean, mean)
             inside = inside - half - half.T
         inside = inside + gram(self._form_rows(mask.all(1), center))
