@@ -116,19 +116,16 @@ def alike_words(
 
     classifier: (C, d) unit rows. The ratio is to the mean distance of two names: classes and common words (w, d).
     """
-    texts = classifier if common is None else torch.cat([classifier.to(common), common])
+    alike, texts = [], classifier if common is None else torch.cat([classifier.to(common), common])
     usual = (texts - texts.mean(0)).square().sum(1).mean().mul(2).sqrt().clamp(min=1e-9)
-    stays = (mask[:, None] & ~mask).any(2)  # (C, C): where one is forgotten and the other is not
-    distances = torch.cdist(classifier, classifier, compute_mode="donot_use_mm_for_euclid_dist")
-    ratios, others = (distances / usual).masked_fill(~stays, float("inf")).min(1)
-    return [
-        (
-            float(ratios[c]),
-            f"classes: the text tower hardly tells {vocabulary.classes[c]!r} from "
-            f"{vocabulary.classes[int(others[c])]!r} ({100 * ratios[c]:.0f} % of the usual distance)",
-        )
-        for c in (ratios < ALIKE).nonzero()[:, 0].tolist()
-    ]
+    for c in mask.any(1).nonzero()[:, 0].tolist():  # of a vocabulary of many names few are forgotten
+        stays = (mask[c] & ~mask).any(1)
+        ratio, other = ((classifier - classifier[c]).norm(dim=1) / usual).masked_fill(~stays, float("inf")).min(0)
+        if ratio < ALIKE:
+            pair = f"{vocabulary.classes[c]!r} from {vocabulary.classes[int(other)]!r}"
+            share = f"{100 * ratio:.0f} % of the usual distance"
+            alike.append((float(ratio), f"classes: the text tower hardly tells {pair} ({share})"))
+    return alike
 
 
 def warn_of_words(classifier: Tensor, mask: Tensor, vocabulary: Vocabulary, common: Tensor | None = None) -> None:
