@@ -207,8 +207,7 @@ def compare(
     images, answers = (images, answers) if answered.all() else (images.where(answered), answers[:, answered])
     accuracy, accuracy_after = (accuracy_matrix(predicted, images) for predicted in answers)
     base, renamed = clip.base or clip, None
-    others = others_of(base, images.vocabulary)
-    if others and (after.base or after) is base and is_measurable(request):
+    if (after.base or after) is base and is_measurable(request) and (others := others_of(base, images.vocabulary)):
         renamed = others.answers(after.edited) != others.answers(clip.edited)
     return Comparison(accuracy, accuracy_after, mask, images, request, prompts, answers, renamed)
 

@@ -147,8 +147,9 @@ class Vocabulary:
         A class is known by all its names. Raises ValueError that names the argument for one that is not known.
         """
         options, owners = getattr(self, argument), self._owners(argument)
+        place = {name: i for i, name in enumerate(options)}
         return [
-            options.index(owners.get(words(value)) or one_of(argument, value, options))
+            place[owners.get(words(value)) or one_of(argument, value, options)]
             for value in distinct(argument, values, options)
         ]
 
