@@ -9,6 +9,7 @@ import json
 import re
 import shutil
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -220,12 +221,24 @@ def _write_plain(table: Vectors, out: Path, change: Change, offset: int) -> None
 def _npz(path: Path, side: str, name: str | None) -> Vectors:
     if (size := path.stat().st_size) >= LARGE:
         warnings.warn(f"file: {str(path)!r}, {size:,} bytes, is read whole; a .npy is read in chunks", stacklevel=4)
-    with np.load(path, allow_pickle=False) as archive:
-        arrays = {key: array for key, array in archive.items() if isinstance(array, np.ndarray)}
-    tables = [key for key, array in arrays.items() if array.ndim == 2 and array.dtype in NUMPY]
-    table = arrays[chosen := _choose(path, side, name, tables)]
-    words = {word: str(arrays[word]) for word in WORDS if word in arrays and arrays[word].dtype.kind == "U"}
-    return Vectors(path, chosen, table.shape, NUMPY[table.dtype], words)
+    with zipfile.ZipFile(path) as archive:
+        heads = {m.removesuffix(".npy"): _npy_head(archive, m) for m in archive.namelist() if m.endswith(".npy")}
+    tables = [key for key, (shape, dtype, _) in heads.items() if len(shape) == 2 and dtype in NUMPY]
+    shape, dtype, size = heads[chosen := _choose(path, side, name, tables)]
+    if size != shape[0] * shape[1] * dtype.itemsize:
+        raise refused(path, f"holds {chosen!r} of another size than its head says")
+    with np.load(path, allow_pickle=False) as arrays:
+        words = {word: str(arrays[word]) for word in WORDS if word in heads and heads[word][1].kind == "U"}
+    return Vectors(path, chosen, shape, NUMPY[dtype], words)
+
+
+def _npy_head(archive: zipfile.ZipFile, member: str) -> tuple[Any, np.dtype, int]:
+    """Shape, type and bytes of the data of an array, which is not read."""
+    with archive.open(member) as file:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(file)
+        return shape, dtype, archive.getinfo(member).file_size - file.tell()
 
 
 def _read_npz(table: Vectors) -> Iterator[Tensor]:
