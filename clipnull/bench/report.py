@@ -126,14 +126,14 @@ def winners(entries: Sequence[dict]) -> dict[tuple[str, str], set[str]]:
     `clean` does not compete, because it answers few requests.
     """
     best: dict[tuple[str, str], set[str]] = {}
+    competing = [row for row in entries if row["method"] != "clean" and row["forgetting_rate"][0] is not None]
     for paradigm in dict.fromkeys(row["paradigm"] for row in entries):
-        rates = {row["method"]: row["forgetting_rate"][0] for row in entries if row["paradigm"] == paradigm}
-        most = max((rate for name, rate in rates.items() if rate is not None and name != "clean"), default=0)
-        able = {name for name, rate in rates.items() if rate is not None and name != "clean" and rate >= NEARLY * most}
+        rows = [row for row in competing if row["paradigm"] == paradigm]
+        most = max((row["forgetting_rate"][0] for row in rows), default=0)
+        able = [row for row in rows if row["forgetting_rate"][0] >= NEARLY * most]
         for column in COLUMNS:
             sign, digits = (-1, 3) if column == "forgetting_rate" else (1, 1)
-            figures = {row["method"]: row[column][0] for row in entries if row["paradigm"] == paradigm}
-            scores = {name: round(sign * x, digits) for name, x in figures.items() if name in able and x is not None}
+            scores = {r["method"]: round(sign * r[column][0], digits) for r in able if r[column][0] is not None}
             best[paradigm, column] = {name for name, score in scores.items() if score == min(scores.values())}
     return best
 

@@ -48,10 +48,8 @@ def every_request(images: Images, paradigms: Iterable[str] = PARADIGMS) -> list[
 
     Raises ValueError for an unknown paradigm, and where none of them has a request.
     """
-    paradigms, (classes, domains) = (
-        names("paradigms", paradigms, PARADIGMS),
-        (images.vocabulary.classes, images.vocabulary.domains),
-    )
+    paradigms = names("paradigms", paradigms, PARADIGMS)
+    classes, domains = images.vocabulary.classes, images.vocabulary.domains
     requests = [Forget(classes=[c]) for c in classes]
     if len(domains) > 1:
         requests += [Forget([classes[c]], [domains[k]]) for c, k in images.counts().nonzero().tolist()]

@@ -208,10 +208,9 @@ def setup(app: Any) -> dict:
 
 
 def _formula(writer: Any, node: Any) -> None:
-    text = mathml(node.astext(), display=node.tagname == "math_block")
-    if node.tagname == "math_block":
-        text = f'<div class="math"{""" tabindex="0" """ * (len(node.astext()) > WIDE)}>{text}</div>\n'
-    writer.body.append(text)
+    latex, is_block = node.astext(), node.tagname == "math_block"
+    formula, wide = mathml(latex, is_block), ' tabindex="0"' if len(latex) > WIDE else ""
+    writer.body.append(f'<div class="math"{wide}>{formula}</div>\n' if is_block else formula)
     raise import_extra("docutils.nodes", "book").SkipNode
 
 

@@ -1,6 +1,6 @@
 """The pictures of a lesson that can be read, and their embeddings."""
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,9 +11,6 @@ from ..embedding import embed, readable
 from ..images import Images
 from ..models import Clip
 
-if TYPE_CHECKING:
-    from .lesson import Lesson
-
 
 def embed_whole(clip: Clip, images: Images) -> tuple[Images, Tensor]:
     """The pictures that can be read, and their embeddings (n, d). Broken ones are named in a warning and left out."""
@@ -23,8 +20,8 @@ def embed_whole(clip: Clip, images: Images) -> tuple[Images, Tensor]:
     return whole, z
 
 
-def labelled_pictures(lesson: "Lesson", data: str) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
-    """What may be fitted to, (embeddings (m, d), classes, domains), and which of the lesson's n pictures measure.
+def labelled_pictures(lesson: Any, data: str) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
+    """What may be fitted to, (embeddings (m, d), classes, domains), and which of the n pictures of a `Lesson` measure.
 
     Those of miniworld's train split, and all; of other `data`, a random half of each cell, and the rest.
     """

@@ -123,10 +123,8 @@ def edit_many(n: int, edits: dict[str, Edit], classifiers: Tensor, whole: Iterab
     start, seconds = peak_memory(), {}
     for name, edit in edits.items():
         share = 1 if name in whole else 10
-        some, begun = (
-            Images((), *(x[: n // share] for x in (classes, domains)), vocabulary, z[: n // share]),
-            time.perf_counter(),
-        )
+        some = Images((), *(x[: n // share] for x in (classes, domains)), vocabulary, z[: n // share])
+        begun = time.perf_counter()
         accuracy_matrix(classify(some.stored, classifiers, some.domains, edit.images), some)
         seconds[name] = share * (time.perf_counter() - begun)
     peak = peak_memory()
