@@ -281,15 +281,15 @@ def test_a_run_that_is_ended_leaves_no_result_and_no_process(notebook, tmp_path,
 # --- the command
 
 
-def test_a_failure_names_notebook_metric_expected_got_and_where_it_was_executed(
-    notebook, tmp_path, capsys, monkeypatch
-):
-    path, goldens, out = notebook("a", PARAMETERS), tmp_path / "goldens.json", tmp_path / "out"
+def test_metrics_are_compared_with_goldens_and_taken_over(notebook, tmp_path, capsys, monkeypatch):
+    path, out = notebook("a", PARAMETERS), tmp_path / "out"
     held = {name: {"value": v, "atol": 0.1, "null": 9.0} for name, v in (("seed", 3.0), ("rate", 0.5))}
     not_run = {"not run": {"value": 1.0, "atol": 0.1, "null": 9.0}}
-    goldens.write_text(json.dumps({"mini": {"a": held, "b": not_run}}))
-    out.mkdir()
-    command = ["run", str(path), "--out", str(out), "--goldens", str(goldens), "--profile", "mini"]
+    monkeypatch.chdir(tmp_path)
+    for folder in ("tests", "out"):
+        (tmp_path / folder).mkdir()
+    Path("tests", "goldens.json").write_text(json.dumps({"mini": {"a": held, "b": not_run}}))
+    command = ["run", str(path), "--out", str(out), "--profile", "mini"]
     monkeypatch.setattr(runner, "run", lambda *_: ({"a": {"seed": 3.0, "rate": 0.75}}, []))
     assert cli.main([*command, "--compare"]) == 1
     expected = f"a: rate: expected 0.5 ± 0.1, got 0.75; executed: {out / 'a.ipynb'}"
