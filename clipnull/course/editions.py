@@ -134,7 +134,6 @@ def booklet(notebooks: Sequence[Path], out: Path) -> list[Path]:
 def _for_students(path: Path) -> Any:
     """The notebook at `path` without solutions and outputs."""
     nb = normalise(read(path))
-    nb.metadata.pop("clipnull", None)
     nb.cells = [cell for cell in nb.cells if "solution" not in cell.metadata.get("tags", ())]
     for cell in nb.cells:
         if cell.cell_type == "code":
