@@ -14,8 +14,7 @@ import nbformat
 import pytest
 from pages import page_faults
 
-import clipnull
-from clipnull.course import drawings, goldens, notebooks
+from clipnull.course import drawings, goldens, lesson, notebooks
 from clipnull.course.metrics import MIME, metrics_of
 from clipnull.course.profiles import PROFILES, default_profile
 from clipnull.course.run import run
@@ -157,7 +156,7 @@ def test_parameters_are_plain(nb):
 
 
 @pytest.fixture
-def begin(nb, path, monkeypatch, clip, images):
+def begin(nb, path, monkeypatch, clip, images, z):
     """The names after the imports and the parameters of a notebook, and the code cell that follows them."""
     monkeypatch.chdir(path.parent)
     code = [c for c in nb.cells if c.cell_type == "code"]
@@ -165,8 +164,8 @@ def begin(nb, path, monkeypatch, clip, images):
     names = {}
     for cell in code[: last + 1]:
         exec(cell.source, names)
-    monkeypatch.setattr(clipnull, "load", lambda *_: clip)
-    monkeypatch.setattr(clipnull, "load_images", lambda *_, **__: images)
+    for name, known in {"load": clip, "load_images": images, "embed_whole": (images, z)}.items():
+        monkeypatch.setattr(lesson, name, lambda *_, known=known, **__: known)
     parameters = {n.targets[0].id: ast.literal_eval(n.value) for n in ast.parse(code[last].source).body}
     return names, parameters, code[last + 1].source
 
