@@ -195,11 +195,6 @@ def test_run_writes_metrics_and_pages_and_says_where_they_lie(notebook, tmp_path
 
 @pytest.mark.nightly
 def test_run_uses_this_interpreter_shares_the_cores_and_says_that_nobody_is_there(notebook, tmp_path, monkeypatch):
-    kernel = tmp_path / "data" / "kernels" / "python3"
-    kernel.mkdir(parents=True)
-    spec = {"argv": ["/bin/false"], "display_name": "x", "language": "python"}
-    (kernel / "kernel.json").write_text(json.dumps(spec))
-    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "data"))
     monkeypatch.setenv("JPY_SESSION_NAME", "somebody.ipynb")
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(6)), raising=False)
     seen = "import sys, os\nprint(sys.executable, os.environ['OMP_NUM_THREADS'], os.environ.get('JPY_SESSION_NAME'))"
