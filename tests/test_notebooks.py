@@ -179,7 +179,8 @@ def test_outputs_come_from_this_source(nb):
 
 
 def test_committed_metrics_match_goldens(path, nb):
-    assert goldens.differences({path.stem: metrics_of(nb)}, {path.stem: GOLDENS["mini"][path.stem]}, path.parent) == []
+    golden = {path.stem: GOLDENS["mini"][path.stem]}
+    assert goldens.compare({path.stem: metrics_of(nb)}, golden, path.parent)[1] == []
 
 
 @pytest.mark.parametrize("profile", GOLDENS)
@@ -199,15 +200,15 @@ def execution_faults(path: Path, profile: str) -> list[str]:
     """
     if not os.environ.get("CLIPNULL_NIGHTLY") and not path.name.startswith(ALWAYS) and is_fresh(notebooks.read(path)):
         pytest.skip("fresh: its outputs come from this source")
-    held = {path.stem: GOLDENS[PROFILES[profile].goldens].get(path.stem, {})}
+    golden = {path.stem: GOLDENS[PROFILES[profile].goldens].get(path.stem, {})}
     out = ROOT / "build" / f"test-{profile}-{path.stem}"
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))  # others execute beside this one: share cores
     metrics, failures = run([path], out, profile=profile, jobs=workers)
     if failures:
         return failures
-    write_text(out / "diff.txt", goldens.diff(metrics, held) + "\n")
-    page = (out / f"{path.stem}.html").read_text(encoding="utf-8")
-    faults = goldens.differences(metrics, held, out) + page_faults(page)
+    table, faults = goldens.compare(metrics, golden, out)
+    write_text(out / "diff.txt", f"{table}\n")
+    faults += page_faults((out / f"{path.stem}.html").read_text(encoding="utf-8"))
     if profile in ("mini", "gpu") and os.environ.get("CLIPNULL_NIGHTLY"):
         faults += difference(notebooks.read(path), notebooks.read(out / path.name))
     return faults

@@ -15,8 +15,10 @@ EDITIONS = {
     "slides": ("slides", "make slides of the notebooks from their stored outputs"),
     "booklet": ("editions", "write all exercises and all solutions as pages to print"),
     "colab": ("editions", "write copies of the notebooks that install clipnull themselves"),
+    "course": ("editions", "write the notebooks of the course into a folder"),
+    "quiz": ("quiz", "write the pages of the quiz and of its key"),
 }
-"""Commands that call the function of their name in a module of clipnull.course, with notebooks and a folder."""
+"""Commands that call the function of their name in a module of clipnull.course and print the files it has written."""
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -28,10 +30,10 @@ def add(commands: argparse._SubParsersAction) -> None:
         "book": add_command(commands, "book", book, "render the course, as stored, to a static site"),
     }
     of |= {name: add_command(commands, name, edition, text) for name, (_, text) in EDITIONS.items()}
-    for name, option in of.items():
+    for name in of.keys() - {"course", "quiz"}:
         out = Path("build") if name in ("run", "publish") else Path("build", name)
-        option("notebooks", nargs="*", type=Path, help="[all in notebooks/ or in this folder]")
-        option("--out", type=Path, default=out, help=f"folder for the results [{out}]")
+        of[name]("notebooks", nargs="*", type=Path, help="[all in notebooks/ or in this folder]")
+        of[name]("--out", type=Path, default=out, help=f"folder for the results [{out}]")
     of["run"]("--jobs", type=int, help="notebooks at a time [2; 1 with a GPU]")
     of["run"]("--limit", type=float, default=900, help="seconds for a whole notebook [900]")
     of["run"]("--compare", action="store_true", help="compare the metrics with the goldens")
@@ -41,11 +43,8 @@ def add(commands: argparse._SubParsersAction) -> None:
         of[name]("--profile", choices=list(PROFILES), help="[gpu where there is one, else mini]")
     of["colab"]("--address", required=True, help="https://github.com/OWNER/NAME")
     of["colab"]("--ref", default="main", help="branch, tag or commit [main]")
-
-    option = add_command(commands, "course", course, "write the notebooks of the course into a folder")
-    option("folder", type=Path, metavar="FOLDER")
-    option = add_command(commands, "quiz", quiz, "write the pages of the quiz and of its key")
-    option("--out", type=Path, default=Path("notebooks"), help="folder for the two pages [notebooks]")
+    of["course"]("folder", type=Path, metavar="FOLDER")
+    of["quiz"]("--out", type=Path, default=Path("notebooks"), help="folder for the two pages [notebooks]")
     text = "measure the patches that students hand in on pictures kept back"
     option = add_command(commands, "leaderboard", leaderboard, text)
     option("data", metavar="DATA", help="folder <domain>/<class>/*, or FILE.npz of embeddings")
@@ -67,8 +66,9 @@ def run(args: argparse.Namespace) -> int:
     if args.compare and not args.update_goldens:
         entries = goldens.read(goldens.default_goldens(), profile)
         ran = {path.stem: entries[path.stem] for path in paths if path.stem in entries and path.stem in metrics}
-        write_text(args.out / "diff.txt", goldens.diff(metrics, ran) + "\n")
-        failures += goldens.differences(metrics, ran, args.out)
+        table, different = goldens.compare(metrics, ran, args.out)
+        write_text(args.out / "diff.txt", f"{table}\n")
+        failures += different
     if failures:
         raise NotebookError("failed:\n" + "\n".join(failures))
     print(f"To read: {args.out / paths[0].stem}.html, and the pages beside it. Numbers: {args.out}/metrics.json")
@@ -80,9 +80,11 @@ def run(args: argparse.Namespace) -> int:
 def edition(args: argparse.Namespace) -> int:
     from ..course.notebooks import default_notebooks
 
-    function = getattr(import_module(f"clipnull.course.{EDITIONS[args.command][0]}"), args.command)
-    options = {name: getattr(args, name) for name in ("profile", "address", "ref") if name in args}
-    paths = function(args.notebooks or default_notebooks(), args.out, **options)
+    names = ("notebooks", "folder", "out", "profile", "address", "ref")
+    arguments = {name: getattr(args, name) for name in names if name in args}
+    if "notebooks" in arguments:
+        arguments["notebooks"] = args.notebooks or default_notebooks()
+    paths = getattr(import_module(f"clipnull.course.{EDITIONS[args.command][0]}"), args.command)(**arguments)
     print("written: " + ", ".join(map(str, paths)))
     return 0
 
@@ -96,20 +98,6 @@ def book(args: argparse.Namespace) -> int:
         hub_first = sorted(pages[0].parent.glob("*.md"), key=lambda page: (page.stem != "INSTRUCTOR", page.stem))
         pages = [*pages, *hub_first]
     print(f"to read: {build(pages, args.out, whole=not args.notebooks)}")
-    return 0
-
-
-def course(args: argparse.Namespace) -> int:
-    from ..course.editions import course
-
-    print(f"{len(course(args.folder))} notebooks: {args.folder}")
-    return 0
-
-
-def quiz(args: argparse.Namespace) -> int:
-    from ..course.quiz import write
-
-    print("written: " + ", ".join(map(str, write(args.out))))
     return 0
 
 

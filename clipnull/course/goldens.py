@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,37 +44,25 @@ def _stored(path: Path) -> dict:
 # --- compare
 
 
-def _compared(metrics: Mapping[str, Metrics], goldens: Goldens) -> Iterator[tuple[str, str, float, float, float]]:
-    """Notebook, metric, recorded value, golden, tolerance; NaN where there is none."""
-    for notebook in sorted({*metrics, *goldens}):
-        values, entries = metrics.get(notebook, {}), goldens.get(notebook, {})
-        for name in sorted({*values, *entries}):
-            entry = entries.get(name, NO_GOLDEN)
-            yield notebook, name, values.get(name, math.nan), entry["value"], entry["atol"]
-
-
-def differences(metrics: Mapping[str, Metrics], goldens: Goldens, out: Path) -> list[str]:
-    """What differs between `metrics` and `goldens` (both by notebook), one line each; empty if nothing does.
+def compare(metrics: Mapping[str, Metrics], goldens: Goldens, out: Path) -> tuple[str, list[str]]:
+    """`metrics` beside `goldens`, both by notebook: a table as plain text, and a line for each metric that is off.
 
     A metric passes when |metric - value| <= atol. A line names the executed notebook in the folder `out`.
     """
-    failures = []
-    for notebook, name, value, golden, atol in _compared(metrics, goldens):
-        if not abs(value - golden) <= atol:
-            expected = "no golden" if math.isnan(golden) else f"{golden:.6g} ± {atol:.3g}"
-            recorded = "nothing" if math.isnan(value) else f"{value:.6g}"
-            executed = out / f"{notebook}.ipynb"
-            failures.append(f"{notebook}: {name}: expected {expected}, got {recorded}; executed: {executed}")
-    return failures
-
-
-def diff(metrics: Mapping[str, Metrics], goldens: Goldens) -> str:
-    """Every metric beside its golden, as plain text: what CI keeps of a run."""
-    rows = []
-    for notebook, name, value, golden, atol in _compared(metrics, goldens):
-        numbers = f"{golden:.6g}", f"{atol:.3g}", f"{value:.6g}", f"{value - golden:+.3g}"
-        rows.append((f"{notebook} {name}", *numbers, "" if abs(value - golden) <= atol else "FAILED"))
-    return aligned(rows, ("metric", "golden", "atol", "got", "off by", ""))
+    rows, failures = [], []
+    for notebook in sorted({*metrics, *goldens}):
+        values, entries = metrics.get(notebook, {}), goldens.get(notebook, {})
+        for name in sorted({*values, *entries}):
+            value, entry = values.get(name, math.nan), entries.get(name, NO_GOLDEN)
+            golden, atol, off = f"{entry['value']:.6g}", f"{entry['atol']:.3g}", value - entry["value"]
+            passed = abs(off) <= entry["atol"]
+            rows.append((f"{notebook} {name}", golden, atol, f"{value:.6g}", f"{off:+.3g}", "" if passed else "FAILED"))
+            if not passed:
+                expected = f"{golden} ± {atol}" if name in entries else "no golden"
+                recorded = f"{value:.6g}" if name in values else "nothing"
+                line = f"{notebook}: {name}: expected {expected}, got {recorded}"
+                failures.append(f"{line}; executed: {out / notebook}.ipynb")
+    return aligned(rows, ("metric", "golden", "atol", "got", "off by", "")), failures
 
 
 # --- take over
