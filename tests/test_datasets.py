@@ -10,13 +10,12 @@ import tarfile
 import unicodedata
 import warnings
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers import examples, png_header
+from helpers import examples
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
@@ -24,7 +23,7 @@ from PIL import Image, ImageFile
 import clipnull as cn
 from clipnull.commands import cli
 from clipnull.datasets import webdataset
-from clipnull.datasets.layouts import BESIDE, SYSTEM, UNNAMED, VLCS, class_names, in_test, load_dataset
+from clipnull.datasets.layouts import BESIDE, SYSTEM, UNNAMED, VLCS, class_names, in_test
 from clipnull.datasets.loading import find_dataset, parse_place
 from clipnull.datasets.webdataset import unpack
 from clipnull.files import data_folder
@@ -76,31 +75,16 @@ def test_a_folder_of_ones_own_is_read(tmp_path):
 
 def test_pictures_are_decoded_when_they_are_embedded_and_not_before(tmp_path, clip, monkeypatch):
     tree(tmp_path, ("photo", "line"), ("dog", "cat"), n=1)
-    opened, decoded, first, load = Counter(), [], Image.open, ImageFile.ImageFile.load
-
-    def counted(file, *rest, **options):
-        opened["files"] += 1
-        return first(file, *rest, **options)
-
-    def counting(picture):
-        if picture.tile:
-            decoded.append(picture)
-        return load(picture)
-
-    monkeypatch.setattr(Image, "open", counted)
-    monkeypatch.setattr(ImageFile.ImageFile, "load", counting)
+    decoded, load = [], ImageFile.ImageFile.load
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda picture: decoded.append(picture) or load(picture))
     images = cn.load_images(tmp_path)
-    assert not decoded and opened["files"] == 4
-    before, old = cn.embed(clip, images), images.image(0).getpixel((0, 0))
-    assert len(decoded) == 5 and opened["files"] == 9
+    assert not decoded
+    before = cn.embed(clip, images)
+    assert decoded
     Image.new("RGB", (8, 8), (0, 255, 0)).save(images.files[0])  # read again whenever it is used
-    assert images.image(0).getpixel((0, 0)) != old
     after = cn.embed(clip, images)
     assert not torch.allclose(after[0], before[0], atol=1e-3)
     torch.testing.assert_close(after[1:], before[1:])
-    images.files[0].unlink()
-    with pytest.raises(FileNotFoundError):
-        cn.embed(clip, images)
 
 
 def test_broken_pictures_are_named_and_their_features_are_nan(tmp_path, clip):
@@ -116,44 +100,24 @@ def test_broken_pictures_are_named_and_their_features_are_nan(tmp_path, clip):
         z = cn.embed(clip, images)
     assert z.isnan().all(1).tolist() == [False, False, True, False]
     torch.testing.assert_close(z[[0, 1, 3]], whole[[0, 1, 3]])
-    broken = replace(images, files=(images.files[2],) * 7, classes=torch.zeros(7), domains=torch.zeros(7))
-    with pytest.warns(UserWarning, match="7 of 7 pictures are broken.*; and 2 more"):
-        assert cn.embed(clip, broken).isnan().all()
     assert cn.embed(clip, images.where(torch.zeros(4, dtype=torch.bool))).shape == (0, clip.width)
 
 
 @pytest.mark.filterwarnings("error")
 def test_what_a_file_manager_or_git_leaves_behind_is_no_class(tmp_path):
     small(tmp_path)
-    for folder in (
-        ".git/dog",
-        "photo/.ipynb_checkpoints",
-        "__MACOSX/dog",
-        "line/__MACOSX",
-        "$RECYCLE.BIN",
-        "lost+found/x",
-    ):
+    for folder in (".git/dog", "photo/.ipynb_checkpoints", "__MACOSX/dog", "$RECYCLE.BIN", "lost+found/x"):
         picture(tmp_path / folder / "0.png")
-    (tmp_path / "notes.txt").write_text("of mine")
-    for name in ("._0.png", ".DS_Store", ".hidden.png", "Thumbs.db"):
-        (tmp_path / "photo" / "dog" / name).write_bytes(b"no picture")
+    for name in ("notes.txt", "photo/dog/._0.png", "photo/dog/.DS_Store", "photo/dog/Thumbs.db"):
+        (tmp_path / name).write_bytes(b"no picture")
     assert files_in(cn.load_images(tmp_path), tmp_path) == SMALL
-    assert set(load_dataset(tmp_path).left_out.values()) == {SYSTEM, BESIDE}
+    assert set(find_dataset(tmp_path).left_out.values()) == {SYSTEM, BESIDE}
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
-def test_only_regular_files_are_pictures(tmp_path):
-    small(tmp_path)
-    os.mkfifo(tmp_path / "photo" / "dog" / "pipe.png")
-    picture(tmp_path / "photo" / "dog" / "folder.png" / "0.png")
-    assert load_dataset(tmp_path).left_out == {
-        "photo/dog/folder.png/0.png": "deeper than the folder of a class",
-        "photo/dog/pipe.png": "not a regular file",
-    }
-
-
-def test_a_folder_that_may_not_be_listed_is_reported(tmp_path, monkeypatch):
+def test_what_cannot_be_read_is_reported(tmp_path, monkeypatch):
     picture(small(tmp_path) / "closed" / "x" / "0.png")
+    picture(tmp_path / "photo" / "dog" / "folder.png" / "0.png")
+    os.mkfifo(tmp_path / "photo" / "dog" / "pipe.png")
     scan = os.scandir
 
     def refuse(path):
@@ -162,8 +126,13 @@ def test_a_folder_that_may_not_be_listed_is_reported(tmp_path, monkeypatch):
         return scan(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    with pytest.warns(UserWarning, match=r"1 files or folders .*'closed' .Permission denied"):
+    with pytest.warns(UserWarning, match=r"3 files or folders .*'closed' .Permission denied"):
         assert len(cn.load_images(tmp_path)) == 2
+    assert find_dataset(tmp_path).left_out == {
+        "closed": "Permission denied",
+        "photo/dog/folder.png/0.png": "deeper than the folder of a class",
+        "photo/dog/pipe.png": "not a regular file",
+    }
 
 
 @pytest.mark.promise("No path is followed out of a folder")
@@ -180,27 +149,15 @@ def test_no_link_is_followed_out_of_the_folder(tmp_path):
         with pytest.warns(UserWarning, match="4 files or folders .* and 3 more .a link that leads out of the"):
             images = cn.load_images(place)
         assert files_in(images, place) == {*SMALL, "line/cat/c.png"}
-
-
-@pytest.mark.promise("No path is followed out of a folder")
-def test_loops_of_links_end(tmp_path):
-    folder = small(tmp_path)
-    for place in (folder, folder / "photo", folder / "photo" / "dog"):
+    for place in (folder, folder / "photo" / "dog"):  # loops end
         (place / "here").symlink_to(".", target_is_directory=True)
         (place / "up.png").symlink_to("..", target_is_directory=True)
         (place / "self.png").symlink_to("self.png")
     with pytest.warns(UserWarning, match="files or folders are left out"):
-        images = cn.load_images(folder)
-    assert {file for file in files_in(images, folder) if not {"here", "up.png"} & {*Path(file).parts}} == SMALL
+        assert files_in(cn.load_images(folder), folder) == {*SMALL, "line/cat/c.png"}
 
 
-def test_a_bomb_is_left_out(tmp_path):
-    (small(tmp_path) / "photo" / "dog" / "bomb.png").write_bytes(png_header(50_000, 50_000))
-    with pytest.warns(UserWarning, match=r"1 files or folders .*bomb\.png' \(Image size \(2500000000 pixels"):
-        assert len(cn.load_images(tmp_path)) == 2
-
-
-@pytest.mark.parametrize("name", ["two\nlines", "🐕 & <b>", "a'b\"c{d}$", "x" * 246])
+@pytest.mark.parametrize("name", ["two\nlines", "🐕 & <b>'b\"c{d}$", "x" * 246])
 def test_odd_names(name, tmp_path, clip):
     tree(tmp_path, ("photo", "line"), (name, "cat"), n=1)
     picture(tmp_path / "photo" / name / f"{name}.png")
@@ -225,56 +182,55 @@ SETS = ("CALTECH", "LABELME", "PASCAL", "SUN")
     ("below", "parts", "layout", "classes"),
     [
         ("", PACS, "pacs", ("dog", "elephant", "giraffe")),
-        ("PACS/kfold", PACS, "pacs", ("dog", "elephant", "giraffe")),
+        ("x/PACS/kfold", PACS, "pacs", ("dog", "elephant", "giraffe")),
         ("OfficeHomeDataset_10072016", OFFICE, "office-home", ("alarm clock", "backpack", "flipflops", "tv")),
         ("domainnet", NET, "domainnet", ("aircraft carrier", "the eiffel tower")),
-        ("", (SETS, VLCS), "vlcs", VLCS),
-        ("VLCS", (("Caltech101", "LabelMe", "SUN09", "VOC2007"), VLCS), "vlcs", VLCS),
-        ("", (("wood", "stone"), ("red_chair", "Sofa")), "domains", ("red chair", "sofa")),
+        ("VLCS", (("Caltech101", "LabelMe", "SUN09", "VOC2007"), VLCS.values()), "vlcs", (*VLCS.values(),)),
         ("all", (("wood", "stone"), ("red_chair", "Sofa")), "domains", ("red chair", "sofa")),
     ],
 )
 def test_published_layouts_are_recognised(below, parts, layout, classes, tmp_path):
     root = tree(tmp_path / below, *parts)
     (root / "ImageInfo.csv").write_text("about")
-    dataset = load_dataset(tmp_path)
-    assert dataset.layout == layout and dataset.root == root and not dataset.format_left_out()
+    dataset = find_dataset(tmp_path)
+    assert dataset.layout == layout and dataset.root == root and {*dataset.left_out.values()} == {BESIDE}
     assert dataset.images.vocabulary == cn.Vocabulary(classes, sorted(parts[0]))
     assert (dataset.images.counts() == 3).all() and dataset.images.image(0).size == (8, 8)
-    assert cn.load_images(tmp_path).files == dataset.images.files
+    with pytest.raises(ValueError, match="does not hold the domains of '(pacs|vlcs)'; expected folders"):
+        find_dataset(tmp_path, layout="vlcs" if layout == "pacs" else "pacs")
 
 
 def test_vlcs_has_numbers_for_names_and_its_own_splits(tmp_path):
     for parts, n in ((("full",), 3), (("train", "crossval"), 2), (("test",), 1)):
         tree(tmp_path / "VLCS", SETS, parts, "01234", n=n)
-    sets = {split: load_dataset(tmp_path, split=split) for split in ("all", "train", "test")}
-    assert all(dataset.images.vocabulary.classes == VLCS for dataset in sets.values())
+    sets = {split: find_dataset(tmp_path, split=split) for split in ("all", "train", "test")}
+    assert all(dataset.images.vocabulary.classes == (*VLCS.values(),) for dataset in sets.values())
     assert [int(sets[split].images.counts()[0, 0]) for split in sets] == [3, 4, 1]
     assert sets["test"].split == "test, published"
     file, label = next(zip(sets["all"].images.files, sets["all"].images.classes, strict=True))
-    assert VLCS[label] == VLCS[int(file.parts[-2])]
+    assert label == int(file.parts[-2])
 
 
 def test_domainnet_brings_its_lists(tmp_path):
     root = tree(tmp_path, *NET, n=4)
     with pytest.raises(ValueError, match=r"clipart_test.txt' is missing; expected DomainNet's own lists"):
-        load_dataset(root, split="test")
+        find_dataset(root, split="test")
     for domain in NET[0]:
         for split, places in (("train", (0, 1, 2)), ("test", (3,))):
             lines = [f"{domain}/{name}/{i:04}.jpg {c}" for c, name in enumerate(NET[1]) for i in places]
             (root / f"{domain}_{split}.txt").write_text("\n".join(lines) + "\n")
-    train, test = (load_dataset(root, split=split) for split in ("train", "test"))
+    train, test = (find_dataset(root, split=split) for split in ("train", "test"))
     assert (train.images.counts() == 3).all() and (test.images.counts() == 1).all()
     assert {file.name for file in test.images.files} == {"0003.jpg"} and test.split == "test, published"
 
 
 def test_splits_are_the_same_whatever_else_is_there(tmp_path):
     root = tree(tmp_path / "one", *PACS, n=40)
-    train, test = (load_dataset(root, split=split) for split in ("train", "test"))
+    train, test = (find_dataset(root, split=split) for split in ("train", "test"))
     assert not set(train.images.files) & set(test.images.files) and test.split == "test, by hash"
     assert len(train.images) + len(test.images) == 480 and 0.14 < len(test.images) / 480 < 0.26
     fewer = tree(tmp_path / "two" / "kfold", *PACS, n=10)
-    names = files_in(load_dataset(tmp_path / "two", split="test").images, fewer)
+    names = files_in(find_dataset(tmp_path / "two", split="test").images, fewer)
     assert names == {name for name in files_in(test.images, root) if int(name[-8:-4]) < 10}
     assert [i for i in range(8) if in_test(f"photo/dog/{i}.jpg")] == [2, 4]  # for good
 
@@ -284,15 +240,8 @@ def test_splits_are_the_same_whatever_else_is_there(tmp_path):
     [
         ({"": (("dog", "cat"),), "dog": (("old", "new"),)}, "'domains:.*' and|'classes:", "classes", {"dog", "cat"}),
         ({"": (("photo",), ("dog", "cat"))}, "'domains:.*'classes:.*/photo'", "domains", {"photo"}),
-        ({"": (("train", "val"), ("dog", "cat"))}, "holds the splits train, val; expected", "train", {"train"}),
         ({"": (("Train", "Test"), ("dog", "cat"))}, "holds the splits Test, Train; expected", "test", {"Test"}),
-        ({"train": PACS, "test": PACS}, "several data sets; .*'pacs:.*test', 'pacs:.*train'", "test", {"test"}),
-        (
-            {"one": PACS, "two": OFFICE},
-            "several data sets; .*'pacs:.*one', 'office-home:.*two'",
-            "office-home",
-            {"two"},
-        ),
+        ({"train": PACS, "test": PACS}, "holds the splits test, train; expected", "test", {"test"}),
     ],
 )
 def test_where_a_folder_can_be_read_in_two_ways_the_error_says_what_decides(trees, message, word, expected, tmp_path):
@@ -337,7 +286,7 @@ def test_pictures_at_another_depth_are_reported(tmp_path):
     picture(root / "photo" / "overview.png")
     with pytest.warns(UserWarning, match="5 files or folders are left out, beside 12 pictures"):
         cn.load_images(root)
-    assert load_dataset(root).left_out == {
+    assert find_dataset(root).left_out == {
         **{f"Raw images/dog/000{i}.jpg": "not in a domain of pacs" for i in range(3)},
         "photo/dog/more/0000.jpg": "deeper than the folder of a class",
         "photo/overview.png": "a picture where folders are",
@@ -350,7 +299,7 @@ def test_pictures_at_another_depth_are_reported(tmp_path):
 def test_names_that_become_the_same_words_are_refused_with_both(pair, tmp_path):
     tree(tmp_path, (*pair, "dog"), n=1)
     with pytest.raises(ValueError, match="folder: the classes .* become the same words") as caught:
-        load_dataset(tmp_path)
+        find_dataset(tmp_path)
     assert all(repr(name) in str(caught.value) for name in pair)
 
 
@@ -394,7 +343,7 @@ def test_every_file_is_used_or_has_a_reason(tmp_path_factory, places):
             picture(path.with_suffix(".png"))
             path.with_suffix(".png").rename(path)
     try:
-        dataset = load_dataset(root, "domains")
+        dataset = find_dataset(root, layout="domains")
     except ValueError as error:
         assert "folder: " in str(error)
         return
@@ -406,51 +355,27 @@ def test_every_file_is_used_or_has_a_reason(tmp_path_factory, places):
 
 
 def test_everything_that_is_not_used_is_counted_with_its_reason(tmp_path, capsys):
-    tree(tmp_path, ("cat", "dog"), n=1)
-    odd = {
-        "a.heic": ".heic is not read",
-        "b.ppm": "not read",
-        "c": "without an ending",
-        "d.JFIF": "",
-        "e.mp4": "not read",
-    }
-    for name in odd:
-        picture(tmp_path / "owl" / "0.png")
-        (tmp_path / "owl" / "0.png").rename(tmp_path / "owl" / name)
-    dataset = load_dataset(tmp_path)
-    assert dataset.images.counts().flatten().tolist() == [1, 1, 1]  # by its content, .jfif is what it is
-    assert {name: dataset.left_out.get(f"owl/{name}", "") for name in odd if odd[name]}.keys() == {*odd} - {"d.JFIF"}
-    assert all(odd[name] in dataset.left_out.get(f"owl/{name}", "") for name in odd)
-    with pytest.warns(UserWarning, match="4 files or folders are left out, beside 3 pictures: .*heic is not read"):
-        cn.load_images(tmp_path)
-    assert cli.main(["data", str(tmp_path)]) == 0
-    assert "left out: 4\n" in (out := capsys.readouterr().out) and "owl/a.heic" in out
-    (tmp_path / "only" / "heic").mkdir(parents=True)
-    (tmp_path / "only" / "heic" / "a.heic").touch()
-    with pytest.raises(ValueError, match="holds no pictures .*left out: 'heic/a.heic' .*is not read"):
-        load_dataset(tmp_path / "only")
-
-
-def test_a_manifest_counts_and_lists_what_is_left_out(tmp_path):
-    root = tree(tmp_path / "here", *PACS)
-    (root / "photo" / "dog" / "0000.jpg").write_bytes(b"not a picture")
-    manifest = json.loads(json.dumps(load_dataset(root).manifest()))
-    assert manifest["pictures"] == 35
-    assert manifest["counts"]["dog"] == {"art_painting": 3, "cartoon": 3, "photo": 2, "sketch": 3}
-    assert manifest["left_out"] == {"photo/dog/0000.jpg": "not an image"}
-    there, again = (load_dataset(tree(tmp_path / name, *PACS)).manifest()["sha256"] for name in ("there", "again"))
-    assert there == again != manifest["sha256"]
-
-
-def test_the_command_shows_what_would_be_used(tmp_path, capsys):
     root = tree(tmp_path / "in", ("photo", "line"), ("Red_Chair", "sofa"), n=2)
+    for name in ("a.heic", "b", "c.JFIF"):
+        picture(root / "line" / "sofa" / "x.jpg")
+        (root / "line" / "sofa" / "x.jpg").rename(root / "line" / "sofa" / name)
     (root / "photo" / "sofa" / "0000.jpg").write_bytes(b"")
+    assert find_dataset(root).left_out == {
+        "line/sofa/a.heic": ".heic is not read as a picture",
+        "line/sofa/b": "a name without an ending is not read as a picture",
+        "photo/sofa/0000.jpg": "not an image",
+    }
+    with pytest.warns(UserWarning, match="3 files or folders are left out, beside 8 pictures: .*heic is not read"):
+        cn.load_images(root)
     assert cli.main(["data", str(root), "--json", str(tmp_path / "m.json"), "--tars", str(tmp_path / "out")]) == 0
     out = capsys.readouterr().out
-    for part in ("'domains'", "7 pictures, 2 classes, 2 domains", "(Red_Chair)", "not an image: photo/sofa/0000.jpg"):
+    for part in ("'domains'", "8 pictures, 2 classes, 2 domains", "left out: 3", "not an image: photo/sofa/0000.jpg"):
         assert part in out
-    assert json.loads((tmp_path / "m.json").read_text()) == load_dataset(root).manifest()
-    assert len(cn.load_images(tmp_path / "out")) == 7
+    manifest = json.loads((tmp_path / "m.json").read_text())
+    assert manifest == find_dataset(root).manifest() and manifest["counts"]["sofa"] == {"line": 3, "photo": 1}
+    there, again = (find_dataset(tree(tmp_path / name, *PACS)).manifest()["sha256"] for name in ("there", "again"))
+    assert there == again != manifest["sha256"]
+    assert len(cn.load_images(tmp_path / "out")) == 8
     assert cli.main(["data", str(tmp_path / "none")]) == 2 and "is not a folder" in capsys.readouterr().err
 
 
@@ -472,14 +397,14 @@ def test_what_is_no_data_set_is_refused(tmp_path):
         ("one", r"read as 'classes', holds 1 class with readable pictures \(dog\); expected at least two"),
     ]:
         with pytest.raises(ValueError, match=f"folder: .*{message}"):
-            load_dataset(tmp_path / place)
+            find_dataset(tmp_path / place)
     for options, message in (
         ({"layout": "pac"}, "layout: 'pac' is not known; did you mean 'pacs'"),
+        ({"layout": "webdataset"}, "is not a webdataset; expected .* or .tar archives"),
         ({"split": "val"}, "split: 'val' is not known"),
-        ({"layout": "pacs"}, "does not hold the domains of 'pacs'; expected folders art_painting"),
     ):
         with pytest.raises(ValueError, match=message):
-            load_dataset(tmp_path / "one", **options)
+            find_dataset(tmp_path / "one", **options)
     with pytest.raises(ValueError, match="split: 'tset' is not known; did you mean 'test'"):
         cn.load_images(split="tset")
 
@@ -509,10 +434,10 @@ def test_a_table_of_paths(name, write, tmp_path):
     dataset = find_dataset(f"table:{tmp_path / name}")
     assert dataset.layout == "table" and dataset.images.files == (tmp_path / "a.png", tmp_path / "sub" / "b.png")
     assert dataset.images.vocabulary == cn.Vocabulary(["red chair", "sofa"], ["line", "photo"])
-    empty, twice = "path, class or domain is empty", "a picture that is there already"
-    assert dataset.left_out == {"row 4": empty, "row 5": twice, "gone.png": "No such file or directory"}
+    empty = "path, class or domain is empty"
+    assert dataset.left_out == {"row 4": empty, "gone.png": "No such file or directory"}
     (tmp_path / "two.csv").write_text("path,class\na.png,one\nsub/b.png,2\n")
-    assert load_dataset(tmp_path / "two.csv").images.vocabulary == cn.Vocabulary(["2", "one"], [UNNAMED])
+    assert find_dataset(tmp_path / "two.csv").images.vocabulary == cn.Vocabulary(["2", "one"], [UNNAMED])
 
 
 # --- archives
@@ -686,7 +611,7 @@ def test_archives_are_unpacked_into_the_cache_once(tmp_path, monkeypatch):
     assert find_dataset(f"test:{out}").split == "test, published"
     assert cn.load_images(f"webdataset:{out}").files == dataset.images.files
     tree(out, ("photo", "line"), ("dog", "cat"), n=1)
-    with pytest.raises(ValueError, match="holds archives, and pictures laid out 'domains'; expected .*'webdataset:"):
+    with pytest.raises(ValueError, match="holds archives and pictures; expected 'webdataset:"):
         cn.load_images(out)
     with pytest.raises(ValueError, match="folder: .*out' exists"):
         webdataset.pack(images, out)

@@ -17,7 +17,7 @@ from ..prompts import embed_cells, embed_classes, embed_domains, embed_forms, ke
 from ..prototypes import cell_prototypes
 from ..stored import SUFFIX
 from ..vocabulary import TEMPLATES, Vocabulary, format_prompt, words
-from .layouts import scan
+from .layouts import pictures, scan
 from .shards import embed_shards
 
 
@@ -112,7 +112,7 @@ def _names(files: Sequence[Path]) -> list[str]:
 
 def _pictures_below(folder: Path, vocabulary: Vocabulary) -> Images:
     """All pictures below `folder`, as if of the first cell: their labels are not used."""
-    files = tuple(folder.joinpath(*path) for path in scan(folder).pictures())
+    files = tuple(folder.joinpath(*path) for path in pictures(scan(folder)[0]))
     if not files:
         raise ValueError(f"other: {str(folder)!r} holds no pictures; expected a folder of them, in any layout")
     labels = torch.zeros(len(files), dtype=torch.int64)

@@ -5,13 +5,12 @@ CLIP_benchmark (https://github.com/LAION-AI/CLIP_benchmark) takes a folder `<spl
 comes back with the same pixels and labels.
 """
 
-import bz2
 import contextlib
 import gzip
 import hashlib
 import io
+import itertools
 import json
-import lzma
 import os
 import shutil
 import tarfile
@@ -28,14 +27,12 @@ from ..errors import brief, one_line, one_of, printable
 from ..files import alone, cache_folder, write_text
 from ..images import FORMATS, SUFFIXES, Images
 from ..vocabulary import TEMPLATES, words
-from .layouts import FOLDERS_OF_SPLITS, SPLITS, UNNAMED, Dataset, below, dataset_of, in_test
-from .tables import COLUMNS
+from .layouts import FOLDERS_OF_SPLITS, SPLITS, UNNAMED, Dataset, dataset_of
 
 LARGEST, LABEL = 2**28, 2**20
 """Bytes of a picture and of a label at most; what is larger is neither."""
 GROWTH, ROOM = 100, 2**26
 """An archive may unpack to GROWTH times its size and ROOM bytes; pictures are compressed already."""
-TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 VERSION = 3
 """Of what `unpacked` makes of archives."""
 NAMES, TABLE = "classnames.txt", "pictures.json"
@@ -46,25 +43,26 @@ KINDS = (".webp", ".png", ".jpg", ".jpeg")
 """What CLIP_benchmark reads; `pack` writes all others as PNG."""
 
 
-def tars_in(place: Path, split: str = "all") -> list[Path]:
+def tars_in(place: Path, split: str) -> list[Path]:
     """The archives in a folder, or in its folders of splits; or the archive `place` itself."""
     if not place.is_dir():
-        return [place] if place.is_file() and place.name.lower().endswith(TARS) else []
-    splits = sorted(folder for folder in place.iterdir() if _split_of(folder) and _tars(folder))
-    chosen = [folder for folder in splits if split in ("all", _split_of(folder))] or splits
-    return _tars(place) or [file for folder in chosen for file in _tars(folder)]
+        return [place] if place.is_file() and place.name.lower().endswith((".tar", ".tar.gz", ".tgz")) else []
+    tars = sorted((file for file in place.glob("[!.]*") if file.is_file() and tars_in(file, split)), key=_natural)
+    folders = [folder for folder in sorted(place.iterdir()) if folder.is_dir() and _split_of(folder)]
+    return tars or [
+        file for folder in folders if split in ("all", _split_of(folder)) for file in tars_in(folder, split)
+    ]
+
+
+def _natural(file: Path) -> tuple[int, str]:
+    return len(file.name), file.name  # 2.tar before 10.tar
 
 
 def _split_of(folder: Path) -> str | None:
     return FOLDERS_OF_SPLITS.get(folder.name.lower())
 
 
-def _tars(folder: Path) -> list[Path]:
-    tars = [file for file in folder.glob("[!.]*") if file.name.lower().endswith(TARS) and file.is_file()]
-    return sorted(tars, key=lambda file: (len(file.name), file.name))  # 2.tar before 10.tar
-
-
-def unpacked(archives: Sequence[Path], place: Path, split: str = "all") -> Dataset:
+def unpacked(archives: Sequence[Path], place: Path, split: str) -> Dataset:
     """The data set in archives, unpacked into the cache once: they are recognised by their contents.
 
     place: the file or folder that holds them. Numbers in place of classes are lines of `classnames.txt` in their folder
@@ -81,7 +79,7 @@ def unpacked(archives: Sequence[Path], place: Path, split: str = "all") -> Datas
     with alone(folder.parent):
         for killed in folder.parent.glob(".*.partial"):  # whoever made it held this lock
             shutil.rmtree(killed, ignore_errors=True)
-        if not folder.exists():  # it appears whole or not at all
+        if not folder.exists():
             try:
                 unpack(archives, folder, classes)
             except OSError as error:
@@ -91,12 +89,8 @@ def unpacked(archives: Sequence[Path], place: Path, split: str = "all") -> Datas
                 ) from error
     table = json.loads((folder / TABLE).read_text(encoding="utf-8"))
     rows = [(folder / path, name, domain) for path, name, domain in table["rows"]]
-    published = split != "all" and any(_split_of(file.parent) == split and file.parent != place for file in archives)
-    if split != "all" and not published:
-        rows = [row for row in rows if in_test(below(row[0], folder)) == (split == "test")]
-    how = split if split == "all" else f"{split}, {'published' if published else 'by hash'}"
-    names = {name: name for _, name, _ in rows}
-    return dataset_of(rows, names, folder, "webdataset", how, table["left_out"])
+    published = any(_split_of(file.parent) == split and file.parent != place for file in archives)
+    return dataset_of(rows, folder, "webdataset", split, published, table["left_out"], raw=True)
 
 
 def _class_list(file: Path) -> list[str]:
@@ -133,8 +127,8 @@ def unpack(archives: Sequence[str | os.PathLike], folder: str | os.PathLike, cla
                     path = f"{number}/{i:09}{kind}"
                     (temporary / path).write_bytes(content)
                     rows.append([path, name, domain])
-            except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OSError) as error:
-                if isinstance(error, OSError) and error.errno is not None:  # gzip and bz2 give none for damage
+            except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
+                if isinstance(error, OSError) and error.errno is not None:  # gzip gives none for damage
                     raise
                 left_out[archive.name] = f"{type(error).__name__}: {one_line(error)}"
         if not rows:
@@ -174,27 +168,25 @@ class _Limited(io.RawIOBase):
 
 def _samples(archive: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
     """The key of each sample, whose members stand together, with what may be picture and label by their endings."""
-    with open(archive, "rb") as file:
-        magic = file.read(6)
-    openers: list[tuple[bytes, Any]] = [(b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ\0", lzma.open)]
-    opener = next((opener for start, opener in openers if magic.startswith(start)), open)
+    opener: Any = open if archive.suffix.lower() == ".tar" else gzip.open
     most = GROWTH * archive.stat().st_size + ROOM
     with opener(archive, "rb") as stream, tarfile.open(fileobj=_Limited(stream, most), mode="r|") as opened:
-        last, sample = "", {}
-        for member in opened:
-            path = PurePosixPath(member.name)
-            stem, _, kind = path.name.partition(".")
-            if not member.isreg() or member.issparse() or not kind or not stem:
-                continue
-            key, kind = str(path.parent / stem), kind.lower()
-            if key != last and sample:
-                yield last, sample
-                sample = {}
-            last, largest = key, LABEL if kind in ("json", "cls", "txt") else LARGEST if f".{kind}" in SUFFIXES else -1
-            content = opened.extractfile(member) if member.size <= largest else None
-            sample[kind] = content.read() if content else b""
-        if sample:
-            yield last, sample
+        members = (member for member in opened if member.isreg() and not member.issparse() and all(_name(member)))
+        for key, group in itertools.groupby(members, lambda member: _name(member)[0]):
+            sample = {}
+            for member in group:
+                kind = _name(member)[1]
+                largest = LABEL if kind in ("json", "cls", "txt") else LARGEST if f".{kind}" in SUFFIXES else -1
+                content = opened.extractfile(member) if member.size <= largest else None
+                sample[kind] = content.read() if content else b""
+            yield key, sample
+
+
+def _name(member: tarfile.TarInfo) -> tuple[str, str]:
+    """Key and ending of a member: its path up to the first dot of its name, and the rest; "" for what is not there."""
+    path = PurePosixPath(member.name)
+    stem, _, kind = path.name.partition(".")
+    return stem and str(path.parent / stem), kind.lower()
 
 
 def _parse(sample: dict[str, bytes], classes: Sequence[str]) -> tuple[str, bytes, str, str]:
@@ -207,20 +199,18 @@ def _parse(sample: dict[str, bytes], classes: Sequence[str]) -> tuple[str, bytes
     except (ValueError, RecursionError) as error:
         raise ValueError(f"its .json cannot be read ({type(error).__name__})") from error
     labels = labels if isinstance(labels, dict) else {}
-    names: list[Any] = [labels[key] for key in COLUMNS["class"] if key in labels]
-    texts = {ending: sample[ending].decode().strip() for ending in ("cls", "txt") if ending in sample}
-    names += [int(text) if ending == "cls" and text.isdecimal() else text for ending, text in texts.items()]
-    name: Any = names[0] if names else ""
+    place, text = (sample.get(ending, b"").decode().strip() for ending in ("cls", "txt"))
+    name: Any = labels.get("class", labels.get("label", int(place) if place.isdecimal() else place or text))
     domain: Any = labels.get("domain") or UNNAMED
     if isinstance(name, str) and name.isdecimal() and name not in classes:
         name = int(name)
     if type(name) is int:
-        if not 0 <= int(name) < len(classes):
+        if not 0 <= name < len(classes):
             raise ValueError(f"its class is {name}; expected less than {len(classes)}, the number of names in {NAMES}")
-        name = classes[int(name)]
-    for text in (name, domain):
-        if not isinstance(text, str) or not words(text) or not printable(text):
-            raise ValueError(f"class or domain is {brief(text)}; expected a name in .json, .cls or .txt")
+        name = classes[name]
+    for value in (name, domain):
+        if not isinstance(value, str) or not words(value) or not printable(value):
+            raise ValueError(f"class or domain is {brief(value)}; expected a name in .json, .cls or .txt")
     return f".{kind}", sample[kind], name, domain
 
 
