@@ -591,7 +591,7 @@ def test_a_list_of_classes_is_read_line_by_line(tmp_path):
     (tmp_path / "classnames.txt").write_text("cat\n\ndog\n")
     assert cn.load_images(tar[0]).vocabulary.classes == ("cat", "dog")
     (tmp_path / "classnames.txt").write_text("cat\ndog\nCat\n")
-    with pytest.raises(ValueError, match="classnames.txt' has 'Cat' on line 3 and line 1"):
+    with pytest.raises(ValueError, match="classnames.txt': 'cat' given twice"):
         cn.load_images(tar[0])
 
 
@@ -642,7 +642,7 @@ def test_the_beginning_of_a_damaged_archive_is_kept(tmp_path):
     (tmp_path / "c.tar").write_bytes(b"no archive" * 100)
     _, left_out = unpacked([tmp_path / "b.tar", tmp_path / "c.tar"], tmp_path / "out")
     assert 1 <= len(list((tmp_path / "out").rglob("*.jpg"))) < 20 and {"b.tar", "c.tar"} <= set(left_out)
-    with pytest.raises(ValueError, match="archives: no sample of a picture with its class; left out: .*c.tar"):
+    with pytest.raises(ValueError, match="no sample of a picture with its class in archives; left out: .*c.tar"):
         unpack([tmp_path / "c.tar"], tmp_path / "other")
     with pytest.raises(ValueError, match="out' exists; expected a new one"):
         unpack([whole], tmp_path / "out")

@@ -12,9 +12,8 @@ import io
 import itertools
 import json
 import os
-import shutil
 import tarfile
-import uuid
+import tempfile
 import warnings
 import zlib
 from collections.abc import Iterator, Sequence
@@ -23,11 +22,11 @@ from typing import IO, Any
 
 from PIL import Image
 
-from ..errors import brief, one_line, one_of, printable
+from ..errors import brief, distinct, one_line, one_of, printable
 from ..files import alone, cache_folder, write_text
 from ..images import FORMATS, SUFFIXES, Images
 from ..vocabulary import TEMPLATES, words
-from .layouts import FOLDERS_OF_SPLITS, SPLITS, UNNAMED, Dataset, dataset_of
+from .layouts import FOLDERS_OF_SPLITS, SPLITS, UNNAMED, Dataset, dataset_of, grouped
 
 LARGEST, LABEL = 2**28, 2**20
 """Bytes of a picture and of a label at most; what is larger is neither."""
@@ -68,17 +67,14 @@ def unpacked(archives: Sequence[Path], place: Path, split: str) -> Dataset:
     place: the file or folder that holds them. Numbers in place of classes are lines of `classnames.txt` in their folder
     or the one above, from 0. Raises OSError if the cache cannot take them; nothing is left there then.
     """
-    homes = [archives[0].parent, archives[0].parent.parent]
-    classes = next((_class_list(home / NAMES) for home in homes if (home / NAMES).is_file()), [])
+    lists = [home / NAMES for home in (archives[0].parent, archives[0].parent.parent)]
+    classes = next((_class_list(file) for file in lists if file.is_file()), [])
     digest = hashlib.sha256(json.dumps([VERSION, classes]).encode())
     for file in archives:
         with open(file, "rb") as opened:
             digest.update(hashlib.file_digest(opened, "sha256").digest())
     folder = cache_folder() / "archives" / digest.hexdigest()[:16]
-    folder.parent.mkdir(exist_ok=True)
     with alone(folder.parent):
-        for killed in folder.parent.glob(".*.partial"):  # whoever made it held this lock
-            shutil.rmtree(killed, ignore_errors=True)
         if not folder.exists():
             try:
                 unpack(archives, folder, classes)
@@ -94,18 +90,14 @@ def unpacked(archives: Sequence[Path], place: Path, split: str) -> Dataset:
 
 
 def _class_list(file: Path) -> list[str]:
-    """The names in `classnames.txt`; a blank line counts. Raises ValueError for a name that is there twice."""
-    classes, first = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()], {}
-    for i, name in enumerate(classes, 1):
-        if name and first.setdefault(words(name), i) != i:
-            raise ValueError(
-                f"classes: {str(file)!r} has {name!r} on line {i} and line {first[words(name)]}; expected each once"
-            )
+    """The names in `classnames.txt`; a blank line counts."""
+    classes = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
+    distinct(f"classes: {str(file)!r}", [words(name) for name in classes if name])
     return classes
 
 
-def unpack(archives: Sequence[str | os.PathLike], folder: str | os.PathLike, classes: Sequence[str] = ()) -> None:
-    """Write the pictures of WebDataset archives (.tar) to a new `folder`, `<archive>/<number>.<kind>`, and a table.
+def unpack(archives: Sequence[Path], folder: Path, classes: Sequence[str] = ()) -> None:
+    """Write the pictures of archives to a new `folder`, `<archive>/<number>.<kind>`, and a table.
 
     A sample is all members with one key, the name up to its first dot: a picture, and its class in `.json` ("class" or
     "label", and "domain" if there is one), `.cls` or `.txt`. A number is a place in `classes`, unless it is one of
@@ -114,8 +106,8 @@ def unpack(archives: Sequence[str | os.PathLike], folder: str | os.PathLike, cla
     path. The folder appears whole or not at all.
     """
     rows, left_out = [], {}
-    with _new_folder(Path(folder)) as temporary:
-        for number, archive in enumerate(map(Path, archives)):
+    with _new_folder(folder) as temporary:
+        for number, archive in enumerate(archives):
             (temporary / str(number)).mkdir()
             try:
                 for i, (key, sample) in enumerate(_samples(archive)):
@@ -133,7 +125,7 @@ def unpack(archives: Sequence[str | os.PathLike], folder: str | os.PathLike, cla
                 left_out[archive.name] = f"{type(error).__name__}: {one_line(error)}"
         if not rows:
             raise ValueError(
-                f"archives: no sample of a picture with its class; left out: {dict(list(left_out.items())[:5])}"
+                f"folder: no sample of a picture with its class in archives; left out: {grouped(left_out)}"
             )
         write_text(temporary / TABLE, json.dumps({"rows": rows, "left_out": left_out}))
 
@@ -143,13 +135,12 @@ def _new_folder(folder: Path) -> Iterator[Path]:
     """A temporary folder beside a new one, renamed to it if all goes well, else deleted."""
     if os.path.lexists(folder):
         raise ValueError(f"folder: {str(folder)!r} exists; expected a new one")
-    temporary = folder.with_name(f".{uuid.uuid4().hex}.partial")
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-        os.replace(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".", dir=folder.parent) as temporary:
+        new = Path(temporary, "new")
+        new.mkdir()
+        yield new
+        os.replace(new, folder)
 
 
 class _Limited(io.RawIOBase):
@@ -233,9 +224,16 @@ def pack(images: Images, folder: str | os.PathLike, split: str = "test") -> Path
             with tarfile.open(temporary / split / f"{number}.tar", "w") as archive:
                 for i in range(start, min(start + step, len(images))):
                     try:
-                        _add(archive, images, i)
+                        kind, content = _content(images, i)
                     except ValueError as error:
                         broken.append(str(error))
+                        continue
+                    c, domain = int(images.classes[i]), vocabulary.domains[int(images.domains[i])]
+                    labels = json.dumps({"class": vocabulary.classes[c], "domain": domain})
+                    for ending, part in ((kind, content), (".cls", str(c).encode()), (".json", labels.encode())):
+                        info = tarfile.TarInfo(f"{i:09}{ending}")
+                        info.size = len(part)
+                        archive.addfile(info, io.BytesIO(part))
         write_text(temporary / split / "nshards.txt", f"{len(starts)}\n")
         write_text(temporary / NAMES, "\n".join(" ".join(c.split()) for c in vocabulary.classes) + "\n")
         prompts = [template.format(a="a {c}") for template in TEMPLATES["free"]]
@@ -243,17 +241,6 @@ def pack(images: Images, folder: str | os.PathLike, split: str = "test") -> Path
     if broken:
         warnings.warn(f"{len(broken)} of {len(images)} pictures are broken, left out: {broken[0]}", stacklevel=2)
     return folder
-
-
-def _add(archive: tarfile.TarFile, images: Images, i: int) -> None:
-    """Add picture `i` with its labels, or raise ValueError if it is broken."""
-    kind, content = _content(images, i)
-    c, k = int(images.classes[i]), int(images.domains[i])
-    labels = {"class": images.vocabulary.classes[c], "domain": images.vocabulary.domains[k]}
-    for ending, part in ((kind, content), (".cls", str(c).encode()), (".json", json.dumps(labels).encode())):
-        info = tarfile.TarInfo(f"{i:09}{ending}")
-        info.size = len(part)
-        archive.addfile(info, io.BytesIO(part))
 
 
 def _content(images: Images, i: int) -> tuple[str, bytes]:
