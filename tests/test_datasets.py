@@ -58,6 +58,10 @@ def files_in(images, folder):
 
 
 SMALL = {"photo/dog/0.png", "line/cat/0.png"}
+PACS = (("art_painting", "cartoon", "photo", "sketch"), ("dog", "elephant", "giraffe"))
+OFFICE = (("Art", "Clipart", "Product", "Real World"), ("Alarm_Clock", "Backpack", "TV", "Flipflops"))
+NET = (("clipart", "infograph", "painting", "quickdraw", "real", "sketch"), ("aircraft_carrier", "The_Eiffel_Tower"))
+SETS = ("CALTECH", "LABELME", "PASCAL", "SUN")
 
 
 # --- folders of one's own, from wherever they come
@@ -115,9 +119,10 @@ def test_what_a_file_manager_or_git_leaves_behind_is_no_class(tmp_path):
 
 
 def test_what_cannot_be_read_is_reported(tmp_path, monkeypatch):
-    picture(small(tmp_path) / "closed" / "x" / "0.png")
-    picture(tmp_path / "photo" / "dog" / "folder.png" / "0.png")
-    os.mkfifo(tmp_path / "photo" / "dog" / "pipe.png")
+    root = tree(tmp_path, *PACS, n=1)
+    for path in ("closed/x/0.png", "photo/dog/folder.png/0.png", "photo/overview.png", "Raw images/dog/0.png"):
+        picture(root / path)
+    os.mkfifo(root / "photo" / "dog" / "pipe.png")
     scan = os.scandir
 
     def refuse(path):
@@ -126,12 +131,14 @@ def test_what_cannot_be_read_is_reported(tmp_path, monkeypatch):
         return scan(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    with pytest.warns(UserWarning, match=r"3 files or folders .*'closed' .Permission denied"):
-        assert len(cn.load_images(tmp_path)) == 2
-    assert find_dataset(tmp_path).left_out == {
+    with pytest.warns(UserWarning, match=r"5 files or folders are left out, beside 12 pictures: 'closed' .Permission"):
+        cn.load_images(root)
+    assert find_dataset(root).left_out == {
         "closed": "Permission denied",
+        "Raw images/dog/0.png": "not in a domain of pacs",
         "photo/dog/folder.png/0.png": "deeper than the folder of a class",
         "photo/dog/pipe.png": "not a regular file",
+        "photo/overview.png": "a picture where folders are",
     }
 
 
@@ -171,11 +178,6 @@ def test_odd_names(name, tmp_path, clip):
 
 
 # --- published layouts
-
-PACS = (("art_painting", "cartoon", "photo", "sketch"), ("dog", "elephant", "giraffe"))
-OFFICE = (("Art", "Clipart", "Product", "Real World"), ("Alarm_Clock", "Backpack", "TV", "Flipflops"))
-NET = (("clipart", "infograph", "painting", "quickdraw", "real", "sketch"), ("aircraft_carrier", "The_Eiffel_Tower"))
-SETS = ("CALTECH", "LABELME", "PASCAL", "SUN")
 
 
 @pytest.mark.parametrize(
@@ -247,14 +249,12 @@ def test_splits_are_the_same_whatever_else_is_there(tmp_path):
 def test_where_a_folder_can_be_read_in_two_ways_the_error_says_what_decides(trees, message, word, expected, tmp_path):
     for below, parts in trees.items():
         tree(tmp_path / below, *parts, n=1)
-    with pytest.raises(ValueError, match=f"folder: .*{message}"):
+    with pytest.raises(ValueError, match=f"folder: .*{message}") as caught:
         cn.load_images(tmp_path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         images = cn.load_images(f"{word}:{tmp_path}")
         assert {Path(file).parts[0] for file in files_in(images, tmp_path)} == expected
-        with pytest.raises(ValueError) as caught:
-            cn.load_images(tmp_path)
         assert all(len(cn.load_images(place)) > 1 for place in re.findall("'(.*?)'", str(caught.value))[1:])
 
 
@@ -277,30 +277,6 @@ def test_a_place_may_say_layout_and_split(tmp_path):
             cn.load_images(place, split)
     with pytest.raises(ValueError, match="given for a file of embeddings; expected neither"):
         cn.load_images("x.npz", layout="classes")
-
-
-def test_pictures_at_another_depth_are_reported(tmp_path):
-    root = tree(tmp_path, *PACS, n=1)
-    tree(root, ("Raw images",), ("dog",))
-    tree(root / "photo" / "dog", ("more",), n=1)
-    picture(root / "photo" / "overview.png")
-    with pytest.warns(UserWarning, match="5 files or folders are left out, beside 12 pictures"):
-        cn.load_images(root)
-    assert find_dataset(root).left_out == {
-        **{f"Raw images/dog/000{i}.jpg": "not in a domain of pacs" for i in range(3)},
-        "photo/dog/more/0000.jpg": "deeper than the folder of a class",
-        "photo/overview.png": "a picture where folders are",
-    }
-
-
-@pytest.mark.parametrize(
-    "pair", [("Alarm_Clock", "alarm clock"), ("C", "c"), ("the+sun", "The Sun"), ("CaféBar", "café_bar")]
-)
-def test_names_that_become_the_same_words_are_refused_with_both(pair, tmp_path):
-    tree(tmp_path, (*pair, "dog"), n=1)
-    with pytest.raises(ValueError, match="folder: the classes .* become the same words") as caught:
-        find_dataset(tmp_path)
-    assert all(repr(name) in str(caught.value) for name in pair)
 
 
 NAMES = {
@@ -331,7 +307,7 @@ def test_cleaning_merges_no_two_names(names):
 
 
 PARTS = st.sampled_from(["cat", "dog", "photo", ".git", "__MACOSX", "train", "a.b"])
-LEAVES = st.sampled_from(["0.png", "1.jfif", "a.heic", "b", "c.txt", ".DS_Store", "Thumbs.db"])
+LEAVES = st.sampled_from(["0.png", "1.jfif", "a.heic", "b", "c.txt", ".DS_Store"])
 
 
 @examples(30)
@@ -386,25 +362,23 @@ def test_what_is_no_data_set_is_refused(tmp_path):
     (tmp_path / "bytes.csv").write_bytes(b"path,class\n\xff\xfe.png,b\n")
     (tmp_path / "empty").mkdir()
     tree(tmp_path / "one", ("dog",))
-    for place, message in [
-        ("list.csv", r"has the columns \['path', 'name'\]; expected path and class, and domain"),
-        ("both.csv", r"has './c.png' as \['x', 'image'\] and, in row 2, as \['z', 'image'\]; expected one label"),
-        ("notes.txt", "notes.txt' cannot be read .*expected a .csv"),
-        ("bytes.csv", "bytes.csv' cannot be read .*expected a .csv in UTF-8"),
-        ("part.parquet", "part.parquet' cannot be read"),
-        ("gone", "is not a folder; expected a folder of pictures"),
-        ("empty", "holds no pictures as <domain>/<class>/<picture>"),
-        ("one", r"read as 'classes', holds 1 class with readable pictures \(dog\); expected at least two"),
+    tree(tmp_path / "same", ("Alarm_Clock", "alarm clock"), n=1)
+    for place, options, message in [
+        ("list.csv", {}, r"folder: .*has the columns \['path', 'name'\]; expected path and class, and domain"),
+        ("both.csv", {}, r"'./c.png' as \['x', 'image'\] and, in row 2, as \['z', 'image'\]; expected one label"),
+        ("notes.txt", {}, "folder: .*notes.txt' cannot be read .*expected a .csv"),
+        ("bytes.csv", {}, "folder: .*bytes.csv' cannot be read .*expected a .csv in UTF-8"),
+        ("part.parquet", {}, "folder: .*part.parquet' cannot be read"),
+        ("gone", {}, "folder: .*is not a folder; expected a folder of pictures"),
+        ("empty", {}, "folder: .*holds no pictures as <domain>/<class>/<picture>"),
+        ("one", {}, r"read as 'classes', holds 1 class with readable pictures \(dog\); expected at least two"),
+        ("same", {}, "folder: the classes 'Alarm_Clock' and 'alarm clock' become the same words"),
+        ("one", {"layout": "pac"}, "layout: 'pac' is not known; did you mean 'pacs'"),
+        ("one", {"layout": "webdataset"}, "folder: .*is not a webdataset; expected .* or .tar archives"),
+        ("one", {"split": "val"}, "split: 'val' is not known"),
     ]:
-        with pytest.raises(ValueError, match=f"folder: .*{message}"):
-            find_dataset(tmp_path / place)
-    for options, message in (
-        ({"layout": "pac"}, "layout: 'pac' is not known; did you mean 'pacs'"),
-        ({"layout": "webdataset"}, "is not a webdataset; expected .* or .tar archives"),
-        ({"split": "val"}, "split: 'val' is not known"),
-    ):
         with pytest.raises(ValueError, match=message):
-            find_dataset(tmp_path / "one", **options)
+            find_dataset(tmp_path / place, **options)
     with pytest.raises(ValueError, match="split: 'tset' is not known; did you mean 'test'"):
         cn.load_images(split="tset")
 
@@ -416,26 +390,19 @@ ROWS = [("a.png", "Red_Chair", "photo"), ("sub/b.png", "sofa", "line"), ("gone.p
         ("", "x", "y"), ("sub/../a.png", "red chair", "photo")]  # fmt: skip
 
 
-def write_csv(path):
-    with open(path, "w", encoding="utf-8-sig", newline="") as file:
-        csv.writer(file).writerows([COLUMNS, *ROWS])
-
-
-def write_parquet(path):
-    pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
-    parquet.write_table(pa.table(dict(zip(COLUMNS, zip(*ROWS, strict=True), strict=True))), path)
-
-
-@pytest.mark.parametrize(("name", "write"), [("list.csv", write_csv), ("list.parquet", write_parquet)])
-def test_a_table_of_paths(name, write, tmp_path):
+def test_a_table_of_paths(tmp_path):
     picture(tmp_path / "a.png")
     picture(tmp_path / "sub" / "b.png")
-    write(tmp_path / name)
-    dataset = find_dataset(f"table:{tmp_path / name}")
-    assert dataset.layout == "table" and dataset.images.files == (tmp_path / "a.png", tmp_path / "sub" / "b.png")
-    assert dataset.images.vocabulary == cn.Vocabulary(["red chair", "sofa"], ["line", "photo"])
-    empty = "path, class or domain is empty"
-    assert dataset.left_out == {"row 4": empty, "gone.png": "No such file or directory"}
+    with open(tmp_path / "list.csv", "w", encoding="utf-8-sig", newline="") as file:
+        csv.writer(file).writerows([COLUMNS, *ROWS])
+    pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(pa.table(dict(zip(COLUMNS, zip(*ROWS, strict=True), strict=True))), tmp_path / "list.parquet")
+    for name in ("list.csv", "list.parquet"):
+        dataset = find_dataset(f"table:{tmp_path / name}")
+        assert dataset.layout == "table" and dataset.images.files == (tmp_path / "a.png", tmp_path / "sub" / "b.png")
+        assert dataset.images.vocabulary == cn.Vocabulary(["red chair", "sofa"], ["line", "photo"])
+        empty = "path, class or domain is empty"
+        assert dataset.left_out == {"row 4": empty, "gone.png": "No such file or directory"}
     (tmp_path / "two.csv").write_text("path,class\na.png,one\nsub/b.png,2\n")
     assert find_dataset(tmp_path / "two.csv").images.vocabulary == cn.Vocabulary(["2", "one"], [UNNAMED])
 
@@ -481,19 +448,19 @@ def test_webdataset_archives_become_a_folder(tmp_path):
     two = archive(
         tmp_path / "train-001.tar.gz", [("001.seg.png", b""), ("001.jpg", jpeg(2)), ("001.json", labels)], "w:gz"
     )
-    rows, left_out = unpacked([one, two], tmp_path / "out" / "pictures", ["cat", "dog", "", "10"])
+    out = tmp_path / "out" / "pictures"
+    rows, left_out = unpacked([one, two], out, ["cat", "dog", "", "10"])
     assert rows == [
         ("0/000000000.jpg", "dog", "image"), ("0/000000001.jpg", "tree house", "image"),
         ("0/000000005.jpg", "../../x", "image"), ("0/000000010.jpg", "10", "image"),
         ("1/000000000.jpg", "dog", "sketch"),
     ]  # fmt: skip
-    files = {
-        p.relative_to(tmp_path / "out" / "pictures").as_posix() for p in (tmp_path / "out").rglob("*") if p.is_file()
-    }
+    files = {path.relative_to(out).as_posix() for path in out.parent.rglob("*") if path.is_file()}
     assert files == {path for path, *_ in rows} | {"pictures.json"}
-    reasons = {"003": "no picture among", "004": "''; expected a name", "005": "its class is 7",
-               "006": "its .json cannot", "007": "RecursionError", "008": "expected a name", "009": "expected a name"
-               }  # fmt: skip
+    reasons = {
+        "003": "no picture among", "004": "''; expected a name", "005": "its class is 7", "006": "its .json cannot",
+        "007": "RecursionError", "008": "expected a name", "009": "expected a name",
+    }  # fmt: skip
     assert left_out.keys() == {f"train-000.tar/a/{i}" for i in reasons}
     assert all(reason in left_out[f"train-000.tar/a/{i}"] for i, reason in reasons.items())
 
@@ -530,7 +497,7 @@ def test_a_small_archive_does_not_fill_disk_or_memory(kind, tmp_path, monkeypatc
     assert sum(p.stat().st_size for p in tmp_path.rglob("*") if p.is_file()) < 2**23
 
 
-TRIP = "1|0|potter's wheel|C#|C|c++|GoldFish|a/b|two\tparts|30 kmh|50 kmh|Ω".split("|")
+TRIP = ["1", "0", "potter's wheel", "C#", "C", "c++", "GoldFish", "a/b", "two\tparts", "30 kmh", "50 kmh", "Ω"]
 
 
 @examples(20)
@@ -573,12 +540,12 @@ def test_archives_hold_the_pictures_that_are_measured(tmp_path):
 
 
 def test_a_list_of_classes_is_read_line_by_line(tmp_path):
-    tar = [archive(tmp_path / "a.tar", [("0.png", jpeg()), ("0.cls", b"2"), ("1.png", jpeg(1)), ("1.cls", b"0")])]
+    tar = archive(tmp_path / "a.tar", [("0.png", jpeg()), ("0.cls", b"2"), ("1.png", jpeg(1)), ("1.cls", b"0")])
     (tmp_path / "classnames.txt").write_text("cat\n\ndog\n")
-    assert cn.load_images(tar[0]).vocabulary.classes == ("cat", "dog")
+    assert cn.load_images(tar).vocabulary.classes == ("cat", "dog")
     (tmp_path / "classnames.txt").write_text("cat\ndog\nCat\n")
     with pytest.raises(ValueError, match="classnames.txt': 'cat' given twice"):
-        cn.load_images(tar[0])
+        cn.load_images(tar)
 
 
 def test_archives_are_unpacked_into_the_cache_once(tmp_path, monkeypatch):
@@ -615,9 +582,6 @@ def test_a_full_disk_leaves_nothing_of_archives(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="cannot be unpacked into .*No space left on device.*CLIPNULL_CACHE"):
         cn.load_images(out)
     assert not [*(tmp_path / "cache" / "archives").iterdir()]
-    monkeypatch.setattr(tarfile.TarFile, "addfile", full)
-    with pytest.raises(OSError, match="No space left"):
-        webdataset.pack(images, tmp_path / "more")
     assert {p.name for p in tmp_path.iterdir()} == {"in", "out", "cache"}
 
 

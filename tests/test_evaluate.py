@@ -140,6 +140,13 @@ def test_rows_are_edited_and_classified_some_at_a_time_with_the_same_result(kind
     assert max(sizes) <= 7 and sum(sizes) == 46
 
 
+def test_a_gradient_goes_through_the_rows(monkeypatch):
+    monkeypatch.setattr(edit_module, "ROWS", 2)
+    z = random(5, 8).requires_grad_()
+    EDITS["linear"].images(z).sum().backward()
+    torch.testing.assert_close(z.grad, EDITS["linear"].matrix().sum(1).float().expand(5, 8), atol=1e-5, rtol=1e-5)
+
+
 def test_broken_pictures_count_neither_before_nor_after(clip, corner):
     few = corner.select(domains=["photo"])
     z = cn.embed(clip, few)
