@@ -183,10 +183,8 @@ def compare(
     """Measure `clip` and the edited `after` on the same pictures with the same prompts; all classes stay candidates.
 
     images: n pictures; those broken under either are left out. request: which cells count as forgotten. prompts: see
-    `zero_shot`. features: embeddings under `clip` and `after`, two tensors (n, d).
-
-    Returns a Comparison: `before` and `after`, accuracy (C, K); `rates`, see `evaluate.rates`, with `collateral` where
-    unrelated pictures are known of this model. Printed, it shows means.
+    `zero_shot`. features: embeddings under `clip` and `after`, two tensors (n, d). The `rates` of the result are
+    those of `evaluate.rates`, with `collateral` where unrelated pictures are known of this model.
 
     >>> import clipnull as cn
     >>> clip, images = cn.load(device="cpu"), cn.load_images().select(["car", "dog"], ["line"])

@@ -102,20 +102,13 @@ def grouped(left_out: dict[str, str]) -> str:
 
 
 def dataset_of(
-    rows: Iterable[Row],
-    root: Path,
-    layout: str,
-    split: str,
-    published: bool,
-    left_out: dict[str, str],
-    raw: bool = False,
+    rows: list[Row], root: Path, layout: str, split: str, published: bool, left_out: dict[str, str], raw: bool = False
 ) -> Dataset:
     """The readable pictures of `rows`; the others join `left_out`.
 
     Rows that no split is `published` of are in "test" by a hash of their paths, about TEST_SHARE of them: the same on
     every machine, whatever else is there. raw: leave class names as they are.
     """
-    rows = list(rows)
     names = {name: name for _, name, _ in rows} if raw else class_names(name for _, name, _ in rows)
     if split != "all" and not published:
         rows = [row for row in rows if in_test(below(row[0], root)) == (split == "test")]
@@ -150,7 +143,7 @@ def class_names(names: Iterable[str]) -> dict[str, str]:
     >>> class_names(["30 kmh", "50 kmh", "Stop"]).values()
     dict_values(['30 kmh', '50 kmh', 'stop'])
     """
-    names = sorted({*names})
+    names = sorted({*names})  # of all splits, so that they agree
     cleaned = {name: words(name) or name for name in names}
     numbered = [match for name in names if (match := re.fullmatch(r"(\d+)[._\- ]+([^\W\d_].*)", name, re.DOTALL))]
     numbers = sorted(int(match[1]) for match in numbered)
@@ -216,12 +209,12 @@ def pictures(files: Iterable[Parts], top: Parts = ()) -> list[Parts]:
 def read_folder(folder: Path, layout: str | None, split: str) -> Dataset:
     """The pictures of a folder. layout: recognised if not given; neither "table" nor "webdataset".
 
-    Folders train and test, DomainNet and VLCS bring their own splits. PACS' own "test" lists hold its training
-    pictures, too: they are for another domain than one trained on. So they are not read.
+    Folders train and test, DomainNet and VLCS bring their own splits. (PACS' own "test" lists hold its training
+    pictures, too: they are for another domain than one trained on.)
     """
     files, left_out = scan(folder)
-    top, layout, published = _recognise(folder, files, layout, split)
-    root, of_split = folder.joinpath(*top), published
+    top, of_split = _beginning(folder, files, layout, split)
+    layout, root = _layout_at(folder, files, top, layout), folder.joinpath(*top)
     in_parts = layout == "vlcs" and any(len(path) == 4 and path[1] == "full" for path in pictures(files, top))
     levels = 2 if layout == "classes" else 4 if in_parts else 3
     domains = {_plain(name): name for names in DOMAINS.get(layout, []) for name in names}
@@ -238,35 +231,41 @@ def read_folder(folder: Path, layout: str | None, split: str) -> Dataset:
         elif not in_parts or inner[1] in PARTS_OF_VLCS[split]:
             domain = UNNAMED if layout == "classes" else domains.get(_plain(inner[0]), inner[0])
             rows.append((file, VLCS.get(inner[-2], inner[-2]) if in_parts else inner[-2], domain))
+    published = of_split or in_parts
     if layout == "domainnet" and split != "all" and not of_split:
         listed = {path for domain in DOMAINS[layout][0] for path in _listed(root / f"{domain}_{split}.txt")}
         rows, published = [row for row in rows if below(row[0], root) in listed], True
     reasons = {below(file, root): reason for file, reason in left_out.items()}
-    return dataset_of(rows, root, layout, split, published or in_parts, reasons)
+    return dataset_of(rows, root, layout, split, published, reasons)
 
 
-def _recognise(folder: Path, files: list[Parts], layout: str | None, split: str) -> tuple[Parts, str, bool]:
-    """Where the data set in a folder begins, its layout, and whether that is a folder of the split alone."""
-    top, of_split = (), False
-    while True:
-        paths, place = pictures(files, top), folder.joinpath(*top)
-        inside, depths = sorted({path[0] for path in paths if len(path) > 1}), {*map(len, paths)}
-        splits = {name: FOLDERS_OF_SPLITS.get(name.lower()) for name in inside}
-        if len(inside) > 1 and layout != "domains" and all(splits.values()):
-            matches = [name for name, known in splits.items() if known == split]
-            if len(matches) != 1:
-                some = [f"'{place / name}'" for name in inside] + [f"'domains:{place}'"] * (3 in depths)
-                raise ValueError(
-                    f"folder: {str(folder)!r} holds the splits {', '.join(inside)}; expected one of {', '.join(some)}"
-                )
-            top, of_split = (*top, matches[0]), True
-        elif len(inside) == 1 and not depths & {1, 2, 3}:
-            top = (*top, inside[0])
-        else:
-            break
-    known = _published({_plain(name) for name in inside})
-    if known and layout in (None, known):
-        return top, known, of_split
+def _beginning(folder: Path, files: list[Parts], layout: str | None, split: str) -> tuple[Parts, bool]:
+    """Where the data set in a folder begins, and whether that is a folder of the split alone."""
+    top: Parts = ()
+    inside, depths = _inside(files, top)
+    while len(inside) == 1 and not depths & {1, 2, 3}:
+        top = (*top, inside[0])
+        inside, depths = _inside(files, top)
+    splits = {name: FOLDERS_OF_SPLITS.get(name.lower()) for name in inside}
+    if len(inside) < 2 or layout == "domains" or not all(splits.values()):
+        return top, False
+    matches = [name for name, known in splits.items() if known == split]
+    if len(matches) != 1:
+        place = folder.joinpath(*top)
+        some = [f"'{place / name}'" for name in inside] + [f"'domains:{place}'"] * (3 in depths)
+        raise ValueError(
+            f"folder: {str(folder)!r} holds the splits {', '.join(inside)}; expected one of {', '.join(some)}"
+        )
+    return (*top, matches[0]), True
+
+
+def _layout_at(folder: Path, files: list[Parts], top: Parts, layout: str | None) -> str:
+    """The layout of the data set that begins at `top`, which is `layout` if that is given."""
+    inside, depths = _inside(files, top)
+    present, place = {_plain(name) for name in inside}, folder.joinpath(*top)
+    for known, sets in DOMAINS.items():
+        if layout in (None, known) and any({*map(_plain, names)} <= present for names in sets):
+            return known
     if layout in DOMAINS:
         some = " or ".join(", ".join(names) for names in DOMAINS[layout])
         raise ValueError(f"folder: {str(folder)!r} does not hold the domains of {layout!r}; expected folders {some}")
@@ -283,15 +282,13 @@ def _recognise(folder: Path, files: list[Parts], layout: str | None, split: str)
             f"<domain>/<class>/<picture>, and 'classes:{place if 2 in depths else place / inside[0]}', "
             "<class>/<picture>"
         )
-    return top, layout or ("domains" if 3 in depths else "classes"), of_split
+    return layout or ("domains" if 3 in depths else "classes")
 
 
-def _published(folders: set[str]) -> str | None:
-    """The data set whose domains are among folders, all of them."""
-    for known, sets in DOMAINS.items():
-        if any({*map(_plain, names)} <= folders for names in sets):
-            return known
-    return None
+def _inside(files: list[Parts], top: Parts) -> tuple[list[str], set[int]]:
+    """The folders in `top` that hold pictures, and how many parts the paths of these have."""
+    paths = pictures(files, top)
+    return sorted({path[0] for path in paths if len(path) > 1}), {*map(len, paths)}
 
 
 def _plain(name: str) -> str:
