@@ -46,15 +46,11 @@ def tars_in(place: Path, split: str) -> list[Path]:
     """The archives in a folder, or in its folders of splits; or the archive `place` itself."""
     if not place.is_dir():
         return [place] if place.is_file() and place.name.lower().endswith((".tar", ".tar.gz", ".tgz")) else []
-    tars = sorted((file for file in place.glob("[!.]*") if file.is_file() and tars_in(file, split)), key=_natural)
+    tars = [file for file in sorted(place.glob("[!.]*")) if file.is_file() and tars_in(file, split)]
     folders = [folder for folder in sorted(place.iterdir()) if folder.is_dir() and _split_of(folder)]
     return tars or [
         file for folder in folders if split in ("all", _split_of(folder)) for file in tars_in(folder, split)
     ]
-
-
-def _natural(file: Path) -> tuple[int, str]:
-    return len(file.name), file.name  # 2.tar before 10.tar
 
 
 def _split_of(folder: Path) -> str | None:
