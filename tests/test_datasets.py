@@ -91,22 +91,6 @@ def test_pictures_are_decoded_when_they_are_embedded_and_not_before(tmp_path, cl
     torch.testing.assert_close(after[1:], before[1:])
 
 
-def test_broken_pictures_are_named_and_their_features_are_nan(tmp_path, clip):
-    tree(tmp_path, ("photo", "line"), ("dog", "cat"), n=1)
-    (tmp_path / "photo" / "dog" / "none.png").write_bytes(b"no picture")
-    with pytest.warns(UserWarning, match=r"1 files .* beside 4 pictures: 'photo/dog/none\.png' \(not an image\)"):
-        images = cn.load_images(tmp_path)
-    whole = cn.embed(clip, images)
-    images.files[2].write_bytes(images.files[2].read_bytes()[:400])  # its header is sound
-    with pytest.raises(ValueError, match=r"file: '.*0000\.jpg' cannot be read \("):
-        images.image(2)
-    with pytest.warns(UserWarning, match=r"1 of 4 pictures are broken, their features NaN: file: '.*0000\.jpg' cannot"):
-        z = cn.embed(clip, images)
-    assert z.isnan().all(1).tolist() == [False, False, True, False]
-    torch.testing.assert_close(z[[0, 1, 3]], whole[[0, 1, 3]])
-    assert cn.embed(clip, images.where(torch.zeros(4, dtype=torch.bool))).shape == (0, clip.width)
-
-
 @pytest.mark.filterwarnings("error")
 def test_what_a_file_manager_or_git_leaves_behind_is_no_class(tmp_path):
     small(tmp_path)
