@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import gzip
 import io
 import json
 import os
@@ -400,8 +401,8 @@ def jpeg(colour=0):
     return stream.getvalue()
 
 
-def archive(path, members, mode="w"):
-    with tarfile.open(path, mode) as out:
+def archive(path, members):
+    with tarfile.open(path, "w") as out:
         for name, content in members:
             info = tarfile.TarInfo(name)
             info.size = len(content)
@@ -429,9 +430,7 @@ def test_webdataset_archives_become_a_folder(tmp_path):
         ],
     )  # fmt: skip
     labels = json.dumps({"label": "dog", "domain": "sketch"}).encode()
-    two = archive(
-        tmp_path / "train-001.tar.gz", [("001.seg.png", b""), ("001.jpg", jpeg(2)), ("001.json", labels)], "w:gz"
-    )
+    two = archive(tmp_path / "train-001.tar", [("001.seg.png", b""), ("001.jpg", jpeg(2)), ("001.json", labels)])
     out = tmp_path / "out" / "pictures"
     rows, left_out = unpacked([one, two], out, ["cat", "dog", "", "10"])
     assert rows == [
@@ -450,35 +449,23 @@ def test_webdataset_archives_become_a_folder(tmp_path):
 
 
 @pytest.mark.promise("What is damaged is refused")
-@pytest.mark.parametrize("kind", ["pictures", "head", "sparse"])
-def test_a_small_archive_does_not_fill_disk_or_memory(kind, tmp_path, monkeypatch):
-    monkeypatch.setattr(webdataset, "ROOM", 2**20)
-    path, zeros = tmp_path / "a.tar.gz", bytes(2**22)
-    if kind == "head":  # of its own, which a reader of archives takes whole
-        with tarfile.open(path, "w:gz", format=tarfile.PAX_FORMAT) as out:
-            out.addfile(tarfile.TarInfo("0.jpg"))
-            info = tarfile.TarInfo("1.jpg")
-            info.pax_headers = {"comment": "0" * 2**22}
-            out.addfile(info)
-    elif kind == "pictures":
-        archive(path, [("0.jpg", jpeg()), ("0.txt", b"a"), *((f"{i}.jpg", zeros) for i in range(1, 9))], "w:gz")
-    else:
-        sparse = tarfile.TarInfo("1.jpg")
-        sparse.type, sparse.size = tarfile.GNUTYPE_SPARSE, 512
-        head = bytearray(sparse.tobuf(tarfile.GNU_FORMAT))
-        head[386:410], head[483:495] = b"00000000000\x0000000001000\x00", b"20000000000\x00"  # says it has 2 GB
-        head[148:156] = b" " * 8
-        head[148:156] = f"{sum(head):06o}\0 ".encode()
-        path = archive(tmp_path / "a.tar", [("0.jpg", jpeg()), ("0.txt", b"a")])
-        whole = path.read_bytes().rstrip(b"\0")
-        whole += bytes(-len(whole) % 512)
-        path.write_bytes(whole + bytes(head) + bytes(512 * 4))
-    try:
-        rows, left_out = unpacked([path], tmp_path / "out")
-    except ValueError as error:
-        left_out = {"a": str(error)}
-    assert kind == "sparse" or "unpacks to more than 100 times its size" in str(left_out)
-    assert sum(p.stat().st_size for p in tmp_path.rglob("*") if p.is_file()) < 2**23
+def test_a_small_archive_does_not_fill_disk_or_memory(tmp_path):
+    sparse = tarfile.TarInfo("1.jpg")
+    sparse.type, sparse.size = tarfile.GNUTYPE_SPARSE, 512
+    head = bytearray(sparse.tobuf(tarfile.GNU_FORMAT))
+    head[386:410], head[483:495] = b"00000000000\x0000000001000\x00", b"20000000000\x00"  # says it has 2 GB
+    head[148:156] = b" " * 8
+    head[148:156] = f"{sum(head):06o}\0 ".encode()
+    path = archive(tmp_path / "a.tar", [("0.jpg", jpeg()), ("0.txt", b"a")])
+    whole = path.read_bytes().rstrip(b"\0")
+    whole += bytes(-len(whole) % 512)
+    path.write_bytes(whole + bytes(head) + bytes(512 * 4))
+    rows, _ = unpacked([path], tmp_path / "out")
+    assert len(rows) == 1 and sum(p.stat().st_size for p in tmp_path.rglob("*") if p.is_file()) < 2**16
+    compressed = tmp_path / "a.tar.gz"  # could hold a thousand times its size
+    compressed.write_bytes(gzip.compress(path.read_bytes()))
+    with pytest.raises(ValueError, match="a.tar.gz' cannot be read .*expected .* archives in .tar"):
+        cn.load_images(compressed)
 
 
 TRIP = ["1", "0", "potter's wheel", "C#", "C", "c++", "GoldFish", "a/b", "two\tparts", "30 kmh", "50 kmh", "Ω"]

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..images import SUFFIXES, Images, why_unreadable
@@ -115,20 +116,16 @@ def dataset_of(
     reasons = {file: why_unreadable(file) for file, _, _ in rows}
     left_out |= {below(file, root): reason for file, reason in reasons.items() if reason}
     rows = [row for row in rows if not reasons[row[0]]]
-    classes, domains = sorted({names[name] for _, name, _ in rows}), sorted({domain for _, _, domain in rows})
+    classes, labels = np.unique([names[name] for _, name, _ in rows], return_inverse=True)
+    domains, styles = np.unique([domain for _, _, domain in rows], return_inverse=True)
     if len(classes) < 2:
         raise ValueError(
-            f"folder: {str(root)!r}, read as {layout!r}, holds {len(classes)} {'class' if classes else 'classes'} with "
-            f"readable pictures ({', '.join(classes) or 'none'}); expected at least two; left out: "
+            f"folder: {str(root)!r}, read as {layout!r}, holds {len(classes)} {'class' if len(classes) else 'classes'} "
+            f"with readable pictures ({', '.join(map(str, classes)) or 'none'}); expected at least two; left out: "
             f"{grouped(left_out) or 'nothing'}"
         )
-    place_of_class, place_of_domain = ({name: i for i, name in enumerate(values)} for values in (classes, domains))
-    images = Images(
-        tuple(file for file, _, _ in rows),
-        torch.tensor([place_of_class[names[name]] for _, name, _ in rows]),
-        torch.tensor([place_of_domain[domain] for _, _, domain in rows]),
-        Vocabulary(classes, domains),
-    )
+    vocabulary, files = Vocabulary(classes.tolist(), domains.tolist()), tuple(file for file, _, _ in rows)
+    images = Images(files, torch.from_numpy(labels), torch.from_numpy(styles), vocabulary)
     how = split if split == "all" else f"{split}, {'published' if published else 'by hash'}"
     return Dataset(images, root, layout, how, left_out)
 
