@@ -16,8 +16,8 @@ from clipnull.embedding import AGREE, AGREE_MIXED, embed_files
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
-def test_pictures_in_several_batches_are_those_in_one(clip, corner, tmp_path, monkeypatch):
-    broken = tmp_path / "broken.webp"
+def test_pictures_in_several_batches_are_those_in_one(small, corner, tmp_path, monkeypatch):
+    clip, broken = small(VIT), tmp_path / "broken.webp"
     broken.write_bytes(corner.files[4].read_bytes()[:400])  # its header is sound
     images = replace(corner, files=(*corner.files[:4], broken, *corner.files[5:]))
     with pytest.raises(ValueError, match=r"file: '.*broken\.webp' cannot be read \(.*\); expected a picture in one of"):

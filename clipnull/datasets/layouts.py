@@ -240,7 +240,7 @@ def _beginning(folder: Path, files: list[Parts], layout: str | None, split: str)
     """Where the data set in a folder begins, and whether that is a folder of the split alone."""
     top: Parts = ()
     inside, depths = _inside(files, top)
-    while len(inside) == 1 and not depths & {1, 2, 3}:
+    while len(inside) == 1 and not depths & {2, 3}:
         top = (*top, inside[0])
         inside, depths = _inside(files, top)
     splits = {name: FOLDERS_OF_SPLITS.get(name.lower()) for name in inside}
