@@ -202,7 +202,8 @@ def compare(
         features = z, embed(after, images)
     answers = torch.stack([predict(m, images, prompts, z) for m, z in zip((clip, after), features, strict=True)])
     answered = (answers != -1).all(0)
-    images, answers = images.where(answered), answers[:, answered]
+    if not answered.all():
+        images, answers = images.where(answered), answers[:, answered]
     accuracy, accuracy_after = (accuracy_matrix(predicted, images) for predicted in answers)
     base, renamed = clip.base or clip, None
     if (after.base or after) is base and is_measurable(request) and (others := others_of(base, images.vocabulary)):
