@@ -121,9 +121,9 @@ def test_what_cannot_be_read_is_reported(tmp_path, monkeypatch):
     assert find_dataset(root).left_out == {
         "closed": "Permission denied",
         "Raw images/dog/0.png": "not in a domain of pacs",
-        "photo/dog/folder.png/0.png": "deeper than the folder of a class",
+        "photo/dog/folder.png/0.png": "a picture at another depth",
         "photo/dog/pipe.png": "not a regular file",
-        "photo/overview.png": "a picture where folders are",
+        "photo/overview.png": "a picture at another depth",
     }
 
 

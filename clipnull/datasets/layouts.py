@@ -267,7 +267,7 @@ def _layout_at(folder: Path, files: list[Parts], top: Parts, layout: str | None)
         some = " or ".join(", ".join(names) for names in DOMAINS[layout])
         raise ValueError(f"folder: {str(folder)!r} does not hold the domains of {layout!r}; expected folders {some}")
     if not depths & {2, 3}:
-        others = {"/".join(path): _why_not(path, 0) or "at another depth" for path in files}
+        others = {"/".join(path): _why_not(path, 0) for path in files}
         raise ValueError(
             f"folder: {str(folder)!r} holds no pictures as <domain>/<class>/<picture> or <class>/<picture> with one of "
             f"{', '.join(sorted(SUFFIXES))}; expected a folder that does, or the name of a table (.csv, .parquet)"
@@ -297,13 +297,11 @@ def _suffix(path: Parts) -> str:
 
 
 def _why_not(path: Parts, levels: int) -> str:
-    """Why a file is not used, by its name and depth; "" if it is. levels: parts of the paths that are, 0 for any."""
+    """Why a file is not used, by its name and depth; "" if it is. levels: parts of the paths that are, 0 for none."""
     suffix = _suffix(path)
     if suffix not in SUFFIXES:
         return BESIDE if len(path) < levels else f"{suffix or 'a name without an ending'} is not read as a picture"
-    if levels and len(path) != levels:
-        return "a picture where folders are" if len(path) < levels else "deeper than the folder of a class"
-    return ""
+    return "" if len(path) == levels else "a picture at another depth"
 
 
 def _listed(file: Path) -> list[str]:
