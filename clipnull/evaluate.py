@@ -12,7 +12,7 @@ from scipy import stats
 from torch import Tensor
 
 from .embedding import embed, readable
-from .errors import at_least, expect_types, one_of
+from .errors import expect_types, one_of
 from .files import data_folder
 from .images import Images
 from .layers import ROWS
@@ -130,8 +130,6 @@ def rates(before: Tensor, after: Tensor, mask: Tensor) -> dict[str, float]:
 
 def wilson(right: int, n: int) -> tuple[float, float]:
     """95 % interval of a share, `right` of `n`, after Wilson (1927): within [0, 1], and sensible for small n."""
-    if at_least("right", right, 0) > at_least("n", n, 1):
-        raise ValueError(f"right: {right} of {n}; expected at most n")
     interval = stats.binomtest(right, n).proportion_ci(method="wilson")
     return float(interval.low), float(interval.high)
 
@@ -202,7 +200,8 @@ def compare(
         features = z, embed(after, images)
     answers = torch.stack([predict(m, images, prompts, z) for m, z in zip((clip, after), features, strict=True)])
     answered = (answers != -1).all(0)
-    images, answers = images.where(answered), answers[:, answered]
+    if not answered.all():
+        images, answers = images.where(answered), answers[:, answered]
     accuracy, accuracy_after = (accuracy_matrix(predicted, images) for predicted in answers)
     base, renamed = clip.base or clip, None
     if (after.base or after) is base and is_measurable(request) and (others := others_of(base, images.vocabulary)):

@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import gzip
 import io
 import json
 import os
@@ -91,22 +92,6 @@ def test_pictures_are_decoded_when_they_are_embedded_and_not_before(tmp_path, cl
     torch.testing.assert_close(after[1:], before[1:])
 
 
-def test_broken_pictures_are_named_and_their_features_are_nan(tmp_path, clip):
-    tree(tmp_path, ("photo", "line"), ("dog", "cat"), n=1)
-    (tmp_path / "photo" / "dog" / "none.png").write_bytes(b"no picture")
-    with pytest.warns(UserWarning, match=r"1 files .* beside 4 pictures: 'photo/dog/none\.png' \(not an image\)"):
-        images = cn.load_images(tmp_path)
-    whole = cn.embed(clip, images)
-    images.files[2].write_bytes(images.files[2].read_bytes()[:400])  # its header is sound
-    with pytest.raises(ValueError, match=r"file: '.*0000\.jpg' cannot be read \("):
-        images.image(2)
-    with pytest.warns(UserWarning, match=r"1 of 4 pictures are broken, their features NaN: file: '.*0000\.jpg' cannot"):
-        z = cn.embed(clip, images)
-    assert z.isnan().all(1).tolist() == [False, False, True, False]
-    torch.testing.assert_close(z[[0, 1, 3]], whole[[0, 1, 3]])
-    assert cn.embed(clip, images.where(torch.zeros(4, dtype=torch.bool))).shape == (0, clip.width)
-
-
 @pytest.mark.filterwarnings("error")
 def test_what_a_file_manager_or_git_leaves_behind_is_no_class(tmp_path):
     small(tmp_path)
@@ -136,9 +121,9 @@ def test_what_cannot_be_read_is_reported(tmp_path, monkeypatch):
     assert find_dataset(root).left_out == {
         "closed": "Permission denied",
         "Raw images/dog/0.png": "not in a domain of pacs",
-        "photo/dog/folder.png/0.png": "deeper than the folder of a class",
+        "photo/dog/folder.png/0.png": "a picture at another depth",
         "photo/dog/pipe.png": "not a regular file",
-        "photo/overview.png": "a picture where folders are",
+        "photo/overview.png": "a picture at another depth",
     }
 
 
@@ -416,8 +401,8 @@ def jpeg(colour=0):
     return stream.getvalue()
 
 
-def archive(path, members, mode="w"):
-    with tarfile.open(path, mode) as out:
+def archive(path, members):
+    with tarfile.open(path, "w") as out:
         for name, content in members:
             info = tarfile.TarInfo(name)
             info.size = len(content)
@@ -445,9 +430,7 @@ def test_webdataset_archives_become_a_folder(tmp_path):
         ],
     )  # fmt: skip
     labels = json.dumps({"label": "dog", "domain": "sketch"}).encode()
-    two = archive(
-        tmp_path / "train-001.tar.gz", [("001.seg.png", b""), ("001.jpg", jpeg(2)), ("001.json", labels)], "w:gz"
-    )
+    two = archive(tmp_path / "train-001.tar", [("001.seg.png", b""), ("001.jpg", jpeg(2)), ("001.json", labels)])
     out = tmp_path / "out" / "pictures"
     rows, left_out = unpacked([one, two], out, ["cat", "dog", "", "10"])
     assert rows == [
@@ -466,35 +449,23 @@ def test_webdataset_archives_become_a_folder(tmp_path):
 
 
 @pytest.mark.promise("What is damaged is refused")
-@pytest.mark.parametrize("kind", ["pictures", "head", "sparse"])
-def test_a_small_archive_does_not_fill_disk_or_memory(kind, tmp_path, monkeypatch):
-    monkeypatch.setattr(webdataset, "ROOM", 2**20)
-    path, zeros = tmp_path / "a.tar.gz", bytes(2**22)
-    if kind == "head":  # of its own, which a reader of archives takes whole
-        with tarfile.open(path, "w:gz", format=tarfile.PAX_FORMAT) as out:
-            out.addfile(tarfile.TarInfo("0.jpg"))
-            info = tarfile.TarInfo("1.jpg")
-            info.pax_headers = {"comment": "0" * 2**22}
-            out.addfile(info)
-    elif kind == "pictures":
-        archive(path, [("0.jpg", jpeg()), ("0.txt", b"a"), *((f"{i}.jpg", zeros) for i in range(1, 9))], "w:gz")
-    else:
-        sparse = tarfile.TarInfo("1.jpg")
-        sparse.type, sparse.size = tarfile.GNUTYPE_SPARSE, 512
-        head = bytearray(sparse.tobuf(tarfile.GNU_FORMAT))
-        head[386:410], head[483:495] = b"00000000000\x0000000001000\x00", b"20000000000\x00"  # says it has 2 GB
-        head[148:156] = b" " * 8
-        head[148:156] = f"{sum(head):06o}\0 ".encode()
-        path = archive(tmp_path / "a.tar", [("0.jpg", jpeg()), ("0.txt", b"a")])
-        whole = path.read_bytes().rstrip(b"\0")
-        whole += bytes(-len(whole) % 512)
-        path.write_bytes(whole + bytes(head) + bytes(512 * 4))
-    try:
-        rows, left_out = unpacked([path], tmp_path / "out")
-    except ValueError as error:
-        left_out = {"a": str(error)}
-    assert kind == "sparse" or "unpacks to more than 100 times its size" in str(left_out)
-    assert sum(p.stat().st_size for p in tmp_path.rglob("*") if p.is_file()) < 2**23
+def test_a_small_archive_does_not_fill_disk_or_memory(tmp_path):
+    sparse = tarfile.TarInfo("1.jpg")
+    sparse.type, sparse.size = tarfile.GNUTYPE_SPARSE, 512
+    head = bytearray(sparse.tobuf(tarfile.GNU_FORMAT))
+    head[386:410], head[483:495] = b"00000000000\x0000000001000\x00", b"20000000000\x00"  # says it has 2 GB
+    head[148:156] = b" " * 8
+    head[148:156] = f"{sum(head):06o}\0 ".encode()
+    path = archive(tmp_path / "a.tar", [("0.jpg", jpeg()), ("0.txt", b"a")])
+    whole = path.read_bytes().rstrip(b"\0")
+    whole += bytes(-len(whole) % 512)
+    path.write_bytes(whole + bytes(head) + bytes(512 * 4))
+    rows, _ = unpacked([path], tmp_path / "out")
+    assert len(rows) == 1 and sum(p.stat().st_size for p in tmp_path.rglob("*") if p.is_file()) < 2**16
+    compressed = tmp_path / "a.tar.gz"  # could hold a thousand times its size
+    compressed.write_bytes(gzip.compress(path.read_bytes()))
+    with pytest.raises(ValueError, match="a.tar.gz' cannot be read .*expected .* archives in .tar"):
+        cn.load_images(compressed)
 
 
 TRIP = ["1", "0", "potter's wheel", "C#", "C", "c++", "GoldFish", "a/b", "two\tparts", "30 kmh", "50 kmh", "Ω"]

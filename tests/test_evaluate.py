@@ -79,13 +79,11 @@ def test_accuracy_is_counted_by_cell_without_pictures_that_have_no_answer():
     assert accuracy_matrix(torch.tensor([1, -1, 0, 0]), images, labels)[0, 0] == 1
 
 
-@pytest.mark.parametrize(
-    "right, n, low, high", [(0, 4, 0.0, 0.4899), (4, 4, 0.5101, 1.0), (3, 4, 0.3006, 0.9544), (8, 10, 0.4902, 0.9433)]
-)
-def test_wilson_intervals_by_the_formula(right, n, low, high):
-    assert wilson(right, n) == pytest.approx((low, high), abs=1e-4)
-    for bad in ((3, 2), (-1, 2), (0, 0), (1.0, 2)):
-        with pytest.raises(ValueError, match=f"right: {bad[0]}|n: {bad[1]}"):
+def test_wilson_intervals_by_the_formula():
+    for right, n, low, high in ((0, 4, 0, 0.4899), (4, 4, 0.5101, 1), (3, 4, 0.3006, 0.9544), (8, 10, 0.4902, 0.9433)):
+        assert wilson(right, n) == pytest.approx((low, high), abs=1e-4)
+    for bad in ((3, 2), (-1, 2), (0, 0), (1.5, 2)):  # as scipy says
+        with pytest.raises((ValueError, TypeError)):
             wilson(*bad)
 
 
@@ -142,9 +140,9 @@ def test_rows_are_edited_and_classified_some_at_a_time_with_the_same_result(kind
 
 def test_a_gradient_goes_through_the_rows(monkeypatch):
     monkeypatch.setattr(edit_module, "ROWS", 2)
-    z = random(5, 8).requires_grad_()
-    EDITS["linear"].images(z).sum().backward()
-    torch.testing.assert_close(z.grad, EDITS["linear"].matrix().sum(1).float().expand(5, 8), atol=1e-5, rtol=1e-5)
+    z, edit = random(5, 8).requires_grad_(), EDITS["linear"]
+    edit.images(z).sum().backward()
+    torch.testing.assert_close(z.grad, edit.matrix().sum(1).float().expand(5, 8), atol=1e-5, rtol=1e-5)
 
 
 def test_broken_pictures_count_neither_before_nor_after(clip, corner):

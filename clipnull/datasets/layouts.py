@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..images import SUFFIXES, Images, why_unreadable
@@ -115,20 +116,16 @@ def dataset_of(
     reasons = {file: why_unreadable(file) for file, _, _ in rows}
     left_out |= {below(file, root): reason for file, reason in reasons.items() if reason}
     rows = [row for row in rows if not reasons[row[0]]]
-    classes, domains = sorted({names[name] for _, name, _ in rows}), sorted({domain for _, _, domain in rows})
+    classes, labels = np.unique([names[name] for _, name, _ in rows], return_inverse=True)
+    domains, styles = np.unique([domain for _, _, domain in rows], return_inverse=True)
     if len(classes) < 2:
         raise ValueError(
-            f"folder: {str(root)!r}, read as {layout!r}, holds {len(classes)} {'class' if classes else 'classes'} with "
-            f"readable pictures ({', '.join(classes) or 'none'}); expected at least two; left out: "
+            f"folder: {str(root)!r}, read as {layout!r}, holds {len(classes)} {'class' if len(classes) else 'classes'} "
+            f"with readable pictures ({', '.join(map(str, classes)) or 'none'}); expected at least two; left out: "
             f"{grouped(left_out) or 'nothing'}"
         )
-    place_of_class, place_of_domain = ({name: i for i, name in enumerate(values)} for values in (classes, domains))
-    images = Images(
-        tuple(file for file, _, _ in rows),
-        torch.tensor([place_of_class[names[name]] for _, name, _ in rows]),
-        torch.tensor([place_of_domain[domain] for _, _, domain in rows]),
-        Vocabulary(classes, domains),
-    )
+    vocabulary, files = Vocabulary(classes.tolist(), domains.tolist()), tuple(file for file, _, _ in rows)
+    images = Images(files, torch.from_numpy(labels), torch.from_numpy(styles), vocabulary)
     how = split if split == "all" else f"{split}, {'published' if published else 'by hash'}"
     return Dataset(images, root, layout, how, left_out)
 
@@ -243,7 +240,7 @@ def _beginning(folder: Path, files: list[Parts], layout: str | None, split: str)
     """Where the data set in a folder begins, and whether that is a folder of the split alone."""
     top: Parts = ()
     inside, depths = _inside(files, top)
-    while len(inside) == 1 and not depths & {1, 2, 3}:
+    while len(inside) == 1 and not depths & {2, 3}:
         top = (*top, inside[0])
         inside, depths = _inside(files, top)
     splits = {name: FOLDERS_OF_SPLITS.get(name.lower()) for name in inside}
@@ -270,7 +267,7 @@ def _layout_at(folder: Path, files: list[Parts], top: Parts, layout: str | None)
         some = " or ".join(", ".join(names) for names in DOMAINS[layout])
         raise ValueError(f"folder: {str(folder)!r} does not hold the domains of {layout!r}; expected folders {some}")
     if not depths & {2, 3}:
-        others = {"/".join(path): _why_not(path, 0) or "at another depth" for path in files}
+        others = {"/".join(path): _why_not(path, 0) for path in files}
         raise ValueError(
             f"folder: {str(folder)!r} holds no pictures as <domain>/<class>/<picture> or <class>/<picture> with one of "
             f"{', '.join(sorted(SUFFIXES))}; expected a folder that does, or the name of a table (.csv, .parquet)"
@@ -300,13 +297,11 @@ def _suffix(path: Parts) -> str:
 
 
 def _why_not(path: Parts, levels: int) -> str:
-    """Why a file is not used, by its name and depth; "" if it is. levels: parts of the paths that are, 0 for any."""
+    """Why a file is not used, by its name and depth; "" if it is. levels: parts of the paths that are, 0 for none."""
     suffix = _suffix(path)
     if suffix not in SUFFIXES:
         return BESIDE if len(path) < levels else f"{suffix or 'a name without an ending'} is not read as a picture"
-    if levels and len(path) != levels:
-        return "a picture where folders are" if len(path) < levels else "deeper than the folder of a class"
-    return ""
+    return "" if len(path) == levels else "a picture at another depth"
 
 
 def _listed(file: Path) -> list[str]:

@@ -53,8 +53,8 @@ def store(
     fields = _texts(clip, vocabulary) | {
         "images": torch.cat([*embeddings.chunks()])[embeddings.whole],
         "files": names[whole],
-        "classes": np.array(vocabulary.classes)[images.classes][whole],
-        "domains": np.array(vocabulary.domains)[images.domains][whole],
+        "classes": np.array(vocabulary.classes)[images.classes.numpy()[whole]],
+        "domains": np.array(vocabulary.domains)[images.domains.numpy()[whole]],
         "model": clip.name,
         "fingerprint": clip.fingerprint,
         "note": f"build: {'; '.join(TEMPLATES['build'])}. free: {'; '.join(TEMPLATES['free'])}. {note}".rstrip(". "),

@@ -19,7 +19,8 @@ def read_table(file: Path, split: str) -> Dataset:
         records = _records(file)
     except (ValueError, OSError, csv.Error) as error:  # those of pyarrow are ValueErrors
         raise ValueError(
-            f"folder: {str(file)!r} cannot be read ({one_line(error)}); expected a .csv in UTF-8, or a .parquet file"
+            f"folder: {str(file)!r} cannot be read ({one_line(error)}); expected a .csv in UTF-8, a .parquet file, or "
+            "archives in .tar"
         ) from error
     columns = {name.strip().lower(): name for name in (records[0] if records else ()) if name}
     chosen = [next((columns[name] for name in names if name in columns), None) for names in COLUMNS.values()]

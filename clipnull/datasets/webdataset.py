@@ -6,7 +6,6 @@ comes back with the same pixels and labels.
 """
 
 import contextlib
-import gzip
 import hashlib
 import io
 import itertools
@@ -15,10 +14,9 @@ import os
 import tarfile
 import tempfile
 import warnings
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import Any
 
 from PIL import Image
 
@@ -30,8 +28,6 @@ from .layouts import FOLDERS_OF_SPLITS, SPLITS, UNNAMED, Dataset, dataset_of, gr
 
 LARGEST, LABEL = 2**28, 2**20
 """Bytes of a picture and of a label at most; what is larger is neither."""
-GROWTH, ROOM = 100, 2**26
-"""An archive may unpack to GROWTH times its size and ROOM bytes; pictures are compressed already."""
 VERSION = 3
 """Of what `unpacked` makes of archives."""
 NAMES, TABLE = "classnames.txt", "pictures.json"
@@ -45,16 +41,12 @@ KINDS = (".webp", ".png", ".jpg", ".jpeg")
 def tars_in(place: Path, split: str) -> list[Path]:
     """The archives in a folder, or in its folders of splits; or the archive `place` itself."""
     if not place.is_dir():
-        return [place] if place.is_file() and place.name.lower().endswith((".tar", ".tar.gz", ".tgz")) else []
-    tars = sorted((file for file in place.glob("[!.]*") if file.is_file() and tars_in(file, split)), key=_natural)
+        return [place] if place.is_file() and place.suffix.lower() == ".tar" else []
+    tars = [file for file in sorted(place.glob("[!.]*")) if file.is_file() and tars_in(file, split)]
     folders = [folder for folder in sorted(place.iterdir()) if folder.is_dir() and _split_of(folder)]
     return tars or [
         file for folder in folders if split in ("all", _split_of(folder)) for file in tars_in(folder, split)
     ]
-
-
-def _natural(file: Path) -> tuple[int, str]:
-    return len(file.name), file.name  # 2.tar before 10.tar
 
 
 def _split_of(folder: Path) -> str | None:
@@ -119,9 +111,7 @@ def unpack(archives: Sequence[Path], folder: Path, classes: Sequence[str] = ()) 
                     path = f"{number}/{i:09}{kind}"
                     (temporary / path).write_bytes(content)
                     rows.append([path, name, domain])
-            except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
-                if isinstance(error, OSError) and error.errno is not None:  # gzip gives none for damage
-                    raise
+            except tarfile.TarError as error:
                 left_out[archive.name] = f"{type(error).__name__}: {one_line(error)}"
         if not rows:
             raise ValueError(
@@ -143,25 +133,9 @@ def _new_folder(folder: Path) -> Iterator[Path]:
         os.replace(new, folder)
 
 
-class _Limited(io.RawIOBase):
-    """A stream of which only so many bytes may be read."""
-
-    def __init__(self, stream: IO[bytes], most: int):
-        self.stream, self.left = stream, most
-
-    def read(self, size: int = -1) -> bytes:
-        content = self.stream.read(size)
-        self.left -= len(content)
-        if self.left < 0:
-            raise tarfile.ReadError(f"unpacks to more than {GROWTH} times its size")
-        return content
-
-
 def _samples(archive: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
     """The key of each sample, whose members stand together, with what may be picture and label by their endings."""
-    opener: Any = open if archive.suffix.lower() == ".tar" else gzip.open
-    most = GROWTH * archive.stat().st_size + ROOM
-    with opener(archive, "rb") as stream, tarfile.open(fileobj=_Limited(stream, most), mode="r|") as opened:
+    with tarfile.open(archive, "r:") as opened:
         members = (member for member in opened if member.isreg() and not member.issparse() and all(_name(member)))
         for key, group in itertools.groupby(members, lambda member: _name(member)[0]):
             sample = {}
