@@ -140,9 +140,7 @@ def test_the_course_is_written_once_and_work_in_it_is_kept(tmp_path, capsys):
     assert last.read_text() == "work" and not (folder / min(stored)).exists(), "all or nothing"
 
 
-def test_the_course_comes_from_the_wheel_where_there_is_no_clone(tmp_path, monkeypatch):
-    package = tmp_path / "site-packages" / "clipnull"
-    monkeypatch.setattr(notebooks, "PACKAGE", package)
-    shutil.copytree(ROOT / "notebooks", package / "_data" / "notebooks")
-    written = editions.course(tmp_path / "out")
-    assert [p.name for p in written] == [p.name for p in sorted((ROOT / "notebooks").glob("*.ipynb"))] != []
+def test_the_course_comes_from_the_wheel_where_there_is_no_clone(one, tmp_path, monkeypatch):
+    monkeypatch.setattr(notebooks, "PACKAGE", tmp_path / "clipnull")
+    shutil.copytree(one.parent, tmp_path / "clipnull" / "_data" / "notebooks", ignore=lambda *_: ["clipnull"])
+    assert [path.name for path in editions.course(tmp_path / "out")] == [one.name]

@@ -1,11 +1,8 @@
 """The notebooks: as committed, and executed with their metrics against the goldens."""
 
-import ast
-import io
 import json
 import os
 import re
-import tokenize
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -31,23 +28,15 @@ LARGEST, ALL = 500_000, 4_000_000  # bytes a notebook, and of all of them
 # --- what is asked of a notebook: each function gives a list of faults
 
 
+PARAMETER = re.compile(r"""\w+ = ("[^"]*"|-?\d+(\.\d+)?|True|False) +# .+""")
+
+
 def parameter_faults(nb) -> list[str]:
     cells = [c for c in nb.cells if "parameters" in c.metadata.get("tags", ())]
     if len(cells) != 1:
         return [f"{len(cells)} cells tagged parameters, not one"]
-    source, faults = cells[0].source, []
-    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
-    comments = {token.start[0] for token in tokens if token.type == tokenize.COMMENT}
-    for node in ast.parse(source).body:
-        line = ast.unparse(node)
-        try:
-            assert isinstance(node, ast.Assign) and [type(t) for t in node.targets] == [ast.Name]
-            assert type(ast.literal_eval(node.value)) in (str, int, float, bool)
-        except (AssertionError, ValueError):
-            faults.append(f"not `name = <str, int, float or bool>`: {line}")
-        if node.lineno != node.end_lineno or node.lineno not in comments:
-            faults.append(f"not one line with a comment at its end: {line}")
-    return faults
+    lines = cells[0].source.splitlines()
+    return [f"not `name = <text, number or bool>  # what for`: {line}" for line in lines if not PARAMETER.match(line)]
 
 
 def record_faults(nb) -> list[str]:
@@ -260,7 +249,7 @@ def test_goldens_of_a_profile_are_of_all_notebooks_that_take_its_data(monkeypatc
     "harm",
     [
         lambda cells, k: cells[k].update(source="seed = 2 * 3  # derived"),
-        lambda cells, k: cells[k].update(source="seed = (\n 3)  # two lines"),
+        lambda cells, k: cells[k].update(source="seed = 3"),
         lambda cells, k: cells[k].update(metadata={}),
         lambda cells, k: cells[k - 1].update(source="cn.record(y=2.0)"),
         lambda cells, k: cells[k].update(execution_count=None),
