@@ -44,8 +44,6 @@ def run(
     """
     paths, out, profile = [Path(n) for n in notebooks], Path(out), profile or default_profile()
     at_least("jobs", 1 if jobs is None else jobs, 1)
-    if not limit > 0:
-        raise ValueError(f"limit: {limit} is not valid; expected seconds, more than 0")
     _validate(paths, out)
     presets = {path: preset_for(path, profile) for path in paths}
     given = {path: presets[path] | validate_parameters(path, parameters or {}) for path in paths}
