@@ -5,17 +5,13 @@ import shutil
 import nbformat
 import pytest
 from conftest import ROOT
+from test_run import PARAMETERS, RECORD
 
 from clipnull.commands import cli
 from clipnull.course import editions, notebooks
-from clipnull.course.metrics import MIME, metrics_of
+from clipnull.course.metrics import metrics_of
 from clipnull.course.run import NotebookError, execute
 
-PARAMETERS = "# parameters\nseed = 3  # of the draw\nrate = 0.5  # share"
-RECORD = (
-    "from IPython.display import display\n"
-    f"display({{'{MIME}': {{'seed': float(seed), 'rate': rate}}, 'text/plain': ''}}, raw=True)"
-)
 ADDRESS = "https://github.com/someone/clipnull"
 
 

@@ -182,56 +182,37 @@ def test_goldens_reject_their_null(profile):
 # --- the same, executed now
 
 
-def execution_faults(path: Path, profile: str) -> list[str]:
-    """Execute the notebook once, into a folder of its own with diff.txt in it; what is wrong with what it gave.
+def executions() -> list:
+    """The profile and the notebook of each execution: with that of this machine all, on a real CLIP some by day."""
+    cases = []
+    for profile, variable in {"": "PATH", "pacs": "CLIPNULL_DATA", "realclip": "CLIPNULL_EMBEDDINGS"}.items():
+        for path in NOTEBOOKS:
+            if not profile or path.stem in GOLDENS[profile]:
+                marks = [pytest.mark.skipif(not os.environ.get(variable), reason=f"{variable} names no folder")]
+                by_day = not profile or (profile == "realclip" and path.name.startswith(SHOWN))
+                marks += [] if by_day else [pytest.mark.nightly]
+                cases.append(pytest.param(profile, path, id=f"{profile}-{path.stem}".strip("-"), marks=marks))
+    return cases
 
-    By day a notebook is skipped whose stored outputs come from this source.
-    """
-    if not os.environ.get("CLIPNULL_NIGHTLY") and not path.name.startswith(ALWAYS) and is_fresh(notebooks.read(path)):
+
+@pytest.mark.notebooks
+@pytest.mark.parametrize(("profile", "path"), executions())
+def test_executed_metrics_match_goldens(profile, path):
+    """Each is executed once, into a folder of its own; by day unless its stored outputs come from this source."""
+    profile, nightly = profile or default_profile(), os.environ.get("CLIPNULL_NIGHTLY")
+    if not nightly and not path.name.startswith(ALWAYS) and is_fresh(notebooks.read(path)):
         pytest.skip("fresh: its outputs come from this source")
     golden = {path.stem: GOLDENS[PROFILES[profile].goldens].get(path.stem, {})}
     out = ROOT / "build" / f"test-{profile}-{path.stem}"
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))  # others execute beside this one: share cores
     metrics, failures = run([path], out, profile=profile, jobs=workers)
-    if failures:
-        return failures
+    assert failures == []
     table, faults = goldens.compare(metrics, golden, out)
     write_text(out / "diff.txt", f"{table}\n")
     faults += page_faults((out / f"{path.stem}.html").read_text(encoding="utf-8"))
-    if profile in ("mini", "gpu") and os.environ.get("CLIPNULL_NIGHTLY"):
+    if nightly and profile in ("mini", "gpu"):
         faults += difference(notebooks.read(path), notebooks.read(out / path.name))
-    return faults
-
-
-@pytest.mark.notebooks
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
-def test_executed_metrics_match_goldens(path):
-    """On the GPU where there is one, else the CPU."""
-    assert execution_faults(path, default_profile()) == []
-
-
-@pytest.mark.notebooks
-@pytest.mark.nightly
-@pytest.mark.skipif(not os.environ.get("CLIPNULL_DATA"), reason="CLIPNULL_DATA names no folder of PACS")
-@pytest.mark.parametrize(
-    "path", [path for path in NOTEBOOKS if path.stem in GOLDENS.get("pacs", {})], ids=lambda p: p.stem
-)
-def test_executed_metrics_on_pacs_match_goldens(path):
-    assert execution_faults(path, "pacs") == []
-
-
-@pytest.mark.notebooks
-@pytest.mark.skipif(not os.environ.get("CLIPNULL_EMBEDDINGS"), reason="CLIPNULL_EMBEDDINGS names no folder")
-@pytest.mark.parametrize(
-    "path",
-    [
-        pytest.param(path, id=path.stem, marks=() if path.name.startswith(SHOWN) else pytest.mark.nightly)
-        for path in NOTEBOOKS
-        if path.stem in GOLDENS.get("realclip", {})
-    ],
-)
-def test_executed_metrics_on_a_real_clip_match_goldens(path):
-    assert execution_faults(path, "realclip") == []
+    assert faults == []
 
 
 def test_goldens_of_a_profile_are_of_all_notebooks_that_take_its_data(monkeypatch):
