@@ -1,12 +1,9 @@
 """Notebooks as files: parameters, stamp, and the page to read."""
 
-import re
-import shutil
 from pathlib import Path
 
 import nbformat
 import pytest
-from conftest import ROOT
 from helpers import python
 from pages import Page, outside, page_faults
 
@@ -138,20 +135,6 @@ def test_the_stamp_follows_cells_and_which_modules_were_loaded(package):
 
 
 # --- the page
-
-
-@pytest.mark.slow
-def test_a_page_of_the_course_has_its_formulas_and_pictures(tmp_path):
-    """Of one notebook as it is stored; test_notebooks looks at the pages of all, when it has executed them."""
-    path = Path(shutil.copy(ROOT / "notebooks" / "04_global_unlearning.ipynb", tmp_path))
-    text = notebooks.to_html(path).read_text(encoding="utf-8")
-    page, nb = Page(text), nbformat.read(path, 4)
-    assert page_faults(text) == []
-    stored = [out.get("data", {}) for cell in nb.cells for out in cell.get("outputs", ())]
-    texts = [cell.source for cell in nb.cells if cell.cell_type == "markdown"]
-    prose = "\n".join(texts + [data.get("text/markdown", "") for data in stored])
-    assert page.formulas == len(re.findall(r"(?s)\$\$.+?\$\$|\$.+?\$", re.sub("`[^`]+`", "", prose))) > 20
-    assert len(page.loaded) == sum("image/png" in data for data in stored) > 2
 
 
 @pytest.mark.slow

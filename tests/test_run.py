@@ -107,7 +107,6 @@ def test_results_replace_no_other_source_and_nothing_that_no_run_has_written(not
         (["b"], {}, "notebooks: .*b.ipynb does not exist; expected a notebook"),
         (["a"], {"parameters": {"sed": 1}}, "did you mean 'seed'"),
         (["a"], {"jobs": 0}, "^jobs: 0 is not valid; expected a whole number of at least 1$"),
-        (["a"], {"limit": -1.0}, "^limit: -1.0 is not valid; expected seconds, more than 0$"),
     ],
 )
 def test_wrong_arguments_are_refused(notebook, tmp_path, names, given, message):
@@ -292,5 +291,4 @@ def test_metrics_are_compared_with_goldens_and_taken_over(notebook, tmp_path, ca
     lines = [line.split() for line in (out / "diff.txt").read_text().splitlines()]
     assert lines[1:] == [["a", "rate", "0.5", "0.1", "0.75", "+0.25", "FAILED"], ["a", "seed", "3", "0.1", "3", "+0"]]
     assert cli.main([*command, "--update-goldens"]) == 0
-    assert "a: rate: 0.5 -> 0.75" in capsys.readouterr().out
     assert cli.main([*command, "--compare"]) == 0

@@ -69,7 +69,7 @@ def compare(metrics: Mapping[str, Metrics], goldens: Goldens, out: Path) -> tupl
 
 
 def update(metrics: Mapping[str, Metrics], path: Path, profile: str) -> list[str]:
-    """Take the values of `metrics` over into the goldens file, print old -> new, keep `atol` and `null`.
+    """Take the values of `metrics` over into the goldens file `path`; `atol` and `null` stay.
 
     Returns the metrics whose `atol` or `null` is still empty: those are for a person to fill in. Notebooks that
     `metrics` lacks keep their goldens, and so do other profiles.
@@ -77,13 +77,8 @@ def update(metrics: Mapping[str, Metrics], path: Path, profile: str) -> list[str
     everything = _stored(path)
     goldens = everything.setdefault(PROFILES[profile].goldens, {})
     for notebook, values in metrics.items():
-        before, goldens[notebook] = goldens.get(notebook, {}), {}
-        for name in sorted({*before, *values}):
-            old, new = before.get(name, {}).get("value"), values.get(name)
-            if old != new:
-                print(f"{notebook}: {name}: {old} -> {new}")
-            if name in values:
-                goldens[notebook][name] = {"atol": None, "null": None} | before.get(name, {}) | {"value": new}
+        before, empty = goldens.get(notebook, {}), {"atol": None, "null": None}
+        goldens[notebook] = {name: empty | before.get(name, {}) | {"value": value} for name, value in values.items()}
     write_text(path, json.dumps(everything, indent=1, sort_keys=True) + "\n")
     return [f"{notebook}: {name}" for (notebook, name), entry in _flat(goldens).items() if None in entry.values()]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import sys
@@ -15,7 +16,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ..errors import at_least, one_line
+from ..errors import at_least, one_line, within
 from ..files import write_text
 from .metrics import Metrics, metrics_of
 from .notebooks import import_jupyter, preset_for, read, text_of, to_html, validate_parameters
@@ -44,8 +45,7 @@ def run(
     """
     paths, out, profile = [Path(n) for n in notebooks], Path(out), profile or default_profile()
     at_least("jobs", 1 if jobs is None else jobs, 1)
-    if not limit > 0:
-        raise ValueError(f"limit: {limit} is not valid; expected seconds, more than 0")
+    within("limit", limit, 1, math.inf)
     _validate(paths, out)
     presets = {path: preset_for(path, profile) for path in paths}
     given = {path: presets[path] | validate_parameters(path, parameters or {}) for path in paths}

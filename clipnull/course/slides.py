@@ -35,14 +35,8 @@ ANSWER = re.compile(r"(?s)<details><summary>(?!Hint)([^<]*)</summary>\s*(.*?)\s*
 
 def slides(notebooks: Sequence[Path], out: Path) -> list[Path]:
     """Write the slides of each notebook, from its stored outputs, into the folder `out`: `<name>.slides.html`."""
-    parts = [
-        REVEAL / "reveal.js",
-        REVEAL / "reveal.css",
-        REVEAL / "notes.js",
-        THEME / "slides.css",
-        THEME / "slides.js",
-    ]
-    resources = {path.name.replace(".", "_"): _inline(path) for path in parts}
+    files = [*REVEAL.glob("*.*s"), *THEME.glob("slides.*s")]  # styles and scripts
+    resources = {path.name.replace(".", "_"): _inline(path) for path in files}
     options = {"exclude_input": True, "exclude_output_prompt": True, "exclude_anchor_links": True}
     export = exporter("Slides", "slides.html.j2", **options)
     out.mkdir(parents=True, exist_ok=True)
