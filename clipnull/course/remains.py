@@ -148,7 +148,7 @@ def attackers(lesson: Lesson, known: Mapping[str, Model], words: Sequence[str], 
             "the word": asked(lesson, model),
             "other forms, the best": max(asked(lesson, model, form) for form in FORMS),
             "other words, the best": max([asked(lesson, model, WORD, word) for word in words], default=np.nan),
-            "a picture of one, its nearest": int(shown[nearest(model.z, kin)][shown].sum()),
+            "the nearest picture shows one": int(shown[nearest(model.z, kin)][shown].sum()),
             "labels, and z": int((probed(model.z, labels, kin, lesson.seed) == lesson.c)[shown].sum()),
         }
         unedited = columns["unedited"]["the word"]
