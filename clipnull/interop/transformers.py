@@ -180,12 +180,9 @@ def save(clip: Clip, folder: Path) -> Path:
     adapter, preprocess = clip.model, cast(Pictures, clip.preprocess)
     for edit in clip.edits:
         if not edit.linear or edit.bias is not None or not hasattr(adapter.inner, "visual_projection"):
-            kind, expected = (
-                type(adapter.inner).__name__,
-                "a linear edit without a bias, of a CLIPModel, or side='text'",
-            )
             raise ValueError(
-                f"clip: its edit {edit.method!r} cannot be fused into a {kind}; expected {expected} (`export` takes any)"
+                f"clip: its edit {edit.method!r} cannot be fused into a {type(adapter.inner).__name__}; expected a "
+                "linear edit without a bias, of a CLIPModel, or side='text' (`export` takes any)"
             )
     if folder.is_symlink() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
         raise ValueError(f"folder: {str(folder)!r} exists and is not empty; expected a new one")
