@@ -24,10 +24,10 @@ def test_the_doctor_says_one_line_or_what_to_do(capsys, monkeypatch):
     def _memory():
         raise AssertionError("0.4 GB free; expected 1 GB")
 
-    monkeypatch.setattr(doctor, "CHECKS", {doctor._python: "install it", doctor._kernel: "install that"})
+    monkeypatch.setattr(doctor, "CHECKS", {doctor._packages: "install it", doctor._kernel: "install that"})
     assert cli.main(["doctor"]) == 0
-    assert re.fullmatch(r"ready: Python 3\.\d+\.\d+, the kernel python3\n", capsys.readouterr().out)
-    monkeypatch.setattr(doctor, "CHECKS", {doctor._python: "install it", _memory: "close other programs"})
+    assert re.fullmatch(r"ready: Python 3\.\d+\.\d+, torch \S+, the kernel python3\n", capsys.readouterr().out)
+    monkeypatch.setattr(doctor, "CHECKS", {doctor._packages: "install it", _memory: "close other programs"})
     assert cli.main(["doctor"]) == 1
     said = capsys.readouterr().out
     assert said == "memory: AssertionError: 0.4 GB free; expected 1 GB\n  -> close other programs\n"
