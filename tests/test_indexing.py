@@ -18,11 +18,9 @@ from helpers import plain, python, random
 import clipnull as cn
 from clipnull import models
 from clipnull.commands import cli
-from clipnull.commands.indexing import SEARCH
 from clipnull.index import checking
 from clipnull.index.checking import Queries, check_index, forgotten, naming, read_queries
 from clipnull.index.files import open_tables
-from clipnull.index.patching import MAX_CHANCE, chance
 from clipnull.prompts import embed_classes, near
 from clipnull.stored import read_stored
 from clipnull.vocabulary import read_vocabulary, words
@@ -31,6 +29,7 @@ FOLDER = os.environ.get("CLIPNULL_EMBEDDINGS")
 PAIRS = Path(FOLDER or "", "vitb16_pairs.npz")
 real = pytest.mark.skipif(not FOLDER or not PAIRS.is_file(), reason="CLIPNULL_EMBEDDINGS names no folder with pairs")
 FORMS_OF_DOG = ("dog", "the dog", "dogs", "the dogs", "two dogs", "many dogs")
+MODEL = ("--model", "miniclip")
 WORDS = ("cat", "airplane", "motorcycle", "toilet")
 
 
@@ -159,7 +158,6 @@ def test_a_patch_from_one_list_of_names(shop, clip, images):
     vocabulary = read_vocabulary(shop / "names.txt")
     assert vocabulary.shape == (len(images.vocabulary.classes), 1)
     assert edit.same(cn.unlearn(clip, cn.Forget(["dog"]), vocabulary, "oblique", prototypes=False))
-    assert chance(edit, torch.from_numpy(np.load(shop / "pictures.npy"))) < 0.1 * MAX_CHANCE
 
 
 def test_faiss_forgets_by_the_index_and_by_the_query(shop, clip, images, tmp_path):
@@ -168,7 +166,7 @@ def test_faiss_forgets_by_the_index_and_by_the_query(shop, clip, images, tmp_pat
     texts = dict(zip(images.vocabulary.classes, embed_classes(clip, images.vocabulary.classes), strict=True))
     before = faiss.IndexFlatIP(z.shape[1])
     before.add(z)
-    command("apply", shop / "no-dog.safetensors", "--index", shop / "pictures.npy", "--normalize",
+    command("apply", shop / "no-dog.safetensors", "--index", shop / "pictures.npy", "--normalize", *MODEL,
             "--out", tmp_path / "new.npy")  # fmt: skip
     after = faiss.IndexFlatIP(z.shape[1])
     after.add(np.load(tmp_path / "new.npy"))
@@ -191,7 +189,7 @@ def test_check_names_what_is_not_forgotten_and_who_is_hurt(shop, tmp_path, capsy
     """Nothing is switched; the limits decide on the exit status; what an alias of the class loses is no harm."""
     before = {f.name: f.read_bytes() for f in shop.iterdir()}
     asked = ("--queries", shop / "queries.npy", "--names", shop / "queries.txt", "--json", tmp_path / "check.json")
-    check = [str(a) for a in ("check", shop / "no-dog.safetensors", "--index", shop / "pictures.npy", *asked)]
+    check = [str(a) for a in ("check", shop / "no-dog.safetensors", "--index", shop / "pictures.npy", *asked, *MODEL)]
     assert cli.main([*check, "--max-lost", "3"]) == 1
     out, result = capsys.readouterr().out, json.loads((tmp_path / "check.json").read_text())
     assert result["sides"] == ["before", "index edited", "query edited"] and result["kept"]["n"] == 0
@@ -208,7 +206,7 @@ def test_check_names_what_is_not_forgotten_and_who_is_hurt(shop, tmp_path, capsy
     assert cli.main([*check, "--max-lost", "10"]) == 0 == cli.main([*check, "--max-lost", "10", "--max-left", "0"])
     weak = replace(cn.Edit.load(shop / "no-dog.safetensors"), left=torch.zeros(256, 1).double())
     weak.save(tmp_path / "weak.safetensors")
-    assert cli.main([check[0], str(tmp_path / "weak.safetensors"), *check[2:], "--model", "miniclip"]) == 1
+    assert cli.main([check[0], str(tmp_path / "weak.safetensors"), *check[2:]]) == 1
     assert "NOT FORGOTTEN: dog" in capsys.readouterr().out
     assert {f.name: f.read_bytes() for f in shop.iterdir()} == before
 
@@ -217,13 +215,13 @@ def test_a_broken_row_stays_and_no_query_finds_it(shop, tmp_path, capsys):
     z = np.load(shop / "pictures.npy")
     z[7, 3] = np.nan
     np.save(tmp_path / "in.npy", z)
-    patch, model = shop / "no-dog.safetensors", ("--model", "miniclip")
-    command("apply", patch, "--index", tmp_path / "in.npy", "--out", tmp_path / "out.npy", *model)
+    patch = shop / "no-dog.safetensors"
+    command("apply", patch, "--index", tmp_path / "in.npy", "--out", tmp_path / "out.npy", *MODEL)
     assert "1 with NaN or infinity, left so" in capsys.readouterr().out
     asked = ("--queries", shop / "queries.npy", "--names", shop / "queries.txt", "--max-lost", 10)
-    command("check", patch, "--index", tmp_path / "in.npy", *asked, *model)
+    command("check", patch, "--index", tmp_path / "in.npy", *asked, *MODEL)
     assert "1 with NaN or infinity, which no query finds" in capsys.readouterr().out
-    line = refused(capsys, "check", patch, "--index", tmp_path / "out.npy", *asked, *model)
+    line = refused(capsys, "check", patch, "--index", tmp_path / "out.npy", *asked, *MODEL)
     assert "was edited with this patch before; expected the original" in line
 
 
@@ -241,7 +239,9 @@ def test_a_word_is_forgotten_and_checked_in_its_forms(clip, images, z, tmp_path,
         patch = tmp_path / f"{name}.safetensors"
         command("forget", *names, "--prototypes", 0, "--out", patch, *options)
         assert (listed in capsys.readouterr().out) == (name == "forms")
-        cli.main(["check", str(patch), "--index", str(tmp_path / "z.npy"), "--queries", str(tmp_path / "asked.npz")])
+        cli.main(
+            ["check", str(patch), "--index", str(tmp_path / "z.npy"), "--queries", str(tmp_path / "asked.npz"), *MODEL]
+        )
         text = capsys.readouterr().out
         rows = [re.search(rf"(?mi)forgotten: {form} +(\d+) +(\d+) +(\d+)$", text) for form in FORMS_OF_DOG]
         counts[name] = [[*map(int, row.groups())] for row in rows]
@@ -275,7 +275,7 @@ def test_queries_from_a_text_file_and_aliases(shop, clip, tmp_path, capsys):
     assert asked.texts == ("dog", "a red boat") and asked.rows.tolist() == [-1, -1]
     torch.testing.assert_close(asked.vectors, clip.embed_texts(["dog", "a red boat"]))
     command("check", shop / "no-dog.safetensors", "--index", shop / "pictures.npy", "--queries", tmp_path / "asked.npz",
-            "--max-lost", 10)  # fmt: skip
+            "--max-lost", 10, *MODEL)  # fmt: skip
     names, out = tmp_path / "names.txt", tmp_path / "p.safetensors"
     names.write_text("dog, Puppy\nhorse\nboat\n")
     forget = ("forget", "--vocabulary", names, "--prototypes", 0, "--out", out)
@@ -284,24 +284,6 @@ def test_queries_from_a_text_file_and_aliases(shop, clip, tmp_path, capsys):
     first = out.read_bytes()
     assert forgotten(cn.Edit.load(out)) == ["dog"]
     assert "expected a new file" in refused(capsys, *forget, "--classes", "boat") and out.read_bytes() == first
-
-
-def test_what_the_help_says_of_methods_is_measured(clip, images, z):
-    names, text = list(images.vocabulary.classes), " ".join(SEARCH.split())
-    queries = embed_classes(clip, names)
-
-    def answers(rows, name):
-        place = names.index(name)
-        return int((images.classes[(F.normalize(rows, dim=1) @ queries[place]).topk(10).indices] == place).sum())
-
-    request, vocabulary, after = cn.Forget(["dog"]), cn.Vocabulary(names, ["photo"]), []
-    for method in ("gated", "nullspace", "oblique"):
-        rows = cn.unlearn(clip, request, vocabulary, method, prototypes=False).images(z)
-        after.append((answers(rows, "dog"), answers(rows, "horse")))
-    dogs, horses = zip(*after, strict=True)
-    assert f"among the embedded pictures {answers(z, 'dog')} are dogs" in text
-    assert "{} are after gated, {} after nullspace and {} after oblique".format(*dogs) in text
-    assert 'to "horse" {}, {} and {} are'.format(*horses) in text
 
 
 @pytest.mark.slow
@@ -397,7 +379,10 @@ def test_errors_of_the_commands_are_one_line(shop, texts_file, tmp_path, capsys)
         (("apply", patch, "--index", tmp_path / "no.npy", "--out", tmp_path / "o.npy"), "not there"),
         (("apply", shop / "names.txt", *index, "--out", tmp_path / "o.npy"), "no valid edit"),
         (("apply", patch, "--index", tmp_path / "wide.npy", "--out", tmp_path / "o.npy"), "is 7 wide; expected 256"),
-        (("check", patch, *index, "--queries", tmp_path / "wide.npy", *names), "queries: 7 wide; expected 256, as the"),
+        (
+            ("check", patch, *index, "--queries", tmp_path / "wide.npy", *names, *MODEL),
+            "queries: 7 wide; expected 256, as the",
+        ),
     ):
         assert message in refused(capsys, *arguments), arguments
     assert not (tmp_path / "o.npy").exists() and not (tmp_path / "p.safetensors").exists()
@@ -478,15 +463,7 @@ def test_the_figures_of_lesson_11_are_what_the_embeddings_give(tmp_path, capsys)
 
 
 @real
-def test_a_foreign_index_of_the_same_width_is_known(tmp_path, capsys):
-    style = PAIRS.with_name("vitb32_style.npz")
-    command("forget", "--classes", "cat", "--embeddings", PAIRS, "--out", tmp_path / "cat.safetensors")
-    with np.load(style, allow_pickle=False) as file:
-        np.save(tmp_path / "other.npy", file["images"])
-    with np.load(PAIRS, allow_pickle=False) as file:
-        np.save(tmp_path / "own.npy", file["images"])
-    for source, message in ((style, "is of ViT-B-32"), (tmp_path / "other.npy", "% of random bases do")):
-        assert message in refused(
-            capsys, "apply", tmp_path / "cat.safetensors", "--index", source, "--out", tmp_path / f"o{source.suffix}"
-        )
-    command("apply", tmp_path / "cat.safetensors", "--index", tmp_path / "own.npy", "--out", tmp_path / "new.npy")
+def test_a_foreign_index_of_the_same_width_is_refused(tmp_path, capsys):
+    patch, style, out = tmp_path / "cat.safetensors", PAIRS.with_name("vitb32_style.npz"), tmp_path / "out.npz"
+    command("forget", "--classes", "cat", "--embeddings", PAIRS, "--out", patch)
+    assert "is of ViT-B-32" in refused(capsys, "apply", patch, "--index", style, "--out", out)

@@ -15,12 +15,8 @@ if TYPE_CHECKING:
     from ..vocabulary import Forget, Vocabulary
 
 
-SEARCH = """Which method for a search. Of the first ten answers to "dog" among the embedded pictures 7 are dogs; with a
-patch from names alone 2 are after gated, 0 after nullspace and 0 after oblique. Of those to "horse" 10, 10 and 10 are
-still horses; in an index that somebody uses they were 10, 10 and 3, and the dogs 5, 2 and 0. What forgets most reaches
-furthest: the commands start from oblique, as a word must stop working (clipnull.unlearn from nullspace, the method of
-the paper). Look at `clipnull check`, and take nullspace or gated where it says HURT. gated and neuron act on pictures:
-they edit an index, and no queries."""
+SEARCH = """Which method: oblique forgets most and reaches furthest, so that a word stops working. Take nullspace or gated
+where `clipnull check` says HURT. gated and neuron act on pictures: they edit an index, and no queries."""
 VECTORS = "vectors of pictures: .npy, .npz, .safetensors, .parquet, or a folder in clip-retrieval's layout"
 
 
