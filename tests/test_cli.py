@@ -119,19 +119,16 @@ def test_run_refuses_wrong_arguments_before_anything_runs(notebook, tmp_path, ca
     assert [path.name for path in tmp_path.iterdir()] == ["elsewhere"]
 
 
-@pytest.mark.parametrize(
-    "arguments, message",
-    [
+def test_bench_refuses_wrong_arguments_before_any_work(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("clipnull.datasets.loading.load_images", lambda _: pytest.fail("work began"))
+    for arguments, message in (
         ("--methods oblik", "methods: 'oblik' is not known; did you mean 'oblique'?"),
         ("--paradigms total", "paradigms: 'total' is not known"),
         ("--prompts fre", "prompts: 'fre' is not known; did you mean 'free'?"),
-    ],
-)
-def test_bench_refuses_wrong_arguments_before_any_work(tmp_path, monkeypatch, capsys, arguments, message):
-    monkeypatch.setattr("clipnull.datasets.loading.load_images", lambda _: pytest.fail("work began"))
-    assert cli.main(["bench", str(tmp_path), *arguments.split()]) == 2
-    out, err = capsys.readouterr()
-    assert out == "" and err.startswith(message) and len(err.splitlines()) == 1
+    ):
+        assert cli.main(["bench", str(tmp_path), *arguments.split()]) == 2
+        out, err = capsys.readouterr()
+        assert out == "" and err.startswith(message) and len(err.splitlines()) == 1
 
 
 @pytest.mark.parametrize(

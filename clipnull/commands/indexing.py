@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from ..vocabulary import Forget, Vocabulary
 
 
-SEARCH = """Which method: oblique forgets most and reaches furthest, so that a word stops working. Take nullspace or gated
-where `clipnull check` says HURT. gated and neuron act on pictures: they edit an index, and no queries."""
+SEARCH = """Which method: oblique forgets most and reaches furthest, so that a word stops working. Take nullspace or
+gated where `clipnull check` says HURT. gated and neuron act on pictures: they edit an index, and no queries."""
 VECTORS = "vectors of pictures: .npy, .npz, .safetensors, .parquet, or a folder in clip-retrieval's layout"
 
 
