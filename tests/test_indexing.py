@@ -22,7 +22,6 @@ from clipnull.index import checking
 from clipnull.index.checking import Queries, check_index, forgotten, naming, read_queries
 from clipnull.index.files import open_tables
 from clipnull.prompts import embed_classes, near
-from clipnull.stored import read_stored
 from clipnull.vocabulary import read_vocabulary, words
 
 FOLDER = os.environ.get("CLIPNULL_EMBEDDINGS")
@@ -113,21 +112,6 @@ def test_texts_alone_stand_in_for_a_model(texts_file, tmp_path, capsys):
         assert (edit.images(cat) @ cat.T) < 0.3 and (edit.images(dog) @ dog.T) > 0.95, method
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"class_names": np.array(["a", "b"])}, {"class_texts": np.full((6, 4), np.nan)},
-        {"class_texts": np.ones((6, 4), "i4")}, {"class_names": np.array([{}] * 6)},
-    ],
-)  # fmt: skip
-def test_texts_that_are_none(change, texts_file):
-    with np.load(texts_file) as archive:
-        fields = dict(archive) | change
-    np.savez(texts_file, **fields)
-    with pytest.raises(ValueError, match="file: .*no file of embeddings"):
-        read_stored(texts_file)
-
-
 # --- with a model: the embedded one
 
 
@@ -152,11 +136,9 @@ def precision(order, images, name):
     return float(relevant[torch.as_tensor(np.asarray(order)[: int(relevant.sum())])].double().mean())
 
 
-def test_a_patch_from_one_list_of_names(shop, clip, images):
-    edit = cn.Edit.load(shop / "no-dog.safetensors", clip)
+def test_a_patch_from_one_list_of_names(shop, clip):
+    edit, vocabulary = cn.Edit.load(shop / "no-dog.safetensors", clip), read_vocabulary(shop / "names.txt")
     assert edit.method == "oblique" and edit.linear and edit.rank == 1 and forgotten(edit) == ["dog"]
-    vocabulary = read_vocabulary(shop / "names.txt")
-    assert vocabulary.shape == (len(images.vocabulary.classes), 1)
     assert edit.same(cn.unlearn(clip, cn.Forget(["dog"]), vocabulary, "oblique", prototypes=False))
 
 
