@@ -149,12 +149,6 @@ def test_every_kind_of_file_there_and_back(kind, dtype, tmp_path):
     assert gap.max() <= error
 
 
-@pytest.mark.parametrize("form", EDITS)
-def test_every_form_of_edit_does_what_images_does(form, source, tmp_path):
-    apply_edit(EDITS[form], source, tmp_path / "out.npy")
-    assert_edited(tmp_path / "out.npy", EDITS[form])
-
-
 def test_all_else_in_a_file_stays(tmp_path):
     for kind in ("npz", "safetensors", "lists"):
         write, suffix = KINDS[kind]
@@ -482,19 +476,13 @@ def test_tables_that_do_not_fit(tmp_path):
     ):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             [table.rows() for table in open_tables(tmp_path / name)]
+    folder(tmp_path / "set", Z)
+    np.save(tmp_path / "set" / "img_emb" / "img_emb_10.npy", np.ones((2, 4), "f4"))
+    with pytest.raises(ValueError, match="img_emb_10.npy' is 4 wide, and img_emb_0.npy 16"):
+        open_tables(tmp_path / "set")
     assert open_vectors(tmp_path / "f.npz", name="two").shape == (N, D)
     with pytest.raises(ValueError, match="name: 'tow' is not known; did you mean 'two'"):
         open_vectors(tmp_path / "f.npz", name="tow")
-
-
-def test_shards_come_in_the_order_of_their_numbers(tmp_path):
-    (tmp_path / "img_emb").mkdir()
-    for i in range(12):
-        np.save(tmp_path / "img_emb" / f"img_emb_{i}.npy", np.full((2, 3), i, "f4"))
-    assert torch.cat([table.rows() for table in open_tables(tmp_path)])[:, 0].tolist() == sorted([*range(12)] * 2)
-    np.save(tmp_path / "img_emb" / "img_emb_12.npy", np.ones((2, 4), "f4"))
-    with pytest.raises(ValueError, match="is 4 wide, and img_emb_0.npy 3"):
-        open_tables(tmp_path)
 
 
 KILLED = """
