@@ -135,7 +135,7 @@ def test_bench_refuses_wrong_arguments_before_any_work(tmp_path, monkeypatch, ca
     "command",
     [
         "bench --json", "audit --classes dog --json", "data --json", "data --tars",
-        "embed x --model m --out", "paper x --out", "run --out", "book --out", "forget --out",
+        "embed x --model m --out", "paper x --out", "run --out", "book --out", "forget --vocabulary n --out",
         "queries q --out", "check p --index i --queries q --json", "apply p --index i --out", "undo --index i --out",
     ],
 )  # fmt: skip

@@ -353,8 +353,7 @@ def test_errors_of_the_commands_are_one_line(shop, texts_file, tmp_path, capsys)
     for arguments, message in (
         ((*cat, "--vocabulary", tmp_path / "one.txt", *out), "expected at least two"),
         (("forget", "--classes", "cta", *texts, *out), "'cta' is not known; did you mean 'cat'"),
-        ((*cat, *out), "vocabulary: not given"),
-        ((*cat, *texts, "--model", "x", *out), "model: given with embeddings"),
+        ((*cat, *texts, "--model", "x", *out), "which holds its own names and no --model"),
         ((*cat, *texts, "--out", tmp_path / "p.pt"), "expected a new file of"),
         (("forget", *texts, *out), "classes, domains: neither is given"),
         ((*cat, *texts, "--method", "gatd", *out), "did you mean 'gated'"),

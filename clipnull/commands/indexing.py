@@ -26,7 +26,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     option("--classes", nargs="+", metavar="NAME", required=True, help="to forget")
     option("--candidates", type=Path, metavar="FILE", help="words to look among, one a line [ImageNet]")
     option("--most", type=int, default=8, help="how many for a class [8]")
-    _add_names(option)
+    _add_names(commands.choices["near"])
 
     option = add_command(commands, "forget", forget, "make a patch from names alone")
     commands.choices["forget"].epilog = SEARCH
@@ -36,7 +36,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     text = "pictures to synthesize; 0: texts alone, in seconds [8]"
     option("--prototypes", type=int, default=8, metavar="N", help=text)
     option("--out", type=Path, required=True, metavar="PATCH", help="a new file that ends in .safetensors")
-    _add_names(option)
+    _add_names(commands.choices["forget"])
 
     option = add_command(commands, "queries", queries, "embed a text file of queries, one a line, for check")
     option("texts", type=Path, metavar="FILE", help="queries, one a line")
@@ -69,12 +69,13 @@ def add(commands: argparse._SubParsersAction) -> None:
     option("--original", type=Path, metavar="FILE", help="where it is now, if it was moved")
 
 
-def _add_names(option: Option) -> None:
+def _add_names(parser: argparse.ArgumentParser) -> None:
     """Where the names are, and the model that reads them."""
-    add_model(option, default=None)
-    option("--vocabulary", type=Path, metavar="FILE", help="all classes, one a line")
-    option("--embeddings", metavar="FILE.npz", help="texts in place of a model and a vocabulary")
-    option("--as-named", action="store_true", help="the names alone, without plurals: for other languages")
+    add_model(parser.add_argument, default=None)
+    one = parser.add_mutually_exclusive_group(required=True).add_argument
+    one("--vocabulary", type=Path, metavar="FILE", help="all classes, one a line")
+    one("--embeddings", metavar="FILE.npz", help="texts in place of a model and a vocabulary")
+    parser.add_argument("--as-named", action="store_true", help="the names alone, without plurals: not English")
 
 
 def _add_files(parser: argparse.ArgumentParser) -> None:
@@ -198,21 +199,19 @@ def undo(args: argparse.Namespace) -> int:
 def _model_and_names(args: argparse.Namespace) -> tuple[Clip, Vocabulary]:
     """The model, or what stands in its place, and the vocabulary."""
     from ..models import load
+    from ..stored import is_stored
     from ..vocabulary import read_vocabulary
 
-    if args.embeddings is not None:
-        given = [name for name in ("model", "pretrained", "vocabulary") if getattr(args, name) is not None]
-        if given:
-            raise ValueError(f"{given[0]}: given with embeddings, which hold their own names; expected one of the two")
-        clip = load(args.embeddings)
-        if clip.stored is None:
-            raise ValueError(f"embeddings: {args.embeddings!r} is not a file of embeddings; expected FILE.npz")
-        vocabulary = clip.stored.vocabulary
-    elif args.vocabulary is None:
-        raise ValueError("vocabulary: not given; expected a file with one class name a line, or embeddings FILE.npz")
+    if args.embeddings is None:
+        vocabulary, clip = read_vocabulary(args.vocabulary), load(args.model or "miniclip", args.pretrained)
+    elif args.model or args.pretrained or not is_stored(args.embeddings):
+        raise ValueError(
+            f"embeddings: {args.embeddings!r}; expected FILE.npz, which holds its own names and no --model"
+        )
     else:
-        vocabulary = read_vocabulary(args.vocabulary)
-        clip = load(args.model or "miniclip", args.pretrained)
+        clip = load(args.embeddings)
+        assert clip.stored
+        vocabulary = clip.stored.vocabulary
     return clip, vocabulary.with_forms(None) if args.as_named else vocabulary
 
 
