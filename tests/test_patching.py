@@ -1,6 +1,7 @@
 """An edit of an index in files, and back: exact rows, nothing half-written, nothing of the source touched."""
 
 import errno
+import itertools
 import json
 import os
 import shutil
@@ -22,10 +23,10 @@ from safetensors.torch import load_file, save_file
 
 import clipnull as cn
 from clipnull.edit import Edit
-from clipnull.index import files, patching, rewriting
+from clipnull.index import files, patching
 from clipnull.index.checking import read_queries
 from clipnull.index.files import open_tables, open_vectors
-from clipnull.index.patching import MAX_CHANCE, apply_edit, chance, inverted, undo
+from clipnull.index.patching import apply_edit, inverted, undo
 from clipnull.index.rewriting import record_of
 
 N, D = 300, 16
@@ -89,6 +90,11 @@ def assert_edited(path, edit=LINEAR):
     torch.testing.assert_close(rows_of(path), edit.images(Z), atol=2e-6, rtol=1e-5)
 
 
+def alone(folder):
+    """Whether the folder holds the source and nothing else, hidden files included."""
+    return [path.stem for path in folder.iterdir()] == ["in"]
+
+
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
     monkeypatch.setattr(files, "CHUNK", 64)
@@ -103,23 +109,13 @@ def source(tmp_path):
 
 @pytest.fixture
 def before_each_chunk(monkeypatch):
-    """Lets a function run before each chunk is changed; a list of those chunks' lengths."""
+    """Lets a function of its number run before each chunk is changed."""
 
     def prepare(act):
-        calls, real = [], patching.changing
-
-        def changing(*given):
-            change = real(*given)
-
-            def changed(chunk):
-                calls.append(len(chunk))
-                act(len(calls))
-                return change(chunk)
-
-            return changed
-
-        monkeypatch.setattr(patching, "changing", changing)
-        return calls
+        numbers, real = itertools.count(1), patching.changing
+        monkeypatch.setattr(
+            patching, "changing", lambda *given: lambda chunk: act(next(numbers)) or real(*given)(chunk)
+        )
 
     return prepare
 
@@ -143,7 +139,6 @@ def test_every_kind_of_file_there_and_back(kind, dtype, tmp_path):
     edited = rows_of(out)
     assert edited.dtype == dtype
     torch.testing.assert_close(edited.double(), LINEAR.images(z.double()), atol=EPS[dtype], rtol=0)
-    assert [p.name for p in tmp_path.rglob("*.partial")] == []
     undo(LINEAR, out, tmp_path / f"exact{suffix}")
     assert [*content(tmp_path / f"exact{suffix}").values()] == [*before.values()]
     shutil.rmtree(source) if source.is_dir() else source.unlink()
@@ -152,12 +147,6 @@ def test_every_kind_of_file_there_and_back(kind, dtype, tmp_path):
     assert "inverse" in how and error < 100 * torch.finfo(dtype).eps
     gap = (rows_of(tmp_path / f"back{suffix}").double() - z.double()).norm(dim=1)
     assert gap.max() <= error
-
-
-@pytest.mark.parametrize("form", EDITS)
-def test_every_form_of_edit_does_what_images_does(form, source, tmp_path):
-    apply_edit(EDITS[form], source, tmp_path / "out.npy")
-    assert_edited(tmp_path / "out.npy", EDITS[form])
 
 
 def test_all_else_in_a_file_stays(tmp_path):
@@ -173,7 +162,8 @@ def test_all_else_in_a_file_stays(tmp_path):
     assert new.schema.equals(old.schema) and new.drop(["embedding"]).equals(old.drop(["embedding"]))
     for suffix in (".npz", ".safetensors", ".parquet"):
         words = open_vectors(tmp_path / f"out{suffix}").words
-        assert words.pop("clipnull_edited").startswith("images: ") and words == {"model": "a model"}
+        edited = words.pop("clipnull_edited", "")
+        assert edited.startswith("images: ") == (suffix != ".safetensors") and words == {"model": "a model"}
         (tmp_path / f"in{suffix}").unlink()
         undo(LINEAR, tmp_path / f"out{suffix}", tmp_path / f"back{suffix}")
         assert open_vectors(tmp_path / f"back{suffix}").words == {"model": "a model"}
@@ -189,13 +179,6 @@ def test_queries_in_place_of_pictures(tmp_path):
     assert [*content(tmp_path / "back").values()] == [*content(tmp_path / "in").values()]
     with pytest.raises(ValueError, match="edit: of form 'module'"):
         apply_edit(EDITS["module"], tmp_path / "in", tmp_path / "no", "queries")
-
-
-def test_a_large_npz_is_said_to_be_read_whole(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "LARGE", 1)
-    np.savez(tmp_path / "in.npz", images=Z.numpy())
-    with pytest.warns(UserWarning, match="in.npz.*read whole"):
-        files.open_vectors(tmp_path / "in.npz")
 
 
 def test_of_two_arrays_the_edited_one_is_restored(tmp_path):
@@ -242,7 +225,7 @@ def test_rows_of_any_length_are_edited_in_proportion(tmp_path):
     npy(tmp_path / "in.npy", z)
     for form, edit in EDITS.items():
         result = apply_edit(edit, tmp_path / "in.npy", tmp_path / f"{form}.npy")
-        assert result["broken"] == 2 and result["not_unit"] > 290
+        assert result["broken"] == 2
         edited, sound = rows_of(tmp_path / f"{form}.npy"), z.isfinite().all(1)
         torch.testing.assert_close(edited[~sound], z[~sound], atol=0, rtol=0, equal_nan=True)
         if form != "module":  # which replaces some rows by one and the same
@@ -261,23 +244,7 @@ def test_rows_of_unit_length_on_demand(source, tmp_path):
     torch.testing.assert_close(rows_of(tmp_path / "back.npy"), Z, atol=1e-5, rtol=0)
 
 
-def test_the_inverse():
-    inverse, condition = inverted(LINEAR)
-    torch.testing.assert_close(inverse.images(LINEAR.images(Z.double())), Z.double())
-    assert condition == pytest.approx(float(torch.linalg.cond(LINEAR.matrix())))
-
-
 # --- whole or not at all
-
-
-def test_a_begun_folder_is_taken_up_by_the_same_job_alone(tmp_path, monkeypatch):
-    folder(tmp_path / "in", Z)
-    with monkeypatch.context() as patch:
-        patch.setattr(rewriting, "write_text", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt):
-            apply_edit(OTHER, tmp_path / "in", tmp_path / "out")
-    apply_edit(LINEAR, tmp_path / "in", tmp_path / "out")
-    assert_edited(tmp_path / "out")
 
 
 def test_of_two_patches_for_one_output_one_is_refused(source, tmp_path):
@@ -293,9 +260,8 @@ def test_of_two_patches_for_one_output_one_is_refused(source, tmp_path):
     assert_edited(tmp_path / "out.npy", [LINEAR, OTHER][results.index(N)])
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_full_disk_leaves_no_half_file(kind, tmp_path, before_each_chunk):
-    """Finished files of a folder stay under a hidden name, and the same call goes on with the next one."""
+@pytest.mark.parametrize("kind", ["npy", "npz", "lists", "folder"])
+def test_a_full_disk_leaves_nothing_and_the_next_time_goes_well(kind, tmp_path, before_each_chunk):
     write, suffix = KINDS[kind]
     source, out = tmp_path / f"in{suffix}", tmp_path / f"out{suffix}"
     write(source, Z)
@@ -305,13 +271,11 @@ def test_a_full_disk_leaves_no_half_file(kind, tmp_path, before_each_chunk):
         if n == 4:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    calls = before_each_chunk(fill)
+    before_each_chunk(fill)
     with pytest.raises(OSError, match="No space left on device"):
         apply_edit(LINEAR, source, out)
-    after = {name: text for name, text in content(tmp_path).items() if ".partial/" not in name}
-    assert after == before and not [path for path in tmp_path.rglob(".*.partial") if path.is_file()]
+    assert content(tmp_path) == before and alone(tmp_path)
     apply_edit(LINEAR, source, out)
-    assert len(calls) == {"folder": 3 + 1 + 2 + 1}.get(kind, 4 + 5)  # chunks of 64, in parts of 120 in a folder
     assert_edited(out)
 
 
@@ -335,7 +299,7 @@ def test_a_source_that_is_written_to_is_refused(source, tmp_path, before_each_ch
     before_each_chunk(append)
     with pytest.raises(ValueError, match="was written to meanwhile; expected a file at rest"):
         apply_edit(LINEAR, source, tmp_path / "out.npy")
-    assert [p.name for p in tmp_path.iterdir()] == ["in.npy"]
+    assert alone(tmp_path)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -350,7 +314,7 @@ def test_a_truncated_file_is_refused(kind, tmp_path):
         cut.write_bytes(whole[: int(share * len(whole))])
         with pytest.raises(ValueError, match="file: .*in"):
             apply_edit(LINEAR, source, tmp_path / f"out{suffix}")
-    assert [p.name for p in tmp_path.iterdir()] == [source.name]
+    assert alone(tmp_path)
 
 
 # --- of which model, and edited before or not
@@ -366,6 +330,7 @@ def test_another_model_is_refused(source, tmp_path):
         ("in.npz", "", "is of a model ; expected the model of the patch, ViT-B-16 ffff"),
         ("in.safetensors", "", "is of ViT-B-16 0000000000000000; expected the model of the patch, ViT-B-16 ffff"),
         ("in.npy", "ViT-L-14", "is of ViT-L-14 ; expected the model of the patch"),
+        ("in.npy", "", "names no model; expected --model ViT-B-16, if"),
     ):
         with pytest.raises(ValueError, match=f"index: .*{message}"):
             apply_edit(edit, tmp_path / name, tmp_path / f"out-{name}", model=model)
@@ -373,34 +338,6 @@ def test_another_model_is_refused(source, tmp_path):
     other = replace(OTHER, model="ViT-B-32", fingerprint="0" * 16)
     with pytest.raises(ValueError, match="is of ViT-B-16 f{16}; expected the model of the patch, ViT-B-32"):
         apply_edit(other, tmp_path / "out.npy", tmp_path / "x.npy")  # as its record says
-
-
-@pytest.fixture(scope="module")
-def basis():
-    """Unit rows that have a direction in common and spread most along what an edit forgets, as a CLIP's; the edit."""
-    d = 64
-    mean, spread = F.normalize(random(d, seed=2), dim=0), 0.2 + 2 * torch.arange(d).flip(0) / d
-    read = torch.eye(d)[:, :1].double()
-    edit = cn.Edit(read, read, "by hand", model="ViT-B-16", mean_text=mean.double())
-    return F.normalize(random(400, d, seed=3) * spread + 8 * mean, dim=1), edit
-
-
-@pytest.mark.slow
-def test_an_index_in_a_random_basis_is_taken_for_the_patchs_own_as_seldom_as_is_said(basis):
-    z, edit = basis
-    shares = torch.tensor([chance(edit, z @ torch.linalg.qr(random(64, 64, seed=i))[0]) for i in range(300)])
-    assert (shares <= MAX_CHANCE).double().mean() <= 0.02
-    assert (shares <= 0.2).double().mean() == pytest.approx(0.2, abs=0.06)  # it says what it counts
-
-
-def test_rows_show_which_model_they_are_of(basis, tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "CHUNK", 4096)
-    z, edit = basis
-    npy(tmp_path / "own.npy", z)
-    npy(tmp_path / "other.npy", z @ torch.linalg.qr(random(64, 64, seed=0))[0])
-    assert "% of random bases look as much" in apply_edit(edit, tmp_path / "own.npy", tmp_path / "out.npy")["belongs"]
-    with pytest.raises(ValueError, match=r"% of random bases do; expected at most 1 %.*: --model ViT-B-16"):
-        apply_edit(edit, tmp_path / "other.npy", tmp_path / "no.npy")
 
 
 def test_twice_is_refused_and_several_in_turn_are_not(source, tmp_path):
@@ -417,16 +354,6 @@ def test_twice_is_refused_and_several_in_turn_are_not(source, tmp_path):
     undo(OTHER, second, third)
     undo(LINEAR, third, fourth)
     assert torch.equal(rows_of(fourth), Z) and not record_of(fourth).exists()
-
-
-def test_the_same_job_again_has_nothing_to_do(source, tmp_path):
-    assert apply_edit(LINEAR, source, tmp_path / "out.npy")["rows"] == N
-    before = content(tmp_path)
-    assert apply_edit(LINEAR, source, tmp_path / "out.npy") == {}
-    for change in ({"normalize": True}, {"side": "queries"}):
-        with pytest.raises(ValueError, match="out: .* is there already"):
-            apply_edit(LINEAR, source, tmp_path / "out.npy", **change)
-    assert content(tmp_path) == before
 
 
 @pytest.mark.parametrize("kind", ["npz", "folder"])
@@ -446,7 +373,7 @@ def test_a_record_is_of_its_file_alone(kind, tmp_path):
         apply_edit(OTHER, out, tmp_path / f"twice{suffix}")
 
 
-@pytest.mark.parametrize("kind", ["npz", "safetensors", "lists"])
+@pytest.mark.parametrize("kind", ["npz", "lists"])
 def test_an_edited_file_without_its_record_says_so_itself(kind, tmp_path):
     write, suffix = KINDS[kind]
     write(tmp_path / f"in{suffix}", Z)
@@ -500,6 +427,9 @@ def test_an_edit_without_inverse_is_undone_by_the_original_alone(source, tmp_pat
     ):
         with pytest.raises(ValueError, match=message):
             inverted(edit)
+    inverse, condition = inverted(LINEAR)
+    torch.testing.assert_close(inverse.images(LINEAR.images(Z.double())), Z.double())
+    assert condition == pytest.approx(float(torch.linalg.cond(LINEAR.matrix())))
     out, back, kept = tmp_path / "out.npy", tmp_path / "back.npy", tmp_path / "kept.npy"
     apply_edit(EDITS["layer"], source, out)
     shutil.move(source, kept)
@@ -546,19 +476,13 @@ def test_tables_that_do_not_fit(tmp_path):
     ):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             [table.rows() for table in open_tables(tmp_path / name)]
+    folder(tmp_path / "set", Z)
+    np.save(tmp_path / "set" / "img_emb" / "img_emb_10.npy", np.ones((2, 4), "f4"))
+    with pytest.raises(ValueError, match="img_emb_10.npy' is 4 wide, and img_emb_0.npy 16"):
+        open_tables(tmp_path / "set")
     assert open_vectors(tmp_path / "f.npz", name="two").shape == (N, D)
     with pytest.raises(ValueError, match="name: 'tow' is not known; did you mean 'two'"):
         open_vectors(tmp_path / "f.npz", name="tow")
-
-
-def test_shards_come_in_the_order_of_their_numbers(tmp_path):
-    (tmp_path / "img_emb").mkdir()
-    for i in range(12):
-        np.save(tmp_path / "img_emb" / f"img_emb_{i}.npy", np.full((2, 3), i, "f4"))
-    assert torch.cat([table.rows() for table in open_tables(tmp_path)])[:, 0].tolist() == sorted([*range(12)] * 2)
-    np.save(tmp_path / "img_emb" / "img_emb_12.npy", np.ones((2, 4), "f4"))
-    with pytest.raises(ValueError, match="is 4 wide, and img_emb_0.npy 3"):
-        open_tables(tmp_path)
 
 
 KILLED = """
@@ -589,14 +513,14 @@ def test_a_killed_process_leaves_the_source_and_no_half_file(tmp_path):
     command = [sys.executable, "-c", KILLED, str(tmp_path / "in.npy"), str(tmp_path / "out.npy")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE)
     process.stdout.readline()
-    while not any(tmp_path.glob(".*.partial")) and process.poll() is None:
+    while not any(tmp_path.glob(".*.partial/*")) and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert (tmp_path / "in.npy").read_bytes() == [*before.values()][0] and not (tmp_path / "out.npy").exists()
     u = torch.eye(512, dtype=torch.float64)[:, :1]
     apply_edit(Edit(u, u, "by hand"), tmp_path / "in.npy", tmp_path / "out.npy")
-    assert rows_of(tmp_path / "out.npy")[:, 0].abs().max() == 0
+    assert rows_of(tmp_path / "out.npy")[:, 0].abs().max() == 0 and not any(tmp_path.glob(".*"))
 
 
 MEASURED = """

@@ -4,6 +4,7 @@ To take an edit back: P = I - L R^T has the inverse I + L (I - R^T L)^-1 R^T (Wo
 1, as a projection has. Rounding e of the stored rows comes back as e |P| |P^-1|, in units of the rows' lengths.
 """
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,10 @@ from ..stored import EDITED
 from .files import SIDES, Change, Vectors, open_tables
 from .rewriting import Edits, content_of, read_record, record_of, rewrite, stale_in
 
-DRAWS, MAX_CHANCE, FEW_ROWS = 10_000, 0.01, 100
-"""Random bases that rows are compared with, the share of them that may look as much like the patch's own model, and how
-many rows it takes to judge. Between OpenAI's ViT-B/32 and ViT-B/16 the share is .07 and more; within them and miniclip
-it is below .001 for every method and class tried. Of 400 random bases .5 to 1 % passed."""
 MAX_CONDITION = 1e4
 """An inverse that makes a rounding error larger than this many times is no way back."""
-UNIT, BLOCK = 1e-3, 1024
-"""How far from 1 the length of a unit row may be; rows that are changed at a time, to stay in the processor's cache."""
+BLOCK = 1024
+"""Rows that are changed at a time, to stay in the processor's cache."""
 
 
 def apply_edit(
@@ -41,12 +38,12 @@ def apply_edit(
 
     source, out: files of the same kind, .npy, .npz, safetensors or Parquet, or folders in clip-retrieval's layout. All
     that they hold besides is copied but for search indices of the unedited vectors, such as image.index; types stay.
-    name: of the array, tensor or column, where a file holds several. model: what the index was made with; without it,
-    its rows are looked at. normalize: give edited rows unit length, for stores that rank by inner product.
+    name: of the array, tensor or column, where a file holds several. model: what the index was made with, where the
+    file does not say it. normalize: give edited rows unit length, for stores that rank by inner product.
 
-    Returns how many `rows` there are, how many `broken` (NaN, infinity: they stay) and `not_unit`, how we know that
-    they are of the patch's model, `belongs`, and the files `left_out`; nothing if `out` holds all this already. Raises
-    ValueError if the edit is of another model or was applied before, and as `rewrite` and `edit.queries` do.
+    Returns how many `rows` there are, how many are `broken` (NaN, infinity: they stay), how we know that they are of
+    the patch's model, `belongs`, and the files `left_out`. Raises ValueError if the edit is of another model or was
+    applied before, and as `rewrite` and `edit.queries` do.
     """
     one_of("side", side, list(SIDES))
     source, out, tables = Path(source), Path(out), open_tables(source, side, name)
@@ -58,27 +55,23 @@ def apply_edit(
         "fingerprint": edit.fingerprint, "side": side, "array": tables[0].name, "normalize": normalize,
         "source": str(source.resolve()), "content": content_of(source),
     }  # fmt: skip
-    if record_of(out).is_file() and out.exists() and read_record(out) == [*edits, entry]:
-        return {}
     if side == "queries":
         edit.queries(torch.zeros(len(edit.left)))  # raises for what cannot be done to a query
         edit = replace(edit, left=edit.right, right=edit.left)
     stale = stale_in(source, side) if source.is_dir() else []
-    lengths: list[Tensor] = [torch.empty(0)]
-    rewrite(tables, source, out, changing(edit, normalize, lengths), [*edits, entry], stale)
-    length = torch.cat(lengths)
-    sound = length[length.isfinite()]
+    counts: Counter[str] = Counter()
+    rewrite(tables, source, out, changing(edit, normalize, counts), [*edits, entry], stale)
     return {
-        "rows": len(length), "broken": len(length) - len(sound), "not_unit": int(((sound - 1).abs() > UNIT).sum()),
-        "belongs": belongs, "left_out": [file.relative_to(source).as_posix() for file in stale],
+        "rows": sum(table.shape[0] for table in tables), "broken": counts["broken"], "belongs": belongs,
+        "left_out": [file.relative_to(source).as_posix() for file in stale],
     }  # fmt: skip
 
 
-def changing(edit: Edit, normalize: bool, lengths: list[Tensor]) -> Change:
-    """What an edit does to rows (n, d), in their place: in float32, in float64 if they are. Broken ones stay.
+def changing(edit: Edit, normalize: bool, counts: Counter[str]) -> Change:
+    """What an edit does to rows (n, d), in their place: in float32, in float64 if they are.
 
-    Within 1e-6 of `edit.images` for unit rows in float32. A bias counts in units of the length of its row. lengths:
-    where the old lengths of the rows are added.
+    Within 1e-6 of `edit.images` for unit rows in float32. A bias counts in units of the length of its row. Rows with
+    NaN or infinity stay as they are; `counts` gets how many are "broken" so.
     """
     layers = {dtype: edit.layer(dtype) for dtype in (torch.float32, torch.float64)}
 
@@ -96,16 +89,16 @@ def changing(edit: Edit, normalize: bool, lengths: list[Tensor]) -> Change:
                 z.index_copy_(0, *layer.touched(z, length))
             block.copy_(F.normalize(z, dim=1) if normalize else z)
             block[broken] = old
-            lengths.append(length)
+            counts["broken"] += len(old)
         return chunk
 
     return change
 
 
 def validate(edit: Edit, tables: list[Vectors], side: str, model: str, edits: Edits) -> str:
-    """How we know that vectors are of the model of an edit: by a record, by a name, or by how their rows lie.
+    """How we know that vectors are of the model of an edit: by `model`, by the file, or by the record `edits`.
 
-    edits: those on record. Raises ValueError if the vectors are of another model, or were edited by this edit before.
+    Raises ValueError if they are of another model, if nothing says of which, and if this edit was applied before.
     """
     path, d, its_model = tables[0].path, tables[0].shape[1], edit.model or "its model"
     for entry in edits:
@@ -120,8 +113,12 @@ def validate(edit: Edit, tables: list[Vectors], side: str, model: str, edits: Ed
         raise ValueError(f"index: {str(path)!r} is {d} wide; expected {len(edit.left)}, as the patch of {its_model} is")
     words = (edits[-1] if edits else {}) | tables[0].words
     prints, models = (words.get("fingerprint"), edit.fingerprint), (model or words.get("model"), edit.model)
-    if not (all(prints) or all(models)):
-        return _judge(edit, tables[0])
+    if not edit.model and not all(prints):
+        return "of a model that the patch does not name"
+    if not all(prints) and not all(models):
+        raise ValueError(
+            f"index: {str(path)!r} names no model; expected --model {edit.model}, if it was made with that"
+        )
     if prints[0] != prints[1] if all(prints) else models[0] != models[1]:
         raise ValueError(
             f"index: {str(path)!r} is of {models[0] or 'another model'} {prints[0] or ''}; expected the model of the "
@@ -130,46 +127,12 @@ def validate(edit: Edit, tables: list[Vectors], side: str, model: str, edits: Ed
     return f"of {its_model}, as {'--model' if model else 'the file or its record'} says"
 
 
-def _judge(edit: Edit, table: Vectors) -> str:
-    """See `validate`: by the first rows."""
-    rows = next(table.chunks()).float()
-    rows = F.normalize(rows[rows.isfinite().all(1)], dim=1)
-    if edit.mean_text is None or len(rows) < FEW_ROWS:
-        return "of a model that is not known"
-    share = chance(edit, rows)
-    if share > MAX_CHANCE:
-        raise ValueError(
-            f"index: rows of {str(table.path)!r} lie to the patch as {min(100 * share, 100):.0f} % of random bases "
-            f"do; expected at most {100 * MAX_CHANCE:g} %. If they are of {edit.model}, say so: --model {edit.model}"
-        )
-    return f"of {edit.model}, as its rows lie: {100 * share:.1g} % of random bases look as much like it"
-
-
-def chance(edit: Edit, rows: Tensor) -> float:
-    """The share of random bases in which unit `rows` (n, d) look as much like rows of the edit's model as they do here.
-
-    By two measures, twice the smaller share: how far their mean leans to the mean text, and how far they spread along
-    the directions that the edit reads, `left`. For rows of another model it is a number between 0 and 1 by chance.
-    """
-    generator = torch.Generator().manual_seed(0)
-    draws = F.normalize(torch.randn(DRAWS, rows.shape[1], generator=generator), dim=1)
-    mean, covariance = rows.mean(0), rows.T.cov(correction=0)
-    text = torch.zeros_like(mean) if edit.mean_text is None else F.normalize(edit.mean_text.float(), dim=0)
-    read = torch.linalg.qr(edit.left.double())[0].float().T  # (r, d)
-    spread, spreads = (((x @ covariance) * x).sum(1) for x in (read, draws))
-    some = torch.randint(DRAWS, (DRAWS, len(read)), generator=generator)
-    leaning, spreading = (draws @ mean).abs() >= (text @ mean).abs(), spreads[some].mean(1) >= spread.mean()
-    return 2 * (1 + min(int(leaning.sum()), int(spreading.sum()))) / (1 + DRAWS)
-
-
 def undo(edit: Edit | None, source: str | Path, out: str | Path, original: str | Path | None = None) -> str:
     """Write what an index or a file of queries was before `apply_edit`; returns in words how exact that is.
 
     Exact where the original is still there, by content: it is copied, and no edit is needed. Otherwise the edit is
-    inverted. original: where it is now; by default where the record beside `source` says.
-
-    Raises ValueError without a record of this patch, and where neither can be done: a module or a hidden layer has no
-    inverse, and a projection takes directions away for good.
+    inverted. original: where it is now; by default where the record beside `source` says. Raises ValueError without a
+    record of this patch, and where neither can be done.
     """
     source, out = Path(source), Path(out)
     edits = read_record(source)
@@ -177,13 +140,12 @@ def undo(edit: Edit | None, source: str | Path, out: str | Path, original: str |
         raise ValueError(f"patch: {str(source)!r} has no record of an edit; expected an index that was edited")
     *before, last = edits
     place = Path(original or last["source"])
-    there = place.exists() and content_of(place) == last["content"]
     if edit is not None and last["patch"] != name_of(edit):
         raise ValueError(
             f"patch: {str(source)!r} was last edited with another patch ({last['method']}, {last['patch']}); expected "
             "that one, or none where the original is still there"
         )
-    if there:
+    if place.exists() and content_of(place) == last["content"]:
         rewrite([], place, out, lambda rows: rows, before)
         return f"exact: a copy of the original, {place.name}"
     if original is not None or edit is None:
@@ -192,7 +154,7 @@ def undo(edit: Edit | None, source: str | Path, out: str | Path, original: str |
     if last["side"] == "queries":
         inverse = replace(inverse, left=inverse.right, right=inverse.left)
     tables = open_tables(source, last["side"], last["array"] or None)
-    rewrite(tables, source, out, changing(inverse, last["normalize"], []), before)
+    rewrite(tables, source, out, changing(inverse, last["normalize"], Counter()), before)
     error = condition * max(torch.finfo(table.dtype).eps for table in tables)
     length = "; all rows have unit length, as lengths were lost" if last["normalize"] else ""
     return f"by the inverse of the edit: each row within {error:.1g} of its length{length}"
