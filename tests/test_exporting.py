@@ -38,7 +38,7 @@ def hidden_layer(features):
 # --- Into weights
 
 
-@pytest.mark.parametrize("which", ["vit", "bare", pytest.param("siglip", marks=nightly)])
+@pytest.mark.parametrize("which", ["miniclip", "vit", "bare", pytest.param("siglip", marks=nightly)])
 def test_a_fused_model_is_the_edited_model(which, clip, small, tmp_path):
     clip, edits, after = edited(which, clip, small)
     folder = fuse(after, tmp_path / "new" / "fused")
@@ -49,8 +49,6 @@ def test_a_fused_model_is_the_edited_model(which, clip, small, tmp_path):
     torch.testing.assert_close(again.embed_pixels(x), after.embed_pixels(x), atol=1e-5, rtol=1e-5)
     assert torch.equal(again.embed_texts(["a dog"]), clip.embed_texts(["a dog"]))
     assert list(again.preprocess.transforms[-1].mean) == list(clip.preprocess.transforms[-1].mean)
-    unedited = cn.load(f"local-dir:{fuse(clip, tmp_path / 'unedited')}", device="cpu")
-    assert torch.equal(unedited.embed_pixels(x), clip.embed_pixels(x)) and unedited.fingerprint == clip.fingerprint
 
 
 STOCK = """
@@ -89,6 +87,10 @@ def test_what_is_fused_or_exported_runs_without_clipnull(clip, small, tmp_path):
 
 def test_fusing_leaves_the_model_as_it_was(small, tmp_path):
     clip = small(BARE)
+    again = cn.load(f"local-dir:{fuse(clip, tmp_path / 'unedited')}", device="cpu")
+    assert torch.equal(again.embed_pixels(pixels(clip)), clip.embed_pixels(pixels(clip)))
+    assert again.fingerprint == clip.fingerprint
+
     after = plain(clip.width, bias=random(clip.width).double()).apply(clip)
     before, config = after.embed_pixels(pixels(clip)), copy.deepcopy(clip.model.visual.preprocess_cfg)
     fuse(after, tmp_path)
@@ -97,12 +99,34 @@ def test_fusing_leaves_the_model_as_it_was(small, tmp_path):
     assert (vision["timm_proj"], vision["timm_proj_bias"]) == ("linear", True)
 
 
-def test_an_edit_without_a_place_is_not_fused(small, tmp_path):
+@pytest.mark.slow
+@pytest.mark.parametrize("first", [pytest.param(False, marks=nightly), True], ids=["alone", "after a matrix"])
+def test_a_hidden_layer_goes_into_a_stock_checkpoint(clip, images, z, first, tmp_path):
+    third = torch.arange(len(images)) % 3 == 0
+    images, z, train = images.where(third), z[third], cn.load_images(split="train")
+    before, features = (plain(256, 3).apply(clip), plain(256, 3).images(z)) if first else (clip, z)
+    edit, few = hidden_layer(features), train.where(torch.arange(len(train)) % 4 == 0)
+    folder = fuse(edit.apply(before), tmp_path / "fused", few if first else None)
+    vision = json.loads((folder / "open_clip_config.json").read_text())["model_cfg"]["vision_cfg"]
+    assert vision["timm_proj"] == "mlp"
+    again = cn.load(f"local-dir:{folder}", device="cpu")
+    fires = (features.double() @ edit.left > edit.threshold * features.double().norm(dim=1, keepdim=True)).any(1)
+    assert 0.2 < fires.double().mean() < 0.9
+    cosine = F.cosine_similarity(cn.embed(again, images), edit.images(features))
+    moved = F.cosine_similarity(features, edit.images(features))[fires]
+    assert cosine.mean() > 0.999 and cosine.min() > 0.97 and moved.mean() < 0.95  # so it is more than the identity
+
+
+def test_an_edit_without_a_place_is_not_fused(clip, small, tmp_path):
     vit = small(VIT)
+    layer, layer64 = hidden_layer(random(50, 256)), hidden_layer(random(50, 64))
+    many = cn.Edit(layer.left.repeat(1, 40), layer.right.repeat(1, 40), "m", threshold=layer.threshold.repeat(40))
     for after, message in [
         (plain(64, bias=random(64).double()).apply(vit), "adds a bias, .* no place for one at visual of local-dir"),
-        (gated(64).apply(plain(64, 99).apply(vit)), "'gated' is of form 'module', .*expected linear edits .*`export`"),
-        (hidden_layer(random(50, 64)).apply(vit), "'neuron' is of form 'layer', .*expected linear edits"),
+        (gated(64).apply(plain(64, 99).apply(vit)), "'gated' is gated.*expected linear edits .*`export`"),
+        (layer64.apply(vit), "is a hidden layer, .* no place for one at visual of .*'oblique'"),
+        (layer.apply(layer.apply(clip)), "is a hidden layer and another one follows"),
+        (many.apply(clip), "has 80 units; expected at most 64 in 256 dimensions"),
     ]:
         with pytest.raises(ValueError, match=message):
             fuse(after, tmp_path / "fused")

@@ -33,7 +33,8 @@ PROMPT_SETS = {
 FORMS = {
     "linear": "a matrix, multiplied into the weights of the image projection: it costs nothing at inference, and "
     "`cn.fuse` writes an ordinary checkpoint",
-    "layer": "a hidden layer after the image projection; `cn.export` writes a program",
+    "layer": "a hidden layer after the image projection; `cn.fuse` writes it into an ordinary checkpoint where the "
+    "tower comes from timm, else `cn.export` writes a program",
     "module": "a gate after the image tower, which cannot be multiplied into weights; `cn.export` writes a program",
 }
 BODY = """---
