@@ -330,7 +330,7 @@ def test_another_model_is_refused(source, tmp_path):
         ("in.npz", "", "is of a model ; expected the model of the patch, ViT-B-16 ffff"),
         ("in.safetensors", "", "is of ViT-B-16 0000000000000000; expected the model of the patch, ViT-B-16 ffff"),
         ("in.npy", "ViT-L-14", "is of ViT-L-14 ; expected the model of the patch"),
-        ("in.npy", "", "names no model; expected --model ViT-B-16, if"),
+        ("in.npy", "", "does not say of which model; expected --model ViT-B-16"),
     ):
         with pytest.raises(ValueError, match=f"index: .*{message}"):
             apply_edit(edit, tmp_path / name, tmp_path / f"out-{name}", model=model)

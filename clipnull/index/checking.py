@@ -141,7 +141,7 @@ def check_index(edit: Edit, tables: list[Vectors], queries: Queries) -> dict[str
 
     texts = [words(text) for text in queries.texts]
     about = [max((name for name, names_it in tests.items() if names_it(text)), key=len, default="") for text in texts]
-    gone = torch.cat([answers[0].new_empty(0), *(pictures_of(i, name) for i, name in zip(places, tests, strict=True))])
+    gone = torch.cat([answers[0][:0, 0], *(pictures_of(i, name) for i, name in zip(places, tests, strict=True))])
     entries = {}
     for i in [i for i, row in enumerate(queries.rows.tolist()) if row < 0 or i in places]:
         pictures = pictures_of(i, about[i] or queries.texts[i])

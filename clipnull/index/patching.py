@@ -116,9 +116,7 @@ def validate(edit: Edit, tables: list[Vectors], side: str, model: str, edits: Ed
     if not edit.model and not all(prints):
         return "of a model that the patch does not name"
     if not all(prints) and not all(models):
-        raise ValueError(
-            f"index: {str(path)!r} names no model; expected --model {edit.model}, if it was made with that"
-        )
+        raise ValueError(f"index: {str(path)!r} does not say of which model; expected --model {edit.model}, if it is")
     if prints[0] != prints[1] if all(prints) else models[0] != models[1]:
         raise ValueError(
             f"index: {str(path)!r} is of {models[0] or 'another model'} {prints[0] or ''}; expected the model of the "

@@ -47,7 +47,6 @@ def rewrite(
             raise ValueError(f"out: {str(out)!r} is there already; expected a new name")
         before, whole = stamp(source), begun / out.name
         shutil.rmtree(begun, ignore_errors=True)  # of a call that was killed
-        begun.mkdir()
         try:
             _copy(tables, source, whole, change, edits, {record_of(source), *stale})
             if stamp(source) != before:
