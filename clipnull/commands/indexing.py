@@ -179,8 +179,13 @@ def apply(args: argparse.Namespace) -> int:
 
     edit, place, side = Edit.load(args.patch), args.index or args.queries, "images" if args.index else "queries"
     result = apply_edit(edit, place, args.out, side, args.array, args.model, args.normalize)
-    broken = f"; {result['broken']:,} with NaN or infinity, left so" if result["broken"] else ""
-    print(f"written: {args.out}: {result['rows']:,} rows {result['belongs']}{broken}")
+    if not result:
+        print(f"nothing to do: {args.out} is {place} edited with this patch")
+        return _report(args, edit, done_before=True)
+    counts = {"not of unit length: edited in proportion to it": result["not_unit"]}
+    counts["with NaN or infinity, left so"] = result["broken"]
+    some = "".join(f"; {count:,} {what}" for what, count in counts.items() if count)
+    print(f"written: {args.out}: {result['rows']:,} rows {result['belongs']}{some}")
     if result["left_out"]:
         print(f"left out, since built of unedited vectors: {', '.join(result['left_out'])}; build anew of {args.out}")
     print(f"{place} is as it was and still holds every unedited vector: keep it for undo, or delete it in the end.")

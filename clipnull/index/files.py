@@ -8,6 +8,7 @@ import errno
 import json
 import re
 import shutil
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -31,6 +32,8 @@ NAMES = {  # of the table in a file that holds several
 WORDS = ("model", "fingerprint", EDITED)
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 NUMPY = {np.dtype(f"<f{size}"): dtype for size, dtype in ((8, torch.float64), (4, torch.float32), (2, torch.float16))}
+LARGE = 2**30
+"""Bytes of a .npz from which on a warning says that it is read whole."""
 CHUNK = 4096
 """Rows read, edited and written at a time; fewer where they are wide."""
 
@@ -68,7 +71,7 @@ class Vectors:
         return torch.cat([chunk.float() for chunk in self.chunks()])
 
     def write(self, out: Path, change: Change, mark: str) -> None:
-        """Make `out` a file like this one with its rows changed; .npz and Parquet get `mark` as EDITED."""
+        """Make `out` a file like this one with its rows changed and `mark` as EDITED; all else stays."""
         with reading(self.path):
             FORMATS[self.path.suffix][2](self, out, change, mark)
 
@@ -127,7 +130,8 @@ def open_vectors(path: str | Path, side: str = "images", name: str | None = None
         n, d = table.shape
         if not (n and d):
             raise refused(path, f"holds {n} rows of width {d}")
-    return replace(table, words={word: text for word, text in table.words.items() if word in WORDS and printable(text)})
+    words = {word: text for word, text in table.words.items() if word in WORDS and printable(text)}
+    return replace(table, words=words)
 
 
 def _choose(path: Path, side: str, name: str | None, tables: list[str]) -> str:
@@ -143,7 +147,7 @@ def _choose(path: Path, side: str, name: str | None, tables: list[str]) -> str:
     return known[0]
 
 
-# --- .npy and safetensors, in which rows stand as they are: the copy is overwritten in place
+# --- Rows that stand in the file as they are: .npy and safetensors
 
 
 def _npy(path: Path, side: str, name: str | None) -> Vectors:
@@ -153,15 +157,21 @@ def _npy(path: Path, side: str, name: str | None) -> Vectors:
     return Vectors(path, "", array.shape, NUMPY[array.dtype], offset=array.offset)
 
 
-def _safetensors(path: Path, side: str, name: str | None) -> Vectors:
-    with safe_open(path, "pt"), open(path, "rb") as file:  # safe_open checks the header and the size
+def _head(path: Path) -> tuple[dict[str, Any], int]:
+    """The header of a safetensors file, and where the data begin."""
+    with open(path, "rb") as file:
         size = int.from_bytes(file.read(8), "little")
-        head = json.loads(file.read(size))
+        return json.loads(file.read(size)), 8 + size
+
+
+def _safetensors(path: Path, side: str, name: str | None) -> Vectors:
+    with safe_open(path, "pt"):  # which checks the header and the size
+        head, start = _head(path)
     words = head.pop("__metadata__", {})
-    tables = {key: entry for key, entry in head.items() if len(entry["shape"]) == 2 and entry["dtype"] in DTYPES}
-    entry = tables[chosen := _choose(path, side, name, [*tables])]
-    (n, d), first = entry["shape"], 8 + size + entry["data_offsets"][0]
-    return Vectors(path, chosen, (n, d), DTYPES[entry["dtype"]], words, first)
+    tables = [key for key, entry in head.items() if len(entry["shape"]) == 2 and entry["dtype"] in DTYPES]
+    entry = head[chosen := _choose(path, side, name, tables)]
+    n, d = entry["shape"]
+    return Vectors(path, chosen, (n, d), DTYPES[entry["dtype"]], words, start + entry["data_offsets"][0])
 
 
 def _read_plain(table: Vectors) -> Iterator[Tensor]:
@@ -174,10 +184,33 @@ def _read_plain(table: Vectors) -> Iterator[Tensor]:
             yield torch.frombuffer(content, dtype=table.dtype, count=count).view(-1, d)
 
 
-def _write_plain(table: Vectors, out: Path, change: Change, mark: str) -> None:
+def _write_npy(table: Vectors, out: Path, change: Change, mark: str) -> None:
     shutil.copyfile(table.path, out)
+    _write_plain(table, out, change, table.offset)
+
+
+def _write_safetensors(table: Vectors, out: Path, change: Change, mark: str) -> None:
+    head, start = _head(table.path)
+    words = _marked(head.pop("__metadata__", {}), mark)
+    text = json.dumps(({"__metadata__": words} if words else {}) | head).encode()
+    text += b" " * (-len(text) % 8)
+    with open(table.path, "rb") as old, open(out, "wb") as new:
+        old.seek(start)
+        new.write(len(text).to_bytes(8, "little") + text)
+        shutil.copyfileobj(old, new)
+    _write_plain(table, out, change, table.offset - start + 8 + len(text))
+
+
+def _marked(words: dict, mark: Any) -> dict:
+    """What a file says of itself, with another mark of an edit, or with none."""
+    return {key: text for key, text in words.items() if key not in (EDITED, EDITED.encode())} | (
+        {EDITED: mark} if mark else {}
+    )
+
+
+def _write_plain(table: Vectors, out: Path, change: Change, offset: int) -> None:
     with open(out, "r+b") as file:
-        file.seek(table.offset)
+        file.seek(offset)
         for chunk in table.chunks():
             file.write(change(chunk).contiguous().view(torch.uint8).numpy().data)
 
@@ -186,22 +219,26 @@ def _write_plain(table: Vectors, out: Path, change: Change, mark: str) -> None:
 
 
 def _npz(path: Path, side: str, name: str | None) -> Vectors:
+    if (size := path.stat().st_size) >= LARGE:
+        warnings.warn(f"file: {str(path)!r}, {size:,} bytes, is read whole; a .npy is read in chunks", stacklevel=4)
     with zipfile.ZipFile(path) as archive:
         heads = {m.removesuffix(".npy"): _npy_head(archive, m) for m in archive.namelist() if m.endswith(".npy")}
-    tables = [key for key, (shape, dtype) in heads.items() if len(shape) == 2 and dtype in NUMPY]
-    shape, dtype = heads[chosen := _choose(path, side, name, tables)]
+    tables = [key for key, (shape, dtype, _) in heads.items() if len(shape) == 2 and dtype in NUMPY]
+    shape, dtype, size = heads[chosen := _choose(path, side, name, tables)]
+    if size != shape[0] * shape[1] * dtype.itemsize:
+        raise refused(path, f"holds {chosen!r} of another size than its head says")
     with np.load(path, allow_pickle=False) as arrays:
         words = {word: str(arrays[word]) for word in WORDS if word in heads and heads[word][1].kind == "U"}
     return Vectors(path, chosen, shape, NUMPY[dtype], words)
 
 
-def _npy_head(archive: zipfile.ZipFile, member: str) -> tuple[Any, np.dtype]:
-    """Shape and type of an array, which is not read."""
+def _npy_head(archive: zipfile.ZipFile, member: str) -> tuple[Any, np.dtype, int]:
+    """Shape, type and bytes of the data of an array, which is not read."""
     with archive.open(member) as file:
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, dtype = read(file)
-        return shape, dtype
+        return shape, dtype, archive.getinfo(member).file_size - file.tell()
 
 
 def _read_npz(table: Vectors) -> Iterator[Tensor]:
@@ -211,18 +248,13 @@ def _read_npz(table: Vectors) -> Iterator[Tensor]:
 
 def _write_npz(table: Vectors, out: Path, change: Change, mark: str) -> None:
     with np.load(table.path, allow_pickle=False) as archive:
-        arrays: dict[str, Any] = {key: array for key, array in archive.items() if key != EDITED}
-    arrays |= {EDITED: mark} if mark else {}
+        arrays = _marked(dict(archive), mark)
     arrays[table.name] = torch.cat([change(chunk) for chunk in table.chunks()]).numpy()
     with open(out, "wb") as file:
         np.savez(file, **arrays)
 
 
 # --- Parquet, with a column of lists
-
-
-def _parquet_file(path: Path) -> Any:
-    return import_extra("pyarrow.parquet", "index").ParquetFile(path, pre_buffer=False)
 
 
 def _parquet(path: Path, side: str, name: str | None) -> Vectors:
@@ -235,8 +267,12 @@ def _parquet(path: Path, side: str, name: str | None) -> Vectors:
         chosen = _choose(path, side, name, tables)
         first: Any = next(file.iter_batches(1, columns=[chosen]), [[]])[0]
         width = len(first[0]) if len(first) and first[0].is_valid else 0
-    words = {key.decode(errors="replace"): v.decode(errors="replace") for key, v in (schema.metadata or {}).items()}
-    return Vectors(path, chosen, (n, width), kinds[types[chosen]], words)
+    texts = {key.decode(errors="replace"): v.decode(errors="replace") for key, v in (schema.metadata or {}).items()}
+    return Vectors(path, chosen, (n, width), kinds[types[chosen]], texts)
+
+
+def _parquet_file(path: Path) -> Any:
+    return import_extra("pyarrow.parquet", "index").ParquetFile(path, pre_buffer=False)
 
 
 def _read_parquet(table: Vectors) -> Iterator[Tensor]:
@@ -255,8 +291,7 @@ def _tensor(table: Vectors, column: Any) -> Tensor:
 def _write_parquet(table: Vectors, out: Path, change: Change, mark: str) -> None:
     pa, parquet = import_extra("pyarrow", "index"), import_extra("pyarrow.parquet", "index")
     with _parquet_file(table.path) as file:
-        words = {key: text for key, text in (file.schema_arrow.metadata or {}).items() if key != EDITED.encode()}
-        schema = file.schema_arrow.with_metadata(words | ({EDITED: mark} if mark else {}))
+        schema = file.schema_arrow.with_metadata(_marked(file.schema_arrow.metadata or {}, mark))
         place, kind = schema.get_field_index(table.name), schema.field(table.name).type
         with parquet.ParquetWriter(out, schema) as writer:
             for batch in file.iter_batches(table.step):
@@ -267,9 +302,9 @@ def _write_parquet(table: Vectors, out: Path, change: Change, mark: str) -> None
 
 
 FORMATS: dict[str, tuple[Callable[..., Vectors], Callable[..., Iterator[Tensor]], Callable[..., None]]] = {
-    ".npy": (_npy, _read_plain, _write_plain),
+    ".npy": (_npy, _read_plain, _write_npy),
     ".npz": (_npz, _read_npz, _write_npz),
-    ".safetensors": (_safetensors, _read_plain, _write_plain),
+    ".safetensors": (_safetensors, _read_plain, _write_safetensors),
     ".parquet": (_parquet, _read_parquet, _write_parquet),
 }
 """What opens a file of each kind, reads its rows in chunks, and writes one like it."""

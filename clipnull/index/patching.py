@@ -4,7 +4,6 @@ To take an edit back: P = I - L R^T has the inverse I + L (I - R^T L)^-1 R^T (Wo
 1, as a projection has. Rounding e of the stored rows comes back as e |P| |P^-1|, in units of the rows' lengths.
 """
 
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,8 @@ from .rewriting import Edits, content_of, read_record, record_of, rewrite, stale
 
 MAX_CONDITION = 1e4
 """An inverse that makes a rounding error larger than this many times is no way back."""
-BLOCK = 1024
-"""Rows that are changed at a time, to stay in the processor's cache."""
+UNIT, BLOCK = 1e-3, 1024
+"""How far from 1 the length of a unit row may be; rows that are changed at a time, to stay in the processor's cache."""
 
 
 def apply_edit(
@@ -41,9 +40,9 @@ def apply_edit(
     name: of the array, tensor or column, where a file holds several. model: what the index was made with, where the
     file does not say it. normalize: give edited rows unit length, for stores that rank by inner product.
 
-    Returns how many `rows` there are, how many are `broken` (NaN, infinity: they stay), how we know that they are of
-    the patch's model, `belongs`, and the files `left_out`. Raises ValueError if the edit is of another model or was
-    applied before, and as `rewrite` and `edit.queries` do.
+    Returns how many `rows` there are, how many `broken` (NaN, infinity: they stay) and `not_unit`, how we know that
+    they are of the patch's model, `belongs`, and the files `left_out`; nothing if `out` holds all this already. Raises
+    ValueError if the edit is of another model or was applied before, and as `rewrite` and `edit.queries` do.
     """
     one_of("side", side, list(SIDES))
     source, out, tables = Path(source), Path(out), open_tables(source, side, name)
@@ -55,23 +54,27 @@ def apply_edit(
         "fingerprint": edit.fingerprint, "side": side, "array": tables[0].name, "normalize": normalize,
         "source": str(source.resolve()), "content": content_of(source),
     }  # fmt: skip
+    if record_of(out).is_file() and out.exists() and read_record(out) == [*edits, entry]:
+        return {}
     if side == "queries":
         edit.queries(torch.zeros(len(edit.left)))  # raises for what cannot be done to a query
         edit = replace(edit, left=edit.right, right=edit.left)
     stale = stale_in(source, side) if source.is_dir() else []
-    counts: Counter[str] = Counter()
-    rewrite(tables, source, out, changing(edit, normalize, counts), [*edits, entry], stale)
+    lengths: list[Tensor] = [torch.empty(0)]
+    rewrite(tables, source, out, changing(edit, normalize, lengths), [*edits, entry], stale)
+    length = torch.cat(lengths)
+    sound = length[length.isfinite()]
     return {
-        "rows": sum(table.shape[0] for table in tables), "broken": counts["broken"], "belongs": belongs,
-        "left_out": [file.relative_to(source).as_posix() for file in stale],
+        "rows": len(length), "broken": len(length) - len(sound), "not_unit": int(((sound - 1).abs() > UNIT).sum()),
+        "belongs": belongs, "left_out": [file.relative_to(source).as_posix() for file in stale],
     }  # fmt: skip
 
 
-def changing(edit: Edit, normalize: bool, counts: Counter[str]) -> Change:
-    """What an edit does to rows (n, d), in their place: in float32, in float64 if they are.
+def changing(edit: Edit, normalize: bool, lengths: list[Tensor]) -> Change:
+    """What an edit does to rows (n, d), in their place: in float32, in float64 if they are. Broken ones stay.
 
-    Within 1e-6 of `edit.images` for unit rows in float32. A bias counts in units of the length of its row. Rows with
-    NaN or infinity stay as they are; `counts` gets how many are "broken" so.
+    Within 1e-6 of `edit.images` for unit rows in float32. A bias counts in units of the length of its row. lengths:
+    where the old lengths of the rows are added.
     """
     layers = {dtype: edit.layer(dtype) for dtype in (torch.float32, torch.float64)}
 
@@ -89,7 +92,7 @@ def changing(edit: Edit, normalize: bool, counts: Counter[str]) -> Change:
                 z.index_copy_(0, *layer.touched(z, length))
             block.copy_(F.normalize(z, dim=1) if normalize else z)
             block[broken] = old
-            counts["broken"] += len(old)
+            lengths.append(length)
         return chunk
 
     return change
@@ -129,8 +132,10 @@ def undo(edit: Edit | None, source: str | Path, out: str | Path, original: str |
     """Write what an index or a file of queries was before `apply_edit`; returns in words how exact that is.
 
     Exact where the original is still there, by content: it is copied, and no edit is needed. Otherwise the edit is
-    inverted. original: where it is now; by default where the record beside `source` says. Raises ValueError without a
-    record of this patch, and where neither can be done.
+    inverted. original: where it is now; by default where the record beside `source` says.
+
+    Raises ValueError without a record of this patch, and where neither can be done: a module or a hidden layer has no
+    inverse, and a projection takes directions away for good.
     """
     source, out = Path(source), Path(out)
     edits = read_record(source)
@@ -138,12 +143,13 @@ def undo(edit: Edit | None, source: str | Path, out: str | Path, original: str |
         raise ValueError(f"patch: {str(source)!r} has no record of an edit; expected an index that was edited")
     *before, last = edits
     place = Path(original or last["source"])
+    there = place.exists() and content_of(place) == last["content"]
     if edit is not None and last["patch"] != name_of(edit):
         raise ValueError(
             f"patch: {str(source)!r} was last edited with another patch ({last['method']}, {last['patch']}); expected "
             "that one, or none where the original is still there"
         )
-    if place.exists() and content_of(place) == last["content"]:
+    if there:
         rewrite([], place, out, lambda rows: rows, before)
         return f"exact: a copy of the original, {place.name}"
     if original is not None or edit is None:
@@ -152,7 +158,7 @@ def undo(edit: Edit | None, source: str | Path, out: str | Path, original: str |
     if last["side"] == "queries":
         inverse = replace(inverse, left=inverse.right, right=inverse.left)
     tables = open_tables(source, last["side"], last["array"] or None)
-    rewrite(tables, source, out, changing(inverse, last["normalize"], Counter()), before)
+    rewrite(tables, source, out, changing(inverse, last["normalize"], []), before)
     error = condition * max(torch.finfo(table.dtype).eps for table in tables)
     length = "; all rows have unit length, as lengths were lost" if last["normalize"] else ""
     return f"by the inverse of the edit: each row within {error:.1g} of its length{length}"

@@ -1,13 +1,14 @@
 """Vectors written anew: whole or not at all, with a record of what was done beside them.
 
-The source is never touched. The result is written under a hidden name, and renamed when it is whole.
+The source is never touched. The result is written under a temporary name and renamed. A folder goes file by file: after
+a stop, the same call goes on with the next file.
 """
 
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -32,55 +33,61 @@ Edits = list[dict[str, Any]]
 def rewrite(
     tables: list[Vectors], source: Path, out: Path, change: Change, edits: Edits, stale: Collection[Path] = ()
 ) -> None:
-    """Write a copy of `source`, a file or folder, with the rows of its `tables` changed: whole or not at all.
+    """Write a copy of `source`, a file or folder, with the rows of its `tables` changed.
 
-    edits: what the record beside the copy says; none is written without them. stale: files of a folder that are left
-    out. Raises ValueError if `out` does not fit, and if the source changes meanwhile.
+    Without tables it is a mere copy. edits: what the record beside the copy says; none is written without them. stale:
+    files of a folder that are left out. Raises ValueError if `out` does not fit, and if the source changes meanwhile.
     """
     if not source.is_dir() and out.suffix != source.suffix:
         raise ValueError(f"out: {str(out)!r} ends in {out.suffix!r}; expected {source.suffix!r}, as its source does")
     if not out.parent.is_dir() or source.resolve() in out.resolve().parents:
         raise ValueError(f"out: {str(out)!r} has no place; expected a folder that is there, outside of the source")
-    begun = out.with_name(f".{out.name}.partial")
-    with alone(out):
-        if out.exists():
-            raise ValueError(f"out: {str(out)!r} is there already; expected a new name")
-        before, whole = stamp(source), begun / out.name
-        shutil.rmtree(begun, ignore_errors=True)  # of a call that was killed
-        try:
-            _copy(tables, source, whole, change, edits, {record_of(source), *stale})
-            if stamp(source) != before:
-                raise ValueError(f"source: {str(source)!r} was written to meanwhile; expected a file at rest")
-            if edits:
-                record = {"format": FORMAT, "content": content_of(whole), "edits": edits}
-                place = whole / RECORD if whole.is_dir() else record_of(out)
-                write_text(place, json.dumps(record, indent=1) + "\n")
-            os.rename(whole, out)
-        finally:
-            shutil.rmtree(begun, ignore_errors=True)
-
-
-def _copy(
-    tables: list[Vectors], source: Path, whole: Path, change: Change, edits: Edits, skip: Collection[Path]
-) -> None:
-    """Copy all files but those in `skip`, those of `tables` with changed rows, with the permissions of each."""
     edited = {table.path: table for table in tables}
     mark = " ".join([f"{edits[0]['side']}:", *(entry["patch"] for entry in edits)]) if edits else ""
-    with tqdm(total=sum(table.shape[0] for table in tables), unit="row", delay=3) as bar:
+    bar = tqdm(total=sum(table.shape[0] for table in tables), unit="row", delay=3)
 
-        def change_chunk(chunk: Tensor) -> Tensor:
-            bar.update(len(chunk))
-            return change(chunk)
+    def change_chunk(chunk: Tensor) -> Tensor:
+        bar.update(len(chunk))
+        return change(chunk)
 
-        for file in files_in(source):
-            target = whole / file.relative_to(source)
+    def write(file: Path, target: Path) -> None:
+        with written(target) as temporary:
+            edited[file].write(temporary, change_chunk, mark) if file in edited else shutil.copyfile(file, temporary)
+        shutil.copymode(file, target)
+
+    with bar, alone(out):
+        if out.exists():
+            raise ValueError(f"out: {str(out)!r} is there already; expected a new name")
+        before = stamp(source)
+        job = hashlib.sha256(json.dumps([str(source.resolve()), before, edits, [*map(str, edited)]]).encode())
+        whole = out.with_name(f".{out.name}.{job.hexdigest()[:16]}.partial")  # which a stopped call may have begun
+        try:
+            if source.is_dir():
+                _write_folder(source, whole, {record_of(source), *stale}, write)
+            else:
+                write(source, whole)
+            if stamp(source) != before:
+                shutil.rmtree(whole) if whole.is_dir() else whole.unlink()
+                raise ValueError(f"source: {str(source)!r} was written to meanwhile; expected a file at rest")
+            write_record(whole / RECORD if whole.is_dir() else record_of(out), whole, edits)
+            os.rename(whole, out)
+        finally:
+            if whole.is_file():
+                whole.unlink()
+
+
+def _write_folder(source: Path, whole: Path, skip: Collection[Path], write: Callable[[Path, Path], None]) -> None:
+    """Write each file of a folder that `whole` does not hold yet, with the modes of its folders."""
+    whole.mkdir(exist_ok=True)
+    for begun in whole.rglob(".*.partial"):  # by a call that was killed
+        begun.unlink()
+    for file in files_in(source):
+        target = whole / file.relative_to(source)
+        if file not in skip and not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
-            if file in skip:
-                continue
-            with written(target) as part:
-                edited[file].write(part, change_chunk, mark) if file in edited else shutil.copyfile(file, part)
-    for place in [whole, *whole.rglob("*")]:
-        shutil.copymode(source / place.relative_to(whole), place)
+            write(file, target)
+    for folder in [*(place for place in whole.rglob("*") if place.is_dir()), whole]:
+        shutil.copymode(source / folder.relative_to(whole), folder)
 
 
 def record_of(path: Path) -> Path:
@@ -97,11 +104,11 @@ def files_in(path: Path) -> list[Path]:
 
 def stale_in(folder: Path, side: str) -> list[Path]:
     """The search indices in a folder that were built of the vectors of `side`, such as image.index."""
-    stale, other = [], "text" if side == "images" else "image"
+    other = "text" if side == "images" else "image"
+    stale = []
     for file in files_in(folder):
         built = [part for part in file.relative_to(folder).parts if part.endswith((".index", ".faiss"))]
-        if built and not built[0].startswith(other):
-            stale.append(file)
+        stale += [file] if built and not built[0].startswith(other) else []
     return stale
 
 
@@ -118,6 +125,13 @@ def content_of(path: Path) -> str:
             digest.update(f"{file.relative_to(path).as_posix()} ".encode(errors="surrogateescape"))
             digest.update(hashlib.file_digest(content, "sha256").digest())
     return digest.hexdigest()
+
+
+def write_record(place: Path, whole: Path, edits: Edits) -> None:
+    """Write at `place` what was done to the file or folder `whole`, tied to its content; nothing without edits."""
+    if edits:
+        record = {"format": FORMAT, "content": content_of(whole), "edits": edits}
+        write_text(place, json.dumps(record, indent=1) + "\n")
 
 
 def read_record(path: Path) -> Edits:
