@@ -181,7 +181,7 @@ def apply(args: argparse.Namespace) -> int:
     result = apply_edit(edit, place, args.out, side, args.array, args.model, args.normalize)
     if not result:
         print(f"nothing to do: {args.out} is {place} edited with this patch")
-        return _report(args, edit, done_before=True)
+        return 0
     counts = {"not of unit length: edited in proportion to it": result["not_unit"]}
     counts["with NaN or infinity, left so"] = result["broken"]
     some = "".join(f"; {count:,} {what}" for what, count in counts.items() if count)
