@@ -104,9 +104,8 @@ def test_two_files_of_weights_show_the_edit(small):
 
 
 def test_stages_have_a_row_for_each_picture(small, few):
-    stages = stage_features(small, few, most=2)
-    assert list(stages)[-1] == "before the projection"
-    assert len(stages) == (1 if small.name == "Linear" else 3)
+    stages = stage_features(small, few)
+    assert list(stages)[-1] == "before the projection" and len(stages) == (1 if small.name == "Linear" else 4)
     assert all(len(x) == len(few) and x.isfinite().all() for x in stages.values())
     torch.testing.assert_close(stages["before the projection"], features_before_projection(small, few))
 
@@ -171,9 +170,6 @@ def test_neighbours_of_some_pictures_are_looked_for_among_all():
     where = torch.arange(len(x)) % 3 == 0
     torch.testing.assert_close(retrieval_precision(x, y, 4, where), retrieval_precision(x, y, 4)[where])
     assert retrieval_precision(x, y, 4, torch.zeros(len(x), dtype=torch.bool)).shape == (0,)
-    for wrong in (where[1:], where.long()):
-        with pytest.raises(ValueError, match=r"where: .*; expected bool \("):
-            retrieval_precision(x, y, 4, wrong)
 
 
 @pytest.mark.parametrize("k", [0, 5, 2.0])
