@@ -53,7 +53,7 @@ def test_auto_takes_what_is_worth_most_within_the_budget(clip, cells):
     mask, budget = DOG.mask(NAMES), "forget >= .8, worst drop <= 10"
     edit = cn.unlearn(clip, DOG, NAMES, "auto", prototypes=False, budget=budget)
     expected = cn.forecast(clip, DOG, NAMES, "auto", prototypes=False, budget=budget)
-    assert (edit.method, edit.settings) == (expected.method, expected.settings) and edit.request == DOG
+    assert (edit.method, edit.settings) == (expected.edit.method, expected.edit.settings) and edit.request == DOG
     assert edit.fingerprint == clip.fingerprint and not excess(read_budget(budget), expected.rates)
     simulator = simulator_of(clip, NAMES, cells, prototypes=False)
     for other in choosing.candidates(cells, mask):
@@ -62,16 +62,12 @@ def test_auto_takes_what_is_worth_most_within_the_budget(clip, cells):
 
 
 def test_of_equals_the_simplest_form_is_taken(cells):
-    mask = torch.ones(3, 2, dtype=torch.bool)
-
-    def expected(form, rate):
+    mask, forecasts = torch.ones(3, 2, dtype=torch.bool), []
+    for method, rate in (("gated", 0.99), ("neuron", 0.99), ("oblique", 0.9)):
         ends = {"forgetting_rate": (rate, 0, 1), "retain_drop": (0, 0, 0), "sibling_class_drop": (0, 0, 0)}
-        return Forecast(mask.double(), mask.double(), mask, DOG, form, {}, form, ends)
-
-    methods = zip(choosing.FORMS, ("oblique", "neuron", "gated"), strict=True)
-    edits = {form: cn.solve(cells, DOG.mask(NAMES), method) for form, method in methods}
-    rates = ("module", 0.99), ("layer", 0.99), ("linear", 0.9)
-    assert best_of([(edits[form], expected(form, rate)) for form, rate in rates])[0] is edits["layer"]
+        edit = cn.solve(cells, DOG.mask(NAMES), method)
+        forecasts.append(Forecast(mask.double(), mask.double(), mask, DOG, edit, ends))
+    assert best_of(forecasts).edit.form == "layer"
 
 
 @pytest.mark.parametrize(

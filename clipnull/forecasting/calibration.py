@@ -40,18 +40,17 @@ def chance_strength(
     mask: cells to forget, (C, K) bool; settings: the others of the method. Raises ValueError where no strength of RANGE
     reaches one half: names that the model gives by chance anyway, or pictures that the method does not act on.
     """
-    validate_chance(method, mask)
 
     def share(strength: float) -> float:
-        return simulator.pairwise(solve(cells, mask, method, **{**settings, "strength": strength}), mask)
+        return simulator.pairwise(solve(cells, mask, method, **settings | {"strength": strength}), mask)
 
     low, high = RANGE
-    ends = share(low), share(high)
-    if not ends[0] > 0.5 > ends[1]:
+    least, most = share(high), share(low)
+    if not least < 0.5 < most:
         classes = ", ".join(repr(vocabulary.classes[c]) for c in mask.any(1).nonzero()[:, 0].tolist())
         raise ValueError(
             f"strength: 'chance' cannot be reached with {method!r}: between two names, {classes} is expected for "
-            f"{ends[0]:.0%} of its pictures at {low:g} and {ends[1]:.0%} at {high:g}; expected a number"
+            f"{most:.0%} of its pictures at {low:g} and {least:.0%} at {high:g}; expected a number"
         )
     for _ in range(HALVINGS):
         middle = (low * high) ** 0.5

@@ -13,6 +13,7 @@ the margins of classes, along domains, and in all.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 import torch.nn.functional as F
@@ -57,13 +58,14 @@ class Simulated:
         b, c, k, n, d = self.z.shape
         domains = torch.arange(k)[None, None, :, None].expand(b, c, k, n).flatten()
 
-        def change(z: Tensor) -> Tensor:
-            for one in changes:
-                z = one(z)
-            return z
-
-        answers = classify(self.z.view(-1, d), classifiers.to(self.z), domains, change).view(b, c, k, n)
+        z, texts = self.z.view(-1, d), classifiers.to(self.z)
+        answers = classify(z, texts, domains, lambda rows: changed(rows, changes)).view(b, c, k, n)
         return (answers == torch.arange(c)[:, None, None]).double().mean(3)
+
+
+def changed(z: Tensor, changes: Sequence[Callable[[Tensor], Tensor]]) -> Tensor:
+    """`z` after all `changes` in turn."""
+    return reduce(lambda rows, change: change(rows), changes, z)
 
 
 def draw(cells: Cells, seed: int = 0, draws: int = DRAWS, pictures: int = PICTURES) -> Simulated:

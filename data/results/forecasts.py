@@ -59,12 +59,13 @@ def check(
             figures = {f: _rounded([truth[f], *forecast.intervals[f]]) for f in FIGURES}
             noise = {"noise": redrawn.noise(unedited, answers, mask)} if usual else {}
             rows.append({"paradigm": request.paradigm, "method": edit.method, "usual": usual} | figures | noise)
-            tried.append((edit, forecast, points(truth)))
+            tried.append((forecast, points(truth)))
         if tried:
-            chosen, _ = best_of([(edit, forecast) for edit, forecast, _ in tried])
-            worth = {id(edit): n for edit, _, n in tried}
-            usual = {edit.method: n for edit, _, n in tried if is_usual(edit)}
-            choice = {"chosen": chosen.method, "points": worth[id(chosen)], "best": max(worth.values()), "usual": usual}
+            chosen = best_of([forecast for forecast, _ in tried])
+            worth = {id(forecast): n for forecast, n in tried}
+            usual = {forecast.edit.method: n for forecast, n in tried if is_usual(forecast.edit)}
+            choice = {"chosen": chosen.edit.method, "points": worth[id(chosen)]}
+            choice |= {"best": max(worth.values()), "usual": usual}
             choices.append({"paradigm": request.paradigm} | choice)
     return rows, choices
 
