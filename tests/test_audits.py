@@ -64,9 +64,6 @@ def context_of(models, few, request=DOG, features=None):
     return Context(models, few, request, features, [str(i) for i in range(len(few))], 0, {})
 
 
-# --- the whole
-
-
 def test_a_model_that_no_edit_changes_is_asked_once(clip, few):
     models, calls, known = dict.fromkeys(("unedited", "edited", "retrained"), clip), [], {}
     for _ in range(2):
@@ -77,9 +74,8 @@ def test_a_model_that_no_edit_changes_is_asked_once(clip, few):
 
 @pytest.mark.slow
 def test_every_kind_of_question_is_asked(report):
-    assert {f.check for f in report.findings} == {
-        "probe", "relearning", "words", "retrieval", "answers", "damage", "mark", "membership", "survival", "reversal",
-    }  # fmt: skip
+    kinds = "probe relearning words retrieval answers damage mark membership survival reversal"
+    assert {f.check for f in report.findings} == {*kinds.split()}
     by_name = {f.asked: f for f in report.findings}
     assert by_name["the usual prompt"].edited < 20 < by_name["the usual prompt"].unedited
     assert by_name["other names, given"].details == {"best": "dog: puppy", "tried": 1}
@@ -184,16 +180,16 @@ def test_pictures_are_counted_by_class(clip, few, forget, first):
     texts, car = cn.prompts.embed_classes(clip, few.vocabulary.names), few.vocabulary.classes.index("car")
     gone = torch.isin(few.classes, torch.tensor([few.vocabulary.classes.index(name) for name in ("dog", "boat")]))
     features = {"unedited": texts[few.classes], "edited": texts[few.classes.masked_fill(gone, car)]}
-    counts = side_effects.counts(context_of(dict.fromkeys(features, clip), few, forget, features))
+    context = context_of(dict.fromkeys(features, clip), few, forget, features)
+    counts = side_effects.counts(context)
     assert [c.name for c in counts][: len(first)] == first and [c.forgotten for c in counts].count(True) == 1
     assert sum(c.pictures for c in counts) == sum(c.before for c in counts) == len(few)
     assert sum(c.after for c in counts) == len(few) - int(gone.sum())
     lost = [(c.before - c.after) / c.pictures for c in counts if not c.forgotten]
     assert lost == sorted(lost, reverse=True)
-    assert counts[0].chance == pytest.approx(0 if forget.classes else 100 / 14)
-
-
-# --- the command
+    if forget.classes is None:
+        assert counts[0].chance == pytest.approx(100 / 14) and side_effects.membership(context) == []
+        assert side_effects.damage(context)[0].asked == "kept domains"
 
 
 def test_the_command_writes_all_findings(monkeypatch, tmp_path, capsys, few):
@@ -244,9 +240,6 @@ def test_the_command_names_wrong_arguments(arguments, message, capsys):
     assert message in capsys.readouterr().err
 
 
-# --- the parts
-
-
 def test_findings_are_judged_in_units_of_their_limit():
     bad = finding("a", "bad", "%", {"edited": 3}, (3.0, 1.0, "x"))
     good = finding("a", "good", "%", {"edited": -3}, (-3.0, 1.0, "x"))
@@ -274,35 +267,22 @@ def test_a_patch_is_turned_back(clip, few, z, method):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["gated", pytest.param("oblique", marks=pytest.mark.nightly)])
-def test_fine_tuning_is_a_curve_for_each_model(clip, few, method, monkeypatch):
+def test_fine_tuning_is_a_curve_for_each_model(clip, few, monkeypatch):
     """A few steps on few pictures: what is forgotten stays so, what is kept stays known, the models are untouched."""
     monkeypatch.setattr(robustness, "STEPS", (0, 1, 3))
     train = cn.load_images(split="train").select(list(few.vocabulary.classes), list(few.vocabulary.domains))
-    models = {"unedited": clip, "edited": cn.unlearn(clip, DOG, few.vocabulary, method).apply(clip)}
-    context = context_of(models, few)
-    weights = [model.weights.clone() for model in models.values()]
+    models = {"unedited": clip, "edited": cn.unlearn(clip, DOG, few.vocabulary, "gated").apply(clip)}
+    context, weights = context_of(models, few), [model.weights.clone() for model in models.values()]
     (tuned,) = robustness.fine_tuning(context, train)
     assert tuned.asked == "3 steps of fine-tuning on kept pictures" and tuned.details["steps"] == [0, 1, 3]
-    curves = {name: tuned.details[f"forgotten, {name}"] for name in models}
-    assert curves["edited"][0] == pytest.approx(context.right(context.answers("edited")))
-    assert curves["edited"][0] < 20 < 40 < curves["unedited"][0] and len(curves["edited"]) == 3
-    assert max(curves["edited"]) < curves["unedited"][0] and tuned.edited == pytest.approx(curves["edited"][-1])
-    assert min(tuned.details["kept, edited"]) > 60
+    before, after = (tuned.details[f"forgotten, {name}"] for name in models)
+    assert after[0] == pytest.approx(context.usual["edited"]) and tuned.edited == pytest.approx(after[-1])
+    assert max(after) < 20 < 40 < before[0] and min(tuned.details["kept, edited"]) > 60
     assert -0.2 < tuned.details["of what was lost"] < 0.5 and tuned.limit is None
-    assert all(torch.equal(before, model.weights) for before, model in zip(weights, models.values(), strict=True))
+    assert all(torch.equal(w, model.weights) for w, model in zip(weights, models.values(), strict=True))
     assert not any(p.requires_grad for model in models.values() for p in model.model.parameters())
     with pytest.raises(ValueError, match="train: 0 kept pictures of 14 classes; expected at least 32"):
         robustness.fine_tuning(context, train.select(["dog"]))
-
-
-@pytest.mark.slow
-def test_of_a_whole_domain_kept_domains_are_measured(clip, few):
-    request = cn.Forget(domains=["line"])
-    edited = cn.unlearn(clip, request, few.vocabulary, "gated").apply(clip)
-    context = context_of({"unedited": clip, "edited": edited}, few, request)
-    assert side_effects.membership(context) == []
-    assert side_effects.damage(context)[0].asked == "kept domains"
 
 
 def test_unmentioned_classes_are_counted_by_their_labels(clip, few):
@@ -314,8 +294,8 @@ def test_unmentioned_classes_are_counted_by_their_labels(clip, few):
         context = context_of(models, few, features=models)
         mean, worst = side_effects._unmentioned(context)
         assert mean.unedited > 50 and mean.details["classes"] > 150 and mean.limit == side_effects.LOSS
-        assert (mean.edited < mean.unedited, mean.details["classes that lose"] > 0) == (lost, lost)
-        assert worst.limit is None and worst.details["pictures"] <= 4, "one of four pictures is 25 points: not judged"
+        assert (mean.edited < mean.unedited) == lost
+        assert worst.limit is None, "one of four pictures is 25 points: not judged"
 
 
 def test_suspicion_is_a_share_of_pairs():
@@ -324,12 +304,8 @@ def test_suspicion_is_a_share_of_pairs():
 
 
 def test_paraphrases_say_one_class_differently(clip):
-    classes = ("dog", "old_car")
-    usual = words.paraphrases(clip, classes, "look, {a}!")
-    torch.testing.assert_close(usual, clip.embed_texts(["look, a dog!", "look, an old car!"]))
-    other = words.paraphrases(clip, classes, "look, {a}!", synonyms={"dog": "hound"})
-    torch.testing.assert_close(other[0], clip.embed_texts(["look, a hound!"])[0])
-    torch.testing.assert_close(other[1], usual[1])
+    other = words.paraphrases(clip, ("dog", "old_car"), "look, {a}!", synonyms={"dog": "hound"})
+    torch.testing.assert_close(other, clip.embed_texts(["look, a hound!", "look, an old car!"]))
     with pytest.raises(ValueError, match="synonyms: 'dgo' is not known; did you mean 'dog'"):
         words.paraphrases(clip, ["dog", "cat"], synonyms={"dgo": "hound"})
 
@@ -349,9 +325,6 @@ def test_names_of_anybody_are_no_markup_and_one_line():
     assert row.startswith(r"| damage\: kept, a\|b &lt;b&gt; \# c \(%\) | – |")
     assert str(audit).splitlines()[:2] == ["forget x y: 1 of 1 findings beyond their limit, the worst first",
                                            "HURT: p q 4 -> 0 of 4"]  # fmt: skip
-
-
-# --- arguments
 
 
 def test_wrong_arguments_are_named(clip, few, edits):

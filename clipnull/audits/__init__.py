@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import compress
 
 import torch
@@ -22,6 +23,9 @@ __all__ = ["Audit", "Finding", "audit", "audit_each"]
 
 MIN_PICTURES = 4
 """A probe needs as many forgotten pictures, and as many kept ones."""
+
+STORED = "stages of the tower, a prompt found by gradient, rounded weights: only embeddings are stored"
+NO_RETRAINED = "a retrained model: what only it can judge is reported without a judgement"
 
 QUESTIONS = (
     *(probes.by_stage, probes.relearning, words.found_prompt, retrieval.retrieval, retrieval.neighbours),
@@ -72,39 +76,40 @@ def audit_each(
     """`audit` of several edits for one request; the unedited and the retrained model are asked once."""
     expect_types(clip=clip, images=images, request=request)
     at_least("seed", seed, 0)
-    edited, names = [_edited(clip, after) for after in afters], words or {}
-    _validate_words(names, request, images)
+    for after in afters:
+        if not isinstance(after, Clip | Edit):
+            raise ValueError(f"after: {brief(after)} is not valid; expected a model or an edit")
+    mask, classes = request.mask(images.vocabulary), images.vocabulary.classes
+    for name, others in (words or {}).items():
+        if name not in compress(classes, mask.any(1)) or isinstance(others, str):
+            raise ValueError(f"words: {name!r}: {others!r}; expected for forgotten classes a list of words each")
+    z, layers = probes.through(clip, images)
+    readable = ~z.isnan().any(1)
+    images, z, layers = images.where(readable), z[readable], {name: x[readable] for name, x in layers.items()}
+    forgotten = int(mask[images.classes, images.domains].sum())
+    if min(forgotten, len(images) - forgotten) < MIN_PICTURES:
+        counts = f"{forgotten} to forget and {len(images) - forgotten} to keep can be read"
+        raise ValueError(f"images: {counts}; expected at least {MIN_PICTURES} of each")
+    models, features, stages = {"unedited": clip, "edited": clip}, {"unedited": z, "edited": z}, {"unedited": layers}
     other = retrained_for(clip, request, images) if retrained is True else retrained or None
-    if other and other.fingerprint == clip.fingerprint:
-        raise ValueError(f"retrained: {other.name} has the weights of clip; expected a model that was retrained")
-    models = {"unedited": clip} | ({"retrained": other} if other else {})
-    passes = {name: probes.through(model, images) for name, model in models.items()}
-    z = passes["unedited"][0]
-    rows = [one.edited(z) if one.base is clip else embed(one, images) for one in edited]
-    whole = torch.stack([~x.norm(dim=1).isnan() for x in (*rows, *(x for x, _ in passes.values()))]).all(0)
-    images = images.where(whole)
-    features = {name: x[whole] for name, (x, _) in passes.items()}
-    stages = {name: {stage: x[whole] for stage, x in layers.items()} for name, (_, layers) in passes.items()}
+    if other:
+        if other.fingerprint == clip.fingerprint:
+            raise ValueError(f"retrained: {other.name} has the weights of clip; expected a model that was retrained")
+        models["retrained"], (features["retrained"], stages["retrained"]) = other, probes.through(other, images)
     about = {"request": str(request), "paradigm": request.paradigm, "model": clip.name, "methods": []}
-    about |= {"clean": other.name if other else None, "pictures": len(images)}
-    about |= {"forgotten": _count_forgotten(images, request), "seed": seed}
-    known, relatives, reports = {}, _relatives(images, features["unedited"]), []
-    for one, x in zip(edited, rows, strict=True):
-        named = {"unedited": clip, "edited": one, **models}
-        of = {"unedited": features["unedited"], "edited": x[whole], **features}
-        context = Context(named, images, request, of, relatives, seed, stages, names, known)
+    about |= {"clean": other and other.name, "pictures": len(images), "forgotten": forgotten, "seed": seed}
+    context, reports = Context(models, images, request, features, _relatives(images, z), seed, stages, words or {}), []
+    for after in afters:
+        edited = after.apply(clip) if isinstance(after, Edit) else after
+        x = edited.edited(z) if edited.base is clip else embed(edited, images)
+        context = replace(context, models=models | {"edited": edited}, features=features | {"edited": x})
         findings = [finding for question in QUESTIONS for finding in question(context)]
         findings += robustness.fine_tuning(context, train) if train is not None else []
         findings.sort(key=lambda finding: -finding.times)
-        methods = {"methods": [edit.method for edit in one.edits]}
-        reports.append(Audit(tuple(findings), about | methods, _left_out(models), side_effects.counts(context)))
+        methods = {"methods": [edit.method for edit in edited.edits]}
+        left_out = (STORED,) * bool(clip.stored) + (NO_RETRAINED,) * (other is None)
+        reports.append(Audit(tuple(findings), about | methods, left_out, side_effects.counts(context)))
     return reports
-
-
-def _edited(clip: Clip, after: Clip | Edit) -> Clip:
-    if not isinstance(after, Clip | Edit):
-        raise ValueError(f"after: {brief(after)} is not valid; expected a model or an edit")
-    return after.apply(clip) if isinstance(after, Edit) else after
 
 
 def retrained_for(clip: Clip, request: Forget, images: Images) -> Clip | None:
@@ -124,32 +129,8 @@ def retrained_for(clip: Clip, request: Forget, images: Images) -> Clip | None:
         return None
 
 
-def _validate_words(words: Mapping[str, Sequence[str]], request: Forget, images: Images) -> None:
-    forgotten = request.mask(images.vocabulary).any(1).tolist()
-    for name, others in words.items():
-        if name not in compress(images.vocabulary.classes, forgotten) or isinstance(others, str):
-            raise ValueError(f"words: {name!r}: {others!r}; expected for forgotten classes a list of words each")
-
-
-def _count_forgotten(images: Images, request: Forget) -> int:
-    """How many pictures are to be forgotten. Raises ValueError for fewer than MIN_PICTURES of them, or to keep."""
-    forgotten = int(request.mask(images.vocabulary)[images.classes, images.domains].sum())
-    kept = len(images) - forgotten
-    if min(forgotten, kept) < MIN_PICTURES:
-        raise ValueError(
-            f"images: {forgotten} to forget and {kept} to keep can be read; expected at least {MIN_PICTURES} of each"
-        )
-    return forgotten
-
-
 def _relatives(images: Images, z: Tensor) -> list[str]:
     """The family of each picture; pictures of one embedding, such as copies of a file, are of one family."""
     first: dict[bytes, str] = {}
     keys = (1e4 * F.normalize(z, dim=-1)).round().to(torch.int16)
     return [first.setdefault(key.numpy().tobytes(), name) for key, name in zip(keys, families(images), strict=True)]
-
-
-def _left_out(models: dict[str, Clip]) -> tuple[str, ...]:
-    stored = "stages of the tower, a prompt found by gradient, rounded weights: only embeddings are stored"
-    retrained = "a retrained model: what only it can judge is reported without a judgement"
-    return (stored,) * bool(models["unedited"].stored) + (retrained,) * ("retrained" not in models)

@@ -130,7 +130,6 @@ class Probe:
 
     predicted: Tensor  # (n,) int64
     accuracy: float  # balanced: the mean over labels of the share named right
-    chance: float  # 1 / number of labels
 
 
 def linear_probe(
@@ -146,7 +145,7 @@ def linear_probe(
 
     validate_finite(features)
     y = labels.long().numpy()
-    values, counts = np.unique(y, return_counts=True)
+    counts = np.unique(y, return_counts=True)[1]
     if len(y) != len(features) or (counts >= 2).sum() < 2:
         raise ValueError(
             f"labels: {len(y)} for {len(features)} pictures, {counts.tolist()} by label; expected one for each "
@@ -160,7 +159,7 @@ def linear_probe(
         warnings.filterwarnings("ignore", message="The least populated class")  # it is in fewer folds
         predicted = model_selection.cross_val_predict(model, features.double().numpy(), y, groups=groups, cv=splits)
         accuracy = metrics.balanced_accuracy_score(y, predicted)
-    return Probe(torch.from_numpy(predicted), float(accuracy), 1 / len(values))
+    return Probe(torch.from_numpy(predicted), float(accuracy))
 
 
 def by_stage(context: Context) -> list[Finding]:

@@ -59,10 +59,7 @@ def damage(context: Context) -> list[Finding]:
         by_class = {c: right(rest & (rows == c)) for c in range(len(mask))}
         lost = {c: x["unedited"] - x["edited"] for c, x in by_class.items() if x["unedited"] == x["unedited"]}
         worst = max(lost, key=lost.__getitem__)
-        where = rest[context.images.classes, context.images.domains] & (context.images.classes == worst)
-        wrong = [int((context.answers(model) != worst)[where].sum()) for model in ("unedited", "edited")]
-        details = {"class": context.images.vocabulary.classes[worst], "pictures": int(where.sum())}
-        details |= {"lost": wrong[1] - wrong[0]}
+        details = {"class": context.images.vocabulary.classes[worst]}
         findings.append(_loss("the kept class that loses most", by_class[worst], WORST, details))
     siblings = ~mask & forgotten
     if siblings.any() and not by_domain:
@@ -101,12 +98,9 @@ def _unmentioned(context: Context) -> list[Finding]:
     worst = int((lost / counts.clamp(min=1)).argmax())
     mean = {model: 100 * float((x[there] / counts[there]).double().mean()) for model, x in hits.items()}
     at_worst = {model: 100 * float(x[worst] / counts[worst]) for model, x in hits.items()}
-    n = int(counts[worst])
-    details = {"class": others.names[worst], "pictures": n, "lost": int(lost[worst]), "classes": int(there.sum())}
-    details |= {"classes that lose": int((lost > 0).sum()), "classes that gain": int((lost < 0).sum())}
-    limit = WORST if 100 / n <= WORST else None
+    limit, details = WORST if 100 / counts[worst] <= WORST else None, {"class": others.names[worst]}
     return [
-        _loss("unmentioned classes", mean, LOSS, details),
+        _loss("unmentioned classes", mean, LOSS, {"classes": int(there.sum())}),
         _loss("the unmentioned class that loses most", at_worst, limit, details),
     ]
 

@@ -1,4 +1,9 @@
-"""Forecast what an edit will do, from names and prototypes alone, and choose a method and a strength by it."""
+"""Forecast what an edit will do, from names and prototypes alone, and choose a method and a strength by it. Ours.
+
+"auto" takes the method and strength that are worth most within a budget. "chance" is the strength at which the edited
+model, between two names, answers as one that never knew: a class that scores below all others leaves a signature, as
+easy to find as one that scores above. The price: a small label set, or a word nearby, finds the class more easily.
+"""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,10 +17,9 @@ from ..from_names import embed_vocabulary, warn_of_alike
 from ..methods import AUTO, METHODS, solve
 from ..methods.cells import Cells
 from ..models import Clip
-from ..prompts import text_classifiers
+from ..prompts import embed_classes
 from ..prototypes import Prototypes
 from ..vocabulary import Forget, Vocabulary
-from .calibration import CHANCE, chance_strength, validate_chance
 from .outlook import Forecast, Simulator, validate_words
 
 BUDGET = "forget >= .95, worst drop <= 5"
@@ -37,6 +41,10 @@ FORMS = ("linear", "layer", "module")
 TIE = 0.01
 """Points within which the simpler form is taken: wider ties chose worse on training pictures of PACS."""
 
+CHANCE = "chance"
+RANGE, HALVINGS = (0.1, 10.0), 10
+"""The strengths that are searched, to half a percent."""
+
 
 def forecast(
     clip: Clip,
@@ -46,14 +54,13 @@ def forecast(
     prototypes: Prototypes | bool | int | None = True,
     mean: Tensor | None = None,
     budget: str | None = None,
-    prompts: str = "free",
     **settings: Any,
 ) -> Forecast:
     """What an edit is expected to do, before any picture is seen: what `compare` returns, with intervals. Ours.
 
-    Simulated pictures replace real ones (`forecasting.simulation`); without prototypes, a coarser guess. request,
-    vocabulary, prototypes, mean, budget, settings: as in `unlearn`. method: may be an edit that exists already.
-    prompts: the prompt set that classifies, see `zero_shot`.
+    Simulated pictures replace real ones (`forecasting.simulation`); without prototypes, a coarser guess. Free prompts
+    classify. method: may be an edit that exists already. request, vocabulary, prototypes, mean, budget, settings: as in
+    `unlearn`.
     Raises ValueError as `unlearn`, and for a forgotten class that the text tower does not tell from another.
 
     >>> import clipnull as cn
@@ -63,7 +70,7 @@ def forecast(
     (True, torch.Size([3, 2]))
     """
     expect_types(clip=clip, request=request, vocabulary=vocabulary)
-    edit, simulator = choose_edit(clip, request, vocabulary, method, prototypes, mean, budget, prompts, **settings)
+    edit, simulator = choose_edit(clip, request, vocabulary, method, prototypes, mean, budget, **settings)
     return simulator.forecast(edit, request.mask(vocabulary), request)
 
 
@@ -75,7 +82,6 @@ def choose_edit(
     prototypes: Prototypes | bool | int | None = True,
     mean: Tensor | None = None,
     budget: str | None = None,
-    prompts: str = "free",
     **settings: Any,
 ) -> tuple[Edit, Simulator]:
     """The edit of `unlearn`, which "auto" and the strength "chance" choose by forecast, and what forecasts it."""
@@ -86,12 +92,16 @@ def choose_edit(
     if name != AUTO and budget is not None:
         raise ValueError(f"budget: {brief(budget)} given with method {name!r}; expected method='auto'")
     if settings.get("strength") == CHANCE:
-        validate_chance(name, mask)
+        one_of("method, with strength='chance'", name, with_strength())
+        if mask.all(0).any():
+            raise ValueError(
+                "strength: 'chance' for a whole domain; expected a number, as all its classes are forgotten"
+            )
     cells = embed_vocabulary(clip, vocabulary, prototypes, mean)
     cells.validate(mask)
     warn_of_alike(cells, mask, vocabulary)
-    simulator = simulator_of(clip, vocabulary, cells, prototypes, mean, prompts)
-    validate_words(cells, simulator.classifiers.mean(0), mask, vocabulary)
+    simulator = simulator_of(clip, vocabulary, cells, prototypes, mean)
+    validate_words(cells, simulator.classifier, mask, vocabulary)
     if isinstance(method, Edit):
         return method, simulator
     if method == AUTO:
@@ -107,11 +117,10 @@ def simulator_of(
     cells: Cells,
     prototypes: Prototypes | bool | int | None = True,
     mean: Tensor | None = None,
-    prompts: str = "free",
 ) -> Simulator:
     """The simulator of `clip`. cells: its own, of `embed_vocabulary` with the same arguments."""
     unedited = embed_vocabulary(clip.base, vocabulary, prototypes, mean) if clip.edits and clip.base else cells
-    return Simulator(unedited, text_classifiers(clip, vocabulary, prompts), [edit.images for edit in clip.edits])
+    return Simulator(unedited, embed_classes(clip, vocabulary.names), [edit.images for edit in clip.edits])
 
 
 def read_budget(text: str) -> list[Limit]:
@@ -177,3 +186,34 @@ def is_usual(edit: Edit) -> bool:
     """Whether an edit has its method's default strength."""
     method = METHODS[edit.method]
     return not method.strength or edit.settings[method.strength] == method.defaults[method.strength]
+
+
+def with_strength() -> list[str]:
+    """The methods that have a strength."""
+    return [name for name in METHODS if "strength" in METHODS[name].defaults]
+
+
+def chance_strength(
+    method: str, cells: Cells, mask: Tensor, simulator: Simulator, vocabulary: Vocabulary, settings: dict[str, Any]
+) -> float:
+    """The strength of `method` at which `Simulator.pairwise` is one half.
+
+    mask: cells to forget, (C, K) bool; settings: the others of the method. Raises ValueError where no strength of RANGE
+    reaches one half: names that the model gives by chance anyway, or pictures that the method does not act on.
+    """
+
+    def share(strength: float) -> float:
+        return simulator.pairwise(solve(cells, mask, method, **settings | {"strength": strength}), mask)
+
+    low, high = RANGE
+    least, most = share(high), share(low)
+    if not least < 0.5 < most:
+        classes = ", ".join(repr(vocabulary.classes[c]) for c in mask.any(1).nonzero()[:, 0].tolist())
+        raise ValueError(
+            f"strength: 'chance' cannot be reached with {method!r}: between two names, {classes} is expected for "
+            f"{most:.0%} of its pictures at {low:g} and {least:.0%} at {high:g}; expected a number"
+        )
+    for _ in range(HALVINGS):
+        middle = (low * high) ** 0.5
+        low, high = (middle, high) if share(middle) > 0.5 else (low, middle)
+    return (low * high) ** 0.5

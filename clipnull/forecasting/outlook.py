@@ -16,7 +16,7 @@ from ..evaluate import RANGES, Interval, macro, rates
 from ..methods.cells import Cells
 from ..prompts import alike_words
 from ..vocabulary import Forget, Vocabulary
-from .simulation import Simulated, changed, draw
+from .simulation import accuracy, changed, draw
 
 WIDER = 3.0
 MARGIN = {
@@ -84,25 +84,24 @@ def points(rates: dict[str, float]) -> float:
 class Simulator:
     """Simulated pictures of a model and a vocabulary, for the forecasts of any number of edits.
 
-    cells: of the unedited model. classifiers: (K, C, d), see `prompts.text_classifiers`. edits: what `clip.edits` do to
-    embeddings first.
+    cells: of the unedited model. classifier: (C, d). edits: what `clip.edits` do to embeddings first.
     """
 
     cells: Cells
-    classifiers: Tensor
+    classifier: Tensor
     edits: Sequence[Callable[[Tensor], Tensor]] = ()
 
     @cached_property
-    def _simulated(self) -> Simulated:
+    def _simulated(self) -> Tensor:
         return draw(self.cells)
 
     @cached_property
     def _before(self) -> Tensor:
-        return self._simulated.accuracy(self.classifiers, self.edits)
+        return accuracy(self._simulated, self.classifier, self.edits)
 
     def forecast(self, edit: Edit, mask: Tensor, request: Forget) -> Forecast:
         """What `edit`, which forgets the cells in `mask` (C, K), is expected to do."""
-        after = self._simulated.accuracy(self.classifiers, [*self.edits, edit.images])
+        after = accuracy(self._simulated, self.classifier, [*self.edits, edit.images])
         draws = [rates(x, y, mask) for x, y in zip(self._before, after, strict=True)]
         intervals = {name: _interval([one[name] for one in draws], name) for name in draws[0]}
         # The worst of many cells with few pictures each is mostly chance: of expected drops it is not.
@@ -120,8 +119,8 @@ class Simulator:
         for c in mask.any(1).nonzero()[:, 0].tolist():
             others, by_domain = torch.arange(len(mask)) != c, []
             for k in mask[c].nonzero()[:, 0].tolist():
-                z = changed(self._simulated.z[:, c, k].flatten(0, 1), [*self.edits, edit.images])
-                scores = F.normalize(z, dim=-1) @ self.classifiers[k].to(z).T
+                z = changed(self._simulated[:, c, k].flatten(0, 1), [*self.edits, edit.images])
+                scores = F.normalize(z, dim=-1) @ self.classifier.to(z).T
                 by_domain.append((scores[:, c, None] > scores[:, others]).double().mean())
             by_class.append(torch.stack(by_domain).mean())
         return float(torch.stack(by_class).mean())

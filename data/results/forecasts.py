@@ -46,12 +46,12 @@ def check(
     """
     z, cells = embed(clip, images), embed_vocabulary(clip, images.vocabulary, prototypes)
     outlook = simulator_of(clip, images.vocabulary, cells, prototypes)
-    unedited = classify(z, outlook.classifiers, images.domains)
+    unedited = classify(z, outlook.classifier, images.domains)
     before, redrawn, rows, choices = accuracy_matrix(unedited, images), Redrawn(images), [], []
     for request in tqdm(every_request(images, paradigms), "forecast", mininterval=2):
         mask, tried = request.mask(images.vocabulary), []
         for edit in candidates(cells, mask):
-            answers = classify(z, outlook.classifiers, images.domains, edit.images)
+            answers = classify(z, outlook.classifier, images.domains, edit.images)
             truth = rates(before, accuracy_matrix(answers, images), mask)
             forecast, usual = outlook.forecast(edit, mask, request), is_usual(edit)
             if math.isnan(truth["forgetting_rate"]):
