@@ -261,7 +261,7 @@ def test_rounding_moves_no_value_by_more_than_half_a_step(kind, bits):
 @pytest.mark.parametrize("method", ["oblique", "gated", "neuron"])
 def test_a_patch_is_turned_back(clip, few, z, method):
     """Linear edits by their inverse, others step by step: what comes out is edited to the same embeddings."""
-    edit = cn.unlearn(clip, DOG, few.vocabulary, method)
+    edit = cn.unlearn(clip, DOG, few.vocabulary, method, prototypes=False)
     edited = edit.images(z[:80].double())
     assert torch.allclose(edit.images(robustness._turned_back(edited, edit)), edited, atol=1e-4)
 
@@ -292,7 +292,7 @@ def test_unmentioned_classes_are_counted_by_their_labels(clip, few):
         edited = cn.Edit(taken, taken, "made").apply(clip)
         models = {"unedited": clip, "edited": edited}
         context = context_of(models, few, features=models)
-        mean, worst = side_effects._unmentioned(context)
+        _, mean, worst = side_effects._unrelated(context)
         assert mean.unedited > 50 and mean.details["classes"] > 150 and mean.limit == side_effects.LOSS
         assert (mean.edited < mean.unedited) == lost
         assert worst.limit is None, "one of four pictures is 25 points: not judged"
@@ -306,8 +306,6 @@ def test_suspicion_is_a_share_of_pairs():
 def test_paraphrases_say_one_class_differently(clip):
     other = words.paraphrases(clip, ("dog", "old_car"), "look, {a}!", synonyms={"dog": "hound"})
     torch.testing.assert_close(other, clip.embed_texts(["look, a hound!", "look, an old car!"]))
-    with pytest.raises(ValueError, match="synonyms: 'dgo' is not known; did you mean 'dog'"):
-        words.paraphrases(clip, ["dog", "cat"], synonyms={"dgo": "hound"})
 
 
 def test_a_copy_of_a_picture_is_of_its_family(few):
@@ -327,8 +325,8 @@ def test_names_of_anybody_are_no_markup_and_one_line():
                                            "HURT: p q 4 -> 0 of 4"]  # fmt: skip
 
 
-def test_wrong_arguments_are_named(clip, few, edits):
-    edit = edits["oblique"]
+def test_wrong_arguments_are_named(clip, few):
+    edit = plain(clip.width)
     for message, request, settings in [
         (r"words: 'car': \['auto'\]; expected for forgotten classes", DOG, {"words": {"car": ["auto"]}}),
         ("words: 'dog': 'puppy'", DOG, {"words": {"dog": "puppy"}}),

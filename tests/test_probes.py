@@ -5,8 +5,7 @@ import sys
 import open_clip
 import pytest
 import torch
-import torch.nn.functional as F
-from helpers import project
+from helpers import gated, project, random
 from torchvision.transforms.functional import pil_to_tensor, resize
 
 import clipnull as cn
@@ -18,7 +17,6 @@ from clipnull.audits.probes import (
     weight_difference,
 )
 from clipnull.audits.retrieval import retrieval_precision
-from clipnull.methods.cells import Cells
 from clipnull.models import Clip
 from clipnull.towers import find_projection
 
@@ -70,11 +68,8 @@ def few(images):
 
 
 def edits(clip):
-    generator = torch.Generator().manual_seed(1)
-    rows = torch.randn(2, clip.width, generator=generator)
-    cells = Cells(F.normalize(torch.randn(3, 2, clip.width, generator=generator), dim=-1))
-    mask = torch.tensor([[True, False], [True, False], [True, False]])
-    return [project(rows), cn.solve(cells, mask, "gated"), cn.Edit(rows.T, rows.T, "biased", bias=rows[0].double())]
+    rows = random(2, clip.width, seed=1)
+    return [project(rows), gated(clip.width), cn.Edit(rows.T, rows.T, "biased", bias=rows[0].double())]
 
 
 def test_features_times_the_projection_are_the_embeddings(small, few):

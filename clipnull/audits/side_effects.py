@@ -1,11 +1,13 @@
 """What an edit leaves to be seen: where pictures go, what is damaged, a signature, and which class was forgotten."""
 
+from itertools import compress
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import import_extra
-from ..evaluate import accuracy_matrix, compare, is_measurable, macro, others_of
+from ..evaluate import accuracy_matrix, is_measurable, macro, others_of
 from ..subspace import captured_energy
 from .context import Context
 from .findings import Count, Finding, finding
@@ -64,45 +66,36 @@ def damage(context: Context) -> list[Finding]:
     siblings = ~mask & forgotten
     if siblings.any() and not by_domain:
         findings.append(_loss("the forgotten classes in kept domains", right(siblings), LOSS))
-    return [*findings, *_renamed(context), *_unmentioned(context)]
+    return [*findings, *_unrelated(context)]
 
 
-def _renamed(context: Context) -> list[Finding]:
-    """Unrelated pictures that keep their name, where they are known."""
-    features = context.features["unedited"], context.features["edited"]
-    clip, edited = context.models["unedited"], context.models["edited"]
-    renamed = compare(clip, edited, context.images, context.request, features=features).renamed
-    if renamed is None:
-        return []
-    changed = 100 * float(renamed.double().mean())
-    same = {"unedited": 100.0, "edited": 100 - changed}
-    return [finding("damage", "unrelated pictures that keep their name", "%", same, (changed, CHANGED, "changed"))]
+def _unrelated(context: Context) -> list[Finding]:
+    """Pictures of what the request never mentions, among names of such things: those that keep their name.
 
-
-def _unmentioned(context: Context) -> list[Finding]:
-    """Classes that the request never mentions, where their pictures have labels: points lost, on average and at worst.
-
-    Among the names of all unmentioned classes. The worst is judged only if one of its pictures is no more than WORST
-    points: with four pictures a class, as come with miniclip, a single answer is 25.
+    Where they have labels, also points lost by class, on average and at worst. The worst is judged only if one of its
+    pictures is no more than WORST points: with four pictures a class, as come with miniclip, a single answer is 25.
     """
     clip, edited = context.models["unedited"], context.models["edited"]
     base = clip.base or clip
-    others = others_of(base, context.images.vocabulary)
     comparable = (edited.base or edited) is base and is_measurable(context.request)
-    if not comparable or others is None or others.shows is None:
+    others = others_of(base, context.images.vocabulary) if comparable else None
+    if others is None:
         return []
-    counts = others.shows.bincount(minlength=len(others.names))
     answers = {"unedited": others.answers(clip.edited), "edited": others.answers(edited.edited)}
-    hits = {m: others.shows[x == others.shows].bincount(minlength=len(counts)) for m, x in answers.items()}
-    lost, there = hits["unedited"] - hits["edited"], counts > 0
-    worst = int((lost / counts.clamp(min=1)).argmax())
-    mean = {model: 100 * float((x[there] / counts[there]).double().mean()) for model, x in hits.items()}
-    at_worst = {model: 100 * float(x[worst] / counts[worst]) for model, x in hits.items()}
-    limit, details = WORST if 100 / counts[worst] <= WORST else None, {"class": others.names[worst]}
-    return [
-        _loss("unmentioned classes", mean, LOSS, {"classes": int(there.sum())}),
-        _loss("the unmentioned class that loses most", at_worst, limit, details),
-    ]
+    changed = 100 * float((answers["edited"] != answers["unedited"]).double().mean())
+    same, judged = {"unedited": 100.0, "edited": 100 - changed}, (changed, CHANGED, "changed")
+    findings = [finding("damage", "unrelated pictures that keep their name", "%", same, judged)]
+    if others.shows is not None:
+        counts = others.shows.bincount(minlength=len(others.names))
+        hits = {m: others.shows[x == others.shows].bincount(minlength=len(counts)) for m, x in answers.items()}
+        there = counts > 0
+        shares = {m: 100 * (x[there] / counts[there]).double() for m, x in hits.items()}
+        worst = int((shares["unedited"] - shares["edited"]).argmax())
+        mean, at_worst = ({m: float(of(x)) for m, x in shares.items()} for of in (torch.mean, lambda x: x[worst]))
+        limit, name = WORST if 100 / counts[there][worst] <= WORST else None, [*compress(others.names, there)][worst]
+        findings.append(_loss("unmentioned classes", mean, LOSS, {"classes": int(there.sum())}))
+        findings.append(_loss("the unmentioned class that loses most", at_worst, limit, {"class": name}))
+    return findings
 
 
 def _loss(asked: str, right: dict[str, float], limit: float | None, details: dict | None = None) -> Finding:

@@ -1,6 +1,6 @@
 """Does another word bring it back? Other templates, misspellings, near words, and a prompt found by gradient."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import one_of
 from ..models import Clip
 from ..prompts import near, prompt_sets, text_classifiers
 from ..vocabulary import TEMPLATES, format_prompt
@@ -44,8 +43,7 @@ def paraphrases(
 
     template: as in `vocabulary.format_prompt`. synonyms: what to call a class in place of its name, {"dog": "hound"}.
     """
-    other = {one_of("synonyms", name, classes): word for name, word in (synonyms or {}).items()}
-    return clip.embed_texts([format_prompt(template, other.get(c, c)) for c in classes])
+    return clip.embed_texts([format_prompt(template, (synonyms or {}).get(c, c)) for c in classes])
 
 
 def misspelt(name: str) -> list[str]:
@@ -71,15 +69,17 @@ def other_words(context: Context) -> list[Finding]:
     findings, lost = [finding("words", "the usual prompt", "%", usual)], usual["unedited"] - usual["edited"]
     if made_up:
         findings.append(finding("words", "a made-up name", "%", made_up, details={"names": list(MADE_UP)}))
-    tried: dict[str, list[tuple[dict[str, float], str]]] = {}
-    for kind, wording, classifier in _wordings(context):
-        shares = {m: context.right(context.answers(m, classifier(clip))) for m, clip in context.models.items()}
-        tried.setdefault(kind, []).append((shares, wording))
-    for kind, results in tried.items():
-        shares, wording = max(results, key=lambda result: result[0]["edited"])
+    for kind, wordings in _wordings(context).items():
+        tried = {}
+        for wording, classifier in wordings.items():
+            answers = {m: context.answers(m, classifier(clip)) for m, clip in context.models.items()}
+            tried[wording] = {m: context.right(x) for m, x in answers.items()}
+        if not tried:
+            continue
+        best, shares = max(tried.items(), key=lambda item: item[1]["edited"])
         chance = max(usual["edited"], shares.get("retrained", made_up.get("edited", 0.0)))
         judged = (shares["edited"] - chance) / lost if lost > 0 else None, RECOVERED, "of what was lost"
-        findings.append(finding("words", kind, "%", shares, judged, {"best": wording, "tried": len(results)}))
+        findings.append(finding("words", kind, "%", shares, judged, {"best": best, "tried": len(tried)}))
     return findings
 
 
@@ -96,35 +96,34 @@ def _made_up(context: Context) -> dict[str, float]:
     return shares
 
 
-def _wordings(context: Context) -> Iterator[tuple[str, str, Callable[[Clip], Tensor]]]:
-    """(kind, wording, the text classifier of a model in it)."""
-    v, base = context.images.vocabulary, context.models["unedited"]
-    for prompts in prompt_sets(base):
-        if prompts != "free":
-            yield "prompts that name the domain", prompts, partial(text_classifiers, vocabulary=v, prompts=prompts)
-    templates: list[Callable[[Clip], Tensor]] = []
+def _wordings(context: Context) -> dict[str, dict[str, Callable[[Clip], Tensor]]]:
+    """By kind and wording, the text classifier of a model in it."""
+    v, base, kinds = context.images.vocabulary, context.models["unedited"], {}
+    prompts = (p for p in prompt_sets(base) if p != "free")
+    kinds["prompts that name the domain"] = {p: partial(text_classifiers, vocabulary=v, prompts=p) for p in prompts}
     for kind, wordings in (("other templates", OTHER_TEMPLATES), ("plurals", OTHER_FORMS)):
-        for template in (t for t in wordings if all(base.knows(format_prompt(t, c)) for c in v.classes)):
-            templates.append(partial(paraphrases, classes=v.classes, template=template))
-            yield kind, template, templates[-1]
+        known = [t for t in wordings if all(base.knows(format_prompt(t, c)) for c in v.classes)]
+        kinds[kind] = {t: partial(paraphrases, classes=v.classes, template=t) for t in known}
+    templates = [*kinds["other templates"].values(), *kinds["plurals"].values()]
 
     def mean(clip: Clip) -> Tensor:
         return F.normalize(torch.stack([classifier(clip) for classifier in templates]).mean(0), dim=-1)
 
-    if len(templates) > 1:
-        yield "the mean of all templates", f"{len(templates)} templates", mean
+    kinds["the mean of all templates"] = {f"{len(templates)} templates": mean} if len(templates) > 1 else {}
     names = [v.classes[c] for c in context.forgotten]
     nearest = near(base, context.request, v, most=3) if len(names) < len(v.classes) else {}
-    kinds: dict[str, Mapping[str, Sequence[str]]] = {
-        "misspelt": {name: misspelt(name) for name in names},
-        "near words": {name: [word for word, _ in words] for name, words in nearest.items()},
-        "other names, given": context.words,
-    }
-    for kind, by_class in kinds.items():
-        for name, word in ((name, word) for name, words in by_class.items() for word in words):
-            if word not in v.classes and base.knows(format_prompt(FREE, word)):
-                synonym = partial(paraphrases, classes=v.classes, template=FREE, synonyms={name: word})
-                yield kind, f"{name}: {word}", synonym
+    for kind, by_class in (
+        ("misspelt", {name: misspelt(name) for name in names}),
+        ("near words", {name: [word for word, _ in words] for name, words in nearest.items()}),
+        ("other names, given", context.words),
+    ):
+        pairs = ((name, word) for name, words in by_class.items() for word in words if word not in v.classes)
+        kinds[kind] = {
+            f"{name}: {word}": partial(paraphrases, classes=v.classes, template=FREE, synonyms={name: word})
+            for name, word in pairs
+            if base.knows(format_prompt(FREE, word))
+        }
+    return kinds
 
 
 def found_prompt(context: Context) -> list[Finding]:
