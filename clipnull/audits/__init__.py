@@ -83,6 +83,9 @@ def audit_each(
     for name, others in (words or {}).items():
         if name not in compress(classes, mask.any(1)) or isinstance(others, str):
             raise ValueError(f"words: {name!r}: {others!r}; expected for forgotten classes a list of words each")
+    other = retrained_for(clip, request, images) if retrained is True else retrained or None
+    if other and other.fingerprint == clip.fingerprint:
+        raise ValueError(f"retrained: {other.name} has the weights of clip; expected a model that was retrained")
     z, layers = probes.through(clip, images)
     readable = ~z.isnan().any(1)
     images, z, layers = images.where(readable), z[readable], {name: x[readable] for name, x in layers.items()}
@@ -91,10 +94,7 @@ def audit_each(
         counts = f"{forgotten} to forget and {len(images) - forgotten} to keep can be read"
         raise ValueError(f"images: {counts}; expected at least {MIN_PICTURES} of each")
     models, features, stages = {"unedited": clip, "edited": clip}, {"unedited": z, "edited": z}, {"unedited": layers}
-    other = retrained_for(clip, request, images) if retrained is True else retrained or None
     if other:
-        if other.fingerprint == clip.fingerprint:
-            raise ValueError(f"retrained: {other.name} has the weights of clip; expected a model that was retrained")
         models["retrained"], (features["retrained"], stages["retrained"]) = other, probes.through(other, images)
     about = {"request": str(request), "paradigm": request.paradigm, "model": clip.name, "methods": []}
     about |= {"clean": other and other.name, "pictures": len(images), "forgotten": forgotten, "seed": seed}
