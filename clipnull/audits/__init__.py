@@ -79,37 +79,48 @@ def audit_each(
     for after in afters:
         if not isinstance(after, Clip | Edit):
             raise ValueError(f"after: {brief(after)} is not valid; expected a model or an edit")
-    mask, classes = request.mask(images.vocabulary), images.vocabulary.classes
-    for name, others in (words or {}).items():
-        if name not in compress(classes, mask.any(1)) or isinstance(others, str):
-            raise ValueError(f"words: {name!r}: {others!r}; expected for forgotten classes a list of words each")
     other = retrained_for(clip, request, images) if retrained is True else retrained or None
     if other and other.fingerprint == clip.fingerprint:
         raise ValueError(f"retrained: {other.name} has the weights of clip; expected a model that was retrained")
-    z, layers = probes.through(clip, images)
-    readable = ~z.isnan().any(1)
-    images, z, layers = images.where(readable), z[readable], {name: x[readable] for name, x in layers.items()}
-    forgotten = int(mask[images.classes, images.domains].sum())
-    if min(forgotten, len(images) - forgotten) < MIN_PICTURES:
-        counts = f"{forgotten} to forget and {len(images) - forgotten} to keep can be read"
-        raise ValueError(f"images: {counts}; expected at least {MIN_PICTURES} of each")
-    models, features, stages = {"unedited": clip, "edited": clip}, {"unedited": z, "edited": z}, {"unedited": layers}
-    if other:
-        models["retrained"], (features["retrained"], stages["retrained"]) = other, probes.through(other, images)
+    context, reports = _context(clip, other, images, request, words or {}, seed), []
     about = {"request": str(request), "paradigm": request.paradigm, "model": clip.name, "methods": []}
-    about |= {"clean": other and other.name, "pictures": len(images), "forgotten": forgotten, "seed": seed}
-    context, reports = Context(models, images, request, features, _relatives(images, z), seed, stages, words or {}), []
+    about |= {"clean": other and other.name, "pictures": len(context.images)}
+    about |= {"forgotten": int(context.inside.sum()), "seed": seed}
+    left_out = (STORED,) * bool(clip.stored) + (NO_RETRAINED,) * (other is None)
     for after in afters:
         edited = after.apply(clip) if isinstance(after, Edit) else after
-        x = edited.edited(z) if edited.base is clip else embed(edited, images)
-        context = replace(context, models=models | {"edited": edited}, features=features | {"edited": x})
+        z = context.features["unedited"]
+        x = edited.edited(z) if edited.base is clip else embed(edited, context.images)
+        models, features = context.models | {"edited": edited}, context.features | {"edited": x}
+        context = replace(context, models=models, features=features)
         findings = [finding for question in QUESTIONS for finding in question(context)]
         findings += robustness.fine_tuning(context, train) if train is not None else []
         findings.sort(key=lambda finding: -finding.times)
         methods = {"methods": [edit.method for edit in edited.edits]}
-        left_out = (STORED,) * bool(clip.stored) + (NO_RETRAINED,) * (other is None)
         reports.append(Audit(tuple(findings), about | methods, left_out, side_effects.counts(context)))
     return reports
+
+
+def _context(
+    clip: Clip, other: Clip | None, images: Images, request: Forget, words: Mapping[str, Sequence[str]], seed: int
+) -> Context:
+    """The pictures that can be read, and the unedited and the retrained model; `clip` in the place of the edited."""
+    forgotten = [*compress(images.vocabulary.classes, request.mask(images.vocabulary).any(1))]
+    for name, others in words.items():
+        if name not in forgotten or isinstance(others, str):
+            raise ValueError(f"words: {name!r}: {others!r}; expected for forgotten classes a list of words each")
+    z, layers = probes.through(clip, images)
+    readable = ~z.isnan().any(1)
+    images, z, layers = images.where(readable), z[readable], {name: x[readable] for name, x in layers.items()}
+    models, features, stages = {"unedited": clip, "edited": clip}, {"unedited": z, "edited": z}, {"unedited": layers}
+    if other:
+        models["retrained"], (features["retrained"], stages["retrained"]) = other, probes.through(other, images)
+    context = Context(models, images, request, features, _relatives(images, z), seed, stages, words)
+    gone = int(context.inside.sum())
+    if min(gone, len(images) - gone) < MIN_PICTURES:
+        counts = f"{gone} to forget and {len(images) - gone} to keep can be read"
+        raise ValueError(f"images: {counts}; expected at least {MIN_PICTURES} of each")
+    return context
 
 
 def retrained_for(clip: Clip, request: Forget, images: Images) -> Clip | None:
