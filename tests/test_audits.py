@@ -321,30 +321,29 @@ def test_names_of_anybody_are_no_markup_and_one_line():
     audit = Audit((hurt,), {"request": "x\ny"}, (), (Count("p\nq", False, 4, 4, 0),))
     (row,) = audit._repr_markdown_().splitlines()[2:]
     assert row.startswith(r"| damage\: kept, a\|b &lt;b&gt; \# c \(%\) | – |")
-    assert str(audit).splitlines()[:2] == ["forget x y: 1 of 1 findings beyond their limit, the worst first",
-                                           "HURT: p q 4 -> 0 of 4"]  # fmt: skip
+    first, second, *_ = str(audit).splitlines()
+    assert first.startswith("forget x y: 1 of 1 findings") and second == "HURT: p q 4 -> 0 of 4"
 
 
 def test_wrong_arguments_are_named(clip, few):
-    edit = plain(clip.width)
-    for message, request, settings in [
-        (r"words: 'car': \['auto'\]; expected for forgotten classes", DOG, {"words": {"car": ["auto"]}}),
-        ("words: 'dog': 'puppy'", DOG, {"words": {"dog": "puppy"}}),
-        ("retrained: miniclip has the weights of clip", DOG, {"retrained": clip}),
-        ("did you mean 'dog'", cn.Forget(["dgo"]), {}),
-        ("seed: 'x' is not valid", DOG, {"seed": "x"}),
+    three = few.where(torch.arange(len(few)) < 3)
+    for message, images, request, settings in [
+        (r"words: 'car': \['auto'\]; expected for forgotten classes", few, DOG, {"words": {"car": ["auto"]}}),
+        ("words: 'dog': 'puppy'", few, DOG, {"words": {"dog": "puppy"}}),
+        ("retrained: miniclip has the weights of clip", few, DOG, {"retrained": clip}),
+        ("did you mean 'dog'", few, cn.Forget(["dgo"]), {}),
+        ("seed: 'x' is not valid", few, DOG, {"seed": "x"}),
+        (r"images: \d to forget and \d to keep can be read; expected at least 4 of", three, DOG, {"retrained": False}),
     ]:
         with pytest.raises(ValueError, match=message):
-            cn.audit(clip, edit, few, request, **settings)
-    with pytest.raises(
-        ValueError, match=r"images: \d to forget and \d to keep can be read; expected at least 4 of each"
-    ):
-        cn.audit(clip, edit, few.where(torch.arange(len(few)) < 3), DOG, retrained=False)
+            cn.audit(clip, plain(clip.width), images, request, **settings)
     with pytest.raises(ValueError, match="its joint space is 256 wide"):
         cn.audit(clip, plain(8), few, DOG)
+    with pytest.raises(ValueError, match="after: 3 is not valid; expected a model or an edit"):
+        cn.audit(clip, 3, few, DOG)
 
 
-def test_the_forgetfinds_the_retrained_model(clip, few):
+def test_the_request_finds_the_retrained_model(clip, few):
     assert retrained_for(clip, cn.Forget(["dog"], ["line"]), few).name == "miniclip-no-dog"
     assert retrained_for(clip, cn.Forget(["dog", "fish"]), few) is None
     assert retrained_for(clip, cn.Forget(["fish"]), few) is None
