@@ -15,13 +15,7 @@ from .context import Context
 from .findings import Finding, above_retrained, finding
 
 FREE = TEMPLATES["free"][0]
-OTHER_TEMPLATES = (
-    "{a}",
-    "I can see {a} here",
-    "what a nice {n}",
-    "look, {a}!",
-    "{n} clip art, no background",
-)
+OTHER_TEMPLATES = ("{a}", "I can see {a} here", "what a nice {n}", "look, {a}!", "{n} clip art, no background")
 OTHER_FORMS = ("a picture of {p}", "three {p}", "several {p} here", "look at the {p}", "photos of {p}")
 """Templates that neither build nor evaluate anything else, and those of plurals."""
 
