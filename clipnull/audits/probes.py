@@ -115,13 +115,10 @@ def through(clip: Clip, images: Images) -> tuple[Tensor, dict[str, Tensor]]:
 
 
 def validate_finite(features: Tensor) -> None:
-    """Raise ValueError with the first row of `features` (n, d) that is not finite."""
-    bad = (~features.isfinite().all(1)).nonzero()[:, 0].tolist()
+    """Raise ValueError where `features` (n, d) are not finite."""
+    bad = int((~features.isfinite().all(1)).sum())
     if bad:
-        raise ValueError(
-            f"features: {len(bad)} rows are not finite, such as {bad[0]}; expected pictures that can be read, see "
-            "`embedding.readable`"
-        )
+        raise ValueError(f"features: {bad} rows are not finite; expected pictures that are `embedding.readable`")
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -126,7 +127,9 @@ def found_prompt(context: Context) -> list[Finding]:
     For the first forgotten class: TOKENS free token embeddings in "a picture of a ...", through the text tower, against
     the texts of all other classes; trained on half of the families, tested on the other half.
     """
-    half, c = _half(context), context.forgotten[0]
+    names, generator = np.unique(context.families), torch.Generator().manual_seed(context.seed)
+    chosen = names[torch.randperm(len(names), generator=generator)[: len(names) // 2].numpy()]
+    half, c = torch.from_numpy(np.isin(context.families, chosen)), context.forgotten[0]
     positive = context.inside & (context.images.classes == c)
     if context.models["unedited"].stored or not (positive & half).any() or not (positive & ~half).any():
         return []
@@ -142,14 +145,6 @@ def found_prompt(context: Context) -> list[Finding]:
     details = {"tokens": TOKENS, "steps": STEPS, "labelled pictures": int((positive & half).sum())}
     judged = above_retrained(shares, 100 * RECOVERED)
     return [finding("words", "a prompt found by gradient", "%", shares, judged, details)]
-
-
-def _half(context: Context) -> Tensor:
-    """A random half of the families: (n,) bool."""
-    names = sorted(set(context.families))
-    chosen = torch.randperm(len(names), generator=torch.Generator().manual_seed(context.seed))[: len(names) // 2]
-    first = {names[i] for i in chosen.tolist()}
-    return torch.tensor([family in first for family in context.families])
 
 
 @torch.enable_grad()
