@@ -111,9 +111,9 @@ def counts(context: Context) -> tuple[Count, ...]:
     by_domain = bool(context.mask.all(0).any())
     rows = [(str(context.request), True, inside)] if by_domain else []
     for c, name in enumerate(classes):
-        gone = inside & (labels == c)
         sibling = not by_domain and bool(context.mask[c].any())
-        rows += [(name, True, gone)] * (not by_domain)
+        if sibling:
+            rows.append((name, True, inside & (labels == c)))
         rows.append((f"{name} elsewhere" if sibling else name, False, ~inside & (labels == c)))
     before, after = (context.answers(model) == labels for model in ("unedited", "edited"))
     chance, results = 100 / len(classes) if by_domain else 0.0, []
@@ -121,8 +121,11 @@ def counts(context: Context) -> tuple[Count, ...]:
         if where.any():
             right = int(before[where].sum()), int(after[where].sum())
             results.append(Count(name, gone, int(where.sum()), *right, chance if gone else 0.0))
-    left = {True: lambda x: -x.after / x.pictures, False: lambda x: (x.after - x.before) / x.pictures}
-    return tuple(sorted(results, key=lambda x: (not x.forgotten, left[x.forgotten](x))))
+
+    def order(x: Count) -> tuple[bool, float]:
+        return not x.forgotten, (-x.after if x.forgotten else x.after - x.before) / x.pictures
+
+    return tuple(sorted(results, key=order))
 
 
 def signature(context: Context) -> list[Finding]:

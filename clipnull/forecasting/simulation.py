@@ -48,10 +48,10 @@ def accuracy(z: Tensor, classifier: Tensor, changes: Sequence[Callable[[Tensor],
 
     z: of `draw`, (B, C, K, n, d). classifier: (C, d).
     """
-    b, c, k, n, d = z.shape
-    domains = torch.arange(k)[None, None, :, None].expand(b, c, k, n).flatten()
-    answers = classify(z.view(-1, d), classifier.to(z), domains, lambda rows: changed(rows, changes)).view(b, c, k, n)
-    return (answers == torch.arange(c)[:, None, None]).double().mean(3)
+    rows = z.flatten(0, -2)
+    domains = torch.zeros(len(rows))  # one classifier serves all
+    answers = classify(rows, classifier.to(z), domains, lambda x: changed(x, changes)).view(z.shape[:-1])
+    return (answers == torch.arange(len(classifier))[:, None, None]).double().mean(3)
 
 
 def changed(z: Tensor, changes: Sequence[Callable[[Tensor], Tensor]]) -> Tensor:
