@@ -112,7 +112,7 @@ def audited(clip: Clip, data: TrainingData, entrants: Sequence[str], on: Evaluat
             reasons[name] = str(error)
     reports, worst = audit_each(clip, list(edited.values()), on.images, request), {}
     for name, audit in zip(edited, reports, strict=True):
-        three = [{k: v for k, v in f.as_dict().items() if k not in ("details", "within")} for f in audit.worst]
+        three = [{k: v for k, v in f.as_dict().items() if k not in ("details", "within")} for f in audit.judged[:3]]
         worst[name] = {"beyond": len(audit.beyond), "judged": len(audit.judged), "findings": three}
     if not reports:
         return None

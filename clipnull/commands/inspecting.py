@@ -138,7 +138,7 @@ def audit(args: argparse.Namespace) -> int:
 
 def _runs(args: argparse.Namespace) -> list[tuple[str, dict[str, Any]]]:
     """The methods to audit with their settings; one for a patch."""
-    from ..forecasting.calibration import CHANCE, with_strength
+    from ..forecasting.choosing import CHANCE, with_strength
     from ..methods import METHODS
 
     methods = names("methods", args.methods, list(METHODS))
