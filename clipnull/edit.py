@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 Array = TypeVar("Array", Tensor, np.ndarray)
 
-FACTORS = {"left": "dr", "right": "dr", "bias": "d", "threshold": "r", "mean_text": "d"}
+FACTORS = {"left": "dr", "right": "dr", "bias": "d", "threshold": "r"}
 FORMAT, VERSION = "clipnull-edit", "2"
 TEXTS = ("method", "model", "fingerprint", "after")
 KEYS = {"format", "version", "request", "settings", "sha256", *TEXTS}
@@ -41,8 +41,8 @@ class Edit:
     left, right: (d, r) float64; `left` reads how much of each forgotten direction is in z, `right` says what is
     subtracted for it. method, request, settings: what made it. fingerprint, model: of the unedited model it was made
     for; empty: any. bias: (d,). gate: when it acts (`layers.Gate`). threshold: (r,); a direction counts from threshold
-    |z| on, and the edit is a hidden layer. after: `history` of the edits it was made after. mean_text: (d,), the mean
-    text of the vocabulary: an index of the same model leans to it. ValueError for shapes that do not fit together.
+    |z| on, and the edit is a hidden layer. after: `history` of the edits it was made after. ValueError for
+    shapes that do not fit together.
 
     >>> import clipnull as cn, torch
     >>> u = torch.tensor([[1.0], [0.0], [0.0]], dtype=torch.float64)
@@ -64,7 +64,6 @@ class Edit:
     model: str = ""
     after: str = ""
     threshold: Tensor | None = field(default=None, repr=False)
-    mean_text: Tensor | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         gate = vars(self.gate) if self.gate else {}
@@ -179,7 +178,7 @@ class Edit:
 
     def tensors(self) -> dict[str, Tensor]:
         """What acts, as it is saved: float32 and bool; `right` is left out where it equals `left`."""
-        values: dict[str, Tensor | None] = {name: getattr(self, name) for name in FACTORS if name != "mean_text"}
+        values: dict[str, Tensor | None] = {name: getattr(self, name) for name in FACTORS}
         if self.gate:
             values |= {f"gate.{name}": value for name, value in vars(self.gate).items()}
         if torch.equal(self.left, self.right):
@@ -197,8 +196,6 @@ class Edit:
         """
         request = self.request.as_dict() if isinstance(self.request, Forget) else self.request
         tensors = self.tensors()
-        if self.mean_text is not None:
-            tensors["mean_text"] = _plain(self.mean_text)
         metadata = {"format": FORMAT, "version": VERSION} | {key: getattr(self, key) for key in TEXTS}
         try:
             for name, value in (("request", request), ("settings", self.settings)):
@@ -231,6 +228,7 @@ class Edit:
                 raise ValueError("its checksum is not that of its content")
             if any(t.dtype == torch.bool and (t.view(torch.uint8) > 1).any() for t in tensors.values()):
                 raise ValueError("truth values with other bytes than 0 and 1")
+            tensors.pop("mean_text", None)  # of patches made before 2026-11-29
             parts: dict[str, Any] = {name: t.double() if t.is_floating_point() else t for name, t in tensors.items()}
             gate = {name.removeprefix("gate."): parts.pop(name) for name in tensors if name.startswith("gate.")}
             parts.setdefault("right", parts["left"])

@@ -49,12 +49,11 @@ def unlearn(
     if method == AUTO or budget is not None or settings.get("strength") == "chance":
         from .forecasting.choosing import choose_edit  # which builds on this module
 
-        edit, simulator = choose_edit(clip, request, vocabulary, method, prototypes, mean, budget, **settings)
-        cells = simulator.cells
+        edit, _ = choose_edit(clip, request, vocabulary, method, prototypes, mean, budget, **settings)
     else:
         cells = embed_vocabulary(clip, vocabulary, prototypes, mean)
         warn_of_alike(cells, mask, vocabulary)
         warn_of_words(cells.classifier, mask, vocabulary, cells.common)
         edit = solve(cells, mask, method, **settings)
     about = {"fingerprint": clip.fingerprint, "model": clip.name, "after": history(clip.edits)}
-    return replace(edit, request=request, mean_text=cells.texts.mean((0, 1)), **about)
+    return replace(edit, request=request, **about)

@@ -23,7 +23,7 @@ REQUEST = (Forget(["dog"], ["line"]) | Forget(["cat"])).as_dict()
 FIELDS = {"request": REQUEST, "settings": {"alpha": 1.0, "center": True}, "fingerprint": "0" * 16, "model": "miniclip"}
 KINDS = {
     "linear": plain(D, **FIELDS),
-    "oblique": replace(plain(D, **FIELDS), right=random(D, 2, seed=1).double(), mean_text=random(D).double()),
+    "oblique": replace(plain(D, **FIELDS), right=random(D, 2, seed=1).double()),
     "bias": plain(D, bias=random(D).double(), **FIELDS),
     "layer": replace(plain(D, **FIELDS), threshold=torch.full((plain(D).rank,), 0.2).double()),
     "gated": gated(D, **FIELDS),
@@ -34,7 +34,7 @@ KINDS = {
 
 def assert_sound(edit):
     """Its numbers are finite, it acts, and what it says of itself fits into JSON."""
-    floating = [edit.left, edit.right, edit.bias, edit.threshold, edit.mean_text]
+    floating = [edit.left, edit.right, edit.bias, edit.threshold]
     if edit.gate:
         floating += [edit.gate.domains, edit.gate.average, edit.gate.offset, edit.gate.spread]
         assert all((mask.view(torch.uint8) <= 1).all() for mask in (edit.gate.open, edit.gate.replaced))
@@ -51,7 +51,7 @@ def test_what_is_saved_comes_back(kind, tmp_path):
     path = edit.save(tmp_path / "edit.safetensors")
     back = Edit.load(path)
     path.write_bytes(bytes(path.stat().st_size))  # what is loaded does not hang on the file
-    assert back.same(edit) and back.request == REQUEST and (back.mean_text is None) == (edit.mean_text is None)
+    assert back.same(edit) and back.request == REQUEST
     for field in ("method", "settings", "fingerprint", "model", "after", "form"):
         assert getattr(back, field) == getattr(edit, field)
     torch.testing.assert_close(back.images(random(20, D)), edit.images(random(20, D)), atol=1e-4, rtol=1e-4)
