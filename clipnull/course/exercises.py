@@ -1,17 +1,9 @@
 """The exercises of the notebooks: a reference for each, with a hint, and arguments on which an answer is compared.
 
-An exercise of notebook NN is four cells in a row, in a lesson where it belongs:
-
-1. Markdown: **Exercise k** (5 min, easy). The task, then <details><summary>Hint</summary>...</details>
-   (minutes a whole number; easy, medium or hard).
-2. Code, tagged `exercise`: a stub, one function whose docstring gives shapes and whose last line is
-   `raise NotImplementedError`. Its name is used nowhere else in the notebook, and neither is the name of the solution.
-3. Code: `cn.check("NN-k", stub)`. It prints PASS, TODO or FAIL with a hint and never raises for a wrong answer, so that
-   Run All finishes for a student.
-4. Code, tagged `solution`, with `"jupyter": {"source_hidden": true}`: the solution under a name of its own and
-   `cn.check("NN-k", name, strict=True)`, which raises unless it is right. `clipnull student` leaves it out.
-
-tests/test_exercises.py holds a typical wrong answer to every exercise, which must fail.
+An exercise of notebook NN is four cells in a row: the task in Markdown, with minutes, difficulty and a folded hint; a
+stub, tagged `exercise`; `cn.check("NN-k", stub)`, which never raises for a wrong answer, so that Run All finishes for a
+student; and the solution, tagged `solution` and folded, with `strict=True`, which `clipnull student` leaves out.
+tests/test_exercises.py holds these conventions, and to every exercise a typical wrong answer, which must fail.
 """
 
 import functools
