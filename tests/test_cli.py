@@ -12,7 +12,7 @@ import pytest
 import clipnull
 from clipnull.commands import cli, doctor, teaching
 
-COMMANDS = "run publish seeds student book course goldens slides booklet colab leaderboard quiz"
+COMMANDS = "run book publish seeds student slides booklet colab course quiz leaderboard"
 COMMANDS += " doctor data embed audit near forget queries check apply undo bench paper"
 COMMANDS = COMMANDS.split()
 
@@ -46,11 +46,11 @@ def test_every_command_has_a_function_and_a_line_in_the_help(capsys):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ("", "no command given; expected one of run, publish, seeds"),
+        ("", "no command given; expected one of run, book, publish"),
         ("rnu", "command: 'rnu' is not known; did you mean 'run'?"),
         ("run --comp", "run: --comp is not an option; did you mean --compare"),
         ("student --zzz", "student: --zzz is not an option; expected one of --help, --out"),
-        ("goldens a b", "goldens: b: not expected here; see clipnull goldens --help"),
+        ("quiz b", "quiz: b: not expected here; see clipnull quiz --help"),
         ("run --profile pcas", "profile: 'pcas' is not known; did you mean 'pacs'?"),
         ("course", "the following arguments are required: FOLDER"),
         ("--verison", "clipnull: --verison is not an option; did you mean --version"),

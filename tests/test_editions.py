@@ -44,21 +44,18 @@ def test_two_publications_are_identical_and_stamped(notebook, tmp_path):
     assert b"papermill" not in first and b"start_time" not in first and b"version" not in first
 
 
-@pytest.mark.parametrize("edited", [True, False])
-def test_nothing_is_published_after_a_failure_or_an_edit_made_meanwhile(notebook, tmp_path, monkeypatch, edited):
+def test_nothing_is_published_after_a_failure_or_an_edit_made_meanwhile(notebook, tmp_path, monkeypatch):
     def run(paths, out):
-        if edited:
-            paths[0].write_text("edited")
-        return {}, [] if edited else ["b.ipynb, cell 1: why"]
+        paths[0].write_text("edited")
+        return {}, ["b.ipynb, cell 1: why"]
 
     monkeypatch.setattr(editions, "run", run)
     paths = [notebook(name, "x = 1") for name in "ab"]
     before = paths[1].read_bytes()
-    with pytest.raises(
-        NotebookError, match=f"nothing written back:\n{'a.ipynb: edited' if edited else 'b.ipynb, cell'}"
-    ):
+    expected = "nothing written back:\nb.ipynb, cell 1: why\na.ipynb: edited meanwhile"
+    with pytest.raises(NotebookError, match=expected):
         editions.publish(paths, tmp_path / "out")
-    assert (paths[0].read_text() == "edited") == edited and paths[1].read_bytes() == before
+    assert paths[0].read_text() == "edited" and paths[1].read_bytes() == before
 
 
 # --- for students, and copies that install clipnull
@@ -116,10 +113,8 @@ def test_the_cell_does_nothing_where_clipnull_is_installed(one, tmp_path):
 @pytest.mark.parametrize(
     ("address", "ref", "message"),
     [
-        ("github.com/a/b", "main", "address: 'github.com/a/b' is not valid"),
         ('https://github.com/a/b"; print(1) #', "main", "address: .* is not valid"),
         (ADDRESS, 'x"; 1', "ref: .* is not valid"),
-        (ADDRESS, "a..b", "ref: 'a..b' is not valid"),
     ],
 )
 def test_an_address_or_ref_that_is_not_valid_is_refused(one, tmp_path, address, ref, message):
@@ -134,7 +129,7 @@ def test_an_address_or_ref_that_is_not_valid_is_refused(one, tmp_path, address, 
 def test_the_course_is_written_once_and_work_in_it_is_kept(tmp_path, capsys):
     folder = tmp_path / "new" / "course"
     assert cli.main(["course", str(folder)]) == 0
-    assert capsys.readouterr().out.split() == ["12", "notebooks:", str(folder)]
+    assert f"written: {folder / '00_start_here.ipynb'}, " in capsys.readouterr().out
     stored = {p.name: p.read_bytes() for p in (ROOT / "notebooks").glob("*.ipynb")}
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == stored
     last = folder / max(stored)

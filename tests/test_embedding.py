@@ -72,7 +72,8 @@ def test_what_float16_cannot_hold_is_computed_in_full(small, corner, monkeypatch
     monkeypatch.setattr(clip.model, "encode_image", lambda x, normalize: F.linear(encode(x), scale) / 1e6)
     with torch.autocast("cpu", torch.float16):
         assert not clip.embed_pixels(torch.randn(2, 3, 32, 32)).isfinite().all()
-    torch.testing.assert_close(mixed(clip, corner), cn.embed(clip, corner))
+    few = corner.select(["bird"], ["line"])
+    torch.testing.assert_close(mixed(clip, few), cn.embed(clip, few))
 
 
 @cuda

@@ -66,7 +66,6 @@ READERS = {
     "model": fails(lambda path: cn.load("RN50", str(path), device="cpu")),
     "notebook": fails(notebooks.read),
     "goldens": fails(lambda path: goldens.read(path, "mini")),
-    "metrics": fails(goldens.stored),
 }
 
 

@@ -185,12 +185,12 @@ def test_a_folder_without_a_model_is_named(folder, tmp_path):
     for place in ("", tmp_path / "none", __file__):
         refusal(f"local-dir:{place}", match="name: .*open_clip_config.json")
     path = folder()
+    with pytest.raises(ValueError, match="pretrained: 'openai' .*local-dir:"):  # which open_clip would leave out
+        cn.load(f"local-dir:{path}", "openai")
     (path / "open_clip_config.json").unlink()
     assert str(path / "open_clip_config.json") in refusal(f"local-dir:{path}", match="name: ")
     os.mkfifo(path / "open_clip_config.json")
     refusal(f"local-dir:{path}", match="name: ")
-    with pytest.raises(ValueError, match="pretrained: 'openai' .*local-dir:"):  # which open_clip would leave out
-        cn.load(f"local-dir:{path}", "openai")
 
 
 @pytest.mark.promise("What is damaged is refused")

@@ -73,9 +73,6 @@ def data(args: argparse.Namespace) -> int:
         write_text(args.json, json.dumps(manifest, indent=1) + "\n")
     print(f"{dataset.root}: read as {manifest['layout']!r}, split: {manifest['split']}")
     print(_counts(dataset.images))
-    renamed = [f"{name} ({on_disk})" for name, on_disk in dataset.folders.items() if on_disk != name]
-    if renamed:
-        print(f"named otherwise on disk: {'; '.join(renamed)}")
     print(f"left out: {len(dataset.left_out) or 'nothing'}")
     for reason, files in by_reason(dataset.left_out).items():
         some = ", ".join(files[:SHOWN]) + (", ... all of them in --json FILE" if len(files) > SHOWN else "")

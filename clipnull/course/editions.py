@@ -45,7 +45,7 @@ OPEN_TASK = re.compile(r"(?ms)^## Open task.*?(?=^## |\Z)")
 HINT = re.compile(r"(?s)<details><summary>Hint</summary>\s*(.*?)</details>")
 
 
-def publish(notebooks: Sequence[Path], out: Path) -> None:
+def publish(notebooks: Sequence[Path], out: Path) -> list[Path]:
     """Execute `notebooks` with their own defaults and write them back with their outputs, normalised and stamped.
 
     All or none: a NotebookError if one failed, or if one or the package was edited meanwhile.
@@ -59,6 +59,7 @@ def publish(notebooks: Sequence[Path], out: Path) -> None:
         nb = normalise(read(out / path.name))
         nb.metadata["clipnull"] = {"stamp": stamp(nb)}
         write_text(path, text_of(nb))
+    return [*notebooks]
 
 
 def course(folder: Path) -> list[Path]:
@@ -133,7 +134,6 @@ def booklet(notebooks: Sequence[Path], out: Path) -> list[Path]:
 def _for_students(path: Path) -> Any:
     """The notebook at `path` without solutions and outputs."""
     nb = normalise(read(path))
-    nb.metadata.pop("clipnull", None)
     nb.cells = [cell for cell in nb.cells if "solution" not in cell.metadata.get("tags", ())]
     for cell in nb.cells:
         if cell.cell_type == "code":
