@@ -4,7 +4,6 @@ import json
 import math
 from dataclasses import replace
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -18,7 +17,6 @@ from clipnull.audits import _relatives, audit_each, retrained_for, robustness, s
 from clipnull.audits.context import Context
 from clipnull.audits.findings import Audit, Count, finding, format_number
 from clipnull.commands import cli
-from clipnull.course import plots
 from clipnull.evaluate import predict
 from clipnull.images import families
 
@@ -103,16 +101,6 @@ def test_it_is_json_and_a_table(report):
     assert all(f["clean"] == g.retrained for f, g in zip(read["findings"], report.findings, strict=True))
     assert len(report._repr_markdown_().splitlines()) == 2 + len(report.findings)
     assert str(report).splitlines()[0].startswith("forget dog everywhere: ")
-
-
-@pytest.mark.slow
-def test_it_can_be_drawn(report):
-    fig = plots.audit(report)
-    judged = [f for f in report.findings if f.excess is not None and f.times > 0]
-    assert [t.get_text() for t in fig.axes[0].get_yticklabels()] == [f"{f.check}: {f.asked}" for f in judged]
-    plt.close(fig)
-    with pytest.raises(ValueError, match="nothing in it is judged"):
-        plots.audit(Audit((finding("a", "b", "%", {"edited": 1.0}),), {"request": "x"}))
 
 
 @pytest.mark.slow
@@ -210,7 +198,7 @@ def test_the_command_writes_all_findings(monkeypatch, tmp_path, capsys, few):
     monkeypatch.setattr("clipnull.audits.audit_each", fake)
     monkeypatch.setattr("clipnull.datasets.loading.load_images", lambda data: few)
     options = ["--classes", "dog", "--domains", "line", "--methods", "ridge", "gated", "--chance", "--seed", "3"]
-    files = ["--words", "puppy, hound", "--json", str(tmp_path / "a.json"), "--figure", str(tmp_path / "a.png")]
+    files = ["--words", "puppy, hound", "--json", str(tmp_path / "a.json")]
     assert cli.main(["audit", *options, "--max-lost", "10"]) == 0 and "HURT" not in capsys.readouterr().out
     assert cli.main(["audit", *options, *files]) == 1  # a class is beyond a limit
     assert capsys.readouterr().out.count("forget dog in line: 1 of 1 findings beyond their limit") == 3
@@ -225,7 +213,6 @@ def test_the_command_writes_all_findings(monkeypatch, tmp_path, capsys, few):
     about, table, *_, left_out = audit_section(entry)
     assert left_out == "Left out: a retrained model." and "1 pictures, 1 to be forgotten" in about
     assert table.splitlines()[0] == "| question | unedited | clean | `ridge` | `gated` | `gated` at chance | limit |"
-    assert (tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
 
 
 @pytest.mark.parametrize(

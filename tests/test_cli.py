@@ -137,7 +137,7 @@ def test_bench_refuses_wrong_arguments_before_any_work(tmp_path, monkeypatch, ca
 @pytest.mark.parametrize(
     "command",
     [
-        "bench --json", "audit --classes dog --json", "audit --classes dog --figure", "data --json", "data --tars",
+        "bench --json", "audit --classes dog --json", "data --json", "data --tars",
         "embed x --model m --out", "paper x --out", "run --out", "book --out", "near --classes a --json",
         "forget --out p.safetensors --json", "forget --out", "queries q --out", "check p --index i --queries q --json",
         "apply p --index i --out o --json", "apply p --index i --out", "undo --index i --out o --json",
@@ -150,7 +150,7 @@ def test_what_cannot_be_written_is_told_before_any_work(command, tmp_path, monke
     (tmp_path / "file").write_text("")
     (tmp_path / "folder").mkdir()
     *words, option = command.split()
-    places = ["file/x"] + ["no/x", "folder"] * (option in ("--json", "--figure"))
+    places = ["file/x"] + ["no/x", "folder"] * (option == "--json")
     for place in places:
         assert cli.main([*words, option, place]) == 2
         out, err = capsys.readouterr()

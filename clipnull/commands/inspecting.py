@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import names, shorten, within
-from ..files import aligned, write_text, written
+from ..files import aligned, write_text
 from .console import DATA, add_command, add_model, add_request
 
 if TYPE_CHECKING:
@@ -52,7 +52,6 @@ def add(commands: argparse._SubParsersAction) -> None:
     option("--max-lost", type=float, default=5.0, metavar="POINTS", help="that any kept class may lose [5]")
     option("--slow", action="store_true", help="fine-tune, too: what comes back in 100 steps (miniworld)")
     option("--json", type=Path, metavar="FILE", help="write all findings there")
-    option("--figure", type=Path, metavar="FILE.png", help="draw the (first) findings there")
     option("--seed", type=int, default=0, help="of folds and draws [0]")
 
 
@@ -135,11 +134,6 @@ def audit(args: argparse.Namespace) -> int:
         entry = {"kind": "audit", "name": f"audit, {name_of(args.data)}, {request}", "date": date}
         entry |= {"version": __version__, "patch": args.patch and str(args.patch), "audits": audits}
         write_text(args.json, json.dumps(entry, indent=1, allow_nan=False) + "\n")
-    if args.figure:
-        from ..course.plots import audit as draw
-
-        with written(args.figure) as part:
-            draw(reports[0]).savefig(part, format="png", dpi=150, bbox_inches="tight")
     print(*reports, sep="\n\n")
     return int(any(report.hurt for report in reports))
 
