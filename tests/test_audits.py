@@ -5,7 +5,6 @@ import math
 from dataclasses import replace
 from types import SimpleNamespace
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -19,7 +18,6 @@ from clipnull.audits import _relatives, audit_each, retrained_for, robustness, s
 from clipnull.audits.context import Context
 from clipnull.audits.findings import Audit, Count, finding, format_number
 from clipnull.commands import cli
-from clipnull.course import plots
 from clipnull.images import families
 
 DOG = cn.Forget(["dog"])
@@ -104,16 +102,6 @@ def test_it_is_json_and_a_table(report):
     assert [(f["asked"], f["clean"]) for f in read["findings"]] == [(f.asked, f.retrained) for f in report.findings]
     assert len(report._repr_markdown_().splitlines()) == 2 + len(report.findings)
     assert str(report).splitlines()[0].startswith("forget dog everywhere: ")
-
-
-@pytest.mark.slow
-def test_it_can_be_drawn(report):
-    fig = plots.audit(report)
-    judged = [f for f in report.findings if f.excess is not None and f.times > 0]
-    assert [t.get_text() for t in fig.axes[0].get_yticklabels()] == [f"{f.check}: {f.asked}" for f in judged]
-    plt.close(fig)
-    with pytest.raises(ValueError, match="nothing in it is judged"):
-        plots.audit(Audit((finding("a", "b", "%", {"edited": 1.0}),), {"request": "x"}))
 
 
 @pytest.mark.slow

@@ -28,10 +28,10 @@ def test_a_profile_sets_what_a_notebook_has_in_those_that_it_runs(notebook, monk
 @pytest.mark.parametrize(
     ("profile", "words"),
     [
-        ("pacs", r"reads \$CLIPNULL_DATA/test; expected the variable CLIPNULL_DATA to name a folder"),
+        ("pacs", "expected the variable CLIPNULL_DATA to name"),
         ("realclip", "expected the variable CLIPNULL_EMBEDDINGS"),
         ("gpu", "needs a GPU; torch sees none"),
-        ("max", "expected one of mini, gpu, pacs, realclip"),
+        ("max", "expected one of 'mini', 'gpu'"),
     ],
 )
 def test_a_profile_without_what_it_needs_is_refused(notebook, monkeypatch, tmp_path, profile, words):

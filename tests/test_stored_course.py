@@ -1,6 +1,5 @@
 """The course on a file of embeddings: notebooks and cards do what they can."""
 
-import ast
 import functools
 import json
 import re
@@ -45,23 +44,14 @@ def closed(monkeypatch):
     plt.close("all")
 
 
-def code_of(number):
-    """The code cells of a notebook: those up to its parameters, and all others."""
-    (path,) = FOLDER.glob(f"{number}_*.ipynb")
-    code = [c for c in nbformat.read(path, 4).cells if c.cell_type == "code"]
-    last = next(i for i, c in enumerate(code) if "parameters" in c.metadata.get("tags", ()))
-    return [c.source for c in code[: last + 1]], [c.source for c in code[last + 1 :]]
-
-
 def begun(number, monkeypatch, **changes):
-    """The names after imports and parameters, changed, and the other cells."""
+    """The names after imports and parameters, changed, and the code cells behind them."""
     monkeypatch.chdir(FOLDER)
-    names, (first, rest) = {}, code_of(number)
-    for source in first:
-        exec(source, names)
-    (parameters,) = (ast.parse(source) for source in first[-1:])
-    known = {node.targets[0].id for node in parameters.body}
-    return names | {name: value for name, value in (NAMES | changes).items() if name in known}, rest
+    (path,) = FOLDER.glob(f"{number}_*.ipynb")
+    imports, parameters, *rest = [c.source for c in nbformat.read(path, 4).cells if c.cell_type == "code"]
+    names = {}
+    exec(f"{imports}\n{parameters}", names)
+    return names | {name: value for name, value in (NAMES | changes).items() if name in names}, rest
 
 
 UNRECORDED = {
@@ -91,15 +81,21 @@ def test_a_notebook_runs_on_a_file(number, whole, file, monkeypatch):
     assert [name for name, value in recorded.items() if value != value] == []
 
 
-def test_the_first_code_cell_refuses_an_unfit_file(file, monkeypatch, capsys):
-    for number in TAKING:
-        for data, message in (
-            ("none.npz", r"file: 'none\.npz' is not there; expected a file of embeddings"),
-            (file(texts_free=None), r"file: '.*made\.npz' .*lacks texts_free"),
-        ):
-            names, rest = begun(number, monkeypatch, data=data)
-            with pytest.raises(ValueError, match=message):
-                exec(rest[0], names)
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (None, r"file: 'none\.npz' is not there; expected a file of embeddings"),
+        ({"texts_free": None}, r"file: '.*made\.npz' .*lacks texts_free"),
+    ],
+)
+def test_the_first_code_cell_refuses_an_unfit_file(data, message, file, monkeypatch):
+    names, rest = begun("00", monkeypatch, data=file(**data) if data else "none.npz")
+    with pytest.raises(ValueError, match=message):
+        exec(rest[0], names)
+
+
+@pytest.mark.slow
+def test_a_lesson_that_makes_pictures_goes_on_with_those_of_the_course(file, monkeypatch, capsys):
     names, rest = begun("02", monkeypatch, data=file())
     exec(rest[0], names)
     assert names["lesson"].images.has_pixels and "This lesson makes pictures" in capsys.readouterr().out

@@ -1,17 +1,9 @@
 """The exercises of the notebooks: a reference for each, with a hint, and arguments on which an answer is compared.
 
-An exercise of notebook NN is four cells in a row, in a lesson where it belongs:
-
-1. Markdown: **Exercise k** (5 min, easy). The task, then <details><summary>Hint</summary>...</details>
-   (minutes a whole number; easy, medium or hard).
-2. Code, tagged `exercise`: a stub, one function whose docstring gives shapes and whose last line is
-   `raise NotImplementedError`. Its name is used nowhere else in the notebook, and neither is the name of the solution.
-3. Code: `cn.check("NN-k", stub)`. It prints PASS, TODO or FAIL with a hint and never raises for a wrong answer, so that
-   Run All finishes for a student.
-4. Code, tagged `solution`, with `"jupyter": {"source_hidden": true}`: the solution under a name of its own and
-   `cn.check("NN-k", name, strict=True)`, which raises unless it is right. `clipnull student` leaves it out.
-
-tests/test_exercises.py holds a typical wrong answer to every exercise, which must fail.
+An exercise of notebook NN is four cells in a row: the task in Markdown, with minutes, difficulty and a folded hint; a
+stub, tagged `exercise`; `cn.check("NN-k", stub)`, which never raises for a wrong answer, so that Run All finishes for a
+student; and the solution, tagged `solution` and folded, with `strict=True`, which `clipnull student` leaves out.
+tests/test_exercises.py holds these conventions, and to every exercise a typical wrong answer, which must fail.
 """
 
 import functools
@@ -66,9 +58,6 @@ def normal(seed: int, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor
 double = functools.partial(normal, dtype=torch.float64)
 
 
-# --- 00 start here
-
-
 @exercise("00-1", (normal(1, 5, 8),), (3 * normal(2, 2, 3),))
 def unit_rows(z: Tensor) -> Tensor:
     """divide each *row* by its own length: the lengths of (n, d) rows need shape (n, 1); sum over the last axis and
@@ -82,9 +71,6 @@ def unit_rows(z: Tensor) -> Tensor:
 def nearest_pictures(z: Tensor, t: Tensor, k: int) -> Tensor:
     """unit rows first, or long vectors win; then z @ t, and argsort with descending=True"""
     return (F.normalize(z, dim=-1) @ t).argsort(descending=True)[:k]
-
-
-# --- 01 text-prompt embeddings
 
 
 @exercise("01-1", (normal(1, 4, 8), 2 * normal(2, 3, 8), 10.0), (normal(3, 2, 5), normal(4, 6, 5), 1.0))
@@ -107,9 +93,6 @@ def predict_text(texts: Tensor, c: int, k: int) -> Tensor:
     means of class and domain, subtract that of the cells that share neither"""
     other_c, other_k = torch.arange(texts.shape[0]) != c, torch.arange(texts.shape[1]) != k
     return texts[c, other_k].mean(0) + texts[other_c, k].mean(0) - texts[other_c][:, other_k].mean((0, 1))
-
-
-# --- 02 synthesized prototypes
 
 
 def _network(seed: int, pixels: int, d: int) -> Callable[[Tensor], Tensor]:
@@ -137,8 +120,6 @@ def best_picture(a: Tensor, target: Tensor) -> Tensor:
     return F.normalize(target @ torch.linalg.pinv(a), dim=0)
 
 
-# --- 03 subspace angles
-
 TALL = double(1, 5, 9) * torch.tensor([3.0, 2.0, 1.0, 0.5, 0.1], dtype=torch.float64)[:, None]
 
 
@@ -157,9 +138,6 @@ def angles_between(u1: Tensor, u2: Tensor) -> Tensor:
     """U1^T U2 has shape (r, q), and its min(r, q) singular values are cosines, largest first; their arccos, in
     radians, comes out smallest first"""
     return subspace.principal_angles(u1.T, u2.T)
-
-
-# --- 04 global unlearning
 
 
 @exercise("04-1", (double(1, 9, 7), double(2, 4, 3, 7), 1, 1), (double(3, 5, 6), double(4, 5, 4, 6), 3, 2))
@@ -191,9 +169,6 @@ def choose_rank(forgetting: Tensor, drop: Tensor, least: float) -> int:
     return int(torch.where(forgetting >= least, drop, torch.inf).argmin()) + 1
 
 
-# --- 05 is it true
-
-
 @exercise(
     "05-1",
     (normal(1, 4), normal(2, 4, 9)),
@@ -215,9 +190,6 @@ def bootstrap_interval(values: Tensor, places: Tensor) -> Tensor:
     between their quantiles .025 and .975"""
     means = values[places].mean(1)
     return torch.stack([means.quantile(0.025), means.quantile(0.975)])
-
-
-# --- 06 selective unlearning
 
 
 @exercise("06-1", (double(1, 5), double(2, 5)), (double(3, 3), double(4, 3)))
@@ -246,9 +218,6 @@ def act_behind_gate(z: Tensor, scores: Tensor, k: int, v: Tensor, r: Tensor) -> 
     return z - ((z @ v).relu() * (scores.argmax(1) == k))[:, None] * r
 
 
-# --- 07 complete unlearning
-
-
 @exercise("07-1", (0.9, 0.5, 10), (0.8, 0.02, 4))
 def way_to_chance(before: float, after: float, classes: int) -> float:
     """chance is 1 / classes; the share of the way is (before - after) / (before - chance), at most 1"""
@@ -261,9 +230,6 @@ def decoy_shift(classifier: Tensor, decoy: int, margin: float) -> Tensor:
     1, d); of all r that meet them, the pseudoinverse (torch.linalg.pinv) gives the shortest"""
     apart = classifier[decoy] - torch.cat([classifier[:decoy], classifier[decoy + 1 :]])
     return torch.linalg.pinv(apart) @ torch.full((len(apart),), margin, dtype=apart.dtype)
-
-
-# --- 08 what remains
 
 
 LENGTHS = torch.tensor([0.2, 5.0, 1.0, 3.0, 0.5, 2.0, 1.5, 0.1])[:, None]
@@ -301,9 +267,6 @@ def undo(edited: Tensor, left: Tensor, right: Tensor) -> Tensor:
     """z' L = (z L) (I - R^T L), so a system of size r gives z L (n, r); then z = z' + (z L) R^T. Mind the side: z L
     is on the left of the matrix"""
     return edited @ torch.linalg.inv(torch.eye(len(left), dtype=left.dtype) - left @ right.T)
-
-
-# --- 09 methods compared
 
 
 @exercise(
@@ -346,9 +309,6 @@ def paired_interval(first: Tensor, second: Tensor) -> Tensor:
     return torch.stack([difference.mean() - half, difference.mean() + half])
 
 
-# --- 10 your own model and pictures
-
-
 @exercise("10-1", (0, 4), (3, 4), (40, 50), (9, 9))
 def wilson_interval(right: int, n: int) -> Tensor:
     """the middle is (p + q^2 / 2n) / (1 + q^2 / n) and not p; half the width is divided by the same (1 + q^2 / n)"""
@@ -369,9 +329,6 @@ def winners_curse(here: Tensor, there: Tensor) -> float:
 def fused_weight(weight: Tensor, left: Tensor, right: Tensor) -> Tensor:
     """W P = W - (W L) R^T, with W L of shape (D, r)"""
     return weight - (weight @ left) @ right.T
-
-
-# --- 11 an index in production
 
 
 @exercise("11-1", (normal(1, 6), normal(2, 6, 2), normal(3, 6, 2)), (normal(4, 4), normal(5, 4, 1), normal(6, 4, 1)))

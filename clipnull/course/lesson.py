@@ -158,15 +158,8 @@ def open(  # noqa: A001, as in `course.open`
         raise ValueError(f"forget_domain: {forget_domain!r} has no {forget_class}; expected one of {', '.join(filled)}")
     name, _, tag = (model, "", "") if ":" in model else model.partition("/")
     clip = load(data) if is_stored(data) else load(name, tag or None)
-    return Lesson(clip, *embed_whole(clip, images), request, forget_class, forget_domain, seed)
-
-
-def embed_whole(clip: Clip, images: Images) -> tuple[Images, Tensor]:
-    """The pictures that can be read, and their embeddings (n, d). Broken ones are named in a warning and left out."""
     whole, (z,) = readable(images, embed(clip, images))
-    if len(whole) < len(images):
-        print(f"{len(images) - len(whole)} of {len(images)} pictures are broken and left out; a warning names them.")
-    return whole, z
+    return Lesson(clip, whole, z, request, forget_class, forget_domain, seed)
 
 
 # --- showing

@@ -3,6 +3,7 @@
 import math
 import sys
 from collections.abc import Mapping
+from typing import Any
 
 from ..errors import brief, import_extra
 
@@ -45,11 +46,11 @@ def metrics_of(nb: Mapping) -> Metrics:
     return _numbers(recorded[0])
 
 
-def _numbers(metrics: Mapping[str, object]) -> Metrics:
+def _numbers(metrics: Mapping[str, Any]) -> Metrics:
     numbers = {}
     for name, value in metrics.items():
         try:
-            numbers[name] = math.nan if isinstance(value, (bool, str)) else float(value)  # type: ignore[arg-type]
+            numbers[name] = float(value)
         except (TypeError, ValueError):
             numbers[name] = math.nan
         if not math.isfinite(numbers[name]):

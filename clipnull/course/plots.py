@@ -1,4 +1,4 @@
-"""Figures that need seaborn or other packages of clipnull: heat maps, named points, the findings of an audit."""
+"""Figures that need seaborn or more care: heat maps with numbers, and points whose names do not cover each other."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     import matplotlib.pyplot as plt
     import seaborn as sns
     from matplotlib.transforms import Bbox
-
-    from ..audits.findings import Audit
 else:
     plt, sns = (import_extra(name, "course") for name in ("matplotlib.pyplot", "seaborn"))
     Bbox = import_extra("matplotlib.transforms", "course").Bbox
@@ -88,33 +86,4 @@ def trade_off(
 
         covered(*min(sides, key=lambda side: covered(*side)))
         taken.append(text.get_window_extent())
-    return fig
-
-
-def audit(report: Audit) -> plt.Figure:
-    """Draw the judged findings of `cn.audit`: how many times its limit each one is, and the three models' answers.
-
-    Bars end at ten times the limit, left of the line is what is tolerated, and findings at 0 are only counted.
-    """
-    from ..audits.findings import format_number  # loads all audits
-
-    judged = [finding for finding in report.findings if finding.excess is not None]
-    if not judged:
-        raise ValueError("report: nothing in it is judged; expected one with a retrained model, or with pictures kept")
-    drawn = [finding for finding in judged if finding.times > 0]
-    times = np.clip([finding.times for finding in drawn], 0.02, 10)
-    fig, ax = plt.subplots(figsize=(10.5, 1.2 + 0.3 * len(drawn)))
-    ax.barh(range(len(drawn)), times, 0.7, color=["C0" if finding.within else "C1" for finding in drawn])
-    ax.axvline(1, color="0.3", lw=1.2)
-    font = {"va": "center", "fontfamily": "monospace", "fontsize": 10, "transform": ax.get_yaxis_transform()}
-    answers = [tuple(map(format_number, (f.unedited, f.edited, f.retrained))) for f in drawn]
-    for row, texts in enumerate([("before", "after", "retr."), *answers], -1):
-        ax.text(1.02, row, "  ".join(f"{text:>6}" for text in texts), **font)
-    ax.set_yticks(range(len(drawn)), [f"{finding.check}: {finding.asked}" for finding in drawn], fontsize=10)
-    zeros = f"{len(judged) - len(drawn)} more findings are at 0"
-    ax.set(
-        xlim=(0, min(10, 1.05 * max([*times, 2]))), xlabel=f"times the limit (1: the most that is tolerated)\n{zeros}"
-    )
-    ax.invert_yaxis()
-    sns.despine(fig)
     return fig

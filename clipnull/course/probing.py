@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..datasets.loading import load_images
+from ..embedding import embed
 from ..errors import import_extra
 from ..images import Images, families
-from .lesson import Lesson, embed_whole
+from .lesson import Lesson
 
 if TYPE_CHECKING:
     from sklearn import linear_model, model_selection
@@ -31,9 +32,9 @@ def labelled_pictures(lesson: Lesson, data: str) -> tuple[tuple[Tensor, Tensor, 
         first = lesson.images.halves(lesson.seed)
         images, z = lesson.images.where(first), lesson.z[first]
     else:
-        first = torch.zeros(len(lesson.z), dtype=torch.bool)
-        images, z = embed_whole(lesson.clip, load_images(split="train"))
-    return (F.normalize(z.double(), dim=-1), images.classes, images.domains), ~first
+        first, images = torch.zeros(len(lesson.z), dtype=torch.bool), load_images(split="train")
+        z = F.normalize(embed(lesson.clip, images).double(), dim=-1)
+    return (z, images.classes, images.domains), ~first
 
 
 def probe(z: Tensor, positive: Tensor, images: Images) -> Tensor:

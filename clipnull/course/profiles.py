@@ -1,10 +1,11 @@
 """Profiles: ways to run the course, and the goldens that hold for each."""
 
 import os
-import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+from ..errors import one_of
 
 
 @dataclass(frozen=True)
@@ -22,13 +23,9 @@ PROFILES = {
     "gpu": Profile("mini", {}, "cuda"),
     "pacs": Profile("pacs", {"data": "$CLIPNULL_DATA/test", "forget_class": "dog", "forget_domain": "sketch"}),
     "realclip": Profile(
-        "realclip",
-        {"data": "$CLIPNULL_EMBEDDINGS/vitb32_style.npz", "forget_class": "cat", "forget_domain": "drawing"}
-        | {"other_words": "kitten, pet"},
-        "cpu",
-        without=("02", "11"),
-    ),
-}
+        "realclip", {"data": "$CLIPNULL_EMBEDDINGS/vitb32_style.npz", "forget_class": "cat", "forget_domain": "drawing",
+                     "other_words": "kitten, pet"}, "cpu", without=("02", "11")),
+}  # fmt: skip
 """`mini`: the embedded model and pictures on the CPU. `gpu`: the same on a GPU, with the same goldens. `pacs`: the
 notebooks that take pictures, on those of PACS in the folder that the variable CLIPNULL_DATA names. `realclip`: those
 that take a file of embeddings, on what OpenAI's ViT-B/32 made of drawings and photographs, in the folder that the
@@ -49,13 +46,10 @@ def preset(profile: str) -> dict[str, str]:
 
     Raises ValueError for an unknown profile, and where a variable or device that it needs is missing.
     """
-    if profile not in PROFILES:
-        raise ValueError(f"profile: {profile!r} is not known; expected one of {', '.join(PROFILES)}")
-    if PROFILES[profile].device == "cuda" and default_profile() != "gpu":
+    known = PROFILES[one_of("profile", profile, PROFILES)]
+    if known.device == "cuda" and default_profile() != "gpu":
         raise ValueError(f"profile: {profile!r} needs a GPU; torch sees none")
-    parameters = PROFILES[profile].parameters
-    data = parameters.get("data", "")
-    for variable in re.findall(r"\$(\w+)", data):
-        if not os.environ.get(variable):
-            raise ValueError(f"profile: {profile!r} reads {data}; expected the variable {variable} to name a folder")
-    return {name: os.path.expandvars(value) for name, value in parameters.items()}
+    variable, _, _ = known.parameters.get("data", "").removeprefix("$").partition("/")
+    if variable and not os.environ.get(variable):
+        raise ValueError(f"profile: {profile!r} reads pictures; expected the variable {variable} to name their folder")
+    return {name: os.path.expandvars(value) for name, value in known.parameters.items()}
