@@ -97,7 +97,7 @@ def test_a_method_breaks_where_it_first_forgets_too_little_or_loses_too_much():
         (["uce"], {}, "entrants: 'uce' makes no edit of pictures"),
         (["slug"], {}, "entrants: 'slug' needs labelled pictures"),
         (None, {"sizes": [4, 1]}, r"sizes: \[1, 4\] of 4 classes; expected at least one"),
-        (None, {"sizes": [0]}, "sizes: 0 "),
+        (None, {"sizes": [0]}, r"sizes: \[0\] of 4"),
         (None, {"sizes": [1], "orders": 0}, "orders: 0"),
     ],
 )

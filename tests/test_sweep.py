@@ -16,7 +16,6 @@ import clipnull as cn
 from clipnull import models, unlearning
 from clipnull.bench import sweep
 from clipnull.commands import cli
-from clipnull.evaluate import macro
 from clipnull.files import aligned, data_folder
 from clipnull.images import Images
 from clipnull.models import Clip
@@ -86,7 +85,7 @@ def test_each_request_has_a_row_for_each_method_and_prompt_set_in_order(rows, fe
         (request, method, prompts) for request in sweep.every_request(few) for method in METHODS for prompts in PROMPTS
     ]
     for row in rows:
-        assert row["forgetting_rate"] <= 1 and row["chance"] == pytest.approx(1 / 3) and row["seconds"] > 0
+        assert row["forgetting_rate"] <= 1 and row["seconds"] > 0
         assert (row["collateral"] is None) == (row["paradigm"] == "complete"), "known of miniclip, but for domains"
         siblings = row["sibling_class_drop"] is not None, row["sibling_domain_drop"] is not None
         selective = row["paradigm"] == "selective"
@@ -107,8 +106,6 @@ def test_rows_say_what_compare_says_of_the_edited_model(clip, few, rows):
             (row,) = (r for r in rows if (r["method"], r["prompts"], request_of(r)) == (method, prompts, request))
             expected = {name: None if math.isnan(value) else pytest.approx(value) for name, value in c.rates.items()}
             assert {name: row[name] for name in expected} == expected
-            accuracy = {"before": macro(c.before, c.mask), "after": macro(c.after, c.mask)}
-            assert row["accuracy"] == pytest.approx(accuracy)
 
 
 def test_pictures_are_embedded_once(clip, folder, monkeypatch):
@@ -231,8 +228,6 @@ def test_the_command_writes_rows_and_prints_the_tables(clip, folder, rows, few, 
     assert [entry[name] for name in ("pictures", "classes", "domains")] == [len(few), 3, 2]
 
 
-def test_unknown_methods_and_prompts_are_refused(clip, few):
+def test_unknown_methods_are_refused(clip, few):
     with pytest.raises(ValueError, match="methods: 'rigde' is not known; did you mean 'ridge'"):
         sweep.sweep(clip, few, ["rigde"])
-    with pytest.raises(ValueError, match="prompts: 'fre'"):
-        sweep.tables([], "fre")
