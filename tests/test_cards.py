@@ -72,7 +72,7 @@ def test_the_head_is_yaml_that_a_hub_reads(text):
 def test_its_figures_are_those_of_compare(text, selective, clip, corner, features):
     rows, after = table(text, "Measured"), selective.apply(clip)
     both = features, cn.embed(after, corner)
-    for row, prompts in zip(rows[:-1], PROMPTS, strict=True):
+    for row, prompts in zip(rows, PROMPTS, strict=True):
         result = cn.compare(clip, after, corner, selective.request, prompts, both)
         r = result.rates
         assert row[1] == (
@@ -90,15 +90,6 @@ def test_its_figures_are_those_of_compare(text, selective, clip, corner, feature
             counts = [int(answers[~kept].sum()) for answers in right]
             assert re.search(r"pictures {} right .* before, {} right .* after".format(*counts), text)
         assert row[8] == f"{lost}, {gained} of {int(kept.sum())}" and re.fullmatch(r"-?\d+ of \d+", row[9])
-
-
-def test_a_forecast_stands_beside_the_truth(text, selective, clip, corner):
-    row, mask = table(text, "Measured")[-1], selective.request.mask(corner.vocabulary)
-    forecast = cn.forecast(clip, selective.request, corner.vocabulary, selective, prototypes=False)
-    assert row[0] == "forecast of the first row, from names alone"
-    assert row[1] == f"{100 * macro(forecast.before, mask):.1f} % → {100 * macro(forecast.after, mask):.1f} %"
-    assert float(row[2].split()[0]) == pytest.approx(forecast.rates["forgetting_rate"], abs=5e-4)
-    assert row[7:] == ["–", "–", "–"] and "The interval of a forecast held 98 to 100 %" in text
 
 
 def test_the_worst_cells_the_probes_and_the_request_are_listed(text, selective, clip, corner, features):
