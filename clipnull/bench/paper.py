@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import pandas as pd
 import torch
 
 from .. import __version__
@@ -26,10 +27,7 @@ from ..stored import read_stored
 from . import sweep
 
 PAGE, RANDOM, NOTE = "PAPER.md", "random weights", "made by clipnull paper"
-UNTRAINED = (
-    "**These models have learned nothing.** Their weights are random, so that they cannot tell one picture from "
-    "another. The figures show that the commands run from end to end, and nothing else: do not quote them."
-)
+UNTRAINED = "**These models have learned nothing**, their weights are random: do not quote the figures."
 ABOUT = (
     "[arXiv 2512.14113](https://arxiv.org/abs/2512.14113) is said to report that 92.3 % is forgotten and 0.76 points "
     "are lost on what is kept, on average; its abstract has no figures. These two are the paper's. All others on this "
@@ -64,9 +62,6 @@ def measure(
 
     pretrained: the tag of the models' weights; None: random weights, to try the commands. Models that bring their own,
     such as "miniclip", need none. methods, paradigms: by default all. most: only so many pictures of each cell.
-
-    Raises ValueError, before anything is made, for folders without pictures, unknown names and two results of one name;
-    and for a file in `out` that this command did not write.
     """
     out, methods = Path(out), names("methods", METHODS if methods is None else methods, tuple(METHODS))
     paradigms = sweep.PARADIGMS if paradigms is None else paradigms
@@ -80,7 +75,9 @@ def measure(
     titles = [f"{stem} {short} {tag or ''}".rstrip() for short, tag in zip(shorts, tags, strict=True) for stem in stems]
     entries: list[dict] = []
     for model, short, tag in zip(models, shorts, tags, strict=True):
-        clip = _load(model, NO_WEIGHTS if tag == RANDOM else tag)
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            torch.manual_seed(0)  # random weights are the same ones each time
+            clip = load(model, NO_WEIGHTS if tag == RANDOM else tag)
         for images, stem in zip(data, stems, strict=True):
             about = {"name": titles[len(entries)], "untrained": tag == RANDOM, "most": most, "prototypes": prototypes}
             entries.append(_measured(clip, images, out / f"{short}-{stem}", about, methods, paradigms))
@@ -108,17 +105,9 @@ def at_most(images: Images, most: int | None) -> Images:
     if most is None:
         return images
     order, chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(0)), torch.zeros(len(images))
-    cells = (images.classes * images.vocabulary.shape[1] + images.domains)[order]
-    for cell in cells.unique():
-        chosen[order[cells == cell][: at_least("most", most, 1)]] = 1
+    cells = pd.Series((images.classes * images.vocabulary.shape[1] + images.domains)[order])
+    chosen[order] = torch.from_numpy(cells.groupby(cells).cumcount().to_numpy() < at_least("most", most, 1)).float()
     return images.where(chosen > 0)
-
-
-def _load(model: str, tag: str | None) -> Clip:
-    """The model; random weights are the same ones each time, so that what was made with them can be reused."""
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(0)
-        return load(model, tag)
 
 
 def _measured(
