@@ -18,7 +18,6 @@ from clipnull.bench import sweep
 from clipnull.commands import cli
 from clipnull.files import aligned, data_folder
 from clipnull.images import Images
-from clipnull.models import Clip
 from clipnull.prompts import PROMPTS
 
 METHODS = list(cn.METHODS)
@@ -76,8 +75,6 @@ def test_requests_are_every_class_every_filled_cell_and_every_domain(few):
     assert {r.paradigm for r in sweep.every_request(one)} == {"global"}, "of one domain, classes alone"
     with pytest.raises(ValueError, match="paradigms: 'selective' of pictures in one domain; expected 'global'"):
         sweep.every_request(one, ["selective"])
-    with pytest.raises(ValueError, match="paradigms: 'total'"):
-        sweep.every_request(few, ["total"])
 
 
 def test_each_request_has_a_row_for_each_method_and_prompt_set_in_order(rows, few):
@@ -106,13 +103,6 @@ def test_rows_say_what_compare_says_of_the_edited_model(clip, few, rows):
             (row,) = (r for r in rows if (r["method"], r["prompts"], request_of(r)) == (method, prompts, request))
             expected = {name: None if math.isnan(value) else pytest.approx(value) for name, value in c.rates.items()}
             assert {name: row[name] for name in expected} == expected
-
-
-def test_pictures_are_embedded_once(clip, folder, monkeypatch):
-    embedded, embed_pixels = [], Clip.embed_pixels
-    monkeypatch.setattr(Clip, "embed_pixels", lambda self, x, *args: embedded.append(len(x)) or embed_pixels(self, x))
-    sweep.sweep(clip, images := cn.load_images(folder), METHODS[:2], ["complete"])
-    assert sum(embedded) == len(images)
 
 
 # --- rows by hand
@@ -201,7 +191,6 @@ def test_broken_pictures_count_for_nothing(clip, few, monkeypatch):
 def test_a_summary_has_the_means_of_the_rows_and_intervals_around_them(rows, few):
     entries = sweep.summary(rows, few, sweep.every_request(few))
     assert len(entries) == 3 * len(METHODS) * len(PROMPTS)
-    assert json.loads(json.dumps(entries, allow_nan=False)) == entries
     for entry in entries:
         group = [row for row in rows if all(row[key] == entry[key] for key in ("paradigm", "method", "prompts"))]
         assert entry["measured"] == len(group)
@@ -226,8 +215,3 @@ def test_the_command_writes_rows_and_prints_the_tables(clip, folder, rows, few, 
     assert entry["requests"] == {"global": 3, "selective": 4, "complete": 2}
     assert [entry[name] for name in ("kind", "name", "model", "pretrained")] == ["bench", "mine", "miniclip", None]
     assert [entry[name] for name in ("pictures", "classes", "domains")] == [len(few), 3, 2]
-
-
-def test_unknown_methods_are_refused(clip, few):
-    with pytest.raises(ValueError, match="methods: 'rigde' is not known; did you mean 'ridge'"):
-        sweep.sweep(clip, few, ["rigde"])

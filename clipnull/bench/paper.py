@@ -105,7 +105,7 @@ def at_most(images: Images, most: int | None) -> Images:
     if most is None:
         return images
     order, chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(0)), torch.zeros(len(images))
-    cells = pd.Series((images.classes * images.vocabulary.shape[1] + images.domains)[order])
+    cells = pd.Series((images.classes * images.vocabulary.shape[1] + images.domains)[order].numpy())
     chosen[order] = torch.from_numpy(cells.groupby(cells).cumcount().to_numpy() < at_least("most", most, 1)).float()
     return images.where(chosen > 0)
 
