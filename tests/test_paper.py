@@ -55,8 +55,10 @@ def tiny(monkeypatch, tmp_path, small):
     return loaded
 
 
-def untrained(folders, out, models=PAIR, **settings):
-    return measure(folders, models, None, out, **{"methods": ["nullspace", "gated"], "prototypes": False} | settings)
+def measured(folders, out, models=PAIR, **settings):
+    return measure(
+        folders, models, "openai", out, **{"methods": ["nullspace", "gated"], "prototypes": False} | settings
+    )
 
 
 def table(page: Path) -> list[list[str]]:
@@ -65,20 +67,19 @@ def table(page: Path) -> list[list[str]]:
 
 
 def test_from_folders_to_a_page_beside_the_two_figures(tiny, pacs, tmp_path):
-    """Figures are means over requests; random weights are named."""
+    """Figures are means over requests."""
     home = pictures(tmp_path / "data" / "Office Home", ("Art", "Real World"), ("Alarm_Clock", "TV"))
-    page = untrained([pacs, home], tmp_path / "out")
+    page = measured([pacs, home], tmp_path / "out")
     stems = [f"{model}-{name}" for model in PAIR for name in ("pacs", "Office-Home")]
     made = [f"{stem}{ending}" for stem in stems for ending in (".npz", ".json")]
     assert sorted(p.name for p in page.parent.iterdir()) == sorted(["PAPER.md", *made]) and tiny == PAIR
     first, *rows = table(page)
     assert first == ["the paper", "average", "its edit", "", "0.923", "+0.76"] and len(rows) == 4 * 3 * 2
-    pairs = [f"{name} {model} random weights" for model in PAIR for name in ("pacs", "Office-Home")]
+    pairs = [f"{name} {model} openai" for model in PAIR for name in ("pacs", "Office-Home")]
     assert [row[0] for row in rows[::6]] == pairs and {row[2] for row in rows} == {"`nullspace`", "`gated`"}
     text, entry = page.read_text(encoding="utf-8"), json.loads(page.with_name("ViT-B-16-pacs.json").read_text())
     assert "18 pictures, 3 classes × 2 domains; edits made from texts alone" in text
-    assert "Not measured yet" not in text and "have learned nothing" in text.split("|")[0], "before the table"
-    assert "learned nothing" not in paper.page([entry | {"untrained": False, "name": "pacs ViT-B-16 openai"}])
+    assert "Not measured yet" not in text
     for _, paradigm, method, requests, *figures in rows[:6]:
         kind = paradigm, method.strip("`"), "free"
         group = [row for row in entry["rows"] if (row["paradigm"], row["method"], row["prompts"]) == kind]
@@ -91,14 +92,14 @@ def test_from_folders_to_a_page_beside_the_two_figures(tiny, pacs, tmp_path):
 
 def test_what_is_there_is_reused(tiny, pacs, tmp_path, monkeypatch):
     out, made = tmp_path / "out", []
-    page = untrained([pacs], out, PAIR[:1])
+    page = measured([pacs], out, PAIR[:1])
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     original = sweep.sweep
     monkeypatch.setattr(sweep, "sweep", lambda *args: made.append(args[2]) or original(*args))
     page.unlink()
-    untrained([pacs], out, PAIR[:1])
+    measured([pacs], out, PAIR[:1])
     assert not made and before == {path.name: path.read_bytes() for path in out.iterdir()}
-    untrained([pacs], out, PAIR[:1], methods=["ridge"])
+    measured([pacs], out, PAIR[:1], methods=["ridge"])
     assert made == [("ridge",)], "other methods need no other embeddings"
 
 
@@ -112,7 +113,7 @@ def test_what_was_made_of_something_else_is_made_anew(tiny, tmp_path, small, mon
     def accuracy(shift=0, **settings):
         rows = [f"{i}.bmp,{'cdh'[(i // 4 + shift) % 3]},{'ls'[i % 2]}" for i in range(12)]
         table.write_text("\n".join(["path,class,domain", *rows]), encoding="utf-8")
-        untrained([table], out, PAIR[:1], **settings)
+        measured([table], out, PAIR[:1], **settings)
         return [next(out.glob(f"ViT-B-16-*.{ending}")).read_bytes() for ending in ("npz", "json")]
 
     first = accuracy()
@@ -136,12 +137,12 @@ def test_where_a_model_cannot_be_had_the_others_stay_and_it_continues(tiny, pacs
 
     monkeypatch.setattr(paper, "load", unreachable)
     with pytest.raises(OSError, match="expected a network"):
-        untrained([pacs], out)
+        measured([pacs], out)
     assert sorted(p.name for p in out.iterdir()) == ["PAPER.md", "ViT-B-16-pacs.json", "ViT-B-16-pacs.npz"]
-    assert "**Not measured yet:** pacs ViT-L-14 random weights." in (out / "PAPER.md").read_text(encoding="utf-8")
+    assert "**Not measured yet:** pacs ViT-L-14 openai." in (out / "PAPER.md").read_text(encoding="utf-8")
     monkeypatch.setattr(paper, "load", load)
     before = (out / "ViT-B-16-pacs.json").stat().st_mtime_ns
-    page = untrained([pacs], out)
+    page = measured([pacs], out)
     assert len(table(page)) == 1 + 2 * 3 * 2 and (out / "ViT-B-16-pacs.json").stat().st_mtime_ns == before
     assert "Not measured yet" not in page.read_text(encoding="utf-8")
 
@@ -152,7 +153,6 @@ def test_where_a_model_cannot_be_had_the_others_stay_and_it_continues(tiny, pacs
         ({"folders": ["pacs", "none"]}, "'none' is not a folder"),
         ({"folders": ["pacs", "other/pacs"]}, "folders: 'pacs' given twice"),
         ({"pretrained": "opnai"}, "pretrained: 'opnai' is not known; did you mean 'openai'"),
-        ({"models": ["ViT-S-32-alt"], "pretrained": "openai"}, "ViT-S-32-alt has no published weights: --untrained"),
         ({"folders": ["flat"], "paradigms": ["complete"]}, "paradigms: 'complete' of pictures in one domain"),
         ({"most": 0}, "most: 0 is not valid; expected a whole number of at least 1"),
     ],
@@ -180,8 +180,8 @@ def test_the_command_hands_on_its_options(monkeypatch, capsys):
     calls = []
     monkeypatch.setattr(paper, "measure", lambda *args: calls.append(args) or Path("PAPER.md"))
     assert cli.main(["paper", "pacs", "home"]) == 0 and capsys.readouterr().out == "written: PAPER.md\n"
-    options = ["--models", "RN50", "--untrained", "--out", "x", "--methods", "ridge", "--most", "5", "--no-prototypes"]
+    options = ["--models", "RN50", "--out", "x", "--methods", "ridge", "--most", "5", "--no-prototypes"]
     assert cli.main(["paper", "pacs", *options, "--paradigms", "global"]) == 0
     folders = [Path("pacs"), Path("home")]
     assert calls[0] == (folders, PAIR, "openai", Path("build/paper"), None, None, None, True)
-    assert calls[1] == (folders[:1], ["RN50"], None, Path("x"), ["ridge"], ["global"], 5, False)
+    assert calls[1] == (folders[:1], ["RN50"], "openai", Path("x"), ["ridge"], ["global"], 5, False)

@@ -33,7 +33,7 @@ from ..vocabulary import Vocabulary
 COPIES, NOISE = 8, 0.25
 """Noisy copies of each synthesized picture; the standard deviation of their noise, of pixels in [0, 1]."""
 FORGOTTEN = 0.05
-"""Gradient methods stop at this accuracy on the forgotten pictures that they have; at chance, for whole domains."""
+"""Gradient methods stop at this accuracy on the forgotten pictures that they have."""
 NONE, NO_LABELS = torch.zeros(0), torch.zeros(0, dtype=torch.int64)
 
 
@@ -199,9 +199,8 @@ def pour(data: TrainingData, mask: Tensor, seed: int = 0) -> Edit:
     Their directions are class means of labelled pictures; ours are texts: the mean of the forgotten cells of a class,
     minus the mean text.
     """
-    t, share = data.cells.texts, mask.double() / mask.sum(1, keepdim=True).clamp(min=1)
-    means = (share[..., None] * t).sum(1)[mask.any(1)] - t.mean((0, 1))
-    u = basis(means, 1.0)
+    t = data.cells.texts
+    u = basis(torch.stack([t[c, mask[c]].mean(0) for c in mask.any(1).nonzero()[:, 0]]) - t.mean((0, 1)), 1.0)
     return Edit(u, u, "pour")
 
 
@@ -236,7 +235,7 @@ def lipschitz(data: TrainingData, mask: Tensor, seed: int, steps: int = 100, rat
     descent = torch.optim.SGD([p], lr=rate)
     for _ in range(steps):
         y = x @ p
-        if _accuracy(y[:, 0], labels, data) <= _enough(mask):
+        if _is_forgotten(y[:, 0], labels, data, mask):
             break
         descent.zero_grad()
         (y[:, 1:] - y[:, :1]).norm(dim=-1).mean().backward()  # |x - x'| hardly varies
@@ -244,7 +243,7 @@ def lipschitz(data: TrainingData, mask: Tensor, seed: int, steps: int = 100, rat
     return _dense(p, "lipschitz")
 
 
-# --- from labelled pictures; None where none of them is to be forgotten
+# --- from labelled pictures, some of which are to be forgotten
 
 
 def leace(data: TrainingData, mask: Tensor, seed: int = 0, method: str = "leace") -> Edit | None:
@@ -257,7 +256,7 @@ def leace(data: TrainingData, mask: Tensor, seed: int = 0, method: str = "leace"
         warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated")
         package = import_extra("concept_erasure", "baselines")
     inside = data.inside(mask)
-    if not inside.any() or inside.all():
+    if inside.all():
         return None
     bits = F.one_hot(data.classes, len(mask)).bool() & inside[:, None]
     z, least = data.z.double(), 1e-3 if method == "orth" else 0.01  # 0.01 would drop the label of a single cell
@@ -273,14 +272,12 @@ def slug(data: TrainingData, mask: Tensor, seed: int = 0, halvings: int = 12) ->
     smallest, by bisection, at which hardly any of these pictures is named right.
     """
     inside = data.inside(mask)
-    if not inside.any():
-        return None
     z, labels = F.normalize(data.z[inside].double(), dim=-1), data.classes[inside]
     p = torch.eye(z.shape[1], dtype=z.dtype, requires_grad=True)
     (gradient,) = torch.autograd.grad(F.cosine_similarity(z @ p, data.cells.classifier[labels]).mean(), p)
 
     def is_enough(step: float) -> bool:
-        return _accuracy(z - step * z @ gradient, labels, data) <= _enough(mask)
+        return _is_forgotten(z - step * z @ gradient, labels, data, mask)
 
     low, high = 0.0, 1.0
     while not is_enough(high) and high < 1e6:
@@ -298,8 +295,6 @@ def finetune(data: TrainingData, mask: Tensor, seed: int, steps: int = 200, rate
     evenly; where none is, with all classes, as the baselines of ADU do (Kawamura et al. 2025, arXiv 2510.08132).
     """
     inside = data.inside(mask)
-    if not inside.any():
-        return None
     z, texts = data.z.float(), data.cells.classifier.float()
     others = (~mask | mask.all(0)).T[data.domains].float()  # (n, C)
     labels = F.one_hot(data.classes, len(mask)).float()
@@ -316,14 +311,10 @@ def finetune(data: TrainingData, mask: Tensor, seed: int, steps: int = 200, rate
     return _dense(p, "finetune")
 
 
-def _enough(mask: Tensor) -> float:
-    """The accuracy on what is to be forgotten at which it counts as forgotten."""
-    return max(FORGOTTEN, 1 / len(mask)) if mask.all(0).any() else FORGOTTEN
-
-
-def _accuracy(z: Tensor, labels: Tensor, data: TrainingData) -> float:
-    """The share of embeddings (n, d) that are named right among all classes."""
-    return float(((z.detach() @ data.cells.classifier.to(z).T).argmax(1) == labels).double().mean())
+def _is_forgotten(z: Tensor, labels: Tensor, data: TrainingData, mask: Tensor) -> bool:
+    """Whether hardly any of the embeddings (m, d) is named right among all classes; at chance, for whole domains."""
+    right = ((z.detach() @ data.cells.classifier.to(z).T).argmax(1) == labels).double().mean()
+    return float(right) <= max(FORGOTTEN, 1 / len(mask) if mask.all(0).any() else 0)
 
 
 def _dense(p: Tensor, method: str) -> Edit:

@@ -104,6 +104,8 @@ def edit_of(name: str, data: TrainingData, mask: Tensor, seed: int = 0) -> Edit 
         return None
     if baseline.pictures not in data.kinds:
         raise ValueError(f"data: no {baseline.pictures} pictures; expected some, for {name!r} (`baselines.gather`)")
+    if baseline.pictures == "labelled" and not data.inside(mask).any():
+        return None
     return baseline.make(data, mask, seed)
 
 

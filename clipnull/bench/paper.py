@@ -22,12 +22,11 @@ from ..files import counted, markdown, write_text
 from ..images import Images
 from ..methods import METHODS
 from ..methods.nullspace import PUBLISHED
-from ..models import NO_WEIGHTS, Clip, load, open_clip, source_of
+from ..models import Clip, load, open_clip, source_of
 from ..stored import read_stored
 from . import sweep
 
-PAGE, RANDOM, NOTE = "PAPER.md", "random weights", "made by clipnull paper"
-UNTRAINED = "**These models have learned nothing**, their weights are random: do not quote the figures."
+PAGE, NOTE = "PAPER.md", "made by clipnull paper"
 ABOUT = (
     "[arXiv 2512.14113](https://arxiv.org/abs/2512.14113) is said to report that 92.3 % is forgotten and 0.76 points "
     "are lost on what is kept, on average; its abstract has no figures. These two are the paper's. All others on this "
@@ -47,7 +46,7 @@ HOW = (
 def measure(
     folders: Sequence[str | Path],
     models: Sequence[str],
-    pretrained: str | None,
+    pretrained: str,
     out: str | Path,
     methods: Sequence[str] | None = None,
     paradigms: Sequence[str] | None = None,
@@ -60,8 +59,8 @@ def measure(
     `clipnull bench --json` does. Pictures that were embedded once stay in the cache, and a sweep of the same embeddings
     with the same options and version is reused. The page is written anew after each pair.
 
-    pretrained: the tag of the models' weights; None: random weights, to try the commands. Models that bring their own,
-    such as "miniclip", need none. methods, paradigms: by default all. most: only so many pictures of each cell.
+    pretrained: the tag of the models' weights; models that bring their own, such as "miniclip", need none. methods,
+    paradigms: by default all. most: only so many pictures of each cell.
     """
     out, methods = Path(out), names("methods", METHODS if methods is None else methods, tuple(METHODS))
     paradigms = sweep.PARADIGMS if paradigms is None else paradigms
@@ -75,23 +74,19 @@ def measure(
     titles = [f"{stem} {short} {tag or ''}".rstrip() for short, tag in zip(shorts, tags, strict=True) for stem in stems]
     entries: list[dict] = []
     for model, short, tag in zip(models, shorts, tags, strict=True):
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-            torch.manual_seed(0)  # random weights are the same ones each time
-            clip = load(model, NO_WEIGHTS if tag == RANDOM else tag)
+        clip = load(model, tag)
         for images, stem in zip(data, stems, strict=True):
-            about = {"name": titles[len(entries)], "untrained": tag == RANDOM, "most": most, "prototypes": prototypes}
+            about = {"name": titles[len(entries)], "most": most, "prototypes": prototypes}
             entries.append(_measured(clip, images, out / f"{short}-{stem}", about, methods, paradigms))
             write_text(out / PAGE, page(entries, titles[len(entries) :]))
     return out / PAGE
 
 
-def _tag(model: str, pretrained: str | None) -> str | None:
-    """The tag of the weights of `model`, RANDOM, or None if it brings its own; ValueError if it has no such weights."""
+def _tag(model: str, pretrained: str) -> str | None:
+    """The tag of the weights of `model`; None if it brings its own."""
     if ":" in source_of(model):
         return None
-    tags = open_clip.list_pretrained_tags_by_model(model)
-    options = tags or [f"none, {model} has no published weights: --untrained"]
-    return RANDOM if pretrained is None else one_of("pretrained", pretrained, options)
+    return one_of("pretrained", pretrained, open_clip.list_pretrained_tags_by_model(model))
 
 
 def _plain(name: str) -> str:
@@ -137,10 +132,9 @@ def page(entries: Sequence[dict], missing: Sequence[str] = ()) -> str:
             counts = f"{row['measured']} of {row['requests']}"
             figures = [sweep.format_ends(figure, row[figure]) for figure in PUBLISHED]
             rows.append([entry["name"], row["paradigm"], f"`{row['method']}`", counts, *figures])
-    columns = ["measured", "paradigm", "method", "requests", *(sweep.COLUMNS[name] for name in PUBLISHED)]
-    parts = ["# The paper's two figures, and ours"]
-    parts += [UNTRAINED] if any(entry["untrained"] for entry in entries) else []
-    parts += [ABOUT.format(version=__version__), HOW, markdown(rows, columns), "\n".join(map(_about, entries))]
+    table = markdown(rows, ["measured", "paradigm", "method", "requests", *(sweep.COLUMNS[name] for name in PUBLISHED)])
+    parts = ["# The paper's two figures, and ours", ABOUT.format(version=__version__), HOW, table]
+    parts.append("\n".join(map(_about, entries)))
     parts += [f"**Not measured yet:** {', '.join(missing)}. The same command continues with them."] if missing else []
     return "\n\n".join(parts) + "\n"
 
@@ -148,8 +142,5 @@ def page(entries: Sequence[dict], missing: Sequence[str] = ()) -> str:
 def _about(entry: dict) -> str:
     texts = "texts and one synthesized picture a cell" if entry["prototypes"] else "texts alone"
     drawn = f" (at most {entry['most']} a cell, drawn at random)" if entry["most"] else ""
-    shape = f"{entry['classes']} classes × {entry['domains']} domains"
-    learned = "; random weights, nothing learned" if entry["untrained"] else ""
-    return (
-        f"- {entry['name']}: {counted(entry['pictures'], 'picture')}{drawn}, {shape}; edits made from {texts}{learned}."
-    )
+    pictures, shape = counted(entry["pictures"], "picture"), f"{entry['classes']} classes × {entry['domains']} domains"
+    return f"- {entry['name']}: {pictures}{drawn}, {shape}; edits made from {texts}."
