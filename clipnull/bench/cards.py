@@ -72,8 +72,8 @@ unrelated pictures that get another name among words that no request mentions.
 
 {remains}
 
-The edit suppresses behaviour; it erases nothing that was learned. Anyone with the weights can remove it, and features
-before the projection never meet it. It does not prove that data were deleted.
+The edit suppresses behaviour; it erases nothing that was learned. Anyone with the weights can remove it. It does not
+prove that data were deleted.
 
 ## Made by
 

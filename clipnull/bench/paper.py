@@ -36,10 +36,9 @@ ABOUT = (
     "`gated` are ours."
 )
 HOW = (
-    "Every class (global), every cell that holds pictures (selective) and every domain (complete) is forgotten alone. "
-    "Prompts name no domain and are worded otherwise than those that build edits. Means over requests with 95 % "
-    "intervals (requests and pictures resampled). The retain drop is in percentage points; a negative one is a gain. "
-    "Requests with nothing to lose are left out."
+    "Every class (global), every cell that holds pictures (selective) and every domain (complete) is forgotten alone; "
+    "prompts name no domain and are worded otherwise than those that build edits. Means over requests with 95 % "
+    "intervals; the retain drop is in percentage points. Requests with nothing to lose are left out."
 )
 
 

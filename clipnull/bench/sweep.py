@@ -1,7 +1,6 @@
 """Every request x every method: what forgetting achieves on a whole data set, and what it costs."""
 
 import math
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from itertools import product
@@ -63,7 +62,7 @@ def sweep(
     paradigms: Sequence[str] = PARADIGMS,
     z: Tensor | None = None,
 ) -> list[dict]:
-    """One row (`row_of`) for each request, method and prompt set that `clip` has texts of, `free` first.
+    """One row (`row_of`) for each request, method and prompt set that `clip` has texts of.
 
     z: embeddings of `images`, (n, d). A request with nothing to lose has no row. Requests are jobs of joblib: they run
     one after another, or where `joblib.parallel_config` sends them.
@@ -93,20 +92,18 @@ def rows_of(
     classifiers: dict[str, Tensor],
     others: Others | None = None,
 ) -> list[dict]:
-    """The rows of one request, with seconds and form. z: embeddings (n, d); classifiers: by prompt set, (K, C, d)."""
+    """The rows of one request. z: embeddings (n, d); classifiers: by prompt set, (K, C, d)."""
     mask, rows = request.mask(images.vocabulary), []
     before = {prompts: classify(z, classifier, images.domains) for prompts, classifier in classifiers.items()}
     for method in methods:
-        start = time.perf_counter()
         edit = solve(cells, mask, method)
-        seconds = time.perf_counter() - start
         changed = others.changed(edit.images) if others and is_measurable(request) else None
         for prompts, classifier in classifiers.items():
             after = classify(z, classifier, images.domains, edit.images)
             row = row_of(request, method, prompts, before[prompts], after, images, changed)
             if row["forgetting_rate"] is not None:
                 pairs = pair_forgetting(z, classifier, images, request, edit.images)
-                rows.append(row | {"seconds": seconds, "form": edit.form, "pair_forgetting": pairs})
+                rows.append(row | {"form": edit.form, "pair_forgetting": pairs})
     return rows
 
 
