@@ -89,7 +89,7 @@ def test_an_index_sees_lengths_by_inner_product_and_not_by_cosine(on, data):
         row = rows[name]
         assert row["length"] == pytest.approx(1) and row["recall_cosine"] == row["recall_inner"]
     z = on.z * (1 - 0.9 * (on.images.classes == 0).float())[:, None]
-    shrunk = comparison.index_figures(mask, data, on, z)
+    shrunk = comparison.index_of(mask, data, on)(z)
     assert shrunk["recall_cosine"] == shrunk["recall_before"] > shrunk["recall_inner"] + 10, "those of class 0 are last"
 
 

@@ -46,7 +46,7 @@ INDEX = {
     "recall_cosine": "edited, cosine",
     "recall_inner": "edited, inner product",
 }
-"""What an edit does to an index, see `index_figures`."""
+"""What an edit does to an index, see `index_of`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,12 +126,12 @@ def rows_of(request: Forget, entrants: Iterable[str], data: TrainingData, on: Ev
     """A row of `sweep.row_of` for each entrant that has an answer and, of those that are drawn, each seed.
 
     And `seed`; `seconds` of the processor to make the edit; its `bytes` (`size_of`) and `form`; `adu` before and after,
-    where whole domains go; and INDEX, see `index_figures`. No rows where no picture is to be forgotten.
+    where whole domains go; and INDEX, see `index_of`. No rows where no picture is to be forgotten.
     """
     mask, rows = request.mask(on.images.vocabulary), []
     if not on.images.counts()[mask].any():
         return rows
-    others = on.others if is_measurable(request) else None
+    others, figures_of = on.others if is_measurable(request) else None, index_of(mask, data, on)
     for name in entrants:
         for seed in range(seeds if ALL[name].drawn else 1):
             start = time.process_time()  # of the processor: others may keep it busy
@@ -139,9 +139,9 @@ def rows_of(request: Forget, entrants: Iterable[str], data: TrainingData, on: Ev
             seconds = time.process_time() - start if edit else None
             changed, index, size = None, dict.fromkeys(INDEX), size_of(edit) if edit else 0
             if edit:
-                after, changed, index = _edited(edit, ALL[name].texts, data, mask, on, others)
+                after, changed, index = _edited(edit, ALL[name].texts, on, others, figures_of)
             elif name == "filter" and not mask.any(1).all():
-                after, index = filtered(mask, on), index_figures(mask, data, on, on.z)
+                after, index = filtered(mask, on), figures_of(on.z)
                 changed = torch.zeros(len(others.images), dtype=torch.bool) if others else None
             elif name == "clean" and str(request) in on.retrained:
                 after, size = on.retrained[str(request)]
@@ -156,25 +156,22 @@ def rows_of(request: Forget, entrants: Iterable[str], data: TrainingData, on: Ev
 
 
 def _edited(
-    edit: Edit, of_texts: bool, data: TrainingData, mask: Tensor, on: EvaluationSet, others: Others | None
+    edit: Edit, of_texts: bool, on: EvaluationSet, others: Others | None, figures_of: Callable[..., dict]
 ) -> tuple[Tensor, Tensor | None, dict]:
     """What pictures are classified as, which unrelated ones get another answer, and INDEX."""
     if not of_texts:
         z, changed = edit.images(on.z), others.changed(edit.images) if others else None
-        return classify(z, on.classifier, on.images.domains), changed, index_figures(mask, data, on, z)
+        return classify(z, on.classifier, on.images.domains), changed, figures_of(z)
 
     def move(texts: Tensor) -> Tensor:
         return F.normalize(edit.queries(texts.flatten(0, -2)), dim=-1).view_as(texts)
 
     changed = replace(others, texts=move(others.texts)).answers() != others.unedited if others else None
-    after = classify(on.z, move(on.classifier), on.images.domains)
-    return after, changed, index_figures(mask, data, on, on.z, move)
+    return classify(on.z, move(on.classifier), on.images.domains), changed, figures_of(on.z, move)
 
 
-def index_figures(
-    mask: Tensor, data: TrainingData, on: EvaluationSet, z: Tensor, move: Callable[[Tensor], Tensor] = Tensor.clone
-) -> dict:
-    """INDEX of edited pictures z (n, d), and of texts that `move` edits.
+def index_of(mask: Tensor, data: TrainingData, on: EvaluationSet) -> Callable[..., dict]:
+    """A function of edited pictures (n, d) and, if texts are edited, of what is done to them; it gives INDEX.
 
     That is the mean length of kept pictures, of 1 before; and how many kept captions find their own, in percent. A
     caption is the text of a (class, domain) cell, and finds its own if one of its pictures is among the first 5 of all:
@@ -182,16 +179,21 @@ def index_figures(
     """
     images, length = on.images, on.z.double().norm(dim=1, keepdim=True)
     c, k = (~mask & (images.counts() > 0)).nonzero().T
+    captions, kept = data.cells.texts[c, k], ~mask[images.classes, images.domains]
     matches = (images.classes == c[:, None]) & (images.domains == k[:, None])  # (captions, n)
 
     def recall(z: Tensor, queries: Tensor) -> float:
         nearest = (queries @ z.T).topk(min(5, len(z))).indices
         return 100 * float(matches.gather(1, nearest).any(1).double().mean())
 
-    captions, z = data.cells.texts[c, k], z.double() / length
-    moved, kept = move(captions), ~mask[images.classes, images.domains]
-    recalls = recall(on.z.double() / length, captions), recall(F.normalize(z, dim=-1), moved), recall(z, moved)
-    return dict(zip(INDEX, (float(z[kept].norm(dim=1).mean()), *recalls), strict=True))
+    before = recall(on.z.double() / length, captions)
+
+    def figures(z: Tensor, move: Callable[[Tensor], Tensor] = Tensor.clone) -> dict:
+        z, queries = z.double() / length, move(captions)
+        recalls = before, recall(F.normalize(z, dim=-1), queries), recall(z, queries)
+        return dict(zip(INDEX, (float(z[kept].norm(dim=1).mean()), *recalls), strict=True))
+
+    return figures
 
 
 def filtered(mask: Tensor, on: EvaluationSet) -> Tensor:
@@ -244,8 +246,6 @@ def _mean_adu(rows: Sequence[dict]) -> dict[str, dict[str, list[float]]]:
     table = pd.DataFrame([(str(row["domains"]), *np.ravel(row["adu"])) for row in rows if row["adu"]])
     if table.empty:
         return {}
-    ends = [
-        [round(x, 6) for x in bootstrap.of_mean(means, 0, 100)]
-        for _, means in table.groupby(0, sort=False).mean().items()
-    ]
+    means = table.groupby(0, sort=False).mean().to_numpy().T  # (6, requests)
+    ends = [[round(x, 6) for x in bootstrap.of_mean(of_requests, 0, 100)] for of_requests in means]
     return {"before": dict(zip(ADU, ends[:3], strict=True)), "after": dict(zip(ADU, ends[3:], strict=True))}
