@@ -111,7 +111,6 @@ def card(edit: Edit, clip: Clip, images: Images, licence: str = "") -> str:
     kind = "picture" if images.has_pixels else "stored embedding"
     names = [public_name(name) for name in (clip.name, clip.pretrained) if name]
     head = {"base_model": names[0], "library_name": "clipnull", "tags": ["clip", "machine-unlearning"]}
-    known = "refuses any weights but those it was made for", "names no weights: make sure they are the same"
     return BODY.format(
         head=ModelCardData(**head, license=licence or None).to_yaml(),
         request=as_text(request),
@@ -122,7 +121,7 @@ def card(edit: Edit, clip: Clip, images: Images, licence: str = "") -> str:
         loaded=recipe(clip, ", ".join(map(as_json, names))),
         earlier=EARLIER if edit.after else "",
         patch=PATCH,
-        weights=known[not edit.fingerprint],
+        weights="refuses other weights" if edit.fingerprint else "names no weights: make sure they are the same",
         fingerprint=edit.fingerprint or "none",
         shown=f"{counted(len(images), kind)}, {c} classes × {k} domains",
         figures=_figures(results),
