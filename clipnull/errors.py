@@ -31,8 +31,8 @@ def one_of(argument: str, value: object, options: Iterable[str]) -> str:
     options = list(options)
     if isinstance(value, str) and value in options:
         return value
-    matches = near(value, options)
-    hint = f"did you mean {' or '.join(map(repr, matches))}?" if matches else f"expected one of {shorten(options)}"
+    matches = " or ".join(map(repr, near(value, options)))
+    hint = f"did you mean {matches}?" if matches else f"expected one of {shorten(options)}"
     raise ValueError(f"{argument}: {value!r} is not known; {hint}")
 
 
@@ -95,9 +95,9 @@ def brief(value: object, most: int = 60) -> str:
 
 def expect(kind: type[str] | type[int], **values: object) -> None:
     """Check that all `values`, parameters of a notebook, are of type `kind`."""
+    expected = "text, in quotes" if kind is str else "a whole number"
     for name, value in values.items():
         if type(value) is not kind:
-            expected = "text, in quotes" if kind is str else "a whole number"
             raise ValueError(f"{name}: {value!r} is not valid; expected {expected}")
 
 
@@ -117,6 +117,5 @@ def import_extra(module: str, extra: str) -> ModuleType:
         package = module.partition(".")[0]
         if error.name and error.name.partition(".")[0] != package:
             raise  # the package is there, and something it needs is not
-        raise ImportError(
-            f"{package} is not installed; expected the extra {extra!r}: pip install 'clipnull[{extra}]'", name=package
-        ) from error
+        message = f"{package} is not installed; expected the extra {extra!r}: pip install 'clipnull[{extra}]'"
+        raise ImportError(message, name=package) from error
