@@ -90,7 +90,7 @@ EARLIER = "# then, in their order, the edits that this one was made after: clip 
 def card(edit: Edit, clip: Clip, images: Images, licence: str = "") -> str:
     """A model card (Markdown with a YAML head, as the Hugging Face hub reads it) of what `edit` does to `clip`.
 
-    All figures are measured here, on `images`; two runs give the same text. Arguments and errors: see `release`.
+    All figures are measured here, on `images`; two runs give the same text. Arguments: see `release`.
     """
     try:
         request = edit.request if isinstance(edit.request, Forget) else Forget.from_dict(edit.request)
@@ -139,10 +139,8 @@ def release(folder: str | Path, edit: Edit, clip: Clip, images: Images, licence:
 
     It gets `edit.safetensors` and `README.md`, a model card as the Hugging Face hub reads it; nothing is written if the
     card cannot be made. edit: with a request, as `unlearn` gives it. clip: the unedited model it was made for. images:
-    what the card is measured on: pictures on which you chose nothing. licence: its identifier, such as "mit".
-
-    Raises ValueError if the edit has no request or was made for other weights, and if no picture is in a forgotten
-    cell; ImportError without scikit-learn.
+    what the card is measured on, one in a forgotten cell at least: pictures on which you chose nothing. licence: its
+    identifier, such as "mit".
 
     >>> import clipnull as cn, tempfile
     >>> clip, images = cn.load(device="cpu"), cn.load_images().select(["car", "dog"], ["line"])

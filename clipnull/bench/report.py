@@ -118,7 +118,7 @@ def winners(entries: Sequence[dict]) -> dict[tuple[str, str], set[str]]:
     for paradigm in dict.fromkeys(row["paradigm"] for row in entries):
         rows = [row for row in entries if row["paradigm"] == paradigm and row["method"] != "clean"]
         rates = {row["method"]: row["forgetting_rate"][0] or 0 for row in rows}
-        able = [row for row in rows if rates[row["method"]] >= NEARLY * max(rates.values())]
+        able = [row for row in rows if rates[row["method"]] >= NEARLY * max(rates.values(), default=0)]
         for column in COLUMNS:
             sign, digits = (-1, 3) if column == "forgetting_rate" else (1, 1)
             scores = {r["method"]: round(sign * r[column][0], digits) for r in able if r[column][0] is not None}

@@ -122,11 +122,10 @@ def breaks(points: Sequence[dict]) -> dict[tuple[str, str], str]:
 def table(points: Sequence[dict]) -> tuple[list[list[str]], list[str]]:
     """Rows and columns: what each entrant forgets and loses at the largest size, and where it breaks, by way."""
     last, broken, rows = max(point["classes"] for point in points), breaks(points), {}
-    for point in points:
-        if point["classes"] == last:
-            method, drop = point["method"], _spread(point["beyond_filter"], "+.1f")
-            text = f"{_spread(point['forgetting_rate'], '.2f')} / {drop}; {broken[method, point['way']]}"
-            rows.setdefault(method, [f"`{method}`"]).append(text)
+    for point in (point for point in points if point["classes"] == last):
+        method, drop = point["method"], _spread(point["beyond_filter"], "+.1f")
+        text = f"{_spread(point['forgetting_rate'], '.2f')} / {drop}; {broken[method, point['way']]}"
+        rows.setdefault(method, [f"`{method}`"]).append(text)
     return [*rows.values()], [f"{last} classes: forgetting rate / drop beyond the filter; breaks at", *WAYS.values()]
 
 
