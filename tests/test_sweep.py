@@ -200,8 +200,10 @@ def test_a_summary_has_the_means_of_the_rows_and_intervals_around_them(rows, few
 
 def test_the_command_writes_rows_and_prints_the_tables(clip, folder, rows, few, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(models, "load", lambda name, pretrained: clip)
-    assert cli.main(["bench", str(folder), "--name", "mine", "--json", str(tmp_path / "rows.json")]) == 0
+    options = ["--name", "mine", "--methods", "ridge", "--json", str(tmp_path / "rows.json")]
+    assert cli.main(["bench", str(folder), *options]) == 0
     out, err = capsys.readouterr()
+    rows = [row for row in rows if row["method"] == "ridge"]
     entries = sweep.summary(rows, few, sweep.every_request(few))
     assert "prompts 'free'" in out and "9/9" in err
     assert out.endswith("\n\n".join(sweep.tables(entries, "free", aligned)) + "\n")
