@@ -46,7 +46,12 @@ def embed(clip: Clip, images: Images) -> Tensor:
     True
     """
     expect_types(clip=clip, images=images)
-    validate_kind(clip, images)
+    width = None if images.stored is None else images.stored.shape[1]
+    if bool(clip.stored) != (width is not None) or width not in (None, clip.width):
+        raise ValueError(
+            f"images: {images}, {width} wide, for {clip.name}, {clip.width} wide; expected model and pictures of one "
+            "file of embeddings, or neither"
+        )
     if images.stored is not None:
         return torch.cat([clip.embed_pixels(rows, ROWS) for rows in images.stored.split(ROWS)])
     batches = [images.files[first : first + BATCH] for first in range(0, len(images), BATCH)]
@@ -91,15 +96,17 @@ def _read(clip: Clip, batches: Sequence[Sequence[Path]], readers: int | None = N
 
 def _prepared(clip: Clip, files: Sequence[Path]) -> tuple[Tensor, list[str]]:
     """The pixels (m, 3, s, s) of a batch, and why each picture is broken, "" if it is whole."""
-    pictures, faults = [], []
-    for file in files:
-        try:
-            picture, fault = read_picture(file), ""
-        except ValueError as error:
-            picture, fault = Image.new("RGB", (clip.image_size, clip.image_size)), str(error)
-        pictures.append(clip.preprocess(picture))
-        faults.append(fault)
-    return torch.stack(pictures), faults
+    pictures, faults = zip(*map(read_or_fault, files), strict=True)
+    black = Image.new("RGB", (clip.image_size, clip.image_size))
+    return torch.stack([clip.preprocess(picture or black) for picture in pictures]), list(faults)
+
+
+def read_or_fault(file: Path) -> tuple[Image.Image | None, str]:
+    """The picture in a file, or why it is broken."""
+    try:
+        return read_picture(file), ""
+    except ValueError as error:
+        return None, str(error)
 
 
 def warn_of_broken(faults: Sequence[str], broken: int, n: int) -> None:
@@ -107,16 +114,6 @@ def warn_of_broken(faults: Sequence[str], broken: int, n: int) -> None:
     if broken:
         some = "; ".join(faults[:5]) + (f"; and {broken - 5} more" if broken > 5 else "")
         warnings.warn(f"{broken} of {n} pictures are broken, their features NaN: {some}", stacklevel=3)
-
-
-def validate_kind(clip: Clip, images: Images) -> None:
-    """Raises ValueError unless `clip` takes what `images` has: pictures, or embeddings of its width."""
-    if bool(clip.stored) != (images.stored is not None):
-        raise ValueError(
-            f"images: {images} for {clip.name}; expected model and pictures of one file of embeddings, or neither"
-        )
-    if images.stored is not None and images.stored.shape[1] != clip.width:
-        raise ValueError(f"images: {images.stored.shape[1]} wide; expected {clip.width}, as {clip.name} is")
 
 
 def readable(images: Images, *features: Tensor) -> tuple[Images, list[Tensor]]:

@@ -4,9 +4,9 @@ import contextlib
 import csv
 import os
 import stat
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -43,8 +43,8 @@ def why_unreadable(file: Path) -> str:
 def read_picture(file: Path) -> Image.Image:
     """The picture in a file as a viewer shows it, in RGB: upright, on white where it is transparent, in 8 bits.
 
-    Of several frames the first is taken. Warns of 16 bits with low values only. Raises ValueError with the file's name
-    if it is not a whole picture, and OSError if it cannot be opened.
+    Of several frames the first is taken. Raises ValueError with the file's name if it is not a whole picture, and
+    OSError if it cannot be opened.
     """
     if not stat.S_ISREG(os.stat(file).st_mode):
         raise ValueError(f"file: {str(file)!r} is not a regular file; expected a picture")
@@ -69,7 +69,6 @@ def _validate_size(picture: Image.Image) -> None:
 
 
 def _rgb(picture: Image.Image) -> Image.Image:
-    wide = any(";16" in str(tile[3]) for tile in getattr(picture, "tile", ()))
     picture.load()
     with contextlib.suppress(Exception):  # damaged EXIF data say nothing, and nothing about the pixels
         ImageOps.exif_transpose(picture, in_place=True)
@@ -77,15 +76,10 @@ def _rgb(picture: Image.Image) -> Image.Image:
         picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
     if picture.mode in ("I", "F"):
         raise ValueError(f"grey values in mode {picture.mode}; expected 8 or 16 bits")
-    if picture.format == "JPEG" and picture.mode == "CMYK" and "adobe" not in picture.info:
-        raise ValueError("CMYK without Adobe's marker, which says what its values mean; expected RGB")
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-    picture = picture.convert("RGB")
-    if wide and 0 < np.asarray(picture).max() < 64:
-        warnings.warn("a picture has 16 bits a channel and low values only: it is nearly black", stacklevel=4)
-    return picture
+    return picture.convert("RGB")
 
 
 def _reason(error: Exception) -> str:
@@ -144,16 +138,17 @@ class Images:
     def select(self, classes: Sequence[str] | None = None, domains: Sequence[str] | None = None) -> "Images":
         """The pictures of some classes and domains, in the same vocabulary."""
         mask = torch.ones(len(self), dtype=torch.bool)
-        for argument, wanted in (("classes", classes), ("domains", domains)):
-            if wanted is not None:
-                mask &= torch.isin(getattr(self, argument), torch.tensor(self.vocabulary.places(argument, wanted)))
+        if classes is not None:
+            mask &= torch.isin(self.classes, torch.tensor(self.vocabulary.places("classes", classes)))
+        if domains is not None:
+            mask &= torch.isin(self.domains, torch.tensor(self.vocabulary.places("domains", domains)))
         return self.where(mask)
 
     def where(self, mask: Tensor) -> "Images":
         """The pictures at the places `mask` (n,) bool, in the same vocabulary."""
         if mask.shape != (len(self),) or mask.dtype != torch.bool:
             raise ValueError(f"mask: {tuple(mask.shape)} {mask.dtype}; expected bool ({len(self)},)")
-        files = tuple(file for file, wanted in zip(self.files, mask.tolist(), strict=self.stored is None) if wanted)
+        files = tuple(compress(self.files, mask.tolist()))
         stored = None if self.stored is None else self.stored[mask]
         return Images(files, self.classes[mask], self.domains[mask], self.vocabulary, stored)
 
@@ -170,8 +165,6 @@ class Images:
 
 def families(images: Images) -> list[str]:
     """The design family of each picture: from the column `family` of an `index.csv` above, else the picture itself."""
-    if images.stored is not None:
-        return [str(i) for i in range(len(images))]
     roots = {root for file in images.files for root in [*Path(file).parents][2:4]}  # <root>/<domain>/<class>/<file>
     index: dict[Path, str] = {}
     for root in roots:
@@ -182,4 +175,4 @@ def families(images: Images) -> list[str]:
             for row in csv.DictReader(file):
                 if row.get("file") and row.get("family"):
                     index[root / row["file"]] = f"family {row['family']}"
-    return [index.get(file, str(i)) for i, file in enumerate(images.files)]
+    return [index.get(file, str(i)) for i, file in enumerate(images.files or [Path()] * len(images))]

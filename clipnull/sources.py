@@ -48,10 +48,11 @@ def validate_source(source: str) -> bool:
     for key, value in _entries(model):
         if not (folder and key == "hf_tokenizer_name"):  # a folder brings the tokenizer itself
             _validate_setting(f"{source}/{CONFIG}", key, value)
-    for path in (folder / name for name in ("config.json", "tokenizer_config.json")) if folder and tokenizer else ():
-        for key, value in _entries(_read_json(path)) if path.exists() else ():
-            if key == "auto_map":
-                _validate_setting(str(path), key, value)
+    for name in ("config.json", "tokenizer_config.json"):
+        if folder and tokenizer and (folder / name).exists():
+            for key, value in _entries(_read_json(folder / name)):
+                if key == "auto_map":
+                    _validate_setting(f"{source}/{name}", key, value)
     if folder and not (isinstance(prepared, dict) and {"mean", "std", "interpolation"} <= prepared.keys()):
         warnings.warn(
             f"name: {source!r}: pictures are prepared as for OpenAI's CLIP where {CONFIG} is silent", stacklevel=3

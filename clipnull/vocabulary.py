@@ -9,9 +9,12 @@ import re
 import unicodedata
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -160,11 +163,17 @@ def plural(name: str) -> str:
     >>> [plural(name) for name in ("dog", "bus", "fire_truck", "scissors", "sheep", "people", "chien-loup", "犬")]
     ['dogs', 'buses', 'fire trucks', 'scissors', 'sheep', 'people', 'chien-loups', '犬']
     """
-    import inflect  # not at the start: it takes a fifth of a second
-
-    noun, english = spaced(name), inflect.engine()
+    noun, english = spaced(name), _inflect().engine()
     is_plural = english.singular_noun(noun) and not noun.endswith(("us", "is", "ss"))  # which are a bus, an iris
     return noun if not noun.isascii() or is_plural else english.plural_noun(noun)
+
+
+def _inflect() -> Any:
+    """The library inflect, without its checks of types: setting them up would take three seconds of every process."""
+    checks = mock.patch("typeguard.typechecked", lambda function: function)
+    with checks if find_spec("typeguard") else nullcontext():
+        import inflect
+    return inflect
 
 
 def english_forms(name: str, several: str | None = None) -> list[str]:

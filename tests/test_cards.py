@@ -32,7 +32,7 @@ def quick(features, monkeypatch):
     """Embeddings are edited, not made anew by the edited model, and nothing is probed."""
     monkeypatch.setattr(cards, "embed", lambda clip, corner: clip.edited(features))
     monkeypatch.setattr(cards, "features_before_projection", lambda *_: features)
-    monkeypatch.setattr(cards, "linear_probe", lambda *_: Probe(torch.zeros(1), 0.5, 0.5))
+    monkeypatch.setattr(cards, "linear_probe", lambda *_: Probe(torch.zeros(1), 0.5))
 
 
 @pytest.fixture(scope="module")

@@ -61,21 +61,16 @@ def test_what_committed_outputs_claim_holds(path):
 
 # --- the same, of other classes, domains and pictures than the prose was written for
 
-OTHER = {  # profile -> class, domain
-    "mini": ("house", "shaded"),
-    "pacs": ("horse", "cartoon"),
-    "realclip": ("dog", "photo"),
-}
+OTHER = {"mini": ("house", "shaded"), "pacs": ("horse", "cartoon"), "realclip": ("dog", "photo")}  # by profile
+PLACES = {"pacs": "CLIPNULL_DATA", "realclip": "CLIPNULL_EMBEDDINGS"}
 ASKING = [path for path in NOTEBOOKS if path.name[:2] != "08"]  # for a class or a domain
-PLACES = {"PACS": ("pacs", "CLIPNULL_DATA"), "stored embeddings": ("realclip", "CLIPNULL_EMBEDDINGS")}
 
 
 def others(path: Path, profile: str) -> dict[str, str]:
     """The parameters of a notebook that name classes and domains, with others in their place."""
     name, domain = OTHER[profile]
     wanted = dict.fromkeys(("forget_class", "forgotten", "forget_classes"), name)
-    wanted |= dict.fromkeys(("forget_domain", "domain", "forget_domains"), domain)
-    wanted |= {"other_words": ""}
+    wanted |= dict.fromkeys(("forget_domain", "domain", "forget_domains"), domain) | {"other_words": ""}
     return {key: value for key, value in wanted.items() if key in notebooks.parameters_of(path)}
 
 
@@ -97,21 +92,10 @@ def faults_with_others(path: Path, profile: str) -> list[str]:
 @pytest.mark.notebooks
 @pytest.mark.nightly
 @pytest.mark.parametrize("path", ASKING, ids=lambda p: p.stem)
-def test_a_notebook_holds_with_another_class_and_domain(path):
-    assert faults_with_others(path, "mini") == []
-
-
-@pytest.mark.notebooks
-@pytest.mark.nightly
-@pytest.mark.parametrize(
-    "profile, path",
-    [
-        pytest.param(profile, path, id=f"{place}-{path.stem}", marks=marks)
-        for place, (profile, variable) in PLACES.items()
-        for marks in [pytest.mark.skipif(not os.environ.get(variable), reason=f"{variable} names no folder")]
-        for path in ASKING
-        if path.stem in GOLDENS.get(profile, {})
-    ],
-)
-def test_a_notebook_holds_with_others_on_other_pictures(profile, path):
+@pytest.mark.parametrize("profile", OTHER)
+def test_a_notebook_holds_with_others(path, profile):
+    if profile in PLACES and not os.environ.get(PLACES[profile]):
+        pytest.skip(f"{PLACES[profile]} names no folder")
+    if path.stem not in GOLDENS[PROFILES[profile].goldens]:
+        pytest.skip(f"it is not for the pictures of {profile}")
     assert faults_with_others(path, profile) == []

@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import gzip
 import io
 import json
 import os
@@ -10,13 +11,12 @@ import tarfile
 import unicodedata
 import warnings
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers import examples, png_header
+from helpers import examples
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
@@ -24,7 +24,7 @@ from PIL import Image, ImageFile
 import clipnull as cn
 from clipnull.commands import cli
 from clipnull.datasets import webdataset
-from clipnull.datasets.layouts import BESIDE, SYSTEM, UNNAMED, VLCS, class_names, in_test, load_dataset
+from clipnull.datasets.layouts import BESIDE, SYSTEM, UNNAMED, VLCS, class_names, in_test
 from clipnull.datasets.loading import find_dataset, parse_place
 from clipnull.datasets.webdataset import unpack
 from clipnull.files import data_folder
@@ -59,6 +59,10 @@ def files_in(images, folder):
 
 
 SMALL = {"photo/dog/0.png", "line/cat/0.png"}
+PACS = (("art_painting", "cartoon", "photo", "sketch"), ("dog", "elephant", "giraffe"))
+OFFICE = (("Art", "Clipart", "Product", "Real World"), ("Alarm_Clock", "Backpack", "TV", "Flipflops"))
+NET = (("clipart", "infograph", "painting", "quickdraw", "real", "sketch"), ("aircraft_carrier", "The_Eiffel_Tower"))
+SETS = ("CALTECH", "LABELME", "PASCAL", "SUN")
 
 
 # --- folders of one's own, from wherever they come
@@ -76,84 +80,34 @@ def test_a_folder_of_ones_own_is_read(tmp_path):
 
 def test_pictures_are_decoded_when_they_are_embedded_and_not_before(tmp_path, clip, monkeypatch):
     tree(tmp_path, ("photo", "line"), ("dog", "cat"), n=1)
-    opened, decoded, first, load = Counter(), [], Image.open, ImageFile.ImageFile.load
-
-    def counted(file, *rest, **options):
-        opened["files"] += 1
-        return first(file, *rest, **options)
-
-    def counting(picture):
-        if picture.tile:
-            decoded.append(picture)
-        return load(picture)
-
-    monkeypatch.setattr(Image, "open", counted)
-    monkeypatch.setattr(ImageFile.ImageFile, "load", counting)
+    decoded, load = [], ImageFile.ImageFile.load
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda picture: decoded.append(picture) or load(picture))
     images = cn.load_images(tmp_path)
-    assert not decoded and opened["files"] == 4
-    before, old = cn.embed(clip, images), images.image(0).getpixel((0, 0))
-    assert len(decoded) == 5 and opened["files"] == 9
+    assert not decoded
+    before = cn.embed(clip, images)
+    assert decoded
     Image.new("RGB", (8, 8), (0, 255, 0)).save(images.files[0])  # read again whenever it is used
-    assert images.image(0).getpixel((0, 0)) != old
     after = cn.embed(clip, images)
     assert not torch.allclose(after[0], before[0], atol=1e-3)
     torch.testing.assert_close(after[1:], before[1:])
-    images.files[0].unlink()
-    with pytest.raises(FileNotFoundError):
-        cn.embed(clip, images)
-
-
-def test_broken_pictures_are_named_and_their_features_are_nan(tmp_path, clip):
-    tree(tmp_path, ("photo", "line"), ("dog", "cat"), n=1)
-    (tmp_path / "photo" / "dog" / "none.png").write_bytes(b"no picture")
-    with pytest.warns(UserWarning, match=r"1 files .* beside 4 pictures: 'photo/dog/none\.png' \(not an image\)"):
-        images = cn.load_images(tmp_path)
-    whole = cn.embed(clip, images)
-    images.files[2].write_bytes(images.files[2].read_bytes()[:400])  # its header is sound
-    with pytest.raises(ValueError, match=r"file: '.*0000\.jpg' cannot be read \("):
-        images.image(2)
-    with pytest.warns(UserWarning, match=r"1 of 4 pictures are broken, their features NaN: file: '.*0000\.jpg' cannot"):
-        z = cn.embed(clip, images)
-    assert z.isnan().all(1).tolist() == [False, False, True, False]
-    torch.testing.assert_close(z[[0, 1, 3]], whole[[0, 1, 3]])
-    broken = replace(images, files=(images.files[2],) * 7, classes=torch.zeros(7), domains=torch.zeros(7))
-    with pytest.warns(UserWarning, match="7 of 7 pictures are broken.*; and 2 more"):
-        assert cn.embed(clip, broken).isnan().all()
-    assert cn.embed(clip, images.where(torch.zeros(4, dtype=torch.bool))).shape == (0, clip.width)
 
 
 @pytest.mark.filterwarnings("error")
 def test_what_a_file_manager_or_git_leaves_behind_is_no_class(tmp_path):
     small(tmp_path)
-    for folder in (
-        ".git/dog",
-        "photo/.ipynb_checkpoints",
-        "__MACOSX/dog",
-        "line/__MACOSX",
-        "$RECYCLE.BIN",
-        "lost+found/x",
-    ):
+    for folder in (".git/dog", "photo/.ipynb_checkpoints", "__MACOSX/dog", "$RECYCLE.BIN", "lost+found/x"):
         picture(tmp_path / folder / "0.png")
-    (tmp_path / "notes.txt").write_text("of mine")
-    for name in ("._0.png", ".DS_Store", ".hidden.png", "Thumbs.db"):
-        (tmp_path / "photo" / "dog" / name).write_bytes(b"no picture")
+    for name in ("notes.txt", "photo/dog/._0.png", "photo/dog/.DS_Store", "photo/dog/Thumbs.db"):
+        (tmp_path / name).write_bytes(b"no picture")
     assert files_in(cn.load_images(tmp_path), tmp_path) == SMALL
-    assert set(load_dataset(tmp_path).left_out.values()) == {SYSTEM, BESIDE}
+    assert set(find_dataset(tmp_path).left_out.values()) == {SYSTEM, BESIDE}
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
-def test_only_regular_files_are_pictures(tmp_path):
-    small(tmp_path)
-    os.mkfifo(tmp_path / "photo" / "dog" / "pipe.png")
-    picture(tmp_path / "photo" / "dog" / "folder.png" / "0.png")
-    assert load_dataset(tmp_path).left_out == {
-        "photo/dog/folder.png/0.png": "deeper than the folder of a class",
-        "photo/dog/pipe.png": "not a regular file",
-    }
-
-
-def test_a_folder_that_may_not_be_listed_is_reported(tmp_path, monkeypatch):
-    picture(small(tmp_path) / "closed" / "x" / "0.png")
+def test_what_cannot_be_read_is_reported(tmp_path, monkeypatch):
+    root = tree(tmp_path, *PACS, n=1)
+    for path in ("closed/x/0.png", "photo/dog/folder.png/0.png", "photo/overview.png", "Raw images/dog/0.png"):
+        picture(root / path)
+    os.mkfifo(root / "photo" / "dog" / "pipe.png")
     scan = os.scandir
 
     def refuse(path):
@@ -162,8 +116,15 @@ def test_a_folder_that_may_not_be_listed_is_reported(tmp_path, monkeypatch):
         return scan(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    with pytest.warns(UserWarning, match=r"1 files or folders .*'closed' .Permission denied"):
-        assert len(cn.load_images(tmp_path)) == 2
+    with pytest.warns(UserWarning, match=r"5 files or folders are left out, beside 12 pictures: 'closed' .Permission"):
+        cn.load_images(root)
+    assert find_dataset(root).left_out == {
+        "closed": "Permission denied",
+        "Raw images/dog/0.png": "not in a domain of pacs",
+        "photo/dog/folder.png/0.png": "a picture at another depth",
+        "photo/dog/pipe.png": "not a regular file",
+        "photo/overview.png": "a picture at another depth",
+    }
 
 
 @pytest.mark.promise("No path is followed out of a folder")
@@ -180,27 +141,15 @@ def test_no_link_is_followed_out_of_the_folder(tmp_path):
         with pytest.warns(UserWarning, match="4 files or folders .* and 3 more .a link that leads out of the"):
             images = cn.load_images(place)
         assert files_in(images, place) == {*SMALL, "line/cat/c.png"}
-
-
-@pytest.mark.promise("No path is followed out of a folder")
-def test_loops_of_links_end(tmp_path):
-    folder = small(tmp_path)
-    for place in (folder, folder / "photo", folder / "photo" / "dog"):
+    for place in (folder, folder / "photo" / "dog"):  # loops end
         (place / "here").symlink_to(".", target_is_directory=True)
         (place / "up.png").symlink_to("..", target_is_directory=True)
         (place / "self.png").symlink_to("self.png")
     with pytest.warns(UserWarning, match="files or folders are left out"):
-        images = cn.load_images(folder)
-    assert {file for file in files_in(images, folder) if not {"here", "up.png"} & {*Path(file).parts}} == SMALL
+        assert files_in(cn.load_images(folder), folder) == {*SMALL, "line/cat/c.png"}
 
 
-def test_a_bomb_is_left_out(tmp_path):
-    (small(tmp_path) / "photo" / "dog" / "bomb.png").write_bytes(png_header(50_000, 50_000))
-    with pytest.warns(UserWarning, match=r"1 files or folders .*bomb\.png' \(Image size \(2500000000 pixels"):
-        assert len(cn.load_images(tmp_path)) == 2
-
-
-@pytest.mark.parametrize("name", ["two\nlines", "🐕 & <b>", "a'b\"c{d}$", "x" * 246])
+@pytest.mark.parametrize("name", ["two\nlines", "🐕 & <b>'b\"c{d}$", "x" * 246])
 def test_odd_names(name, tmp_path, clip):
     tree(tmp_path, ("photo", "line"), (name, "cat"), n=1)
     picture(tmp_path / "photo" / name / f"{name}.png")
@@ -215,66 +164,60 @@ def test_odd_names(name, tmp_path, clip):
 
 # --- published layouts
 
-PACS = (("art_painting", "cartoon", "photo", "sketch"), ("dog", "elephant", "giraffe"))
-OFFICE = (("Art", "Clipart", "Product", "Real World"), ("Alarm_Clock", "Backpack", "TV", "Flipflops"))
-NET = (("clipart", "infograph", "painting", "quickdraw", "real", "sketch"), ("aircraft_carrier", "The_Eiffel_Tower"))
-SETS = ("CALTECH", "LABELME", "PASCAL", "SUN")
-
 
 @pytest.mark.parametrize(
     ("below", "parts", "layout", "classes"),
     [
         ("", PACS, "pacs", ("dog", "elephant", "giraffe")),
-        ("PACS/kfold", PACS, "pacs", ("dog", "elephant", "giraffe")),
+        ("x/PACS/kfold", PACS, "pacs", ("dog", "elephant", "giraffe")),
         ("OfficeHomeDataset_10072016", OFFICE, "office-home", ("alarm clock", "backpack", "flipflops", "tv")),
         ("domainnet", NET, "domainnet", ("aircraft carrier", "the eiffel tower")),
-        ("", (SETS, VLCS), "vlcs", VLCS),
-        ("VLCS", (("Caltech101", "LabelMe", "SUN09", "VOC2007"), VLCS), "vlcs", VLCS),
-        ("", (("wood", "stone"), ("red_chair", "Sofa")), "domains", ("red chair", "sofa")),
+        ("VLCS", (("Caltech101", "LabelMe", "SUN09", "VOC2007"), VLCS.values()), "vlcs", (*VLCS.values(),)),
         ("all", (("wood", "stone"), ("red_chair", "Sofa")), "domains", ("red chair", "sofa")),
     ],
 )
 def test_published_layouts_are_recognised(below, parts, layout, classes, tmp_path):
     root = tree(tmp_path / below, *parts)
     (root / "ImageInfo.csv").write_text("about")
-    dataset = load_dataset(tmp_path)
-    assert dataset.layout == layout and dataset.root == root and not dataset.format_left_out()
+    dataset = find_dataset(tmp_path)
+    assert dataset.layout == layout and dataset.root == root and {*dataset.left_out.values()} == {BESIDE}
     assert dataset.images.vocabulary == cn.Vocabulary(classes, sorted(parts[0]))
     assert (dataset.images.counts() == 3).all() and dataset.images.image(0).size == (8, 8)
-    assert cn.load_images(tmp_path).files == dataset.images.files
+    with pytest.raises(ValueError, match="does not hold the domains of '(pacs|vlcs)'; expected folders"):
+        find_dataset(tmp_path, layout="vlcs" if layout == "pacs" else "pacs")
 
 
 def test_vlcs_has_numbers_for_names_and_its_own_splits(tmp_path):
     for parts, n in ((("full",), 3), (("train", "crossval"), 2), (("test",), 1)):
         tree(tmp_path / "VLCS", SETS, parts, "01234", n=n)
-    sets = {split: load_dataset(tmp_path, split=split) for split in ("all", "train", "test")}
-    assert all(dataset.images.vocabulary.classes == VLCS for dataset in sets.values())
+    sets = {split: find_dataset(tmp_path, split=split) for split in ("all", "train", "test")}
+    assert all(dataset.images.vocabulary.classes == (*VLCS.values(),) for dataset in sets.values())
     assert [int(sets[split].images.counts()[0, 0]) for split in sets] == [3, 4, 1]
     assert sets["test"].split == "test, published"
     file, label = next(zip(sets["all"].images.files, sets["all"].images.classes, strict=True))
-    assert VLCS[label] == VLCS[int(file.parts[-2])]
+    assert label == int(file.parts[-2])
 
 
 def test_domainnet_brings_its_lists(tmp_path):
     root = tree(tmp_path, *NET, n=4)
     with pytest.raises(ValueError, match=r"clipart_test.txt' is missing; expected DomainNet's own lists"):
-        load_dataset(root, split="test")
+        find_dataset(root, split="test")
     for domain in NET[0]:
         for split, places in (("train", (0, 1, 2)), ("test", (3,))):
             lines = [f"{domain}/{name}/{i:04}.jpg {c}" for c, name in enumerate(NET[1]) for i in places]
             (root / f"{domain}_{split}.txt").write_text("\n".join(lines) + "\n")
-    train, test = (load_dataset(root, split=split) for split in ("train", "test"))
+    train, test = (find_dataset(root, split=split) for split in ("train", "test"))
     assert (train.images.counts() == 3).all() and (test.images.counts() == 1).all()
     assert {file.name for file in test.images.files} == {"0003.jpg"} and test.split == "test, published"
 
 
 def test_splits_are_the_same_whatever_else_is_there(tmp_path):
     root = tree(tmp_path / "one", *PACS, n=40)
-    train, test = (load_dataset(root, split=split) for split in ("train", "test"))
+    train, test = (find_dataset(root, split=split) for split in ("train", "test"))
     assert not set(train.images.files) & set(test.images.files) and test.split == "test, by hash"
     assert len(train.images) + len(test.images) == 480 and 0.14 < len(test.images) / 480 < 0.26
     fewer = tree(tmp_path / "two" / "kfold", *PACS, n=10)
-    names = files_in(load_dataset(tmp_path / "two", split="test").images, fewer)
+    names = files_in(find_dataset(tmp_path / "two", split="test").images, fewer)
     assert names == {name for name in files_in(test.images, root) if int(name[-8:-4]) < 10}
     assert [i for i in range(8) if in_test(f"photo/dog/{i}.jpg")] == [2, 4]  # for good
 
@@ -284,28 +227,19 @@ def test_splits_are_the_same_whatever_else_is_there(tmp_path):
     [
         ({"": (("dog", "cat"),), "dog": (("old", "new"),)}, "'domains:.*' and|'classes:", "classes", {"dog", "cat"}),
         ({"": (("photo",), ("dog", "cat"))}, "'domains:.*'classes:.*/photo'", "domains", {"photo"}),
-        ({"": (("train", "val"), ("dog", "cat"))}, "holds the splits train, val; expected", "train", {"train"}),
         ({"": (("Train", "Test"), ("dog", "cat"))}, "holds the splits Test, Train; expected", "test", {"Test"}),
-        ({"train": PACS, "test": PACS}, "several data sets; .*'pacs:.*test', 'pacs:.*train'", "test", {"test"}),
-        (
-            {"one": PACS, "two": OFFICE},
-            "several data sets; .*'pacs:.*one', 'office-home:.*two'",
-            "office-home",
-            {"two"},
-        ),
+        ({"train": PACS, "test": PACS}, "holds the splits test, train; expected", "test", {"test"}),
     ],
 )
 def test_where_a_folder_can_be_read_in_two_ways_the_error_says_what_decides(trees, message, word, expected, tmp_path):
     for below, parts in trees.items():
         tree(tmp_path / below, *parts, n=1)
-    with pytest.raises(ValueError, match=f"folder: .*{message}"):
+    with pytest.raises(ValueError, match=f"folder: .*{message}") as caught:
         cn.load_images(tmp_path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         images = cn.load_images(f"{word}:{tmp_path}")
         assert {Path(file).parts[0] for file in files_in(images, tmp_path)} == expected
-        with pytest.raises(ValueError) as caught:
-            cn.load_images(tmp_path)
         assert all(len(cn.load_images(place)) > 1 for place in re.findall("'(.*?)'", str(caught.value))[1:])
 
 
@@ -328,30 +262,6 @@ def test_a_place_may_say_layout_and_split(tmp_path):
             cn.load_images(place, split)
     with pytest.raises(ValueError, match="given for a file of embeddings; expected neither"):
         cn.load_images("x.npz", layout="classes")
-
-
-def test_pictures_at_another_depth_are_reported(tmp_path):
-    root = tree(tmp_path, *PACS, n=1)
-    tree(root, ("Raw images",), ("dog",))
-    tree(root / "photo" / "dog", ("more",), n=1)
-    picture(root / "photo" / "overview.png")
-    with pytest.warns(UserWarning, match="5 files or folders are left out, beside 12 pictures"):
-        cn.load_images(root)
-    assert load_dataset(root).left_out == {
-        **{f"Raw images/dog/000{i}.jpg": "not in a domain of pacs" for i in range(3)},
-        "photo/dog/more/0000.jpg": "deeper than the folder of a class",
-        "photo/overview.png": "a picture where folders are",
-    }
-
-
-@pytest.mark.parametrize(
-    "pair", [("Alarm_Clock", "alarm clock"), ("C", "c"), ("the+sun", "The Sun"), ("CaféBar", "café_bar")]
-)
-def test_names_that_become_the_same_words_are_refused_with_both(pair, tmp_path):
-    tree(tmp_path, (*pair, "dog"), n=1)
-    with pytest.raises(ValueError, match="folder: the classes .* become the same words") as caught:
-        load_dataset(tmp_path)
-    assert all(repr(name) in str(caught.value) for name in pair)
 
 
 NAMES = {
@@ -382,7 +292,7 @@ def test_cleaning_merges_no_two_names(names):
 
 
 PARTS = st.sampled_from(["cat", "dog", "photo", ".git", "__MACOSX", "train", "a.b"])
-LEAVES = st.sampled_from(["0.png", "1.jfif", "a.heic", "b", "c.txt", ".DS_Store", "Thumbs.db"])
+LEAVES = st.sampled_from(["0.png", "1.jfif", "a.heic", "b", "c.txt", ".DS_Store"])
 
 
 @examples(30)
@@ -394,7 +304,7 @@ def test_every_file_is_used_or_has_a_reason(tmp_path_factory, places):
             picture(path.with_suffix(".png"))
             path.with_suffix(".png").rename(path)
     try:
-        dataset = load_dataset(root, "domains")
+        dataset = find_dataset(root, layout="domains")
     except ValueError as error:
         assert "folder: " in str(error)
         return
@@ -406,51 +316,27 @@ def test_every_file_is_used_or_has_a_reason(tmp_path_factory, places):
 
 
 def test_everything_that_is_not_used_is_counted_with_its_reason(tmp_path, capsys):
-    tree(tmp_path, ("cat", "dog"), n=1)
-    odd = {
-        "a.heic": ".heic is not read",
-        "b.ppm": "not read",
-        "c": "without an ending",
-        "d.JFIF": "",
-        "e.mp4": "not read",
-    }
-    for name in odd:
-        picture(tmp_path / "owl" / "0.png")
-        (tmp_path / "owl" / "0.png").rename(tmp_path / "owl" / name)
-    dataset = load_dataset(tmp_path)
-    assert dataset.images.counts().flatten().tolist() == [1, 1, 1]  # by its content, .jfif is what it is
-    assert {name: dataset.left_out.get(f"owl/{name}", "") for name in odd if odd[name]}.keys() == {*odd} - {"d.JFIF"}
-    assert all(odd[name] in dataset.left_out.get(f"owl/{name}", "") for name in odd)
-    with pytest.warns(UserWarning, match="4 files or folders are left out, beside 3 pictures: .*heic is not read"):
-        cn.load_images(tmp_path)
-    assert cli.main(["data", str(tmp_path)]) == 0
-    assert "left out: 4\n" in (out := capsys.readouterr().out) and "owl/a.heic" in out
-    (tmp_path / "only" / "heic").mkdir(parents=True)
-    (tmp_path / "only" / "heic" / "a.heic").touch()
-    with pytest.raises(ValueError, match="holds no pictures .*left out: 'heic/a.heic' .*is not read"):
-        load_dataset(tmp_path / "only")
-
-
-def test_a_manifest_counts_and_lists_what_is_left_out(tmp_path):
-    root = tree(tmp_path / "here", *PACS)
-    (root / "photo" / "dog" / "0000.jpg").write_bytes(b"not a picture")
-    manifest = json.loads(json.dumps(load_dataset(root).manifest()))
-    assert manifest["pictures"] == 35
-    assert manifest["counts"]["dog"] == {"art_painting": 3, "cartoon": 3, "photo": 2, "sketch": 3}
-    assert manifest["left_out"] == {"photo/dog/0000.jpg": "not an image"}
-    there, again = (load_dataset(tree(tmp_path / name, *PACS)).manifest()["sha256"] for name in ("there", "again"))
-    assert there == again != manifest["sha256"]
-
-
-def test_the_command_shows_what_would_be_used(tmp_path, capsys):
     root = tree(tmp_path / "in", ("photo", "line"), ("Red_Chair", "sofa"), n=2)
+    for name in ("a.heic", "b", "c.JFIF"):
+        picture(root / "line" / "sofa" / "x.jpg")
+        (root / "line" / "sofa" / "x.jpg").rename(root / "line" / "sofa" / name)
     (root / "photo" / "sofa" / "0000.jpg").write_bytes(b"")
+    assert find_dataset(root).left_out == {
+        "line/sofa/a.heic": ".heic is not read as a picture",
+        "line/sofa/b": "a name without an ending is not read as a picture",
+        "photo/sofa/0000.jpg": "not an image",
+    }
+    with pytest.warns(UserWarning, match="3 files or folders are left out, beside 8 pictures: .*heic is not read"):
+        cn.load_images(root)
     assert cli.main(["data", str(root), "--json", str(tmp_path / "m.json"), "--tars", str(tmp_path / "out")]) == 0
     out = capsys.readouterr().out
-    for part in ("'domains'", "7 pictures, 2 classes, 2 domains", "(Red_Chair)", "not an image: photo/sofa/0000.jpg"):
+    for part in ("'domains'", "8 pictures, 2 classes, 2 domains", "left out: 3", "not an image: photo/sofa/0000.jpg"):
         assert part in out
-    assert json.loads((tmp_path / "m.json").read_text()) == load_dataset(root).manifest()
-    assert len(cn.load_images(tmp_path / "out")) == 7
+    manifest = json.loads((tmp_path / "m.json").read_text())
+    assert manifest == find_dataset(root).manifest() and manifest["counts"]["sofa"] == {"line": 3, "photo": 1}
+    there, again = (find_dataset(tree(tmp_path / name, *PACS)).manifest()["sha256"] for name in ("there", "again"))
+    assert there == again != manifest["sha256"]
+    assert len(cn.load_images(tmp_path / "out")) == 8
     assert cli.main(["data", str(tmp_path / "none")]) == 2 and "is not a folder" in capsys.readouterr().err
 
 
@@ -461,25 +347,23 @@ def test_what_is_no_data_set_is_refused(tmp_path):
     (tmp_path / "bytes.csv").write_bytes(b"path,class\n\xff\xfe.png,b\n")
     (tmp_path / "empty").mkdir()
     tree(tmp_path / "one", ("dog",))
-    for place, message in [
-        ("list.csv", r"has the columns \['path', 'name'\]; expected path and class, and domain"),
-        ("both.csv", r"has './c.png' as \['x', 'image'\] and, in row 2, as \['z', 'image'\]; expected one label"),
-        ("notes.txt", "notes.txt' cannot be read .*expected a .csv"),
-        ("bytes.csv", "bytes.csv' cannot be read .*expected a .csv in UTF-8"),
-        ("part.parquet", "part.parquet' cannot be read"),
-        ("gone", "is not a folder; expected a folder of pictures"),
-        ("empty", "holds no pictures as <domain>/<class>/<picture>"),
-        ("one", r"read as 'classes', holds 1 class with readable pictures \(dog\); expected at least two"),
+    tree(tmp_path / "same", ("Alarm_Clock", "alarm clock"), n=1)
+    for place, options, message in [
+        ("list.csv", {}, r"folder: .*has the columns \['path', 'name'\]; expected path and class, and domain"),
+        ("both.csv", {}, r"'./c.png' as \['x', 'image'\] and, in row 2, as \['z', 'image'\]; expected one label"),
+        ("notes.txt", {}, "folder: .*notes.txt' cannot be read .*expected a .csv"),
+        ("bytes.csv", {}, "folder: .*bytes.csv' cannot be read .*expected a .csv in UTF-8"),
+        ("part.parquet", {}, "folder: .*part.parquet' cannot be read"),
+        ("gone", {}, "folder: .*is not a folder; expected a folder of pictures"),
+        ("empty", {}, "folder: .*holds no pictures as <domain>/<class>/<picture>"),
+        ("one", {}, r"read as 'classes', holds 1 class with readable pictures \(dog\); expected at least two"),
+        ("same", {}, "folder: the classes 'Alarm_Clock' and 'alarm clock' become the same words"),
+        ("one", {"layout": "pac"}, "layout: 'pac' is not known; did you mean 'pacs'"),
+        ("one", {"layout": "webdataset"}, "folder: .*is not a webdataset; expected .* or .tar archives"),
+        ("one", {"split": "val"}, "split: 'val' is not known"),
     ]:
-        with pytest.raises(ValueError, match=f"folder: .*{message}"):
-            load_dataset(tmp_path / place)
-    for options, message in (
-        ({"layout": "pac"}, "layout: 'pac' is not known; did you mean 'pacs'"),
-        ({"split": "val"}, "split: 'val' is not known"),
-        ({"layout": "pacs"}, "does not hold the domains of 'pacs'; expected folders art_painting"),
-    ):
         with pytest.raises(ValueError, match=message):
-            load_dataset(tmp_path / "one", **options)
+            find_dataset(tmp_path / place, **options)
     with pytest.raises(ValueError, match="split: 'tset' is not known; did you mean 'test'"):
         cn.load_images(split="tset")
 
@@ -491,28 +375,21 @@ ROWS = [("a.png", "Red_Chair", "photo"), ("sub/b.png", "sofa", "line"), ("gone.p
         ("", "x", "y"), ("sub/../a.png", "red chair", "photo")]  # fmt: skip
 
 
-def write_csv(path):
-    with open(path, "w", encoding="utf-8-sig", newline="") as file:
-        csv.writer(file).writerows([COLUMNS, *ROWS])
-
-
-def write_parquet(path):
-    pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
-    parquet.write_table(pa.table(dict(zip(COLUMNS, zip(*ROWS, strict=True), strict=True))), path)
-
-
-@pytest.mark.parametrize(("name", "write"), [("list.csv", write_csv), ("list.parquet", write_parquet)])
-def test_a_table_of_paths(name, write, tmp_path):
+def test_a_table_of_paths(tmp_path):
     picture(tmp_path / "a.png")
     picture(tmp_path / "sub" / "b.png")
-    write(tmp_path / name)
-    dataset = find_dataset(f"table:{tmp_path / name}")
-    assert dataset.layout == "table" and dataset.images.files == (tmp_path / "a.png", tmp_path / "sub" / "b.png")
-    assert dataset.images.vocabulary == cn.Vocabulary(["red chair", "sofa"], ["line", "photo"])
-    empty, twice = "path, class or domain is empty", "a picture that is there already"
-    assert dataset.left_out == {"row 4": empty, "row 5": twice, "gone.png": "No such file or directory"}
+    with open(tmp_path / "list.csv", "w", encoding="utf-8-sig", newline="") as file:
+        csv.writer(file).writerows([COLUMNS, *ROWS])
+    pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(pa.table(dict(zip(COLUMNS, zip(*ROWS, strict=True), strict=True))), tmp_path / "list.parquet")
+    for name in ("list.csv", "list.parquet"):
+        dataset = find_dataset(f"table:{tmp_path / name}")
+        assert dataset.layout == "table" and dataset.images.files == (tmp_path / "a.png", tmp_path / "sub" / "b.png")
+        assert dataset.images.vocabulary == cn.Vocabulary(["red chair", "sofa"], ["line", "photo"])
+        empty = "path, class or domain is empty"
+        assert dataset.left_out == {"row 4": empty, "gone.png": "No such file or directory"}
     (tmp_path / "two.csv").write_text("path,class\na.png,one\nsub/b.png,2\n")
-    assert load_dataset(tmp_path / "two.csv").images.vocabulary == cn.Vocabulary(["2", "one"], [UNNAMED])
+    assert find_dataset(tmp_path / "two.csv").images.vocabulary == cn.Vocabulary(["2", "one"], [UNNAMED])
 
 
 # --- archives
@@ -524,8 +401,8 @@ def jpeg(colour=0):
     return stream.getvalue()
 
 
-def archive(path, members, mode="w"):
-    with tarfile.open(path, mode) as out:
+def archive(path, members):
+    with tarfile.open(path, "w") as out:
         for name, content in members:
             info = tarfile.TarInfo(name)
             info.size = len(content)
@@ -553,73 +430,45 @@ def test_webdataset_archives_become_a_folder(tmp_path):
         ],
     )  # fmt: skip
     labels = json.dumps({"label": "dog", "domain": "sketch"}).encode()
-    two = archive(
-        tmp_path / "train-001.tar.gz", [("001.seg.png", b""), ("001.jpg", jpeg(2)), ("001.json", labels)], "w:gz"
-    )
-    rows, left_out = unpacked([one, two], tmp_path / "out" / "pictures", ["cat", "dog", "", "10"])
+    two = archive(tmp_path / "train-001.tar", [("001.seg.png", b""), ("001.jpg", jpeg(2)), ("001.json", labels)])
+    out = tmp_path / "out" / "pictures"
+    rows, left_out = unpacked([one, two], out, ["cat", "dog", "", "10"])
     assert rows == [
         ("0/000000000.jpg", "dog", "image"), ("0/000000001.jpg", "tree house", "image"),
         ("0/000000005.jpg", "../../x", "image"), ("0/000000010.jpg", "10", "image"),
         ("1/000000000.jpg", "dog", "sketch"),
     ]  # fmt: skip
-    files = {
-        p.relative_to(tmp_path / "out" / "pictures").as_posix() for p in (tmp_path / "out").rglob("*") if p.is_file()
-    }
+    files = {path.relative_to(out).as_posix() for path in out.parent.rglob("*") if path.is_file()}
     assert files == {path for path, *_ in rows} | {"pictures.json"}
-    reasons = {"003": "no picture among", "004": "''; expected a name", "005": "its class is 7",
-               "006": "its .json cannot", "007": "RecursionError", "008": "expected a name", "009": "expected a name"
-               }  # fmt: skip
+    reasons = {
+        "003": "no picture among", "004": "''; expected a name", "005": "its class is 7", "006": "its .json cannot",
+        "007": "RecursionError", "008": "expected a name", "009": "expected a name",
+    }  # fmt: skip
     assert left_out.keys() == {f"train-000.tar/a/{i}" for i in reasons}
     assert all(reason in left_out[f"train-000.tar/a/{i}"] for i, reason in reasons.items())
 
 
 @pytest.mark.promise("What is damaged is refused")
-@pytest.mark.parametrize("kind", ["pictures", "head", "sparse"])
-def test_a_small_archive_does_not_fill_disk_or_memory(kind, tmp_path, monkeypatch):
-    monkeypatch.setattr(webdataset, "ROOM", 2**20)
-    path, zeros = tmp_path / "a.tar.gz", bytes(2**22)
-    if kind == "head":  # of its own, which a reader of archives takes whole
-        with tarfile.open(path, "w:gz", format=tarfile.PAX_FORMAT) as out:
-            out.addfile(tarfile.TarInfo("0.jpg"))
-            info = tarfile.TarInfo("1.jpg")
-            info.pax_headers = {"comment": "0" * 2**22}
-            out.addfile(info)
-    elif kind == "pictures":
-        archive(path, [("0.jpg", jpeg()), ("0.txt", b"a"), *((f"{i}.jpg", zeros) for i in range(1, 9))], "w:gz")
-    else:
-        sparse = tarfile.TarInfo("1.jpg")
-        sparse.type, sparse.size = tarfile.GNUTYPE_SPARSE, 512
-        head = bytearray(sparse.tobuf(tarfile.GNU_FORMAT))
-        head[386:410], head[483:495] = b"00000000000\x0000000001000\x00", b"20000000000\x00"  # says it has 2 GB
-        head[148:156] = b" " * 8
-        head[148:156] = f"{sum(head):06o}\0 ".encode()
-        path = archive(tmp_path / "a.tar", [("0.jpg", jpeg()), ("0.txt", b"a")])
-        whole = path.read_bytes().rstrip(b"\0")
-        whole += bytes(-len(whole) % 512)
-        path.write_bytes(whole + bytes(head) + bytes(512 * 4))
-    try:
-        rows, left_out = unpacked([path], tmp_path / "out")
-    except ValueError as error:
-        left_out = {"a": str(error)}
-    assert kind == "sparse" or "unpacks to more than 100 times its size" in str(left_out)
-    assert sum(p.stat().st_size for p in tmp_path.rglob("*") if p.is_file()) < 2**23
+def test_a_small_archive_does_not_fill_disk_or_memory(tmp_path):
+    sparse = tarfile.TarInfo("1.jpg")
+    sparse.type, sparse.size = tarfile.GNUTYPE_SPARSE, 512
+    head = bytearray(sparse.tobuf(tarfile.GNU_FORMAT))
+    head[386:410], head[483:495] = b"00000000000\x0000000001000\x00", b"20000000000\x00"  # says it has 2 GB
+    head[148:156] = b" " * 8
+    head[148:156] = f"{sum(head):06o}\0 ".encode()
+    path = archive(tmp_path / "a.tar", [("0.jpg", jpeg()), ("0.txt", b"a")])
+    whole = path.read_bytes().rstrip(b"\0")
+    whole += bytes(-len(whole) % 512)
+    path.write_bytes(whole + bytes(head) + bytes(512 * 4))
+    rows, _ = unpacked([path], tmp_path / "out")
+    assert len(rows) == 1 and sum(p.stat().st_size for p in tmp_path.rglob("*") if p.is_file()) < 2**16
+    compressed = tmp_path / "a.tar.gz"  # could hold a thousand times its size
+    compressed.write_bytes(gzip.compress(path.read_bytes()))
+    with pytest.raises(ValueError, match="a.tar.gz' cannot be read .*expected .* archives in .tar"):
+        cn.load_images(compressed)
 
 
-TRIP = [
-    "1",
-    "0",
-    "potter's wheel",
-    "C#",
-    "C",
-    "c++",
-    "GoldFish",
-    "a/b",
-    "two\tparts",
-    "30 kmh",
-    "50 kmh",
-    "x" * 200,
-    "Ω",
-]
+TRIP = ["1", "0", "potter's wheel", "C#", "C", "c++", "GoldFish", "a/b", "two\tparts", "30 kmh", "50 kmh", "Ω"]
 
 
 @examples(20)
@@ -662,12 +511,12 @@ def test_archives_hold_the_pictures_that_are_measured(tmp_path):
 
 
 def test_a_list_of_classes_is_read_line_by_line(tmp_path):
-    tar = [archive(tmp_path / "a.tar", [("0.png", jpeg()), ("0.cls", b"2"), ("1.png", jpeg(1)), ("1.cls", b"0")])]
+    tar = archive(tmp_path / "a.tar", [("0.png", jpeg()), ("0.cls", b"2"), ("1.png", jpeg(1)), ("1.cls", b"0")])
     (tmp_path / "classnames.txt").write_text("cat\n\ndog\n")
-    assert cn.load_images(tar[0]).vocabulary.classes == ("cat", "dog")
+    assert cn.load_images(tar).vocabulary.classes == ("cat", "dog")
     (tmp_path / "classnames.txt").write_text("cat\ndog\nCat\n")
-    with pytest.raises(ValueError, match="classnames.txt' has 'Cat' on line 3 and line 1"):
-        cn.load_images(tar[0])
+    with pytest.raises(ValueError, match="classnames.txt': 'cat' given twice"):
+        cn.load_images(tar)
 
 
 def test_archives_are_unpacked_into_the_cache_once(tmp_path, monkeypatch):
@@ -686,7 +535,7 @@ def test_archives_are_unpacked_into_the_cache_once(tmp_path, monkeypatch):
     assert find_dataset(f"test:{out}").split == "test, published"
     assert cn.load_images(f"webdataset:{out}").files == dataset.images.files
     tree(out, ("photo", "line"), ("dog", "cat"), n=1)
-    with pytest.raises(ValueError, match="holds archives, and pictures laid out 'domains'; expected .*'webdataset:"):
+    with pytest.raises(ValueError, match="holds archives and pictures; expected 'webdataset:"):
         cn.load_images(out)
     with pytest.raises(ValueError, match="folder: .*out' exists"):
         webdataset.pack(images, out)
@@ -704,9 +553,6 @@ def test_a_full_disk_leaves_nothing_of_archives(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="cannot be unpacked into .*No space left on device.*CLIPNULL_CACHE"):
         cn.load_images(out)
     assert not [*(tmp_path / "cache" / "archives").iterdir()]
-    monkeypatch.setattr(tarfile.TarFile, "addfile", full)
-    with pytest.raises(OSError, match="No space left"):
-        webdataset.pack(images, tmp_path / "more")
     assert {p.name for p in tmp_path.iterdir()} == {"in", "out", "cache"}
 
 
@@ -717,7 +563,7 @@ def test_the_beginning_of_a_damaged_archive_is_kept(tmp_path):
     (tmp_path / "c.tar").write_bytes(b"no archive" * 100)
     _, left_out = unpacked([tmp_path / "b.tar", tmp_path / "c.tar"], tmp_path / "out")
     assert 1 <= len(list((tmp_path / "out").rglob("*.jpg"))) < 20 and {"b.tar", "c.tar"} <= set(left_out)
-    with pytest.raises(ValueError, match="archives: no sample of a picture with its class; left out: .*c.tar"):
+    with pytest.raises(ValueError, match="no sample of a picture with its class in archives; left out: .*c.tar"):
         unpack([tmp_path / "c.tar"], tmp_path / "other")
     with pytest.raises(ValueError, match="out' exists; expected a new one"):
         unpack([whole], tmp_path / "out")

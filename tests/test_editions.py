@@ -5,17 +5,13 @@ import shutil
 import nbformat
 import pytest
 from conftest import ROOT
+from test_run import PARAMETERS, RECORD
 
 from clipnull.commands import cli
 from clipnull.course import editions, notebooks
-from clipnull.course.metrics import MIME, metrics_of
+from clipnull.course.metrics import metrics_of
 from clipnull.course.run import NotebookError, execute
 
-PARAMETERS = "# parameters\nseed = 3  # of the draw\nrate = 0.5  # share"
-RECORD = (
-    "from IPython.display import display\n"
-    f"display({{'{MIME}': {{'seed': float(seed), 'rate': rate}}, 'text/plain': ''}}, raw=True)"
-)
 ADDRESS = "https://github.com/someone/clipnull"
 
 
@@ -44,21 +40,18 @@ def test_two_publications_are_identical_and_stamped(notebook, tmp_path):
     assert b"papermill" not in first and b"start_time" not in first and b"version" not in first
 
 
-@pytest.mark.parametrize("edited", [True, False])
-def test_nothing_is_published_after_a_failure_or_an_edit_made_meanwhile(notebook, tmp_path, monkeypatch, edited):
+def test_nothing_is_published_after_a_failure_or_an_edit_made_meanwhile(notebook, tmp_path, monkeypatch):
     def run(paths, out):
-        if edited:
-            paths[0].write_text("edited")
-        return {}, [] if edited else ["b.ipynb, cell 1: why"]
+        paths[0].write_text("edited")
+        return {}, ["b.ipynb, cell 1: why"]
 
     monkeypatch.setattr(editions, "run", run)
     paths = [notebook(name, "x = 1") for name in "ab"]
     before = paths[1].read_bytes()
-    with pytest.raises(
-        NotebookError, match=f"nothing written back:\n{'a.ipynb: edited' if edited else 'b.ipynb, cell'}"
-    ):
+    expected = "nothing written back:\nb.ipynb, cell 1: why\na.ipynb: edited meanwhile"
+    with pytest.raises(NotebookError, match=expected):
         editions.publish(paths, tmp_path / "out")
-    assert (paths[0].read_text() == "edited") == edited and paths[1].read_bytes() == before
+    assert paths[0].read_text() == "edited" and paths[1].read_bytes() == before
 
 
 # --- for students, and copies that install clipnull
@@ -114,16 +107,10 @@ def test_the_cell_does_nothing_where_clipnull_is_installed(one, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("address", "ref", "message"),
-    [
-        ("github.com/a/b", "main", "address: 'github.com/a/b' is not valid"),
-        ('https://github.com/a/b"; print(1) #', "main", "address: .* is not valid"),
-        (ADDRESS, 'x"; 1', "ref: .* is not valid"),
-        (ADDRESS, "a..b", "ref: 'a..b' is not valid"),
-    ],
+    ("address", "ref"), [("github.com/a/b", "main"), ('https://github.com/a/b"; 1 #', "main"), (ADDRESS, 'x"; 1')]
 )
-def test_an_address_or_ref_that_is_not_valid_is_refused(one, tmp_path, address, ref, message):
-    with pytest.raises(ValueError, match=message):
+def test_an_address_or_ref_that_is_not_valid_is_refused(one, tmp_path, address, ref):
+    with pytest.raises(ValueError, match="address, ref: .* are not valid"):
         editions.colab([one], tmp_path / "out", address, ref)
     assert not (tmp_path / "out").exists()
 
@@ -134,7 +121,7 @@ def test_an_address_or_ref_that_is_not_valid_is_refused(one, tmp_path, address, 
 def test_the_course_is_written_once_and_work_in_it_is_kept(tmp_path, capsys):
     folder = tmp_path / "new" / "course"
     assert cli.main(["course", str(folder)]) == 0
-    assert capsys.readouterr().out.split() == ["12", "notebooks:", str(folder)]
+    assert f"written: {folder / '00_start_here.ipynb'}, " in capsys.readouterr().out
     stored = {p.name: p.read_bytes() for p in (ROOT / "notebooks").glob("*.ipynb")}
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == stored
     last = folder / max(stored)
@@ -145,9 +132,7 @@ def test_the_course_is_written_once_and_work_in_it_is_kept(tmp_path, capsys):
     assert last.read_text() == "work" and not (folder / min(stored)).exists(), "all or nothing"
 
 
-def test_the_course_comes_from_the_wheel_where_there_is_no_clone(tmp_path, monkeypatch):
-    package = tmp_path / "site-packages" / "clipnull"
-    monkeypatch.setattr(notebooks, "PACKAGE", package)
-    shutil.copytree(ROOT / "notebooks", package / "_data" / "notebooks")
-    written = editions.course(tmp_path / "out")
-    assert [p.name for p in written] == [p.name for p in sorted((ROOT / "notebooks").glob("*.ipynb"))] != []
+def test_the_course_comes_from_the_wheel_where_there_is_no_clone(one, tmp_path, monkeypatch):
+    monkeypatch.setattr(notebooks, "PACKAGE", tmp_path / "clipnull")
+    shutil.copytree(one.parent, tmp_path / "clipnull" / "_data" / "notebooks", ignore=lambda *_: ["clipnull"])
+    assert [path.name for path in editions.course(tmp_path / "out")] == [one.name]

@@ -16,12 +16,16 @@ from clipnull.embedding import AGREE, AGREE_MIXED, embed_files
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
-def test_pictures_in_several_batches_are_those_in_one(clip, corner, tmp_path, monkeypatch):
-    broken = tmp_path / "broken.png"
-    broken.write_bytes(b"no picture")
+def test_pictures_in_several_batches_are_those_in_one(small, corner, tmp_path, monkeypatch):
+    clip, broken = small(VIT), tmp_path / "broken.webp"
+    broken.write_bytes(corner.files[4].read_bytes()[:400])  # its header is sound
     images = replace(corner, files=(*corner.files[:4], broken, *corner.files[5:]))
+    with pytest.raises(ValueError, match=r"file: '.*broken\.webp' cannot be read \(.*\); expected a picture in one of"):
+        images.image(4)
     state = torch.get_rng_state()
-    with pytest.warns(UserWarning, match=f"1 of {len(images)} pictures are broken, .*broken.png"):
+    with pytest.warns(
+        UserWarning, match=rf"1 of {len(images)} pictures are broken, their features NaN: file: '.*broken\."
+    ):
         whole = cn.embed(clip, images)
     monkeypatch.setattr(embedding, "BATCH", 3)
     with pytest.warns(UserWarning, match="are broken"):
@@ -29,6 +33,7 @@ def test_pictures_in_several_batches_are_those_in_one(clip, corner, tmp_path, mo
     torch.testing.assert_close(parts, whole, equal_nan=True, atol=1e-5, rtol=1e-4)
     assert parts.isnan().all(1).nonzero().flatten().tolist() == [4]
     assert torch.equal(torch.get_rng_state(), state)
+    assert cn.embed(clip, images.where(torch.zeros(len(images), dtype=torch.bool))).shape == (0, clip.width)
     gone = replace(images, files=(*images.files[:-1], tmp_path / "none.png"))
     with pytest.raises(OSError, match="none.png"):
         cn.embed(clip, gone)
@@ -72,7 +77,8 @@ def test_what_float16_cannot_hold_is_computed_in_full(small, corner, monkeypatch
     monkeypatch.setattr(clip.model, "encode_image", lambda x, normalize: F.linear(encode(x), scale) / 1e6)
     with torch.autocast("cpu", torch.float16):
         assert not clip.embed_pixels(torch.randn(2, 3, 32, 32)).isfinite().all()
-    torch.testing.assert_close(mixed(clip, corner), cn.embed(clip, corner))
+    few = corner.select(["bird"], ["line"])
+    torch.testing.assert_close(mixed(clip, few), cn.embed(clip, few))
 
 
 @cuda

@@ -28,18 +28,8 @@ N, D = 6, 4
 Z = np.random.default_rng(0).normal(size=(N, D)).astype("f4")
 NUMBERS = [-1, 0, 1, 3, D, N, 7, 2**20, 2**31, 2**40, 2**63, 2**70, 1.5, True, None, "6", [], {}, 1e400]
 JSONS = [
-    "",
-    "{",
-    "[]",
-    "null",
-    "1",
-    "{}",
-    "[" * 50_000,
-    '{"__metadata__": 3}',
-    '{"a": 1}',
-    "\ud800",
-    '{"a": {"shape": 5}}',
-]
+    "", "{", "[]", "null", "1", "{}", "[" * 50_000, '{"__metadata__": 3}', '{"a": 1}', "\ud800", '{"a": {"shape": 5}}',
+]  # fmt: skip
 HEADERS = [
     f"{{'descr': '{kind}', 'fortran_order': {order}, 'shape': {shape}, }}"
     for kind, order, shape in [

@@ -36,26 +36,10 @@ def grey(path: Path) -> np.ndarray:
 def test_grey_of_16_bits_is_the_same_picture_in_8(kind, dtype, tmp_path):
     Image.fromarray(UPRIGHT.astype(dtype) * 257).save(tmp_path / f"a.{kind}")
     assert np.array_equal(grey(tmp_path / f"a.{kind}"), UPRIGHT)
-    Image.fromarray(np.full((8, 8), 4000, dtype)).save(tmp_path / f"b.{kind}")
-    with pytest.warns(UserWarning, match="nearly black"):
-        assert grey(tmp_path / f"b.{kind}").max() == 4000 >> 8
-
-
-def test_ink_without_adobes_marker_is_refused(tmp_path):
-    Image.new("CMYK", (16, 16), (0, 200, 200, 0)).save(tmp_path / "a.jpg", quality=95)  # red
-    assert read_picture(tmp_path / "a.jpg").getpixel((8, 8))[0] > 200
-    data = (tmp_path / "a.jpg").read_bytes()
-    start = data.index(b"\xff\xee")
-    (tmp_path / "b.jpg").write_bytes(data[:start] + data[start + 2 + int.from_bytes(data[start + 2 : start + 4]) :])
-    with pytest.raises(ValueError, match=r"b\.jpg.*without Adobe's marker"):
-        read_picture(tmp_path / "b.jpg")
-
-
-@pytest.mark.parametrize("dtype", ["f4", "i4"])
-def test_grey_of_no_known_scale_is_refused(dtype, tmp_path):
-    Image.fromarray(np.full((4, 4), 1, dtype)).save(tmp_path / "a.tif")
-    with pytest.raises(ValueError, match=r"a\.tif.*grey values in mode [FI]; expected 8 or 16 bits"):
-        read_picture(tmp_path / "a.tif")
+    for mode in ("f4", "i4"):  # of no known scale
+        Image.fromarray(np.full((4, 4), 1, mode)).save(tmp_path / "b.tif")
+        with pytest.raises(ValueError, match=r"b\.tif.*grey values in mode [FI]; expected 8 or 16 bits"):
+            read_picture(tmp_path / "b.tif")
 
 
 @pytest.mark.parametrize("suffix", sorted({".png", ".jpg", ".webp", ".tif", ".avif"} & SUFFIXES))
@@ -84,10 +68,10 @@ def test_what_is_transparent_is_white(suffix, tmp_path):
     assert np.abs(np.subtract(picture.getpixel((6, 4)), (0, 0, 255))).max() <= 5
 
 
-@pytest.mark.parametrize(("mode", "transparent"), [("L", 0), ("RGB", (0, 0, 0)), ("P", bytes(256))])
-def test_a_colour_that_stands_for_transparent_is_white(mode, transparent, tmp_path):
-    Image.new("L", (8, 8), 0).convert(mode).save(tmp_path / "a.png", transparency=transparent)
-    assert (grey(tmp_path / "a.png") == 255).all()
+def test_a_colour_that_stands_for_transparent_is_white(tmp_path):
+    for mode, transparent in (("L", 0), ("RGB", (0, 0, 0)), ("P", bytes(256))):
+        Image.new("L", (8, 8), 0).convert(mode).save(tmp_path / "a.png", transparency=transparent)
+        assert (grey(tmp_path / "a.png") == 255).all()
     Image.new("RGBA", (4, 4), (0, 0, 0, 128)).save(tmp_path / "b.png")
     assert set(grey(tmp_path / "b.png").flat) == {127}
 
@@ -113,16 +97,6 @@ def test_a_bomb_is_refused_by_its_header(size, reason, tmp_path, monkeypatch):
     assert why_unreadable(path)
 
 
-def test_a_cut_picture_is_named_when_it_is_used(tmp_path):
-    path = tmp_path / "a.png"
-    Image.fromarray(UPRIGHT).save(path)
-    path.write_bytes(path.read_bytes()[:50])
-    assert why_unreadable(path) == ""
-    with pytest.raises(ValueError, match=r"file: '.*a\.png' cannot be read \(.*\); expected a picture in one of JPEG,"):
-        read_picture(path)
-
-
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
 @pytest.mark.promise("No path is followed out of a folder")
 def test_what_is_no_regular_file_is_never_opened(tmp_path, monkeypatch):
     pipe, folder, first = tmp_path / "pipe.png", tmp_path / "folder.png", builtins.open
@@ -220,8 +194,7 @@ def outcome(path) -> str:
 
 
 def test_every_format_is_read(tmp_path):
-    kinds = {Image.registered_extensions()[f".{name.partition('.')[2]}"] for name in SEEDS}
-    assert kinds == set(FORMATS)
+    assert {Image.registered_extensions()[f".{name.partition('.')[2]}"] for name in SEEDS} == set(FORMATS)
     for name, data in SEEDS.items():
         (tmp_path / name).write_bytes(data)
         assert outcome(tmp_path / name) == "read", name

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,20 +16,19 @@ from conftest import ROOT
 from helpers import plain, python, random
 
 import clipnull as cn
+from clipnull import models
 from clipnull.commands import cli
-from clipnull.commands.indexing import SEARCH
 from clipnull.index import checking
 from clipnull.index.checking import Queries, check_index, forgotten, naming, read_queries
 from clipnull.index.files import open_tables
-from clipnull.index.patching import MAX_CHANCE, chance
 from clipnull.prompts import embed_classes, near
-from clipnull.stored import read_stored
 from clipnull.vocabulary import read_vocabulary, words
 
 FOLDER = os.environ.get("CLIPNULL_EMBEDDINGS")
 PAIRS = Path(FOLDER or "", "vitb16_pairs.npz")
 real = pytest.mark.skipif(not FOLDER or not PAIRS.is_file(), reason="CLIPNULL_EMBEDDINGS names no folder with pairs")
 FORMS_OF_DOG = ("dog", "the dog", "dogs", "the dogs", "two dogs", "many dogs")
+MODEL = ("--model", "miniclip")
 WORDS = ("cat", "airplane", "motorcycle", "toilet")
 
 
@@ -45,6 +43,15 @@ def refused(capsys, *arguments):
     out, err = capsys.readouterr()
     assert len(err.splitlines()) == 1
     return err.strip()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def loaded_once(clip):
+    """Commands get the embedded model of this process in place of loading it each time."""
+    load = models.load
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models, "load", lambda name, tag=None: clip if name == "miniclip" else load(name, tag))
+        yield
 
 
 # --- names
@@ -62,22 +69,19 @@ def test_a_vocabulary_is_a_file_with_a_name_a_line(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "message"),
+    ("text", "message"),
     [
-        ("a.txt", "cat\n", "classes: only 'cat' given; expected at least two"),
-        ("a.txt", "# nothing\n", "classes: the list is empty"),
-        ("a.txt", "cat\ndog\ncat\n", "classes: 'cat' given twice"),
-        ("a.txt", "cat\ndog\nCAT\n", "become the same words"),
-        ("a.txt", "cat, dog\ndog\n", "become the same words"),
-        ("a.txt", ",\ndog\n", "is not a name"),
-        ("b.txt", None, "cannot be read"),
+        ("cat\n", "classes: only 'cat' given; expected at least two"),
+        ("# nothing\n", "classes: the list is empty"),
+        ("cat\ndog\nCAT\n", "become the same words"),
+        (None, "cannot be read"),
     ],
 )
-def test_vocabularies_that_are_none(name, text, message, tmp_path):
+def test_vocabularies_that_are_none(text, message, tmp_path):
     if text is not None:
-        (tmp_path / name).write_text(text)
-    with pytest.raises(ValueError, match=rf"vocabulary: .*{name}.*{message}"):
-        read_vocabulary(tmp_path / name)
+        (tmp_path / "a.txt").write_text(text)
+    with pytest.raises(ValueError, match=rf"vocabulary: .*a.txt.*{message}"):
+        read_vocabulary(tmp_path / "a.txt")
 
 
 @pytest.fixture
@@ -98,30 +102,14 @@ def test_texts_alone_stand_in_for_a_model(texts_file, tmp_path, capsys):
     rows = F.normalize(torch.from_numpy(np.load(texts_file)["class_texts"]), dim=1)
     torch.testing.assert_close(embed_classes(clip, vocabulary.names), rows)
     assert near(clip, cn.Forget(["cat"]), vocabulary)["cat"][0][0] == "kitten"
-    command("near", "--classes", "cat", "--embeddings", texts_file, "--most", 2)
+    (tmp_path / "words.txt").write_text("kitten\nhouse\n")
+    command("near", "--classes", "cat", "--embeddings", texts_file, "--most", 2, "--candidates", tmp_path / "words.txt")
     assert capsys.readouterr().out.startswith("cat: kitten 0.")
     for method in ("nullspace", "ridge", "oblique", "neuron", "gated"):  # kittens protect cats from `residual`
         edit = cn.unlearn(clip, cn.Forget(["cat"]), vocabulary, method)
         assert edit.model == "some CLIP" and edit.mean_text is not None
         cat, dog = rows[:1], rows[1:2]
         assert (edit.images(cat) @ cat.T) < 0.3 and (edit.images(dog) @ dog.T) > 0.95, method
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"class_names": np.array(["a", "b"])}, {"class_texts": np.ones((6, 3, 2), "f4")},
-        {"class_texts": np.full((6, 4), np.nan)}, {"class_texts": np.ones((6, 4), "i4")},
-        {"class_names": np.array(["a"] * 6)}, {"class_names": np.array([{}] * 6)},
-        {"class_names": np.array(["a"]), "class_texts": np.ones((1, 4), "f4")},
-    ],
-)  # fmt: skip
-def test_texts_that_are_none(change, texts_file):
-    with np.load(texts_file) as archive:
-        fields = dict(archive) | change
-    np.savez(texts_file, **fields)
-    with pytest.raises(ValueError, match="file: .*no file of embeddings"):
-        read_stored(texts_file)
 
 
 # --- with a model: the embedded one
@@ -148,13 +136,10 @@ def precision(order, images, name):
     return float(relevant[torch.as_tensor(np.asarray(order)[: int(relevant.sum())])].double().mean())
 
 
-def test_a_patch_from_one_list_of_names(shop, clip, images):
-    edit = cn.Edit.load(shop / "no-dog.safetensors", clip)
+def test_a_patch_from_one_list_of_names(shop, clip):
+    edit, vocabulary = cn.Edit.load(shop / "no-dog.safetensors", clip), read_vocabulary(shop / "names.txt")
     assert edit.method == "oblique" and edit.linear and edit.rank == 1 and forgotten(edit) == ["dog"]
-    vocabulary = read_vocabulary(shop / "names.txt")
-    assert vocabulary.shape == (len(images.vocabulary.classes), 1)
     assert edit.same(cn.unlearn(clip, cn.Forget(["dog"]), vocabulary, "oblique", prototypes=False))
-    assert chance(edit, torch.from_numpy(np.load(shop / "pictures.npy"))) < 0.1 * MAX_CHANCE
 
 
 def test_faiss_forgets_by_the_index_and_by_the_query(shop, clip, images, tmp_path):
@@ -163,7 +148,7 @@ def test_faiss_forgets_by_the_index_and_by_the_query(shop, clip, images, tmp_pat
     texts = dict(zip(images.vocabulary.classes, embed_classes(clip, images.vocabulary.classes), strict=True))
     before = faiss.IndexFlatIP(z.shape[1])
     before.add(z)
-    command("apply", shop / "no-dog.safetensors", "--index", shop / "pictures.npy", "--normalize",
+    command("apply", shop / "no-dog.safetensors", "--index", shop / "pictures.npy", "--normalize", *MODEL,
             "--out", tmp_path / "new.npy")  # fmt: skip
     after = faiss.IndexFlatIP(z.shape[1])
     after.add(np.load(tmp_path / "new.npy"))
@@ -182,51 +167,43 @@ def test_faiss_forgets_by_the_index_and_by_the_query(shop, clip, images, tmp_pat
     assert np.array_equal(np.load(tmp_path / "back.npy"), z)
 
 
-def test_check_tells_what_answers_before_anything_is_switched(shop, tmp_path, capsys):
+def test_check_names_what_is_not_forgotten_and_who_is_hurt(shop, tmp_path, capsys):
+    """Nothing is switched; the limits decide on the exit status; what an alias of the class loses is no harm."""
     before = {f.name: f.read_bytes() for f in shop.iterdir()}
     asked = ("--queries", shop / "queries.npy", "--names", shop / "queries.txt", "--json", tmp_path / "check.json")
-    command("check", shop / "no-dog.safetensors", "--index", shop / "pictures.npy", *asked, "--max-lost", 9)
-    result, out = json.loads((tmp_path / "check.json").read_text()), capsys.readouterr().out
-    assert result["sides"] == ["before", "index edited", "query edited"]
-    dog, puppy = result["queries"]["dog"], result["queries"]["puppy"]
-    assert (dog["forgotten"], dog["found"][0]) == ("dog", 10) and max(dog["found"][1:]) <= 1
-    assert puppy["forgotten"] is None and result["still"]["dog"] == {} and result["kept"]["n"] == 0
-    assert re.search(r"(?m)^forgotten: dog +10 +\d +\d$", out)
-    assert {f.name: f.read_bytes() for f in shop.iterdir()} == before
-
-
-def test_check_names_who_is_hurt_and_how_much(shop, tmp_path, capsys):
-    """The limits decide on the exit status; what an alias of the class loses is no harm."""
-    asked = ("--queries", shop / "queries.npy", "--names", shop / "queries.txt", "--json", tmp_path / "check.json")
-    check = [str(a) for a in ("check", shop / "no-dog.safetensors", "--index", shop / "pictures.npy", *asked)]
+    check = [str(a) for a in ("check", shop / "no-dog.safetensors", "--index", shop / "pictures.npy", *asked, *MODEL)]
     assert cli.main([*check, "--max-lost", "3"]) == 1
     out, result = capsys.readouterr().out, json.loads((tmp_path / "check.json").read_text())
+    assert result["sides"] == ["before", "index edited", "query edited"] and result["kept"]["n"] == 0
+    assert {"patch", "index", "date", "version", "patch_content", "limits"} <= {*result}
+    dog, puppy = result["queries"]["dog"], result["queries"]["puppy"]
+    assert (dog["forgotten"], dog["found"][0]) == ("dog", 10) and max(dog["found"][1:]) <= 1
+    assert puppy["forgotten"] is None and puppy["found"][0] < 10  # of its first answers, the dogs do not count
+    assert re.search(r"(?m)^forgotten: dog +10 +\d +\d$", out)
     lost = {text: q["found"][0] - min(q["found"][1:]) for text, q in result["queries"].items() if not q["forgotten"]}
     hurt = [text for text in lost if lost[text] > 3]
     assert hurt and result["beyond"] == hurt and re.findall(r"(?m)^HURT: (.+?)  ", out)[0] == max(hurt, key=lost.get)
-    assert out.index("HURT: ") < min(
-        out.index(f"\n{text} ") for text in lost if text not in hurt and f"\n{text} " in out
-    )
-    assert result["queries"]["puppy"]["found"][0] < 10  # of its first answers, the dogs do not count
-    assert {"patch", "index", "date", "version", "patch_content", "limits"} <= {*result}
+    unlisted = [text for text in lost if not re.search(rf"(?m)^(HURT: )?{text}  ", out)]
+    assert f"not listed: {len(unlisted)} that lost at most {max(lost[text] for text in unlisted)} of their 10" in out
     assert cli.main([*check, "--max-lost", "10"]) == 0 == cli.main([*check, "--max-lost", "10", "--max-left", "0"])
     weak = replace(cn.Edit.load(shop / "no-dog.safetensors"), left=torch.zeros(256, 1).double())
     weak.save(tmp_path / "weak.safetensors")
-    assert cli.main([check[0], str(tmp_path / "weak.safetensors"), *check[2:], "--model", "miniclip"]) == 1
+    assert cli.main([check[0], str(tmp_path / "weak.safetensors"), *check[2:]]) == 1
     assert "NOT FORGOTTEN: dog" in capsys.readouterr().out
+    assert {f.name: f.read_bytes() for f in shop.iterdir()} == before
 
 
 def test_a_broken_row_stays_and_no_query_finds_it(shop, tmp_path, capsys):
     z = np.load(shop / "pictures.npy")
     z[7, 3] = np.nan
     np.save(tmp_path / "in.npy", z)
-    patch, model = shop / "no-dog.safetensors", ("--model", "miniclip")
-    command("apply", patch, "--index", tmp_path / "in.npy", "--out", tmp_path / "out.npy", *model)
+    patch = shop / "no-dog.safetensors"
+    command("apply", patch, "--index", tmp_path / "in.npy", "--out", tmp_path / "out.npy", *MODEL)
     assert "1 with NaN or infinity, left so" in capsys.readouterr().out
     asked = ("--queries", shop / "queries.npy", "--names", shop / "queries.txt", "--max-lost", 10)
-    command("check", patch, "--index", tmp_path / "in.npy", *asked, *model)
+    command("check", patch, "--index", tmp_path / "in.npy", *asked, *MODEL)
     assert "1 with NaN or infinity, which no query finds" in capsys.readouterr().out
-    line = refused(capsys, "check", patch, "--index", tmp_path / "out.npy", *asked, *model)
+    line = refused(capsys, "check", patch, "--index", tmp_path / "out.npy", *asked, *MODEL)
     assert "was edited with this patch before; expected the original" in line
 
 
@@ -234,45 +211,43 @@ def test_a_word_is_forgotten_and_checked_in_its_forms(clip, images, z, tmp_path,
     np.save(tmp_path / "z.npy", z.numpy())
     (tmp_path / "asked.txt").write_text("dog\nhorse\n")
     (tmp_path / "names.txt").write_text("\n".join(images.vocabulary.classes))
-    asked = ("--queries", tmp_path / "asked.npz")
-    command("queries", tmp_path / "asked.txt", "--forms", "dog", "--out", asked[1])
-    command("near", "--vocabulary", tmp_path / "names.txt", "--classes", "dog")
-    listed = "forms of dog, forgotten with it: dog, the dog, dogs, the dogs, two dogs, many dogs"
+    command("queries", tmp_path / "asked.txt", "--forms", "dog", "--out", tmp_path / "asked.npz")
+    names = ("--vocabulary", tmp_path / "names.txt", "--classes", "dog")
+    command("near", *names, "--candidates", tmp_path / "asked.txt")
+    listed = f"forms of dog, forgotten with it: {', '.join(FORMS_OF_DOG)}"
     assert listed in capsys.readouterr().out
-    found = {}
+    counts = {}
     for name, options in (("forms", ()), ("name", ("--as-named",))):
         patch = tmp_path / f"{name}.safetensors"
-        names = ("--vocabulary", tmp_path / "names.txt", "--classes", "dog")
         command("forget", *names, "--prototypes", 0, "--out", patch, *options)
         assert (listed in capsys.readouterr().out) == (name == "forms")
-        cli.main(["check", str(patch), "--index", str(tmp_path / "z.npy"), *map(str, asked)])
+        cli.main(
+            ["check", str(patch), "--index", str(tmp_path / "z.npy"), "--queries", str(tmp_path / "asked.npz"), *MODEL]
+        )
         text = capsys.readouterr().out
-        rows = {form: re.search(rf"(?mi)forgotten: {form} +(\d+) +(\d+) +(\d+)$", text) for form in FORMS_OF_DOG}
-        found[name] = [tuple(map(int, row.groups())) for row in rows.values() if row]
-    assert len(found["forms"]) == len(FORMS_OF_DOG) == len(found["name"])
-    assert all(before >= 9 and after <= 1 for before, after, _ in found["forms"]) and found["forms"] != found["name"]
+        rows = [re.search(rf"(?mi)forgotten: {form} +(\d+) +(\d+) +(\d+)$", text) for form in FORMS_OF_DOG]
+        counts[name] = [[*map(int, row.groups())] for row in rows]
+    assert all(before >= 9 and after <= 1 for before, after, _ in counts["forms"]) and counts["forms"] != counts["name"]
 
 
 def test_captions_of_many_parts_belong_to_their_rows(tmp_path):
     """Parts without leading zeros, of different lengths, on another disk; a part that lacks a text is refused."""
-    for name in ("img_emb", "text_emb"):
-        (tmp_path / "set" / name).mkdir(parents=True)
-    (tmp_path / "disk").mkdir()
+    for name in ("set/img_emb", "set/text_emb", "disk"):
+        (tmp_path / name).mkdir(parents=True)
     (tmp_path / "set" / "metadata").symlink_to(tmp_path / "disk", target_is_directory=True)
     for i in range(13):
         rows = np.full((1 + i % 3, 4), i + 1, "f4")
-        np.save(tmp_path / "set" / "img_emb" / f"img_emb_{i}.npy", rows)
-        np.save(tmp_path / "set" / "text_emb" / f"text_emb_{i}.npy", rows)
+        for side in ("img_emb", "text_emb"):
+            np.save(tmp_path / "set" / side / f"{side}_{i}.npy", rows)
         table = pa.table({"caption": [f"part {i}, row {j}" for j in range(len(rows))]})
         pq.write_table(table, tmp_path / "disk" / f"metadata_{i}.parquet")
-    n = sum(1 + i % 3 for i in range(13))
-    queries = read_queries(tmp_path / "set", n)
     rows = torch.cat([table.rows() for table in open_tables(tmp_path / "set")])
+    queries = read_queries(tmp_path / "set", len(rows))
     assert [int(text.split()[1][:-1]) for text in queries.texts] == (rows[:, 0] - 1).int().tolist()
-    assert queries.rows.tolist() == [*range(n)]
+    assert queries.rows.tolist() == [*range(len(rows))]
     pq.write_table(pa.table({"caption": ["one too many", "?"]}), tmp_path / "disk" / "metadata_0.parquet")
     with pytest.raises(ValueError, match=r"holds \[1, 2, 3, .* vectors and \[2, 2, 3, .* texts; expected one text for"):
-        read_queries(tmp_path / "set", n)
+        read_queries(tmp_path / "set", len(rows))
 
 
 def test_queries_from_a_text_file_and_aliases(shop, clip, tmp_path, capsys):
@@ -282,37 +257,15 @@ def test_queries_from_a_text_file_and_aliases(shop, clip, tmp_path, capsys):
     assert asked.texts == ("dog", "a red boat") and asked.rows.tolist() == [-1, -1]
     torch.testing.assert_close(asked.vectors, clip.embed_texts(["dog", "a red boat"]))
     command("check", shop / "no-dog.safetensors", "--index", shop / "pictures.npy", "--queries", tmp_path / "asked.npz",
-            "--max-lost", 10)  # fmt: skip
+            "--max-lost", 10, *MODEL)  # fmt: skip
     names, out = tmp_path / "names.txt", tmp_path / "p.safetensors"
     names.write_text("dog, Puppy\nhorse\nboat\n")
     forget = ("forget", "--vocabulary", names, "--prototypes", 0, "--out", out)
+    assert "'cat' is not known" in refused(capsys, *forget, "--classes", "cat")
     command(*forget, "--classes", "puppy")
     first = out.read_bytes()
     assert forgotten(cn.Edit.load(out)) == ["dog"]
-    capsys.readouterr()
-    command(*forget, "--classes", "dog", "--json", tmp_path / "p.json")
-    assert capsys.readouterr().out.startswith("nothing to do") and out.read_bytes() == first
-    assert json.loads((tmp_path / "p.json").read_text())["patch_content"]
-    assert "holds another patch" in refused(capsys, *forget, "--classes", "boat") and out.read_bytes() == first
-    assert "'cat' is not known" in (line := refused(capsys, *forget, "--classes", "cat")) and str(names) in line
-
-
-def test_what_the_help_says_of_methods_is_measured(clip, images, z):
-    names, text = list(images.vocabulary.classes), " ".join(SEARCH.split())
-    queries = embed_classes(clip, names)
-
-    def answers(rows, name):
-        place = names.index(name)
-        return int((images.classes[(F.normalize(rows, dim=1) @ queries[place]).topk(10).indices] == place).sum())
-
-    request, vocabulary, after = cn.Forget(["dog"]), cn.Vocabulary(names, ["photo"]), []
-    for method in ("gated", "nullspace", "oblique"):
-        rows = cn.unlearn(clip, request, vocabulary, method, prototypes=False).images(z)
-        after.append((answers(rows, "dog"), answers(rows, "horse")))
-    dogs, horses = zip(*after, strict=True)
-    assert f"among the embedded pictures {answers(z, 'dog')} are dogs" in text
-    assert "{} are after gated, {} after nullspace and {} after oblique".format(*dogs) in text
-    assert 'to "horse" {}, {} and {} are'.format(*horses) in text
+    assert "expected a new file" in refused(capsys, *forget, "--classes", "boat") and out.read_bytes() == first
 
 
 @pytest.mark.slow
@@ -333,26 +286,6 @@ print([m for m in ("open_clip", "torchvision", "transformers", "timm", "PIL", "p
     assert python(code, tmp_path).splitlines()[-1] == "[]"
 
 
-def test_an_index_that_is_written_to_is_not_judged(shop, tmp_path, capsys, monkeypatch):
-    for name in ("pictures.npy", "queries.npy"):
-        shutil.copy(shop / name, tmp_path / name)
-    monkeypatch.setattr("clipnull.index.checking.check_index", lambda *_: shutil.copy(shop / "queries.npy", index))
-    index, asked = tmp_path / "pictures.npy", ("--queries", tmp_path / "queries.npy", "--names", shop / "queries.txt")
-    line = refused(capsys, "check", shop / "no-dog.safetensors", "--index", index, *asked)
-    assert "pictures.npy' was written to meanwhile; expected a file at rest" in line
-
-
-def test_queries_of_another_width_are_refused(shop, tmp_path, capsys):
-    np.save(tmp_path / "queries.npy", np.ones((20, 7), "f4"))
-    asked = ("--queries", tmp_path / "queries.npy", "--names", shop / "queries.txt")
-    line = refused(capsys, "check", shop / "no-dog.safetensors", "--index", shop / "pictures.npy", *asked)
-    assert line == "queries: 7 wide; expected 256, as the index is"
-
-
-def read_lines(shop):
-    return (shop / "queries.txt").read_text().split("\n")[:-1]
-
-
 def test_what_check_counts(monkeypatch, tmp_path):
     """By hand: 6 pictures on the axes, each with its caption, and the first answer is looked at."""
     monkeypatch.setattr(checking, "FIRST", 1)
@@ -363,12 +296,11 @@ def test_what_check_counts(monkeypatch, tmp_path):
     toy = torch.eye(6)[1:2] + 0.9 * torch.eye(6)[:1]
     queries = Queries(F.normalize(torch.cat([torch.eye(6), torch.eye(6)[:2], toy]), dim=1), texts, torch.arange(9))
     queries.rows[6:] = -1
-    for axis, cat, dogs, toys in ((0, [1, 0, 0], [1, 1, 1], []), (1, [1, 1, 1], [1, 0, 0], [0, 1, 1])):
+    for axis, cat, dogs in ((0, [1, 0, 0], [1, 1, 1]), (1, [1, 1, 1], [1, 0, 0])):
         forgets = cn.Edit(u[:, axis : axis + 1], u[:, axis : axis + 1], "by hand", cn.Forget(["cat"]))
         result = check_index(forgets, [table], queries)
         assert result["queries"]["cat"] == {"forgotten": "cat", "found": cat}
         assert result["queries"]["dogs"] == {"forgotten": None, "found": dogs}
-        assert result["still"]["cat"] == ({"a toy": toys} if toys else {})
         assert result["kept"] == {"n": 5, "percent": [100, 100, 100] if axis == 0 else [100, 80, 80]}
 
 
@@ -414,29 +346,26 @@ def test_queries_of_every_kind(tmp_path):
 
 def test_errors_of_the_commands_are_one_line(shop, texts_file, tmp_path, capsys):
     (tmp_path / "one.txt").write_text("cat\n")
-    out = ("--out", tmp_path / "p.safetensors")
+    np.save(tmp_path / "wide.npy", np.ones((20, 7), "f4"))
+    patch, out = shop / "no-dog.safetensors", ("--out", tmp_path / "p.safetensors")
+    cat, index = ("forget", "--classes", "cat"), ("--index", shop / "pictures.npy")
+    texts, names = ("--embeddings", texts_file), ("--names", shop / "queries.txt")
     for arguments, message in (
-        (("forget", "--classes", "cat", "--vocabulary", tmp_path / "one.txt", *out), "expected at least two"),
-        (("forget", "--classes", "cta", "--embeddings", texts_file, *out), "'cta' is not known; did you mean 'cat'"),
-        (("forget", "--classes", "cat", *out), "vocabulary: not given"),
+        ((*cat, "--vocabulary", tmp_path / "one.txt", *out), "expected at least two"),
+        (("forget", "--classes", "cta", *texts, *out), "'cta' is not known; did you mean 'cat'"),
+        ((*cat, *texts, "--model", "x", *out), "which holds its own names and no --model"),
+        ((*cat, *texts, "--out", tmp_path / "p.pt"), "expected a new file of"),
+        (("forget", *texts, *out), "classes, domains: neither is given"),
+        ((*cat, *texts, "--method", "gatd", *out), "did you mean 'gated'"),
+        (("apply", patch, "--index", tmp_path / "no.npy", "--out", tmp_path / "o.npy"), "not there"),
+        (("apply", shop / "names.txt", *index, "--out", tmp_path / "o.npy"), "no valid edit"),
+        (("apply", patch, "--index", tmp_path / "wide.npy", "--out", tmp_path / "o.npy"), "is 7 wide; expected 256"),
         (
-            ("forget", "--classes", "cat", "--embeddings", texts_file, "--model", "x", *out),
-            "model: given with embeddings",
+            ("check", patch, *index, "--queries", tmp_path / "wide.npy", *names, *MODEL),
+            "queries: 7 wide; expected 256, as the",
         ),
-        (("forget", "--classes", "cat", "--embeddings", texts_file, "--out", tmp_path / "p.pt"), "does not end in"),
-        (("forget", "--embeddings", texts_file, *out), "classes, domains: neither is given"),
-        (("forget", "--classes", "cat", "--embeddings", texts_file, "--method", "gatd", *out), "did you mean 'gated'"),
-        (
-            ("apply", shop / "no-dog.safetensors", "--index", tmp_path / "no.npy", "--out", tmp_path / "o.npy"),
-            "not there",
-        ),
-        (("apply", shop / "names.txt", "--index", shop / "pictures.npy", "--out", tmp_path / "o.npy"), "no valid edit"),
     ):
         assert message in refused(capsys, *arguments), arguments
-    np.save(tmp_path / "wide.npy", random(9, 512).numpy())
-    assert "is 512 wide; expected 256" in refused(
-        capsys, "apply", shop / "no-dog.safetensors", "--index", tmp_path / "wide.npy", "--out", tmp_path / "o.npy"
-    )
     assert not (tmp_path / "o.npy").exists() and not (tmp_path / "p.safetensors").exists()
 
 
@@ -515,26 +444,7 @@ def test_the_figures_of_lesson_11_are_what_the_embeddings_give(tmp_path, capsys)
 
 
 @real
-def test_a_foreign_index_of_the_same_width_is_known(tmp_path, capsys):
-    style = PAIRS.with_name("vitb32_style.npz")
-    command("forget", "--classes", "cat", "--embeddings", PAIRS, "--out", tmp_path / "cat.safetensors")
-    with np.load(style, allow_pickle=False) as file:
-        np.save(tmp_path / "other.npy", file["images"])
-    with np.load(PAIRS, allow_pickle=False) as file:
-        np.save(tmp_path / "own.npy", file["images"])
-    for source, message in ((style, "is of ViT-B-32"), (tmp_path / "other.npy", "% of random bases do")):
-        assert message in refused(
-            capsys, "apply", tmp_path / "cat.safetensors", "--index", source, "--out", tmp_path / f"o{source.suffix}"
-        )
-    command("apply", tmp_path / "cat.safetensors", "--index", tmp_path / "own.npy", "--out", tmp_path / "new.npy")
-    shutil.rmtree(tmp_path)
-
-
-def test_an_edit_by_hand_can_be_applied_too(tmp_path):
-    plain(8).save(tmp_path / "p.safetensors")
-    np.save(tmp_path / "z.npy", random(9, 8).numpy())
-    command("apply", tmp_path / "p.safetensors", "--index", tmp_path / "z.npy", "--out", tmp_path / "o.npy")
-    np.testing.assert_allclose(
-        np.load(tmp_path / "o.npy"), plain(8).images(torch.from_numpy(np.load(tmp_path / "z.npy"))), atol=1e-6
-    )
-    assert open_tables(tmp_path / "o.npy")[0].shape == (9, 8)
+def test_a_foreign_index_of_the_same_width_is_refused(tmp_path, capsys):
+    patch, style, out = tmp_path / "cat.safetensors", PAIRS.with_name("vitb32_style.npz"), tmp_path / "out.npz"
+    command("forget", "--classes", "cat", "--embeddings", PAIRS, "--out", patch)
+    assert "is of ViT-B-32" in refused(capsys, "apply", patch, "--index", style, "--out", out)

@@ -38,10 +38,10 @@ def moment(x):
     return x.double().T @ x.double() / len(x)
 
 
-def of_rows(rows, kept):
+def of_rows(rows, others):
     """Rows to forget (n, d) and rows to keep (m, d) as cells of one domain, and the mask of the former."""
-    mask = torch.arange(len(rows) + len(kept))[:, None] < len(rows)
-    return Cells(torch.cat([rows, kept])[:, None]), mask
+    mask = torch.arange(len(rows) + len(others))[:, None] < len(rows)
+    return Cells(torch.cat([rows, others])[:, None]), mask
 
 
 def random_cells(seed, c=5, k=3, d=24):
@@ -97,9 +97,9 @@ def test_nullspace_is_the_nearest_map_that_zeroes_the_rows(seed, n):
 
 @given(SEEDS, st.integers(1, 5), st.integers(1, 5))
 def test_centred_rows_make_forgotten_cells_look_average(seed, n, m):
-    rows, kept = noise(seed, n, 32), noise(seed + 1, m, 32)
-    p = nullspace(*of_rows(rows, kept), energy=1.0).matrix()
-    average = torch.cat([rows, kept]).mean(0) @ p
+    rows, others = noise(seed, n, 32), noise(seed + 1, m, 32)
+    p = nullspace(*of_rows(rows, others), energy=1.0).matrix()
+    average = torch.cat([rows, others]).mean(0) @ p
     torch.testing.assert_close(rows @ p, average.expand(n, -1))
 
 
@@ -108,21 +108,21 @@ def test_centred_rows_make_forgotten_cells_look_average(seed, n, m):
 
 @given(SEEDS, st.integers(1, 8), st.integers(1, 20))
 def test_residual_leaves_every_kept_embedding_fixed(seed, n, m):
-    rows, kept = noise(seed, n, 32), noise(seed + 1, m, 32)
-    p = residual(*of_rows(rows, kept), tau=0.0, energy=1.0, center=False).matrix()
-    torch.testing.assert_close(kept @ p, kept)
+    rows, others = noise(seed, n, 32), noise(seed + 1, m, 32)
+    p = residual(*of_rows(rows, others), tau=0.0, energy=1.0, center=False).matrix()
+    torch.testing.assert_close(others @ p, others)
     assert round(float(p.trace())) == 32 - min(n, 32 - m)  # and it does forget: what is left over
-    outside = rows - rows @ kept.T @ torch.linalg.pinv(kept.T)
+    outside = rows - rows @ others.T @ torch.linalg.pinv(others.T)
     assert (outside @ p).norm() < 1e-6 * rows.norm()
 
 
 @given(SEEDS, st.integers(1, 8), st.integers(1, 20), st.floats(1e-4, 1), st.booleans())
 def test_residual_moves_kept_embeddings_within_its_bound(seed, n, m, tau, center):
-    rows, kept = noise(seed, n, 32), noise(seed + 1, m, 32)
-    edit = residual(*of_rows(rows, kept), tau=tau, center=center)
-    s = tau * torch.linalg.inv(moment(kept) + tau * torch.eye(32))
-    moved = (kept @ edit.matrix() - kept).norm(dim=1)
-    inside = (kept @ s).norm(dim=1)
+    rows, others = noise(seed, n, 32), noise(seed + 1, m, 32)
+    edit = residual(*of_rows(rows, others), tau=tau, center=center)
+    s = tau * torch.linalg.inv(moment(others) + tau * torch.eye(32))
+    moved = (others @ edit.matrix() - others).norm(dim=1)
+    inside = (others @ s).norm(dim=1)
     assert (moved <= inside * torch.linalg.matrix_norm(torch.linalg.solve(s, edit.right), 2) + 1e-9).all()
     assert (inside <= (m * tau) ** 0.5 / 2 + 1e-9).all()
 
@@ -132,31 +132,31 @@ def test_residual_moves_kept_embeddings_within_its_bound(seed, n, m, tau, center
 
 @given(SEEDS, st.integers(1, 6), st.integers(1, 6))
 def test_ridge_tends_to_its_limits(seed, n, m):
-    rows, kept = noise(seed, n, 32), noise(seed + 1, m, 32)
-    cells, mask = of_rows(rows, kept)
+    rows, others = noise(seed, n, 32), noise(seed + 1, m, 32)
+    cells, mask = of_rows(rows, others)
     none = ridge(cells, mask, forgetting=1e-9, center=False).matrix()
     torch.testing.assert_close(none, torch.eye(32, dtype=torch.float64), atol=1e-6, rtol=0)
     all_ = ridge(cells, mask, forgetting=1e9, keeping=0.0, center=False).matrix()
     away = nullspace(cells, mask, energy=1.0, center=False).matrix()
     torch.testing.assert_close(all_, away, atol=1e-4, rtol=0)
     kind = ridge(cells, mask, forgetting=1.0, keeping=1e9, center=False).matrix()
-    torch.testing.assert_close(kind @ kept.T, kept.T, atol=1e-4, rtol=0)  # scores against kept embeddings stay
+    torch.testing.assert_close(kind @ others.T, others.T, atol=1e-4, rtol=0)  # scores against kept embeddings stay
     assert torch.linalg.matrix_norm(torch.eye(32) - kind, 2) > 1e-3  # while something is forgotten
 
 
 @given(SEEDS, st.floats(0.1, 1e4), st.floats(0, 1e4), st.booleans())
 def test_ridge_minimises_what_it_says(seed, lam, mu, center):
-    rows, kept = noise(seed, 3, 12), noise(seed + 1, 5, 12)
-    away = rows - torch.cat([rows, kept]).mean(0) if center else rows
+    rows, others = noise(seed, 3, 12), noise(seed + 1, 5, 12)
+    away = rows - torch.cat([rows, others]).mean(0) if center else rows
 
     def loss(p):
         return (
             (p - torch.eye(12)).square().sum()
             + lam * (p @ away.T).square().sum() / 3
-            + mu * (p @ kept.T - kept.T).square().sum() / 5
+            + mu * (p @ others.T - others.T).square().sum() / 5
         )
 
-    edit = ridge(*of_rows(rows, kept), forgetting=lam, keeping=mu, center=center)
+    edit = ridge(*of_rows(rows, others), forgetting=lam, keeping=mu, center=center)
     assert edit.rank == 3
     for i in range(5):
         assert loss(edit.matrix()) < loss(edit.matrix() + 1e-3 * noise(seed + 2 + i, 12, 12))
@@ -167,12 +167,12 @@ def test_many_forgotten_rows_give_what_their_formulas_say(center):
     """More rows than dimensions: computed through (d, d), in the place of (n, d)."""
     cells, mask, eye = random_cells(0), torch.ones(5, 3, dtype=torch.bool), torch.eye(24, dtype=torch.float64)
     mask[4, 2] = False
-    rows, kept = cells.rows(mask, center), moment(cells.rows(~mask))
-    u = basis(rows @ torch.linalg.inv(kept + 0.015 * eye), 0.9)
+    rows, others = cells.rows(mask, center), moment(cells.rows(~mask))
+    u = basis(rows @ torch.linalg.inv(others + 0.015 * eye), 0.9)
     torch.testing.assert_close(residual(cells, mask, center=center).matrix(), eye - u @ u.T)
     away = 1000 * moment(rows)
     edit = ridge(cells, mask, center=center)
-    torch.testing.assert_close(edit.matrix(), eye - away @ torch.linalg.inv(eye + away + 100 * kept))
+    torch.testing.assert_close(edit.matrix(), eye - away @ torch.linalg.inv(eye + away + 100 * others))
     assert len(rows) == 28 and edit.rank == 24
 
 
@@ -292,8 +292,8 @@ def test_cells_give_rows_and_moments_of_a_mask(seed, mask, visual):
     for some in (mask, ~mask):
         torch.testing.assert_close(cells.moment(some), moment(cells.rows(some)))
         for center in (True, False):
-            gone, kept = cells.rows(some, center), cells.rows(~some)
-            torch.testing.assert_close(cells.grams(some, center), (gone.T @ gone, kept.T @ kept))
+            gone, others = cells.rows(some, center), cells.rows(~some)
+            torch.testing.assert_close(cells.grams(some, center), (gone.T @ gone, others.T @ others))
     assert not cells.moment(torch.zeros_like(mask)).any()
 
 

@@ -1,4 +1,4 @@
-"""Figures: numbers of heat maps, and names that are shown as they are."""
+"""Figures: numbers of heat maps, and names beside their points."""
 
 import matplotlib.pyplot as plt
 import pytest
@@ -11,21 +11,6 @@ from clipnull.course import plots
 def closed():
     yield
     plt.close("all")
-
-
-ODD = ["$x$", "$\\frac{$", "5 $ or 6 $", "plain"]
-
-
-def texts_of(fig):
-    """Each text of a figure, and whether it is read as a formula."""
-    fig.canvas.draw()
-    return {text._preprocess_math(text.get_text()) for text in fig.findobj(plt.Text) if text.get_text()}
-
-
-@pytest.mark.parametrize("name", ODD)
-def test_a_dollar_sign_in_a_name_begins_no_formula(name):
-    texts = texts_of(plots.matrix(torch.eye(2), [name, "b"], [name, "c"], title=name).figure)
-    assert (name, False) in texts and not any(formula for _, formula in texts), texts
 
 
 def test_a_share_of_few_pictures_is_written_as_a_count():

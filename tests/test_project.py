@@ -26,10 +26,6 @@ LOCK = [
     if line and not line.startswith("#")
 ]
 CONDA_NAMES = {"torch": "pytorch", "lazy-loader": "lazy_loader"}
-TOP_LEVEL = """
-notebooks clipnull data tests environment.yml README.md RESULTS.md CHANGELOG.md CITATION.cff CONTRIBUTING.md LICENSE
-Makefile pyproject.toml requirements.lock .ci .github .binder .devcontainer .gitignore .gitattributes
-"""
 # Written in pieces, so that this file does not match.
 PIECES = [r"(?<![\w.])/" + folder + "/" for folder in ("work", "root")]
 HERE_ONLY = re.compile("|".join([*PIECES, "file:" + "//", "index" + "-url", "find" + "-links"]))
@@ -134,10 +130,6 @@ def test_every_extra_that_a_message_names_brings_the_module():
 
 
 # --- files and folders
-
-
-def test_the_top_level_holds_only_what_belongs_there():
-    assert {path.relative_to(ROOT).parts[0] for path in tracked()} == set(TOP_LEVEL.split())
 
 
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "RESULTS.md"])

@@ -26,7 +26,8 @@ def test_every_promise_has_a_test_by_day_and_every_mark_a_promise():
     promises = re.findall(r"(?m)^\d\. \*\*(.*?)\.\*\*", section)
     marked = set()
     for path in (ROOT / "tests").glob("test_*.py"):
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        content = path.read_text(encoding="utf-8")
+        for node in ast.parse(content).body if "promise(" in content else ():
             marks = [ast.unparse(mark) for mark in getattr(node, "decorator_list", ())]
             if not any("nightly" in mark for mark in marks):
                 marked |= {match[1] for mark in marks if (match := re.fullmatch(r".*promise\('(.*)'\)", mark))}
@@ -66,7 +67,6 @@ READERS = {
     "model": fails(lambda path: cn.load("RN50", str(path), device="cpu")),
     "notebook": fails(notebooks.read),
     "goldens": fails(lambda path: goldens.read(path, "mini")),
-    "metrics": fails(goldens.stored),
 }
 
 

@@ -3,10 +3,11 @@
 import torch
 
 from clipnull.course import remains
+from clipnull.course.lesson import measured
 
 
 def test_what_was_measured_says_what_the_lesson_says():
-    rows = remains.retrained_rows().set_index(["what", "data", "model"])
+    rows = measured("remains/retrained", "rows").set_index(["what", "data", "model"])
     assert {*rows.index} == {
         (what, data, model)
         for what in ("dog", "house", "cartoon")
@@ -32,7 +33,7 @@ def test_the_students_function_stands_above_the_reference(capsys):
         raise NotImplementedError
 
     cases = {"here": (torch.tensor([0.1, 0.9]), torch.tensor([False, True]))}
-    for function, said in ((stub, "Your own row appears"), (lambda s, p: 0.25, "| yours | 0.25 |"), (len, "TypeError")):
+    for function, line in ((stub, "Your own row appears"), (lambda s, p: 0.25, "| yours | 0.25 |"), (len, "TypeError")):
         remains.try_function("08-2", function, cases, "AUC", float)
         shown = capsys.readouterr().out
-        assert said in shown and "| reference | 1.00 |" in shown
+        assert line in shown and "| reference | 1.00 |" in shown

@@ -180,13 +180,8 @@ def test_other_weights_or_another_preprocessing_have_another_fingerprint(clip_of
     assert len({clip.fingerprint for clip in clips}) == 4
     with pytest.raises(ValueError, match="do not match; expected those the edit was made for"):
         plain(48, fingerprint=clips[0].fingerprint).apply(clips[1])
-
-
-def test_a_weight_that_open_clip_has_no_place_for_is_named(clip_of_hf):
-    model, _ = clip_of_hf()
-    weights = model.state_dict() | {"vision_model.adapter.weight": torch.zeros(1)}
     with pytest.raises(ValueError, match=r"open_clip has no place for its weight 'vision_model.adapter.weight'"):
-        as_open_clip(weights, "CLIP")
+        as_open_clip(model.state_dict() | {"vision_model.adapter.weight": torch.zeros(1)}, "CLIP")
 
 
 # --- in
@@ -277,16 +272,11 @@ def changed(make, part, **settings):
 
 REFUSED = {
     "a linear layer": (lambda make: (nn.Linear(2, 2), None), "model: Linear; expected a CLIPModel or SiglipModel"),
-    "one tower": (lambda make: (make()[0].vision_model, make()[1]), r"model: CLIPVision\w+; expected a CLIPModel"),
     "a tokenizer": (lambda make: (make()[0], make()[1].tokenizer), r"processor: \w+; expected one with an image_proc"),
     "other pictures": (lambda make: (make()[0], make(size=48)[1]), r"processor: .* \(48, 48\) pixels; .* \(32, 32\)"),
     "too many tokens": (lambda make: make(vocab_size=1000, eos_token_id=999), "49,408 tokens; expected at most 1,000"),
     "another end": (lambda make: make(eos_token_id=5, bos_token_id=4), "ends .* with the token 49407; expected 5"),
-    "bytes": (lambda make: changed(make, "image_processor", do_rescale=False), "do_rescale = False; expected True"),
-    "factor": (
-        lambda make: changed(make, "image_processor", rescale_factor=1 / 127.5),
-        "rescale_factor = 0.0078.*1/255",
-    ),
+    "factor": (lambda make: changed(make, "image_processor", rescale_factor=1 / 127.5), "factor': 0.0078.*1/255"),
     "size": (lambda make: changed(make, "image_processor", do_center_crop=False), r"size = \{.*expected the shortest"),
 }
 
@@ -304,27 +294,12 @@ def test_an_image_processor_as_open_clips_preprocess_cfg(clip_of_hf, siglip_of_h
     squashed = preprocess_config(siglip_of_hf()[1].image_processor)
     assert squashed["resize_mode"] == "squash" and squashed["mean"] == (0.5, 0.5, 0.5)
     larger = copy.deepcopy(images)
-    larger.size = {"shortest_edge": 36}
-    assert preprocess_config(larger)["resize_mode"] == "shortest 36" and preprocess_config(larger)["size"] == (32, 32)
-    larger.do_normalize, larger.resample = False, 2
-    assert (
-        preprocess_config(larger)["mean"] == (0.0, 0.0, 0.0)
-        and preprocess_config(larger)["interpolation"] == "bilinear"
-    )
+    larger.size, larger.do_normalize, larger.resample = {"shortest_edge": 36}, False, 2
+    expected = {"resize_mode": "shortest 36", "size": (32, 32), "mean": (0.0, 0.0, 0.0), "interpolation": "bilinear"}
+    assert preprocess_config(larger).items() >= expected.items()
 
 
 # --- out
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["clip", pytest.param("siglip", marks=pytest.mark.nightly)])
-def test_a_wrapped_model_is_exported(kind, clip_of_hf, siglip_of_hf, tmp_path):
-    clip = cn.wrap(*(clip_of_hf() if kind == "clip" else siglip_of_hf()))
-    after, x = gated(clip.width).apply(clip), pixels(clip)
-    runtime = pytest.importorskip("onnxruntime")
-    session = runtime.InferenceSession(str(cn.export(after, tmp_path / "a.onnx")), providers=["CPUExecutionProvider"])
-    embeddings = torch.from_numpy(session.run(None, {"pixels": x.numpy()})[0])
-    torch.testing.assert_close(embeddings, F.normalize(after.embed_pixels(x), dim=1), atol=1e-5, rtol=0)
 
 
 def test_a_fused_model_is_the_edited_one_and_wraps_again(clip_of_hf, siglip_of_hf, tmp_path):
@@ -348,12 +323,10 @@ def test_a_fused_model_is_the_edited_one_and_wraps_again(clip_of_hf, siglip_of_h
 def test_an_edit_that_stock_transformers_cannot_hold_is_refused(clip_of_hf, siglip_of_hf, tmp_path):
     clip, siglip = cn.wrap(*clip_of_hf()), cn.wrap(*siglip_of_hf())
     d = clip.width
-    layer = cn.Edit(random(d, 1).double(), random(d, 1).double(), "neuron", threshold=torch.ones(1).double())
     for after, message in [
-        (plain(d, bias=random(d).double()).apply(clip), "'nullspace' .* CLIPModel .* no place for a bias"),
-        (gated(d).apply(clip), "'gated' cannot be fused: CLIPModel .* cannot hold it"),
-        (layer.apply(clip), "'neuron' cannot be fused: CLIPModel .* cannot hold it"),
-        (plain(siglip.width).apply(siglip), "SiglipModel of transformers has no linear map .* side='text'"),
+        (plain(d, bias=random(d).double()).apply(clip), "'nullspace' cannot be fused into a CLIPModel"),
+        (gated(d).apply(clip), "'gated' cannot be fused into a CLIPModel; expected a linear edit without a bias"),
+        (plain(siglip.width).apply(siglip), "'nullspace' cannot be fused into a SiglipModel; .* side='text'"),
     ]:
         with pytest.raises(ValueError, match=message):
             cn.fuse(after, tmp_path / "fused")

@@ -12,9 +12,8 @@ from clipnull import from_names
 from clipnull.bench.sweep import pair_forgetting
 from clipnull.edit import history
 from clipnull.evaluate import classify
-from clipnull.forecasting.calibration import chance_strength
-from clipnull.forecasting.choosing import simulator_of
-from clipnull.prompts import embed_cells, embed_domains
+from clipnull.forecasting.choosing import chance_strength, simulator_of
+from clipnull.prompts import embed_cells, embed_domains, text_classifiers
 from clipnull.prototypes import are_made, cell_prototypes
 from clipnull.vocabulary import FORMS
 
@@ -143,16 +142,14 @@ def test_chance_is_aimed_at_from_names_and_reached_on_pictures(clip, images, z):
     """Among two names a picture is named by chance, where the usual strength leaves a signature."""
     request, v = cn.Forget(["dog"]), images.vocabulary
     mask, cells = request.mask(v), cn.embed_vocabulary(clip, v)
-    simulator = simulator_of(clip, v, cells)
+    simulator, classifiers = simulator_of(clip, v, cells), text_classifiers(clip, v)
     dogs = images.classes == v.classes.index("dog")
     for method in ("oblique", "neuron", "gated"):
         settings = {"strength": chance_strength(method, cells, mask, simulator, v, {})}
         edit = cn.solve(cells, mask, method, **settings)
         assert simulator.pairwise(edit, mask) == pytest.approx(0.5, abs=0.01)
-        assert pair_forgetting(z, simulator.classifiers.float(), images, request, edit.images) == pytest.approx(
-            0.5, abs=0.15
-        )
-        named = classify(z[dogs], simulator.classifiers.float(), images.domains[dogs], edit.images)
+        assert pair_forgetting(z, classifiers, images, request, edit.images) == pytest.approx(0.5, abs=0.15)
+        named = classify(z[dogs], classifiers, images.domains[dogs], edit.images)
         assert (named == images.classes[dogs]).double().mean() < 0.1
     made = cn.unlearn(clip, request, v, "gated", strength="chance")
     assert made.settings["strength"] == settings["strength"]

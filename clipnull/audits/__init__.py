@@ -2,6 +2,8 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import compress
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +12,6 @@ from torch import Tensor
 from ..edit import Edit
 from ..embedding import embed
 from ..errors import at_least, brief, expect_types
-from ..files import counted
 from ..images import Images, families
 from ..models import EMBEDDED, RETRAINED, Clip, load
 from ..vocabulary import Forget
@@ -22,6 +23,15 @@ __all__ = ["Audit", "Finding", "audit", "audit_each"]
 
 MIN_PICTURES = 4
 """A probe needs as many forgotten pictures, and as many kept ones."""
+
+STORED = "stages of the tower, a prompt found by gradient, rounded weights: only embeddings are stored"
+NO_RETRAINED = "a retrained model: what only it can judge is reported without a judgement"
+
+QUESTIONS = (
+    *(probes.by_stage, probes.relearning, words.found_prompt, retrieval.retrieval, retrieval.neighbours),
+    *(side_effects.destinations, side_effects.damage, side_effects.signature, side_effects.membership),
+    *(robustness.survival, robustness.reversal, words.other_words),
+)
 
 
 def audit(
@@ -47,7 +57,7 @@ def audit(
     >>> request = cn.Forget(["dog"])
     >>> edit = cn.unlearn(clip, request, images.vocabulary, "oblique")
     >>> report = cn.audit(clip, edit, images, request, retrained=False)
-    >>> len(report.findings) > 20, report.worst[0].within
+    >>> len(report.findings) > 20, report.findings[0].within
     (True, False)
     """
     return audit_each(clip, [after], images, request, retrained, words, train, seed)[0]
@@ -65,45 +75,61 @@ def audit_each(
 ) -> list[Audit]:
     """`audit` of several edits for one request; the unedited and the retrained model are asked once."""
     expect_types(clip=clip, images=images, request=request)
+    at_least("seed", seed, 0)
     for after in afters:
         if not isinstance(after, Clip | Edit):
             raise ValueError(f"after: {brief(after)} is not valid; expected a model or an edit")
-    at_least("seed", seed, 0)
-    _count_forgotten(images, request)
-    _validate_words(words or {}, request, images)
-    edited = [after.apply(clip) if isinstance(after, Edit) else after for after in afters]
     other = retrained_for(clip, request, images) if retrained is True else retrained or None
-    _validate_models(clip, edited, other)
-    models = {"unedited": clip} | ({"retrained": other} if other else {})
-    passes = {name: probes.through(model, images) for name, model in models.items()}
-    z = passes["unedited"][0]
-    rows = [one.edited(z) if one.base is clip else embed(one, images) for one in edited]
-    whole = torch.stack([~x.norm(dim=1).isnan() for x in (*rows, *(x for x, _ in passes.values()))]).all(0)
-    images = images.where(whole)
-    forgotten = _count_forgotten(images, request)
-    features = {name: x[whole] for name, (x, _) in passes.items()}
-    stages = {name: {stage: x[whole] for stage, x in layers.items()} for name, (_, layers) in passes.items()}
+    if other and other.fingerprint == clip.fingerprint:
+        raise ValueError(f"retrained: {other.name} has the weights of clip; expected a model that was retrained")
+    context, reports = _context(clip, other, images, request, words or {}, seed), []
     about = {"request": str(request), "paradigm": request.paradigm, "model": clip.name, "methods": []}
-    about |= {"clean": other.name if other else None, "pictures": len(images), "forgotten": forgotten, "seed": seed}
-    left_out, known, relatives = _left_out(models), {}, _relatives(images, features["unedited"])
-    reports = []
-    for one, x in zip(edited, rows, strict=True):
-        named = {"unedited": clip, "edited": one, **models}
-        of = {"unedited": features["unedited"], "edited": x[whole], **features}
-        context = Context(named, images, request, of, relatives, seed, stages, known)
-        methods = {"methods": [edit.method for edit in one.edits]}
-        findings = sorted(_ask(context, words or {}, train), key=lambda finding: -finding.times)
+    about |= {"clean": other and other.name, "pictures": len(context.images)}
+    about |= {"forgotten": int(context.inside.sum()), "seed": seed}
+    left_out = (STORED,) * bool(clip.stored) + (NO_RETRAINED,) * (other is None)
+    for after in afters:
+        edited = after.apply(clip) if isinstance(after, Edit) else after
+        z = context.features["unedited"]
+        x = edited.edited(z) if edited.base is clip else embed(edited, context.images)
+        models, features = context.models | {"edited": edited}, context.features | {"edited": x}
+        context = replace(context, models=models, features=features)
+        findings = [finding for question in QUESTIONS for finding in question(context)]
+        findings += robustness.fine_tuning(context, train) if train is not None else []
+        findings.sort(key=lambda finding: -finding.times)
+        methods = {"methods": [edit.method for edit in edited.edits]}
         reports.append(Audit(tuple(findings), about | methods, left_out, side_effects.counts(context)))
     return reports
 
 
+def _context(
+    clip: Clip, other: Clip | None, images: Images, request: Forget, words: Mapping[str, Sequence[str]], seed: int
+) -> Context:
+    """The pictures that can be read, and the unedited and the retrained model; `clip` in the place of the edited."""
+    forgotten = [*compress(images.vocabulary.classes, request.mask(images.vocabulary).any(1))]
+    for name, others in words.items():
+        if name not in forgotten or isinstance(others, str):
+            raise ValueError(f"words: {name!r}: {others!r}; expected for forgotten classes a list of words each")
+    z, layers = probes.through(clip, images)
+    readable = ~z.isnan().any(1)
+    images, z, layers = images.where(readable), z[readable], {name: x[readable] for name, x in layers.items()}
+    models, features, stages = {"unedited": clip, "edited": clip}, {"unedited": z, "edited": z}, {"unedited": layers}
+    if other:
+        models["retrained"], (features["retrained"], stages["retrained"]) = other, probes.through(other, images)
+    context = Context(models, images, request, features, _relatives(images, z), seed, stages, words)
+    gone = int(context.inside.sum())
+    if min(gone, len(images) - gone) < MIN_PICTURES:
+        counts = f"{gone} to forget and {len(images) - gone} to keep can be read"
+        raise ValueError(f"images: {counts}; expected at least {MIN_PICTURES} of each")
+    return context
+
+
 def retrained_for(clip: Clip, request: Forget, images: Images) -> Clip | None:
     """The model that comes with miniclip, retrained without the only class or domain of `request`; None without one."""
-    name = request.classes if request.classes is not None else request.domains
-    if clip.base is not None or clip.name != EMBEDDED or request.also or not name or len(name) != 1:
-        return None
     argument = "domains" if request.classes is None else "classes"
-    (place,) = images.vocabulary.places(argument, name)
+    names = getattr(request, argument)
+    if clip.base is not None or clip.name != EMBEDDED or request.also or not names or len(names) != 1:
+        return None
+    (place,) = images.vocabulary.places(argument, names)
     wanted = f"{EMBEDDED}-no-{getattr(images.vocabulary, argument)[place]}"
     if wanted not in RETRAINED:
         return None
@@ -114,53 +140,8 @@ def retrained_for(clip: Clip, request: Forget, images: Images) -> Clip | None:
         return None
 
 
-def _validate_words(words: Mapping[str, Sequence[str]], request: Forget, images: Images) -> None:
-    forgotten = request.mask(images.vocabulary).any(1).tolist()
-    classes = [name for name, gone in zip(images.vocabulary.classes, forgotten, strict=True) if gone]
-    for name, others in words.items():
-        if name not in classes or isinstance(others, str):
-            raise ValueError(f"words: {name!r}: {others!r}; expected for forgotten classes a list of words each")
-
-
-def _validate_models(clip: Clip, edited: Sequence[Clip], retrained: Clip | None) -> None:
-    for one in edited:
-        if (one.base or one) is not (clip.base or clip) and one.width != clip.width:
-            raise ValueError(f"after: {one.name} is {one.width} wide; expected an edit of {clip.name}, {clip.width}")
-    if retrained is not None and retrained.fingerprint == clip.fingerprint:
-        raise ValueError(f"retrained: {retrained.name} has the weights of clip; expected a model that was retrained")
-    if retrained is not None and bool(retrained.stored) != bool(clip.stored):
-        kind = "no " if retrained.stored else ""
-        raise ValueError(f"retrained: {retrained.name} is {kind}encoder; expected one as clip is")
-
-
-def _count_forgotten(images: Images, request: Forget) -> int:
-    """How many pictures are to be forgotten. Raises ValueError for fewer than MIN_PICTURES of them, or to keep."""
-    n, forgotten = len(images), int(request.mask(images.vocabulary)[images.classes, images.domains].sum())
-    if min(forgotten, n - forgotten) < MIN_PICTURES:
-        counts = f"{counted(forgotten, 'picture')} to forget and {n - forgotten} to keep"
-        raise ValueError(f"images: {counts}; expected at least {MIN_PICTURES} of each")
-    return forgotten
-
-
 def _relatives(images: Images, z: Tensor) -> list[str]:
     """The family of each picture; pictures of one embedding, such as copies of a file, are of one family."""
     first: dict[bytes, str] = {}
     keys = (1e4 * F.normalize(z, dim=-1)).round().to(torch.int16)
     return [first.setdefault(key.numpy().tobytes(), name) for key, name in zip(keys, families(images), strict=True)]
-
-
-def _left_out(models: dict[str, Clip]) -> tuple[str, ...]:
-    stored = "stages of the tower, a prompt found by gradient, rounded weights: only embeddings are stored"
-    retrained = "a retrained model: what only it can judge is reported without a judgement"
-    return (stored,) * bool(models["unedited"].stored) + (retrained,) * ("retrained" not in models)
-
-
-def _ask(context: Context, other_names: Mapping[str, Sequence[str]], train: Images | None) -> list[Finding]:
-    questions = [
-        *(probes.by_stage, probes.relearning, words.found_prompt, retrieval.retrieval, retrieval.neighbours),
-        *(side_effects.destinations, side_effects.damage, side_effects.signature, side_effects.membership),
-        *(robustness.survival, robustness.reversal),
-    ]
-    findings = [finding for question in questions for finding in question(context)]
-    findings += words.other_words(context, other_names)
-    return findings + (robustness.fine_tuning(context, train) if train is not None else [])

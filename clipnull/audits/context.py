@@ -1,6 +1,6 @@
 """What every question of an audit is asked about: models, pictures, and which of these are forgotten."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
@@ -29,6 +29,7 @@ class Context:
     families: list[str]  # of the n pictures: no probe may have the same family on both sides
     seed: int
     stages: dict[str, dict[str, Tensor]]  # by model, what `probes.stage_features` gives; nothing of stored embeddings
+    words: Mapping[str, Sequence[str]] = field(default_factory=dict)  # other names of forgotten classes
     known: dict[tuple[str, str], Any] = field(default_factory=dict)  # what `each` keeps for the next edit
 
     def each(self, what: str, function: Callable[[str], T], untouched: bool = False) -> dict[str, T]:
@@ -38,11 +39,8 @@ class Context:
         """
         results = {}
         for name in self.models:
-            if name == "edited" and not untouched:
-                results[name] = function(name)
-                continue
-            source = "unedited" if name == "edited" else name
-            if (what, source) not in self.known:
+            source = "unedited" if name == "edited" and untouched else name
+            if source == "edited" or (what, source) not in self.known:
                 self.known[what, source] = function(source)
             results[name] = self.known[what, source]
         return results
@@ -76,10 +74,14 @@ class Context:
     def unit(self, model: str) -> Tensor:
         return F.normalize(self.features[model].double(), dim=-1)
 
-    def answers(self, model: str, classifier: Tensor | None = None) -> Tensor:
+    def scores(self, model: str) -> Tensor:
+        """Cosines with all classes, (n, C)."""
+        return self.unit(model).float() @ self.texts[model].T
+
+    def answers(self, model: str, classifier: Tensor | None = None, features: Tensor | None = None) -> Tensor:
         """The class that each picture is classified as, (n,). classifier: (C, d) or (K, C, d); else free prompts."""
         texts = self.texts[model] if classifier is None else classifier
-        return classify(self.features[model], texts, self.images.domains)
+        return classify(self.features[model] if features is None else features, texts, self.images.domains)
 
     def right(self, predicted: Tensor, where: Tensor | None = None) -> float:
         """Percent of the forgotten pictures (or those of `where`) that are classified right; cells count the same."""
@@ -88,3 +90,8 @@ class Context:
         hit = (predicted == self.images.classes)[chosen].double()
         shares = [hit[cell == c].mean() for c in cell.unique()]
         return 100 * float(torch.stack(shares).mean()) if shares else float("nan")
+
+    @cached_property
+    def usual(self) -> dict[str, float]:
+        """What `right` gives for each model with the usual prompts."""
+        return {model: self.right(self.answers(model)) for model in self.models}

@@ -1,6 +1,5 @@
 """What an audit finds: one number a question, beside the unedited and a retrained model."""
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -9,17 +8,19 @@ from typing import Any
 from ..files import aligned, as_text, markdown
 
 MODELS = ("unedited", "edited", "retrained")
+COLUMNS = ("question", *MODELS, "judged", "limit", "")
 LIMITS = {"max_left": 10.0, "max_lost": 5.0}
 """Percent of the forgotten pictures of a class that may still be named right; points that a kept class may lose."""
+
+Judged = tuple[float | None, float | None, str]
+"""The number that is judged, how much of it is tolerated, and what it is; None for either: not judged."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """The answers of all models to one question.
+    """The answers of all models to one question, None where a model cannot be asked.
 
-    check: the kind of question, such as "probe"; asked: the question. unedited, edited, retrained: the answers, None
-    where a model cannot be asked. excess, limit: the number that is judged, and how much of it is tolerated; None: not
-    judged. judged: what `excess` is, in words. details: curves and intervals, in types of JSON.
+    check: the kind of question, such as "probe". excess, limit, judged: see `Judged`. details: curves and counts.
     """
 
     check: str
@@ -46,13 +47,38 @@ class Finding:
         """In types of JSON; the retrained model has the key "clean" there."""
         return {"clean" if key == "retrained" else key: x for key, x in asdict(self).items()} | {"within": self.within}
 
-    def cells(self) -> list[str]:
-        """The question, the answers, the excess and the limit as text."""
-        unit = f" ({self.unit})" if self.unit else ""
-        numbers = self.unedited, self.edited, self.retrained, self.excess, self.limit
-        name = f", {self.details['class']}" if "class" in self.details else ""
-        question = " ".join(f"{self.check}: {self.asked}{name}{unit}".split())
-        return [question, *map(format_number, numbers)]
+
+def finding(
+    check: str,
+    asked: str,
+    unit: str,
+    values: Mapping[str, float],
+    judged: Judged = (None, None, ""),
+    details: dict[str, Any] | None = None,
+) -> Finding:
+    """A Finding of the `values` of MODELS by name."""
+    excess, limit, kind = figure(judged[0]), *judged[1:]
+    if excess is None or limit is None:
+        excess, limit, kind = None, None, ""
+    unedited, edited, retrained = (figure(values.get(model)) for model in MODELS)
+    return Finding(check, asked, unit, unedited, edited, retrained, excess, limit, kind, details or {})
+
+
+def above_retrained(values: Mapping[str, float], limit: float, kind: str = "points above retrained") -> Judged:
+    """Judged is how far the edited model is above the retrained one, if there is one."""
+    return values["edited"] - values["retrained"] if "retrained" in values else None, limit, kind
+
+
+def figure(value: float | None) -> float | None:
+    """A number for JSON; None for one that is not finite."""
+    return None if value is None or not math.isfinite(value) else round(float(value), 6)
+
+
+def format_number(value: float | None) -> str:
+    """Three figures of a number; a dash where there is none."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    return f"{value:.0f}" if abs(value) >= 99.95 else f"{value:.1f}" if abs(value) >= 9.995 else f"{value:.2f}"
 
 
 @dataclass(frozen=True)
@@ -90,23 +116,14 @@ class Audit:
     counts: tuple[Count, ...] = ()
     limits: dict[str, float] = field(default_factory=LIMITS.copy)
 
-    def __getitem__(self, check: str) -> tuple[Finding, ...]:
-        """The findings of one kind."""
-        return tuple(f for f in self.findings if f.check == check)
-
-    @property
-    def beyond(self) -> tuple[Finding, ...]:
-        """The findings beyond their limit."""
-        return tuple(f for f in self.findings if f.within is False)
-
     @property
     def judged(self) -> tuple[Finding, ...]:
         return tuple(f for f in self.findings if f.within is not None)
 
     @property
-    def worst(self) -> tuple[Finding, ...]:
-        """The three worst of those that are judged."""
-        return self.judged[:3]
+    def beyond(self) -> tuple[Finding, ...]:
+        """The findings beyond their limit."""
+        return tuple(f for f in self.judged if not f.within)
 
     @property
     def hurt(self) -> tuple[Count, ...]:
@@ -115,71 +132,30 @@ class Audit:
 
     def as_dict(self) -> dict[str, Any]:
         """All of it in types of JSON."""
-        counts, findings = ([asdict(count) for count in self.counts], [f.as_dict() for f in self.findings])
+        counts, findings = [asdict(count) for count in self.counts], [f.as_dict() for f in self.findings]
         hurt = {"counts": counts, "limits": self.limits, "hurt": [str(count) for count in self.hurt]}
         return {**self.about, **hurt, "findings": findings, "left_out": list(self.left_out)}
 
-    def to_json(self) -> str:
-        return json.dumps(self.as_dict(), indent=1, allow_nan=False) + "\n"
-
     def _repr_markdown_(self) -> str:
-        rows = []
-        for f in self.findings:
-            name, *cells, excess, limit = f.cells()
-            rows.append([as_text(name), *cells, f"{f.judged} {excess}{' ✗' * (f.within is False)}".strip(), limit])
-        return markdown(rows, ["question", *MODELS, "judged", "limit"])
+        rows = [[as_text(question), *cells] for question, *cells in self._rows()]
+        return markdown(rows, [*COLUMNS, "of what"])
 
     def __str__(self) -> str:
-        request = " ".join(self.about["request"].split())
+        request, hurt = " ".join(self.about["request"].split()), self.hurt
         about = f"forget {request}: {len(self.beyond)} of {len(self.judged)} findings beyond their limit"
+        forgotten = [f"{'NOT FORGOTTEN' if c in hurt else 'forgotten'}: {c}" for c in self.counts if c.forgotten]
+        kept = "; ".join(str(count) for count in hurt if not count.forgotten)
+        damage = f"HURT: {kept}" if kept else "hurt: no kept class"
+        left_out = [f"left out: {reason}" for reason in self.left_out]
+        table = aligned([row[:-1] for row in self._rows()], COLUMNS)
+        return "\n".join([f"{about}, the worst first", *forgotten, damage, table, *left_out])
+
+    def _rows(self) -> list[list[str]]:
+        """Of each finding the COLUMNS, and what is judged."""
         rows = []
         for f in self.findings:
-            first, *rest = f.cells()
-            rows.append([f"{'✗' if f.within is False else ' '} {first}", *rest])
-        table = aligned(rows, [" ", *MODELS, "judged", "limit"])
-        left_out = [f"left out: {reason}" for reason in self.left_out]
-        return "\n".join([f"{about}, the worst first", *self._hurt_lines(), table, *left_out])
-
-    def _hurt_lines(self) -> list[str]:
-        """Named right, before -> after: the forgotten classes, then those that are hurt."""
-        lines, hurt = [], self.hurt
-        for count in (count for count in self.counts if count.forgotten):
-            lines.append(f"{'NOT FORGOTTEN' if count in hurt else 'forgotten'}: {count}")
-        kept = [str(count) for count in hurt if not count.forgotten]
-        return lines + ([f"HURT: {'; '.join(kept)}"] if kept else ["hurt: no kept class"] * bool(self.counts))
-
-
-def format_number(value: float | None) -> str:
-    """Three figures of a number; a dash where there is none."""
-    if value is None or not math.isfinite(value):
-        return "–"
-    return f"{value:.0f}" if abs(value) >= 99.95 else f"{value:.1f}" if abs(value) >= 9.995 else f"{value:.2f}"
-
-
-def finding(
-    check: str,
-    asked: str,
-    unit: str,
-    values: Mapping[str, float],
-    judged: tuple[float | None, float | None, str] = (None, None, ""),
-    details: dict[str, Any] | None = None,
-) -> Finding:
-    """A Finding of the `values` of MODELS by name. judged: (excess, limit, what the excess is), of which none counts
-    where the excess is None or NaN."""
-    excess, limit, kind = figure(judged[0]), *judged[1:]
-    if excess is None or limit is None:
-        excess, limit, kind = None, None, ""
-    unedited, edited, retrained = (figure(values.get(model)) for model in MODELS)
-    return Finding(check, asked, unit, unedited, edited, retrained, excess, limit, kind, details or {})
-
-
-def above_retrained(
-    values: Mapping[str, float], limit: float, kind: str = "points above retrained"
-) -> tuple[float | None, float, str]:
-    """What `finding` judges: how far the edited model is above the retrained one, if there is one."""
-    return values["edited"] - values["retrained"] if "retrained" in values else None, limit, kind
-
-
-def figure(value: float | None) -> float | None:
-    """A number for JSON; None for one that is not finite."""
-    return None if value is None or not math.isfinite(value) else round(float(value), 6)
+            name = f", {f.details['class']}" if "class" in f.details else ""
+            question = " ".join(f"{f.check}: {f.asked}{name}{f' ({f.unit})' if f.unit else ''}".split())
+            numbers = map(format_number, (f.unedited, f.edited, f.retrained, f.excess, f.limit))
+            rows.append([question, *numbers, "✗" if f.within is False else "", f.judged])
+        return rows

@@ -1,7 +1,9 @@
 """Can it still be read from features? The features before the projection, linear probes, and relearning."""
 
+import contextlib
 import math
 import warnings
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 
 from ..embedding import embed
 from ..errors import import_extra
-from ..evaluate import wilson
+from ..files import counted
 from ..images import Images
 from ..models import Clip
 from ..towers import find_projection, share, uncompiled
@@ -70,7 +72,7 @@ def bare_tower(clip: Clip) -> Clip:
 
 
 def blocks_of(visual: Any) -> dict[str, nn.Module]:
-    """The blocks of an image tower in their order, by the names that their libraries give them; empty if unknown."""
+    """The blocks of an image tower in order, by the names that libraries give them; empty if unknown."""
     tower = uncompiled(visual)
     for path, blocks in tower.named_modules():
         name = path.rpartition(".")[2]
@@ -79,22 +81,19 @@ def blocks_of(visual: Any) -> dict[str, nn.Module]:
     return {name: getattr(tower, name) for name in ("layer1", "layer2", "layer3", "layer4") if hasattr(tower, name)}
 
 
-def stage_features(clip: Clip, images: Images, most: int = 3) -> dict[str, Tensor]:
-    """Features of `most` blocks, evenly spaced, means over places or tokens, (n, width) each; last f(x), (n, D)."""
-    bare = bare_tower(clip)
+def stage_features(clip: Clip, images: Images) -> dict[str, Tensor]:
+    """Features of three blocks, evenly spaced, means over places or tokens, (n, width) each; last f(x), (n, D)."""
+    bare, seen = bare_tower(clip), defaultdict(list)
     blocks = list(blocks_of(bare.model.visual).items())
-    chosen = np.unique(np.linspace(0, len(blocks) - 1, most + 1).astype(int)[:-1]) if blocks else []
-    seen: dict[str, list[Tensor]] = {blocks[i][0]: [] for i in chosen}
 
     def keep(name: str, _: nn.Module, inputs: tuple, output: Any) -> None:
         seen[name].append(_mean_place(output[0] if isinstance(output, tuple) else output).float().cpu())
 
-    handles = [blocks[i][1].register_forward_hook(partial(keep, blocks[i][0])) for i in chosen]
-    try:
+    with contextlib.ExitStack() as stack:
+        for i in dict.fromkeys(np.linspace(0, len(blocks) - 1, 4).astype(int)[:-1]) if blocks else ():
+            name, block = blocks[i]
+            stack.callback(block.register_forward_hook(partial(keep, name)).remove)
         last = embed(bare, images)
-    finally:
-        for handle in handles:
-            handle.remove()
     stages = {name: torch.cat(parts) for name, parts in seen.items()}
     return {name: x for name, x in stages.items() if len(x) == len(images)} | {"before the projection": last}
 
@@ -116,13 +115,10 @@ def through(clip: Clip, images: Images) -> tuple[Tensor, dict[str, Tensor]]:
 
 
 def validate_finite(features: Tensor) -> None:
-    """Raise ValueError with the first row of `features` (n, d) that is not finite."""
-    bad = (~features.isfinite().all(1)).nonzero()[:, 0].tolist()
+    """Raise ValueError where `features` (n, d) are not finite."""
+    bad = int((~features.isfinite().all(1)).sum())
     if bad:
-        raise ValueError(
-            f"features: {len(bad)} rows are not finite, such as {bad[0]}; expected pictures that can be read, see "
-            "`embedding.readable`"
-        )
+        raise ValueError(f"features: {bad} rows are not finite; expected pictures that are `embedding.readable`")
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +127,6 @@ class Probe:
 
     predicted: Tensor  # (n,) int64
     accuracy: float  # balanced: the mean over labels of the share named right
-    chance: float  # 1 / number of labels
 
 
 def linear_probe(
@@ -142,18 +137,16 @@ def linear_probe(
     features: (n, d); labels: (n,) integers or bool; all labels weigh the same. groups: of n pictures, such as
     `images.families`; no relative of a picture helps to name it.
     """
-    linear_model, metrics, model_selection, pipeline, preprocessing = (
-        import_extra(f"sklearn.{name}", "course")
-        for name in ("linear_model", "metrics", "model_selection", "pipeline", "preprocessing")
-    )
+    import_extra("sklearn", "course")
+    from sklearn import linear_model, metrics, model_selection, pipeline, preprocessing
+
     validate_finite(features)
     y = labels.long().numpy()
-    values, counts = np.unique(y, return_counts=True)
+    counts = np.unique(y, return_counts=True)[1]
     if len(y) != len(features) or (counts >= 2).sum() < 2:
-        by_label = dict(zip(values.tolist(), counts.tolist(), strict=True))
         raise ValueError(
-            f"labels: {len(y)} for {len(features)} pictures, number by label {by_label}; expected one for "
-            "each picture, and two labels that have two pictures each"
+            f"labels: {len(y)} for {len(features)} pictures, {counts.tolist()} by label; expected one for each "
+            "picture, and two labels that have two pictures each"
         )
     splitter = model_selection.StratifiedKFold if groups is None else model_selection.StratifiedGroupKFold
     splits = splitter(min(folds, int(counts.max())), shuffle=True, random_state=seed)
@@ -163,7 +156,7 @@ def linear_probe(
         warnings.filterwarnings("ignore", message="The least populated class")  # it is in fewer folds
         predicted = model_selection.cross_val_predict(model, features.double().numpy(), y, groups=groups, cv=splits)
         accuracy = metrics.balanced_accuracy_score(y, predicted)
-    return Probe(torch.from_numpy(predicted), float(accuracy), 1 / len(values))
+    return Probe(torch.from_numpy(predicted), float(accuracy))
 
 
 def by_stage(context: Context) -> list[Finding]:
@@ -171,23 +164,17 @@ def by_stage(context: Context) -> list[Finding]:
 
     Limit: PROBE points above the retrained model. An edit of the projection leaves what comes before it alone.
     """
-    labels, n = context.images.classes, int(context.inside.sum())
+    labels, findings = context.images.classes, []
+    stages = [stage for stage in context.stages["unedited"] if all(stage in x for x in context.stages.values())]
+    for stage in ("after the projection", *stages):
+        untouched = stage in stages
 
-    def probe(features: Tensor) -> tuple[float, list[float | None]]:
-        predicted = linear_probe(features, labels, context.seed, groups=context.families).predicted
-        hits = int((predicted == labels)[context.inside].sum())
-        return context.right(predicted), [figure(100 * end) for end in wilson(hits, n)]
+        def share(name: str, stage: str = stage, untouched: bool = untouched) -> float:
+            features = context.stages[name][stage] if untouched else context.features[name]
+            return context.right(linear_probe(features, labels, context.seed, groups=context.families).predicted)
 
-    stages = dict.fromkeys(
-        filter(lambda s: all(s in x for x in context.stages.values()), context.stages["unedited"]), False
-    )
-    findings = []
-    for stage, edited in {"after the projection": True, **stages}.items():
-        features = context.features if edited else {name: x[stage] for name, x in context.stages.items()}
-        probed = context.each(f"probe {stage}", lambda name, x=features: probe(x[name]), untouched=not edited)
-        shares = {name: share for name, (share, _) in probed.items()}
-        details = {"interval": {name: interval for name, (_, interval) in probed.items()}, "pictures": n}
-        findings.append(finding("probe", stage, "%", shares, above_retrained(shares, PROBE), details))
+        shares = context.each(f"probe {stage}", share, untouched)
+        findings.append(finding("probe", stage, "%", shares, above_retrained(shares, PROBE)))
     return findings
 
 
@@ -199,13 +186,11 @@ def relearning(context: Context) -> list[Finding]:
     """
     metrics = import_extra("sklearn.metrics", "course")
     families, generator = np.array(context.families), np.random.default_rng(context.seed)
-    curves: dict[str, list[list[float]]] = {model: [[] for _ in SHOTS] for model in context.features}
+    areas: dict[str, dict[int, list[float]]] = {model: {k: [] for k in SHOTS} for model in context.features}
     units = {model: context.unit(model) for model in context.features}
     for c in context.forgotten:
         positive, negative = (where.numpy() for where in context.beside(c))
-        for i, k in enumerate(SHOTS):
-            if min(positive.sum(), negative.sum()) < k + 2:
-                continue
+        for k in (k for k in SHOTS if min(positive.sum(), negative.sum()) >= k + 2):
             for _ in range(DRAWS):
                 shown, others = (generator.choice(np.flatnonzero(x), k, replace=False) for x in (positive, negative))
                 rest = (positive | negative) & ~np.isin(families, families[np.r_[shown, others]])
@@ -213,13 +198,12 @@ def relearning(context: Context) -> list[Finding]:
                     continue
                 for model, z in units.items():
                     w = F.normalize(z[shown].mean(0), dim=0) - F.normalize(z[others].mean(0), dim=0)
-                    curves[model][i].append(float(metrics.roc_auc_score(positive[rest], (z[rest] @ w).numpy())))
-    means = {model: [float(np.mean(v)) if v else math.nan for v in c] for model, c in curves.items()}
-    at = next((i for i in (2, 1, 0) if curves["edited"][i]), None)
-    if at is None:
+                    areas[model][k].append(float(metrics.roc_auc_score(positive[rest], (z[rest] @ w).numpy())))
+    means = {m: {k: float(np.mean(v)) if v else math.nan for k, v in by_k.items()} for m, by_k in areas.items()}
+    few = next((k for k in (4, 2, 1) if areas["edited"][k]), None)
+    if few is None:
         return []
-    values = {model: aucs[at] for model, aucs in means.items()}
-    details = {"pictures": list(SHOTS), "AUC": {model: [*map(figure, aucs)] for model, aucs in means.items()}}
-    asked = f"from {SHOTS[at]} labelled picture{'s' * (SHOTS[at] > 1)}"
+    values = {model: by_k[few] for model, by_k in means.items()}
+    details = {"pictures": list(SHOTS), "AUC": {m: [*map(figure, by_k.values())] for m, by_k in means.items()}}
     judged = above_retrained(values, RELEARNED, "above retrained")
-    return [finding("relearning", asked, "AUC", values, judged, details)]
+    return [finding("relearning", f"from {counted(few, 'labelled picture')}", "AUC", values, judged, details)]

@@ -1,7 +1,5 @@
 """Search in both directions, and by picture: what is found of the forgotten, and what is lost of the kept."""
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -9,87 +7,64 @@ from torch import Tensor
 from ..errors import at_least
 from ..prompts import common_words, prompt_sets, text_classifiers
 from .context import Context
-from .findings import Finding, above_retrained, figure, finding
+from .findings import Finding, above_retrained, finding
 from .probes import validate_finite
 
-RANKS = (1, 5, 10)
 LOST, FOUND = 1.0, 10.0
 """Limits, in points: how far recall of the kept may fall; how far that of the forgotten may be above retrained."""
 
 
 def retrieval(context: Context) -> list[Finding]:
-    """Recall at 1, 5 and 10 both ways; recall at 5 is judged.
+    """Recall at 5 both ways.
 
-    text to picture: of the cells that hold pictures, the share whose text finds a picture of theirs among the first k.
-    picture to text: of the pictures, the share whose class is among the first k of all classes and the common words
+    text to picture: of the cells that hold pictures, the share whose text finds a picture of theirs among the first 5.
+    picture to text: of the pictures, the share whose class is among the first 5 of all classes and the common words
     that are known of the model.
     """
-    findings, vocabulary = [], context.images.vocabulary
+    vocabulary, places = context.images.vocabulary, (context.images.counts() > 0).nonzero()
     prompts = next((p for p in ("domain", "build") if p in prompt_sets(context.models["unedited"])), None)
-    ways: dict[str, dict[str, tuple[Tensor, Tensor]]] = {"text to picture": {}} if prompts else {}
+    cells, names = {}, {}
     for model, clip in context.models.items():
-        z = context.unit(model).float()
+        z, common = context.unit(model).float(), common_words(clip, vocabulary)
         if prompts:
-            cells = text_classifiers(clip, vocabulary, prompts).transpose(0, 1)  # (C, K, d)
-            ways["text to picture"][model] = _cells_found(context, z, cells)
-        common = common_words(clip, vocabulary)
-        names = context.texts[model] if common is None else torch.cat([context.texts[model], common])
-        ways.setdefault("picture to text", {})[model] = _names_found(context, z, names)
-    for way, results in ways.items():
-        for kept in (True, False):
-            recall = {m: _recall(rank[forgotten != kept]) for m, (rank, forgotten) in results.items()}
-            at5 = {model: shares[RANKS.index(5)] for model, shares in recall.items()}
-            lost = at5["unedited"] - at5["edited"], LOST, "points lost"
-            details = {"ranks": list(RANKS), "recall": {m: [figure(x) for x in own] for m, own in recall.items()}}
-            asked = f"{way}, {'kept' if kept else 'forgotten'}, recall at 5"
-            judged = lost if kept else above_retrained(at5, FOUND)
-            findings.append(finding("retrieval", asked, "%", at5, judged, details))
+            texts = text_classifiers(clip, vocabulary, prompts)  # (K, C, d)
+            cells[model] = torch.tensor([_first(context, z @ texts[k, c], c, k) for c, k in places.tolist()])
+        scores = z @ (context.texts[model] if common is None else torch.cat([context.texts[model], common])).T
+        names[model] = (scores > scores.gather(1, context.images.classes[:, None])).sum(1)
+    findings, in_cells = [], context.mask[places[:, 0], places[:, 1]]
+    for way, ranks, inside in (("text to picture", cells, in_cells), ("picture to text", names, context.inside)):
+        for what, where in (("kept", ~inside), ("forgotten", inside)) if ranks else ():
+            recall = {model: 100 * float((rank[where] < 5).double().mean()) for model, rank in ranks.items()}
+            lost = recall["unedited"] - recall["edited"], LOST, "points lost"
+            judged = lost if what == "kept" else above_retrained(recall, FOUND)
+            findings.append(finding("retrieval", f"{way}, {what}, recall at 5", "%", recall, judged))
     return findings
 
 
-def _cells_found(context: Context, z: Tensor, cells: Tensor) -> tuple[Tensor, Tensor]:
-    """Of each cell with pictures, how many others its text (C, K, d) finds before one of its own; is it forgotten?"""
-    places = (context.images.counts() > 0).nonzero()
-    ranks = []
-    for c, k in places.tolist():
-        order = (z @ cells[c, k]).argsort(descending=True)
-        ranks.append(int(((context.images.classes == c) & (context.images.domains == k))[order].int().argmax()))
-    return torch.tensor(ranks), context.mask[places[:, 0], places[:, 1]]
+def _first(context: Context, scores: Tensor, c: int, k: int) -> int:
+    """How many pictures score, (n,), above all of class c in domain k."""
+    mine = (context.images.classes == c) & (context.images.domains == k)
+    return int(mine[scores.argsort(descending=True)].int().argmax())
 
 
-def _names_found(context: Context, z: Tensor, names: Tensor) -> tuple[Tensor, Tensor]:
-    """Of each picture, how many names (m, d) it finds before the right one; is it forgotten?"""
-    scores = z @ names.T
-    return (scores > scores.gather(1, context.images.classes[:, None])).sum(1), context.inside
-
-
-def _recall(rank: Tensor) -> list[float]:
-    """Percent of `rank` (n,) below each of RANKS; NaN where there is none."""
-    return [100 * float((rank < k).double().mean()) if len(rank) else math.nan for k in RANKS]
-
-
-def neighbours(context: Context, k: int = 5) -> list[Finding]:
-    """Of the k pictures nearest to each forgotten one, the share of its class; that needs no words."""
-    if len(context.images) <= k:
-        return []
-    labels, features = context.images.classes, context.features.items()
-    shares = {m: 100 * float(retrieval_precision(z, labels, k, context.inside).mean()) for m, z in features}
-    asked = f"picture to picture, forgotten, of the {k} nearest"
+def neighbours(context: Context) -> list[Finding]:
+    """Of the 5 pictures nearest to each forgotten one, the share of its class; that needs no words."""
+    shares = {}
+    for model, z in context.features.items():
+        shares[model] = 100 * float(retrieval_precision(z, context.images.classes, 5, context.inside).mean())
+    asked = "picture to picture, forgotten, of the 5 nearest"
     return [finding("retrieval", asked, "%", shares, above_retrained(shares, FOUND))]
 
 
 def retrieval_precision(features: Tensor, labels: Tensor, k: int = 5, where: Tensor | None = None) -> Tensor:
     """The share of pictures of the same label among the k nearest others by cosine, for each picture: (n,) float64.
 
-    where: (n,) bool, only for these m pictures, among all others: (m,).
-
-    Others at equal distance share the last places, so that embeddings which are all alike score chance.
+    where: (n,) bool, only for these m pictures, among all others: (m,). Others at equal distance share the last places,
+    so that embeddings which are all alike score chance.
     """
     validate_finite(features)
     if at_least("k", k, 1) >= len(features):
         raise ValueError(f"k: {k} neighbours of {len(features)} pictures; expected fewer than there are others")
-    if where is not None and (where.shape != (len(features),) or where.dtype != torch.bool):
-        raise ValueError(f"where: {tuple(where.shape)} {where.dtype}; expected bool ({len(features)},)")
     z, precision = F.normalize(features.double(), dim=-1), []
     chosen = torch.arange(len(z)) if where is None else where.nonzero()[:, 0]
     for rows in chosen.split(1024):

@@ -29,7 +29,7 @@ def rounded(x: Tensor, kind: str) -> Tensor:
     """`x` in fewer bits and back: "float16", "bfloat16", or "int8", symmetric, with one scale for each row."""
     if kind != "int8":
         return x.to(getattr(torch, kind)).to(x.dtype)
-    rows = x.flatten(1) if x.ndim > 1 else x[None]
+    rows = x.flatten(1)
     scale = rows.abs().amax(1, keepdim=True).clamp(min=1e-12) / 127
     return ((rows / scale).round() * scale).view_as(x).to(x.dtype)
 
@@ -49,16 +49,16 @@ def survival(context: Context) -> list[Finding]:
 
     Judged: the share of the forgetting, in points of accuracy on forgotten pictures, that is gone.
     """
-    right = {m: context.right(context.answers(m)) for m in ("unedited", "edited")}
+    right = {m: context.usual[m] for m in ("unedited", "edited")}
     lost = right["unedited"] - right["edited"]
     if lost <= 0:
         return []
     edited, features = context.models["edited"], context.features
     shares = {"embeddings in int8": _right(context, rounded(features["edited"], "int8"))}
     if not edited.stored:
-        where = context.inside & (torch.cumsum(context.inside, 0) <= MAX_PICTURES)
+        where = context.inside & (context.inside.cumsum(0) <= MAX_PICTURES)
         for kind in ("float16", "bfloat16", "int8"):
-            z = torch.full_like(features["edited"], float("nan"))
+            z = torch.full_like(features["edited"], torch.nan)
             z[where] = embed(_rounded_model(edited, kind), context.images.where(where))
             shares[f"weights in {kind}"] = _right(context, z, where)
     findings = []
@@ -72,8 +72,7 @@ def survival(context: Context) -> list[Finding]:
 
 
 def _right(context: Context, z: Tensor, where: Tensor | None = None) -> float:
-    answer = (F.normalize(z.float(), dim=-1).nan_to_num() @ context.texts["edited"].T).argmax(1)
-    return context.right(answer, where)
+    return context.right(context.answers("edited", features=z.float()), where)
 
 
 def reversal(context: Context) -> list[Finding]:
@@ -84,15 +83,11 @@ def reversal(context: Context) -> list[Finding]:
     edits = context.models["edited"].edits
     if not edits:
         return []
-    right = {m: context.right(context.answers(m)) for m in ("unedited", "edited")}
-    z = context.features["edited"].double()
-    back = reduce(_turned_back, reversed(edits), z)
-    again = reduce(lambda x, edit: edit.images(x), edits, back)
-    details = {"edited again, relative error": round(float((again - z).norm() / z.norm()), 9)}
-    patch = right | {"edited": _right(context, back)}
+    right = {m: context.usual[m] for m in ("unedited", "edited")}
+    back = reduce(_turned_back, reversed(edits), context.features["edited"].double())
     return [
         finding("reversal", "with the base weights", "%", right | {"edited": right["unedited"]}),
-        finding("reversal", "with the patch and edited embeddings", "%", patch, details=details),
+        finding("reversal", "with the patch and edited embeddings", "%", right | {"edited": _right(context, back)}),
     ]
 
 
@@ -113,8 +108,7 @@ def fine_tuning(context: Context, train: Images) -> list[Finding]:
     The text tower stays; the forgotten classes stay candidates, as for an owner who does not know. All models see the
     same batches: an accuracy that rises in the retrained one, too, does not come from what the edit left. Not judged.
     """
-    mask = context.request.mask(train.vocabulary)
-    kept = train.where(~mask[train.classes, train.domains])
+    kept = train.where(~context.request.mask(train.vocabulary)[train.classes, train.domains])
     if train.vocabulary != context.images.vocabulary or len(kept) < BATCH:
         raise ValueError(
             f"train: {len(kept)} kept pictures of {len(train.vocabulary.classes)} classes; expected at least {BATCH}, "
@@ -123,43 +117,40 @@ def fine_tuning(context: Context, train: Images) -> list[Finding]:
     curves = context.each("fine-tuning", lambda name: _fine_tuned(context, name, kept))
     first = curves["edited"]["forgotten"][0]
     lost = curves["unedited"]["forgotten"][0] - first
+    all_curves = {f"{part}, {m}": [*map(figure, y)] for m, parts in curves.items() for part, y in parts.items()}
     findings = []
-    for i, steps in ((i, steps) for i, steps in enumerate(STEPS) if steps in (10, STEPS[-1])):
-        shares = {name: parts["forgotten"][i] for name, parts in curves.items()}
+    for steps in sorted({10, STEPS[-1]} & {*STEPS}):
+        shares = {name: parts["forgotten"][STEPS.index(steps)] for name, parts in curves.items()}
         back = figure((shares["edited"] - first) / lost) if lost > 0 else None
-        details = {"steps": list(STEPS), "of what was lost": back}
-        details |= {f"{part}, {m}": [*map(figure, y)] for m, parts in curves.items() for part, y in parts.items()}
-        asked = f"{steps} steps of fine-tuning on kept pictures"
-        findings.append(finding("survival", asked, "%", shares, details=details))
+        details = {"steps": list(STEPS), "of what was lost": back} | all_curves
+        findings.append(
+            finding("survival", f"{steps} steps of fine-tuning on kept pictures", "%", shares, details=details)
+        )
     return findings
 
 
 def _fine_tuned(context: Context, name: str, kept: Images) -> dict[str, list[float]]:
     """Percent named right after each of STEPS, of forgotten and of some kept pictures. The model is untouched."""
-    clip, shares = context.models[name], {"forgotten": [], "kept": []}
-    texts, model = context.texts[name].to(clip.device), copy.deepcopy(clip.model)
-    model.visual.requires_grad_(True)
-    optimizer = torch.optim.AdamW([p for p in model.visual.parameters() if p.requires_grad], lr=RATE, weight_decay=0.0)
+    clip, texts, curves = context.models[name], context.texts[name], {"forgotten": [], "kept": []}
+    model, device = copy.deepcopy(clip.model), clip.device
+    optimizer = torch.optim.AdamW(model.visual.requires_grad_(True).parameters(), lr=RATE, weight_decay=0.0)
     generator = torch.Generator().manual_seed(context.seed)
     others = (~context.inside).nonzero()[:, 0]
-    seen = context.inside.clone()
-    seen[others[torch.linspace(0, len(others) - 1, min(MAX_PICTURES, len(others))).long()]] = True
-    some = context.images.where(seen)
+    measured, z = context.inside.clone(), torch.full_like(context.features[name], torch.nan)
+    measured[others[torch.linspace(0, len(others) - 1, min(MAX_PICTURES, len(others))).long()]] = True
     for step in range(STEPS[-1] + 1):
         if step in STEPS:
-            z = F.normalize(embed(replace(clip, model=model), some), dim=-1)
-            answer = torch.full_like(context.images.classes, -1)
-            answer[seen] = (z @ context.texts[name].T).argmax(1)
-            for part, where in (("forgotten", context.inside), ("kept", seen & ~context.inside)):
-                shares[part].append(context.right(answer, where))
+            z[measured] = embed(replace(clip, model=model), context.images.where(measured))
+            answers = context.answers(name, features=z)
+            curves["forgotten"].append(context.right(answers))
+            curves["kept"].append(context.right(answers, measured & ~context.inside))
         if step == STEPS[-1]:
             break
         chosen = torch.randperm(len(kept), generator=generator)[:BATCH]
-        pixels = torch.stack([clip.preprocess(kept.image(i)) for i in chosen.tolist()]).to(clip.device)
+        pixels = torch.stack([clip.preprocess(kept.image(i)) for i in chosen.tolist()]).to(device)
         with torch.enable_grad():
-            z = F.normalize(model.encode_image(pixels), dim=-1)
-            loss = F.cross_entropy(clip.logit_scale * z @ texts.T, kept.classes[chosen].to(clip.device))
+            scores = F.normalize(model.encode_image(pixels), dim=-1) @ texts.T.to(device)
             optimizer.zero_grad()
-            loss.backward()
+            F.cross_entropy(clip.logit_scale * scores, kept.classes[chosen].to(device)).backward()
             optimizer.step()
-    return shares
+    return curves

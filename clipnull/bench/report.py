@@ -104,7 +104,7 @@ def audited(clip: Clip, data: TrainingData, entrants: Sequence[str], on: Evaluat
         return None
     audits = audit_each(clip, [*edited.values()], on.images, request)
     for name, audit in zip(edited, audits, strict=True):
-        three = [{k: v for k, v in f.as_dict().items() if k not in ("details", "within")} for f in audit.worst]
+        three = [{k: v for k, v in f.as_dict().items() if k not in ("details", "within")} for f in audit.judged[:3]]
         worst[name] = {"beyond": len(audit.beyond), "judged": len(audit.judged), "findings": three}
     return {key: audits[0].about[key] for key in ("request", "clean", "pictures", "forgotten")} | {"worst": worst}
 

@@ -69,15 +69,15 @@ def add_request(option: Option, default: str) -> None:
 
 def validate_places(args: argparse.Namespace) -> None:
     """Raises ValueError, before any work, if a file or folder that a command is to write has no place."""
-    for name in ("json", "figure", "out", "tars"):
+    for name in ("json", "out", "tars"):
         path = getattr(args, name, None)
-        file = name in ("json", "figure") or args.command in ("forget", "queries", "apply", "undo")
+        file = name == "json" or args.command in ("forget", "queries", "apply", "undo")
         if path is None:
             continue
         folder = path.parent
         while not file and not folder.exists():  # it will be made
             folder = folder.parent
-        if not folder.is_dir() or not os.access(folder, os.W_OK) or (name in ("json", "figure") and path.is_dir()):
+        if not folder.is_dir() or not os.access(folder, os.W_OK) or (name == "json" and path.is_dir()):
             expected = "a name in a folder that is there and can be written to" if file else "a folder that can be"
             raise ValueError(f"{name}: {str(path)!r} cannot be written; expected {expected}")
 

@@ -6,7 +6,6 @@ import argparse
 import importlib.metadata
 import platform
 import shutil
-import sys
 import time
 from collections.abc import Callable
 
@@ -33,14 +32,9 @@ def doctor(args: argparse.Namespace) -> int:
     return int(bool(faults))
 
 
-def _python() -> str:
-    assert sys.version_info >= (3, 11), f"{platform.python_version()} is too old; expected 3.11 or later"
-    return f"Python {platform.python_version()}"
-
-
 def _packages() -> str:
     versions = {name: importlib.metadata.version(name) for name in PACKAGES.split()}
-    return f"torch {versions['torch']}"
+    return f"Python {platform.python_version()}, torch {versions['torch']}"
 
 
 def _memory_and_disk() -> str:
@@ -76,8 +70,7 @@ def _model_and_pictures() -> str:
 
 
 CHECKS: dict[Callable[[], str], str] = {
-    _python: "install Python 3.11 or later, then: make env (or: conda env create -f environment.yml)",
-    _packages: "make env (or: pip install -e '.[course]'), and choose that environment's kernel",
+    _packages: "make env (or: pip install -e '.[course]'; Python 3.11 or later), and choose that environment's kernel",
     _memory_and_disk: "close other programs; make room, or set the variable CLIPNULL_CACHE to a folder on another disk",
     _kernel: "python -m ipykernel install --sys-prefix --name python3",
     _model_and_pictures: "git checkout -- data; if its files are tiny text files, git did not fetch them whole",

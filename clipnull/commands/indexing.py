@@ -6,22 +6,17 @@ import argparse
 import json
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from .console import add_command, add_model
+from .console import Option, add_command, add_model
 
 if TYPE_CHECKING:
-    from ..edit import Edit
     from ..models import Clip
     from ..vocabulary import Forget, Vocabulary
 
 
-SEARCH = """Which method for a search. Of the first ten answers to "dog" among the embedded pictures 7 are dogs; with a
-patch from names alone 2 are after gated, 0 after nullspace and 0 after oblique. Of those to "horse" 10, 10 and 10 are
-still horses; in an index that somebody uses they were 10, 10 and 3, and the dogs 5, 2 and 0. What forgets most reaches
-furthest: the commands start from oblique, as a word must stop working (clipnull.unlearn from nullspace, the method of
-the paper). Look at `clipnull check`, and take nullspace or gated where it says HURT. gated and neuron act on pictures:
-they edit an index, and no queries."""
+SEARCH = """Which method: oblique forgets most and reaches furthest, so that a word stops working. Take nullspace or
+gated where `clipnull check` says HURT. gated and neuron act on pictures: they edit an index, and no queries."""
 VECTORS = "vectors of pictures: .npy, .npz, .safetensors, .parquet, or a folder in clip-retrieval's layout"
 
 
@@ -31,6 +26,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     option("--classes", nargs="+", metavar="NAME", required=True, help="to forget")
     option("--candidates", type=Path, metavar="FILE", help="words to look among, one a line [ImageNet]")
     option("--most", type=int, default=8, help="how many for a class [8]")
+    _add_names(commands.choices["near"])
 
     option = add_command(commands, "forget", forget, "make a patch from names alone")
     commands.choices["forget"].epilog = SEARCH
@@ -40,6 +36,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     text = "pictures to synthesize; 0: texts alone, in seconds [8]"
     option("--prototypes", type=int, default=8, metavar="N", help=text)
     option("--out", type=Path, required=True, metavar="PATCH", help="a new file that ends in .safetensors")
+    _add_names(commands.choices["forget"])
 
     option = add_command(commands, "queries", queries, "embed a text file of queries, one a line, for check")
     option("texts", type=Path, metavar="FILE", help="queries, one a line")
@@ -53,38 +50,46 @@ def add(commands: argparse._SubParsersAction) -> None:
     option("--index", type=Path, metavar="IN", required=True, help=VECTORS)
     option("--queries", type=Path, metavar="FILE", required=True, help="of texts")
     option("--names", type=Path, metavar="FILE", help="the texts of the queries, one a line")
+    _add_origin(option)
     text = "pictures among its first ten answers that a forgotten class may still find [2]"
     option("--max-left", type=int, default=2, metavar="N", help=text)
     option("--max-lost", type=int, default=5, metavar="N", help="that any other query may lose [5]")
+    option("--json", type=Path, metavar="FILE", help="write all that there, with patch, index, date and version")
 
     text = "write an edited copy of an index, or of the queries in front of it; the old files still hold every vector"
     option = add_command(commands, "apply", apply, text)
     option("patch", type=Path, metavar="PATCH", help="of `clipnull forget`")
+    _add_files(commands.choices["apply"])
+    _add_origin(option)
     option("--normalize", action="store_true", help="give edited rows unit length")
 
     option = add_command(commands, "undo", undo, "restore an edited index, or edited queries")
     option("patch", type=Path, nargs="?", metavar="PATCH", help="needed where the original is gone")
+    _add_files(commands.choices["undo"])
     option("--original", type=Path, metavar="FILE", help="where it is now, if it was moved")
 
-    for name in ("near", "forget"):
-        option = commands.choices[name].add_argument
-        add_model(option, default=None)
-        option("--vocabulary", type=Path, metavar="FILE", help="all classes, one a line")
-        option("--embeddings", metavar="FILE.npz", help="texts in place of a model and a vocabulary")
-        option("--as-named", action="store_true", help="the names alone, without plurals: for other languages")
-    for name in ("apply", "undo"):
-        one = commands.choices[name].add_mutually_exclusive_group(required=True).add_argument
-        one("--index", type=Path, metavar="IN", help=VECTORS)
-        one("--queries", type=Path, metavar="FILE", help="of texts")
-        text = "a new file or folder of that kind"
-        commands.choices[name].add_argument("--out", type=Path, required=True, metavar="OUT", help=text)
-    for name in ("check", "apply"):
-        option = commands.choices[name].add_argument
-        option("--array", metavar="NAME", help="array, tensor or column of the vectors, if several")
-        option("--model", default="", help="what the index was made with, where the file does not say it")
-    for name in ("near", "forget", "queries", "check", "apply", "undo"):
-        option = commands.choices[name].add_argument
-        option("--json", type=Path, metavar="FILE", help="write all that there, with patch, index, date and version")
+
+def _add_names(parser: argparse.ArgumentParser) -> None:
+    """Where the names are, and the model that reads them."""
+    add_model(parser.add_argument, default=None)
+    one = parser.add_mutually_exclusive_group(required=True).add_argument
+    one("--vocabulary", type=Path, metavar="FILE", help="all classes, one a line")
+    one("--embeddings", metavar="FILE.npz", help="texts in place of a model and a vocabulary")
+    parser.add_argument("--as-named", action="store_true", help="the names alone, without plurals: not English")
+
+
+def _add_files(parser: argparse.ArgumentParser) -> None:
+    """What is written anew, and where."""
+    one = parser.add_mutually_exclusive_group(required=True).add_argument
+    one("--index", type=Path, metavar="IN", help=VECTORS)
+    one("--queries", type=Path, metavar="FILE", help="of texts")
+    parser.add_argument("--out", type=Path, required=True, metavar="OUT", help="a new file or folder of that kind")
+
+
+def _add_origin(option: Option) -> None:
+    """Which vectors of a file, and of which model."""
+    option("--array", metavar="NAME", help="array, tensor or column of the vectors, if several")
+    option("--model", default="", help="what the index was made with, where the file does not say it")
 
 
 def near(args: argparse.Namespace) -> int:
@@ -98,35 +103,28 @@ def near(args: argparse.Namespace) -> int:
         print(f"{name}: " + ", ".join(f"{word} {cosine:.2f}" for word, cosine in beside))
         _print_forms(name, clip, vocabulary)
     print("To forget some of them along: add them to the class in the vocabulary, after commas.")
-    return _report(args, near=words)
+    return 0
 
 
 def forget(args: argparse.Namespace) -> int:
-    from ..edit import Edit
     from ..errors import at_least, one_of
     from ..index.checking import forgotten
     from ..methods import METHODS
     from ..unlearning import unlearn
 
     one_of("method", args.method, METHODS)
-    if args.out.suffix != ".safetensors":
-        raise ValueError(f"out: {str(args.out)!r} does not end in .safetensors; expected a patch")
+    at_least("prototypes", args.prototypes, 0)
+    if args.out.suffix != ".safetensors" or args.out.exists():
+        raise ValueError(f"out: {str(args.out)!r} is there or not .safetensors; expected a new file of that ending")
     clip, vocabulary = _model_and_names(args)
     request = _request(args, vocabulary)
-    old = Edit.load(args.out) if args.out.exists() else None
-    edit = None
-    if old is None or (old.request, old.method) == (request.as_dict(), args.method):
-        prototypes = at_least("prototypes", args.prototypes, 0)
-        edit = unlearn(clip, request, vocabulary, args.method, prototypes=prototypes)
-    if edit is None or (old and not old.same(edit)):
-        raise ValueError(f"out: {str(args.out)!r} holds another patch; expected a new name")
-    path = args.out if old else edit.save(args.out)
-    print(f"{'nothing to do' if old else 'written'}: {path}: {request}, {edit.method}, {edit.form}, for {edit.model}")
+    edit = unlearn(clip, request, vocabulary, args.method, prototypes=args.prototypes)
+    print(f"written: {edit.save(args.out)}: {request}, {edit.method}, {edit.form}, for {edit.model}")
     for name in forgotten(edit):
         _print_forms(name, clip, vocabulary)
     queries = " or, in place of it, the queries (--queries)" if edit.linear and edit.bias is None else ""
     print(f"It can edit an index (clipnull apply --index){queries}.")
-    return _report(args, edit, written=str(args.out), form=edit.form)
+    return 0
 
 
 def queries(args: argparse.Namespace) -> int:
@@ -144,28 +142,34 @@ def queries(args: argparse.Namespace) -> int:
     with written(args.out) as temporary, open(temporary, "wb") as file:
         np.savez(file, other_texts=clip.embed_texts(texts).cpu().numpy(), other_names=texts, model=clip.name)
     print(f"written: {args.out}: {len(texts)} queries")
-    return _report(args, queries=texts)
+    return 0
 
 
 def check(args: argparse.Namespace) -> int:
+    """Status 1: a query is beyond --max-left or --max-lost."""
+    from .. import __version__
     from ..edit import Edit
+    from ..files import write_text
     from ..index.checking import beyond, check_index, format_check, read_queries
     from ..index.files import open_tables
-    from ..index.patching import validate
-    from ..index.rewriting import read_record, stamp
+    from ..index.patching import name_of, validate
+    from ..index.rewriting import read_record
 
-    edit, before, tables = Edit.load(args.patch), stamp(args.index), open_tables(args.index, "images", args.array)
+    edit, tables = Edit.load(args.patch), open_tables(args.index, "images", args.array)
     validate(edit, tables, "images", args.model, read_record(args.index))
     rows = sum(table.shape[0] for table in tables)
     result = check_index(edit, tables, read_queries(args.queries, rows, args.names))
-    if stamp(args.index) != before:
-        raise ValueError(f"index: {str(args.index)!r} was written to meanwhile; expected a file at rest")
     hurt = beyond(result, args.max_left, args.max_lost)
     broken = f", {result['broken']:,} with NaN or infinity, which no query finds" if result["broken"] else ""
     print(f"{edit.method}, {edit.form}, for {edit.model}; {rows:,} pictures in {args.index}{broken}")
     print(format_check(result, hurt))
-    limits = {"max_left": args.max_left, "max_lost": args.max_lost}
-    _report(args, edit, **result, limits=limits, beyond=hurt)
+    if args.json:
+        about = {name: str(getattr(args, name)) for name in ("command", "patch", "index", "queries")}
+        about |= {"date": datetime.now(UTC).isoformat(timespec="seconds"), "version": __version__}
+        about |= {"patch_content": name_of(edit), "method": edit.method, "model": edit.model}
+        limits = {"max_left": args.max_left, "max_lost": args.max_lost}
+        entry = about | result | {"limits": limits, "beyond": hurt}
+        write_text(args.json, json.dumps(entry, indent=1, allow_nan=False) + "\n")
     return int(bool(hurt))
 
 
@@ -177,7 +181,7 @@ def apply(args: argparse.Namespace) -> int:
     result = apply_edit(edit, place, args.out, side, args.array, args.model, args.normalize)
     if not result:
         print(f"nothing to do: {args.out} is {place} edited with this patch")
-        return _report(args, edit, done_before=True)
+        return 0
     counts = {"not of unit length: edited in proportion to it": result["not_unit"]}
     counts["with NaN or infinity, left so"] = result["broken"]
     some = "".join(f"; {count:,} {what}" for what, count in counts.items() if count)
@@ -185,7 +189,7 @@ def apply(args: argparse.Namespace) -> int:
     if result["left_out"]:
         print(f"left out, since built of unedited vectors: {', '.join(result['left_out'])}; build anew of {args.out}")
     print(f"{place} is as it was and still holds every unedited vector: keep it for undo, or delete it in the end.")
-    return _report(args, edit, **result)
+    return 0
 
 
 def undo(args: argparse.Namespace) -> int:
@@ -193,29 +197,26 @@ def undo(args: argparse.Namespace) -> int:
     from ..index.patching import undo
 
     edit = Edit.load(args.patch) if args.patch else None
-    how = undo(edit, args.index or args.queries, args.out, args.original)
-    print(f"{args.out}: {how}")
-    return _report(args, edit, how=how)
+    print(f"{args.out}: {undo(edit, args.index or args.queries, args.out, args.original)}")
+    return 0
 
 
 def _model_and_names(args: argparse.Namespace) -> tuple[Clip, Vocabulary]:
     """The model, or what stands in its place, and the vocabulary."""
     from ..models import load
+    from ..stored import is_stored
     from ..vocabulary import read_vocabulary
 
-    if args.embeddings is not None:
-        given = [name for name in ("model", "pretrained", "vocabulary") if getattr(args, name) is not None]
-        if given:
-            raise ValueError(f"{given[0]}: given with embeddings, which hold their own names; expected one of the two")
-        clip = load(args.embeddings)
-        if clip.stored is None:
-            raise ValueError(f"embeddings: {args.embeddings!r} is not a file of embeddings; expected FILE.npz")
-        vocabulary = clip.stored.vocabulary
-    elif args.vocabulary is None:
-        raise ValueError("vocabulary: not given; expected a file with one class name a line, or embeddings FILE.npz")
+    if args.embeddings is None:
+        vocabulary, clip = read_vocabulary(args.vocabulary), load(args.model or "miniclip", args.pretrained)
+    elif args.model or args.pretrained or not is_stored(args.embeddings):
+        raise ValueError(
+            f"embeddings: {args.embeddings!r}; expected FILE.npz, which holds its own names and no --model"
+        )
     else:
-        vocabulary = read_vocabulary(args.vocabulary)
-        clip = load(args.model or "miniclip", args.pretrained)
+        clip = load(args.embeddings)
+        assert clip.stored
+        vocabulary = clip.stored.vocabulary
     return clip, vocabulary.with_forms(None) if args.as_named else vocabulary
 
 
@@ -223,30 +224,12 @@ def _request(args: argparse.Namespace, vocabulary: Vocabulary) -> Forget:
     """What is to be forgotten, by the names of classes; an alias stands for its class."""
     from ..vocabulary import Forget
 
-    try:
-        places = dict.fromkeys(vocabulary.places("classes", args.classes)) if args.classes else ()
-        request = Forget([vocabulary.classes[c] for c in places] or None, getattr(args, "domains", None))
-        request.mask(vocabulary)
-    except ValueError as error:
-        raise ValueError(f"{error} (among the names in {args.embeddings or args.vocabulary})") from None
+    places = dict.fromkeys(vocabulary.places("classes", args.classes)) if args.classes else ()
+    request = Forget([vocabulary.classes[c] for c in places] or None, getattr(args, "domains", None))
+    request.mask(vocabulary)  # raises ValueError for names that it does not know
     return request
 
 
 def _print_forms(name: str, clip: Clip, vocabulary: Vocabulary) -> None:
     if forms := [form for form in vocabulary.forms_of(name) if clip.knows(form)]:
         print(f"forms of {name}, forgotten with it: {', '.join(forms)}")
-
-
-def _report(args: argparse.Namespace, edit: Edit | None = None, **result: Any) -> int:
-    """Write the `result` of a command where --json says; returns 0."""
-    from .. import __version__
-    from ..files import write_text
-    from ..index.patching import name_of
-
-    if args.json:
-        options = {key: str(value) for key, value in vars(args).items() if isinstance(value, Path) and key != "json"}
-        date = datetime.now(UTC).isoformat(timespec="seconds")
-        about = {"command": args.command, **options, "date": date, "version": __version__}
-        about |= {"patch_content": name_of(edit), "method": edit.method, "model": edit.model} if edit else {}
-        write_text(args.json, json.dumps(about | result, indent=1, allow_nan=False) + "\n")
-    return 0

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import names, shorten, within
-from ..files import aligned, write_text, written
+from ..files import aligned, counted, write_text
 from .console import DATA, add_command, add_model, add_request
 
 if TYPE_CHECKING:
@@ -52,7 +52,6 @@ def add(commands: argparse._SubParsersAction) -> None:
     option("--max-lost", type=float, default=5.0, metavar="POINTS", help="that any kept class may lose [5]")
     option("--slow", action="store_true", help="fine-tune, too: what comes back in 100 steps (miniworld)")
     option("--json", type=Path, metavar="FILE", help="write all findings there")
-    option("--figure", type=Path, metavar="FILE.png", help="draw the (first) findings there")
     option("--seed", type=int, default=0, help="of folds and draws [0]")
 
 
@@ -73,13 +72,9 @@ def data(args: argparse.Namespace) -> int:
         write_text(args.json, json.dumps(manifest, indent=1) + "\n")
     print(f"{dataset.root}: read as {manifest['layout']!r}, split: {manifest['split']}")
     print(_counts(dataset.images))
-    renamed = [f"{name} ({on_disk})" for name, on_disk in dataset.folders.items() if on_disk != name]
-    if renamed:
-        print(f"named otherwise on disk: {'; '.join(renamed)}")
     print(f"left out: {len(dataset.left_out) or 'nothing'}")
     for reason, files in by_reason(dataset.left_out).items():
-        some = ", ".join(files[:SHOWN]) + (", ... all of them in --json FILE" if len(files) > SHOWN else "")
-        print(f"  {len(files)}, {reason}: {some}")
+        print(f"  {len(files)}, {reason}: {', '.join(files[:SHOWN])}{', ...' * (len(files) > SHOWN)}")
     if args.tars:
         split = "train" if manifest["split"].startswith("train") else "test"
         print(f"written: {pack(dataset.images, args.tars, split)}")
@@ -90,9 +85,8 @@ def _counts(images: Images) -> str:
     """Pictures by class and domain, as plain text."""
     (classes, domains), counts = (images.vocabulary.classes, images.vocabulary.domains), images.counts()
     rows = zip([*classes, "in all"], [*counts.tolist(), counts.sum(0).tolist()], strict=True)
-    several = "domains" if len(domains) > 1 else "domain"
     table = aligned(((name, *row, sum(row)) for name, row in rows), ["", *domains, "in all"])
-    return f"{len(images)} pictures, {len(classes)} classes, {len(domains)} {several}\n{table}"
+    return f"{len(images)} pictures, {len(classes)} classes, {counted(len(domains), 'domain')}\n{table}"
 
 
 def embed(args: argparse.Namespace) -> int:
@@ -138,18 +132,13 @@ def audit(args: argparse.Namespace) -> int:
         entry = {"kind": "audit", "name": f"audit, {name_of(args.data)}, {request}", "date": date}
         entry |= {"version": __version__, "patch": args.patch and str(args.patch), "audits": audits}
         write_text(args.json, json.dumps(entry, indent=1, allow_nan=False) + "\n")
-    if args.figure:
-        from ..course.plots import audit as draw
-
-        with written(args.figure) as part:
-            draw(reports[0]).savefig(part, format="png", dpi=150, bbox_inches="tight")
     print(*reports, sep="\n\n")
     return int(any(report.hurt for report in reports))
 
 
 def _runs(args: argparse.Namespace) -> list[tuple[str, dict[str, Any]]]:
     """The methods to audit with their settings; one for a patch."""
-    from ..forecasting.calibration import CHANCE, with_strength
+    from ..forecasting.choosing import CHANCE, with_strength
     from ..methods import METHODS
 
     methods = names("methods", args.methods, list(METHODS))
@@ -157,9 +146,7 @@ def _runs(args: argparse.Namespace) -> list[tuple[str, dict[str, Any]]]:
         raise ValueError("slow: fine-tuning needs training pictures, which only miniworld has; expected no DATA")
     at_chance = [method for method in methods if args.chance and method in with_strength()]
     if args.chance and (args.patch or not at_chance):
-        raise ValueError(
-            f"chance: no method with a strength is given; expected --methods of {shorten(with_strength())}"
-        )
+        raise ValueError(f"chance: no method with a strength; expected --methods of {shorten(with_strength())}")
     runs = [*((method, {}) for method in methods), *((method, {"strength": CHANCE}) for method in at_chance)]
     return runs[:1] if args.patch else runs
 

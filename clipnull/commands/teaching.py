@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 
 from .console import add_command, add_model, add_request
 
-EDITIONS = {"student": "editions", "colab": "editions", "slides": "slides", "booklet": "editions"}
-"""The module of clipnull.course that makes each edition of the notebooks."""
+EDITIONS = {
+    "publish": ("editions", "execute notebooks and write their outputs back"),
+    "seeds": ("goldens", "run with several seeds and propose tolerances"),
+    "student": ("editions", "write the course without solutions and outputs"),
+    "slides": ("slides", "make slides of the notebooks from their stored outputs"),
+    "booklet": ("editions", "write all exercises and all solutions as pages to print"),
+    "colab": ("editions", "write copies of the notebooks that install clipnull themselves"),
+    "course": ("editions", "write the notebooks of the course into a folder"),
+    "quiz": ("quiz", "write the pages of the quiz and of its key"),
+}
+"""Commands that call the function of their name in a module of clipnull.course and print the files it has written."""
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -18,23 +26,11 @@ def add(commands: argparse._SubParsersAction) -> None:
     from ..course.profiles import PROFILES
 
     of = {
-        name: add_command(commands, name, function, text)
-        for name, function, text in (
-            ("run", run, "execute the lessons into a folder, as pages to read"),
-            ("publish", publish, "execute notebooks and write their outputs back"),
-            ("seeds", seeds, "run with several seeds and propose tolerances"),
-            ("student", edition, "write the course without solutions and outputs"),
-            ("book", book, "render the course, as stored, to a static site"),
-            ("course", course, "write the notebooks of the course into a folder"),
-            ("goldens", goldens, "copy recorded metrics into the goldens"),
-            ("slides", edition, "make slides of the notebooks from their stored outputs"),
-            ("booklet", edition, "write all exercises and all solutions as pages to print"),
-            ("colab", edition, "write copies of the notebooks that install clipnull themselves"),
-            ("leaderboard", leaderboard, "measure the patches that students hand in on pictures kept back"),
-            ("quiz", quiz, "write the pages of the quiz and of its key"),
-        )
+        "run": add_command(commands, "run", run, "execute the lessons into a folder, as pages to read"),
+        "book": add_command(commands, "book", book, "render the course, as stored, to a static site"),
     }
-    for name in ("run", "publish", "seeds", "student", "book", "slides", "booklet", "colab"):
+    of |= {name: add_command(commands, name, edition, text) for name, (_, text) in EDITIONS.items()}
+    for name in of.keys() - {"course", "quiz"}:
         out = Path("build") if name in ("run", "publish") else Path("build", name)
         of[name]("notebooks", nargs="*", type=Path, help="[all in notebooks/ or in this folder]")
         of[name]("--out", type=Path, default=out, help=f"folder for the results [{out}]")
@@ -43,106 +39,65 @@ def add(commands: argparse._SubParsersAction) -> None:
     of["run"]("--compare", action="store_true", help="compare the metrics with the goldens")
     of["run"]("--update-goldens", action="store_true", help="copy the metrics into the goldens")
     of["run"]("-p", dest="parameters", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
-    of["goldens"]("metrics", type=Path, help="such as build/metrics.json")
-    for name in ("run", "seeds", "goldens"):
+    for name in ("run", "seeds"):
         of[name]("--profile", choices=list(PROFILES), help="[gpu where there is one, else mini]")
-        of[name]("--goldens", type=Path, help="[tests/goldens.json, or the installed ones]")
-    of["course"]("folder", type=Path, metavar="FOLDER")
     of["colab"]("--address", required=True, help="https://github.com/OWNER/NAME")
     of["colab"]("--ref", default="main", help="branch, tag or commit [main]")
-    of["leaderboard"]("data", metavar="DATA", help="folder <domain>/<class>/*, or FILE.npz of embeddings")
-    of["leaderboard"]("patches", nargs="+", type=Path, metavar="PATCH", help="NAME.safetensors; NAME.json predicts")
-    add_request(of["leaderboard"], "all")
-    add_model(of["leaderboard"])
+    of["course"]("folder", type=Path, metavar="FOLDER")
     of["quiz"]("--out", type=Path, default=Path("notebooks"), help="folder for the two pages [notebooks]")
-
-
-def _notebooks(args: argparse.Namespace) -> list[Path]:
-    from ..course.notebooks import default_notebooks
-
-    return args.notebooks or default_notebooks()
+    text = "measure the patches that students hand in on pictures kept back"
+    option = add_command(commands, "leaderboard", leaderboard, text)
+    option("data", metavar="DATA", help="folder <domain>/<class>/*, or FILE.npz of embeddings")
+    option("patches", nargs="+", type=Path, metavar="PATCH", help="NAME.safetensors; NAME.json predicts")
+    add_request(option, "all")
+    add_model(option)
 
 
 def run(args: argparse.Namespace) -> int:
     from ..course import goldens
+    from ..course.notebooks import default_notebooks
     from ..course.profiles import default_profile
     from ..course.run import NotebookError, run, show
     from ..files import write_text
 
-    profile, paths = args.profile or default_profile(), _notebooks(args)
+    profile, paths = args.profile or default_profile(), args.notebooks or default_notebooks()
     ready = [] if args.notebooks else [show]  # of the whole course
     metrics, failures = run(paths, args.out, dict(args.parameters), args.jobs, args.limit, profile, *ready)
     if args.compare and not args.update_goldens:
-        entries = goldens.read(args.goldens or goldens.default_goldens(), profile)
-        entries = {path.stem: entries[path.stem] for path in paths if path.stem in entries}
-        write_text(args.out / "diff.txt", goldens.diff(metrics, entries) + "\n")
-        ran = {name: entry for name, entry in entries.items() if name in metrics}
-        failures += goldens.differences(metrics, ran, args.out)
+        entries = goldens.read(goldens.default_goldens(), profile)
+        ran = {path.stem: entries[path.stem] for path in paths if path.stem in entries and path.stem in metrics}
+        table, different = goldens.compare(metrics, ran, args.out)
+        write_text(args.out / "diff.txt", f"{table}\n")
+        failures += different
     if failures:
         raise NotebookError("failed:\n" + "\n".join(failures))
     print(f"To read: {args.out / paths[0].stem}.html, and the pages beside it. Numbers: {args.out}/metrics.json")
-    return _update(metrics, args.goldens, profile) if args.update_goldens else 0
-
-
-def goldens(args: argparse.Namespace) -> int:
-    from ..course.goldens import stored
-
-    return _update(stored(args.metrics), args.goldens, args.profile or "mini")
-
-
-def _update(metrics: Mapping[str, dict[str, float]], path: Path | None, profile: str) -> int:
-    from ..course.goldens import IN_CLONE, update
-
-    if empty := update(metrics, path or IN_CLONE, profile):
+    if args.update_goldens and (empty := goldens.update(metrics, goldens.IN_CLONE, profile)):
         raise RuntimeError("fill in atol and null of:\n" + "\n".join(empty))
     return 0
 
 
-def seeds(args: argparse.Namespace) -> int:
-    from ..course.goldens import seeds
-
-    seeds(_notebooks(args), args.out, args.goldens, args.profile)
-    return 0
-
-
-def publish(args: argparse.Namespace) -> int:
-    from ..course.editions import publish
-
-    publish(_notebooks(args), args.out)
-    return 0
-
-
 def edition(args: argparse.Namespace) -> int:
-    """student, colab, slides, booklet: call the function that the command is named after."""
-    module = import_module(f"clipnull.course.{EDITIONS[args.command]}")
-    options = {"address": args.address, "ref": args.ref} if args.command == "colab" else {}
-    paths = getattr(module, args.command)(_notebooks(args), args.out, **options)
+    from ..course.notebooks import default_notebooks
+
+    names = ("notebooks", "folder", "out", "profile", "address", "ref")
+    arguments = {name: getattr(args, name) for name in names if name in args}
+    if "notebooks" in arguments:
+        arguments["notebooks"] = args.notebooks or default_notebooks()
+    paths = getattr(import_module(f"clipnull.course.{EDITIONS[args.command][0]}"), args.command)(**arguments)
     print("written: " + ", ".join(map(str, paths)))
-    return 0
-
-
-def course(args: argparse.Namespace) -> int:
-    from ..course.editions import course
-
-    print(f"{len(course(args.folder))} notebooks: {args.folder}")
     return 0
 
 
 def book(args: argparse.Namespace) -> int:
     from ..course.book import build
+    from ..course.notebooks import default_notebooks
 
-    pages = _notebooks(args)
+    pages = args.notebooks or default_notebooks()
     if not args.notebooks:
         hub_first = sorted(pages[0].parent.glob("*.md"), key=lambda page: (page.stem != "INSTRUCTOR", page.stem))
         pages = [*pages, *hub_first]
     print(f"to read: {build(pages, args.out, whole=not args.notebooks)}")
-    return 0
-
-
-def quiz(args: argparse.Namespace) -> int:
-    from ..course.quiz import write
-
-    print("written: " + ", ".join(map(str, write(args.out))))
     return 0
 
 

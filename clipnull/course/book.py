@@ -81,16 +81,11 @@ def build(pages: Sequence[Path], out: Path, whole: bool = False) -> Path:
     """Render `pages` (notebooks and Markdown) into the folder `out`, which is replaced as a whole; return its index.
 
     whole: add the demo that computes in the browser, the reference of the public names, and what of them is stable.
-
-    Raises ValueError for a missing page and for an `out` that holds something else, RuntimeError with all warnings of
-    Sphinx, such as a broken link, and ImportError without Sphinx. `out` then stays as it was.
+    A warning of Sphinx, such as a broken link, is a RuntimeError; `out` then stays as it was.
     """
     for module in ("sphinx", "myst_nb", "furo"):
         import_extra(module, "book")
     out = Path(out).resolve()
-    for page in pages:
-        if not page.is_file():
-            raise ValueError(f"pages: {page} does not exist; expected notebooks and Markdown files")
     if out.exists() and not (out / "genindex.html").is_file():
         raise ValueError(f"out: {out} exists and is not a book; expected a new folder or that of an earlier book")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -111,10 +106,8 @@ def _write_source(pages: Sequence[Path], source: Path, whole: bool) -> None:
     write_text(static / "course.css", style(FONT.name) + (THEME / "course.css").read_text(encoding="utf-8"))
     for path in (FONT, FONT.with_name("OFL.txt")):
         shutil.copyfile(path, static / path.name)
-    menu = {
-        "The course": [page.name for page in pages if page.suffix == ".ipynb"],
-        "Teaching": [page.name for page in pages if page.suffix != ".ipynb"],
-    }
+    lessons = [page.name for page in pages if page.suffix == ".ipynb"]
+    menu = {"The course": lessons, "Teaching": [page.name for page in pages if page.name not in lessons]}
     if whole:
         for path in (data_folder("miniworld") / "contact_sheet.webp", *map(Path(__file__).with_name, LIBRARY)):
             shutil.copyfile(path, source / path.name)
@@ -127,15 +120,15 @@ def _write_source(pages: Sequence[Path], source: Path, whole: bool) -> None:
 
 
 def chapter(page: Path) -> str:
-    """What the index says of a page: its title, its goals or first paragraph, its picture and how to download it."""
+    """What the index says of a page: title, first figure, goals or first paragraph, and how to download it."""
     nb = read(page) if page.suffix == ".ipynb" else None
     title, *paragraphs = re.split(r"\n\s*\n", nb.cells[0].source if nb else page.read_text(encoding="utf-8"))
     goals = [text.replace("**", "") for text in paragraphs if text.startswith("**You will be able to**")]
-    lines = [f"### [{title.strip('# ')}]({page.name})\n", *(f"{_with_anchors(t)}\n" for t in [*goals, *paragraphs][:1])]
+    texts = [f"### [{title.strip('# ')}]({page.name})", *map(_with_anchors, [*goals, *paragraphs][:1])]
     if nb:
-        lines[1:1] = [_cover(figure) for figure in [*_figures(nb.cells)][:1]]
-        lines.append(f'<a href="_static/notebooks/{page.name}" download>Download the notebook</a>\n')
-    return "\n".join(lines)
+        texts[1:1] = [_cover(*figure) for figure in [*_figures(nb.cells)][:1]]
+        texts.append(f'<a href="_static/notebooks/{page.name}" download>Download the notebook</a>')
+    return "\n\n".join(texts) + "\n"
 
 
 def copy(page: Path, source: Path) -> None:
@@ -150,9 +143,8 @@ def copy(page: Path, source: Path) -> None:
     originals.mkdir(exist_ok=True)
     shutil.copyfile(page, originals / page.name)
     for cell in nb.cells:
-        tags = cell.metadata.get("tags", [])
-        if "solution" in tags:
-            cell.metadata |= {"tags": [*tags, "hide-input"], "mystnb": dict(SOLUTION)}
+        if "solution" in cell.metadata.get("tags", []):
+            cell.metadata |= {"tags": ["hide-input", "solution"], "mystnb": dict(SOLUTION)}
         if cell.cell_type == "markdown":
             cell.source = _with_anchors(_with_headings(cell.source))
         for alt, _ in _figures([cell]):
@@ -167,14 +159,13 @@ def _figures(cells: Sequence[Any]) -> Iterator[tuple[str, str]]:
             yield output.metadata.get("image/png", {}).get("alt", ""), png
 
 
-def _cover(figure: tuple[str, str]) -> str:
+def _cover(alt: str, png: str) -> str:
     """A thumbnail of a figure."""
-    alt, encoded = figure
-    picture, content = Image.open(io.BytesIO(base64.b64decode(encoded))).convert("RGB"), io.BytesIO()
+    picture, content = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB"), io.BytesIO()
     picture.thumbnail((560, 360))
     picture.save(content, "webp", quality=70)
     data = base64.b64encode(content.getvalue()).decode("ascii")
-    return f'<img class="cover" alt="{html.escape(alt)}" src="data:image/webp;base64,{data}">\n'
+    return f'<img class="cover" alt="{html.escape(alt)}" src="data:image/webp;base64,{data}">'
 
 
 def _with_anchors(text: str) -> str:

@@ -14,6 +14,7 @@ from ..subspace import principal_angles
 
 if TYPE_CHECKING:
     import matplotlib.pyplot as plt
+    import pandas as pd
 else:
     plt = import_extra("matplotlib.pyplot", "course")
 
@@ -54,48 +55,36 @@ def _summary(arrays: Sequence) -> list[float]:
     return [values.size, *(float(f"{x:.4g}") for x in (values.mean(), values.std(), weighted.mean()))]
 
 
-def _blank(title: str, size: tuple[float, float] = (8, 4), panels: int = 1) -> tuple[Any, Any]:
-    fig, axes = plt.subplots(1, panels, figsize=size, squeeze=False)
-    for ax in axes.flat:
-        ax.axis("off")
-    fig.suptitle(title)
-    return fig, axes[0, 0] if panels == 1 else axes[0]
-
-
-def _arrow(ax: Any, start: Any, end: Any, color: str = INK, text: str = "", shift: Any = (0, 0), **look: Any) -> None:
+def _arrow(ax: Any, start: Any, end: Any, color: str, text: str = "", shift: Any = (0, 0)) -> None:
     """An arrow with its name beside the middle."""
-    ax.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": color, "lw": 2, **look})
-    middle = (np.asarray(start) + end) / 2 + shift
-    ax.text(*middle, text, color=color, ha="center", va="center")
+    ax.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": color, "lw": 2})
+    ax.text(*((start + end) / 2 + shift), text, color=color, ha="center", va="center")
 
 
-def _chain(ax: Any, places: Sequence[float], texts: Sequence[str], colored: Mapping[str, str]) -> None:
-    """Boxes in a row, with an arrow from each to the next."""
-    last = None
-    for x, text in zip(places, texts, strict=True):
-        color = colored.get(text, INK)
+def _chain(ax: Any, texts: Sequence[str], colors: Mapping[str, str]) -> None:
+    """Boxes in a row, at 0, 2, 4 and so on, with an arrow from each to the next."""
+    for i, text in enumerate(texts):
+        color = colors.get(text, INK)
         box = {"boxstyle": "round,pad=0.45", "fc": "white", "ec": color, "lw": 2}
-        ink = {"color": color, "ha": "center", "va": "center", "bbox": box}
-        if last is None:
-            last = ax.text(x, 0, text, **ink)
-        else:
-            arrow = {"arrowstyle": "<|-", "color": INK, "lw": 2, "patchB": last.get_bbox_patch(), "shrinkB": 3}
-            last = ax.annotate(text, last.get_position(), (x, 0), arrowprops=arrow, **ink)
+        ax.text(2 * i, 0, text, color=color, ha="center", va="center", bbox=box)
+        if i:
+            ax.text(2 * i - 1, 0, "→", color=INK, ha="center", va="center", fontsize=20)
+    ax.set(xlim=(-0.8, 2 * len(texts) - 1.2), ylim=(-1.3, 1))
+    ax.axis("off")
 
 
 def tower(before: int, width: int, title: str, at: str = "W") -> plt.Figure:
     """Who sees what: picture, tower, features (`before` wide), W, z (`width` wide), scores; the edit stands `at` "W",
     multiplied into it, or `at` "z", behind it, as a threshold or a gate does."""
-    fig, ax = _blank(title, (9, 2.6))
-    ax.set(xlim=(-0.6, 10.6), ylim=(-1.3, 1.0))
-    gate, middle = "threshold\nor gate", "W" if at == "z" else "W P"
-    texts = ["picture", "tower", f"features\n{before}", middle, f"z\n{width}", *([gate] if at == "z" else []), "scores"]
-    places = np.linspace(0, 10, len(texts)).tolist()
-    _chain(ax, places, texts, {gate: FORGOTTEN, "W P": FORGOTTEN})
+    fig, ax = plt.subplots(figsize=(9, 2.6))
+    fig.suptitle(title)
+    gate, middle = ([], "W P") if at == "W" else (["threshold\nor gate"], "W")
+    texts = ["picture", "tower", f"features\n{before}", middle, f"z\n{width}", *gate, "scores"]
+    _chain(ax, texts, dict.fromkeys(["W P", *gate], FORGOTTEN))
     seen = "edited: search and\nscores see the edit" if at == "W" else "unedited: an index\nof z knows the class"
-    for x, text in ((places[2], "unedited: whoever has the\nweights finds the class"), (places[4], seen)):
-        ax.text(x, -1, text, ha="center", va="center", color=SIBLING, fontsize=11)
-    ax.text(places[-1], 0.75, "texts stay\nas they are", ha="center", va="center", color=SIBLING, fontsize=11)
+    remarks = (4, -1, "unedited: whoever has the\nweights finds the class"), (8, -1, seen)
+    for x, y, text in (*remarks, (2 * len(texts) - 2, 0.75, "texts stay\nas they are")):
+        ax.text(x, y, text, ha="center", va="center", color=SIBLING, fontsize=11)
     return fig
 
 
@@ -104,23 +93,21 @@ def parallelogram(
 ) -> plt.Figure:
     """Common + class + domain as arrows: texts (C, K, d) of two classes `c` x two domains `k`, in their own plane."""
     x = np.asarray(texts)
+    of_class, of_domain = x.mean(1), x.mean(0) - x.mean((0, 1))
+    axes, r = np.linalg.qr(np.stack([of_class[c[1]] - of_class[c[0]], of_domain[k[1]] - of_domain[k[0]]]).T)
+    axes = axes * np.sign(r.diagonal())
+    x, of_class, of_domain = x @ axes, of_class @ axes, of_domain @ axes
     common = x.mean((0, 1))
-    of_class, of_domain = x.mean(1) - common, x.mean(0) - common
-    steps = np.stack([of_class[c[1]] - of_class[c[0]], of_domain[k[1]] - of_domain[k[0]]])
-    plane, r = np.linalg.qr(steps.T)
-    plane = plane * np.sign(r.diagonal())
     fig, ax = plt.subplots(figsize=(8, 5))
-    middle = common @ plane
+    ax.plot(*common, "s", ms=9, color=INK)
+    ax.annotate("common", common, (0, -20), textcoords="offset points", ha="center", color=INK)
     for i, color in zip(c, (FORGOTTEN, SIBLING), strict=True):
-        corner = middle + of_class[i] @ plane
-        _arrow(ax, middle, corner, color, f"+ {classes[i]}", (0, 0.04))
-        for j in k:
-            _arrow(ax, corner, corner + of_domain[j] @ plane, OTHER, f"+ {domains[j]}", (0.16, 0))
-            ax.plot(*(x[i, j] @ plane), "o", ms=13, color=color)
+        _arrow(ax, common, of_class[i], color, f"+ {classes[i]}", (0, 0.04))
+        for j, above in zip(k, (-18, 18), strict=True):
+            _arrow(ax, of_class[i], of_class[i] + of_domain[j], OTHER, f"+ {domains[j]}", (0.16, 0))
+            ax.plot(*x[i, j], "o", ms=13, color=color)
             look = {"textcoords": "offset points", "ha": "center", "va": "center"}
-            ax.annotate(f"{classes[i]}, {domains[j]}", x[i, j] @ plane, (0, 18 if j == k[1] else -18), **look)
-    ax.plot(*middle, "s", ms=9, color=INK)
-    ax.annotate("common", middle, (0, -20), textcoords="offset points", ha="center", color=INK)
+            ax.annotate(f"{classes[i]}, {domains[j]}", x[i, j], (0, above), **look)
     ax.set(title=title, xlabel="from one class to the other", ylabel="from one domain to the other", aspect="equal")
     ax.margins(0.15)
     return fig
@@ -135,36 +122,33 @@ def three_words(
     >>> {word: round(score, 2) for word, score in scores[25].items()}
     {'dog': 0.0, 'horse': 0.04, 'car': 0.08}
     """
-
-    def unit(angle: float) -> np.ndarray:
-        return np.array([np.cos(np.radians(angle)), np.sin(np.radians(angle))])
-
-    rows = np.stack([unit(angle) for angle in words.values()])
+    angles = np.radians([*words.values(), *pictures])
+    rows, z = np.split(np.stack([np.cos(angles), np.sin(angles)], 1), [len(words)])
     u = rows[0] - rows.mean(0) * centred
     u = u / np.linalg.norm(u)
-    fig, axes = _blank(title, (10, 4.6), 2)
-    color = dict(zip(words, (FORGOTTEN, SIBLING, OTHER), strict=False))
-    scores = {}
-    for i, (ax, head) in enumerate(zip(axes, ("before", f"after removing {next(iter(words))}"), strict=True)):
+    names, colors = list(words), (FORGOTTEN, SIBLING, OTHER)
+    fig, axes = plt.subplots(1, 2, figsize=(10, 4.6))
+    fig.suptitle(title)
+    panels = {"before": z, f"after removing {names[0]}": z - z @ np.outer(u, u)}
+    scores: dict[float, dict[str, float]] = {}
+    for ax, (head, shown) in zip(axes, panels.items(), strict=True):
+        ax.axis("off")
         ax.set(xlim=(-1.2, 1.3), ylim=(-0.75, 1.2), aspect="equal", title=head)
-        for word, row in zip(words, rows, strict=True):
-            _arrow(ax, (0, 0), row, color[word])
-            ax.text(*(1.15 * row), word, color=color[word], ha="center", va="center", weight="bold")
-        for j, angle in enumerate(pictures):
-            z = unit(angle) - (unit(angle) @ u) * u * i
-            scores[angle] = dict(zip(words, ((rows @ z).round(9) + 0.0).tolist(), strict=True))
-            best = max(scores[angle], key=lambda word: scores[angle][word])
-            ax.plot(*z, "D", ms=10, mfc=color[best], mec="white")
-            told = ", ".join(f"{word} {score:.2f}" for word, score in scores[angle].items())
-            ax.text(0, -0.52 - 0.16 * j, f"◆ at {angle:g}°: {told}", color=color[best], ha="center", fontsize=11)
-        if i:
-            ax.plot(*np.outer([-u[1], u[0]], [-0.4, 1.1]), "--", color="0.6", zorder=0)
+        for word, row, color in zip(names, rows, colors, strict=True):
+            _arrow(ax, np.zeros(2), row, color)
+            ax.text(*(1.15 * row), word, color=color, ha="center", va="center", weight="bold")
+        for j, (angle, place) in enumerate(zip(pictures, shown, strict=True)):
+            score = (rows @ place).round(9) + 0.0
+            scores[angle] = dict(zip(names, score.tolist(), strict=True))
+            color, listed = colors[score.argmax()], ", ".join(map("{} {:.2f}".format, names, score))
+            ax.plot(*place, "D", ms=10, mfc=color, mec="white")
+            ax.text(0, -0.52 - 0.16 * j, f"◆ at {angle:g}°: {listed}", color=color, ha="center", fontsize=11)
+    axes[1].plot(*np.outer([-u[1], u[0]], [-0.4, 1.1]), "--", color="0.6", zorder=0)
     return fig, scores
 
 
 def two_planes(a: Tensor, b: Tensor, title: str) -> plt.Figure:
     """Two planes through zero and the angles between them: the row spans of `a` and `b`, (2, 3) each."""
-    angles = np.degrees(np.asarray(principal_angles(a, b)))
     fig = plt.figure(figsize=(7, 4.6))
     ax: Any = fig.add_subplot(projection="3d")
     s, t = np.meshgrid((-1, 1), (-1, 1))
@@ -174,22 +158,21 @@ def two_planes(a: Tensor, b: Tensor, title: str) -> plt.Figure:
     ax.view_init(22, 40)
     ax.set_box_aspect(None, zoom=1.5)
     ax.set_axis_off()
-    ax.set_title(f"{title}\nangles: " + " and ".join(f"{angle:.0f}°" for angle in angles))
+    ax.set_title(f"{title}\nangles: " + " and ".join(f"{x:.0f}°" for x in principal_angles(a, b).rad2deg()))
     return fig
 
 
 def two_by_two(values: Tensor, rows: Sequence[str], columns: Sequence[str], title: str) -> plt.Figure:
     """Four readings of one vector, row by row: three that were chosen, and in the last corner the one they force."""
     fig, ax = plt.subplots(figsize=(7.5, 3.6))
-    ax.imshow(np.reshape(values, (2, 2)), cmap="PuOr_r", vmin=-2.2, vmax=2.2, aspect="auto")
-    for i, value in enumerate(np.asarray(values)):
-        number, word = (f"{value:.2f}".replace("-", "−"), "forced") if i == 3 else (f"{value:.0f}", "chosen")
+    ax.imshow(values.view(2, 2), cmap="PuOr_r", vmin=-2.2, vmax=2.2, aspect="auto")
+    for i, value in enumerate(values.tolist()):
+        number, word = (f"{value:.0f}", "chosen") if i < 3 else (f"{value:.2f}".replace("-", "−"), "forced")
         ax.text(i % 2, i // 2 - 0.08, number, ha="center", va="center", fontsize=26)
         ax.text(i % 2, i // 2 + 0.28, word, ha="center", va="center")
     ax.set_xticks((0, 1), columns)
     ax.set_yticks((0, 1), rows)
-    ax.tick_params(length=0, labelsize=14)
-    ax.xaxis.tick_top()
+    ax.tick_params(length=0, labelsize=14, top=False, labeltop=True, labelbottom=False)
     ax.spines[:].set(visible=False)
     fig.suptitle(title)
     return fig
@@ -198,15 +181,15 @@ def two_by_two(values: Tensor, rows: Sequence[str], columns: Sequence[str], titl
 def relu(readings: Mapping[str, Tensor], threshold: float, title: str) -> plt.Figure:
     """What is taken away over readings, with and without a threshold; below, those of pictures, group by group."""
     fig, (ax, marks) = plt.subplots(2, 1, figsize=(8, 4.6), sharex=True, height_ratios=(3, 2))
-    low, high = (float(f([f(np.asarray(x)) for x in readings.values()])) for f in (np.min, np.max))
-    x = np.linspace(low, high, 200)
+    every = np.concatenate([*readings.values()])
+    x = np.linspace(every.min(), every.max(), 200)
     ax.plot(x, x, "--", color="0.5", lw=2, label="without the threshold: z vᵀ")
     ax.plot(x, np.maximum(x - threshold, 0), color=INK, lw=3, label=f"with it: relu(z vᵀ − {threshold:.2g})")
-    for i, (values, color) in enumerate(zip(readings.values(), (FORGOTTEN, SIBLING, OTHER, "0.6"), strict=False)):
-        marks.plot(values, np.full(len(values), i), "|", ms=14, color=color)
     ax.axhline(0, color="0.8", lw=1)
     ax.set(ylabel="what is taken away")
     ax.legend(loc="upper left")
+    for i, (values, color) in enumerate(zip(readings.values(), (FORGOTTEN, SIBLING, OTHER, "0.6"), strict=True)):
+        marks.plot(values, np.full(len(values), i), "|", ms=14, color=color)
     marks.set(xlabel="reading z vᵀ of each picture", yticks=range(len(readings)), yticklabels=readings)
     marks.set_ylim(len(readings) - 0.4, -0.6)
     fig.suptitle(title)
@@ -215,33 +198,48 @@ def relu(readings: Mapping[str, Tensor], threshold: float, title: str) -> plt.Fi
 
 def index_sides(rows: int, width: int, title: str) -> plt.Figure:
     """An index of `rows` pictures: edited on the picture side, once, or on the query side, at each question."""
-    fig, axes = _blank(title, (10, 2.2), 2)
-    sides = {"picture side: once, z P": (f"{rows:,} rows z\nof {width}", "P", "edited index"),
-             "query side: each time, t Pᵀ": ("query t", "Pᵀ", f"index as it is\n{rows:,} rows")}  # fmt: skip
-    for ax, (head, texts) in zip(axes, sides.items(), strict=True):
-        ax.set(xlim=(-1, 5), ylim=(-1, 1), title=head)
-        _chain(ax, (0, 2, 4), texts, {"P": FORGOTTEN, "Pᵀ": SIBLING})
+    fig, (left, right) = plt.subplots(1, 2, figsize=(10, 2.2))
+    left.set_title("picture side: once, z P")
+    _chain(left, (f"{rows:,} rows z\nof {width}", "P", "edited index"), {"P": FORGOTTEN})
+    right.set_title("query side: each time, t Pᵀ")
+    _chain(right, ("query t", "Pᵀ", f"index as it is\n{rows:,} rows"), {"Pᵀ": SIBLING})
+    fig.suptitle(title)
     return fig
+
+
+def plane(title: str, rates: Mapping[str, pd.DataFrame], look: str = "o") -> tuple[plt.Figure, Any]:
+    """Damage to the right, forgetting upwards: the rates of many edits by name; "random ..." in grey.
+
+    look: of matplotlib, "o" for dots and "o-" for dots on a line.
+    """
+    fig, ax = plt.subplots(figsize=(8, 4.4))
+    colors = iter((FORGOTTEN, SIBLING, OTHER))
+    for name, table in rates.items():
+        color = "0.72" if name.startswith("random") else next(colors)
+        ax.plot(table.retain_drop, table.forgetting_rate, look, ms=8, lw=2, color=color, label=name)
+    ax.set(title=title, xlabel="retain drop: points lost on what is kept  (left is better)")
+    ax.set_ylabel("forgetting rate  (up is better)")
+    ax.margins(y=0.09)
+    ax.legend(loc="center right")
+    return fig, ax
 
 
 def gallery(
     images: Images, rows: Mapping[str, Sequence[int]], hits: Tensor, title: str, columns: Sequence[str] = ()
 ) -> plt.Figure:
     """Rows of pictures, each at its places in `images`, -1 for none; `hits` (n,) bool framed. Names, without pixels."""
-    most = max(len(places) for places in rows.values())
-    fig, axes = plt.subplots(len(rows), most, figsize=(0.95 * most + 1, 1.05 * len(rows) + 0.5), squeeze=False)
+    width = max(map(len, rows.values()))
+    fig, axes = plt.subplots(len(rows), width, figsize=(0.95 * width + 1, 1.05 * len(rows) + 0.5), squeeze=False)
     for line, (label, places) in zip(axes, rows.items(), strict=True):
         line[0].set_ylabel(label, rotation=0, ha="right", va="center", labelpad=10)
-        for ax in line:
+        for ax, i in zip(line, [*map(int, places)] + [-1] * width, strict=False):
             ax.set(xticks=[], yticks=[], box_aspect=1)
-            ax.spines[:].set(visible=False)
-        for ax, i in [pair for pair in zip(line, map(int, places), strict=False) if pair[1] >= 0]:
-            name = images.vocabulary.classes[int(images.classes[i])]
-            if images.has_pixels:
+            ax.spines[:].set(visible=i >= 0, color=FORGOTTEN if hits[i] else "0.85", linewidth=3 if hits[i] else 1)
+            if i >= 0 and images.has_pixels:
                 ax.imshow(images.image(i))
-            else:
+            elif i >= 0:
+                name = images.vocabulary.classes[int(images.classes[i])]
                 ax.text(0.5, 0.5, name, ha="center", va="center", fontsize=10)
-            ax.spines[:].set(visible=True, color=FORGOTTEN if hits[i] else "0.85", linewidth=3 if hits[i] else 1)
     for ax, name in zip(axes[0], columns, strict=False):
         ax.set_title(name, fontsize=12, fontweight="normal")
     fig.suptitle(title)

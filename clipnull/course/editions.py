@@ -24,16 +24,17 @@ from .notebooks import (
 )
 from .run import NotebookError, run
 
-BADGES = """[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({colab})
-[![Open in Binder](https://mybinder.org/badge_logo.svg)]({binder})
+BADGES = """[![Open in Colab]({colab}/assets/colab-badge.svg)]({colab}/github/{name}/blob/{ref}/notebooks/{file})
+[![Open in Binder]({binder}/badge_logo.svg)]({binder}/v2/gh/{name}/{ref}?labpath=notebooks/{file})
 
 The code below installs clipnull where it is missing. That takes a minute and a network; everything after it is offline.
 """
+SERVICES = {"colab": "https://colab.research.google.com", "binder": "https://mybinder.org"}
 BOOTSTRAP = """# Install clipnull where it is missing; this needs a network.
 import importlib.util
 
 if importlib.util.find_spec("clipnull") is None:
-    %pip install --quiet "clipnull @ git+{source}" papermill latex2mathml concept-erasure
+    %pip install --quiet "clipnull @ git+https://github.com/{name}@{ref}" papermill latex2mathml concept-erasure
 importlib.invalidate_caches()
 assert importlib.util.find_spec("clipnull"), "clipnull is not installed: pip says why above"
 """
@@ -45,7 +46,7 @@ OPEN_TASK = re.compile(r"(?ms)^## Open task.*?(?=^## |\Z)")
 HINT = re.compile(r"(?s)<details><summary>Hint</summary>\s*(.*?)</details>")
 
 
-def publish(notebooks: Sequence[Path], out: Path) -> None:
+def publish(notebooks: Sequence[Path], out: Path) -> list[Path]:
     """Execute `notebooks` with their own defaults and write them back with their outputs, normalised and stamped.
 
     All or none: a NotebookError if one failed, or if one or the package was edited meanwhile.
@@ -59,6 +60,7 @@ def publish(notebooks: Sequence[Path], out: Path) -> None:
         nb = normalise(read(out / path.name))
         nb.metadata["clipnull"] = {"stamp": stamp(nb)}
         write_text(path, text_of(nb))
+    return [*notebooks]
 
 
 def course(folder: Path) -> list[Path]:
@@ -75,24 +77,17 @@ def student(notebooks: Sequence[Path], out: Path) -> list[Path]:
 def colab(notebooks: Sequence[Path], out: Path, address: str, ref: str = "main") -> list[Path]:
     """Write the student edition of each notebook, with badges and code that installs clipnull, into the folder `out`.
 
-    address: that of the repository, https://github.com/OWNER/NAME. ref: the branch, tag or commit to install and to
-    open. Raises ValueError if one of them is not valid or a copy differs.
+    address: that of the repository. ref: the branch, tag or commit to install and to open.
     """
-    address = address.removesuffix("/").removesuffix(".git")
-    place = re.fullmatch(r"https://github\.com/([\w.-]+/[\w.-]+)", address)
-    if not place:
-        raise ValueError(f"address: {address!r} is not valid; expected such as https://github.com/OWNER/NAME")
-    if not re.fullmatch(r"[\w./-]+", ref) or ".." in ref:
-        raise ValueError(f"ref: {ref!r} is not valid; expected a branch, a tag or a commit, such as 'main'")
+    place = re.fullmatch(r"https://github\.com/([\w.-]+/[\w.-]+?)(\.git)?/?", address)
+    if not place or not re.fullmatch(r"[\w./-]+", ref):
+        expected = "https://github.com/OWNER/NAME, and a branch, a tag or a commit"
+        raise ValueError(f"address, ref: {address!r}, {ref!r} are not valid; expected {expected}")
     v4, texts = import_jupyter("nbformat").v4, {}
     for path in notebooks:
-        badges = BADGES.format(
-            colab=f"https://colab.research.google.com/github/{place[1]}/blob/{ref}/notebooks/{path.name}",
-            binder=f"https://mybinder.org/v2/gh/{place[1]}/{ref}?labpath=notebooks/{path.name}",
-        )
-        install = BOOTSTRAP.format(source=f"{address}@{ref}")
-        nb = _for_students(path)
-        nb.cells[:0] = [v4.new_markdown_cell(badges, id="badges"), v4.new_code_cell(install, id="bootstrap")]
+        nb, values = _for_students(path), {"name": place[1], "ref": ref, "file": path.name}
+        badges = v4.new_markdown_cell(BADGES.format(**values, **SERVICES), id="badges")
+        nb.cells[:0] = [badges, v4.new_code_cell(BOOTSTRAP.format(**values), id="bootstrap")]
         texts[out / path.name] = text_of(nb)
     return _write_new(texts)
 
@@ -133,7 +128,6 @@ def booklet(notebooks: Sequence[Path], out: Path) -> list[Path]:
 def _for_students(path: Path) -> Any:
     """The notebook at `path` without solutions and outputs."""
     nb = normalise(read(path))
-    nb.metadata.pop("clipnull", None)
     nb.cells = [cell for cell in nb.cells if "solution" not in cell.metadata.get("tags", ())]
     for cell in nb.cells:
         if cell.cell_type == "code":

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,88 +29,69 @@ def default_goldens() -> Path:
     return packaged if packaged.is_file() and not IN_CLONE.is_file() else IN_CLONE
 
 
-def stored(path: Path) -> dict:
-    """The content of a JSON file of metrics or goldens; ValueError that names it if it is none."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: not JSON: {error}") from error
-
-
 def read(path: Path, profile: str) -> dict:
     """The goldens that hold for `profile`, by notebook; empty if there are none."""
-    return (stored(path) if path.exists() else {}).get(PROFILES[profile].goldens, {})
+    return _stored(path).get(PROFILES[profile].goldens, {})
+
+
+def _stored(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON: {error}") from error
 
 
 # --- compare
 
 
-def _compared(metrics: Mapping[str, Metrics], goldens: Goldens) -> Iterator[tuple[str, str, float, float, float]]:
-    """Notebook, metric, recorded value, golden, tolerance; NaN where there is none."""
+def compare(metrics: Mapping[str, Metrics], goldens: Goldens, out: Path) -> tuple[str, list[str]]:
+    """`metrics` beside `goldens`, both by notebook: a table as plain text, and a line for each metric that is off.
+
+    A metric passes when |metric - value| <= atol. A line names the executed notebook in the folder `out`.
+    """
+    rows, failures = [], []
     for notebook in sorted({*metrics, *goldens}):
         values, entries = metrics.get(notebook, {}), goldens.get(notebook, {})
         for name in sorted({*values, *entries}):
-            entry = entries.get(name, NO_GOLDEN)
-            yield notebook, name, values.get(name, math.nan), entry["value"], entry["atol"]
-
-
-def differences(metrics: Mapping[str, Metrics], goldens: Goldens, out: Path | None = None) -> list[str]:
-    """What differs between `metrics` and `goldens` (both by notebook), one line each; empty if nothing does.
-
-    A metric passes when |metric - value| <= atol. With `out`, a line names the executed notebook in that folder.
-    """
-    failures = []
-    for notebook, name, value, golden, atol in _compared(metrics, goldens):
-        if not abs(value - golden) <= atol:
-            expected = "no golden" if math.isnan(golden) else f"{golden:.6g} ± {atol:.3g}"
-            recorded = "nothing" if math.isnan(value) else f"{value:.6g}"
-            executed = f"; executed: {out / notebook}.ipynb" if out else ""
-            failures.append(f"{notebook}: {name}: expected {expected}, got {recorded}{executed}")
-    return failures
-
-
-def diff(metrics: Mapping[str, Metrics], goldens: Goldens) -> str:
-    """Every metric beside its golden, as plain text: what CI keeps of a run."""
-    rows = []
-    for notebook, name, value, golden, atol in _compared(metrics, goldens):
-        numbers = f"{golden:.6g}", f"{atol:.3g}", f"{value:.6g}", f"{value - golden:+.3g}"
-        rows.append((f"{notebook} {name}", *numbers, "" if abs(value - golden) <= atol else "FAILED"))
-    return aligned(rows, ("metric", "golden", "atol", "got", "off by", ""))
+            value, entry = values.get(name, math.nan), entries.get(name, NO_GOLDEN)
+            golden, atol, off = f"{entry['value']:.6g}", f"{entry['atol']:.3g}", value - entry["value"]
+            passed = abs(off) <= entry["atol"]
+            rows.append((f"{notebook} {name}", golden, atol, f"{value:.6g}", f"{off:+.3g}", "" if passed else "FAILED"))
+            if not passed:
+                expected = f"{golden} ± {atol}" if name in entries else "no golden"
+                recorded = f"{value:.6g}" if name in values else "nothing"
+                line = f"{notebook}: {name}: expected {expected}, got {recorded}"
+                failures.append(f"{line}; executed: {out / notebook}.ipynb")
+    return aligned(rows, ("metric", "golden", "atol", "got", "off by", "")), failures
 
 
 # --- take over
 
 
-def update(metrics: Mapping[str, Metrics], path: Path, profile: str = "mini") -> list[str]:
-    """Take the values of `metrics` over into the goldens file, print old -> new, keep `atol` and `null`.
+def update(metrics: Mapping[str, Metrics], path: Path, profile: str) -> list[str]:
+    """Take the values of `metrics` over into the goldens file `path`; `atol` and `null` stay.
 
     Returns the metrics whose `atol` or `null` is still empty: those are for a person to fill in. Notebooks that
     `metrics` lacks keep their goldens, and so do other profiles.
     """
-    everything = stored(path) if path.exists() else {}
+    everything = _stored(path)
     goldens = everything.setdefault(PROFILES[profile].goldens, {})
     for notebook, values in metrics.items():
-        before, goldens[notebook] = goldens.get(notebook, {}), {}
-        for name in sorted({*before, *values}):
-            old, new = before.get(name, {}).get("value"), values.get(name)
-            if old != new:
-                print(f"{notebook}: {name}: {old} -> {new}")
-            if name in values:
-                goldens[notebook][name] = {"atol": None, "null": None} | before.get(name, {}) | {"value": new}
+        before, empty = goldens.get(notebook, {}), {"atol": None, "null": None}
+        goldens[notebook] = {name: empty | before.get(name, {}) | {"value": value} for name, value in values.items()}
     write_text(path, json.dumps(everything, indent=1, sort_keys=True) + "\n")
-    entries = [(notebook, name, entry) for notebook in goldens for name, entry in goldens[notebook].items()]
-    return [f"{notebook}: {name}" for notebook, name, entry in entries if None in (entry["atol"], entry["null"])]
+    return [f"{notebook}: {name}" for (notebook, name), entry in _flat(goldens).items() if None in entry.values()]
 
 
 # --- propose tolerances
 
 
-def seeds(notebooks: Sequence[Path], out: Path, path: Path | None = None, profile: str | None = None) -> None:
+def seeds(notebooks: Sequence[Path], out: Path, profile: str | None = None) -> list[Path]:
     """Run the notebooks that have a parameter `seed` with five seeds; print and write proposed tolerances.
 
     `proposed` is four standard deviations (of the sample), at least 1 % of the mean's size, as machines round
-    differently. The table, also in out/seeds.json, has the goldens of the file `path` beside it, and notes: "a seed is
-    outside" of the tolerance that holds now, and the `weakness` of the proposed one.
+    differently. The table, also in out/seeds.json, has the goldens of today beside it, and notes: "a seed is outside"
+    of today's tolerance, and the `weakness` of the proposed one.
     """
     import pandas  # comes with seaborn, in the extra `course`
 
@@ -121,17 +102,17 @@ def seeds(notebooks: Sequence[Path], out: Path, path: Path | None = None, profil
         if failures:
             raise NotebookError(f"seed {seed}:\n" + "\n".join(failures))
         values[seed] = _flat(metrics)
-    held = pandas.DataFrame(_flat(read(path or default_goldens(), profile)), ["value", "atol", "null"], dtype=float).T
-    table = pandas.DataFrame(values).agg(["mean", "min", "max", "std"], axis=1).join(held)
+    golden = pandas.DataFrame(_flat(read(default_goldens(), profile)), ["value", "atol", "null"], dtype=float).T
+    table = pandas.DataFrame(values).agg(["mean", "min", "max", "std"], axis=1).join(golden)
     spread = (DEVIATIONS * table["std"]).clip(lower=0.01 * table["mean"].abs())
     table["proposed"] = [float(f"{atol:.2g}") for atol in spread]
     table["note"] = [_note(row) for row in table.itertuples()]
     table = table.rename_axis(["notebook", "metric"]).reset_index()
-    write_text(out / "seeds.json", table.to_json(orient="records", indent=1) + "\n")
     print(table.to_string(index=False, float_format="{:.4g}".format, na_rep="-"))
+    return [write_text(out / "seeds.json", table.to_json(orient="records", indent=1) + "\n")]
 
 
-def _flat(nested: Mapping[str, Mapping]) -> dict[tuple[str, str], object]:
+def _flat(nested: Mapping[str, Mapping]) -> dict[tuple[str, str], Any]:
     return {(notebook, name): entry for notebook, entries in nested.items() for name, entry in entries.items()}
 
 
@@ -141,11 +122,11 @@ def _note(row: Any) -> str:
     return ", ".join(filter(None, ["a seed is outside" * outside, weakness(value, row.null, row.proposed)]))
 
 
-def weakness(value: float, null: float | None, atol: float | None) -> str:
+def weakness(value: float, null: float, atol: float) -> str:
     """Why a golden tells too little, or nothing: it accepts its null value, or half the way to it.
 
-    `null` is the value that the metric would have if there were nothing to show.
+    `null` is the value that the metric would have if there were nothing to show; NaN without a golden.
     """
-    if null is None or atol is None or not atol > abs(value - null) / 2:
+    if not atol > abs(value - null) / 2:
         return ""
     return "null accepted" if atol >= abs(value - null) else "tolerance over half the way to null"

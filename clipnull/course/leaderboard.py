@@ -23,7 +23,6 @@ from ..models import Clip
 from ..vocabulary import Forget
 
 RATES = {"forgetting_rate": "forgetting", "retain_drop": "retain drop", "worst_cell_drop": "worst cell"}
-TO_POINTS = {"forgetting_rate": 100.0, "retain_drop": 1.0, "worst_cell_drop": 1.0}
 MIN_SHARE_OF_BEST = 0.9
 """The rule: of those that forget at least this share of the best, the smallest worst-cell drop."""
 MAX_CHARACTERS = 10_000
@@ -86,5 +85,5 @@ def score(rates: dict[str, float], predictions: dict[str, tuple[float, float]]) 
     points = []
     for name, (low, high) in predictions.items():
         outside = max(low - rates[name], rates[name] - high, 0.0)
-        points.append(TO_POINTS[name] * (high - low + MISS * outside))
+        points.append((high - low + MISS * outside) * (100.0 if name == "forgetting_rate" else 1.0))
     return sum(points) / len(points) if points else math.nan

@@ -12,7 +12,7 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -24,8 +24,9 @@ from torch import Tensor
 
 from ..datasets.loading import load_images
 from ..edit import Edit
-from ..errors import expect, import_extra, one_of
-from ..evaluate import accuracy_matrix, classify
+from ..embedding import embed, readable
+from ..errors import import_extra
+from ..evaluate import accuracy_matrix, classify, rates
 from ..files import data_folder, markdown
 from ..from_names import embed_vocabulary
 from ..images import Images
@@ -35,7 +36,6 @@ from ..prompts import embed_cells, embed_classes
 from ..stored import is_stored
 from ..vocabulary import Forget
 from .drawings import STYLE, drawn
-from .pictures import embed_whole
 
 if TYPE_CHECKING:
     import IPython as ipython
@@ -116,24 +116,21 @@ class Lesson:
         """The share named right in each (class, domain) cell: (C, K), NaN where there is no picture."""
         return accuracy_matrix(self.answers(change), self.images)
 
-    def search(self, change: Change = None, class_name: str = "") -> Tensor:
-        """The places (n,) of all pictures, the nearest to "a picture of a ..." first; by default the story's class."""
-        c = self.classes.index(one_of("class_name", class_name or self.class_name, self.classes))
-        return (self.change(change) @ self.classifier[c]).argsort(descending=True)
+    def search(self, change: Change = None) -> Tensor:
+        """The places (n,) of all pictures, the nearest to "a picture of a ..." first, of the story's class."""
+        return (self.change(change) @ self.classifier[self.c]).argsort(descending=True)
 
     def counts(self, change: Change = None) -> dict[str, int]:
         """Pictures named right after `change`, in each group that has any, and `of_...`, how many it has."""
-        right, counts = self.answers(change) == self.images.classes, {}
-        for name, group in self.groups.items():
-            if group.any():
-                counts |= {name: int((right & group).sum()), f"of_{name}": int(group.sum())}
-        return counts
+        right, groups = self.answers(change) == self.images.classes, self.groups
+        counts = {name: int((right & group).sum()) for name, group in groups.items() if group.any()}
+        return counts | {f"of_{name}": int(groups[name].sum()) for name in counts}
 
     def examples(self, class_name: str) -> list[int]:
         """The place of the first picture of a class in each domain, -1 where there is none: (K,)."""
         of_class = self.images.classes == self.classes.index(class_name)
-        of_domains = [self.images.domains == k for k in range(len(self.domains))]
-        return [next(iter((of_class & where).nonzero()[:, 0].tolist()), -1) for where in of_domains]
+        first = {int(self.images.domains[i]): int(i) for i in of_class.nonzero().flip(0)}
+        return [first.get(k, -1) for k in range(len(self.domains))]
 
     def pixels(self, what: str) -> bool:
         """Whether there are pictures to look at; else a grey line says that `what` is left out."""
@@ -151,36 +148,35 @@ def open(  # noqa: A001, as in `course.open`
     file of embeddings (.npz), which takes the place of the model; empty: miniworld. forget_class, forget_domain: the
     story's; without a domain the class goes everywhere, without a class the domain. Broken pictures are named in a
     warning and left out.
-
-    Raises ValueError for a value of another type, a name that is not there (with near ones), and a story without
-    pictures.
-
-    >>> lesson = open()
-    >>> lesson.z.shape, lesson.T.shape, lesson.counts()["of_forgotten"]
-    (torch.Size([645, 256]), torch.Size([14, 6, 256]), 45)
     """
-    expect(str, model=model, data=data, forget_class=forget_class, forget_domain=forget_domain)
-    expect(int, seed=seed)
     plt.rcParams.update(STYLE)
     images = load_images(data or None)
     request = Forget([forget_class] if forget_class else None, [forget_domain] if forget_domain else None)
     mask, counts = request.mask(images.vocabulary), images.counts()
     if not counts[mask].sum():
-        there = [d for d, n in zip(images.vocabulary.domains, counts[mask.any(1)].sum(0), strict=True) if n]
-        raise ValueError(f"forget_domain: {forget_domain!r} has no {forget_class}; expected one of {', '.join(there)}")
+        filled = [d for d, n in zip(images.vocabulary.domains, counts[mask.any(1)].sum(0), strict=True) if n]
+        raise ValueError(f"forget_domain: {forget_domain!r} has no {forget_class}; expected one of {', '.join(filled)}")
     name, _, tag = (model, "", "") if ":" in model else model.partition("/")
     clip = load(data) if is_stored(data) else load(name, tag or None)
     return Lesson(clip, *embed_whole(clip, images), request, forget_class, forget_domain, seed)
 
 
+def embed_whole(clip: Clip, images: Images) -> tuple[Images, Tensor]:
+    """The pictures that can be read, and their embeddings (n, d). Broken ones are named in a warning and left out."""
+    whole, (z,) = readable(images, embed(clip, images))
+    if len(whole) < len(images):
+        print(f"{len(images) - len(whole)} of {len(images)} pictures are broken and left out; a warning names them.")
+    return whole, z
+
+
 # --- showing
 
 
-def _show(text: str, about: Mapping[str, Any] | None = None) -> None:
+def _show(text: str, **about: Any) -> None:
     if ipython.get_ipython() is None:
         return print(text)
-    data = {"text/markdown": text, "text/plain": text}
-    ipython.display.display(data, metadata={"clipnull": dict(about)} if about else {}, raw=True)
+    data, metadata = {"text/markdown": text, "text/plain": text}, {"clipnull": about} if about else {}
+    ipython.display.display(data, metadata=metadata, raw=True)
 
 
 def note(text: str) -> None:
@@ -196,10 +192,10 @@ def table(rows: Any, caption: str, form: str = "{:.2f}") -> None:
     frame = pd.DataFrame(rows)
     if not isinstance(frame.index, pd.RangeIndex):
         frame = frame.rename_axis(str(frame.index.name or "")).reset_index()
-    texts = [[form.format(v) if isinstance(v, float) else str(v) for v in row] for row in frame.itertuples(index=False)]
-    texts = [["–" if text == "nan" else text.replace("|", "\\|") for text in row] for row in texts]
-    numbers = [all(text[:1] in "+-–0123456789" for text in column) for column in zip(*texts, strict=True)]
-    _show(f"**{caption}**\n\n{markdown(texts, [*map(str, frame.columns)], numbers)}")
+    texts = frame.map(lambda v: "–" if v != v else form.format(v) if isinstance(v, float) else str(v))
+    texts = texts.apply(lambda column: column.str.replace("|", "\\|"))
+    numbers = [texts[column].str.match(r"[-+–\d]").all() for column in texts]
+    _show(f"**{caption}**\n\n{markdown(texts.to_numpy(), [*texts], numbers)}")
 
 
 def claim(text: str, when: object = True, fold: str = "", **numbers: Any) -> None:
@@ -216,7 +212,7 @@ def claim(text: str, when: object = True, fold: str = "", **numbers: Any) -> Non
     listed = [f"{n.replace('_', ' ')} {f'{v:.4g}' if isinstance(v, float) else v}" for n, v in values.items()]
     sentence = text.format(**values) if holds else GREY.format(f"In this run: {', '.join(listed)}.")
     folded = f"<details><summary>{fold}</summary>\n\n{sentence}\n\n</details>"
-    _show(folded if fold else sentence, {"claim": text, "holds": holds, "numbers": values})
+    _show(folded if fold else sentence, claim=text, holds=holds, numbers=values)
 
 
 def answer(text: str, when: object = True, **numbers: Any) -> None:
@@ -242,7 +238,6 @@ def figure(fig: plt.Figure, alt: str) -> None:
 
 def content(results: str, kind: str = "") -> dict[str, Any]:
     """What the file data/results/KIND-RESULTS.json holds."""
-    expect(str, results=results)
     file = data_folder("results") / f"{kind}-{results}.json".removeprefix("-")
     if not file.is_file():
         raise ValueError(f"results: {str(file)!r} is not there; expected the name of a file there, without its ending")
@@ -256,8 +251,7 @@ def measured(name: str = REAL, part: str = "summary", **match: object) -> pd.Dat
     [0.996]
     """
     rows = content(name)[part]
-    rows = rows if isinstance(rows, list) else [rows]
-    rows = [row for row in rows if all(row.get(key) == value for key, value in match.items())]
+    rows = [row for row in (rows if isinstance(rows, list) else [rows]) if match.items() <= row.items()]
     return pd.DataFrame([{k: v[0] if isinstance(v, list) and v else v for k, v in row.items()} for row in rows])
 
 
@@ -266,7 +260,18 @@ def real_clip(rows: Any, note: str, form: str = "{:.2f}") -> None:
     table(rows, f"On OpenAI's ViT-B/32 · {note}", form)
 
 
-# --- the student's own edit
+# --- edits beside each other
+
+
+def rates_of(before: Tensor, after: Tensor, masks: Sequence[Tensor]) -> pd.DataFrame:
+    """`evaluate.rates` of each edit, one a row: before (C, K), after (m R, C, K), m edits in a row for each of R masks.
+
+    >>> before, after = torch.ones(2, 1), torch.tensor([[[0.0], [1.0]], [[0.5], [0.9]]])
+    >>> rates_of(before, after, [torch.tensor([[True], [False]])]).forgetting_rate.tolist()
+    [1.0, 0.5]
+    """
+    each = len(after) // len(masks)
+    return pd.DataFrame([rates(before, matrix, masks[i // each]) for i, matrix in enumerate(after)])
 
 
 def story(lesson: Lesson, **changes: Change) -> None:

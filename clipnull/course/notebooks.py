@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import copy
 import functools
 import hashlib
 import html
@@ -27,24 +26,21 @@ NUMBERED = "[0-9][0-9]_*.ipynb"
 PATHS = ("data", "index", "model", "pretrained", "folder")
 """Parameters that may be paths."""
 THEME = Path(__file__).parent / "theme"
+METADATA = {
+    "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
+    "language_info": {
+        "name": "python", "file_extension": ".py", "mimetype": "text/x-python", "pygments_lexer": "ipython3"
+    },
+}  # fmt: skip
 
 
 # --- files
 
 
 def import_jupyter(module: str) -> ModuleType:
-    """A `module` of the extra `course` that reads notebooks.
-
-    Without rfc3987_syntax, which jsonschema imports where it is: seconds of work for a check that no notebook needs.
-    """
-    parser = "rfc3987_syntax"
-    if "jsonschema" in sys.modules or parser in sys.modules:
-        return import_extra(module, "course")
-    sys.modules[parser] = None  # type: ignore[assignment]
-    try:
-        return import_extra(module, "course")
-    finally:
-        del sys.modules[parser]
+    """A `module` of the extra `course` that reads notebooks."""
+    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]  # else jsonschema builds its parser: 1 s
+    return import_extra(module, "course")
 
 
 def read(path: str | os.PathLike) -> Any:
@@ -58,10 +54,7 @@ def text_of(nb: Any) -> str:
 
 
 def default_notebooks() -> list[Path]:
-    """The notebooks of the folder notebooks/ below the current one, else the numbered ones of the current folder.
-
-    Raises ValueError if there are none.
-    """
+    """The numbered notebooks of the folder notebooks/ below the current one, else of the current one."""
     for folder in (Path("notebooks"), Path()):
         if paths := sorted(folder.glob(NUMBERED)):
             return paths
@@ -115,9 +108,7 @@ def _absolute(name: str, value: str) -> str:
 
 
 def preset_for(path: Path, profile: str) -> dict[str, str]:
-    """What `profile` sets in the notebook at `path`: those of its parameters that the notebook has; nothing in those
-    that the profile goes without.
-    """
+    """The parameters of `profile` that the notebook at `path` has; none where the profile goes without it."""
     values = preset(profile)
     known = parameters_of(path) if values and not path.name.startswith(PROFILES[profile].without) else {}
     return {name: value for name, value in values.items() if name in known}
@@ -127,19 +118,10 @@ def preset_for(path: Path, profile: str) -> dict[str, str]:
 
 
 def normalise(nb: Any) -> Any:
-    """A copy of `nb` without what differs from run to run or machine to machine: times, versions, widget state."""
-    nb = copy.deepcopy(nb)
-    for key in ("papermill", "widgets"):
-        nb.metadata.pop(key, None)
-    nb.metadata["kernelspec"] = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
-    nb.metadata["language_info"] = {
-        "name": "python", "file_extension": ".py", "mimetype": "text/x-python", "pygments_lexer": "ipython3"
-    }  # fmt: skip
+    """`nb` itself, without what differs from run to run or machine to machine: times, versions, widget state."""
+    nb.metadata = METADATA
     for cell in nb.cells:
-        for key in ("papermill", "execution"):
-            cell.metadata.pop(key, None)
-        if not cell.metadata.get("tags", True):
-            del cell.metadata["tags"]
+        cell.metadata = {key: cell.metadata[key] for key in ("jupyter", "tags") if cell.metadata.get(key)}
     return nb
 
 
@@ -213,8 +195,8 @@ def exporter(kind: str, template: str, **settings: Any) -> Any:
 
     def to_markup(context: Any, source: str) -> str:
         attachments, folder = context.get("cell", {}).get("attachments", {}), context["resources"]["metadata"]["path"]
-        links = {"exclude_anchor_links": export.exclude_anchor_links}
-        renderer = Renderer(escape=False, attachments=attachments, embed_images=True, path=folder, **links)
+        options = {"embed_images": True, "path": folder, "exclude_anchor_links": export.exclude_anchor_links}
+        renderer = Renderer(escape=False, attachments=attachments, **options)
         return mistune.MarkdownWithMath(renderer=renderer).render(source)
 
     base = getattr(import_jupyter("nbconvert"), f"{kind}Exporter")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,36 +21,8 @@ else:
     plt, sns = (import_extra(name, "course") for name in ("matplotlib.pyplot", "seaborn"))
     Bbox = import_extra("matplotlib.transforms", "course").Bbox
 
-MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*")
-
 MIN_FOR_PERCENT = 20
 """A share of fewer pictures is written as a count, such as 3/8."""
-
-NAME_PLACES = [
-    *(
-        ("left", "center", (8, 0)),
-        ("right", "center", (-8, 0)),
-        ("center", "bottom", (0, 7)),
-        ("center", "top", (0, -7)),
-    ),
-    *(("left", "bottom", (6, 5)), ("left", "top", (6, -5)), ("right", "bottom", (-6, 5)), ("right", "top", (-6, -5))),
-]
-"""Where a name may stand beside its point, the best first: alignment, and a distance in points."""
-
-
-def style() -> None:
-    """Set the look of all figures: colour-blind safe, fixed resolution, text that survives half width."""
-    look = {"figure.dpi": 100, "savefig.dpi": 100, "axes.titlesize": "medium", "figure.constrained_layout.use": True}
-    sides = {"axes.spines.top": False, "axes.spines.right": False}
-    sns.set_theme(style="white", palette="colorblind", rc=look | sides)
-
-
-def literal(name: object) -> str:
-    """A name for a title, a label or a legend, in which a dollar sign begins no formula."""
-    return str(name).replace("$", r"\$")
-
-
-# --- heat maps
 
 
 def matrix(
@@ -69,31 +42,21 @@ def matrix(
     """
     ax = ax or plt.subplots(figsize=(1.2 + 0.75 * len(columns), 0.9 + 0.34 * len(rows)))[1]
     colours = np.asarray(values, dtype=float)
-    labels = _labels(colours if written is None else np.asarray(written, dtype=float), counts)
+    numbers = colours if written is None else np.asarray(written)
+    labels = np.vectorize("{:.0f}".format, otypes=[object])(numbers)
+    if counts is not None:
+        few, sizes = np.asarray(counts) < MIN_FOR_PERCENT, np.asarray(counts)
+        labels[few] = [f"{x * n / 100:.0f}/{n}" for x, n in zip(numbers[few], sizes[few], strict=True)]
     sns.heatmap(
         colours, vmin=0, vmax=100, mask=np.isnan(colours), cmap="viridis", ax=ax, cbar=False,
         annot=labels, fmt="", annot_kws={"size": 9}, linewidths=0.5, linecolor="white",
     )  # fmt: skip
-    ax.set_facecolor("0.93")
-    ax.set_xticks(np.arange(len(columns)) + 0.5, [literal(name) for name in columns], rotation=35, ha="right")
-    ax.set_yticks(np.arange(len(rows)) + 0.5, [literal(name) for name in rows], rotation=0)
-    ax.set_title(literal(title))
+    ax.set(facecolor="0.93", title=title)
+    ax.set_xticks(np.arange(len(columns)) + 0.5, columns, rotation=35, ha="right")
+    ax.set_yticks(np.arange(len(rows)) + 0.5, rows, rotation=0)
     for r, c in [] if outline is None else outline.nonzero().tolist():
         ax.add_patch(plt.Rectangle((c + 0.04, r + 0.04), 0.92, 0.92, fill=False, edgecolor="#D55E00", lw=2.5))
     return ax
-
-
-def _labels(numbers: np.ndarray, counts: Tensor | None) -> np.ndarray:
-    """The text of each number (R, K): rounded, or a count where there are few pictures."""
-    labels = np.vectorize(lambda number: format(number, ".0f"), otypes=[object])(numbers)
-    if counts is not None:
-        few = (np.asarray(counts) < MIN_FOR_PERCENT) & ~np.isnan(numbers)
-        for r, c in zip(*few.nonzero(), strict=True):
-            labels[r, c] = f"{numbers[r, c] * int(counts[r, c]) / 100:.0f}/{int(counts[r, c])}"
-    return labels
-
-
-# --- points and bars
 
 
 def trade_off(
@@ -106,32 +69,32 @@ def trade_off(
     fig, ax = plt.subplots(figsize=(9, 5.6))
     for i, kind in enumerate(dict.fromkeys(kinds[name] for name in points)):
         x, y = np.array([points[name] for name in points if kinds[name] == kind], dtype=float).transpose(1, 2, 0)
-        look = {"fmt": MARKERS[i], "color": f"C{i}", "ms": 9, "elinewidth": 1, "ecolor": "0.8", "label": kind}
+        look = {"fmt": "osD^vPX*"[i], "color": f"C{i}", "ms": 9, "elinewidth": 1, "ecolor": "0.8", "label": kind}
         ax.errorbar(x[0], y[0], xerr=abs(x[1:] - x[0]), yerr=abs(y[1:] - y[0]), **look)
     ax.set(xlabel=labels[0], ylabel=labels[1], title=title)
     ax.legend(loc="upper left")
     fig.canvas.draw()
     places = [ax.transData.transform((x[0], y[0])) for x, y in points.values()]
     taken = [Bbox([place - 6, place + 6]) for place in places]
+    across, up = {"left": 7, "right": -7, "center": 0}, {"center": 0, "bottom": 6, "top": -6}
+    sides = [side for side in product(across, up) if side != ("center", "center")]
     for name, (x, y) in points.items():
-        text = ax.annotate(literal(name), (x[0], y[0]), (0, 0), textcoords="offset points", fontsize=11)
-        spots = {}
-        for ha, va, spot in NAME_PLACES:
-            text.set(ha=ha, va=va, position=spot)
+        text = ax.annotate(name, (x[0], y[0]), (0, 0), textcoords="offset points", fontsize=11)
+
+        def covered(ha: str, va: str, text: plt.Annotation = text) -> int:
+            text.set(ha=ha, va=va, position=(across[ha], up[va]))
             box = text.get_window_extent()
-            spots[ha, va, spot] = sum(box.overlaps(other) for other in taken) + (
-                not ax.bbox.padded(8).containsx(box.x1)
-            )
-        ha, va, spot = min(spots, key=spots.__getitem__)
-        text.set(ha=ha, va=va, position=spot)
+            return sum(map(box.overlaps, taken)) + (not ax.bbox.padded(8).containsx(box.x1))
+
+        covered(*min(sides, key=lambda side: covered(*side)))
         taken.append(text.get_window_extent())
     return fig
 
 
-def audit(report: Audit, most: float = 10.0) -> plt.Figure:
+def audit(report: Audit) -> plt.Figure:
     """Draw the judged findings of `cn.audit`: how many times its limit each one is, and the three models' answers.
 
-    Bars end at `most` times the limit, left of the line is what is tolerated, and findings at 0 are only counted.
+    Bars end at ten times the limit, left of the line is what is tolerated, and findings at 0 are only counted.
     """
     from ..audits.findings import format_number  # loads all audits
 
@@ -139,18 +102,19 @@ def audit(report: Audit, most: float = 10.0) -> plt.Figure:
     if not judged:
         raise ValueError("report: nothing in it is judged; expected one with a retrained model, or with pictures kept")
     drawn = [finding for finding in judged if finding.times > 0]
-    times = [min(most, max(0.02, finding.times)) for finding in drawn]
-    answers = [tuple(map(format_number, (f.unedited, f.edited, f.retrained))) for f in drawn]
+    times = np.clip([finding.times for finding in drawn], 0.02, 10)
     fig, ax = plt.subplots(figsize=(10.5, 1.2 + 0.3 * len(drawn)))
     ax.barh(range(len(drawn)), times, 0.7, color=["C0" if finding.within else "C1" for finding in drawn])
     ax.axvline(1, color="0.3", lw=1.2)
     font = {"va": "center", "fontfamily": "monospace", "fontsize": 10, "transform": ax.get_yaxis_transform()}
+    answers = [tuple(map(format_number, (f.unedited, f.edited, f.retrained))) for f in drawn]
     for row, texts in enumerate([("before", "after", "retr."), *answers], -1):
         ax.text(1.02, row, "  ".join(f"{text:>6}" for text in texts), **font)
     ax.set_yticks(range(len(drawn)), [f"{finding.check}: {finding.asked}" for finding in drawn], fontsize=10)
     zeros = f"{len(judged) - len(drawn)} more findings are at 0"
-    label = f"times the limit (1: the most that is tolerated)\n{zeros}"
-    ax.set(xlim=(0, min(most, 1.05 * max([*times, 2]))), xlabel=label)
+    ax.set(
+        xlim=(0, min(10, 1.05 * max([*times, 2]))), xlabel=f"times the limit (1: the most that is tolerated)\n{zeros}"
+    )
     ax.invert_yaxis()
     sns.despine(fig)
     return fig

@@ -1,40 +1,48 @@
-"""A quick linear probe, for lessons that need hundreds; `audits.probes.linear_probe` is the slow one by the book."""
+"""What lesson 09 fits to labels: which pictures it may use, and a quick linear probe.
+
+`audits.probes.linear_probe` is the slow one by the book; the lesson needs a hundred.
+"""
+
+from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from ..datasets.loading import load_images
+from ..errors import import_extra
 from ..images import Images, families
+from .lesson import Lesson, embed_whole
 
-FOLDS = 5
-RIDGE = 0.1
-"""Of the least squares, as a share of the mean variance."""
-
-
-def family_folds(images: Images, seed: int) -> Tensor:
-    """The number of one of FOLDS parts, (n,), the same for all relatives of a family."""
-    names = families(images)
-    place = {name: i for i, name in enumerate(dict.fromkeys(names))}
-    drawn = torch.randperm(len(place), generator=torch.Generator().manual_seed(seed)) % FOLDS
-    return drawn[[place[name] for name in names]]
+if TYPE_CHECKING:
+    from sklearn import linear_model, model_selection
+else:
+    linear_model, model_selection = (
+        import_extra(f"sklearn.{x}", "course") for x in ("linear_model", "model_selection")
+    )
 
 
-def probe(z: Tensor, positive: Tensor, fold: Tensor) -> Tensor:
-    """What least-squares readouts say of each picture, fitted without its `fold`: z (n, d), positive (n,) bool -> bool.
+def labelled_pictures(lesson: Lesson, data: str) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
+    """What may be fitted to, (embeddings (m, d), classes, domains), and which of the n pictures of a lesson measure.
 
-    Positives and the rest weigh the same.
+    Those of miniworld's train split, and all; of other `data`, a random half of each cell, and the rest.
     """
-    z, says = z.float(), torch.zeros(len(z), dtype=torch.bool)
-    for k in fold.unique():
-        fitted = fold != k
-        w = torch.where(positive, 0.5 / (positive & fitted).sum(), 0.5 / (~positive & fitted).sum()) * fitted
-        x = z - w @ z
-        gram = x.T @ (w[:, None] * x)
-        ridge = RIDGE * gram.diagonal().mean() * torch.eye(len(gram))
-        readout = torch.linalg.solve(gram + ridge, x.T @ (w * (2.0 * positive - 1)))
-        says[~fitted] = (x[~fitted] @ readout) > 0
-    return says
+    if data:
+        first = lesson.images.halves(lesson.seed)
+        images, z = lesson.images.where(first), lesson.z[first]
+    else:
+        first = torch.zeros(len(lesson.z), dtype=torch.bool)
+        images, z = embed_whole(lesson.clip, load_images(split="train"))
+    return (F.normalize(z.double(), dim=-1), images.classes, images.domains), ~first
 
 
-def balanced(says: Tensor, positive: Tensor) -> float:
-    """The mean of the two shares that are judged right: chance is 0.5. says, positive: (n,) bool."""
-    return float(says[positive].double().mean() + (~says[~positive]).double().mean()) / 2
+def probe(z: Tensor, positive: Tensor, images: Images) -> Tensor:
+    """What a linear readout says of each picture, fitted to four fifths of the families without its own: (n,) bool.
+
+    z: (n, d). positive: (n,) bool; positives and the rest weigh the same.
+    """
+    x = z.float().numpy()
+    readout = linear_model.RidgeClassifier(0.1 * len(x) * x.var(0).mean(), class_weight="balanced")
+    folds = model_selection.GroupKFold(5)
+    says = model_selection.cross_val_predict(readout, x, positive.numpy(), groups=families(images), cv=folds)
+    return torch.from_numpy(says)

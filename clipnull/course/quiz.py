@@ -15,13 +15,13 @@ KEY = """# Key to the quiz
 For whoever marks [the quiz](QUIZ.md). The reason is what an answer in words holds."""
 
 
-def write(out: Path) -> list[Path]:
+def quiz(out: Path) -> list[Path]:
     """Write two pages into the folder `out`: the questions alone, and the key with a reason for each answer."""
-    quiz, questions, key = tomllib.loads(FILE.read_text(encoding="utf-8")), [QUESTIONS], [KEY]
+    parts, questions, key = tomllib.loads(FILE.read_text(encoding="utf-8")), [QUESTIONS], [KEY]
     for part, title in (("entry", "Before the course"), ("exit", "After the course")):
         questions.append(f"## {title}")
         rows = []
-        for number, entry in enumerate(quiz[part], 1):
+        for number, entry in enumerate(parts[part], 1):
             options = dict(zip(LETTERS, entry["options"], strict=False))
             listed = "\n".join(f"- ({letter}) {text}" for letter, text in options.items())
             questions.append(f"**{number}.** {entry['question']}\n\n{listed}")
@@ -29,4 +29,4 @@ def write(out: Path) -> list[Path]:
         key.append(f"## {title}\n\n{markdown(rows, ('', 'answer', 'because', 'taught in'))}")
     out.mkdir(parents=True, exist_ok=True)
     pages = {"QUIZ.md": questions, "QUIZ_KEY.md": key}
-    return [write_text(out / name, "\n\n".join(parts) + "\n") for name, parts in pages.items()]
+    return [write_text(out / name, "\n\n".join(texts) + "\n") for name, texts in pages.items()]

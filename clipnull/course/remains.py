@@ -20,7 +20,7 @@ from ..audits.probes import features_before_projection, linear_probe, projection
 from ..audits.words import OTHER_FORMS
 from ..edit import Edit
 from ..embedding import embed
-from ..errors import expect, import_extra
+from ..errors import import_extra
 from ..images import Images, families
 from ..models import Clip
 from ..vocabulary import format_prompt
@@ -31,9 +31,11 @@ from .lesson import Lesson, measured, note, table
 if TYPE_CHECKING:
     import matplotlib.pyplot as plt
     import pandas as pd
-    from sklearn import metrics
+    import seaborn as sns
+    from sklearn.metrics import roc_auc_score
 else:
-    metrics, pd, plt = (import_extra(name, "course") for name in ("sklearn.metrics", "pandas", "matplotlib.pyplot"))
+    pd, plt, sns = (import_extra(name, "course") for name in ("pandas", "matplotlib.pyplot", "seaborn"))
+    roc_auc_score = import_extra("sklearn.metrics", "course").roc_auc_score
 
 WORD = "a picture of {a}"
 FORMS = (*OTHER_FORMS, "what a nice {n}")
@@ -72,11 +74,10 @@ def opened(clip: Clip, images: Images) -> Model:
 
 def models(lesson: Lesson, edits: Mapping[str, Edit]) -> dict[str, Model]:
     """The lesson's model, unedited and after each edit; last one retrained without the class, where there is one."""
-    found = {name: Model(lesson.clip, lesson.change(edit)) for name, edit in {"unedited": None, **edits}.items()}
-    other = retrained_for(lesson.clip, lesson.request, lesson.images)
-    if other:
-        found["retrained"] = Model(other, F.normalize(embed(other, lesson.images).double(), dim=-1))
-    return found
+    known = {name: Model(lesson.clip, lesson.change(edit)) for name, edit in {"unedited": None, **edits}.items()}
+    if other := retrained_for(lesson.clip, lesson.request, lesson.images):
+        known["retrained"] = Model(other, F.normalize(embed(other, lesson.images).double(), dim=-1))
+    return known
 
 
 # --- what an attacker finds
@@ -84,8 +85,7 @@ def models(lesson: Lesson, edits: Mapping[str, Edit]) -> dict[str, Model]:
 
 def texts(clip: Clip, classes: Sequence[str], template: str = WORD, c: int = -1, word: str = "") -> Tensor | None:
     """A text classifier in other words, (C, d): class c called `word`; None where a file lacks one of the prompts."""
-    names = [word if word and i == c else name for i, name in enumerate(classes)]
-    prompts = [format_prompt(template, name) for name in names]
+    prompts = [format_prompt(template, word if word and i == c else name) for i, name in enumerate(classes)]
     return clip.embed_texts(prompts).double() if all(map(clip.knows, prompts)) else None
 
 
@@ -94,7 +94,7 @@ def asked(lesson: Lesson, model: Model, template: str = WORD, word: str = "") ->
     classifier = texts(model.clip, lesson.classes, template, lesson.c, word)
     if classifier is None:
         return np.nan
-    return float(((model.z @ classifier.T).argmax(1) == lesson.images.classes)[lesson.images.classes == lesson.c].sum())
+    return float(((model.z @ classifier.T).argmax(1) == lesson.c)[lesson.images.classes == lesson.c].sum())
 
 
 def relatives(images: Images) -> Tensor:
@@ -113,11 +113,6 @@ def probed(features: Tensor, labels: Tensor, kin: Tensor, seed: int = 0) -> Tens
     return linear_probe(features.float(), labels, seed, groups=kin.int().argmax(1).tolist()).predicted
 
 
-def area(scores: Tensor, shown: Tensor) -> float:
-    """AUC: the probability that a picture of `shown` (n,) bool scores above another."""
-    return float(metrics.roc_auc_score(shown, scores))
-
-
 def from_few(z: Tensor, shown: Tensor, kin: Tensor, k: int, seed: int = 0) -> float:
     """AUC with which k labelled pictures, and k others, find the rest of `shown` (n,): the mean over DRAWS draws.
 
@@ -125,57 +120,43 @@ def from_few(z: Tensor, shown: Tensor, kin: Tensor, k: int, seed: int = 0) -> fl
     """
     random, areas = np.random.default_rng(seed), []
     for _ in range(DRAWS):
-        own, others = (random.choice(mask.nonzero()[:, 0].numpy(), k, replace=False) for mask in (shown, ~shown))
-        rest = ~kin[[*own, *others]].any(0)
-        w = F.normalize(z[own].mean(0), dim=0) - F.normalize(z[others].mean(0), dim=0)
-        areas.append(area(z[rest] @ w, shown[rest]))
+        drawn, others = (random.choice(mask.nonzero()[:, 0].numpy(), k, replace=False) for mask in (shown, ~shown))
+        rest = ~kin[[*drawn, *others]].any(0)
+        w = F.normalize(z[drawn].mean(0), dim=0) - F.normalize(z[others].mean(0), dim=0)
+        areas.append(roc_auc_score(shown[rest], z[rest] @ w))
     return float(np.mean(areas))
 
 
 def measure(model: Model, labels: Tensor, classifier: Tensor, c: int, kin: Tensor, seed: int = 0) -> dict[str, float]:
     """FIGURES of one label c, in percent of its pictures or as AUC, and how many pictures it has."""
     z, shown = model.z, labels == c
-
-    def percent(found: Tensor) -> float:
-        return 100 * float((found == labels)[shown].double().mean())
-
-    figures = {"pictures": int(shown.sum()), "named": percent((z @ classifier.T).argmax(1))}
-    figures |= {"nearest": percent(labels[nearest(z, kin)]), "probe": percent(probed(z, labels, kin, seed))}
+    answers = {"named": (z @ classifier.T).argmax(1), "nearest": labels[nearest(z, kin)]}
+    answers["probe"] = probed(z, labels, kin, seed)
     if model.f is not None:
-        figures |= {"features": percent(probed(model.f, labels, kin, seed))}
-    figures |= {"auc": area(z @ classifier[c], shown)}
-    return figures | {"few": from_few(z, shown, kin, 4, seed)}
+        answers["features"] = probed(model.f, labels, kin, seed)
+    figures = {"pictures": int(shown.sum())}
+    figures |= {name: 100 * float((answer == c)[shown].double().mean()) for name, answer in answers.items()}
+    return figures | {"auc": float(roc_auc_score(shown, z @ classifier[c])), "few": from_few(z, shown, kin, 4, seed)}
 
 
-def attackers(lesson: Lesson, found: Mapping[str, Model], words: Sequence[str], kin: Tensor) -> pd.DataFrame:
+def attackers(lesson: Lesson, known: Mapping[str, Model], words: Sequence[str], kin: Tensor) -> pd.DataFrame:
     """How many pictures of the class each attacker (row) finds in each model (column); NaN where it cannot be tried."""
     labels, shown = lesson.images.classes, lesson.images.classes == lesson.c
-    wordings = {"the word": [(WORD, "")], "other forms, the best": [(form, "") for form in FORMS]}
-    wordings |= {"other words, the best": [(WORD, word) for word in words]}
-
-    def count(answers: Tensor) -> float:
-        return float((answers == labels)[shown].sum())
-
     columns: dict[str, dict[str, float]] = {}
-    for name, model in found.items():
-        column = {
-            row: max([asked(lesson, model, *w) for w in of_row], default=np.nan) for row, of_row in wordings.items()
+    for name, model in known.items():
+        columns[name] = {
+            "the word": asked(lesson, model),
+            "other forms, the best": max(asked(lesson, model, form) for form in FORMS),
+            "other words, the best": max([asked(lesson, model, WORD, word) for word in words], default=np.nan),
+            "the nearest picture shows one": int(shown[nearest(model.z, kin)][shown].sum()),
+            "labels, and z": int((probed(model.z, labels, kin, lesson.seed) == lesson.c)[shown].sum()),
         }
-        column["a picture of one, its nearest"] = count(labels[nearest(model.z, kin)])
-        column["labels, and z"] = count(probed(model.z, labels, kin, lesson.seed))
-        columns[name] = column | {"the public weights": columns.get("unedited", column)["the word"]}
-    frame = pd.DataFrame(columns)
-    if "retrained" in frame:
-        frame.loc["the public weights", "retrained"] = np.nan
-    return frame.dropna(how="all")
+        unedited = columns["unedited"]["the word"]
+        columns[name]["the public weights"] = np.nan if name == "retrained" else unedited
+    return pd.DataFrame(columns).dropna(how="all")
 
 
-# --- models that were never taught a class, and OpenAI's
-
-
-def retrained_rows() -> pd.DataFrame:
-    """FIGURES of every retrained model and of the unedited one, for what the former never met, on both data sets."""
-    return measured("remains/retrained", "rows")
+# --- models that were never taught a class
 
 
 def ignorance(figure: str, story: Mapping[str, float], here: str, title: str) -> plt.Figure:
@@ -183,34 +164,24 @@ def ignorance(figure: str, story: Mapping[str, float], here: str, title: str) ->
 
     figure: of FIGURES. here: what the story's row is called.
     """
+    rows = measured("remains/retrained", "rows").rename(columns={figure: "value"})
+    never = rows.loc[rows["model"] == "retrained", "value"]
+    rows["what"] += ", " + rows["data"]
+    told = pd.DataFrame({"value": story, "what": here}).rename_axis("model").reset_index()
+    edits = [name for name in story if name not in ("unedited", "retrained")]
+    looks = {"unedited": ("o", OTHER), **{name: (m, SIBLING) for name, m in zip(edits, "v^sP", strict=False)}}
+    looks["retrained"] = "D", FORGOTTEN
+    markers, palette = ({name: look[i] for name, look in looks.items()} for i in (0, 1))
     fig, ax = plt.subplots(figsize=(8.6, 4.1))
-    looks: dict[str, dict[str, Any]] = {"unedited": {"marker": "o", "color": OTHER}}
-    looks["retrained"] = {"marker": "D", "color": FORGOTTEN}
-    edits = [name for name in story if name not in looks]
-    looks |= {name: {"marker": m, "color": SIBLING} for name, m in zip(edits, "v^s*P", strict=False)}
-    for name, value in story.items():
-        ax.plot(value, 0, ms=10, ls="", alpha=0.8, label=name, **looks[name])
-    rows = retrained_rows()
-    for i, ((data, what), pair) in enumerate(rows.groupby(["data", "what"], sort=False), 1):
-        values = dict(zip(pair["model"], pair[figure], strict=True))
-        ax.plot([*values.values()], [i, i], color="0.8", zorder=0)
-        for name, value in values.items():
-            ax.plot(value, i, ms=10, ls="", alpha=0.8, **looks[name])
-        ax.text(-0.01, i, f"{what}, {data}", ha="right", va="center", transform=ax.get_yaxis_transform())
-    never = rows.loc[rows["model"] == "retrained", figure]
+    sns.scatterplot(
+        pd.concat([told, rows]), x="value", y="what", hue="model", style="model", markers=markers, palette=palette,
+        s=100, alpha=0.8, ax=ax,
+    )  # fmt: skip
     ax.axvspan(never.min(), never.max(), color=FORGOTTEN, alpha=0.12, lw=0, label="never taught")
     ax.axhline(0.5, color=INK, lw=0.8)
-    ax.text(-0.01, 0, here, ha="right", va="center", weight="bold", transform=ax.get_yaxis_transform())
-    ax.set(yticks=[], xlabel=FIGURES[figure], title=title, xlim=(-0.03, 1.03) if never.max() <= 1 else (-3, 103))
-    ax.set_ylim(len(rows) / 2 + 0.5, -0.6)
+    ax.set(xlabel=FIGURES[figure], ylabel="", title=title, xlim=(-0.03, 1.03) if never.max() <= 1 else (-3, 103))
     ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=11)
     return fig
-
-
-def words_of(other_words: str) -> list[str]:
-    """The words of a parameter, with commas or blanks between them."""
-    expect(str, other_words=other_words)
-    return other_words.replace(",", " ").split()
 
 
 # --- the student's own function
@@ -223,15 +194,13 @@ def try_function(
 
     identity: of the exercise. read: what to show of a result. A mistake never raises.
     """
-
-    def results(f: Callable) -> dict[str, Any]:
-        return {name: read(f(*arguments)) for name, arguments in cases.items()}
-
-    rows = {"reference": results(EXERCISES[identity].reference)}
+    rows = {}
     try:
-        rows = {"yours": results(function)} | rows
+        rows["yours"] = {name: read(function(*arguments)) for name, arguments in cases.items()}
     except NotImplementedError:
         note("Your own row appears above the reference once you have written the function.")
     except Exception as error:  # of whatever the student wrote
         note(f"Your function raised {type(error).__name__}: {str(error).partition(chr(10))[0]}")
+    reference = EXERCISES[identity].reference
+    rows["reference"] = {name: read(reference(*arguments)) for name, arguments in cases.items()}
     table(pd.DataFrame(rows).T, caption)

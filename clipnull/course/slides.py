@@ -35,14 +35,13 @@ ANSWER = re.compile(r"(?s)<details><summary>(?!Hint)([^<]*)</summary>\s*(.*?)\s*
 
 def slides(notebooks: Sequence[Path], out: Path) -> list[Path]:
     """Write the slides of each notebook, from its stored outputs, into the folder `out`: `<name>.slides.html`."""
-    resources = {name.replace(".", "_"): _inline(REVEAL / name) for name in ("reveal.js", "reveal.css", "notes.js")}
-    css, js = ((THEME / f"slides.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
-    resources |= {"course_css": style() + css, "course_js": js}
+    files = [*REVEAL.glob("*.*s"), *THEME.glob("slides.*s")]  # styles and scripts
+    resources = {path.name.replace(".", "_"): _inline(path) for path in files}
     options = {"exclude_input": True, "exclude_output_prompt": True, "exclude_anchor_links": True}
     export = exporter("Slides", "slides.html.j2", **options)
     out.mkdir(parents=True, exist_ok=True)
     return [
-        write_page(out / f"{path.stem}.slides.html", export, deck(read(path)), path.parent, **resources)
+        write_page(out / f"{path.stem}.slides.html", export, deck(read(path)), path.parent, style=style(), **resources)
         for path in notebooks
     ]
 
@@ -76,8 +75,8 @@ def deck(nb: Any) -> Any:
             for output in cell.outputs:
                 data = output.get("data", {})
                 text = data.get("text/markdown", output.get("text", "")).strip()
-                if answer := ANSWER.match(text):
-                    add("slide", _answer(title, answer))
+                if ANSWER.match(text):
+                    add("slide", _small(title, text))
                 elif "image/png" in data or 0 < len(text.splitlines()) <= MAX_LINES and not text.startswith(NO_RESULTS):
                     follows = cells[-1].cell_type == "code" and text and "|---" not in text
                     if not follows and not has_room:
@@ -106,9 +105,7 @@ def _texts(part: str, title: str) -> Iterator[tuple[str, str]]:
         question, *rest = re.split(r"\n\s*\n", part, maxsplit=1)
         yield "slide", _small(title, f'<div class="asked">\n\n{question}\n\n</div>')
         yield from (("notes", text) for text in rest)
-    elif answer := ANSWER.match(part):
-        yield "slide", _answer(title, answer)
-    elif part.startswith("**Exercise"):
+    elif part.startswith("**Exercise") or ANSWER.match(part):
         yield "slide", _small(title, part)
     else:
         if part.startswith("#"):
@@ -117,12 +114,8 @@ def _texts(part: str, title: str) -> Iterator[tuple[str, str]]:
 
 
 def _small(title: str, text: str = "") -> str:
-    """A slide on which the title of the section is small."""
-    return f'<p class="kicker">{title}</p>\n\n{text}'
-
-
-def _answer(title: str, answer: re.Match) -> str:
-    return _small(title, f"**{answer[1]}.** {answer[2]}")
+    """A slide on which the title of the section is small, and an answer is unfolded."""
+    return f'<p class="kicker">{title}</p>\n\n' + ANSWER.sub(r"**\1.** \2", text)
 
 
 def _summary(part: str) -> str:

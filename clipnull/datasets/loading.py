@@ -8,7 +8,8 @@ from ..errors import brief, one_of
 from ..files import data_folder
 from ..images import Images
 from ..stored import is_stored, read_stored
-from .layouts import LAYOUTS, SPLITS, Dataset, load_dataset, recognise, scan
+from .layouts import BESIDE, LAYOUTS, SPLITS, SYSTEM, Dataset, grouped, pictures, read_folder, scan
+from .tables import read_table
 from .webdataset import tars_in, unpacked
 
 
@@ -39,8 +40,10 @@ def load_images(folder: str | os.PathLike | None = None, split: str | None = Non
             raise ValueError(f"folder: {str(folder)!r} holds embeddings of texts alone; expected pictures, too")
         return Images((), stored.classes, stored.domains, stored.vocabulary, stored.vectors["images"])
     dataset = find_dataset(folder, split, layout)
-    if message := dataset.format_left_out():
-        warnings.warn(message, stacklevel=2)
+    missed = {name: reason for name, reason in dataset.left_out.items() if reason not in (SYSTEM, BESIDE)}
+    if missed:
+        some = f"{len(missed)} files or folders are left out, beside {len(dataset.images)} pictures: {grouped(missed)}"
+        warnings.warn(some, stacklevel=2)
     return dataset.images
 
 
@@ -50,24 +53,29 @@ def find_dataset(
     """What `load_images` takes its pictures from, and what it leaves out; not for files of embeddings."""
     if place is None:
         root = data_folder("miniworld") / one_of("split", split or "test", ["test", "train"])
-        return load_dataset(root, "domains")
+        return read_folder(root, "domains", "all")
     path, split, layout = parse_place(place, split, layout)
-    tars = tars_in(path, split or "all") if layout in (None, "webdataset") else []
-    if not tars and layout == "webdataset":
-        raise ValueError(f"folder: {str(path)!r} holds no archives; expected a .tar file, or a folder of them")
-    if not tars:
-        return load_dataset(path, layout, split or "all")
-    if layout is None and path.is_dir() and (other := _layout_beside(path)):
+    tars = tars_in(path, split) if layout in (None, "webdataset") else []
+    if tars and layout is None and path.is_dir() and pictures(scan(path)[0]):
         raise ValueError(
-            f"folder: {str(path)!r} holds archives, and pictures laid out {other!r}; expected one of "
-            f"'webdataset:{path}' and '{other}:{path}'"
+            f"folder: {str(path)!r} holds archives and pictures; expected 'webdataset:{path}' for the archives, or "
+            f"the layout of the pictures, such as 'domains:{path}'"
         )
-    return unpacked(tars, path, split or "all")
+    if tars:
+        return unpacked(tars, path, split)
+    if path.is_file() and layout in (None, "table"):
+        return read_table(path, split)
+    if path.is_dir() and layout not in ("table", "webdataset"):
+        return read_folder(path, layout, split)
+    raise ValueError(
+        f"folder: {str(path)!r} is not a {layout or 'folder'}; expected a folder of pictures, such as "
+        "<domain>/<class>/<picture>, a .csv or .parquet file with their paths, or .tar archives"
+    )
 
 
 def parse_place(
     place: str | os.PathLike, split: str | None = None, layout: str | None = None
-) -> tuple[Path, str | None, str | None]:
+) -> tuple[Path, str, str | None]:
     """Path, split and layout of a text such as "classes:train:PATH"; what it does not say is as given."""
     rest = os.fspath(place)
     if not rest.strip() or rest.endswith(":"):
@@ -80,17 +88,8 @@ def parse_place(
         if given not in (None, word):
             raise ValueError(f"folder: {brief(os.fspath(place))} says both {word!r} and {given!r}; expected one")
         split, layout, rest = (split, word, path) if word in LAYOUTS else (word, layout, path)
-    if split is not None:
-        one_of("split", split, SPLITS)
-    return Path(rest), split, None if layout is None else one_of("layout", layout, LAYOUTS)
-
-
-def _layout_beside(folder: Path) -> str:
-    """The layout of the pictures that lie beside archives; "" if there are none."""
-    try:
-        return recognise(scan(folder))[1]
-    except ValueError:
-        return ""
+    one_of("layout", layout or LAYOUTS[0], LAYOUTS)
+    return Path(rest), one_of("split", split or "all", SPLITS), layout
 
 
 def name_of(data: str | Path | None) -> str:

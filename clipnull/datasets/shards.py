@@ -1,10 +1,9 @@
 """Embeddings of many pictures in files of at most SHARD rows, each made once: shards.
 
 A shard is found by content: its name is a hash of VERSION, of the model's fingerprint, of what its preprocessing makes
-of a picture, of the precision, and of all bytes of its pictures. Where these are and what they are called plays no
-role; an additional picture at the front moves all that follow into other shards. A shard appears whole or not at all,
-with a checksum, and one that was damaged later is made again. After a killed run, the same call repeats at most one
-shard a process, and gets the same bytes on the same kind of machine.
+of a picture, of the precision, and of all bytes of its pictures. It appears whole or not at all, with a checksum, and
+one that was damaged later is made again. After a killed run, the same call repeats at most one shard a process, and
+gets the same bytes on the same kind of machine.
 
 Shards are jobs of joblib. `joblib.parallel_config(backend="dask")` sends them to a cluster that sees the same files and
 `folder`; so does `(backend="ray", n_jobs=-1)` after `ray.util.joblib.register_ray()`. A job brings the model along;
@@ -29,9 +28,9 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from ..embedding import BATCH, embed_files, warn_of_broken
+from ..embedding import BATCH, embed_files, read_or_fault, warn_of_broken
 from ..files import cache_folder, written
-from ..images import Images, read_picture
+from ..images import Images
 from ..models import Clip
 
 VERSION = 3
@@ -45,9 +44,6 @@ def results_of(jobs: Iterable[Any]) -> Iterator[Any]:
     """The results of `jobs`, made by `joblib.delayed`, in their order, here or where `parallel_config` sends them.
 
     Each comes as soon as it is ready, or all at the end with a backend that cannot do so, such as ray's.
-
-    >>> list(results_of(delayed(abs)(i) for i in (-1, 2)))
-    [1, 2]
     """
     try:
         parallel: Any = Parallel(return_as="generator")
@@ -58,18 +54,13 @@ def results_of(jobs: Iterable[Any]) -> Iterator[Any]:
 
 @dataclass(frozen=True, eq=False)
 class Shards:
-    """Embeddings of n pictures, in .npz files of `rows` (m, d) float32.
-
-    paths: in the order of the pictures. width: d. whole: (n,) bool, which pictures are not broken; the rows of broken
-    ones are NaN.
-    """
+    """Embeddings of n pictures in .npz files, `paths`, in their order. whole: (n,) bool, False for broken ones."""
 
     paths: tuple[Path, ...]
-    width: int
     whole: Tensor
 
     def chunks(self) -> Iterator[Tensor]:
-        """The rows of each shard, (m, d), read when they are asked for."""
+        """The rows of each shard, (m, d) float32, NaN for broken pictures, read when they are asked for."""
         for path in self.paths:
             with np.load(path, allow_pickle=False) as archive:
                 yield torch.from_numpy(archive["rows"])
@@ -81,14 +72,11 @@ def embed_shards(
     """Embeddings of all pictures, as `embed` gives them, in shards; those that `folder` has already are not made again.
 
     In mixed precision on CUDA, see `clipnull.embedding`. Memory does not grow with the number of pictures, but for
-    their list. To find a shard that is there, its pictures are read once, not decoded.
+    their list. To find a shard that is there, its pictures are read once, not decoded. Broken ones are warned of.
 
     clip: with an encoder, and without edits. folder: by default `shards` in the cache folder. device: where each job
     puts the model, such as "cuda" where only the cluster has GPUs; by default where it is. progress: what is embedded,
     such as "pictures", for a progress bar.
-
-    Raises ValueError for an edited model or stored embeddings; OSError for a picture that is gone, or if `folder`
-    cannot be written. Warns of broken pictures, with their number and the names of the first.
 
     >>> import clipnull as cn, tempfile
     >>> clip, images = cn.load(device="cpu"), cn.load_images().select(["dog"], ["line"])
@@ -104,7 +92,7 @@ def embed_shards(
     folder = cache_folder() / "shards" if folder is None else Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     device, files = device or str(clip.device), images.files
-    size = SHARD * (ON_CUDA if _is_cuda(device) else 1)
+    size = SHARD * (ON_CUDA if torch.device(device).type == "cuda" else 1)
     assert clip.fingerprint  # computed here once: a job brings it along
     jobs = (delayed(make)(clip, files[i : i + size], folder, device) for i in range(0, len(files), size))
     paths: list[Path] = []
@@ -112,10 +100,10 @@ def embed_shards(
         for made in results_of(jobs):
             paths += made
             bar.update(min(size, len(files) - bar.n))
-    shards = Shards(tuple(paths), clip.width, torch.empty(0))
+    shards = Shards(tuple(paths), torch.empty(0))
     whole = torch.cat([torch.ones(0, dtype=torch.bool), *(~rows[:, 0].isnan() for rows in shards.chunks())])
     broken = (~whole).nonzero()[:, 0].tolist()
-    warn_of_broken([_fault(files[i]) for i in broken[:5]], len(broken), len(files))
+    warn_of_broken([read_or_fault(files[i])[1] for i in broken[:5]], len(broken), len(files))
     return replace(shards, whole=whole)
 
 
@@ -124,7 +112,7 @@ def make(clip: Clip, files: Sequence[Path], folder: Path, device: str) -> list[P
     parts = [files[i : i + SHARD] for i in range(0, len(files), SHARD)]
     with ThreadPoolExecutor() as threads:
         contents = [list(threads.map(content, part)) for part in parts]
-    mixed = _is_cuda(device)
+    mixed = torch.device(device).type == "cuda"
     made_by = clip.fingerprint + prepared(clip)
     paths = [folder / f"{key(made_by, hashes, mixed)}.npz" for hashes in contents]
     missing = [i for i, path in enumerate(paths) if not is_whole(path, (len(parts[i]), clip.width))]
@@ -162,22 +150,10 @@ def key(made_by: str, contents: Sequence[str], mixed: bool) -> str:
 
 
 def is_whole(path: Path, shape: tuple[int, int]) -> bool:
-    """Whether a shard of that shape is at `path`, as its checksum says."""
+    """Whether a shard of that shape is at `path`, as its checksum says, which a zip file carries."""
     try:
         with np.load(path, allow_pickle=False) as archive:
-            rows = archive["rows"]  # zip files carry a checksum, which is compared at the end
+            rows = archive["rows"]
     except Exception:  # whatever is wrong with it
         return False
     return rows.shape == shape and rows.dtype == np.float32
-
-
-def _is_cuda(device: str) -> bool:
-    return torch.device(device).type == "cuda"
-
-
-def _fault(file: Path) -> str:
-    try:
-        read_picture(file)
-    except ValueError as error:
-        return str(error)
-    return str(file)

@@ -17,7 +17,7 @@ from ..prompts import embed_cells, embed_classes, embed_domains, embed_forms, ke
 from ..prototypes import cell_prototypes
 from ..stored import SUFFIX
 from ..vocabulary import TEMPLATES, Vocabulary, format_prompt, words
-from .layouts import scan
+from .layouts import pictures, scan
 from .shards import embed_shards
 
 
@@ -40,9 +40,6 @@ def store(
     appears whole or not at all. other: a folder of unrelated pictures, in any layout, on which collateral damage is
     measured. prototypes: synthesize one for each cell, which takes a second or so each on two cores with miniclip,
     minutes with a ViT-L. note: added to what the file says of itself. Returns `path`.
-
-    Raises ValueError for an edited model or stored embeddings, another ending, and a folder without pictures; OSError
-    if the file or the cache folder cannot be written.
     """
     path, vocabulary = Path(path), images.vocabulary
     if path.suffix != SUFFIX:
@@ -52,20 +49,18 @@ def store(
     with tempfile.TemporaryFile(dir=path.parent):  # else the error would come after hours
         pass
     embeddings = embed_shards(clip, images, progress="pictures" if progress else "")
-    names = _names(images.files)
+    whole, names = embeddings.whole.numpy(), np.array(_names(images.files))
     fields = _texts(clip, vocabulary) | {
         "images": torch.cat([*embeddings.chunks()])[embeddings.whole],
-        "files": [name for name, whole in zip(names, embeddings.whole.tolist(), strict=True) if whole],
-        "classes": [vocabulary.classes[c] for c in images.classes[embeddings.whole].tolist()],
-        "domains": [vocabulary.domains[k] for k in images.domains[embeddings.whole].tolist()],
+        "files": names[whole],
+        "classes": np.array(vocabulary.classes)[images.classes.numpy()[whole]],
+        "domains": np.array(vocabulary.domains)[images.domains.numpy()[whole]],
         "model": clip.name,
         "fingerprint": clip.fingerprint,
         "note": f"build: {'; '.join(TEMPLATES['build'])}. free: {'; '.join(TEMPLATES['free'])}. {note}".rstrip(". "),
+        "dropped": None if whole.all() else names[~whole],
+        "pretrained": clip.pretrained,
     }
-    if dropped := [name for name, whole in zip(names, embeddings.whole.tolist(), strict=True) if not whole]:
-        fields["dropped"] = dropped
-    if clip.pretrained is not None:
-        fields["pretrained"] = clip.pretrained
     if unrelated is not None:
         others = embed_shards(clip, unrelated, progress="unrelated pictures" if progress else "")
         rows = torch.cat([*others.chunks()])[others.whole]
@@ -73,21 +68,21 @@ def store(
     if prototypes:
         made = cell_prototypes(clip, vocabulary, progress=progress)
         fields |= {"prototypes": made.embeddings, "prototype_mask": made.mask}
-    arrays: Any = {name: np.asarray(value) for name, value in fields.items()}
+    arrays: Any = {name: np.asarray(value) for name, value in fields.items() if value is not None}
     with written(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, **arrays)
     return path
 
 
 def _texts(clip: Clip, vocabulary: Vocabulary) -> dict[str, Any]:
-    other, common, forms = unrelated_words(vocabulary), kept_names(clip), embed_forms(clip, vocabulary)
+    other, common = unrelated_words(vocabulary), kept_names(clip)
     return {
         "class_names": vocabulary.classes,
         "domain_names": vocabulary.domains,
         "texts_build": embed_cells(clip, vocabulary),
         "texts_free": embed_classes(clip, vocabulary.names),
         "texts_domain": embed_cells(clip, vocabulary, "domain"),
-        **({} if forms is None else {"texts_forms": forms}),
+        "texts_forms": embed_forms(clip, vocabulary),
         "domain_texts": embed_domains(clip, vocabulary.domains),
         "other_names": other,
         "other_texts": embed_classes(clip, other),
@@ -112,7 +107,7 @@ def _names(files: Sequence[Path]) -> list[str]:
 
 def _pictures_below(folder: Path, vocabulary: Vocabulary) -> Images:
     """All pictures below `folder`, as if of the first cell: their labels are not used."""
-    files = tuple(folder.joinpath(*path) for path in scan(folder).pictures())
+    files = tuple(folder.joinpath(*path) for path in pictures(scan(folder)[0]))
     if not files:
         raise ValueError(f"other: {str(folder)!r} holds no pictures; expected a folder of them, in any layout")
     labels = torch.zeros(len(files), dtype=torch.int64)

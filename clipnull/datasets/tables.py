@@ -1,4 +1,4 @@
-"""A table of pictures: their paths, classes and domains, in a .csv or .parquet file."""
+"""A table of pictures: their paths, classes and, if there are any, domains, in a .csv or .parquet file."""
 
 import csv
 import os
@@ -7,44 +7,37 @@ from typing import Any
 
 from ..errors import import_extra, one_line
 from ..vocabulary import words
+from .layouts import UNNAMED, Dataset, dataset_of
 
 COLUMNS = {"path": ("path", "file", "filepath", "image"), "class": ("class", "label"), "domain": ("domain",)}
 """What a column may be called; the first of several counts."""
 
-Row = tuple[Path, str, str]
 
-
-def read_table(file: Path, unnamed: str) -> tuple[list[Row], dict[str, str]]:
-    """Path, class and domain of each row, `unnamed` where there is no such column; and the rows left out, with reasons.
-
-    Paths are relative to the folder of the table. A picture that is there twice counts once. Raises ValueError that
-    names the file and what is wrong with it, such as a picture under two labels.
-    """
+def read_table(file: Path, split: str) -> Dataset:
+    """The pictures of a table. Paths are relative to its folder; a picture that is there twice counts once."""
     try:
         records = _records(file)
     except (ValueError, OSError, csv.Error) as error:  # those of pyarrow are ValueErrors
         raise ValueError(
-            f"folder: {str(file)!r} cannot be read ({one_line(error)}); expected a .csv in UTF-8, or a .parquet file"
+            f"folder: {str(file)!r} cannot be read ({one_line(error)}); expected a .csv in UTF-8, a .parquet file, or "
+            "archives in .tar"
         ) from error
     columns = {name.strip().lower(): name for name in (records[0] if records else ()) if name}
-    of = {what: next((columns[n] for n in names if n in columns), None) for what, names in COLUMNS.items()}
-    if of["path"] is None or of["class"] is None:
+    chosen = [next((columns[name] for name in names if name in columns), None) for names in COLUMNS.values()]
+    if None in chosen[:2]:
         raise ValueError(f"folder: {str(file)!r} has the columns {[*columns]}; expected path and class, and domain")
-    rows, left_out = {}, {}
+    labels_of, left_out = {}, {}
     for i, record in enumerate(records, 1):
-        path, *labels = (_text(record[name]) if name else unnamed for name in of.values())
+        path, *labels = (str(record[name] or "").strip() if name else UNNAMED for name in chosen)
         place = Path(os.path.normpath(file.parent / path))
         if not (path and all(labels)):
             left_out[f"row {i}"] = "path, class or domain is empty"
-        elif place not in rows:
-            rows[place] = labels
-        elif [*map(words, rows[place])] == [*map(words, labels)]:
-            left_out[f"row {i}"] = "a picture that is there already"
-        else:
+        elif [*map(words, labels)] != [*map(words, first := labels_of.setdefault(place, labels))]:
             raise ValueError(
-                f"folder: {str(file)!r} has {path!r} as {rows[place]} and, in row {i}, as {labels}; expected one label"
+                f"folder: {str(file)!r} has {path!r} as {first} and, in row {i}, as {labels}; expected one label"
             )
-    return [(place, label, domain) for place, (label, domain) in rows.items()], left_out
+    rows = [(place, label, domain) for place, (label, domain) in labels_of.items()]
+    return dataset_of(rows, file.parent, "table", split, False, left_out)
 
 
 def _records(file: Path) -> list[dict[str, Any]]:
@@ -54,7 +47,3 @@ def _records(file: Path) -> list[dict[str, Any]]:
         raise ValueError(f"its name ends in {file.suffix!r}")
     with open(file, encoding="utf-8-sig", newline="") as opened:
         return list(csv.DictReader(opened))
-
-
-def _text(value: object) -> str:
-    return "" if value is None else str(value).strip()

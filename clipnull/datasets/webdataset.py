@@ -5,37 +5,29 @@ CLIP_benchmark (https://github.com/LAION-AI/CLIP_benchmark) takes a folder `<spl
 comes back with the same pixels and labels.
 """
 
-import bz2
 import contextlib
-import gzip
 import hashlib
 import io
+import itertools
 import json
-import lzma
 import os
-import shutil
 import tarfile
-import uuid
+import tempfile
 import warnings
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import Any
 
 from PIL import Image
 
-from ..errors import brief, one_line, one_of, printable
+from ..errors import brief, distinct, one_line, one_of, printable
 from ..files import alone, cache_folder, write_text
 from ..images import FORMATS, SUFFIXES, Images
 from ..vocabulary import TEMPLATES, words
-from .layouts import FOLDERS_OF_SPLITS, SPLITS, UNNAMED, Dataset, below, dataset_of, in_test
-from .tables import COLUMNS
+from .layouts import FOLDERS_OF_SPLITS, SPLITS, UNNAMED, Dataset, dataset_of, grouped
 
 LARGEST, LABEL = 2**28, 2**20
 """Bytes of a picture and of a label at most; what is larger is neither."""
-GROWTH, ROOM = 100, 2**26
-"""An archive may unpack to GROWTH times its size and ROOM bytes; pictures are compressed already."""
-TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 VERSION = 3
 """Of what `unpacked` makes of archives."""
 NAMES, TABLE = "classnames.txt", "pictures.json"
@@ -46,42 +38,36 @@ KINDS = (".webp", ".png", ".jpg", ".jpeg")
 """What CLIP_benchmark reads; `pack` writes all others as PNG."""
 
 
-def tars_in(place: Path, split: str = "all") -> list[Path]:
+def tars_in(place: Path, split: str) -> list[Path]:
     """The archives in a folder, or in its folders of splits; or the archive `place` itself."""
     if not place.is_dir():
-        return [place] if place.is_file() and place.name.lower().endswith(TARS) else []
-    splits = sorted(folder for folder in place.iterdir() if _split_of(folder) and _tars(folder))
-    chosen = [folder for folder in splits if split in ("all", _split_of(folder))] or splits
-    return _tars(place) or [file for folder in chosen for file in _tars(folder)]
+        return [place] if place.is_file() and place.suffix.lower() == ".tar" else []
+    tars = [file for file in sorted(place.glob("[!.]*")) if file.is_file() and tars_in(file, split)]
+    folders = [folder for folder in sorted(place.iterdir()) if folder.is_dir() and _split_of(folder)]
+    return tars or [
+        file for folder in folders if split in ("all", _split_of(folder)) for file in tars_in(folder, split)
+    ]
 
 
 def _split_of(folder: Path) -> str | None:
     return FOLDERS_OF_SPLITS.get(folder.name.lower())
 
 
-def _tars(folder: Path) -> list[Path]:
-    tars = [file for file in folder.glob("[!.]*") if file.name.lower().endswith(TARS) and file.is_file()]
-    return sorted(tars, key=lambda file: (len(file.name), file.name))  # 2.tar before 10.tar
-
-
-def unpacked(archives: Sequence[Path], place: Path, split: str = "all") -> Dataset:
+def unpacked(archives: Sequence[Path], place: Path, split: str) -> Dataset:
     """The data set in archives, unpacked into the cache once: they are recognised by their contents.
 
     place: the file or folder that holds them. Numbers in place of classes are lines of `classnames.txt` in their folder
     or the one above, from 0. Raises OSError if the cache cannot take them; nothing is left there then.
     """
-    homes = [archives[0].parent, archives[0].parent.parent]
-    classes = next((_class_list(home / NAMES) for home in homes if (home / NAMES).is_file()), [])
+    lists = [home / NAMES for home in (archives[0].parent, archives[0].parent.parent)]
+    classes = next((_class_list(file) for file in lists if file.is_file()), [])
     digest = hashlib.sha256(json.dumps([VERSION, classes]).encode())
     for file in archives:
         with open(file, "rb") as opened:
             digest.update(hashlib.file_digest(opened, "sha256").digest())
     folder = cache_folder() / "archives" / digest.hexdigest()[:16]
-    folder.parent.mkdir(exist_ok=True)
     with alone(folder.parent):
-        for killed in folder.parent.glob(".*.partial"):  # whoever made it held this lock
-            shutil.rmtree(killed, ignore_errors=True)
-        if not folder.exists():  # it appears whole or not at all
+        if not folder.exists():
             try:
                 unpack(archives, folder, classes)
             except OSError as error:
@@ -91,27 +77,19 @@ def unpacked(archives: Sequence[Path], place: Path, split: str = "all") -> Datas
                 ) from error
     table = json.loads((folder / TABLE).read_text(encoding="utf-8"))
     rows = [(folder / path, name, domain) for path, name, domain in table["rows"]]
-    published = split != "all" and any(_split_of(file.parent) == split and file.parent != place for file in archives)
-    if split != "all" and not published:
-        rows = [row for row in rows if in_test(below(row[0], folder)) == (split == "test")]
-    how = split if split == "all" else f"{split}, {'published' if published else 'by hash'}"
-    names = {name: name for _, name, _ in rows}
-    return dataset_of(rows, names, folder, "webdataset", how, table["left_out"])
+    published = any(_split_of(file.parent) == split and file.parent != place for file in archives)
+    return dataset_of(rows, folder, "webdataset", split, published, table["left_out"], raw=True)
 
 
 def _class_list(file: Path) -> list[str]:
-    """The names in `classnames.txt`; a blank line counts. Raises ValueError for a name that is there twice."""
-    classes, first = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()], {}
-    for i, name in enumerate(classes, 1):
-        if name and first.setdefault(words(name), i) != i:
-            raise ValueError(
-                f"classes: {str(file)!r} has {name!r} on line {i} and line {first[words(name)]}; expected each once"
-            )
+    """The names in `classnames.txt`; a blank line counts."""
+    classes = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
+    distinct(f"classes: {str(file)!r}", [words(name) for name in classes if name])
     return classes
 
 
-def unpack(archives: Sequence[str | os.PathLike], folder: str | os.PathLike, classes: Sequence[str] = ()) -> None:
-    """Write the pictures of WebDataset archives (.tar) to a new `folder`, `<archive>/<number>.<kind>`, and a table.
+def unpack(archives: Sequence[Path], folder: Path, classes: Sequence[str] = ()) -> None:
+    """Write the pictures of archives to a new `folder`, `<archive>/<number>.<kind>`, and a table.
 
     A sample is all members with one key, the name up to its first dot: a picture, and its class in `.json` ("class" or
     "label", and "domain" if there is one), `.cls` or `.txt`. A number is a place in `classes`, unless it is one of
@@ -120,8 +98,8 @@ def unpack(archives: Sequence[str | os.PathLike], folder: str | os.PathLike, cla
     path. The folder appears whole or not at all.
     """
     rows, left_out = [], {}
-    with _new_folder(Path(folder)) as temporary:
-        for number, archive in enumerate(map(Path, archives)):
+    with _new_folder(folder) as temporary:
+        for number, archive in enumerate(archives):
             (temporary / str(number)).mkdir()
             try:
                 for i, (key, sample) in enumerate(_samples(archive)):
@@ -133,13 +111,11 @@ def unpack(archives: Sequence[str | os.PathLike], folder: str | os.PathLike, cla
                     path = f"{number}/{i:09}{kind}"
                     (temporary / path).write_bytes(content)
                     rows.append([path, name, domain])
-            except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, OSError) as error:
-                if isinstance(error, OSError) and error.errno is not None:  # gzip and bz2 give none for damage
-                    raise
+            except tarfile.TarError as error:
                 left_out[archive.name] = f"{type(error).__name__}: {one_line(error)}"
         if not rows:
             raise ValueError(
-                f"archives: no sample of a picture with its class; left out: {dict(list(left_out.items())[:5])}"
+                f"folder: no sample of a picture with its class in archives; left out: {grouped(left_out)}"
             )
         write_text(temporary / TABLE, json.dumps({"rows": rows, "left_out": left_out}))
 
@@ -149,52 +125,33 @@ def _new_folder(folder: Path) -> Iterator[Path]:
     """A temporary folder beside a new one, renamed to it if all goes well, else deleted."""
     if os.path.lexists(folder):
         raise ValueError(f"folder: {str(folder)!r} exists; expected a new one")
-    temporary = folder.with_name(f".{uuid.uuid4().hex}.partial")
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-        os.replace(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-class _Limited(io.RawIOBase):
-    """A stream of which only so many bytes may be read."""
-
-    def __init__(self, stream: IO[bytes], most: int):
-        self.stream, self.left = stream, most
-
-    def read(self, size: int = -1) -> bytes:
-        content = self.stream.read(size)
-        self.left -= len(content)
-        if self.left < 0:
-            raise tarfile.ReadError(f"unpacks to more than {GROWTH} times its size")
-        return content
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".", dir=folder.parent) as temporary:
+        new = Path(temporary, "new")
+        new.mkdir()
+        yield new
+        os.replace(new, folder)
 
 
 def _samples(archive: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
     """The key of each sample, whose members stand together, with what may be picture and label by their endings."""
-    with open(archive, "rb") as file:
-        magic = file.read(6)
-    openers: list[tuple[bytes, Any]] = [(b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ\0", lzma.open)]
-    opener = next((opener for start, opener in openers if magic.startswith(start)), open)
-    most = GROWTH * archive.stat().st_size + ROOM
-    with opener(archive, "rb") as stream, tarfile.open(fileobj=_Limited(stream, most), mode="r|") as opened:
-        last, sample = "", {}
-        for member in opened:
-            path = PurePosixPath(member.name)
-            stem, _, kind = path.name.partition(".")
-            if not member.isreg() or member.issparse() or not kind or not stem:
-                continue
-            key, kind = str(path.parent / stem), kind.lower()
-            if key != last and sample:
-                yield last, sample
-                sample = {}
-            last, largest = key, LABEL if kind in ("json", "cls", "txt") else LARGEST if f".{kind}" in SUFFIXES else -1
-            content = opened.extractfile(member) if member.size <= largest else None
-            sample[kind] = content.read() if content else b""
-        if sample:
-            yield last, sample
+    with tarfile.open(archive, "r:") as opened:
+        members = (member for member in opened if member.isreg() and not member.issparse() and all(_name(member)))
+        for key, group in itertools.groupby(members, lambda member: _name(member)[0]):
+            sample = {}
+            for member in group:
+                kind = _name(member)[1]
+                largest = LABEL if kind in ("json", "cls", "txt") else LARGEST if f".{kind}" in SUFFIXES else -1
+                content = opened.extractfile(member) if member.size <= largest else None
+                sample[kind] = content.read() if content else b""
+            yield key, sample
+
+
+def _name(member: tarfile.TarInfo) -> tuple[str, str]:
+    """Key and ending of a member: its path up to the first dot of its name, and the rest; "" for what is not there."""
+    path = PurePosixPath(member.name)
+    stem, _, kind = path.name.partition(".")
+    return stem and str(path.parent / stem), kind.lower()
 
 
 def _parse(sample: dict[str, bytes], classes: Sequence[str]) -> tuple[str, bytes, str, str]:
@@ -207,20 +164,18 @@ def _parse(sample: dict[str, bytes], classes: Sequence[str]) -> tuple[str, bytes
     except (ValueError, RecursionError) as error:
         raise ValueError(f"its .json cannot be read ({type(error).__name__})") from error
     labels = labels if isinstance(labels, dict) else {}
-    names: list[Any] = [labels[key] for key in COLUMNS["class"] if key in labels]
-    texts = {ending: sample[ending].decode().strip() for ending in ("cls", "txt") if ending in sample}
-    names += [int(text) if ending == "cls" and text.isdecimal() else text for ending, text in texts.items()]
-    name: Any = names[0] if names else ""
+    place, text = (sample.get(ending, b"").decode().strip() for ending in ("cls", "txt"))
+    name: Any = labels.get("class", labels.get("label", int(place) if place.isdecimal() else place or text))
     domain: Any = labels.get("domain") or UNNAMED
     if isinstance(name, str) and name.isdecimal() and name not in classes:
         name = int(name)
     if type(name) is int:
-        if not 0 <= int(name) < len(classes):
+        if not 0 <= name < len(classes):
             raise ValueError(f"its class is {name}; expected less than {len(classes)}, the number of names in {NAMES}")
-        name = classes[int(name)]
-    for text in (name, domain):
-        if not isinstance(text, str) or not words(text) or not printable(text):
-            raise ValueError(f"class or domain is {brief(text)}; expected a name in .json, .cls or .txt")
+        name = classes[name]
+    for value in (name, domain):
+        if not isinstance(value, str) or not words(value) or not printable(value):
+            raise ValueError(f"class or domain is {brief(value)}; expected a name in .json, .cls or .txt")
     return f".{kind}", sample[kind], name, domain
 
 
@@ -243,9 +198,16 @@ def pack(images: Images, folder: str | os.PathLike, split: str = "test") -> Path
             with tarfile.open(temporary / split / f"{number}.tar", "w") as archive:
                 for i in range(start, min(start + step, len(images))):
                     try:
-                        _add(archive, images, i)
+                        kind, content = _content(images, i)
                     except ValueError as error:
                         broken.append(str(error))
+                        continue
+                    c, domain = int(images.classes[i]), vocabulary.domains[int(images.domains[i])]
+                    labels = json.dumps({"class": vocabulary.classes[c], "domain": domain})
+                    for ending, part in ((kind, content), (".cls", str(c).encode()), (".json", labels.encode())):
+                        info = tarfile.TarInfo(f"{i:09}{ending}")
+                        info.size = len(part)
+                        archive.addfile(info, io.BytesIO(part))
         write_text(temporary / split / "nshards.txt", f"{len(starts)}\n")
         write_text(temporary / NAMES, "\n".join(" ".join(c.split()) for c in vocabulary.classes) + "\n")
         prompts = [template.format(a="a {c}") for template in TEMPLATES["free"]]
@@ -253,17 +215,6 @@ def pack(images: Images, folder: str | os.PathLike, split: str = "test") -> Path
     if broken:
         warnings.warn(f"{len(broken)} of {len(images)} pictures are broken, left out: {broken[0]}", stacklevel=2)
     return folder
-
-
-def _add(archive: tarfile.TarFile, images: Images, i: int) -> None:
-    """Add picture `i` with its labels, or raise ValueError if it is broken."""
-    kind, content = _content(images, i)
-    c, k = int(images.classes[i]), int(images.domains[i])
-    labels = {"class": images.vocabulary.classes[c], "domain": images.vocabulary.domains[k]}
-    for ending, part in ((kind, content), (".cls", str(c).encode()), (".json", json.dumps(labels).encode())):
-        info = tarfile.TarInfo(f"{i:09}{ending}")
-        info.size = len(part)
-        archive.addfile(info, io.BytesIO(part))
 
 
 def _content(images: Images, i: int) -> tuple[str, bytes]:

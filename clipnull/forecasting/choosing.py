@@ -1,4 +1,9 @@
-"""Forecast what an edit will do, from names and prototypes alone, and choose a method and a strength by it."""
+"""Forecast what an edit will do, from names and prototypes alone, and choose a method and a strength by it. Ours.
+
+"auto" takes the method and strength that are worth most within a budget. "chance" is the strength at which the edited
+model, between two names, answers as one that never knew: a class that scores below all others leaves a signature, as
+easy to find as one that scores above. The price: a small label set, or a word nearby, finds the class more easily.
+"""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,10 +17,9 @@ from ..from_names import embed_vocabulary, warn_of_alike
 from ..methods import AUTO, METHODS, solve
 from ..methods.cells import Cells
 from ..models import Clip
-from ..prompts import text_classifiers
+from ..prompts import embed_classes
 from ..prototypes import Prototypes
 from ..vocabulary import Forget, Vocabulary
-from .calibration import CHANCE, chance_strength, validate_chance
 from .outlook import Forecast, Simulator, validate_words
 
 BUDGET = "forget >= .95, worst drop <= 5"
@@ -29,10 +33,17 @@ FIGURES = {
 """What a budget calls the figures of `evaluate.rates`: a rate from 0 to 1, and drops in percentage points."""
 TERM = re.compile(r"\s*([a-z ]+?)\s*(>=|<=)\s*([-+]?(?:\d+\.?\d*|\.\d+))\s*")
 
+Limit = tuple[str, str, float]
+"""A figure of `evaluate.rates`, ">=" or "<=", and a number."""
+
 FORMS = ("linear", "layer", "module")
 """Simple forms first: a matrix fits into any checkpoint, see `Edit.form`."""
 TIE = 0.01
 """Points within which the simpler form is taken: wider ties chose worse on training pictures of PACS."""
+
+CHANCE = "chance"
+RANGE, HALVINGS = (0.1, 10.0), 10
+"""The strengths that are searched, to half a percent."""
 
 
 def forecast(
@@ -43,14 +54,13 @@ def forecast(
     prototypes: Prototypes | bool | int | None = True,
     mean: Tensor | None = None,
     budget: str | None = None,
-    prompts: str = "free",
     **settings: Any,
 ) -> Forecast:
     """What an edit is expected to do, before any picture is seen: what `compare` returns, with intervals. Ours.
 
-    Simulated pictures replace real ones (`forecasting.simulation`); without prototypes, a coarser guess. request,
-    vocabulary, prototypes, mean, budget, settings: as in `unlearn`. method: may be an edit that exists already.
-    prompts: the prompt set that classifies, see `zero_shot`.
+    Simulated pictures replace real ones (`forecasting.simulation`); without prototypes, a coarser guess. Free prompts
+    classify. method: may be an edit that exists already. request, vocabulary, prototypes, mean, budget, settings: as in
+    `unlearn`.
     Raises ValueError as `unlearn`, and for a forgotten class that the text tower does not tell from another.
 
     >>> import clipnull as cn
@@ -60,58 +70,45 @@ def forecast(
     (True, torch.Size([3, 2]))
     """
     expect_types(clip=clip, request=request, vocabulary=vocabulary)
-    mask = request.mask(vocabulary)
-    if isinstance(method, Edit):
-        simulator = _simulate(clip, mask, vocabulary, prototypes, mean, prompts)[1]
-        return simulator.forecast(method, mask, request)
-    edit, simulator = choose_edit(clip, request, vocabulary, method, prototypes, mean, budget, prompts, **settings)
-    return simulator.forecast(edit, mask, request)
+    edit, simulator = choose_edit(clip, request, vocabulary, method, prototypes, mean, budget, **settings)
+    return simulator.forecast(edit, request.mask(vocabulary), request)
 
 
 def choose_edit(
     clip: Clip,
     request: Forget,
     vocabulary: Vocabulary,
-    method: str,
+    method: str | Edit,
     prototypes: Prototypes | bool | int | None = True,
     mean: Tensor | None = None,
     budget: str | None = None,
-    prompts: str = "free",
     **settings: Any,
 ) -> tuple[Edit, Simulator]:
     """The edit of `unlearn`, which "auto" and the strength "chance" choose by forecast, and what forecasts it."""
-    mask, limits = request.mask(vocabulary), _validate(method, budget, settings)
-    at_chance = settings.get("strength") == CHANCE
-    if at_chance:
-        validate_chance(method, mask)
-    cells, simulator = _simulate(clip, mask, vocabulary, prototypes, mean, prompts)
-    if method == AUTO:
-        return best_within(limits, candidates(cells, mask), simulator, mask, request), simulator
-    if at_chance:
-        settings["strength"] = chance_strength(method, cells, mask, simulator, vocabulary, settings)
-    return solve(cells, mask, method, **settings), simulator
-
-
-def _validate(method: str, budget: str | None, settings: Mapping[str, object]) -> list[tuple[str, str, float]]:
-    """The limits that "auto" must keep to. Raises ValueError for arguments that do not go together."""
-    one_of("method", method, [*METHODS, AUTO])
-    if method == AUTO and settings:
+    mask, limits = request.mask(vocabulary), read_budget(BUDGET if budget is None else budget)
+    name = method.method if isinstance(method, Edit) else one_of("method", method, [*METHODS, AUTO])
+    if name == AUTO and settings:
         raise ValueError(f"settings: {', '.join(settings)} given with method 'auto'; expected none, as it chooses them")
-    if method != AUTO and budget is not None:
-        raise ValueError(f"budget: {brief(budget)} given with method {method!r}; expected method='auto'")
-    return read_budget(BUDGET if budget is None else budget)
-
-
-def _simulate(
-    clip: Clip, mask: Tensor, vocabulary: Vocabulary, prototypes: Any, mean: Tensor | None, prompts: str
-) -> tuple[Cells, Simulator]:
-    """The cells of `clip` and their simulator; refuses words, and warns of words and domains, that are too alike."""
+    if name != AUTO and budget is not None:
+        raise ValueError(f"budget: {brief(budget)} given with method {name!r}; expected method='auto'")
+    if settings.get("strength") == CHANCE:
+        one_of("method, with strength='chance'", name, with_strength())
+        if mask.all(0).any():
+            raise ValueError(
+                "strength: 'chance' for a whole domain; expected a number, as all its classes are forgotten"
+            )
     cells = embed_vocabulary(clip, vocabulary, prototypes, mean)
     cells.validate(mask)
     warn_of_alike(cells, mask, vocabulary)
-    simulator = simulator_of(clip, vocabulary, cells, prototypes, mean, prompts)
-    validate_words(cells, simulator.classifiers.mean(0), mask, vocabulary)
-    return cells, simulator
+    simulator = simulator_of(clip, vocabulary, cells, prototypes, mean)
+    validate_words(cells, simulator.classifier, mask, vocabulary)
+    if isinstance(method, Edit):
+        return method, simulator
+    if method == AUTO:
+        return best_within(limits, candidates(cells, mask), simulator, mask, request), simulator
+    if settings.get("strength") == CHANCE:
+        settings["strength"] = chance_strength(method, cells, mask, simulator, vocabulary, settings)
+    return solve(cells, mask, method, **settings), simulator
 
 
 def simulator_of(
@@ -120,15 +117,14 @@ def simulator_of(
     cells: Cells,
     prototypes: Prototypes | bool | int | None = True,
     mean: Tensor | None = None,
-    prompts: str = "free",
 ) -> Simulator:
     """The simulator of `clip`. cells: its own, of `embed_vocabulary` with the same arguments."""
     unedited = embed_vocabulary(clip.base, vocabulary, prototypes, mean) if clip.edits and clip.base else cells
-    return Simulator(unedited, text_classifiers(clip, vocabulary, prompts), [edit.images for edit in clip.edits])
+    return Simulator(unedited, embed_classes(clip, vocabulary.names), [edit.images for edit in clip.edits])
 
 
-def read_budget(text: str) -> list[tuple[str, str, float]]:
-    """The limits in a text such as BUDGET: a figure of `evaluate.rates`, ">=" or "<=", and a number each.
+def read_budget(text: str) -> list[Limit]:
+    """The limits in a text such as BUDGET.
 
     >>> read_budget("forget >= .95, worst drop <= 5")
     [('forgetting_rate', '>=', 0.95), ('worst_cell_drop', '<=', 5.0)]
@@ -142,7 +138,7 @@ def read_budget(text: str) -> list[tuple[str, str, float]]:
     return limits
 
 
-def excess(limits: Sequence[tuple[str, str, float]], rates: Mapping[str, float]) -> dict[str, float]:
+def excess(limits: Sequence[Limit], rates: Mapping[str, float]) -> dict[str, float]:
     """By how much `rates` miss their limits, in points; only the figures that do. One that is NaN misses none."""
     misses = {}
     for figure, sign, value in limits:
@@ -154,28 +150,29 @@ def excess(limits: Sequence[tuple[str, str, float]], rates: Mapping[str, float])
 
 
 def best_within(
-    limits: Sequence[tuple[str, str, float]], edits: Iterable[Edit], simulator: Simulator, mask: Tensor, request: Forget
+    limits: Sequence[Limit], edits: Iterable[Edit], simulator: Simulator, mask: Tensor, request: Forget
 ) -> Edit:
     """The best of the edits whose forecast keeps to the limits. Raises ValueError with the nearest if none does."""
-    forecasts = [(edit, simulator.forecast(edit, mask, request)) for edit in edits]
-    within = [pair for pair in forecasts if not excess(limits, pair[1].rates)]
+    forecasts = [simulator.forecast(edit, mask, request) for edit in edits]
+    within = [forecast for forecast in forecasts if not excess(limits, forecast.rates)]
     if within:
-        return best_of(within)[0]
-    edit, expected = min(forecasts, key=lambda pair: sum(excess(limits, pair[1].rates).values()))
-    missed = ", ".join(f"{figure} {expected.rates[figure]:.3g}" for figure in excess(limits, expected.rates))
-    budget = ", ".join(f"{figure} {sign} {value:g}" for figure, sign, value in limits)
-    strength = "".join(f" ({k} = {edit.settings[k]:g})" for k in [METHODS[edit.method].strength] if k)
+        return best_of(within).edit
+    nearest = min(forecasts, key=lambda forecast: sum(excess(limits, forecast.rates).values()))
+    missed = ", ".join(f"{name} {nearest.rates[name]:.3g}" for name in excess(limits, nearest.rates))
+    budget = ", ".join(f"{name} {sign} {value:g}" for name, sign, value in limits)
+    strength = METHODS[nearest.edit.method].strength
+    at = f" ({strength} = {nearest.edit.settings[strength]:g})" if strength else ""
     raise ValueError(
-        f"budget: no method is expected to keep to {budget} for {request}; the nearest is {edit.method!r}{strength} "
+        f"budget: no method is expected to keep to {budget} for {request}; the nearest is {nearest.edit.method!r}{at} "
         f"with {missed}; expected a wider budget"
     )
 
 
-def best_of(forecasts: Sequence[tuple[Edit, Forecast]]) -> tuple[Edit, Forecast]:
-    """The edit that is worth most by its forecast (`Forecast.points`); of those within TIE points the simplest form."""
-    most = max(expected.points for _, expected in forecasts)
-    near = [pair for pair in forecasts if pair[1].points >= most - TIE]
-    return min(near, key=lambda pair: (FORMS.index(pair[0].form), -pair[1].points))
+def best_of(forecasts: Sequence[Forecast]) -> Forecast:
+    """The one that is worth most (`Forecast.points`); of those within TIE points the simplest form of edit."""
+    most = max(forecast.points for forecast in forecasts)
+    near = [forecast for forecast in forecasts if forecast.points >= most - TIE]
+    return min(near, key=lambda forecast: (FORMS.index(forecast.edit.form), -forecast.points))
 
 
 def candidates(cells: Cells, mask: Tensor) -> Iterator[Edit]:
@@ -189,3 +186,34 @@ def is_usual(edit: Edit) -> bool:
     """Whether an edit has its method's default strength."""
     method = METHODS[edit.method]
     return not method.strength or edit.settings[method.strength] == method.defaults[method.strength]
+
+
+def with_strength() -> list[str]:
+    """The methods that have a strength."""
+    return [name for name in METHODS if "strength" in METHODS[name].defaults]
+
+
+def chance_strength(
+    method: str, cells: Cells, mask: Tensor, simulator: Simulator, vocabulary: Vocabulary, settings: dict[str, Any]
+) -> float:
+    """The strength of `method` at which `Simulator.pairwise` is one half.
+
+    mask: cells to forget, (C, K) bool; settings: the others of the method. Raises ValueError where no strength of RANGE
+    reaches one half: names that the model gives by chance anyway, or pictures that the method does not act on.
+    """
+
+    def share(strength: float) -> float:
+        return simulator.pairwise(solve(cells, mask, method, **settings | {"strength": strength}), mask)
+
+    low, high = RANGE
+    least, most = share(high), share(low)
+    if not least < 0.5 < most:
+        classes = ", ".join(repr(vocabulary.classes[c]) for c in mask.any(1).nonzero()[:, 0].tolist())
+        raise ValueError(
+            f"strength: 'chance' cannot be reached with {method!r}: between two names, {classes} is expected for "
+            f"{most:.0%} of its pictures at {low:g} and {least:.0%} at {high:g}; expected a number"
+        )
+    for _ in range(HALVINGS):
+        middle = (low * high) ** 0.5
+        low, high = (middle, high) if share(middle) > 0.5 else (low, middle)
+    return (low * high) ** 0.5

@@ -1,11 +1,12 @@
 """What an edit will do, forecast on simulated embeddings."""
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -15,7 +16,7 @@ from ..evaluate import RANGES, Interval, macro, rates
 from ..methods.cells import Cells
 from ..prompts import alike_words
 from ..vocabulary import Forget, Vocabulary
-from .simulation import Simulated, draw
+from .simulation import accuracy, changed, draw
 
 WIDER = 3.0
 MARGIN = {
@@ -32,14 +33,13 @@ COVERAGE = (
     "ViT-B/32, on which it was chosen, 93 to 99 % (photographs and drawings) and 82 to 97 % (photographs and CIFAR-10, "
     "a domain that has no name)."
 )
-WORST = "worst_cell_drop"
 SAME = 0.05
 """Two words are the same to a text tower below this share of the usual distance between names."""
 
 
 @dataclass(frozen=True, eq=False)
 class Forecast:
-    """What an edit is expected to do, before any picture is seen.
+    """What `edit` is expected to do, before any picture is seen.
 
     before, after: expected accuracy, (C, K) float64, means over draws. mask: the forgotten cells, (C, K) bool.
     intervals: of each figure of `evaluate.rates` the mean, and the ends of the interval that holds 95 % of the draws,
@@ -50,9 +50,7 @@ class Forecast:
     after: Tensor
     mask: Tensor
     request: Forget
-    method: str
-    settings: dict[str, Any]
-    form: str
+    edit: Edit
     intervals: dict[str, Interval] = field(repr=False)
 
     @property
@@ -66,7 +64,7 @@ class Forecast:
 
     def __str__(self) -> str:
         lines = [
-            f"forget {self.request} with {self.method!r}: {100 * macro(self.before, self.mask):.1f} % -> "
+            f"forget {self.request} with {self.edit.method!r}: {100 * macro(self.before, self.mask):.1f} % -> "
             f"{100 * macro(self.after, self.mask):.1f} % right on forgotten cells, as forecast from names alone"
         ]
         for name, (mean, low, high) in self.intervals.items():
@@ -86,32 +84,31 @@ def points(rates: dict[str, float]) -> float:
 class Simulator:
     """Simulated pictures of a model and a vocabulary, for the forecasts of any number of edits.
 
-    cells: of the unedited model. classifiers: (K, C, d), see `prompts.text_classifiers`. edits: what `clip.edits` do to
-    embeddings first.
+    cells: of the unedited model. classifier: (C, d). edits: what `clip.edits` do to embeddings first.
     """
 
     cells: Cells
-    classifiers: Tensor
+    classifier: Tensor
     edits: Sequence[Callable[[Tensor], Tensor]] = ()
 
     @cached_property
-    def _simulated(self) -> Simulated:
+    def _simulated(self) -> Tensor:
         return draw(self.cells)
 
     @cached_property
     def _before(self) -> Tensor:
-        return self._simulated.accuracy(self.classifiers, self.edits)
+        return accuracy(self._simulated, self.classifier, self.edits)
 
     def forecast(self, edit: Edit, mask: Tensor, request: Forget) -> Forecast:
         """What `edit`, which forgets the cells in `mask` (C, K), is expected to do."""
-        after = self._simulated.accuracy(self.classifiers, [*self.edits, edit.images])
+        after = accuracy(self._simulated, self.classifier, [*self.edits, edit.images])
         draws = [rates(x, y, mask) for x, y in zip(self._before, after, strict=True)]
         intervals = {name: _interval([one[name] for one in draws], name) for name in draws[0]}
         # The worst of many cells with few pictures each is mostly chance: of expected drops it is not.
-        worst, (_, low, high) = rates(self._before.mean(0), after.mean(0), mask)[WORST], intervals[WORST]
-        intervals[WORST] = worst, min(worst, low), max(worst, high)
-        about = edit.method, dict(edit.settings), edit.form
-        return Forecast(self._before.mean(0), after.mean(0), mask, request, *about, intervals)
+        expected = self._before.mean(0), after.mean(0), mask
+        worst, (_, low, high) = rates(*expected)["worst_cell_drop"], intervals["worst_cell_drop"]
+        intervals["worst_cell_drop"] = worst, min(worst, low), max(worst, high)
+        return Forecast(*expected, request, edit, intervals)
 
     def pairwise(self, edit: Edit, mask: Tensor) -> float:
         """How often `edit` is expected to leave a forgotten picture its name where only one other may be given.
@@ -120,24 +117,21 @@ class Simulator:
         """
         by_class = []
         for c in mask.any(1).nonzero()[:, 0].tolist():
-            others = torch.arange(len(mask)) != c
-            by_domain = []
+            others, by_domain = torch.arange(len(mask)) != c, []
             for k in mask[c].nonzero()[:, 0].tolist():
-                z = self._simulated.z[:, c, k].flatten(0, 1)
-                for change in [*self.edits, edit.images]:
-                    z = change(z)
-                scores = F.normalize(z, dim=-1) @ self.classifiers[k].to(z).T
+                z = changed(self._simulated[:, c, k].flatten(0, 1), [*self.edits, edit.images])
+                scores = F.normalize(z, dim=-1) @ self.classifier.to(z).T
                 by_domain.append((scores[:, c, None] > scores[:, others]).double().mean())
             by_class.append(torch.stack(by_domain).mean())
         return float(torch.stack(by_class).mean())
 
 
 def _interval(values: list[float], name: str) -> Interval:
-    x = torch.tensor([v for v in values if v == v], dtype=torch.float64)
+    x = np.array([v for v in values if v == v])
     if not len(x):
-        return float("nan"), float("nan"), float("nan")
+        return math.nan, math.nan, math.nan
     mean, (lowest, highest), margin = float(x.mean()), RANGES[name], MARGIN[name]
-    low, high = torch.quantile(x, torch.tensor([0.025, 0.975], dtype=x.dtype)).tolist()
+    low, high = np.quantile(x, [0.025, 0.975]).tolist()
     low, high = mean - WIDER * (mean - low) - margin, mean + WIDER * (high - mean) + margin
     return mean, max(lowest, low), min(highest, high)
 

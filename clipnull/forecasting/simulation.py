@@ -12,7 +12,7 @@ the margins of classes, along domains, and in all.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import reduce
 
 import torch
 import torch.nn.functional as F
@@ -34,8 +34,8 @@ SPREAD = {
     "picture": (0.41, 0.14, 0.13),
 }
 """Sizes of the three kinds of deviation (names, domains, all directions) on each level."""
-GAP = 0.7
-"""The last of "all" where no picture shows where pictures lie: the modality gap itself, of unknown direction."""
+BLIND = (0.0, 0.1, 0.7)
+""""all" where nothing shows where pictures lie: the last is the modality gap itself, of unknown direction."""
 FREEDOM = 4
 """Degrees of freedom of Student's t."""
 
@@ -43,31 +43,24 @@ DRAWS, PICTURES, MAX_PICTURES = 20, 12, 60_000
 """Draws; pictures of a cell in each; pictures in all, so that many cells get fewer each, at least 2."""
 
 
-@dataclass(frozen=True, eq=False)
-class Simulated:
-    """Embeddings of simulated pictures: z (B, C, K, n, d) float32, unit rows, of B draws."""
+def accuracy(z: Tensor, classifier: Tensor, changes: Sequence[Callable[[Tensor], Tensor]] = ()) -> Tensor:
+    """The share of each cell that is classified right after `changes`, such as `edit.images`: (B, C, K) float64.
 
-    z: Tensor
-
-    def accuracy(self, classifiers: Tensor, changes: Sequence[Callable[[Tensor], Tensor]] = ()) -> Tensor:
-        """The share of each cell that is classified right after `changes`, such as `edit.images`: (B, C, K) float64.
-
-        classifiers: (K, C, d), see `prompts.text_classifiers`.
-        """
-        b, c, k, n, d = self.z.shape
-        domains = torch.arange(k)[None, None, :, None].expand(b, c, k, n).flatten()
-
-        def change(z: Tensor) -> Tensor:
-            for one in changes:
-                z = one(z)
-            return z
-
-        answers = classify(self.z.view(-1, d), classifiers.to(self.z), domains, change).view(b, c, k, n)
-        return (answers == torch.arange(c)[:, None, None]).double().mean(3)
+    z: of `draw`, (B, C, K, n, d). classifier: (C, d).
+    """
+    rows = z.flatten(0, -2)
+    domains = torch.zeros(len(rows))  # one classifier serves all
+    answers = classify(rows, classifier.to(z), domains, lambda x: changed(x, changes)).view(z.shape[:-1])
+    return (answers == torch.arange(len(classifier))[:, None, None]).double().mean(3)
 
 
-def draw(cells: Cells, seed: int = 0, draws: int = DRAWS, pictures: int = PICTURES) -> Simulated:
-    """Simulated pictures of all cells. The same seed gives the same ones, up to rounding."""
+def changed(z: Tensor, changes: Sequence[Callable[[Tensor], Tensor]]) -> Tensor:
+    """`z` after all `changes` in turn."""
+    return reduce(lambda rows, change: change(rows), changes, z)
+
+
+def draw(cells: Cells, seed: int = 0, draws: int = DRAWS, pictures: int = PICTURES) -> Tensor:
+    """Simulated pictures of all cells: unit rows, (B, C, K, n, d) float32. The same seed gives the same ones."""
     c, k = cells.shape
     n = max(2, min(pictures, MAX_PICTURES // (draws * c * k)))
     generator, middle = torch.Generator().manual_seed(seed), centres(cells)
@@ -83,26 +76,21 @@ def draw(cells: Cells, seed: int = 0, draws: int = DRAWS, pictures: int = PICTUR
         z = (z + deviation("cell", c, k))[:, :, None]
         scale = torch.randn(c, k, n, FREEDOM, generator=generator).square().mean(-1, keepdim=True).sqrt()
         drawn.append(F.normalize(z + deviation("picture", c, k, n) / scale, dim=-1))
-    return Simulated(torch.stack(drawn))
+    return torch.stack(drawn)
 
 
 def centres(cells: Cells) -> Tensor:
     """Where the pictures of each cell are guessed to lie on average: (C, K, d) float32, as means are shorter than 1."""
-    parts = [_parts(x) for x in cells.kinds]
-    shares = CENTRES if len(parts) > 1 else {name: (share,) for name, share in TEXT_CENTRES.items()}
+    pictured = cells.prototypes is not None
     middle = torch.zeros_like(cells.texts)
-    for name, share in shares.items():
-        for weight, part in zip(share, parts, strict=True):
-            middle = middle + weight * part[name]
-    if len(parts) == 1 and cells.mean is not None:
+    for i, x in enumerate(cells.kinds):
+        m = x.mean((0, 1), keepdim=True)
+        a, b = x.mean(1, keepdim=True) - m, x.mean(0, keepdim=True) - m
+        for name, part in {"mean": m, "class": a, "domain": b, "rest": x - m - a - b}.items():
+            middle = middle + (CENTRES[name][i] if pictured else TEXT_CENTRES[name]) * part
+    if not pictured and cells.mean is not None:
         middle = middle + cells.mean / cells.mean.norm().clamp(min=1)
     return middle.float()
-
-
-def _parts(x: Tensor) -> dict[str, Tensor]:
-    m = x.mean((0, 1), keepdim=True)
-    a, b = x.mean(1, keepdim=True) - m, x.mean(0, keepdim=True) - m
-    return {"mean": m, "class": a, "domain": b, "rest": x - m - a - b}
 
 
 def _factors(cells: Cells) -> dict[str, Tensor]:
@@ -112,10 +100,9 @@ def _factors(cells: Cells) -> dict[str, Tensor]:
         names = torch.cat([names, cells.common - cells.common.mean(0)])
     d = names.shape[1]
     kinds = names.T @ names / len(names), styles.T @ styles / len(styles), torch.eye(d, dtype=names.dtype) / d
-    blind = cells.prototypes is None and cells.mean is None
+    spread = SPREAD if cells.prototypes is not None or cells.mean is not None else SPREAD | {"all": BLIND}
     factors = {}
-    for level, sizes in SPREAD.items():
-        sizes = (*sizes[:2], GAP) if blind and level == "all" else sizes
+    for level, sizes in spread.items():
         covariance = sum(size**2 * kind for size, kind in zip(sizes, kinds, strict=True))
         factors[level] = torch.linalg.cholesky(covariance).float()
     return factors

@@ -22,8 +22,8 @@ from .rewriting import read_record
 
 FIRST, RECALL = 10, 5
 """Answers that are looked at; the k of recall@k."""
-MAX_QUERIES, SHOWN, MAX_STILL = 2000, 10, 5
-"""Captions, and other queries, that are asked; queries that are printed; queries that still bring up a class."""
+MAX_QUERIES, SHOWN = 2000, 10
+"""Captions, and other queries, that are asked; queries that are printed although nothing is wrong with them."""
 SIDES = ("before", "index edited", "query edited")
 FIELDS = {  # of an .npz, each with its texts
     "texts": "captions", "class_texts": "class_names", "texts_free": "class_names", "other_texts": "other_names"
@@ -120,19 +120,18 @@ def forgotten(edit: Edit) -> list[str]:
 def check_index(edit: Edit, tables: list[Vectors], queries: Queries) -> dict[str, Any]:
     """What an index answers before and after, on each side of SIDES; on the last only where `edit.queries` can.
 
-    queries: for each query that is not a caption, `found`, how many of its pictures are among its first FIRST answers,
-    and `forgotten`, the forgotten class that it names, if any. Its pictures are those whose captions name it, else its
-    first answers before the edit; those of a forgotten class do not count for other queries. still: for each forgotten
-    class, the other queries that bring up most of its pictures. kept: of the n captions that name no forgotten class,
-    the percent that find their own picture among the first RECALL. Lists: a value a side. broken: rows with NaN or
-    infinity, which no query finds.
+    queries: for each query that is not a caption, `found`, how many of its pictures are among its first FIRST answers
+    on each side, and `forgotten`, the forgotten class that it names, if any. Its pictures are those whose captions name
+    it, else its first answers before the edit; those of a forgotten class do not count for other queries. kept: of the
+    n captions that name no forgotten class, the percent that find their own picture among the first RECALL, on each
+    side. broken: rows with NaN or infinity, which no query finds.
     """
     if queries.vectors.shape[1] != len(edit.left):
         raise ValueError(f"queries: {queries.vectors.shape[1]} wide; expected {len(edit.left)}, as the index is")
     captions = [(row, words(queries.texts[i])) for i, row in enumerate(queries.rows.tolist()) if row >= 0]
-    classes = {queries.place(name): name for name in forgotten(edit)}
-    chosen = sorted({*_spread(queries.rows >= 0), *_spread(queries.rows < 0), *classes})
-    queries, classes = queries.at(chosen), {chosen.index(i): name for i, name in classes.items()}
+    tests, places = {name: naming(name) for name in forgotten(edit)}, [queries.place(name) for name in forgotten(edit)]
+    chosen = sorted({*_spread(queries.rows >= 0), *_spread(queries.rows < 0), *places})
+    queries, places = queries.at(chosen), [chosen.index(place) for place in places]
     answers, broken = _answers(edit, tables, queries)
 
     def pictures_of(i: int, name: str) -> Tensor:
@@ -140,29 +139,20 @@ def check_index(edit: Edit, tables: list[Vectors], queries: Queries) -> dict[str
         rows = [row for row, caption in captions if names_it(caption)]
         return torch.tensor(rows) if rows else answers[0][i]
 
-    def count(i: int, pictures: Tensor) -> list[int]:
-        return [int(torch.isin(rows[i], pictures).sum()) for rows in answers]
-
-    texts, tests = [words(text) for text in queries.texts], {name: naming(name) for name in classes.values()}
-    about = [
-        classes.get(i) or next((n for n, test in tests.items() if test(text)), None) for i, text in enumerate(texts)
-    ]
-    gone = {name: pictures_of(i, name) for i, name in classes.items()}
-    every = torch.cat([torch.empty(0, dtype=torch.int64), *gone.values()])
-    others = [i for i, row in enumerate(queries.rows.tolist()) if row < 0 or i in classes]
-    result: dict[str, Any] = {"sides": [*SIDES[: len(answers)]], "broken": broken, "queries": {}, "still": {}}
-    for i in others:
+    texts = [words(text) for text in queries.texts]
+    about = [max((name for name, names_it in tests.items() if names_it(text)), key=len, default="") for text in texts]
+    gone = torch.cat([answers[0][:0, 0], *(pictures_of(i, name) for i, name in zip(places, tests, strict=True))])
+    entries = {}
+    for i in [i for i, row in enumerate(queries.rows.tolist()) if row < 0 or i in places]:
         pictures = pictures_of(i, about[i] or queries.texts[i])
-        pictures = pictures if about[i] else pictures[~torch.isin(pictures, every)]
-        result["queries"][queries.texts[i]] = {"forgotten": about[i], "found": count(i, pictures)}
-    for name, pictures in gone.items():
-        hits = {queries.texts[i]: count(i, pictures) for i in others if not tests[name](texts[i])}
-        worst = sorted((text for text in hits if max(hits[text][1:])), key=lambda text: -max(hits[text][1:]))
-        result["still"][name] = {text: hits[text] for text in worst[:MAX_STILL]}
-    kept = [i for i, row in enumerate(queries.rows) if row >= 0 and not any(test(texts[i]) for test in tests.values())]
+        pictures = pictures if about[i] else pictures[~torch.isin(pictures, gone)]
+        counts = [int(torch.isin(rows[i], pictures).sum()) for rows in answers]
+        entries[queries.texts[i]] = {"forgotten": about[i] or None, "found": counts}
+    kept = [i for i, row in enumerate(queries.rows) if row >= 0 and not about[i]]
     recalled = [(rows[:, :RECALL] == queries.rows[:, None]).any(1)[kept].double() for rows in answers]
-    result["kept"] = {"n": len(kept), "percent": [100 * float(side.mean()) for side in recalled] if kept else []}
-    return result
+    percent = [100 * float(side.mean()) for side in recalled] if kept else []
+    kept_captions = {"n": len(kept), "percent": percent}
+    return {"sides": [*SIDES[: len(answers)]], "broken": broken, "queries": entries, "kept": kept_captions}
 
 
 def _spread(chosen: Tensor) -> list[int]:
@@ -210,19 +200,19 @@ def format_check(result: dict[str, Any], hurt: Collection[str] = ()) -> str:
 
     hurt: the queries that are beyond a limit, which are marked, and all printed.
     """
-    entries = sorted(result["queries"].items(), key=lambda item: min(item[1]["found"][1:]) - item[1]["found"][0])
     groups = {"NOT FORGOTTEN: ": [], "forgotten: ": [], "HURT: ": [], "": []}
-    for text, entry in entries:
-        mark = ("NOT FORGOTTEN: ", "HURT: ") if text in hurt else ("forgotten: ", "")
-        groups[mark[entry["forgotten"] is None]].append((text, entry["found"]))
-    *_, others = groups.values()
-    more, others[SHOWN:] = len(others[SHOWN:]), []
-    rows = [(mark + one_line(text, 60), *found) for mark, group in groups.items() for text, found in group]
-    rows += [(f"and {more} that lose no more", *[""] * len(result["sides"]))] if more else []
-    for name, still in result["still"].items():
-        rows += [(f"pictures of {name}, by {one_line(text, 60)}", *hits) for text, hits in still.items()]
-    kept = result["kept"]
-    if kept["n"]:
-        percents = (f"{percent:.1f}" for percent in kept["percent"])
-        rows.append((f"own picture among the first {RECALL}, percent of {kept['n']} kept captions", *percents))
+    for text, entry in result["queries"].items():
+        marks = ("forgotten: ", "NOT FORGOTTEN: ") if entry["forgotten"] else ("", "HURT: ")
+        before, *after = entry["found"]
+        groups[marks[text in hurt]].append((before - min(after), text, entry["found"]))
+    rows, blank = [], [""] * len(result["sides"])
+    for mark, group in groups.items():
+        group.sort(key=lambda item: -item[0])
+        shown = group if mark else group[:SHOWN]
+        rows += [(mark + one_line(text, 60), *found) for _, text, found in shown]
+    if more := groups[""][SHOWN:]:
+        rows.append((f"not listed: {len(more)} that lost at most {more[0][0]} of their {FIRST} answers", *blank))
+    if result["kept"]["n"]:
+        title = f"own picture among the first {RECALL}, percent of {result['kept']['n']} kept captions"
+        rows.append((title, *(f"{percent:.1f}" for percent in result["kept"]["percent"])))
     return aligned(rows, [f"among the first {FIRST} answers", *result["sides"]])

@@ -18,10 +18,6 @@ from ..stored import EDITED
 from .files import SIDES, Change, Vectors, open_tables
 from .rewriting import Edits, content_of, read_record, record_of, rewrite, stale_in
 
-DRAWS, MAX_CHANCE, FEW_ROWS = 10_000, 0.01, 100
-"""Random bases that rows are compared with, the share of them that may look as much like the patch's own model, and how
-many rows it takes to judge. Between OpenAI's ViT-B/32 and ViT-B/16 the share is .07 and more; within them and miniclip
-it is below .001 for every method and class tried. Of 400 random bases .5 to 1 % passed."""
 MAX_CONDITION = 1e4
 """An inverse that makes a rounding error larger than this many times is no way back."""
 UNIT, BLOCK = 1e-3, 1024
@@ -41,8 +37,8 @@ def apply_edit(
 
     source, out: files of the same kind, .npy, .npz, safetensors or Parquet, or folders in clip-retrieval's layout. All
     that they hold besides is copied but for search indices of the unedited vectors, such as image.index; types stay.
-    name: of the array, tensor or column, where a file holds several. model: what the index was made with; without it,
-    its rows are looked at. normalize: give edited rows unit length, for stores that rank by inner product.
+    name: of the array, tensor or column, where a file holds several. model: what the index was made with, where the
+    file does not say it. normalize: give edited rows unit length, for stores that rank by inner product.
 
     Returns how many `rows` there are, how many `broken` (NaN, infinity: they stay) and `not_unit`, how we know that
     they are of the patch's model, `belongs`, and the files `left_out`; nothing if `out` holds all this already. Raises
@@ -103,9 +99,9 @@ def changing(edit: Edit, normalize: bool, lengths: list[Tensor]) -> Change:
 
 
 def validate(edit: Edit, tables: list[Vectors], side: str, model: str, edits: Edits) -> str:
-    """How we know that vectors are of the model of an edit: by a record, by a name, or by how their rows lie.
+    """How we know that vectors are of the model of an edit: by `model`, by the file, or by the record `edits`.
 
-    edits: those on record. Raises ValueError if the vectors are of another model, or were edited by this edit before.
+    Raises ValueError if they are of another model, if nothing says of which, and if this edit was applied before.
     """
     path, d, its_model = tables[0].path, tables[0].shape[1], edit.model or "its model"
     for entry in edits:
@@ -120,46 +116,16 @@ def validate(edit: Edit, tables: list[Vectors], side: str, model: str, edits: Ed
         raise ValueError(f"index: {str(path)!r} is {d} wide; expected {len(edit.left)}, as the patch of {its_model} is")
     words = (edits[-1] if edits else {}) | tables[0].words
     prints, models = (words.get("fingerprint"), edit.fingerprint), (model or words.get("model"), edit.model)
-    if not (all(prints) or all(models)):
-        return _judge(edit, tables[0])
+    if not edit.model and not all(prints):
+        return "of a model that the patch does not name"
+    if not all(prints) and not all(models):
+        raise ValueError(f"index: {str(path)!r} does not say of which model; expected --model {edit.model}, if it is")
     if prints[0] != prints[1] if all(prints) else models[0] != models[1]:
         raise ValueError(
             f"index: {str(path)!r} is of {models[0] or 'another model'} {prints[0] or ''}; expected the model of the "
             f"patch, {edit.model} {edit.fingerprint}"
         )
     return f"of {its_model}, as {'--model' if model else 'the file or its record'} says"
-
-
-def _judge(edit: Edit, table: Vectors) -> str:
-    """See `validate`: by the first rows."""
-    rows = next(table.chunks()).float()
-    rows = F.normalize(rows[rows.isfinite().all(1)], dim=1)
-    if edit.mean_text is None or len(rows) < FEW_ROWS:
-        return "of a model that is not known"
-    share = chance(edit, rows)
-    if share > MAX_CHANCE:
-        raise ValueError(
-            f"index: rows of {str(table.path)!r} lie to the patch as {min(100 * share, 100):.0f} % of random bases "
-            f"do; expected at most {100 * MAX_CHANCE:g} %. If they are of {edit.model}, say so: --model {edit.model}"
-        )
-    return f"of {edit.model}, as its rows lie: {100 * share:.1g} % of random bases look as much like it"
-
-
-def chance(edit: Edit, rows: Tensor) -> float:
-    """The share of random bases in which unit `rows` (n, d) look as much like rows of the edit's model as they do here.
-
-    By two measures, twice the smaller share: how far their mean leans to the mean text, and how far they spread along
-    the directions that the edit reads, `left`. For rows of another model it is a number between 0 and 1 by chance.
-    """
-    generator = torch.Generator().manual_seed(0)
-    draws = F.normalize(torch.randn(DRAWS, rows.shape[1], generator=generator), dim=1)
-    mean, covariance = rows.mean(0), rows.T.cov(correction=0)
-    text = torch.zeros_like(mean) if edit.mean_text is None else F.normalize(edit.mean_text.float(), dim=0)
-    read = torch.linalg.qr(edit.left.double())[0].float().T  # (r, d)
-    spread, spreads = (((x @ covariance) * x).sum(1) for x in (read, draws))
-    some = torch.randint(DRAWS, (DRAWS, len(read)), generator=generator)
-    leaning, spreading = (draws @ mean).abs() >= (text @ mean).abs(), spreads[some].mean(1) >= spread.mean()
-    return 2 * (1 + min(int(leaning.sum()), int(spreading.sum()))) / (1 + DRAWS)
 
 
 def undo(edit: Edit | None, source: str | Path, out: str | Path, original: str | Path | None = None) -> str:

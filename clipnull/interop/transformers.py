@@ -16,12 +16,11 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from ..errors import brief, import_extra
+from ..errors import import_extra
 from ..models import Clip, state
 from ..towers import ends_of, uncompiled
 from .weight_names import as_open_clip
 
-KINDS = ("CLIPModel", "SiglipModel")
 OLD_EOS = 2
 """transformers before July 2023 wrote this `eos_token_id`; its models end a text at the highest token."""
 
@@ -100,7 +99,7 @@ def wrap(model: Any, processor: Any, name: str | None = None) -> Clip:
 
     `model`, a CLIPModel or SiglipModel, stays unchanged and shares its weights with the result. `name` is by default
     where transformers loaded the model from. A patch made here fits the same weights in open_clip, and the other way
-    round, if both have one precision. Raises ValueError for a processor that does not fit the model.
+    round, if both have one precision. Raises ValueError for a `processor` that does not fit the model.
 
     >>> import clipnull as cn
     >>> cn.wrap("openai/clip-vit-base-patch32", None)
@@ -108,8 +107,8 @@ def wrap(model: Any, processor: Any, name: str | None = None) -> Clip:
     ValueError: model: str; expected a CLIPModel or SiglipModel of transformers, such as CLIPModel.from_pretrained gives
     """
     transformers, model = import_extra("transformers", "hf"), uncompiled(model)
-    if not isinstance(model, tuple(getattr(transformers, kind) for kind in KINDS)):
-        expected = f"a {' or '.join(KINDS)} of transformers, such as {KINDS[0]}.from_pretrained gives"
+    if not isinstance(model, (transformers.CLIPModel, transformers.SiglipModel)):
+        expected = "a CLIPModel or SiglipModel of transformers, such as CLIPModel.from_pretrained gives"
         raise ValueError(f"model: {type(model).__name__}; expected {expected}")
     if not hasattr(processor, "image_processor") or not hasattr(processor, "tokenizer"):
         expected = "one with an image_processor and a tokenizer, such as AutoProcessor.from_pretrained gives"
@@ -128,15 +127,9 @@ def wrap(model: Any, processor: Any, name: str | None = None) -> Clip:
 
 def preprocess_config(images: Any) -> dict[str, Any]:
     """What the image processor `images` of transformers does, as open_clip's `preprocess_cfg`, if that can say it."""
-
-    def refuse(setting: str, value: object, expected: str) -> ValueError:
-        return ValueError(f"processor: its image processor has {setting} = {brief(value)}; expected {expected}")
-
-    for step in ("do_resize", "do_rescale"):
-        if not getattr(images, step, None):
-            raise refuse(step, False, "True: pictures of one size, pixels in [0, 1]")
-    if abs(images.rescale_factor - 1 / 255) > 1e-9:
-        raise refuse("rescale_factor", images.rescale_factor, "1/255")
+    if not images.do_resize or not images.do_rescale or abs(images.rescale_factor - 1 / 255) > 1e-9:
+        settings = {name: getattr(images, name) for name in ("do_resize", "do_rescale", "rescale_factor")}
+        raise ValueError(f"processor: {settings}; expected pictures of one size, and pixels in [0, 1]: times 1/255")
     cropped = bool(getattr(images, "do_center_crop", None))
     size, crop = dict(images.size), dict(images.crop_size) if cropped else {}
     if set(size) == {"shortest_edge"} and set(crop) == {"height", "width"}:
@@ -145,7 +138,10 @@ def preprocess_config(images: Any) -> dict[str, Any]:
     elif set(size) == {"height", "width"} and (not cropped or crop == size):
         pixels, mode = (size["height"], size["width"]), "squash"
     else:
-        raise refuse("size", size, "the shortest edge with a crop, or height and width without")
+        expected = "the shortest edge with a crop, or height and width without"
+        raise ValueError(
+            f"processor: its pictures have size = {size}, cropped to {crop or 'nothing'}; expected {expected}"
+        )
     resample = getattr(images.resample, "value", images.resample)
     mean, std = (images.image_mean, images.image_std) if images.do_normalize else ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
     return {
@@ -165,10 +161,9 @@ def _validate_tokenizer(tokens: Tokens, model: Any) -> None:
     if len(tokenizer) > config.vocab_size:
         known = f"{config.vocab_size:,}, as this model knows"
         raise ValueError(f"processor: its tokenizer has {len(tokenizer):,} tokens; expected at most {known}")
-    row = tokens(["a dog"])[0]
+    row, token = tokens(["a dog"])[0], tokenizer.eos_token_id
     end = int(row.max()) if config.eos_token_id == OLD_EOS else config.eos_token_id
-    if hasattr(model, "text_projection") and (tokenizer.eos_token_id != end or end not in row):
-        token = tokenizer.eos_token_id
+    if hasattr(model, "text_projection") and (token != end or end not in row):
         raise ValueError(f"processor: its tokenizer ends a text with the token {token}; expected {end}, as this model")
 
 
@@ -184,18 +179,11 @@ def save(clip: Clip, folder: Path) -> Path:
     """Write a wrapped `clip` with its processor as a folder for `from_pretrained`, whole or not at all."""
     adapter, preprocess = clip.model, cast(Pictures, clip.preprocess)
     for edit in clip.edits:
-        if getattr(adapter.inner, "visual_projection", None) is None:
-            lacks = "no linear map at the end of its image tower"
-        elif edit.bias is not None:
-            lacks = "no place for a bias there"
-        elif not edit.linear:
-            lacks = "one matrix there, which cannot hold it"
-        else:
-            continue
-        raise ValueError(
-            f"clip: its edit {edit.method!r} cannot be fused: {type(adapter.inner).__name__} of transformers has "
-            f"{lacks}; expected a linear edit without a bias, of a CLIPModel, or side='text' (`export` takes any)"
-        )
+        if not edit.linear or edit.bias is not None or not hasattr(adapter.inner, "visual_projection"):
+            raise ValueError(
+                f"clip: its edit {edit.method!r} cannot be fused into a {type(adapter.inner).__name__}; expected a "
+                "linear edit without a bias, of a CLIPModel, or side='text' (`export` takes any)"
+            )
     if folder.is_symlink() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
         raise ValueError(f"folder: {str(folder)!r} exists and is not empty; expected a new one")
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -10,62 +10,55 @@ import re
 import torch
 from torch import Tensor
 
-CLIP = {
-    "logit_scale": "logit_scale",
-    "text_projection.weight": "text_projection",
-    "text_model.embeddings.token_embedding.weight": "token_embedding.weight",
-    "text_model.embeddings.position_embedding.weight": "positional_embedding",
-    "text_model.final_layer_norm": "ln_final",
-    "visual_projection.weight": "visual.proj",
-    "vision_model.embeddings.class_embedding": "visual.class_embedding",
-    "vision_model.embeddings.patch_embedding.weight": "visual.conv1.weight",
-    "vision_model.embeddings.position_embedding.weight": "visual.positional_embedding",
-    "vision_model.pre_layrnorm": "visual.ln_pre",
-    "vision_model.post_layernorm": "visual.ln_post",
+TOP = {  # how names begin in transformers, and in open_clip
+    "CLIP": {
+        "logit_scale": "logit_scale",
+        "text_projection.weight": "text_projection",
+        "text_model.embeddings.token_embedding.": "token_embedding.",
+        "text_model.embeddings.position_embedding.weight": "positional_embedding",
+        "text_model.encoder.layers.": "transformer.resblocks.",
+        "text_model.final_layer_norm.": "ln_final.",
+        "visual_projection.weight": "visual.proj",
+        "vision_model.embeddings.class_embedding": "visual.class_embedding",
+        "vision_model.embeddings.patch_embedding.": "visual.conv1.",
+        "vision_model.embeddings.position_embedding.weight": "visual.positional_embedding",
+        "vision_model.encoder.layers.": "visual.transformer.resblocks.",
+        "vision_model.pre_layrnorm.": "visual.ln_pre.",
+        "vision_model.post_layernorm.": "visual.ln_post.",
+    },
+    "Siglip": {  # whose image tower is timm's in open_clip
+        "logit_scale": "logit_scale",
+        "logit_bias": "logit_bias",
+        "text_model.embeddings.token_embedding.": "text.token_embedding.",
+        "text_model.embeddings.position_embedding.weight": "text.positional_embedding",
+        "text_model.encoder.layers.": "text.transformer.resblocks.",
+        "text_model.final_layer_norm.": "text.ln_final.",
+        "text_model.head.": "text.text_projection.",
+        "vision_model.embeddings.patch_embedding.": "visual.trunk.patch_embed.proj.",
+        "vision_model.embeddings.position_embedding.weight": "visual.trunk.pos_embed",
+        "vision_model.encoder.layers.": "visual.trunk.blocks.",
+        "vision_model.post_layernorm.": "visual.trunk.norm.",
+        "vision_model.head.probe": "visual.trunk.attn_pool.latent",
+        "vision_model.head.attention.in_proj_": "visual.trunk.attn_pool.in_proj_",
+        "vision_model.head.attention.out_proj.": "visual.trunk.attn_pool.proj.",
+        "vision_model.head.layernorm.": "visual.trunk.attn_pool.norm.",
+        "vision_model.head.mlp.": "visual.trunk.attn_pool.mlp.",
+    },
 }
-SIGLIP = {
-    "logit_scale": "logit_scale",
-    "logit_bias": "logit_bias",
-    "text_model.embeddings.token_embedding.weight": "text.token_embedding.weight",
-    "text_model.embeddings.position_embedding.weight": "text.positional_embedding",
-    "text_model.final_layer_norm": "text.ln_final",
-    "text_model.head": "text.text_projection",
-    "vision_model.embeddings.patch_embedding": "visual.trunk.patch_embed.proj",
-    "vision_model.embeddings.position_embedding.weight": "visual.trunk.pos_embed",
-    "vision_model.post_layernorm": "visual.trunk.norm",
-    "vision_model.head.probe": "visual.trunk.attn_pool.latent",
-    "vision_model.head.attention.in_proj_": "visual.trunk.attn_pool.in_proj_",
-    "vision_model.head.attention.out_proj": "visual.trunk.attn_pool.proj",
-    "vision_model.head.layernorm": "visual.trunk.attn_pool.norm",
-    "vision_model.head.mlp": "visual.trunk.attn_pool.mlp",
-}
-RESBLOCK = {
-    "self_attn.in_proj_": "attn.in_proj_",
-    "self_attn.out_proj": "attn.out_proj",
-    "layer_norm1": "ln_1",
-    "layer_norm2": "ln_2",
-    "mlp.fc1": "mlp.c_fc",
-    "mlp.fc2": "mlp.c_proj",
-}
-TIMM_BLOCK = {
-    "self_attn.in_proj_": "attn.qkv.",
-    "self_attn.out_proj": "attn.proj",
-    "layer_norm1": "norm1",
-    "layer_norm2": "norm2",
-    "mlp": "mlp",
-}
-BLOCKS = {
-    ("CLIP", "text_model"): ("transformer.resblocks", RESBLOCK),
-    ("CLIP", "vision_model"): ("visual.transformer.resblocks", RESBLOCK),
-    ("Siglip", "text_model"): ("text.transformer.resblocks", RESBLOCK),
-    ("Siglip", "vision_model"): ("visual.trunk.blocks", TIMM_BLOCK),
+LAYER = {  # within a layer: in transformers, in a resblock of open_clip, in a block of timm
+    "self_attn.in_proj_": ("attn.in_proj_", "attn.qkv."),
+    "self_attn.out_proj.": ("attn.out_proj.", "attn.proj."),
+    "layer_norm1.": ("ln_1.", "norm1."),
+    "layer_norm2.": ("ln_2.", "norm2."),
+    "mlp.fc1.": ("mlp.c_fc.", "mlp.fc1."),
+    "mlp.fc2.": ("mlp.c_proj.", "mlp.fc2."),
 }
 
 
 def as_open_clip(state: dict[str, Tensor], kind: str) -> dict[str, Tensor]:
     """The weights `state` of a CLIPModel (`kind` "CLIP") or SiglipModel ("Siglip") in the form of open_clip's model.
 
-    The image tower of SigLIP is timm's. Raises ValueError for a weight that such a model does not have.
+    Raises ValueError for a weight that such a model does not have.
     """
     result = {}
     for key, value in _join(state).items():
@@ -100,12 +93,13 @@ def _join(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _rename(key: str, kind: str) -> str:
     """open_clip's name of the weight `key`."""
-    prefix, rest, names = "", key, CLIP if kind == "CLIP" else SIGLIP
-    block = re.fullmatch(r"(text_model|vision_model)\.encoder\.layers\.(\d+)\.(.+)", key)
-    if block:
-        place, names = BLOCKS[kind, block[1]]
-        prefix, rest = f"{place}.{block[2]}.", block[3]
-    for old, new in names.items():
-        if rest == old or rest.startswith(old if old.endswith("_") else f"{old}."):
-            return prefix + new + rest.removeprefix(old)
+    for old, new in TOP[kind].items():
+        if not key.startswith(old):
+            continue
+        if not old.endswith(".layers."):
+            return new + key.removeprefix(old)
+        number, _, rest = key.removeprefix(old).partition(".")
+        for part, names in LAYER.items():
+            if rest.startswith(part):
+                return f"{new}{number}.{names['trunk' in new]}{rest.removeprefix(part)}"
     raise ValueError(f"model: open_clip has no place for its weight {key!r}; expected a stock model")

@@ -37,13 +37,13 @@ METHODS = ("nullspace", "oblique", "neuron", "gated")
 def rates(clip: Clip, images: Images) -> dict[str, dict[str, float]]:
     """What selective edits of every cell do, by method: means over requests, in percent and in points."""
     rows = [row for row in sweep(clip, images, METHODS, ("selective",)) if row["prompts"] == "free"]
-    own = {method: [row for row in rows if row["method"] == method] for method in METHODS}
+    rows_of = {method: [row for row in rows if row["method"] == method] for method in METHODS}
     return {
         method: {
-            "forgetting": 100 * fmean(row["forgetting_rate"] for row in own[method]),
-            "retain drop": fmean(row["retain_drop"] for row in own[method]),
+            "forgetting": 100 * fmean(row["forgetting_rate"] for row in rows_of[method]),
+            "retain drop": fmean(row["retain_drop"] for row in rows_of[method]),
             "sibling class": fmean(
-                row["sibling_class_drop"] for row in own[method] if row["sibling_class_drop"] is not None
+                row["sibling_class_drop"] for row in rows_of[method] if row["sibling_class_drop"] is not None
             ),
         }
         for method in METHODS
@@ -69,9 +69,9 @@ def main() -> int:
 
     for name, folder in (("PACS test", args.pacs), ("miniworld test", None)):
         images = cn.load_images(folder)
-        found = [model_scores(clip, name, images) for clip in models]
-        tell(name, tuple(100 * f["right"] for f in found), "right", "{:.1f} %")
-        tell(f"{name}, naming the domain", tuple(100 * f["domains"] for f in found), "domains", "{:.1f} %")
+        scores = [model_scores(clip, name, images) for clip in models]
+        tell(name, tuple(100 * f["right"] for f in scores), "right", "{:.1f} %")
+        tell(f"{name}, naming the domain", tuple(100 * f["domains"] for f in scores), "domains", "{:.1f} %")
         first, second = (
             classify(cn.embed(clip, images), text_classifiers(clip, images.vocabulary), images.domains)
             for clip in models
@@ -80,14 +80,14 @@ def main() -> int:
         edited = [rates(clip, images) for clip in models]
         for method, key in product(METHODS, ("forgetting", "retain drop", "sibling class")):
             what, form = f"{name}, {key} of selective `{method}`", "{:.1f} %" if key == "forgetting" else "{:+.1f}"
-            tell(what, tuple(own[method][key] for own in edited), key, form)
+            tell(what, tuple(table[method][key] for table in edited), key, form)
     tell("200 classes", tuple(100 * many_classes(clip, args.rendered)[0] for clip in models), "200 classes", "{:.1f} %")
-    told = "\n".join(lines) + f"\n\nFurther apart than stated: {', '.join(beyond) or 'nothing'}."
-    print(told)
+    report = "\n".join(lines) + f"\n\nFurther apart than stated: {', '.join(beyond) or 'nothing'}."
+    print(report)
     if args.card:
         card = data_folder("miniclip") / "README.md"
         before, rest = card.read_text(encoding="utf-8").split(BEGIN)
-        write_text(card, f"{before}{BEGIN}\n\n{told}\n\n{END}{rest.split(END)[1]}")
+        write_text(card, f"{before}{BEGIN}\n\n{report}\n\n{END}{rest.split(END)[1]}")
     return bool(beyond)
 
 

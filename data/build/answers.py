@@ -93,10 +93,10 @@ def rows(images: Images, data: str, what: str) -> Iterator[list[str]]:
         classifier = embed_classes(clip, classes)
         answers = predict(clip, images, features=z)
         accuracy = accuracy_matrix(answers, images)
-        told, right = "–", domain_accuracy(clip, images, z)  # of a domain: is it named?
+        answer, right = "–", domain_accuracy(clip, images, z)  # of a domain: is it named?
         if what in classes:
             called = Counter(answers[shown].tolist()).most_common(3)
-            told = ", ".join(f"{classes[i]} {100 * n / int(shown.sum()):.0f}" for i, n in called)
+            answer = ", ".join(f"{classes[i]} {100 * n / int(shown.sum()):.0f}" for i, n in called)
             right, score = accuracy, z @ classifier[classes.index(what)]
         else:
             score = z @ embed_domains(clip, domains)[domains.index(what)]
@@ -105,7 +105,7 @@ def rows(images: Images, data: str, what: str) -> Iterator[list[str]]:
             name,
             f"{100 * macro(right, mask):.1f} ({int(shown.sum())} pictures)",
             f"{100 * macro(accuracy, ~mask):.1f}",
-            told,
+            answer,
             f"{100 * roc_auc_score(shown, score):.0f}",
             f"{probed(features_before_projection(clip, images), shown):.0f}, {probed(z, shown):.0f}",
         ]

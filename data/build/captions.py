@@ -124,10 +124,10 @@ def fill(template: str, noun: str = "", domain: str = "") -> str:
 def wording(row: dict) -> list[str]:
     """Names a picture may get in training: its own, cleaned, or its class's, without held-out synonyms."""
     name = " ".join(re.sub(r"[^a-z ]|\b(variant|alt|face|side|head)\b", " ", row["name"].lower()).split())
-    own = [name] if len(name) > 2 and not _HELD.search(name) else []
+    names = [name] if len(name) > 2 and not _HELD.search(name) else []
     if not row["class"]:
-        return own or [row["name"].lower()]
-    return [SPOKEN.get(row["class"], row["class"])] + own
+        return names or [row["name"].lower()]
+    return [SPOKEN.get(row["class"], row["class"])] + names
 
 
 def mentions(without: tuple[str, ...]) -> re.Pattern[str]:

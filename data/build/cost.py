@@ -36,12 +36,12 @@ def main() -> None:
     x = features(parser.parse_args().rendered, places)
     label = np.array([named(rows[i]) for i in places])
     test = np.array([few[i] == many[i] == "test" and shown(rows[i]) for i in places])
-    for told, split in (("30 % held out", few), ("and up to ten in a cell", many)):
+    for title, split in (("30 % held out", few), ("and up to ten in a cell", many)):
         train = np.array([split[i] == "train" for i in places])
         probe = LogisticRegression(C=100, max_iter=1000).fit(x[train], label[train])
         right = probe.predict(x[test]) == label[test]
         macro = np.mean([right[label[test] == c].mean() for c in CLASSES])
-        print(f"{told}: {train.sum()} pictures to train on; {100 * macro:.1f} % of {test.sum()} held-out ones right")
+        print(f"{title}: {train.sum()} pictures to train on; {100 * macro:.1f} % of {test.sum()} held-out ones right")
 
 
 if __name__ == "__main__":

@@ -48,9 +48,9 @@ def unpack(kind: str, name: str, version: str, folder: Path) -> None:
         if kind == "npm":
             unpacking = ["tar", "xzf", str(file), "-C", str(work / "x"), "--strip-components=1"]
         else:
-            told = subprocess.run(["dpkg-deb", "-f", str(file), "Version"], check=True, capture_output=True, text=True)
-            if not told.stdout.strip().split(":")[-1].startswith(version):
-                raise ValueError(f"version {told.stdout.strip()} is offered; expected {version}")
+            field = subprocess.run(["dpkg-deb", "-f", str(file), "Version"], check=True, capture_output=True, text=True)
+            if not field.stdout.strip().split(":")[-1].startswith(version):
+                raise ValueError(f"version {field.stdout.strip()} is offered; expected {version}")
             unpacking = ["dpkg", "-x", str(file), str(work / "x")]
         subprocess.run(unpacking, check=True, capture_output=True, text=True)
         (work / "x").rename(folder)

@@ -28,15 +28,15 @@ def main() -> None:
     parser.add_argument("--split", default="test", choices=("train", "test"))
     args = parser.parse_args()
     shutil.copytree(args.pacs, args.out)
-    rows, found = read_index(), 0
+    rows, count = read_index(), 0
     art = np.load(f"{args.rendered}/pictures.npy", mmap_mode="r")
     for i, (row, split) in enumerate(zip(rows, splits(rows), strict=True)):
         if split == args.split and row["domain"] == "silhouette" and named(row) in PACS.classes:
             folder = args.out / DOMAIN / named(row)
             folder.mkdir(parents=True, exist_ok=True)
             on_white(art[i]).save(folder / f"{i}.png")
-            found += 1
-    print(f"{args.out}: {found} pictures of the domain {DOMAIN!r}")
+            count += 1
+    print(f"{args.out}: {count} pictures of the domain {DOMAIN!r}")
 
 
 if __name__ == "__main__":

@@ -47,13 +47,13 @@ def with_templates(clip: Clip, images: Images, z: torch.Tensor, templates: list[
 
 def probed(clip: Clip, train: Images, images: Images, z: torch.Tensor) -> str:
     """Accuracy of a linear classifier on z taught by `train`, means over cells: about what texts can reach."""
-    x, told = cn.embed(clip, train), []
-    for known, asked in ((train.classes, images.classes), (train.domains, images.domains)):
+    x, shares = cn.embed(clip, train), []
+    for known, labels in ((train.classes, images.classes), (train.domains, images.domains)):
         probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, class_weight="balanced", max_iter=500))
-        right = torch.from_numpy(probe.fit(x, known).predict(z)) == asked
+        right = torch.from_numpy(probe.fit(x, known).predict(z)) == labels
         cells = [right[(images.classes == c) & (images.domains == k)] for c, k in images.counts().nonzero().tolist()]
-        told.append(percent(np.mean([cell.double().mean() for cell in cells])))
-    return " and ".join(told)
+        shares.append(percent(np.mean([cell.double().mean() for cell in cells])))
+    return " and ".join(shares)
 
 
 def model_scores(clip: Clip, name: str, images: Images, train: Images | None = None) -> dict:
@@ -72,7 +72,7 @@ def model_scores(clip: Clip, name: str, images: Images, train: Images | None = N
     if train is not None:
         lines["a linear probe on z, taught by labels: class and domain"] = probed(clip, train, images, z)
     print(f"{name}: {len(images)} pictures, {len(classes)} classes x {len(domains)} domains, means over cells")
-    print("\n".join(f"  {what}: {told}" for what, told in lines.items()))
+    print("\n".join(f"  {what}: {text}" for what, text in lines.items()))
     words = {}
     for row, label in enumerate(classes):
         for synonym in captions.HELD_OUT_SYNONYMS.get(label, []):
@@ -116,19 +116,19 @@ def many_classes(clip: Clip, rendered: str, n: int = 200) -> tuple[float, str]:
     for i, g in zip(keep, guess, strict=True):
         cells.setdefault((rows[i]["class"], rows[i]["domain"]), []).append(classes[g] == rows[i]["class"])
     mean, micro = np.mean([np.mean(v) for v in cells.values()]), np.mean([x for v in cells.values() for x in v])
-    told = (
+    sentence = (
         f"Held-out design families, the {len(classes)} classes with most pictures: {percent(mean)} (macro over "
         f"{len(cells):,} cells; {percent(micro)} of {len(keep):,} pictures)."
     )
-    print(told)
-    return float(mean), told
+    print(sentence)
+    return float(mean), sentence
 
 
 def speed(clip: Clip) -> tuple[float, float]:
     """Print and return pictures and prompts embedded a second."""
     x = torch.randn(256, 3, clip.image_size, clip.image_size)
     texts = [f"a picture of thing number {i}" for i in range(512)]
-    found = []
+    rates = []
     for label, call, n in (
         ("pictures", lambda: clip.embed_pixels(x), 256),
         ("prompts", lambda: clip.embed_texts(texts), 512),
@@ -136,16 +136,16 @@ def speed(clip: Clip) -> tuple[float, float]:
         call()
         start = time.perf_counter()
         call()
-        found.append(n / (time.perf_counter() - start))
-        print(f"speed: {found[-1]:.0f} {label} a second, {torch.get_num_threads()} threads")
-    return found[0], found[1]
+        rates.append(n / (time.perf_counter() - start))
+        print(f"speed: {rates[-1]:.0f} {label} a second, {torch.get_num_threads()} threads")
+    return rates[0], rates[1]
 
 
-def scores(found: dict[str, dict], many: str) -> str:
-    """The scores of the model card. found: `model_scores` by the name of the pictures."""
-    lines = [f"| | {' | '.join(found)} |", "|---" * (1 + len(found)) + "|"]
-    for what in next(iter(found.values()))["lines"]:
-        lines.append(f"| {what} | {' | '.join(entry['lines'][what] for entry in found.values())} |")
+def scores(entries: dict[str, dict], many: str) -> str:
+    """The scores of the model card. entries: `model_scores` by the name of the pictures."""
+    lines = [f"| | {' | '.join(entries)} |", "|---" * (1 + len(entries)) + "|"]
+    for what in next(iter(entries.values()))["lines"]:
+        lines.append(f"| {what} | {' | '.join(entry['lines'][what] for entry in entries.values())} |")
     lines += [
         "",
         many,
@@ -155,12 +155,12 @@ def scores(found: dict[str, dict], many: str) -> str:
     lines += [
         "(its own name in brackets).",
         "",
-        f"| class | word | {' | '.join(found)} |",
-        "|---" * (2 + len(found)) + "|",
+        f"| class | word | {' | '.join(entries)} |",
+        "|---" * (2 + len(entries)) + "|",
     ]
-    for label, word in sorted({key for entry in found.values() for key in entry["words"]}):
-        told = [entry["words"].get((label, word), "") for entry in found.values()]
-        lines.append(f"| {label} | {word} | {' | '.join(told)} |")
+    for label, word in sorted({key for entry in entries.values() for key in entry["words"]}):
+        values = [entry["words"].get((label, word), "") for entry in entries.values()]
+        lines.append(f"| {label} | {word} | {' | '.join(values)} |")
     return "\n".join(lines)
 
 
@@ -175,7 +175,7 @@ def main() -> None:
         parser.error("--card needs --pacs and --rendered")
     clip = cn.load()
     pictures, prompts = speed(clip)
-    rows, found, many = [], {}, ""
+    rows, entries, many = [], {}, ""
     targets = {"PACS test": ("≥ 91 %", "≥ 92 %"), "miniworld test": ("≥ 85 %", "≥ 88 %")}
     for (name, wanted), folder in zip(targets.items(), (args.pacs, None), strict=True):
         if folder != "":
@@ -184,14 +184,14 @@ def main() -> None:
             labelled = Path(folder).parent / "train" if folder else None
             taught = cn.load_images(labelled) if labelled and labelled.is_dir() else None
             taught = taught if folder else cn.load_images(split="train")
-            found[name] = model_scores(clip, name, images, taught)
+            entries[name] = model_scores(clip, name, images, taught)
             for what, target, key in zip(
                 (f"{name}, {c} classes × {k} domains", f"{name}, naming the domain"),
                 wanted,
                 ("right", "domains"),
                 strict=True,
             ):
-                rows.append({"what": what, "target": target, "measured": percent(found[name][key])})
+                rows.append({"what": what, "target": target, "measured": percent(entries[name][key])})
     if args.rendered:
         mean, many = many_classes(clip, args.rendered)
         what = "200 classes of held-out design families"
@@ -213,7 +213,7 @@ def main() -> None:
     if args.card:
         card = data_folder("miniclip") / "README.md"
         before, rest = card.read_text(encoding="utf-8").split(BEGIN)
-        write_text(card, f"{before}{BEGIN}\n\n{scores(found, many)}\n\n{END}{rest.split(END)[1]}")
+        write_text(card, f"{before}{BEGIN}\n\n{scores(entries, many)}\n\n{END}{rest.split(END)[1]}")
 
 
 if __name__ == "__main__":

@@ -46,12 +46,12 @@ def check(
     """
     z, cells = embed(clip, images), embed_vocabulary(clip, images.vocabulary, prototypes)
     outlook = simulator_of(clip, images.vocabulary, cells, prototypes)
-    unedited = classify(z, outlook.classifiers, images.domains)
+    unedited = classify(z, outlook.classifier, images.domains)
     before, redrawn, rows, choices = accuracy_matrix(unedited, images), Redrawn(images), [], []
     for request in tqdm(every_request(images, paradigms), "forecast", mininterval=2):
         mask, tried = request.mask(images.vocabulary), []
         for edit in candidates(cells, mask):
-            answers = classify(z, outlook.classifiers, images.domains, edit.images)
+            answers = classify(z, outlook.classifier, images.domains, edit.images)
             truth = rates(before, accuracy_matrix(answers, images), mask)
             forecast, usual = outlook.forecast(edit, mask, request), is_usual(edit)
             if math.isnan(truth["forgetting_rate"]):
@@ -59,13 +59,13 @@ def check(
             figures = {f: _rounded([truth[f], *forecast.intervals[f]]) for f in FIGURES}
             noise = {"noise": redrawn.noise(unedited, answers, mask)} if usual else {}
             rows.append({"paradigm": request.paradigm, "method": edit.method, "usual": usual} | figures | noise)
-            tried.append((edit, forecast, points(truth)))
+            tried.append((forecast, points(truth)))
         if tried:
-            chosen, _ = best_of([(edit, forecast) for edit, forecast, _ in tried])
-            worth = {id(edit): n for edit, _, n in tried}
-            usual = {edit.method: n for edit, _, n in tried if is_usual(edit)}
-            best = max(worth.values())
-            choices.append({"chosen": chosen.method, "points": worth[id(chosen)], "best": best, "usual": usual})
+            chosen = best_of([forecast for forecast, _ in tried])
+            worth = {id(forecast): n for forecast, n in tried}
+            usual = {forecast.edit.method: n for forecast, n in tried if is_usual(forecast.edit)}
+            choice = {"chosen": chosen.edit.method, "points": worth[id(chosen)]}
+            choices.append(choice | {"best": max(worth.values()), "usual": usual})
     return rows, choices
 
 

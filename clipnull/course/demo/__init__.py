@@ -45,13 +45,10 @@ def write(source: Path) -> tuple[str, ...]:
     """
     here, static, pictures = Path(__file__).parent, source / "_static" / "demo", data_folder("miniworld")
     static.mkdir(parents=True)
-    for path, folder in (
-        *((here / name, static) for name in (*SCRIPTS, "demo.css")),
-        *((here / name, source) for name in ("demo.md", "demo.html")),
-        (pictures / "LICENSES.md", source),
-        (pictures / "index.csv", static),
-    ):
-        shutil.copyfile(path, folder / path.name)
+    for path in (here / "demo.md", here / "demo.html", pictures / "LICENSES.md"):
+        shutil.copy(path, source)
+    for path in (*(here / name for name in SCRIPTS), here / "demo.css", pictures / "index.csv"):
+        shutil.copy(path, static)
     clip, images = load(), load_images()
     values = json.dumps(data(clip, images, embed(clip, images)), separators=(",", ":"))
     write_text(static / "data.js", f"const DATA = {values};\n")  # unlike JSON, a script loads without a server
