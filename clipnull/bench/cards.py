@@ -121,7 +121,9 @@ def card(edit: Edit, clip: Clip, images: Images, licence: str = "") -> str:
         loaded=recipe(clip, ", ".join(map(as_json, names))),
         earlier=EARLIER if edit.after else "",
         patch=PATCH,
-        weights="refuses other weights" if edit.fingerprint else "names no weights: make sure they are the same",
+        weights="refuses any weights but its own"
+        if edit.fingerprint
+        else "names no weights: make sure they are the same",
         fingerprint=edit.fingerprint or "none",
         shown=f"{counted(len(images), kind)}, {c} classes × {k} domains",
         figures=_figures(results),
