@@ -31,8 +31,8 @@ def one_of(argument: str, value: object, options: Iterable[str]) -> str:
     options = list(options)
     if isinstance(value, str) and value in options:
         return value
-    matches = near(value, options)
-    hint = f"did you mean {' or '.join(map(repr, matches))}?" if matches else f"expected one of {shorten(options)}"
+    matches = " or ".join(map(repr, near(value, options)))
+    hint = f"did you mean {matches}?" if matches else f"expected one of {shorten(options)}"
     raise ValueError(f"{argument}: {value!r} is not known; {hint}")
 
 
@@ -109,6 +109,5 @@ def import_extra(module: str, extra: str) -> ModuleType:
         package = module.partition(".")[0]
         if error.name and error.name.partition(".")[0] != package:
             raise  # the package is there, and something it needs is not
-        raise ImportError(
-            f"{package} is not installed; expected the extra {extra!r}: pip install 'clipnull[{extra}]'", name=package
-        ) from error
+        message = f"{package} is not installed; expected the extra {extra!r}: pip install 'clipnull[{extra}]'"
+        raise ImportError(message, name=package) from error

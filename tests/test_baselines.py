@@ -7,6 +7,7 @@ from helpers import grey_prototypes, made_of_numbers, noisy_cells, random
 
 import clipnull as cn
 from clipnull.bench import baselines
+from clipnull.bench.comparison import edit_of
 from clipnull.methods.cells import Cells
 
 C, K, D = 4, 2, 48
@@ -24,14 +25,14 @@ def mask():
     return chosen
 
 
-def right(data, z):
-    return (F.normalize(z.double(), dim=-1) @ data.cells.classifier.T).argmax(1) == data.classes
+def named(data, z):
+    return (z.double() @ data.cells.classifier.T).argmax(1)
 
 
 def shares(data, mask, edit):
     """The share named right of forgotten and of kept pictures."""
-    inside, named = mask[data.classes, data.domains], right(data, edit.images(data.z)).double()
-    return float(named[inside].mean()), float(named[~inside].mean())
+    right = (named(data, edit.images(data.z)) == data.classes).double()
+    return float(right[data.inside(mask)].mean()), float(right[~data.inside(mask)].mean())
 
 
 def test_random_is_a_projection_of_the_rank_of_nullspace_and_only_the_seed_decides(data, mask):
@@ -130,18 +131,15 @@ def test_leace_takes_a_bit_for_each_class_that_goes_and_none_has_an_answer_witho
     two, domain = torch.arange(C)[:, None].expand(C, K) < 2, torch.arange(K).expand(C, K) == 0
     assert baselines.leace(data, two).rank == 2 and baselines.leace(data, domain).rank >= C - 1
     nowhere = baselines.replace(data, domains=torch.ones_like(data.domains))
-    for make in (baselines.leace, baselines.slug, baselines.finetune):
-        assert make(nowhere, domain, 0) is None
+    assert all(edit_of(name, nowhere, domain) is None for name in ("leace", "slug", "finetune"))
 
 
 def test_slug_takes_the_smallest_step_that_is_enough(data, mask):
     edit, eye = baselines.slug(data, mask), torch.eye(D).double()
     step, inside = edit.matrix() - eye, mask[data.classes, data.domains]
     z, labels = data.z[inside].double(), data.classes[inside]
-    shares = [baselines._accuracy(z @ (eye + share * step), labels, data) for share in (0.9, 1.0)]
+    shares = [(named(data, z @ (eye + share * step)) == labels).double().mean() for share in (0.9, 1.0)]
     assert shares[0] > baselines.FORGOTTEN >= shares[1]
-    domain = torch.arange(K).expand(C, K) == 0
-    assert baselines._enough(mask) == baselines.FORGOTTEN and baselines._enough(domain) == 1 / C
 
 
 def test_finetuning_forgets_and_keeps(data, mask):
@@ -159,7 +157,7 @@ def test_training_data_of_an_edited_model_is_that_of_its_pictures(data, mask):
     assert torch.allclose(after.cells.prototypes.flatten(0, 1), v)
     assert torch.allclose(after.noisy[0, 0, 0], edit.images(data.noisy[0, 0, 0]))
     bare = baselines.TrainingData(Cells(data.cells.texts), 40.0)
-    assert bare.after(edit).z is None and bare.kinds == {"none"}
+    assert not len(bare.after(edit).z) and bare.kinds == {"none"}
 
 
 def test_training_data_are_gathered_from_names_noise_and_labelled_pictures(clip, corner, images, monkeypatch):
@@ -176,5 +174,3 @@ def test_training_data_are_gathered_from_names_noise_and_labelled_pictures(clip,
     u = F.normalize(random(clip.width, 1).double(), dim=0)
     with pytest.raises(ValueError, match="clip: it carries 1 edits"):
         baselines.gather(cn.Edit(u, u, "by hand").apply(clip), corner.vocabulary)
-    with pytest.raises(ValueError, match="seeds: 0"):
-        baselines.gather(clip, corner.vocabulary, seeds=0)

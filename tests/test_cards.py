@@ -3,8 +3,6 @@
 import html
 import json
 import re
-import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -72,7 +70,7 @@ def test_the_head_is_yaml_that_a_hub_reads(text):
 def test_its_figures_are_those_of_compare(text, selective, clip, corner, features):
     rows, after = table(text, "Measured"), selective.apply(clip)
     both = features, cn.embed(after, corner)
-    for row, prompts in zip(rows[:-1], PROMPTS, strict=True):
+    for row, prompts in zip(rows, PROMPTS, strict=True):
         result = cn.compare(clip, after, corner, selective.request, prompts, both)
         r = result.rates
         assert row[1] == (
@@ -86,19 +84,9 @@ def test_its_figures_are_those_of_compare(text, selective, clip, corner, feature
         right = result.answers == result.images.classes
         kept = ~result.mask[result.images.classes, result.images.domains]
         lost, gained = (int((kept & x).sum()) for x in (right[0] & ~right[1], right[1] & ~right[0]))
-        if prompts == "free":
-            counts = [int(answers[~kept].sum()) for answers in right]
-            assert re.search(r"pictures {} right .* before, {} right .* after".format(*counts), text)
-        assert row[8] == f"{lost}, {gained} of {int(kept.sum())}" and re.fullmatch(r"-?\d+ of \d+", row[9])
-
-
-def test_a_forecast_stands_beside_the_truth(text, selective, clip, corner):
-    row, mask = table(text, "Measured")[-1], selective.request.mask(corner.vocabulary)
-    forecast = cn.forecast(clip, selective.request, corner.vocabulary, selective, prototypes=False)
-    assert row[0] == "forecast of the first row, from names alone"
-    assert row[1] == f"{100 * macro(forecast.before, mask):.1f} % → {100 * macro(forecast.after, mask):.1f} %"
-    assert float(row[2].split()[0]) == pytest.approx(forecast.rates["forgetting_rate"], abs=5e-4)
-    assert row[7:] == ["–", "–", "–"] and "The interval of a forecast held 98 to 100 %" in text
+        counts = [int(answers[~kept].sum()) for answers in right]
+        assert prompts != "free" or re.search(r"pictures {} right .* before, {} right .* after".format(*counts), text)
+        assert row[8] == f"{lost}, {gained} of {int(kept.sum())}"
 
 
 def test_the_worst_cells_the_probes_and_the_request_are_listed(text, selective, clip, corner, features):
@@ -112,7 +100,6 @@ def test_the_worst_cells_the_probes_and_the_request_are_listed(text, selective, 
     labels = selective.request.mask(corner.vocabulary)[corner.classes, corner.domains]
     for z in (features_before_projection(after, corner), *both):
         assert f"{100 * linear_probe(z, labels).accuracy:.0f} %" in text[text.index("## What remains") :]
-    assert json.loads(re.search(r"```json\n(.*)\n", text).group(1)) == selective.request.as_dict()
     assert clip.fingerprint in text and "energy = 0.9" in text and "Method nullspace" in text
 
 
@@ -136,29 +123,20 @@ def test_the_form_of_an_edit_and_whole_domains_are_described(make, clip, corner,
     assert "costs nothing at inference" in none and "No kept cell lost a picture." in none
 
 
-@pytest.mark.parametrize("birds", [1, 2])  # of five pictures
-def test_a_probe_needs_two_pictures_on_either_side(birds, make, clip, corner, monkeypatch):
-    """So many line-drawn birds are forgotten, and the cars among them kept."""
-    probed = []
-    monkeypatch.setattr(cards, "linear_probe", lambda z, labels: probed.append(labels) or linear_probe(z, labels))
-    some = {name: corner.select([name], ["line"]) for name in ("bird", "car")}
-    chosen = some["bird"].files[:birds] + some["car"].files[: 5 - birds]
-    few = corner.where(torch.tensor([file in chosen for file in corner.files]))
-    text = card(make(cn.Forget(["bird"], ["line"])), clip, few)
-    assert ("no probe could be trained here" in text) == (birds == 1) != ("A linear probe that is trained" in text)
-    assert [int(labels.sum()) for labels in probed] == [birds] * 3 * (birds == 2)
+def test_a_probe_needs_two_pictures_on_either_side(make, clip, corner):
+    bird, cars = corner.select(["bird"], ["line"]).files[:1], corner.select(["car"], ["line"]).files[:4]
+    few = corner.where(torch.tensor([file in bird + cars for file in corner.files]))
+    assert "no probe could be trained here" in card(make(cn.Forget(["bird"], ["line"])), clip, few)
 
 
 @pytest.mark.parametrize(
     "changes, message",
     [
         ({"request": None}, "edit: its request is None; expected a Forget"),
-        ({"request": {"classes": [3], "domains": None}}, "edit: its request is .*; expected a Forget"),
         ({"fingerprint": "0" * 16}, "clip: its weights"),
         ({"request": cn.Forget(["brid"])}, "did you mean 'bird'"),
         ({"request": cn.Forget(["person"], ["photo"])}, "none of its .* pictures is in a forgotten cell"),
     ],
-    ids=["no request", "no Forget", "other weights", "unknown class", "no pictures"],
 )
 def test_what_cannot_be_described_is_refused_and_nothing_written(changes, message, selective, clip, corner, tmp_path):
     birds = replace(corner, classes=torch.zeros_like(corner.classes))
@@ -227,8 +205,6 @@ def test_a_card_of_odd_names_holds_no_markup_of_theirs(make, selective, clip, co
     assert set(re.findall("<[a-z0-9]+", page)) <= plain
     assert len(re.findall("<h[12]>", page)) == len(re.findall("<h[12]>", rendered(text)))
     assert json.loads(re.search(r"```json\n(.*)\n", text_).group(1)) == edit.request.as_dict()
-    for row in table(text_, "Whom it hurts"):
-        assert len(re.split(r"(?<!\\)[|]", " | ".join(row))) == len(row)
 
 
 def test_an_edit_made_on_an_edited_model_says_so(make, clip, corner, quick):
@@ -239,24 +215,6 @@ def test_an_edit_made_on_an_edited_model_says_so(make, clip, corner, quick):
     assert "the edits that this one was made after" in text_ and "made after" not in card(first, clip, corner)
     with pytest.raises(ValueError, match="clip: .* 0 edits; expected those the edit came after"):
         card(second, clip, corner)
-
-
-def test_two_releases_into_one_folder_do_not_mix(make, clip, corner, quick, tmp_path, monkeypatch):
-    """The patch is that of the card, whichever comes last."""
-    edits = [make(cn.Forget([name], ["flat"])) for name in ("person", "bird")]
-    folder, write_text = tmp_path / "patch", cards.write_text
-
-    def slow(path, text):
-        time.sleep(0.05 * (text == str(id(edits[0]))))
-        return write_text(path, text)
-
-    monkeypatch.setattr(cards, "write_text", slow)
-    monkeypatch.setattr(cards, "card", lambda edit, *_: str(id(edit)))
-    with ThreadPoolExecutor() as pool:
-        list(pool.map(lambda edit: cn.release(folder, edit, clip, corner), edits))
-    assert sorted(p.name for p in folder.iterdir()) == ["README.md", "edit.safetensors"]
-    (edit,) = (edit for edit in edits if str(id(edit)) == (folder / "README.md").read_text(encoding="utf-8"))
-    assert cn.Edit.load(folder / "edit.safetensors").same(edit)
 
 
 def test_broken_pictures_are_named_and_count_for_nothing(clip, corner, tmp_path):

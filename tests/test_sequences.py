@@ -26,20 +26,15 @@ def rows(on, data):
     return sequences.sequence(on, data, ["nullspace", "gated", "slug"], sizes=[1, 3], orders=3)
 
 
-def test_sizes_double_up_to_half_of_all_classes():
+def test_sizes_double_up_to_half_of_all_classes(rows):
     assert [sequences.sizes_of(n) for n in (2, 7, 14, 16)] == [[1], [1, 2, 3], [1, 2, 4, 7], [1, 2, 4, 8]]
-
-
-def test_there_is_a_row_for_each_entrant_order_size_and_way(rows):
-    keys = [(row["method"], row["order"], row["classes"], row["way"]) for row in rows]
-    assert len({*keys}) == len(keys) == 3 * 3 * 2 * 3
-    assert all(len(row["forgotten"]) == row["classes"] for row in rows)
-    assert len({tuple(row["forgotten"]) for row in rows if row["classes"] == 3}) == 3, "other orders"
+    keys = {(row["method"], row["order"], row["classes"], row["way"]) for row in rows}
+    assert len(keys) == len(rows) == 3 * 3 * 2 * 3 and all(len(row["forgotten"]) == row["classes"] for row in rows)
 
 
 def test_the_ways_are_what_they_say(rows, on, data):
-    row = next(r for r in rows if (r["method"], r["classes"], r["way"]) == ("slug", 3, "union"))
-    masks = [cn.Forget([name]).mask(on.images.vocabulary) for name in row["forgotten"]]
+    measured = {row["way"]: row for row in rows if (row["method"], row["order"], row["classes"]) == ("slug", 0, 3)}
+    masks = [cn.Forget([name]).mask(on.images.vocabulary) for name in measured["union"]["forgotten"]]
     union = comparison.edit_of("slug", data, masks[0] | masks[1] | masks[2]).images(on.z)
     apart, after, model = on.z, on.z, data
     for mask in masks:
@@ -50,9 +45,8 @@ def test_the_ways_are_what_they_say(rows, on, data):
     for way, z in (("union", union), ("apart", apart), ("after", after)):
         answers = classify(z, on.classifier, on.images.domains)
         wanted = rates(before, accuracy_matrix(answers, on.images), masks[0] | masks[1] | masks[2])
-        row = next(r for r in rows if (r["method"], r["order"], r["classes"], r["way"]) == ("slug", 0, 3, way))
-        assert row["forgetting_rate"] == pytest.approx(wanted["forgetting_rate"])
-        assert row["retain_drop"] == pytest.approx(wanted["retain_drop"])
+        for figure in ("forgetting_rate", "retain_drop"):
+            assert measured[way][figure] == pytest.approx(wanted[figure])
 
 
 def test_beyond_the_filter_nothing_is_lost_by_what_acts_as_it_does(on, data, monkeypatch):
@@ -94,10 +88,8 @@ def test_a_method_breaks_where_it_first_forgets_too_little_or_loses_too_much():
     "entrants, settings, message",
     [
         (["filter"], {}, "entrants: 'filter' makes no edit of pictures"),
-        (["uce"], {}, "entrants: 'uce' makes no edit of pictures"),
         (["slug"], {}, "entrants: 'slug' needs labelled pictures"),
         (None, {"sizes": [4, 1]}, r"sizes: \[1, 4\] of 4 classes; expected at least one"),
-        (None, {"sizes": [0]}, "sizes: 0 "),
         (None, {"sizes": [1], "orders": 0}, "orders: 0"),
     ],
 )

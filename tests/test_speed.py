@@ -52,7 +52,7 @@ def test_every_part_is_measured_and_reported(tiny, tmp_path, monkeypatch):
     assert list(figures["many"]["seconds"]) == METHODS and figures["many"]["input"] == 50 * 16 * 4
     assert list(figures["index"]["apply"]) == ["bare", *speed.FORMS] and figures["index"]["query"] == 1e-5
     assert figures["index"]["forget"] > 0 and not any(tmp_path.iterdir())
-    assert len(speed.report(figures).splitlines()) == 3 + len(speed.rows(figures))
+    assert len(speed.report(figures).splitlines()) == 2 + len(speed.rows(figures))
 
 
 @pytest.mark.nightly

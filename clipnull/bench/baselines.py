@@ -1,10 +1,8 @@
 """Other people's ways to make a CLIP forget, on the same requests as our methods; each in a few lines, with its source.
 
-They are sketches of an idea, not the authors' code (but for LEACE, which is theirs): each is as its source has it in
-what it needs and in what it minimises. Those that train, train one layer, the last: a matrix P (d, d) behind the
-projection W, which starts as the identity, so that W becomes W P. That is cheap, because all pictures go through the
-tower once, and every baseline is then an edit like ours; what it would gain from earlier layers is not seen here. Their
-settings were chosen on the train splits of miniworld and PACS, like ours.
+They are sketches of an idea, not the authors' code (but for LEACE, which is theirs). Those that train, train one matrix
+P (d, d) behind the projection W, so that W becomes W P: all pictures go through the tower once, and a baseline is an
+edit like ours. Their settings were chosen on the train splits of miniworld and PACS, like ours.
 
 The paper's edit, as we reconstruct it, and CCUP (arXiv 2512.14137) are `nullspace` and `ridge` among the methods. The
 retrained model ("clean"), which never saw what is to be forgotten, is the yardstick and not a baseline.
@@ -12,7 +10,7 @@ retrained model ("clean"), which never saw what is to be forgotten, is the yards
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -22,7 +20,7 @@ from torch import Tensor
 
 from ..edit import Edit
 from ..embedding import embed, readable
-from ..errors import at_least, import_extra
+from ..errors import import_extra
 from ..from_names import chosen_cells, embed_vocabulary
 from ..images import Images
 from ..methods import solve
@@ -35,7 +33,8 @@ from ..vocabulary import Vocabulary
 COPIES, NOISE = 8, 0.25
 """Noisy copies of each synthesized picture; the standard deviation of their noise, of pixels in [0, 1]."""
 FORGOTTEN = 0.05
-"""Gradient methods stop at this accuracy on the forgotten pictures that they have; at chance, for whole domains."""
+"""Gradient methods stop at this accuracy on the forgotten pictures that they have."""
+NONE, NO_LABELS = torch.zeros(0), torch.zeros(0, dtype=torch.int64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,27 +43,31 @@ class TrainingData:
 
     cells: Cells  # texts and prototypes, as all methods have them; C classes, K domains
     scale: float  # the factor on cosines in the model's softmax
-    z: Tensor | None = None  # (n, d), embeddings of pictures with labels
-    classes: Tensor | None = None  # (n,) int64
-    domains: Tensor | None = None  # (n,) int64
-    noisy: Tensor | None = None  # (seeds, C, K, 1 + COPIES, d), the first without noise; NaN where a cell has none
+    z: Tensor = NONE  # (n, d), embeddings of pictures with labels
+    classes: Tensor = NO_LABELS  # (n,) int64
+    domains: Tensor = NO_LABELS  # (n,) int64
+    noisy: Tensor = NONE  # (seeds, C, K, 1 + COPIES, d), the first without noise; NaN where a cell has none
 
     def after(self, edit: Edit) -> "TrainingData":
         """The same of the edited model: what comes from pictures is edited, texts stay."""
 
-        def edited(x: Tensor | None) -> Tensor | None:
-            return None if x is None else edit.images(x.reshape(-1, x.shape[-1])).view_as(x)
+        def edited(x: Tensor | None) -> Any:
+            return edit.images(x.reshape(-1, x.shape[-1])).view_as(x) if x is not None and len(x) else x
 
         v = edited(self.cells.prototypes)
         v = None if v is None else F.normalize(v, dim=-1)
         cells = replace(self.cells, prototypes=v, mean=edited(self.cells.mean))
         return replace(self, cells=cells, z=edited(self.z), noisy=edited(self.noisy))
 
+    def inside(self, mask: Tensor) -> Tensor:
+        """Which pictures with labels are to be forgotten: (n,) bool."""
+        return mask[self.classes, self.domains]
+
     @property
     def kinds(self) -> set[str]:
         """The kinds of pictures that there are, see `Baseline.pictures`."""
-        known = {"none": True, "labelled": self.z is not None, "synthesized": self.noisy is not None}
-        return {kind for kind, there in known.items() if there}
+        pictures = {"labelled": self.z, "synthesized": self.noisy}
+        return {"none", *(kind for kind, x in pictures.items() if len(x))}
 
 
 def gather(clip: Clip, vocabulary: Vocabulary, labelled: Images | None = None, seeds: int = 1) -> TrainingData:
@@ -73,21 +76,18 @@ def gather(clip: Clip, vocabulary: Vocabulary, labelled: Images | None = None, s
     labelled: pictures with the same names, none of which is measured; without them, baselines that need some are left
     out. seeds: how many times noise is drawn. A file of embeddings has no synthesized pictures to put noise on.
     """
-    at_least("seeds", seeds, 1)
     if clip.edits:
         raise ValueError(f"clip: it carries {len(clip.edits)} edits; expected the unedited model, clip.base")
     if labelled is not None and labelled.vocabulary != vocabulary:
-        raise ValueError(
-            f"labelled: pictures of {labelled.vocabulary.shape} classes and domains, with other names than those "
-            f"measured, {vocabulary.shape}; expected the same"
-        )
-    prototypes: Prototypes | bool = True
-    noisy = None
-    if not clip.stored:
+        names = f"{labelled.vocabulary.shape} classes and domains, with other names than those measured"
+        raise ValueError(f"labelled: pictures of {names}, {vocabulary.shape}; expected the same")
+    if clip.stored:
+        data = TrainingData(embed_vocabulary(clip, vocabulary), clip.logit_scale)
+    else:
         few = None if are_made(clip, vocabulary) else chosen_cells(vocabulary.shape)
         prototypes = cell_prototypes(clip, vocabulary, few)
         noisy = torch.stack([_noisy(clip, prototypes, seed) for seed in range(seeds)])
-    data = TrainingData(embed_vocabulary(clip, vocabulary, prototypes), clip.logit_scale, noisy=noisy)
+        data = TrainingData(embed_vocabulary(clip, vocabulary, prototypes), clip.logit_scale, noisy=noisy)
     if labelled is None:
         return data
     labelled, (z,) = readable(labelled, embed(clip, labelled))
@@ -95,7 +95,7 @@ def gather(clip: Clip, vocabulary: Vocabulary, labelled: Images | None = None, s
 
 
 def _noisy(clip: Clip, prototypes: Prototypes, seed: int) -> Tensor:
-    """Embeddings (C, K, 1 + COPIES, d) of synthesized pictures and noisy copies; NaN where a cell has none."""
+    """Embeddings of synthesized pictures and noisy copies, as `TrainingData.noisy` has them for one seed."""
     x, config = prototypes.pixels[prototypes.mask].float() / 255, clip.model.visual.preprocess_cfg
     mean, std = (torch.tensor(config[key]).view(3, 1, 1) for key in ("mean", "std"))
     draw = torch.Generator().manual_seed(seed)
@@ -119,8 +119,8 @@ def random(data: TrainingData, mask: Tensor, seed: int) -> Edit:
 def uce(data: TrainingData, mask: Tensor, seed: int = 0, ridge: float = 0.003) -> Edit:
     """Unified Concept Editing (Gandikota et al. 2024, arXiv 2308.14761) of texts: t -> t A, by `Edit.queries`.
 
-    A minimises |X_F A - t*|^2 + |X_R A - X_R|^2 + ridge |A - I|^2: texts of forgotten cells go to an anchor t*, here
-    the mean text, which many pictures are near; those of kept cells stay. Pictures are left alone.
+    A minimises |X_F A - t*|^2 + |X_R A - X_R|^2 + ridge |A - I|^2: texts of forgotten cells go to the mean text t*,
+    those of kept cells stay. Pictures are left alone.
     """
     t = data.cells.texts
     x = t[mask]
@@ -131,10 +131,9 @@ def uce(data: TrainingData, mask: Tensor, seed: int = 0, ridge: float = 0.003) -
 def speed(data: TrainingData, mask: Tensor, seed: int = 0, energy: float = 0.7, ridge: float = 0.01) -> Edit:
     """A hard null space of what is kept, after SPEED (Li et al. 2026, arXiv 2503.07392).
 
-    Forgotten rows X go to the mean X* of their kind, and kept rows do not move at all: z -> z - z N X^T (X N X^T +
-    ridge I)^-1 (X - X*), N the projection on the null space of those kept rows that the edit without N moves by more
-    than the average (influence-based filtering), of rank truncated to `energy` of their sum of squares. On OpenAI's
-    ViT-B/32 an energy of .9 forgets more (.82 in place of .53, global), and elsewhere less.
+    Forgotten rows X go to the mean X* of their kind: z -> z - z N X^T (X N X^T + ridge I)^-1 (X - X*). N projects on
+    the null space of those kept rows that the edit without N moves by more than the average, truncated to `energy` of
+    their sum of squares.
     """
     x, difference, kept = data.cells.rows(mask), data.cells.rows(mask, center=True), _kept_rows(data.cells, mask)
 
@@ -150,13 +149,12 @@ def speed(data: TrainingData, mask: Tensor, seed: int = 0, energy: float = 0.7, 
 def double(data: TrainingData, mask: Tensor, seed: int = 0, energy: float = 0.5, ridge: float = 0.01) -> Edit:
     """Double Projections (Zhang et al., CVPR 2026, arXiv 2604.10032), from its abstract and public summaries.
 
-    Forgotten rows X go to proxies X* in the span of what is kept, by a map that acts in the null space of what is kept
-    alone: z -> z - z N X^T (X N X^T + ridge I)^-1 (X - X*). Both spans are that of all kept rows, of rank truncated to
-    `energy` of their sum of squares, so that X - X* is X N. On OpenAI's ViT-B/32 an energy of .8 forgets more (.81 in
-    place of .57, global).
+    Forgotten rows X go to proxies X* in the span of what is kept, by a map that acts in its null space alone:
+    z -> z - z N X^T (X N X^T + ridge I)^-1 (X - X*). The span is truncated to `energy` of its sum of squares, and
+    X - X* is X N.
     """
     x, u = data.cells.rows(mask), basis(_kept_rows(data.cells, mask), energy)
-    beyond = x - x @ u @ u.T  # X N, and X - X*
+    beyond = x - x @ u @ u.T
     gram = beyond @ beyond.T + ridge * torch.eye(len(x), dtype=x.dtype)
     return Edit(torch.linalg.solve(gram, beyond).T, beyond.T, "double")
 
@@ -169,9 +167,8 @@ def _kept_rows(cells: Cells, mask: Tensor) -> Tensor:
 def wring(data: TrainingData, mask: Tensor, seed: int = 0) -> Edit:
     """WRING (Gerych et al., ICLR 2026), from abstract and public notes: z -> z - z U U^T + |z U| w keeps the length.
 
-    A projection shortens pictures, which enlarges all that is orthogonal to what was removed; the rotation turns the
-    part in the span of U onto one direction w of it. U is that of `nullspace`; w, ours, is where the mean kept text
-    lies in it, seen from the mean text.
+    The part of a picture in the span of U, that of `nullspace`, turns onto one direction w of it: ours is where the
+    mean kept text lies in it, seen from the mean text.
     """
     u, texts = solve(data.cells, mask, "nullspace").right, data.cells.texts
     w = u @ (u.T @ (texts[~mask].mean(0) - texts.mean((0, 1))))
@@ -182,11 +179,8 @@ def wring(data: TrainingData, mask: Tensor, seed: int = 0) -> Edit:
 class Rotation(Edit):
     """z -> z - z U U^T + |z U| w, with U = left = right and a unit row w = `onto` in its span; into no model."""
 
-    onto: Tensor = field(default_factory=lambda: torch.zeros(0))
-
-    @property
-    def form(self) -> str:
-        return "module"
+    onto: Tensor = NONE
+    form = "module"
 
     def images(self, z: Any) -> Any:
         inside = z.double() @ self.left
@@ -202,12 +196,11 @@ class Rotation(Edit):
 def pour(data: TrainingData, mask: Tensor, seed: int = 0) -> Edit:
     """POUR-P (CVPR 2026, arXiv 2511.19339), from its abstract: the direction of each forgotten class is projected away.
 
-    Of class means that form a simplex, the others form one afterwards. Theirs are means of the features of labelled
-    pictures; ours are texts, which lie far from a simplex: of each class its forgotten cells, minus the mean text.
+    Their directions are class means of labelled pictures; ours are texts: the mean of the forgotten cells of a class,
+    minus the mean text.
     """
-    t, share = data.cells.texts, mask.double() / mask.sum(1, keepdim=True).clamp(min=1)
-    means = (share[..., None] * t).sum(1)[mask.any(1)] - t.mean((0, 1))
-    u = basis(means, 1.0)
+    t = data.cells.texts
+    u = basis(torch.stack([t[c, mask[c]].mean(0) for c in mask.any(1).nonzero()[:, 0]]) - t.mean((0, 1)), 1.0)
     return Edit(u, u, "pour")
 
 
@@ -215,8 +208,7 @@ def calibration(data: TrainingData, mask: Tensor, seed: int = 0, strength: float
     """Orthogonal projection, calibrated by positive pairs (Chuang et al. 2023, arXiv 2302.00070): texts t -> t P^T.
 
     P = P0 (I + strength M)^-1, P0 the projection away from the forgotten texts, M the mean of (a - b)(a - b)^T over
-    pairs of texts that should agree; `strength` is that of their code. Their pairs differ in the attribute alone; ours
-    are a forgotten cell and the mean text of the kept ones. Pictures are left alone.
+    pairs of texts that should agree: ours are a forgotten cell and the mean kept text. Pictures are left alone.
     """
     t = data.cells.texts
     u, difference = basis(t[mask], 1.0), t[mask] - t[~mask].mean(0)
@@ -231,11 +223,9 @@ def calibration(data: TrainingData, mask: Tensor, seed: int = 0, strength: float
 def lipschitz(data: TrainingData, mask: Tensor, seed: int, steps: int = 100, rate: float = 0.1) -> Edit | None:
     """Flat outputs around synthesized pictures (Kravets and Namboodiri 2025, arXiv 2407.07485).
 
-    Gradient steps on mean |x P - x' P| / |x - x'| over synthesized pictures of what is to be forgotten and noisy copies
-    x' of them, until hardly any of the pictures is named right. Theirs has 64 pictures a class, picks layers by their
-    gradients and smooths texts, too; ours has the prototypes of the cells, and the last layer only. None without any.
+    Gradient steps on the mean |x P - x' P| over prototypes x of the forgotten cells and noisy copies x' of them, until
+    hardly any x is named right. Theirs picks layers by their gradients and smooths texts, too. None without prototypes.
     """
-    assert data.noisy is not None
     x = data.noisy[seed][mask]
     made = x.isfinite().all((1, 2))
     x, labels = x[made].float(), mask.nonzero()[made, 0]  # (m, 1 + COPIES, d), (m,)
@@ -245,29 +235,28 @@ def lipschitz(data: TrainingData, mask: Tensor, seed: int, steps: int = 100, rat
     descent = torch.optim.SGD([p], lr=rate)
     for _ in range(steps):
         y = x @ p
-        if _accuracy(y[:, 0], labels, data) <= _enough(mask):
+        if _is_forgotten(y[:, 0], labels, data, mask):
             break
         descent.zero_grad()
-        (y[:, 1:] - y[:, :1]).norm(dim=-1).mean().backward()  # |x - x'| hardly varies: noise of many pixels
+        (y[:, 1:] - y[:, :1]).norm(dim=-1).mean().backward()  # |x - x'| hardly varies
         descent.step()
     return _dense(p, "lipschitz")
 
 
-# --- from labelled pictures; None where none of them is to be forgotten
+# --- from labelled pictures, some of which are to be forgotten
 
 
 def leace(data: TrainingData, mask: Tensor, seed: int = 0, method: str = "leace") -> Edit | None:
     """LEACE (Belrose et al. 2023, arXiv 2306.03819), by its authors' package: a label becomes linearly unreadable.
 
-    The label has a bit for each class that goes, in one domain or in all: is this picture one of it, and to be
-    forgotten? method: "orth" is the orthogonal form: the directions of the differences of means are projected away.
+    The label has a bit for each class that goes: is this picture one of it, and to be forgotten? method: "orth"
+    projects the directions of the differences of means away.
     """
-    assert data.z is not None and data.classes is not None
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated")
         package = import_extra("concept_erasure", "baselines")
-    inside = mask[data.classes, data.domains]
-    if not inside.any() or inside.all():
+    inside = data.inside(mask)
+    if inside.all():
         return None
     bits = F.one_hot(data.classes, len(mask)).bool() & inside[:, None]
     z, least = data.z.double(), 1e-3 if method == "orth" else 0.01  # 0.01 would drop the label of a single cell
@@ -277,21 +266,18 @@ def leace(data: TrainingData, mask: Tensor, seed: int = 0, method: str = "leace"
 
 
 def slug(data: TrainingData, mask: Tensor, seed: int = 0, halvings: int = 12) -> Edit | None:
-    """A single gradient step on one layer (SLUG: Cai, Tan and Asif 2025, arXiv 2407.11867).
+    """A single gradient step on one layer (SLUG: Cai, Tan and Asif 2025, arXiv 2407.11867, which also chooses it).
 
     P = I - step * G, G the gradient of the mean cosine between forgotten pictures and their class. The step is the
-    smallest, by bisection, at which hardly any of these pictures is named right. Theirs also chooses the layer.
+    smallest, by bisection, at which hardly any of these pictures is named right.
     """
-    assert data.z is not None and data.classes is not None
-    inside = mask[data.classes, data.domains]
-    if not inside.any():
-        return None
+    inside = data.inside(mask)
     z, labels = F.normalize(data.z[inside].double(), dim=-1), data.classes[inside]
     p = torch.eye(z.shape[1], dtype=z.dtype, requires_grad=True)
     (gradient,) = torch.autograd.grad(F.cosine_similarity(z @ p, data.cells.classifier[labels]).mean(), p)
 
     def is_enough(step: float) -> bool:
-        return _accuracy(z - step * z @ gradient, labels, data) <= _enough(mask)
+        return _is_forgotten(z - step * z @ gradient, labels, data, mask)
 
     low, high = 0.0, 1.0
     while not is_enough(high) and high < 1e6:
@@ -303,15 +289,12 @@ def slug(data: TrainingData, mask: Tensor, seed: int = 0, halvings: int = 12) ->
 
 
 def finetune(data: TrainingData, mask: Tensor, seed: int, steps: int = 200, rate: float = 1e-3) -> Edit | None:
-    """Fine-tuning with real pictures: what the owner of the data would do, the usual strong baseline.
+    """Fine-tuning with real pictures: what the owner of the data would do.
 
     Cross-entropy: kept pictures with their class, those to be forgotten with all classes that are kept in their domain,
     evenly; where none is, with all classes, as the baselines of ADU do (Kawamura et al. 2025, arXiv 2510.08132).
     """
-    assert data.z is not None and data.classes is not None and data.domains is not None
-    inside = mask[data.classes, data.domains]
-    if not inside.any():
-        return None
+    inside = data.inside(mask)
     z, texts = data.z.float(), data.cells.classifier.float()
     others = (~mask | mask.all(0)).T[data.domains].float()  # (n, C)
     labels = F.one_hot(data.classes, len(mask)).float()
@@ -328,14 +311,10 @@ def finetune(data: TrainingData, mask: Tensor, seed: int, steps: int = 200, rate
     return _dense(p, "finetune")
 
 
-def _enough(mask: Tensor) -> float:
-    """The accuracy on what is to be forgotten at which it counts as forgotten."""
-    return max(FORGOTTEN, 1 / len(mask)) if mask.all(0).any() else FORGOTTEN
-
-
-def _accuracy(z: Tensor, labels: Tensor, data: TrainingData) -> float:
-    """The share of embeddings (n, d) that are named right among all classes."""
-    return float(((z.detach() @ data.cells.classifier.to(z).T).argmax(1) == labels).double().mean())
+def _is_forgotten(z: Tensor, labels: Tensor, data: TrainingData, mask: Tensor) -> bool:
+    """Whether hardly any of the embeddings (m, d) is named right among all classes; at chance, for whole domains."""
+    right = ((z.detach() @ data.cells.classifier.to(z).T).argmax(1) == labels).double().mean()
+    return float(right) <= max(FORGOTTEN, 1 / len(mask) if mask.all(0).any() else 0)
 
 
 def _dense(p: Tensor, method: str) -> Edit:

@@ -1,9 +1,8 @@
 """95 % intervals of means over requests, by resampling requests and pictures (a two-way cluster bootstrap).
 
-A figure varies with the requests that are made and with the pictures that happen to be there. Both are drawn anew, with
-replacement, a thousand times: requests among those of one paradigm; pictures within each cell, those of one design
-family together where the data set knows families. The interval reaches from the 2.5th to the 97.5th percentile of the
-means.
+Both are drawn anew, with replacement, a thousand times: requests among those of one paradigm; pictures within each
+cell, those of one design family together where the data set knows families. The interval reaches from the 2.5th to the
+97.5th percentile of the means.
 
 - One fewer is drawn than there are, of requests and of families in a cell (Rao and Wu, 1988): drawing all of m makes
   the variance too small by 1 / m, half of it where m is 2.
@@ -14,8 +13,7 @@ means.
   measured on.
 - No interval leaves the possible range of its figure.
 
-Drawing both requests and pictures is cautious: where each request has pictures of its own, they count twice (Owen,
-2007).
+Drawing both is cautious: where each request has pictures of its own, they count twice (Owen, 2007).
 """
 
 from collections.abc import Iterable, Iterator
@@ -51,7 +49,7 @@ def intervals(
 
     images: the n pictures of all groups; others: m, the number of unrelated ones. The same seed gives the same draws.
     """
-    clusters = _clusters(images)
+    clusters = _Clusters(images)
     measured = [_Measured(group, clusters, others) for group in groups]
     drawn: list[dict[str, list[np.ndarray]]] = [{name: [] for name in RANGES} for _ in measured]
     generator, batch = np.random.default_rng(seed), max(1, MEMORY // max(1, len(clusters.cell) + others))
@@ -77,23 +75,16 @@ def of_mean(values: Iterable[float | None], low: float, high: float, times: int 
     return _ends(float(x.mean()), drawn, 0.0, (low, high))
 
 
-@dataclass(frozen=True, eq=False)
 class _Clusters:
     """The g families of pictures within cells, which are drawn together."""
 
-    of: np.ndarray  # (n,), the cluster of each picture
-    cell: np.ndarray  # (g,) ascending, the cell of each cluster
-    pictures: np.ndarray  # (g,), how many each cluster holds
-    in_cell: sparse.csr_array  # (g, C K), 1 at the cell of each cluster
-
-
-def _clusters(images: Images) -> _Clusters:
-    (c, k), n = images.vocabulary.shape, len(images)
-    family = np.unique(families(images), return_inverse=True)[1]
-    labels, of = np.unique((images.classes * k + images.domains).numpy() * n + family, return_inverse=True)
-    cell, g = labels // n, len(labels)
-    in_cell = sparse.csr_array((np.ones(g, np.float32), (np.arange(g), cell)), (g, c * k))
-    return _Clusters(of, cell, np.bincount(of).astype(np.float32), in_cell)
+    def __init__(self, images: Images):
+        (c, k), n = images.vocabulary.shape, len(images)
+        family = np.unique(families(images), return_inverse=True)[1]
+        labels, of = np.unique((images.classes * k + images.domains).numpy() * n + family, return_inverse=True)
+        self.of, self.cell, g = of, labels // n, len(labels)  # (n,), of each picture; (g,) ascending
+        self.pictures = np.bincount(of).astype(np.float32)  # (g,), how many each holds
+        self.in_cell = sparse.csr_array((np.ones(g, np.float32), (np.arange(g), self.cell)), (g, c * k))
 
 
 class _Measured:
@@ -101,7 +92,12 @@ class _Measured:
 
     def __init__(self, group: Group, clusters: _Clusters, others: int):
         self.clusters, self.requests = clusters, len(group.masks)
-        lost, size = _lost(group, clusters), clusters.pictures @ clusters.in_cell
+        changed = [np.flatnonzero(x) for x in group.changed]
+        rows, pictures = np.repeat(np.arange(len(changed)), [len(x) for x in changed]), np.concatenate(changed)
+        sign = np.where(group.right, 1.0, -1.0).astype(np.float32)  # what is right before can only be lost
+        shape = self.requests, len(clusters.cell)
+        lost = sparse.coo_array((sign[pictures], (rows, clusters.of[pictures])), shape).tocsr()  # minus those gained
+        size = clusters.pictures @ clusters.in_cell
         self.regions, whole_domains = _regions(group.masks, size > 0)
         self.floor = np.where(whole_domains, 1 / group.masks.shape[1], 0.0).astype(np.float32)
         kept = self.regions["retain_drop"]
@@ -112,8 +108,7 @@ class _Measured:
         seen = {name: np.any(region, axis=0)[clusters.cell] for name, region in self.regions.items()}  # clusters
         seen["forgetting_rate"] &= self.right > 0
         self.n = {name: int(where.sum()) for name, where in seen.items()} | {"collateral": others}
-        renamed = [np.full(others, np.nan) if x is None else x for x in group.others]
-        self.others = np.array(renamed, np.float32)
+        self.others = np.array([np.full(others, np.nan) if x is None else x for x in group.others], np.float32)
 
     def figures(self, shares: np.ndarray, rest: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
         """Each figure of each request, NaN where it has none: (b, R).
@@ -144,15 +139,6 @@ class _Measured:
             least = (1 if limits[1] == 1 else 100) * Z**2 / (self.n[name] + Z**2)
             ends[name] = _ends(mean, np.concatenate([np.empty(0), *drawn[name]]), least, limits)
         return ends
-
-
-def _lost(group: Group, clusters: _Clusters) -> sparse.csr_array:
-    """How many pictures of each cluster each request loses, minus how many it gains: (R, g)."""
-    changed = [np.flatnonzero(x) for x in group.changed]
-    rows, pictures = np.repeat(np.arange(len(changed)), [len(x) for x in changed]), np.concatenate(changed)
-    sign = np.where(group.right, 1.0, -1.0).astype(np.float32)  # what is right before can only be lost
-    shape = len(group.masks), len(clusters.cell)
-    return sparse.coo_array((sign[pictures], (rows, clusters.of[pictures])), shape).tocsr()
 
 
 def _regions(masks: np.ndarray, filled: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:

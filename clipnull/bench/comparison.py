@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from joblib import delayed
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from ..edit import Edit
 from ..embedding import embed, readable
-from ..errors import at_least, names, one_of
+from ..errors import names, one_of
 from ..evaluate import Others, accuracy_matrix, classify, is_measurable, macro, others_of, predict
 from ..images import Images
 from ..methods import METHODS, solve
@@ -76,22 +77,6 @@ def evaluation_set(clip: Clip, images: Images) -> EvaluationSet:
     return EvaluationSet(images, z, classifier, before, others_of(clip, images.vocabulary), retrained, "free")
 
 
-def edit_of(name: str, data: TrainingData, mask: Tensor, seed: int = 0) -> Edit | None:
-    """The edit of a method or baseline that forgets the cells in `mask` (C, K); None where it makes none.
-
-    Raises ValueError for an unknown name, a mask that does not fit, and pictures that `data` lacks.
-    """
-    if one_of("name", name, ALL) in METHODS:
-        return solve(data.cells, mask, name)
-    baseline = BASELINES[name]
-    if baseline.make is None:
-        return None
-    data.cells.validate(mask)
-    if baseline.pictures not in data.kinds:
-        raise ValueError(f"data: no {baseline.pictures} pictures; expected some, for {name!r} (`baselines.gather`)")
-    return baseline.make(data, mask, seed)
-
-
 def left_out(data: TrainingData, on: EvaluationSet | None = None) -> dict[str, str]:
     """Which baselines cannot take part, and why."""
     needed = {name: baseline.pictures for name, baseline in BASELINES.items()}
@@ -102,12 +87,26 @@ def left_out(data: TrainingData, on: EvaluationSet | None = None) -> dict[str, s
 
 
 def able(entrants: Sequence[str] | None, reasons: dict[str, str]) -> tuple[str, ...]:
-    """`entrants`, by default all that can take part. Raises ValueError for one that is left out. reasons: by name."""
+    """`entrants`, by default all but the keys of `reasons`; a ValueError for one of these."""
     entrants = names("entrants", entrants or [name for name in ALL if name not in reasons], list(ALL))
     for name in entrants:
         if name in reasons:
             raise ValueError(f"entrants: {name!r} {reasons[name]}; expected one that can take part")
     return entrants
+
+
+def edit_of(name: str, data: TrainingData, mask: Tensor, seed: int = 0) -> Edit | None:
+    """The edit of a method or baseline that forgets the cells in `mask` (C, K); None where it makes none."""
+    if one_of("name", name, ALL) in METHODS:
+        return solve(data.cells, mask, name)
+    baseline = BASELINES[name]
+    if baseline.make is None:
+        return None
+    if baseline.pictures not in data.kinds:
+        raise ValueError(f"data: no {baseline.pictures} pictures; expected some, for {name!r} (`baselines.gather`)")
+    if baseline.pictures == "labelled" and not data.inside(mask).any():
+        return None
+    return baseline.make(data, mask, seed)
 
 
 def run(
@@ -119,7 +118,6 @@ def run(
 ) -> list[dict]:
     """The rows (`rows_of`) of all requests, as jobs of joblib. entrants: by default all that can take part."""
     entrants = able(entrants, left_out(data, on))
-    at_least("seeds", seeds, 1)
     requests = sweep.every_request(on.images, paradigms)
     return sweep.rows_of_all([delayed(rows_of)(r, entrants, data, on, seeds) for r in requests], "baselines")
 
@@ -138,29 +136,29 @@ def rows_of(request: Forget, entrants: Iterable[str], data: TrainingData, on: Ev
         for seed in range(seeds if ALL[name].drawn else 1):
             start = time.process_time()  # of the processor: others may keep it busy
             edit = edit_of(name, data, mask, seed)
-            about = {"seconds": time.process_time() - start if edit else None, "form": edit.form if edit else None}
-            if name == "clean" and str(request) in on.retrained:
+            seconds = time.process_time() - start if edit else None
+            changed, index, size = None, dict.fromkeys(INDEX), size_of(edit) if edit else 0
+            if edit:
+                after, changed, index = _edited(edit, ALL[name].texts, on, others, figures_of)
+            elif name == "filter" and not mask.any(1).all():
+                after, index = filtered(mask, on), figures_of(on.z)
+                changed = torch.zeros(len(others.images), dtype=torch.bool) if others else None
+            elif name == "clean" and str(request) in on.retrained:
                 after, size = on.retrained[str(request)]
-                changed, index = None, dict.fromkeys(INDEX)
-            elif edit or (name == "filter" and not mask.any(1).all()):
-                after, changed, index = _answers(edit, ALL[name].texts, mask, on, others, figures_of)
-                size = size_of(edit) if edit else 0
             else:
                 continue
             row = sweep.row_of(request, name, on.prompts, on.before, after, on.images, changed)
             whole = request.paradigm == "complete"
-            scores = [adu(answers, on.images, mask) for answers in (on.before, after)] if whole else None
-            rows.append(row | about | {"seed": seed, "bytes": size, "adu": scores} | index)
+            row["adu"] = [adu(answers, on.images, mask) for answers in (on.before, after)] if whole else None
+            about = {"seconds": seconds, "form": edit.form if edit else None, "seed": seed, "bytes": size}
+            rows.append(row | about | index)
     return rows
 
 
-def _answers(
-    edit: Edit | None, of_texts: bool, mask: Tensor, on: EvaluationSet, others: Others | None, figures_of: Callable
-) -> tuple[Tensor, Tensor | None, dict[str, float]]:
-    """What pictures are classified as, which unrelated ones get another answer, and INDEX. edit: None: the filter."""
-    if edit is None:
-        changed = torch.zeros(len(others.images), dtype=torch.bool) if others else None
-        return filtered(mask, on), changed, figures_of(on.z)
+def _edited(
+    edit: Edit, of_texts: bool, on: EvaluationSet, others: Others | None, figures_of: Callable[..., dict]
+) -> tuple[Tensor, Tensor | None, dict]:
+    """What pictures are classified as, which unrelated ones get another answer, and INDEX."""
     if not of_texts:
         z, changed = edit.images(on.z), others.changed(edit.images) if others else None
         return classify(z, on.classifier, on.images.domains), changed, figures_of(z)
@@ -172,17 +170,17 @@ def _answers(
     return classify(on.z, move(on.classifier), on.images.domains), changed, figures_of(on.z, move)
 
 
-def index_of(mask: Tensor, data: TrainingData, on: EvaluationSet) -> Callable[..., dict[str, float]]:
+def index_of(mask: Tensor, data: TrainingData, on: EvaluationSet) -> Callable[..., dict]:
     """A function of edited pictures (n, d) and, if texts are edited, of what is done to them; it gives INDEX.
 
     That is the mean length of kept pictures, of 1 before; and how many kept captions find their own, in percent. A
     caption is the text of a (class, domain) cell, and finds its own if one of its pictures is among the first 5 of all:
     in the unedited index, and in the edited one by cosine and by inner product, where lengths count.
     """
-    images, cells = on.images, (~mask & (on.images.counts() > 0)).nonzero()
-    captions, length = data.cells.texts[cells[:, 0], cells[:, 1]], on.z.double().norm(dim=1, keepdim=True)
-    matches = (images.classes == cells[:, :1]) & (images.domains == cells[:, 1:])  # (captions, n)
-    kept = ~mask[images.classes, images.domains]
+    images, length = on.images, on.z.double().norm(dim=1, keepdim=True)
+    c, k = (~mask & (images.counts() > 0)).nonzero().T
+    captions, kept = data.cells.texts[c, k], ~mask[images.classes, images.domains]
+    matches = (images.classes == c[:, None]) & (images.domains == k[:, None])  # (captions, n)
 
     def recall(z: Tensor, queries: Tensor) -> float:
         nearest = (queries @ z.T).topk(min(5, len(z))).indices
@@ -190,8 +188,8 @@ def index_of(mask: Tensor, data: TrainingData, on: EvaluationSet) -> Callable[..
 
     before = recall(on.z.double() / length, captions)
 
-    def figures(z: Tensor, move: Callable[[Tensor], Tensor] | None = None) -> dict[str, float]:
-        z, queries = z.double() / length, move(captions) if move else captions
+    def figures(z: Tensor, move: Callable[[Tensor], Tensor] = Tensor.clone) -> dict:
+        z, queries = z.double() / length, move(captions)
         recalls = before, recall(F.normalize(z, dim=-1), queries), recall(z, queries)
         return dict(zip(INDEX, (float(z[kept].norm(dim=1).mean()), *recalls), strict=True))
 
@@ -208,7 +206,7 @@ def size_of(edit: Edit) -> int:
     """Bytes of what has to be carried of an edit, in float32: two thin factors, or one whole matrix if that is less."""
     d, r = edit.left.shape
     total = sum(x.numel() * x.element_size() for x in edit.tensors().values())
-    return total - max(0, 2 * d * r - d * d) * 4 if edit.form == "linear" and 2 * r > d else total
+    return total - max(0, 2 * d * r - d * d) * 4 if edit.form == "linear" else total
 
 
 def adu(predicted: Tensor, images: Images, mask: Tensor) -> list[float]:
@@ -229,32 +227,25 @@ def summary(rows: Sequence[dict], images: Images, requests: Sequence[Forget]) ->
         for entry in sweep.summary([row for row in rows if row["seed"] == seed], images, requests):
             groups.setdefault((entry["paradigm"], entry["method"]), []).append(entry)
     merged = []
-    for (paradigm, name), entries in groups.items():
-        of_group = [row for row in rows if (row["paradigm"], row["method"]) == (paradigm, name)]
+    for key, entries in groups.items():
+        of_group = [row for row in rows if (row["paradigm"], row["method"]) == key]
         figures: dict[str, Any] = {column: _over([entry[column] for entry in entries]) for column in sweep.COLUMNS}
-        figures |= {key: sweep.mean_of(of_group, key) for key in ("seconds", "bytes", *INDEX)}
+        figures |= {name: sweep.mean_of(of_group, name) for name in ("seconds", "bytes", *INDEX)}
         merged.append(entries[0] | figures | {"adu": _mean_adu(of_group)})
     return merged
 
 
 def _over(ends: Sequence[Sequence[float | None]]) -> list[float | None]:
     """The mean of several means, and an interval that reaches over all of theirs."""
-    known = [x for x in ends if x[0] is not None]
-    if not known:
-        return [None] * 3
-    mean, low, high = zip(*known, strict=True)
-    return [round(float(np.mean(mean)), 6), min(low), max(high)]
+    known = np.array([x for x in ends if x[0] is not None])
+    return [round(known[:, 0].mean(), 6), known[:, 1].min(), known[:, 2].max()] if len(known) else [None] * 3
 
 
 def _mean_adu(rows: Sequence[dict]) -> dict[str, dict[str, list[float]]]:
     """Mem, For and H before and after, [mean, low, high] over requests, each a mean over seeds; empty without any."""
-    scores: dict[str, list] = {}
-    for row in rows:
-        if row["adu"]:
-            scores.setdefault(str(row["domains"]), []).append(row["adu"])
-    means = np.array([np.mean(seeds, axis=0) for seeds in scores.values()])  # (requests, 2, 3)
-    return {
-        when: {name: [round(x, 6) for x in bootstrap.of_mean(means[:, i, j], 0, 100)] for j, name in enumerate(ADU)}
-        for i, when in enumerate(("before", "after"))
-        if len(means)
-    }
+    table = pd.DataFrame([(str(row["domains"]), *np.ravel(row["adu"])) for row in rows if row["adu"]])
+    if table.empty:
+        return {}
+    means = table.groupby(0, sort=False).mean().to_numpy().T  # (6, requests)
+    ends = [[round(x, 6) for x in bootstrap.of_mean(of_requests, 0, 100)] for of_requests in means]
+    return {"before": dict(zip(ADU, ends[:3], strict=True)), "after": dict(zip(ADU, ends[3:], strict=True))}

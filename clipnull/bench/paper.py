@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import pandas as pd
 import torch
 
 from .. import __version__
@@ -21,15 +22,11 @@ from ..files import counted, markdown, write_text
 from ..images import Images
 from ..methods import METHODS
 from ..methods.nullspace import PUBLISHED
-from ..models import NO_WEIGHTS, Clip, load, open_clip, source_of
+from ..models import Clip, load, open_clip, source_of
 from ..stored import read_stored
 from . import sweep
 
-PAGE, RANDOM, NOTE = "PAPER.md", "random weights", "made by clipnull paper"
-UNTRAINED = (
-    "**These models have learned nothing.** Their weights are random, so that they cannot tell one picture from "
-    "another. The figures show that the commands run from end to end, and nothing else: do not quote them."
-)
+PAGE, NOTE = "PAPER.md", "made by clipnull paper"
 ABOUT = (
     "[arXiv 2512.14113](https://arxiv.org/abs/2512.14113) is said to report that 92.3 % is forgotten and 0.76 points "
     "are lost on what is kept, on average; its abstract has no figures. These two are the paper's. All others on this "
@@ -39,17 +36,16 @@ ABOUT = (
     "`gated` are ours."
 )
 HOW = (
-    "Every class (global), every cell that holds pictures (selective) and every domain (complete) is forgotten alone. "
-    "Prompts name no domain and are worded otherwise than those that build edits. Means over requests with 95 % "
-    "intervals (requests and pictures resampled). The retain drop is in percentage points; a negative one is a gain. "
-    "Requests with nothing to lose are left out."
+    "Every class (global), every cell that holds pictures (selective) and every domain (complete) is forgotten alone; "
+    "prompts name no domain and are worded otherwise than those that build edits. Means over requests with 95 % "
+    "intervals; the retain drop is in percentage points. Requests with nothing to lose are left out."
 )
 
 
 def measure(
     folders: Sequence[str | Path],
     models: Sequence[str],
-    pretrained: str | None,
+    pretrained: str,
     out: str | Path,
     methods: Sequence[str] | None = None,
     paradigms: Sequence[str] | None = None,
@@ -62,11 +58,8 @@ def measure(
     `clipnull bench --json` does. Pictures that were embedded once stay in the cache, and a sweep of the same embeddings
     with the same options and version is reused. The page is written anew after each pair.
 
-    pretrained: the tag of the models' weights; None: random weights, to try the commands. Models that bring their own,
-    such as "miniclip", need none. methods, paradigms: by default all. most: only so many pictures of each cell.
-
-    Raises ValueError, before anything is made, for folders without pictures, unknown names and two results of one name;
-    and for a file in `out` that this command did not write.
+    pretrained: the tag of the models' weights; models that bring their own, such as "miniclip", need none. methods,
+    paradigms: by default all. most: only so many pictures of each cell.
     """
     out, methods = Path(out), names("methods", METHODS if methods is None else methods, tuple(METHODS))
     paradigms = sweep.PARADIGMS if paradigms is None else paradigms
@@ -80,21 +73,19 @@ def measure(
     titles = [f"{stem} {short} {tag or ''}".rstrip() for short, tag in zip(shorts, tags, strict=True) for stem in stems]
     entries: list[dict] = []
     for model, short, tag in zip(models, shorts, tags, strict=True):
-        clip = _load(model, NO_WEIGHTS if tag == RANDOM else tag)
+        clip = load(model, tag)
         for images, stem in zip(data, stems, strict=True):
-            about = {"name": titles[len(entries)], "untrained": tag == RANDOM, "most": most, "prototypes": prototypes}
+            about = {"name": titles[len(entries)], "most": most, "prototypes": prototypes}
             entries.append(_measured(clip, images, out / f"{short}-{stem}", about, methods, paradigms))
             write_text(out / PAGE, page(entries, titles[len(entries) :]))
     return out / PAGE
 
 
-def _tag(model: str, pretrained: str | None) -> str | None:
-    """The tag of the weights of `model`, RANDOM, or None if it brings its own; ValueError if it has no such weights."""
+def _tag(model: str, pretrained: str) -> str | None:
+    """The tag of the weights of `model`; None if it brings its own."""
     if ":" in source_of(model):
         return None
-    tags = open_clip.list_pretrained_tags_by_model(model)
-    options = tags or [f"none, {model} has no published weights: --untrained"]
-    return RANDOM if pretrained is None else one_of("pretrained", pretrained, options)
+    return one_of("pretrained", pretrained, open_clip.list_pretrained_tags_by_model(model))
 
 
 def _plain(name: str) -> str:
@@ -108,17 +99,9 @@ def at_most(images: Images, most: int | None) -> Images:
     if most is None:
         return images
     order, chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(0)), torch.zeros(len(images))
-    cells = (images.classes * images.vocabulary.shape[1] + images.domains)[order]
-    for cell in cells.unique():
-        chosen[order[cells == cell][: at_least("most", most, 1)]] = 1
+    cells = pd.Series((images.classes * images.vocabulary.shape[1] + images.domains)[order].numpy())
+    chosen[order] = torch.from_numpy(cells.groupby(cells).cumcount().to_numpy() < at_least("most", most, 1)).float()
     return images.where(chosen > 0)
-
-
-def _load(model: str, tag: str | None) -> Clip:
-    """The model; random weights are the same ones each time, so that what was made with them can be reused."""
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(0)
-        return load(model, tag)
 
 
 def _measured(
@@ -148,10 +131,9 @@ def page(entries: Sequence[dict], missing: Sequence[str] = ()) -> str:
             counts = f"{row['measured']} of {row['requests']}"
             figures = [sweep.format_ends(figure, row[figure]) for figure in PUBLISHED]
             rows.append([entry["name"], row["paradigm"], f"`{row['method']}`", counts, *figures])
-    columns = ["measured", "paradigm", "method", "requests", *(sweep.COLUMNS[name] for name in PUBLISHED)]
-    parts = ["# The paper's two figures, and ours"]
-    parts += [UNTRAINED] if any(entry["untrained"] for entry in entries) else []
-    parts += [ABOUT.format(version=__version__), HOW, markdown(rows, columns), "\n".join(map(_about, entries))]
+    table = markdown(rows, ["measured", "paradigm", "method", "requests", *(sweep.COLUMNS[name] for name in PUBLISHED)])
+    parts = ["# The paper's two figures, and ours", ABOUT.format(version=__version__), HOW, table]
+    parts.append("\n".join(map(_about, entries)))
     parts += [f"**Not measured yet:** {', '.join(missing)}. The same command continues with them."] if missing else []
     return "\n\n".join(parts) + "\n"
 
@@ -159,8 +141,5 @@ def page(entries: Sequence[dict], missing: Sequence[str] = ()) -> str:
 def _about(entry: dict) -> str:
     texts = "texts and one synthesized picture a cell" if entry["prototypes"] else "texts alone"
     drawn = f" (at most {entry['most']} a cell, drawn at random)" if entry["most"] else ""
-    shape = f"{entry['classes']} classes × {entry['domains']} domains"
-    learned = "; random weights, nothing learned" if entry["untrained"] else ""
-    return (
-        f"- {entry['name']}: {counted(entry['pictures'], 'picture')}{drawn}, {shape}; edits made from {texts}{learned}."
-    )
+    pictures, shape = counted(entry["pictures"], "picture"), f"{entry['classes']} classes × {entry['domains']} domains"
+    return f"- {entry['name']}: {pictures}{drawn}, {shape}; edits made from {texts}."

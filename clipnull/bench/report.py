@@ -1,5 +1,6 @@
 """Methods and baselines side by side: all that is measured in one call, and its tables as plain text or Markdown."""
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,6 @@ from ..audits import MIN_PICTURES, audit_each
 from ..audits.findings import format_number as number
 from ..files import markdown
 from ..images import Images
-from ..methods import METHODS
 from ..models import Clip
 from ..vocabulary import Forget
 from . import comparison, sequences
@@ -22,15 +22,13 @@ SHORT = {"forgetting_rate": "{:.2f}", "retain_drop": "{:+.1f}", "worst_cell_drop
 
 ABOUT = (
     "{model} on {pictures} pictures, {classes} classes × {domains} domains; {some} labelled pictures of a train split "
-    "for the baselines that need some. Our methods, among them the paper's edit as reconstructed (`nullspace`) and "
-    "CCUP (`ridge`), and the baselines (`clipnull.bench.baselines` cites each) forget the same requests in one run. A "
-    "baseline is a short sketch of its idea, not its authors' code; those that train, train the last layer only. What "
-    "is drawn is drawn with {seeds} seeds: means over them, and intervals that reach over all of theirs. Seconds of a "
-    "processor to make one edit, from pictures embedded and synthesized; kB: what has to be carried. **Bold**: the "
-    f"best of a paradigm; of costs, among those that forget at least {NEARLY:.0%} as much as the best. `clean` is a "
-    "model retrained without what is forgotten; it does not compete."
+    "for the baselines that need some. The baselines (`clipnull.bench.baselines` cites each) are short sketches of an "
+    "idea, not their authors' code; those that train, train the last layer only. What is drawn is drawn with {seeds} "
+    "seeds: means over them, and intervals that reach over all of theirs. Seconds of a processor to make one edit, all "
+    "pictures embedded before; kB: what has to be carried. **Bold**: the best of a paradigm; of costs, among "
+    f"those that forget at least {NEARLY:.0%} as much as the best. `clean`, retrained without what is forgotten, does "
+    "not compete."
 )
-STORED = " Embeddings are stored: no pictures to synthesize or to fit to."
 CAPTIONS = {
     "requests": "Every request alone, means with 95 % intervals:",
     "covered": "Only requests with a retrained model ({}): forgetting rate / retain drop / worst cell.",
@@ -63,15 +61,12 @@ def to_json(
     paradigms: Sequence[str] = PARADIGMS,
     seeds: int = 3,
 ) -> dict[str, Any]:
-    """Measure every request, the sequences and an audit. name: of the pictures.
-
-    Raises ValueError if `labelled` holds a picture that is measured, or has other names.
-    """
+    """Measure every request, the sequences and an audit. name: of the pictures."""
     if labelled is not None and (twice := {*map(Path.resolve, labelled.files)} & {*map(Path.resolve, images.files)}):
         raise ValueError(f"labelled: {len(twice)} of its pictures are measured, too; expected others, of a train split")
     data, on = gather(clip, images.vocabulary, labelled, seeds), evaluation_set(clip, images)
-    images, requests = on.images, every_request(on.images, paradigms)
-    entrants = comparison.able(entrants, left_out(data, on))
+    images, requests, reasons = on.images, every_request(on.images, paradigms), left_out(data, on)
+    entrants = comparison.able(entrants, reasons)
     rows = comparison.run(on, data, entrants, paradigms, seeds)
     chain = [name for name in entrants if name not in sequences.NO_PICTURES] if "global" in paradigms else []
     covered = [request for request in requests if str(request) in on.retrained]
@@ -79,7 +74,7 @@ def to_json(
     return about("rivals", f"baselines, {name}", clip, images) | {
         "labelled": 0 if labelled is None else len(labelled),
         "seeds": seeds,
-        "left_out": left_out(data, on),
+        "left_out": reasons,
         "covered": {"requests": sorted(map(str, covered)), "summary": summary(under, images, covered)},
         "summary": summary(rows, images, requests),
         "audit": audited(clip, data, entrants, on),
@@ -92,32 +87,26 @@ def audited(clip: Clip, data: TrainingData, entrants: Sequence[str], on: Evaluat
     """The worst three findings of `audit_each` of every entrant that edits pictures, for one class everywhere.
 
     The class is one that a retrained model does without, or else the first with enough pictures; None without any.
-    Seed 0 of what is drawn. `worst`: by name, the numbers of findings `beyond` their limit and `judged`, and the
-    findings; `left_out`: why an entrant is not audited.
+    `worst`: by name, the numbers of findings `beyond` their limit and `judged`, and the findings.
     """
     counts = on.images.counts().sum(1).tolist()
     requests = [Forget([c]) for c, n in zip(on.images.vocabulary.classes, counts, strict=True) if n >= MIN_PICTURES]
     if not requests:
         return None
     request = next((one for one in requests if str(one) in on.retrained), requests[0])
-    edited, reasons = {}, {}
+    mask, edited, worst = request.mask(on.images.vocabulary), {}, {}
     for name in entrants:
-        edit = None if ALL[name].texts else edit_of(name, data, request.mask(on.images.vocabulary))
-        if edit is None:
-            reasons[name] = "edits no pictures"
-            continue
-        try:
-            edited[name] = edit.apply(clip)
-        except ValueError as error:  # a tower that takes no bias
-            reasons[name] = str(error)
-    reports, worst = audit_each(clip, list(edited.values()), on.images, request), {}
-    for name, audit in zip(edited, reports, strict=True):
+        edit = None if ALL[name].texts else edit_of(name, data, mask)
+        with contextlib.suppress(ValueError):  # a rotation, or a bias that a tower does not take
+            if edit:
+                edited[name] = edit.apply(clip)
+    if not edited:
+        return None
+    audits = audit_each(clip, [*edited.values()], on.images, request)
+    for name, audit in zip(edited, audits, strict=True):
         three = [{k: v for k, v in f.as_dict().items() if k not in ("details", "within")} for f in audit.judged[:3]]
         worst[name] = {"beyond": len(audit.beyond), "judged": len(audit.judged), "findings": three}
-    if not reports:
-        return None
-    about_it = {key: reports[0].about[key] for key in ("request", "clean", "pictures", "forgotten")}
-    return about_it | {"worst": worst, "left_out": reasons}
+    return {key: audits[0].about[key] for key in ("request", "clean", "pictures", "forgotten")} | {"worst": worst}
 
 
 def winners(entries: Sequence[dict]) -> dict[tuple[str, str], set[str]]:
@@ -126,11 +115,10 @@ def winners(entries: Sequence[dict]) -> dict[tuple[str, str], set[str]]:
     `clean` does not compete, because it answers few requests.
     """
     best: dict[tuple[str, str], set[str]] = {}
-    competing = [row for row in entries if row["method"] != "clean" and row["forgetting_rate"][0] is not None]
     for paradigm in dict.fromkeys(row["paradigm"] for row in entries):
-        rows = [row for row in competing if row["paradigm"] == paradigm]
-        most = max((row["forgetting_rate"][0] for row in rows), default=0)
-        able = [row for row in rows if row["forgetting_rate"][0] >= NEARLY * most]
+        rows = [row for row in entries if row["paradigm"] == paradigm and row["method"] != "clean"]
+        rates = {row["method"]: row["forgetting_rate"][0] or 0 for row in rows}
+        able = [row for row in rows if rates[row["method"]] >= NEARLY * max(rates.values(), default=0)]
         for column in COLUMNS:
             sign, digits = (-1, 3) if column == "forgetting_rate" else (1, 1)
             scores = {r["method"]: round(sign * r[column][0], digits) for r in able if r[column][0] is not None}
@@ -139,20 +127,17 @@ def winners(entries: Sequence[dict]) -> dict[tuple[str, str], set[str]]:
 
 
 def tables(entry: dict, table: Callable[[Sequence, Sequence[str]], str] = markdown) -> str:
-    """The tables of `to_json`, where baselines are best, and what is left out. table: of `files`."""
+    """The tables of `to_json`, and what is left out. table: of `files`."""
     blocks = [f"{caption}\n\n{table(rows, columns)}" for caption, rows, columns in _tables(entry)]
-    places = []
-    for (paradigm, column), best in winners(entry["summary"]).items():
-        if baselines := sorted(best - set(METHODS)):
-            places.append(f"{paradigm}, {COLUMNS[column]}: {', '.join(baselines)}")
-    blocks.append(f"Where baselines are best: {'; '.join(places) or 'nowhere'}.")
-    reasons = [f"{name} ({reason})" for name, reason in entry["left_out"].items()]
-    return "\n\n".join([*blocks, *([f"Left out: {'; '.join(reasons)}."] if reasons else [])])
+    if entry["left_out"]:
+        blocks.append(f"Left out: {'; '.join(f'{name} ({why})' for name, why in entry['left_out'].items())}.")
+    return "\n\n".join(blocks)
 
 
 def section(entry: dict) -> list[str]:
     """Paragraphs and tables of a page in Markdown."""
-    return [ABOUT.format(**entry, some=entry["labelled"] or "no") + STORED * entry["stored"], tables(entry)]
+    stored = " Embeddings are stored: no pictures to synthesize or to fit to." if entry["stored"] else ""
+    return [ABOUT.format(**entry, some=entry["labelled"] or "no") + stored, tables(entry)]
 
 
 def _tables(entry: dict) -> Iterator[tuple[str, list[list[str]], list[str]]]:
@@ -164,19 +149,16 @@ def _tables(entry: dict) -> Iterator[tuple[str, list[list[str]], list[str]]]:
     if covered["summary"]:
         caption = CAPTIONS["covered"].format("; ".join(covered["requests"]))
         yield caption, *grid(covered["summary"], list(SHORT)[:3])
-    rows = [
-        [row["paradigm"], row["method"], *(f"{row[name]:.{3 if name == 'length' else 1}f}" for name in INDEX)]
-        for row in measured
-        if row.get("length") is not None
-    ]
-    if rows:
-        yield CAPTIONS["index"], rows, ["paradigm", "method", *INDEX.values()]
+    known = [row for row in measured if row["length"] is not None]
+    forms = "{length:.3f}", "{recall_before:.1f}", "{recall_cosine:.1f}", "{recall_inner:.1f}"
+    rows = [[row["paradigm"], row["method"], *(form.format(**row) for form in forms)] for row in known]
+    yield CAPTIONS["index"], rows, ["paradigm", "method", *INDEX.values()]
     if scored := sorted((row for row in entry["summary"] if row["adu"]), key=lambda row: -row["adu"]["after"]["H"][0]):
-        complete = [row["adu"]["before"] for row in scored if row["measured"] == row["requests"]]
-        lines = [("unedited", x) for x in complete[:1]] + [(row["method"], row["adu"]["after"]) for row in scored]
+        complete = [("unedited", row["adu"]["before"]) for row in scored if row["measured"] == row["requests"]]
+        lines = complete[:1] + [(row["method"], row["adu"]["after"]) for row in scored]
         rows = [[name, *("{:.1f} [{:.1f}, {:.1f}]".format(*x[n]) for n in ADU)] for name, x in lines]
         yield CAPTIONS["domains"], rows, ["whole domains", *ADU]
-    if audit := entry.get("audit"):
+    if audit := entry["audit"]:
         caption = CAPTIONS["audit"].format(audit["request"], audit["clean"] or "none")
         fewest = sorted(audit["worst"].items(), key=lambda pair: pair[1]["beyond"] / max(1, pair[1]["judged"]))
         rows = [[name, f"{x['beyond']} of {x['judged']}", *map(_finding, x["findings"])] for name, x in fewest]
@@ -189,11 +171,10 @@ def _cells(row: dict, best: dict[tuple[str, str], set[str]]) -> list[str]:
     """What an entrant takes, then its figures, the best in bold."""
     entrant, name = ALL[row["method"]], row["method"]
     seconds = "–" if row["seconds"] is None else f"{row['seconds']:.3f}"
-    size = "–" if row["bytes"] is None else f"{row['bytes'] / 1024:.1f}"
     takes = [f"{row['measured']} of {row['requests']}", entrant.pictures, "yes" if entrant.trains else "no"]
     bold = {column: "**" * (name in best[row["paradigm"], column]) for column in COLUMNS}
     figures = [f"{b}{format_ends(column, row[column])}{b}" for column, b in bold.items()]
-    return [row["paradigm"], name, *takes, seconds, size, *figures]
+    return [row["paradigm"], name, *takes, seconds, f"{row['bytes'] / 1024:.1f}", *figures]
 
 
 def _finding(f: dict) -> str:
@@ -204,10 +185,8 @@ def _finding(f: dict) -> str:
 
 def grid(entries: Sequence[dict], columns: Sequence[str] = tuple(SHORT)) -> tuple[list[list[str]], list[str]]:
     """Rows and columns of a short table of a summary: a row a method, a column a paradigm, means alone."""
-    cells: dict[str, dict[str, str]] = {}
+    cells: dict[str, list[str]] = {}
     for row in entries:
         means = ["–" if row[c][0] is None else SHORT[c].format(row[c][0]) for c in columns]
-        cells.setdefault(row["method"], {})[row["paradigm"]] = " / ".join(means)
-    paradigms = list(dict.fromkeys(row["paradigm"] for row in entries))
-    rows = [[f"`{name}`", *(of[paradigm] for paradigm in paradigms)] for name, of in cells.items()]
-    return rows, ["method", *paradigms]
+        cells.setdefault(row["method"], [f"`{row['method']}`"]).append(" / ".join(means))
+    return [*cells.values()], ["method", *dict.fromkeys(row["paradigm"] for row in entries)]

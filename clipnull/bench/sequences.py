@@ -11,9 +11,9 @@ come back is part of what is measured.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
+import pandas as pd
 from joblib import Parallel, delayed
 from torch import Tensor
 
@@ -26,12 +26,7 @@ from .baselines import BASELINES, TrainingData
 from .comparison import EvaluationSet, able, edit_of, filtered, left_out
 
 WAYS = {"union": "one edit for all", "after": "one after the other", "apart": "made apart, all applied"}
-FIGURES = {
-    "forgetting_rate": "forgetting rate",
-    "retain_drop": "retain drop",
-    "beyond_filter": "drop beyond the filter",
-    "worst_cell_drop": "worst cell",
-}
+FIGURES = ("forgetting_rate", "retain_drop", "beyond_filter", "worst_cell_drop")
 """All but the first in percentage points. A name that is no longer answered is no longer a wrong answer, so that kept
 classes gain by forgetting alone; `beyond_filter` is the retain drop minus that of the name filter."""
 NO_PICTURES = tuple(name for name, baseline in BASELINES.items() if baseline.make is None or baseline.texts)
@@ -52,20 +47,18 @@ def sequence(
     entrants: Sequence[str] | None = None,
     sizes: Sequence[int] | None = None,
     orders: int = 4,
-) -> list[dict[str, Any]]:
-    """What is forgotten and lost as classes go, everywhere, in several random orders.
+) -> list[dict]:
+    """What is forgotten and lost as classes go, everywhere, in several random orders; all classes stay candidates.
 
     entrants: methods, the default, and baselines that edit pictures. sizes: numbers of classes, by default `sizes_of`.
-    orders: of the classes that have pictures; the number of an order seeds what is drawn in it.
-
-    Each row holds method, way, size, order, the names `forgotten`, and the FIGURES, NaN where there is none. All
-    classes stay candidates.
+    orders: of the classes that have pictures; the number of an order seeds what is drawn in it. Each row holds method,
+    way, classes, order, the names `forgotten`, and the FIGURES, NaN where there is none.
     """
     reasons = left_out(data) | dict.fromkeys(NO_PICTURES, "makes no edit of pictures")
     entrants = able(list(METHODS) if entrants is None else entrants, reasons)
     classes = on.images.counts().any(1).nonzero()[:, 0].tolist()
     sizes = sizes_of(len(on.images.vocabulary.classes)) if sizes is None else sorted(sizes)
-    if not sizes or at_least("sizes", sizes[0], 1) and sizes[-1] >= len(classes):
+    if not 0 < sizes[0] <= sizes[-1] < len(classes):
         raise ValueError(f"sizes: {sizes} of {len(classes)} classes; expected at least one to forget and one to keep")
     draw = np.random.default_rng(0)
     drawn = [draw.permutation(classes).tolist() for _ in range(at_least("orders", orders, 1))]
@@ -78,19 +71,20 @@ def _rows(
 ) -> list[dict]:
     """The rows of one entrant and order."""
     vocabulary, before, rows = on.images.vocabulary, accuracy_matrix(on.before, on.images), []
-    seed = place % len(data.noisy) if data.noisy is not None else place
-    z, model = {"after": on.z, "apart": on.z}, data
+    seed = place % len(data.noisy) if len(data.noisy) else place
+    after, apart, model = on.z, on.z, data
     for size in range(1, sizes[-1] + 1):
         forgotten = [vocabulary.classes[c] for c in order[:size]]
         mask, last = Forget(forgotten).mask(vocabulary), Forget(forgotten[-1:]).mask(vocabulary)
         edit = edit_of(name, model, last, seed)
-        z = {"after": _edited(z["after"], edit), "apart": _edited(z["apart"], edit_of(name, data, last, seed))}
+        after, apart = _edited(after, edit), _edited(apart, edit_of(name, data, last, seed))
         model = model if edit is None else model.after(edit)
         if size not in sizes:
             continue
+        union = _edited(on.z, edit_of(name, data, mask, seed))
         floor = rates(before, accuracy_matrix(filtered(mask, on), on.images), mask)["retain_drop"]
-        for way, rows_z in {"union": _edited(on.z, edit_of(name, data, mask, seed)), **z}.items():
-            answers = classify(rows_z, on.classifier, on.images.domains)
+        for way, z in zip(WAYS, (union, after, apart), strict=True):
+            answers = classify(z, on.classifier, on.images.domains)
             figures = rates(before, accuracy_matrix(answers, on.images), mask)
             figures["beyond_filter"] = figures["retain_drop"] - floor
             about = {"method": name, "way": way, "classes": size, "order": place, "forgotten": forgotten}
@@ -102,25 +96,19 @@ def _edited(z: Tensor, edit: Edit | None) -> Tensor:
     return z if edit is None else edit.images(z)
 
 
-def curves(rows: Sequence[dict]) -> list[dict[str, Any]]:
+def curves(rows: Sequence[dict]) -> list[dict]:
     """For each entrant, way and size: each figure as [mean, lowest, highest] over orders; None where there is none."""
-    groups: dict[tuple[str, str, int], list[dict]] = {}
-    for row in rows:
-        groups.setdefault((row["method"], row["way"], row["classes"]), []).append(row)
-    points: list[dict[str, Any]] = []
-    for (method, way, size), group in groups.items():
-        points.append({"method": method, "way": way, "classes": size, "orders": len(group)})
+    points = []
+    for (method, way, size), group in pd.DataFrame(rows).groupby(["method", "way", "classes"], sort=False):
+        points.append({"method": method, "way": way, "classes": int(size), "orders": len(group)})
         for figure in FIGURES:
-            values = [row[figure] for row in group if row[figure] == row[figure]]
-            points[-1][figure] = [float(np.mean(values)), min(values), max(values)] if values else [None] * 3
+            ends = group[figure].agg(["mean", "min", "max"])
+            points[-1][figure] = [None if x != x else float(x) for x in ends]
     return points
 
 
 def breaks(points: Sequence[dict]) -> dict[tuple[str, str], str]:
-    """By entrant and way, the size at which it first breaks (LEAST, MOST) and by what; "–" where it never does.
-
-    points: of `curves`.
-    """
+    """By entrant and way, the size at which it first breaks (LEAST, MOST) and by what; "–" where it never does."""
     broken = {(point["method"], point["way"]): "–" for point in points}
     for point in sorted(points, key=lambda point: -point["classes"]):  # the smallest size is written last
         rate, drop = point["forgetting_rate"][0], point["beyond_filter"][0]
@@ -133,16 +121,12 @@ def breaks(points: Sequence[dict]) -> dict[tuple[str, str], str]:
 
 def table(points: Sequence[dict]) -> tuple[list[list[str]], list[str]]:
     """Rows and columns: what each entrant forgets and loses at the largest size, and where it breaks, by way."""
-    last, broken = max(point["classes"] for point in points), breaks(points)
-    ends = {(point["method"], point["way"]): point for point in points if point["classes"] == last}
-    rows = []
-    for method in dict.fromkeys(point["method"] for point in points):
-        rows.append([f"`{method}`"])
-        for way in WAYS:
-            point = ends[method, way]
-            rate, drop = _spread(point["forgetting_rate"], ".2f"), _spread(point["beyond_filter"], "+.1f")
-            rows[-1].append(f"{rate} / {drop}; {broken[method, way]}")
-    return rows, [f"{last} classes: forgetting rate / drop beyond the filter; breaks at", *WAYS.values()]
+    last, broken, rows = max(point["classes"] for point in points), breaks(points), {}
+    for point in (point for point in points if point["classes"] == last):
+        method, drop = point["method"], _spread(point["beyond_filter"], "+.1f")
+        text = f"{_spread(point['forgetting_rate'], '.2f')} / {drop}; {broken[method, point['way']]}"
+        rows.setdefault(method, [f"`{method}`"]).append(text)
+    return [*rows.values()], [f"{last} classes: forgetting rate / drop beyond the filter; breaks at", *WAYS.values()]
 
 
 def _spread(ends: Sequence[float | None], form: str) -> str:

@@ -1,7 +1,6 @@
 """Every request x every method: what forgetting achieves on a whole data set, and what it costs."""
 
 import math
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from itertools import product
@@ -16,8 +15,8 @@ from tqdm import tqdm
 
 from ..datasets.shards import results_of
 from ..embedding import embed, readable
-from ..errors import names, one_of, shorten
-from ..evaluate import Others, accuracy_matrix, classify, is_measurable, macro, others_of, rates
+from ..errors import names, shorten
+from ..evaluate import Others, accuracy_matrix, classify, is_measurable, others_of, rates
 from ..files import markdown
 from ..from_names import embed_vocabulary
 from ..images import Images
@@ -25,7 +24,7 @@ from ..methods import METHODS, solve
 from ..methods.cells import Cells
 from ..models import Clip
 from ..prompts import prompt_sets, text_classifiers
-from ..vocabulary import PROMPTS, Forget
+from ..vocabulary import Forget
 from . import bootstrap
 
 PARADIGMS = ("global", "selective", "complete")
@@ -44,10 +43,7 @@ COUNTED = ("forgotten, right", "kept: lost, gained", "worst cell: lost", "others
 
 
 def every_request(images: Images, paradigms: Iterable[str] = PARADIGMS) -> list[Forget]:
-    """Every single class and, of several domains, every cell that holds pictures and every domain; in order.
-
-    Raises ValueError for an unknown paradigm, and where none of them has a request.
-    """
+    """Every single class and, of several domains, every cell that holds pictures and every domain; in order."""
     paradigms = names("paradigms", paradigms, PARADIGMS)
     classes, domains = images.vocabulary.classes, images.vocabulary.domains
     requests = [Forget(classes=[c]) for c in classes]
@@ -66,7 +62,7 @@ def sweep(
     paradigms: Sequence[str] = PARADIGMS,
     z: Tensor | None = None,
 ) -> list[dict]:
-    """One row (`row_of`) for each request, method and prompt set that `clip` has texts of; all is embedded once.
+    """One row (`row_of`) for each request, method and prompt set that `clip` has texts of.
 
     z: embeddings of `images`, (n, d). A request with nothing to lose has no row. Requests are jobs of joblib: they run
     one after another, or where `joblib.parallel_config` sends them.
@@ -96,20 +92,18 @@ def rows_of(
     classifiers: dict[str, Tensor],
     others: Others | None = None,
 ) -> list[dict]:
-    """The rows of one request, with seconds and form. z: embeddings (n, d); classifiers: by prompt set, (K, C, d)."""
+    """The rows of one request. z: embeddings (n, d); classifiers: by prompt set, (K, C, d)."""
     mask, rows = request.mask(images.vocabulary), []
     before = {prompts: classify(z, classifier, images.domains) for prompts, classifier in classifiers.items()}
     for method in methods:
-        start = time.perf_counter()
         edit = solve(cells, mask, method)
-        seconds = time.perf_counter() - start
         changed = others.changed(edit.images) if others and is_measurable(request) else None
         for prompts, classifier in classifiers.items():
             after = classify(z, classifier, images.domains, edit.images)
             row = row_of(request, method, prompts, before[prompts], after, images, changed)
             if row["forgetting_rate"] is not None:
                 pairs = pair_forgetting(z, classifier, images, request, edit.images)
-                rows.append(row | {"seconds": seconds, "form": edit.form, "pair_forgetting": pairs})
+                rows.append(row | {"form": edit.form, "pair_forgetting": pairs})
     return rows
 
 
@@ -122,14 +116,13 @@ def row_of(
     images: Images,
     changed: Tensor | None = None,
 ) -> dict:
-    """What a method did to one request, ready for JSON but for `bits`; None where a figure does not exist.
+    """What a method did to one request, ready for JSON but for `bits`, for `summary`; None where no figure exists.
 
     before, after: (n,) int64, the classes that the pictures, all of them readable, are classified as. changed: (m,)
     bool, which unrelated pictures got another answer.
 
     The row holds `classes` and `domains`, None for all of them; the figures of `evaluate.rates` and `collateral`, the
-    percentage of `changed`; `accuracy` on the forgotten cells; `chance`, 1/C; and `pictures`, the COUNTS of forgotten
-    pictures, kept ones, those of the worst cell, and unrelated ones. `bits` is for `summary`.
+    percentage of `changed`; and `pictures`, the COUNTS of forgotten, kept and unrelated ones and of the worst cell.
     """
     if (before == -1).any():
         raise ValueError("before: -1 for a broken picture; expected readable pictures (`embedding.readable`)")
@@ -141,8 +134,8 @@ def row_of(
     gone, lost, gained = mask[images.classes, images.domains], right & ~right_after, right_after & ~right
     worst = int((start - end).masked_fill(mask, math.nan).nan_to_num(nan=-2.0).argmax())
     in_worst = ~gone & (images.classes * mask.shape[1] + images.domains == worst)
-    masks = gone, gone & right, gone & right_after, ~gone, ~gone & lost, ~gone & gained, in_worst
-    counts = [*(int(x.sum()) for x in masks), int((in_worst & lost).sum()) - int((in_worst & gained).sum())]
+    places = gone, gone & right, gone & right_after, ~gone, ~gone & lost, ~gone & gained, in_worst
+    counts = [int(x.sum()) for x in places] + [int((in_worst & lost).sum()) - int((in_worst & gained).sum())]
     counts += [0, 0] if changed is None else [len(changed), int(changed.sum())]
     return {
         "paradigm": request.paradigm,
@@ -151,8 +144,6 @@ def row_of(
         "method": method,
         "prompts": prompts,
         **{name: None if math.isnan(value) else value for name, value in figures.items()},
-        "accuracy": {"before": macro(start, mask), "after": macro(end, mask)},
-        "chance": 1 / len(mask),
         "pictures": dict(zip(COUNTS, counts, strict=True)),
         "bits": (np.packbits(right), _places(lost | gained), None if changed is None else _places(changed)),
     }
@@ -168,19 +159,18 @@ def pair_forgetting(
 ) -> float | None:
     """The forgetting rate where only two names may be given, the forgotten one and another: mean over the others.
 
-    Many candidates hide much: a class that falls behind one other name is "forgotten" among all. Between two names,
-    ignorance is .5; 1 is a signature of the edit, as easy to find as the class was. None but for one class in every
-    domain. features (n, d), classifiers (K, C, d), change: as `classify` takes them.
+    Between two names, ignorance is .5; 1 is a signature of the edit, as easy to find as the class was. None but for one
+    class in every domain. features (n, d), classifiers (K, C, d), change: as `classify` takes them.
     """
-    mask = request.mask(images.vocabulary)
-    classes = mask.all(1).nonzero()[:, 0].tolist()
-    if request.paradigm != "global" or len(classes) != 1:
+    if request.paradigm != "global" or len(request.classes or ()) != 1:
         return None
-    shown, others = images.classes == classes[0], torch.arange(len(mask)) != classes[0]
+    mask = request.mask(images.vocabulary)
+    c = int(mask.all(1).nonzero()[0])
+    shown, others = images.classes == c, torch.arange(len(mask)) != c
     domains, wins = images.domains[shown], []
     for z in (features[shown], change(features[shown])):
         scores = torch.einsum("nd,ncd->nc", F.normalize(z, dim=-1), classifiers[domains])
-        wins.append((scores[:, classes[0], None] > scores).double())
+        wins.append((scores[:, c, None] > scores).double())
     share = 1 / domains.bincount(minlength=mask.shape[1]).double()[domains]  # every domain counts the same
     before, after = ((share[:, None] * w).sum(0) for w in wins)
     return float((1 - after[others] / before[others].clamp(min=1e-12)).mean())
@@ -189,24 +179,23 @@ def pair_forgetting(
 def summary(rows: Sequence[dict], images: Images, requests: Sequence[Forget]) -> list[dict]:
     """For each paradigm, method and prompt set: the figures of COLUMNS, means over requests with 95 % intervals.
 
-    rows: of `row_of`, all on `images`. requests: all that were made, so that those without a row can be counted.
-
-    Ready for JSON: each figure is [mean, low, high] (`clipnull.bench.bootstrap`), None where there is none; `requests`
-    and `measured` count those made and those with a forgetting rate; `pictures` are the COUNTS, added; `form` is that
-    of the edits, `pair_forgetting` its mean.
+    rows: of `row_of`, all on `images`. requests: all that were made. Ready for JSON: each figure is [mean, low, high]
+    (`clipnull.bench.bootstrap`), None where there is none; `requests` and `measured` count those made and those with a
+    forgetting rate; `pictures` are the COUNTS, added; `form` is that of the edits, `pair_forgetting` its mean.
     """
-    number, entries = Counter(request.paradigm for request in requests), []
+    number = Counter(request.paradigm for request in requests)
     methods, sets = (dict.fromkeys(row[key] for row in rows) for key in ("method", "prompts"))
     groups: dict[tuple[str, str, str], list[dict]] = {key: [] for key in product(number, methods, sets)}
     for row in rows:
         groups[row["paradigm"], row["method"], row["prompts"]].append(row)
     m = max((row["pictures"]["others"] for row in rows), default=0)
     ends = iter(bootstrap.intervals(images, (_group(group, images, m) for group in groups.values() if group), m))
+    entries = []
     for (paradigm, method, prompts), group in groups.items():
-        intervals = next(ends) if group else {}
         entry = {"paradigm": paradigm, "method": method, "prompts": prompts, "requests": number[paradigm]}
         entry["measured"] = sum(row["forgetting_rate"] is not None for row in group)
         entry |= {"form": group[0].get("form") if group else None, "pair_forgetting": mean_of(group, "pair_forgetting")}
+        intervals = next(ends) if group else {}
         for name in COLUMNS:
             mean = mean_of(group, name)
             entry[name] = [None] * 3 if mean is None else [mean, *(round(x, 6) for x in intervals[name][1:])]
@@ -232,7 +221,6 @@ def tables(
     entries: Sequence[dict], prompts: str = "free", table: Callable[[list, list[str]], str] = markdown
 ) -> list[str]:
     """`entries` of `summary` as two tables: the figures with intervals, then counts of pictures. table: of `files`."""
-    one_of("prompts", prompts, PROMPTS)
     figures, counts = [], []
     for row in (row for row in entries if row["prompts"] == prompts):
         start = [row["paradigm"], f"`{row['method']}`", f"{row['measured']} of {row['requests']}"]
@@ -246,15 +234,13 @@ def tables(
 
 def format_ends(name: str, ends: Sequence[float | None]) -> str:
     """A mean and its interval, a rate with three digits, points and percentages with one; a dash where it is None."""
-    mean, low, high = (math.nan if x is None else x for x in ends)
+    mean, low, high = ends
     form = ".3f" if name == "forgetting_rate" else ".1f" if name == "collateral" else "+.1f"
-    if math.isnan(mean):
-        return "–"
-    return f"{mean:{form}}" + ("" if math.isnan(low) else f" [{low:{form}}, {high:{form}}]")
+    return "–" if mean is None else f"{mean:{form}} [{low:{form}}, {high:{form}}]"
 
 
 def format_counts(row: dict) -> list[str]:
-    """The counts of an entry of `summary` in the order of COUNTED; dashes where the method took no part."""
+    """The counts of an entry of `summary` in the order of COUNTED."""
     if row["forgetting_rate"][0] is None:
         return ["–"] * len(COUNTED)
     n = row["pictures"]

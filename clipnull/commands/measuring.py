@@ -31,7 +31,6 @@ def add(commands: argparse._SubParsersAction) -> None:
     option("folders", nargs="+", type=Path, metavar="FOLDER", help="of pictures, such as PACS")
     option("--models", nargs="+", default=["ViT-B-16", "ViT-L-14"], help="[ViT-B-16 ViT-L-14]")
     option("--pretrained", metavar="TAG", default="openai", help="their weights [openai]")
-    option("--untrained", dest="pretrained", action="store_const", const=None, help="random weights")
     option("--methods", nargs="+", metavar="METHOD", help="[all]")
     option("--paradigms", nargs="+", metavar="PARADIGM", help="global, selective, complete [all]")
     option("--out", type=Path, default=Path("build/paper"), help="continues where it stopped [build/paper]")

@@ -1,8 +1,7 @@
 """Why a method misses a target: curves of forgetting against loss, from names alone and with labelled pictures.
 
 Either the form of its edit cannot do better, or names do not say where pictures lie. To separate the two, the same form
-is given labelled pictures: one half, to be measured on the other, and the other way round. This needs data; it is a
-yardstick and not a method.
+is given labelled pictures: one half, to be measured on the other, and the other way round.
 
 - `oblique`, a matrix: the detector of each forgotten class is fitted to pictures; what it changes stays as it is. The
   detector is the v that is 1 on the cells to forget and 0 elsewhere, in ridge regression, where siblings count as much
@@ -34,7 +33,6 @@ from clipnull.models import Clip
 from clipnull.prompts import text_classifiers
 from clipnull.vocabulary import Forget
 
-PARADIGMS = ("selective", "complete")
 STRENGTHS = (0.4, 0.6, 0.8, 1.0, 1.3, 1.8)
 """Of `oblique`, in units of its own, so that 1 is today's edit; with labelled pictures, in units of LABELLED."""
 LABELLED = 2.0
@@ -114,8 +112,7 @@ def curves(clip: Clip, images: Images) -> list[dict]:
     """Means over the selective and the complete requests, for each method, with and without labels.
 
     A curve holds `paradigm`, `method`, `labelled` and `points`: for each `setting` the figures of COLUMNS, None where
-    there is none; collateral is that of linear edits only. Requests with nothing to lose, or with no picture to learn
-    from in one of the halves, are left out.
+    there is none. Requests with nothing to lose, or with no picture to learn from in one half, are left out.
     """
     images, (z,) = readable(images, embed(clip, images))
     cells, classifier = embed_vocabulary(clip, images.vocabulary), text_classifiers(clip, images.vocabulary)[0]
@@ -137,7 +134,7 @@ def curves(clip: Clip, images: Images) -> list[dict]:
             figures["collateral"] = 100 * float(changed.double().mean())
         rows.append(about | figures)
 
-    for request in every_request(images, PARADIGMS):
+    for request in every_request(images, ("selective", "complete")):
         mask = request.mask(images.vocabulary)
         taught = all(bool(half.count.view_as(mask)[mask].any()) for half in halves)
         if not taught or not float(before[mask].nanmean()) > 0:  # a single picture cannot be in both halves
@@ -169,16 +166,15 @@ def section(entry: dict) -> list[str]:
         "on the other half, and the other way round; `data/results/bounds.py`). Where labelled pictures reach what "
         "names miss, the form is not the limit: names do not say where pictures lie. Where both miss, the embeddings "
         "do not hold more. Setting: the strength of `oblique`, 1 being the default from names; what `gated` adds to "
-        "the score of the forgotten domains. A whole domain that is sent to one answer is right where that answer is "
-        "true, so that an empty cell or two decides how near to chance that is."
+        "the score of the forgotten domains."
     )
     forms = dict.fromkeys(FIGURES, "+.1f") | {"forgetting_rate": ".3f", "collateral": ".1f"}
     rows = []
     for curve in entry["curves"]:
-        source = "labelled pictures" if curve["labelled"] else "names"
+        about_it = curve["paradigm"], curve["method"], "labelled pictures" if curve["labelled"] else "names"
         for point in curve["points"]:
             figures = ["–" if point[f] is None else f"{point[f]:{forms[f]}}" for f in FIGURES]
-            rows.append([curve["paradigm"], curve["method"], source, f"{point['setting']:g}", *figures])
+            rows.append([*about_it, f"{point['setting']:g}", *figures])
     columns = ["paradigm", "method", "made from", "setting", *(COLUMNS[name] for name in FIGURES)]
     return [about, markdown(rows, columns)]
 

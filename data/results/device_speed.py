@@ -55,7 +55,7 @@ def of(clip: Clip, pictures: int, prototypes: int, steps: int, rows: int) -> dic
         with mixed(clip) if precision == "mixed" else nullcontext():
             embedded[precision] = pictures / seconds(lambda: clip.embed_pixels(pixels))
     targets = F.normalize(torch.randn(prototypes, clip.width, generator=generator), dim=-1)
-    ascent = seconds(lambda n=steps: synthesize(clip, targets, n, batch=prototypes), (1,))
+    ascent = seconds(lambda n=steps: synthesize(clip, targets, n, batch=prototypes), 1)
     cells, mask = random_cells(clip.width, generator), speed_masks()["one class"]
     z, solved, edited = torch.randn(rows, clip.width, generator=generator).to(clip.device), {}, {}
     for method in EDITS:
@@ -87,10 +87,9 @@ def far_from_the_cpu(clip: Clip, pixels: Tensor) -> dict[str, float]:
 @torch.inference_mode()
 def bare_loader(clip: Clip, images: Images) -> Tensor:
     """Embeddings (n, d) as a script with open_clip and a DataLoader makes them, with batches and readers of `embed`."""
-    dataset = [(clip.preprocess, file) for file in images.files]
-    readers = min(READERS, joblib.cpu_count())
-    pinned = clip.device.type == "cuda"
-    loader = DataLoader(dataset, BATCH, num_workers=readers, collate_fn=opened, pin_memory=pinned)  # type: ignore
+    files = [(clip.preprocess, file) for file in images.files]
+    readers, pinned = min(READERS, joblib.cpu_count()), clip.device.type == "cuda"
+    loader = DataLoader(files, BATCH, num_workers=readers, collate_fn=opened, pin_memory=pinned)  # type: ignore
     parts = []
     for pixels in loader:
         with mixed(clip):
@@ -103,7 +102,7 @@ def opened(batch: Sequence[tuple[Callable[[Image.Image], Tensor], Path]]) -> Ten
     return torch.stack([prepare(Image.open(file)) for prepare, file in batch])
 
 
-def seconds(call: Callable[..., object], first: tuple = ()) -> float:
+def seconds(call: Callable[..., object], *first: object) -> float:
     """How long the second of two calls takes; the first one gets the arguments `first`."""
     call(*first)
     start = time.perf_counter()
@@ -125,12 +124,10 @@ def report(figures: dict) -> str:
         )
         ascent = f"a prototype ({n} at once), {steps} steps: {seconds / n:.2f} s{whole}"
         lines += [f"{model}: {embedded}", f"  {ascent}", f"  {edits}"]
-        if files := times.get("files"):
+        if files := times.get("files"):  # on CUDA
             share = f"{files['clipnull'] / files['bare']:.2f} of a bare loop of open_clip ({files['bare']:.1f})"
-            lines.append(
-                f"  clipnull embed, JPEG files: {files['clipnull']:.1f} pictures a second, {share}; target: {EMBED}"
-            )
-        if "far" in times:
+            rate = f"{files['clipnull']:.1f} pictures a second, {share}; target: {EMBED}"
+            lines.append(f"  clipnull embed, JPEG files: {rate}")
             apart = ", ".join(f"{far:.1e} in {name}" for name, far in times["far"].items())
             lines.append(f"  1 - cosine to the CPU's embedding, the worst of eight pictures of noise: {apart}")
     return "\n".join(lines)

@@ -40,9 +40,9 @@ def check(
     """Forecast and truth of every request and candidate (`choosing.candidates`), ready for JSON; then the choices.
 
     A row holds `paradigm`, `method`, `usual` (whether at its default strength), of each of FIGURES [truth, forecast,
-    low, high], None where there is none, and of usual ones `noise` (`Redrawn`). A choice holds, for each request,
-    `paradigm`, the method `chosen` by forecast, its true `points` (`Forecast.points`), those of the `best` candidate,
-    and of each method at its default strength (`usual`).
+    low, high], None where there is none, and of usual ones `noise` (`Redrawn`). A choice holds, for each request, the
+    method `chosen` by forecast, its true `points` (`Forecast.points`), those of the `best` candidate, and of each
+    method at its default strength (`usual`).
     """
     z, cells = embed(clip, images), embed_vocabulary(clip, images.vocabulary, prototypes)
     outlook = simulator_of(clip, images.vocabulary, cells, prototypes)
@@ -65,8 +65,7 @@ def check(
             worth = {id(forecast): n for forecast, n in tried}
             usual = {forecast.edit.method: n for forecast, n in tried if is_usual(forecast.edit)}
             choice = {"chosen": chosen.edit.method, "points": worth[id(chosen)]}
-            choice |= {"best": max(worth.values()), "usual": usual}
-            choices.append({"paradigm": request.paradigm} | choice)
+            choices.append(choice | {"best": max(worth.values()), "usual": usual})
     return rows, choices
 
 
@@ -74,8 +73,7 @@ class Redrawn:
     """Other pictures that might have been measured: those of each cell drawn again, with replacement.
 
     A forecast of the true rates, without any error, would miss what n pictures show by their `noise`. One fewer is
-    drawn than there are, as in `clipnull.bench.bootstrap`. It is a lower bound: where all pictures of a cell agree, so
-    do all draws of them, and pictures of one design family count as different ones.
+    drawn than there are, as in `clipnull.bench.bootstrap`. It is a lower bound.
     """
 
     def __init__(self, images: Images, times: int = TIMES, seed: int = 0):
@@ -143,10 +141,9 @@ def _rounded(values: Iterable[float]) -> list[float | None]:
 
 def _choice(choices: Sequence[dict]) -> dict:
     table = pd.DataFrame(choices)
-    usual = pd.DataFrame(list(table.usual)).mean().round(3).to_dict()
-    mean = {"chosen": table.points.mean(), "best": table.best.mean(), "near": (table.points >= table.best - 2).mean()}
-    mean = {name: round(float(value), 3) for name, value in mean.items()}
-    return mean | {"usual": usual, "methods": dict(Counter(table.chosen))}
+    means = {"chosen": table.points.mean(), "best": table.best.mean(), "near": (table.points >= table.best - 2).mean()}
+    usual, methods = pd.DataFrame([*table.usual]).mean().round(3).to_dict(), dict(Counter(table.chosen))
+    return {name: round(float(x), 3) for name, x in means.items()} | {"usual": usual, "methods": methods}
 
 
 def section(entry: dict) -> list[str]:

@@ -1,33 +1,31 @@
-"""How long the closed form, an index and `clipnull embed` take, next to their targets.
-
-`python data/results/speed.py [PART ...] [--json FILE]` measures all parts, or some, and prints a table.
-"""
+"""How long the closed form, an index and `clipnull embed` take, next to their targets."""
 
 import math
 import re
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import script
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from tabulate import tabulate
 from torch import Tensor
 
 from clipnull.datasets.loading import load_images
 from clipnull.datasets.shards import embed_shards
 from clipnull.edit import Edit
 from clipnull.embedding import BATCH, embed
-from clipnull.errors import import_extra, names
+from clipnull.errors import import_extra
 from clipnull.evaluate import accuracy_matrix, classify
+from clipnull.files import aligned
 from clipnull.from_names import embed_vocabulary
 from clipnull.images import Images
 from clipnull.index.files import CHUNK
@@ -52,16 +50,15 @@ FORMS = ("oblique", "neuron", "gated")
 """A method for each form of edit, on which its time depends: a matrix, a hidden layer, a gate."""
 
 
-def measure(parts: Collection[str] = ()) -> dict:
-    """The figures of some of PARTS, by default all, times in seconds, ready for JSON."""
-    figures: dict = {"threads": torch.get_num_threads(), "index": {}}
-    for part in parts or PARTS:
-        (figures["index"] if part in ("apply", "query", "forget") else figures).update(PARTS[part]())
-    return figures
+def measure() -> dict:
+    """All figures, times in seconds, ready for JSON."""
+    figures = {"threads": torch.get_num_threads()} | closed_forms() | inference() | {"answer": answer(), "many": many()}
+    figures["embed"] = rates(load("ViT-B-32", "none", "cpu"), JPEGS, bare_loop)
+    return figures | {"index": {"apply": switches(), "query": query(), "forget": alone(forget)}}
 
 
 def closed_forms() -> dict:
-    """Seconds of LEACE; of the first request of a vocabulary; and of later ones, for each method."""
+    """Seconds of LEACE, and of each method and request after the first of a vocabulary."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated")
         eraser = import_extra("concept_erasure", "baselines").LeaceEraser
@@ -70,25 +67,23 @@ def closed_forms() -> dict:
     labels = F.one_hot(torch.randint(CLASSES, (PICTURES,), generator=generator), CLASSES)
     leace = least_seconds(partial(eraser.fit, x, labels))
     cells, masks = random_cells(WIDTH, generator), speed_masks()
-    start = time.perf_counter()
-    solve(cells, masks["one class"], "oblique")
-    first = time.perf_counter() - start
+    solve(cells, masks["one class"], "oblique")  # what all requests share is computed once
     times = {m: {what: least_seconds(partial(solve, cells, mask, m)) for what, mask in masks.items()} for m in METHODS}
-    return {"leace": leace, "first": first, "closed_form": times}
+    return {"leace": leace, "closed_form": times}
 
 
 def inference() -> dict:
-    """Seconds of a forward pass of eight pictures through a ViT-B-32, and the share of it that each method adds."""
+    """The share of a forward pass of eight pictures through a ViT-B-32 that each method adds."""
     clip, generator = load("ViT-B-32", "none", "cpu"), torch.Generator().manual_seed(0)
     cells, masks = random_cells(clip.width, generator), speed_masks().values()
     pixels = torch.randn(8, 3, clip.image_size, clip.image_size, generator=generator)
     with torch.inference_mode():
         forward, z = least_seconds(partial(clip.model.encode_image, pixels)), clip.model.encode_image(pixels)
         added = {m: max(_added(solve(cells, mask, m), clip, z) for mask in masks) / forward for m in METHODS}
-    return {"forward": forward, "added": added}
+    return {"added": added}
 
 
-def answer() -> dict:
+def answer() -> float:
     """Seconds from a changed request to the changed matrix on the embedded pictures."""
     clip, images = load(device="cpu"), load_images()
     cells, z = embed_vocabulary(clip, images.vocabulary, prototypes=False), embed(clip, images)
@@ -99,22 +94,22 @@ def answer() -> dict:
     def matrix(method: str) -> Tensor:
         return accuracy_matrix(classify(solve(cells, mask, method).images(z), classifiers, images.domains), images)
 
-    return {"answer": max(least_seconds(partial(matrix, method)) for method in METHODS)}
+    return max(least_seconds(partial(matrix, method)) for method in METHODS)
 
 
 def many() -> dict:
     """`edit_many` of MANY embeddings, with an edit of each method that forgets one class of CLASSES."""
     cells, mask = random_cells(MANY_WIDTH, torch.Generator().manual_seed(0)), speed_masks()["one class"]
     edits = {method: solve(cells, mask, method) for method in METHODS}
-    return {"many": alone(edit_many, MANY, edits, cells.texts.transpose(0, 1).float())}
+    return alone(edit_many, MANY, edits, cells.texts.transpose(0, 1).float())
 
 
-def edit_many(n: int, edits: dict[str, Edit], classifiers: Tensor, whole: Iterable[str] = (WHOLE,)) -> dict:
-    """Seconds in which n embeddings are edited and classified, for each edit; and the memory of this process.
+def edit_many(n: int, edits: dict[str, Edit], classifiers: Tensor) -> dict:
+    """Seconds in which n embeddings are edited and classified by each edit, and the memory of this process.
 
-    classifiers: (K, C, d), one for each domain. whole: the edits that go through all n; the others go through a tenth,
-    and their seconds are ten times as many. `input`: bytes of the embeddings, (n, d) float32; `peak`: the most bytes
-    that the process had at once, None outside Linux; `beyond`: by which that grew after the embeddings were made.
+    classifiers: (K, C, d), one for each domain. Edits other than WHOLE go through a tenth, and take ten times as long.
+    `input`: bytes of the embeddings, (n, d) float32; `peak`: the most bytes that the process had at once, None outside
+    Linux; `beyond`: by which that grew after the embeddings were made.
     """
     generator, (k, c, width) = torch.Generator().manual_seed(0), classifiers.shape
     vocabulary = Vocabulary([f"class {i}" for i in range(c)], [f"domain {i}" for i in range(k)])
@@ -122,7 +117,7 @@ def edit_many(n: int, edits: dict[str, Edit], classifiers: Tensor, whole: Iterab
     z = torch.empty(n, width).normal_(generator=generator)
     start, seconds = peak_memory(), {}
     for name, edit in edits.items():
-        share = 1 if name in whole else 10
+        share = 1 if name == WHOLE else 10
         some = Images((), *(x[: n // share] for x in (classes, domains)), vocabulary, z[: n // share])
         begun = time.perf_counter()
         accuracy_matrix(classify(some.stored, classifiers, some.domains, edit.images), some)
@@ -131,7 +126,7 @@ def edit_many(n: int, edits: dict[str, Edit], classifiers: Tensor, whole: Iterab
     return {"seconds": seconds, "input": z.nbytes, "beyond": peak and start and peak - start, "peak": peak}
 
 
-def alone(call: Callable[..., dict], *arguments: object) -> dict:
+def alone(call: Callable, *arguments: object) -> Any:
     """What `call` gives in a process of its own, whose memory holds nothing else."""
     with ProcessPoolExecutor(1, get_context("spawn")) as process:
         return process.submit(call, *arguments).result()
@@ -257,7 +252,7 @@ def query() -> float:
     return least_seconds(lambda: [edit.queries(t) for _ in range(1000)], patience=1.0) / 1000
 
 
-def forget() -> dict[str, float]:
+def forget() -> float:
     """Seconds from NAMES names to a patch, on a ViT-B-32: texts, and PROTOTYPES prototypes, none of them known.
 
     Extrapolated from a patch for SOME_NAMES names without prototypes, from their texts alone, and from the first
@@ -273,61 +268,41 @@ def forget() -> dict[str, float]:
     for _ in ascend(clip, targets, range(len(targets)), SOME_STEPS):
         pass
     passes = (STEPS + 1) / (SOME_STEPS + 1) * (time.perf_counter() - begun)
-    return {"seconds": patch + (NAMES / SOME_NAMES - 1) * texts + passes}
-
-
-PARTS: dict[str, Callable[[], dict]] = {
-    "closed_form": closed_forms,
-    "inference": inference,
-    "answer": answer,
-    "many": many,
-    "embed": lambda: {"embed": rates(load("ViT-B-32", "none", "cpu"), JPEGS, bare_loop)},
-    "apply": lambda: {"apply": switches()},
-    "query": lambda: {"query": query()},
-    "forget": lambda: {"forget": alone(forget)["seconds"]},
-}
+    return patch + (NAMES / SOME_NAMES - 1) * texts + passes
 
 
 def rows(figures: dict) -> list[tuple[str, float, str, float]]:
     """(what, figure, unit, target): shares of a rate are to be at least the target, all else at most."""
-    index, table = figures.get("index", {}), []
-    for method, times in figures.get("closed_form", {}).items():
-        request, limit = max(times, key=times.__getitem__), min(CLOSED_FORM, figures["leace"] / TIMES_LEACE)
+    table, limit = [], min(CLOSED_FORM, figures["leace"] / TIMES_LEACE)
+    for method, times in figures["closed_form"].items():
+        request = max(times, key=times.__getitem__)
         table.append((f"{method}, closed form, {request}", 1000 * times[request], "ms", 1000 * limit))
-    for method, share in figures.get("added", {}).items():
+    for method, share in figures["added"].items():
         table.append((f"{method}, added to a forward pass of 8 pictures", 100 * share, "%", 100 * GATE))
-    if "answer" in figures:
-        table.append(("changed request to new accuracy matrix", 1000 * figures["answer"], "ms", 1000 * ANSWER))
-    for method, seconds in figures.get("many", {}).get("seconds", {}).items():
+    table.append(("changed request to new accuracy matrix", 1000 * figures["answer"], "ms", 1000 * ANSWER))
+    for method, seconds in figures["many"]["seconds"].items():
         table.append((f"{method}, {MANY:,} embeddings edited and classified", seconds, "s", MANY_SECONDS))
-    if peak := figures.get("many", {}).get("peak"):
+    if peak := figures["many"]["peak"]:
         table.append(("memory of that", peak / 1e9, "GB", MANY_BYTES / 1e9))
-    if rate := figures.get("embed"):
-        table.append(("clipnull embed, JPEG files", rate["clipnull"] / rate["bare"], "of a bare loop", EMBED))
-    times = dict(index.get("apply", {}))
-    bare, what = times.pop("bare", 0), f"clipnull apply, {ROWS:,} x {INDEX_WIDTH}"
-    table += [(f"{method}, {what}", bare / seconds, "of a bare copy", SHARE) for method, seconds in times.items()]
-    if "query" in index:
-        table.append(("a query edited", 1e6 * index["query"], "µs", 1e6 * QUERY))
-    if "forget" in index:
-        table.append((f"patch for {NAMES} names, extrapolated", index["forget"], "s", FORGET))
-    return table
+    rate, index = figures["embed"], figures["index"]
+    table.append(("clipnull embed, JPEG files", rate["clipnull"] / rate["bare"], "of a bare loop", EMBED))
+    for method in FORMS:
+        share = index["apply"]["bare"] / index["apply"][method]
+        table.append((f"{method}, clipnull apply, {ROWS:,} x {INDEX_WIDTH}", share, "of a bare copy", SHARE))
+    table.append(("a query edited", 1e6 * index["query"], "µs", 1e6 * QUERY))
+    return [*table, (f"patch for {NAMES} names, extrapolated", index["forget"], "s", FORGET)]
 
 
 def report(figures: dict) -> str:
     """`rows` as a plain table."""
-    table = []
-    for label, value, unit, target in rows(figures):
-        table.append((label, f"{value:.3g}", f"{'>=' if unit.startswith('of ') else '<='} {target:.3g}", unit))
-    align, head = ("left", "right", "right", "left"), ("what", "measured", "target", "unit")
-    lines = tabulate(table, head, disable_numparse=True, colalign=align if table else None)
-    return f"{figures['threads']} threads\n{lines}"
+    lines = [
+        (label, f"{value:.3g}", f"{'>=' if unit.startswith('of ') else '<='} {target:.3g}", unit)
+        for label, value, unit, target in rows(figures)
+    ]
+    return f"{figures['threads']} threads\n{aligned(lines, ['what', 'measured', 'target', 'unit'])}"
 
 
 if __name__ == "__main__":
-    parser = script.parser(__doc__)
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"some of {', '.join(PARTS)} [all]")
-    args = parser.parse_args()
-    parts = names("parts", args.parts or list(PARTS), list(PARTS))
-    entry = {"kind": "part of speed" if args.parts else "speed", "name": "speed"} | measure(parts)
+    args = script.parser(__doc__).parse_args()
+    entry = {"kind": "speed", "name": "speed"} | measure()
     script.finish(entry, report(entry), args.json)

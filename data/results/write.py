@@ -9,7 +9,6 @@ import argparse
 import json
 import math
 from collections.abc import Iterable, Sequence
-from functools import partial
 from pathlib import Path
 
 import bounds
@@ -51,16 +50,12 @@ BENCH = (
 
 
 def write(files: Iterable[Path] = (), root: Path = Path()) -> list[Path]:
-    """Take over measured `files` into data/results, and write all pages, table and picture: the paths written.
-
-    root: the clone. Raises ValueError for a file of no known kind, before anything is written.
-    """
+    """Take over measured `files` into data/results of the clone `root`, and write all pages anew: the paths written."""
     entries = [summary(json.loads(Path(file).read_text(encoding="utf-8")), str(file)) for file in files]
-    for place in (root / FOLDER, root / PAGE, root / README):
-        if not place.exists():
-            raise ValueError(f"root: {str(place)!r} does not exist; expected the folder of a clone")
-    texts = {root / FOLDER / f"{stem(e)}.json": json.dumps(e, indent=1, allow_nan=False) + "\n" for e in entries}
-    paths = [write_text(path, text) for path, text in texts.items()]
+    paths = []
+    for entry in entries:
+        text = json.dumps(entry, indent=1, allow_nan=False) + "\n"
+        paths.append(write_text(root / FOLDER / f"{stem(entry)}.json", text))
     known = read(root)
     paths += [write_text(root / FOLDER / f"{stem(entry)}.md", page(entry)) for entry in known]
     for path, filled in ((root / PAGE, in_results), (root / README, in_readme)):
@@ -151,17 +146,17 @@ def targets(benches: Sequence[dict]) -> str:
         for entry in benches:
             row = next(r for r in entry["summary"] if (r["method"], r["paradigm"]) == (method, paradigm))
             cells = []
-            for i, (figure, wanted) in enumerate(zip(SHORT, target, strict=True)):
-                value = row[FIGURES[i]][0]
-                missed = None not in (value, wanted) and (value > wanted if i else value < wanted)
-                cells.append("–" if value is None else _bold(figure.format(value), missed))
+            for name, form, wanted in zip(FIGURES, SHORT, target, strict=False):
+                value, sign = row[name][0], -1 if name == "forgetting_rate" else 1
+                missed = None not in (value, wanted) and sign * value > sign * wanted
+                cells.append("–" if value is None else bold(form.format(value), missed))
             rows[-1].append(" / ".join(cells))
     columns = ["forgetting / retain drop / sibling class / worst cell", "target", *(entry["name"] for entry in benches)]
     return markdown(rows, columns)
 
 
-def _bold(text: str, bold: bool) -> str:
-    return f"**{text}**" if bold else text
+def bold(text: str, of_note: bool) -> str:
+    return f"**{text}**" if of_note else text
 
 
 def page(entry: dict) -> str:
@@ -169,9 +164,9 @@ def page(entry: dict) -> str:
     return f"# {title(entry)}\n\n" + "\n\n".join(filter(None, SECTIONS[entry["kind"]](entry))) + "\n"
 
 
-def rows_section(entry: dict, **columns: str) -> list[str]:
-    """A note, and a table of `rows`. columns: key and title of each."""
-    return [entry["note"], markdown([[row[key] for key in columns] for row in entry["rows"]], list(columns.values()))]
+def rows_section(entry: dict) -> list[str]:
+    """A note, and a table of `rows`, whose keys are its titles."""
+    return [entry["note"], markdown([row.values() for row in entry["rows"]], [*entry["rows"][0]])]
 
 
 def bench_section(entry: dict) -> list[str]:
@@ -194,9 +189,9 @@ def audit_section(entry: dict) -> list[str]:
         for f in audit["findings"]:
             questions.setdefault((f["check"], f["asked"]), [None] * len(audits))[i] = f
     rows = []
-    for row in sorted(questions.values(), key=lambda row: -max(map(_times, row))):
+    for row in sorted(questions.values(), key=lambda row: -max(map(times_beyond, row))):
         f = next(filter(None, row))
-        answers = ["–" if x is None else _bold(number(x["edited"]), x["within"] is False) for x in row]
+        answers = ["–" if x is None else bold(number(x["edited"]), x["within"] is False) for x in row]
         limit = "–" if f["limit"] is None else f"{number(f['limit'])} {f['judged']}"
         question = f"{f['check']}: {f['asked']}" + (f" ({f['unit']})" if f["unit"] else "")
         rows.append([question, number(f["unedited"]), number(f["clean"]), *answers, limit])
@@ -206,25 +201,25 @@ def audit_section(entry: dict) -> list[str]:
         f"`clipnull audit` of {first['model']}, {first['pictures']} pictures, {first['forgotten']} to be forgotten; "
         f"clean: {first['clean'] or 'none'}, retrained without the class. **Bold**: beyond the limit. The worst first."
     )
+    sections = [about, markdown(rows, ["question", "unedited", "clean", *methods, "limit"])]
     tuned, steps = {}, []
     for method, audit in zip(methods, audits, strict=True):
         for details in (f["details"] for f in audit["findings"] if "of what was lost" in f["details"]):
-            steps = [str(step) for step in details["steps"]]
+            steps = details["steps"]
             for model in (key.removeprefix("forgotten, ") for key in details if key.startswith("forgotten, ")):
                 pairs = zip(details[f"forgotten, {model}"], details[f"kept, {model}"], strict=True)
                 tuned[method if model == "edited" else model] = [f"{f:.0f} / {k:.0f}" for f, k in pairs]
-    sections = [about, markdown(rows, ["question", "unedited", "clean", *methods, "limit"])]
     if tuned:
         sections += [FINE_TUNED, markdown([[name, *cells] for name, cells in tuned.items()], ["after steps", *steps])]
     return [*sections, f"Left out: {'; '.join(first['left_out'])}." if first.get("left_out") else ""]
 
 
-def _times(f: dict | None) -> float:
+def times_beyond(f: dict | None) -> float:
     return f["excess"] / f["limit"] if f and f["limit"] else -math.inf
 
 
 SECTIONS = {
-    "model": partial(rows_section, what="what", target="target", measured="measured"),
+    "model": rows_section,
     "bench": bench_section,
     "bound": bounds.section,
     "rivals": report.section,
@@ -233,7 +228,7 @@ SECTIONS = {
     "forms": forms.section,
     "speed": lambda entry: ["As `make bench` prints it.", f"```\n{speed.report(entry)}\n```"],
     "device": lambda entry: [entry.get("note", ""), f"```\n{device_speed.report(entry)}\n```"],
-    "times": partial(rows_section, what="command", seconds="seconds"),
+    "times": rows_section,
 }
 """The paragraphs and tables of each kind."""
 
