@@ -74,13 +74,15 @@ def trade_off(
     fig.canvas.draw()
     places = [ax.transData.transform((x[0], y[0])) for x, y in points.values()]
     taken = [Bbox([place - 6, place + 6]) for place in places]
-    across, up = {"left": 7, "right": -7, "center": 0}, {"center": 0, "bottom": 6, "top": -6}
+    across, up = {"left": 8, "right": -8, "center": 0}, {"center": 0, "bottom": 7, "top": -7}
     sides = [side for side in product(across, up) if side != ("center", "center")]
+    sides.sort(key=lambda side: "center" not in side)  # of sides that are alike, the first is taken
     for name, (x, y) in points.items():
         text = ax.annotate(name, (x[0], y[0]), (0, 0), textcoords="offset points", fontsize=11)
 
         def covered(ha: str, va: str, text: plt.Annotation = text) -> int:
-            text.set(ha=ha, va=va, position=(across[ha], up[va]))
+            near = 1 if "center" in (ha, va) else 0.75
+            text.set(ha=ha, va=va, position=(near * across[ha], near * up[va]))
             box = text.get_window_extent()
             return sum(map(box.overlaps, taken)) + (not ax.bbox.padded(8).containsx(box.x1))
 
