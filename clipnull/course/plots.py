@@ -68,8 +68,9 @@ def trade_off(
     for i, kind in enumerate(dict.fromkeys(kinds[name] for name in points)):
         x, y = np.array([points[name] for name in points if kinds[name] == kind], dtype=float).transpose(1, 2, 0)
         look = {"fmt": "osD^vPX*"[i], "color": f"C{i}", "ms": 9, "elinewidth": 1, "ecolor": "0.8", "label": kind}
-        look |= {"mfc": "none", "mew": 2} if i else {}  # hollow, so that a point behind it is seen
-        ax.errorbar(x[0], y[0], xerr=abs(x[1:] - x[0]), yerr=abs(y[1:] - y[0]), **look)
+        drawn = ax.errorbar(x[0], y[0], xerr=abs(x[1:] - x[0]), yerr=abs(y[1:] - y[0]), **look)
+        if i:
+            drawn[0].set(mfc="none", mew=2)  # hollow, so that a point behind it is seen
     ax.set(xlabel=labels[0], ylabel=labels[1], title=title)
     ax.legend(loc="upper left")
     fig.canvas.draw()
