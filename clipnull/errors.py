@@ -93,6 +93,14 @@ def brief(value: object, most: int = 60) -> str:
     return one_line(repr(value), most)
 
 
+def expect(kind: type[str] | type[int], **values: object) -> None:
+    """Check that all `values`, parameters of a notebook, are of type `kind`."""
+    for name, value in values.items():
+        if type(value) is not kind:
+            expected = "text, in quotes" if kind is str else "a whole number"
+            raise ValueError(f"{name}: {value!r} is not valid; expected {expected}")
+
+
 def expect_types(**values: object) -> None:
     """Check that arguments are of the classes that TYPES gives for their names."""
     for name, value in values.items():

@@ -25,7 +25,7 @@ from torch import Tensor
 from ..datasets.loading import load_images
 from ..edit import Edit
 from ..embedding import embed, readable
-from ..errors import import_extra
+from ..errors import expect, import_extra
 from ..evaluate import accuracy_matrix, classify, rates
 from ..files import data_folder, markdown
 from ..from_names import embed_vocabulary
@@ -147,8 +147,10 @@ def open(  # noqa: A001, as in `course.open`
     model: "miniclip", or "ARCHITECTURE/TAG" of open_clip ("ViT-B-32/openai"). data: a folder or table of pictures, or a
     file of embeddings (.npz), which takes the place of the model; empty: miniworld. forget_class, forget_domain: the
     story's; without a domain the class goes everywhere, without a class the domain. Broken pictures are named in a
-    warning and left out.
+    warning and left out. ValueError for a value of another type.
     """
+    expect(str, model=model, data=data, forget_class=forget_class, forget_domain=forget_domain)
+    expect(int, seed=seed)
     plt.rcParams.update(STYLE)
     images = load_images(data or None)
     request = Forget([forget_class] if forget_class else None, [forget_domain] if forget_domain else None)
@@ -231,6 +233,7 @@ def figure(fig: plt.Figure, alt: str) -> None:
 
 def content(results: str, kind: str = "") -> dict[str, Any]:
     """What the file data/results/KIND-RESULTS.json holds."""
+    expect(str, results=results)
     file = data_folder("results") / f"{kind}-{results}.json".removeprefix("-")
     if not file.is_file():
         raise ValueError(f"results: {str(file)!r} is not there; expected the name of a file there, without its ending")

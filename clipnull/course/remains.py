@@ -20,7 +20,7 @@ from ..audits.probes import features_before_projection, linear_probe, projection
 from ..audits.words import OTHER_FORMS
 from ..edit import Edit
 from ..embedding import embed
-from ..errors import import_extra
+from ..errors import expect, import_extra
 from ..images import Images, families
 from ..models import Clip
 from ..vocabulary import format_prompt
@@ -182,6 +182,12 @@ def ignorance(figure: str, story: Mapping[str, float], here: str, title: str) ->
     ax.set(xlabel=FIGURES[figure], ylabel="", title=title, xlim=(-0.03, 1.03) if never.max() <= 1 else (-3, 103))
     ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=11)
     return fig
+
+
+def words_of(other_words: str) -> list[str]:
+    """The words of a parameter, with commas or blanks between them."""
+    expect(str, other_words=other_words)
+    return other_words.replace(",", " ").split()
 
 
 # --- the student's own function
