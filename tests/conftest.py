@@ -165,14 +165,6 @@ def texts_once():
 
 
 @pytest.fixture(scope="session")
-def projection():
-    """`projection(rows, energy=0.9, **fields)`: the edit that projects away what `rows` (n, d) span."""
-    from helpers import project
-
-    return project
-
-
-@pytest.fixture(scope="session")
 def small(tmp_path_factory):
     """`small(config)`: a Clip of untrained weights with that configuration of open_clip, the same each time."""
     import open_clip

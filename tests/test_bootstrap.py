@@ -132,12 +132,6 @@ def test_collateral_is_drawn_over_other_pictures():
     assert all(map(np.isnan, ends["collateral"]))
 
 
-def test_one_fewer_is_drawn_and_at_least_one():
-    drawn = bootstrap._draw(np.random.default_rng(0), np.array([0, 1, 1, 1, 4, 4]), 500)
-    assert (drawn[:, 0] == 1).all() and (drawn[:, 1:4].sum(1) == 2).all() and (drawn[:, 4:].sum(1) == 1).all()
-    assert drawn.mean(0) == pytest.approx([1, 2 / 3, 2 / 3, 2 / 3, 0.5, 0.5], abs=0.1)
-
-
 def test_most_intervals_hold_the_truth():
     """Pictures of a world in which 90 % are forgotten and 5 points lost: about 95 of 100 intervals say so."""
     held = {"forgetting_rate": 0, "retain_drop": 0}
