@@ -307,7 +307,7 @@ def test_names_of_anybody_are_no_markup_and_one_line():
 
 
 def test_wrong_arguments_are_named(clip, few):
-    three = few.where(torch.arange(len(few)) < 3)
+    three, few = few.where(torch.arange(len(few)) < 3), few.where(torch.arange(len(few)) % 2 == 0)
     for message, images, request, settings in [
         (r"words: 'car': \['auto'\]; expected for forgotten classes", few, DOG, {"words": {"car": ["auto"]}}),
         ("words: 'dog': 'puppy'", few, DOG, {"words": {"dog": "puppy"}}),

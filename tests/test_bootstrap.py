@@ -35,9 +35,8 @@ def trial(images, masks, before=0.8, gone=0.9, flips=0.05, seed=1):
     n = len(images)
     right = generator.random(n) < before
     inside = masks[:, images.classes.numpy(), images.domains.numpy()]
-    changed = np.where(
-        inside, right & (generator.random((len(masks), n)) < gone), generator.random(inside.shape) < flips
-    )
+    lost = right & (generator.random((len(masks), n)) < gone)
+    changed = np.where(inside, lost, generator.random(inside.shape) < flips)
     return Group(masks, right, list(changed))
 
 

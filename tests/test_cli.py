@@ -17,6 +17,12 @@ COMMANDS += " doctor data embed audit near forget queries check apply undo bench
 COMMANDS = COMMANDS.split()
 
 
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """A command that writes after all, writes there."""
+    monkeypatch.chdir(tmp_path)
+
+
 # --- usage
 
 

@@ -23,9 +23,7 @@ def test_pictures_in_several_batches_are_those_in_one(small, corner, tmp_path, m
     with pytest.raises(ValueError, match=r"file: '.*broken\.webp' cannot be read \(.*\); expected a picture in one of"):
         images.image(4)
     state = torch.get_rng_state()
-    with pytest.warns(
-        UserWarning, match=rf"1 of {len(images)} pictures are broken, their features NaN: file: '.*broken\."
-    ):
+    with pytest.warns(UserWarning, match=rf"1 of {len(images)} pictures are broken, .* NaN: file: '.*broken\."):
         whole = cn.embed(clip, images)
     monkeypatch.setattr(embedding, "BATCH", 3)
     with pytest.warns(UserWarning, match="are broken"):

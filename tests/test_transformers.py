@@ -65,9 +65,8 @@ def clip_of_hf(tokenizer):
             vision_config=VISION | {"hidden_act": activation},
             projection_dim=48,
         )
-        images = transformers.CLIPImageProcessor(
-            size={"shortest_edge": size}, crop_size={"height": size, "width": size}
-        )
+        crop = {"height": size, "width": size}
+        images = transformers.CLIPImageProcessor(size={"shortest_edge": size}, crop_size=crop)
         torch.manual_seed(0)
         processor = transformers.CLIPProcessor(image_processor=images, tokenizer=tokenizer)
         return filled(transformers.CLIPModel(config)), processor
@@ -213,9 +212,8 @@ def test_edits_of_every_form_act_on_a_wrapped_model(kind, clip_of_hf, siglip_of_
     clip = cn.wrap(*(clip_of_hf() if kind == "clip" else siglip_of_hf()))
     d, x = clip.width, pixels(clip)
     z = clip.embed_pixels(x)
-    unit = cn.Edit(
-        random(d, 2).double(), random(d, 2, seed=1).double(), "neuron", threshold=torch.tensor([0.1, 0.2]).double()
-    )
+    left, right = random(d, 2).double(), random(d, 2, seed=1).double()
+    unit = cn.Edit(left, right, "neuron", threshold=torch.tensor([0.1, 0.2]).double())
     edits = [plain(d), plain(d, 1, bias=random(d).double()), unit, gated(d)]
     for edit in edits:
         after = edit.apply(clip)
