@@ -14,7 +14,7 @@ from test_stored import fields
 from write import audit_section
 
 import clipnull as cn
-from clipnull.audits import _relatives, audit_each, retrained_for, robustness, side_effects, words
+from clipnull.audits import _relatives, audit_each, retrained_for, robustness, side_effects
 from clipnull.audits.context import Context
 from clipnull.audits.findings import Audit, Count, finding
 from clipnull.commands import cli
@@ -282,11 +282,6 @@ def test_unmentioned_classes_are_counted_by_their_labels(clip, few):
         assert mean.unedited > 50 and mean.details["classes"] > 150 and mean.limit == side_effects.LOSS
         assert (mean.edited < mean.unedited) == lost
         assert worst.limit is None, "one of four pictures is 25 points: not judged"
-
-
-def test_paraphrases_say_one_class_differently(clip):
-    other = words.paraphrases(clip, ("dog", "old_car"), "look, {a}!", synonyms={"dog": "hound"})
-    torch.testing.assert_close(other, clip.embed_texts(["look, a hound!", "look, an old car!"]))
 
 
 def test_a_copy_of_a_picture_is_of_its_family(few):

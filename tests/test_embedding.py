@@ -37,6 +37,7 @@ def test_pictures_in_several_batches_are_those_in_one(small, corner, tmp_path, m
         cn.embed(clip, gone)
 
 
+@pytest.mark.slow  # the two processes end 10 s later
 def test_processes_read_what_a_thread_reads(small, corner, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"no picture")
     batches = [corner.files[:3], [*corner.files[3:5], tmp_path / "broken.png"], [tmp_path / "none.png"]]
