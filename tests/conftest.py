@@ -1,6 +1,7 @@
 """What every test shares: no network, no window, a cache of its own, repeatable examples."""
 
 import functools
+import hashlib
 import http.server
 import json
 import os
@@ -122,15 +123,15 @@ def corner(images):
 
 
 @pytest.fixture(scope="session")
-def z(clip, images, tmp_path_factory):
-    """The embeddings of `images` under `clip`, once for all workers; a change of them is one for all tests."""
+def z(clip, images):
+    """The embeddings of `images` under `clip`, kept for the next run while the code that makes them stays the same."""
     import torch
     from filelock import FileLock
 
     import clipnull
 
-    folder = tmp_path_factory.getbasetemp()
-    path = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "z.pt"
+    code = b"".join((ROOT / "clipnull" / f"{name}.py").read_bytes() for name in ("embedding", "images", "models"))
+    path = CACHE / f"z-{hashlib.sha256(clip.fingerprint.encode() + code).hexdigest()[:16]}.pt"
     with FileLock(f"{path}.lock"):
         if not path.is_file():
             torch.save(clipnull.embed(clip, images), path)
@@ -161,14 +162,6 @@ def texts_once():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluate, "text_classifiers", remembered)
         yield
-
-
-@pytest.fixture(scope="session")
-def projection():
-    """`projection(rows, energy=0.9, **fields)`: the edit that projects away what `rows` (n, d) span."""
-    from helpers import project
-
-    return project
 
 
 @pytest.fixture(scope="session")

@@ -14,9 +14,9 @@ from test_stored import fields
 from write import audit_section
 
 import clipnull as cn
-from clipnull.audits import _relatives, audit_each, retrained_for, robustness, side_effects, words
+from clipnull.audits import _relatives, audit_each, retrained_for, robustness, side_effects
 from clipnull.audits.context import Context
-from clipnull.audits.findings import Audit, Count, finding, format_number
+from clipnull.audits.findings import Audit, Count, finding
 from clipnull.commands import cli
 from clipnull.images import families
 
@@ -117,8 +117,8 @@ def test_nobody_can_read_a_collapsed_model(reports):
     """All embeddings alike: probes at chance, and the damage shows the price."""
     probe = of(reports["everything"], "probe")
     assert probe["after the projection"].edited <= 50 < probe["before the projection"].edited
-    kept = of(reports["everything"], "damage")["kept classes"]
-    assert kept.excess > 50 and kept.within is False
+    damage = of(reports["everything"], "damage")["kept classes"]
+    assert damage.excess > 50 and damage.within is False
 
 
 @pytest.mark.slow
@@ -146,8 +146,8 @@ def test_the_stored_audit_is_found_again(clip, images):
 
 
 def test_what_is_hurt_is_named_the_worst_first():
-    kept = [Count("horse", False, 12, 10, 3), Count("car", False, 9, 9, 8), Count("fox", False, 40, 40, 39)]
-    audit = Audit((finding("a", "b", "%", {}),), {"request": "dog"}, (), (Count("dog", True, 8, 7, 0), *kept))
+    others = [Count("horse", False, 12, 10, 3), Count("car", False, 9, 9, 8), Count("fox", False, 40, 40, 39)]
+    audit = Audit((finding("a", "b", "%", {}),), {"request": "dog"}, (), (Count("dog", True, 8, 7, 0), *others))
     assert audit.as_dict()["hurt"] == ["horse 10 -> 3 of 12", "car 9 -> 8 of 9"]
     assert str(audit).splitlines()[1:3] == ["forgotten: dog 7 -> 0 of 8", "HURT: horse 10 -> 3 of 12; car 9 -> 8 of 9"]
     lenient = replace(audit, limits={"max_left": 0, "max_lost": 60})
@@ -234,7 +234,6 @@ def test_findings_are_judged_in_units_of_their_limit():
     assert (bad.times, good.times, open_.times) == (3, 0, -math.inf)
     assert (bad.within, good.within, open_.within) == (False, True, None)
     assert open_.edited is None and open_.limit is None and open_.judged == ""
-    assert [format_number(x) for x in (None, 0.123, 12.34, 100.0, -1.0)] == ["–", "0.12", "12.3", "100", "-1.00"]
 
 
 @pytest.mark.parametrize("kind, bits", [("float16", 11), ("bfloat16", 8), ("int8", 7)])
@@ -285,16 +284,6 @@ def test_unmentioned_classes_are_counted_by_their_labels(clip, few):
         assert worst.limit is None, "one of four pictures is 25 points: not judged"
 
 
-def test_suspicion_is_a_share_of_pairs():
-    suspicion, place = torch.tensor([0.1, 0.9, 0.5, 0.5]), torch.arange(4)
-    assert [side_effects._placed(place == c, suspicion) for c in (1, 0, 2)] == pytest.approx([1, 0, (1 + 0.5) / 3])
-
-
-def test_paraphrases_say_one_class_differently(clip):
-    other = words.paraphrases(clip, ("dog", "old_car"), "look, {a}!", synonyms={"dog": "hound"})
-    torch.testing.assert_close(other, clip.embed_texts(["look, a hound!", "look, an old car!"]))
-
-
 def test_a_copy_of_a_picture_is_of_its_family(few):
     """Else a probe would meet the pictures that it was trained on."""
     z = torch.randn(len(few), 6, generator=torch.Generator().manual_seed(0))
@@ -313,7 +302,7 @@ def test_names_of_anybody_are_no_markup_and_one_line():
 
 
 def test_wrong_arguments_are_named(clip, few):
-    three = few.where(torch.arange(len(few)) < 3)
+    three, few = few.where(torch.arange(len(few)) < 3), few.where(torch.arange(len(few)) % 2 == 0)
     for message, images, request, settings in [
         (r"words: 'car': \['auto'\]; expected for forgotten classes", few, DOG, {"words": {"car": ["auto"]}}),
         ("words: 'dog': 'puppy'", few, DOG, {"words": {"dog": "puppy"}}),

@@ -66,9 +66,8 @@ def test_double_moves_nothing_that_is_kept_and_what_goes_into_its_span(data, mas
     kept, gone = data.cells.rows(~mask), data.cells.rows(mask)
     assert (edit.images(kept) - kept).norm(dim=1).max() < 1e-6
     moved, span = edit.images(gone), torch.linalg.qr(kept.T)[0]
-    assert (
-        (gone - gone @ span @ span.T).norm(dim=1).min() > 0.1 > 1e-5 > (moved - moved @ span @ span.T).norm(dim=1).max()
-    )
+    before, after = ((rows - rows @ span @ span.T).norm(dim=1) for rows in (gone, moved))
+    assert before.min() > 0.1 and after.max() < 1e-5
 
 
 def test_wring_keeps_the_length_and_what_lies_outside_its_span(data, mask):

@@ -13,12 +13,10 @@ from urllib.parse import unquote, urlparse
 
 import nbformat
 import pytest
-import yaml
 from browsing import page_faults, tab
 from conftest import ROOT
 from PIL import Image
 
-import clipnull as cn
 from clipnull.commands import cli
 from clipnull.course import book, demo
 from clipnull.course.metrics import MIME
@@ -224,12 +222,3 @@ def test_a_notebook_is_copied_with_headings_and_folded_solutions_and_to_download
     assert text.source == f"# A\n\n{headed}"
     assert folded.metadata.tags == ["hide-input", "solution"] and "solution" in folded.metadata.mystnb.code_prompt_show
     assert (source / "_static" / "notebooks" / "01_a.ipynb").read_bytes() == path.read_bytes()
-
-
-def test_the_page_on_what_is_stable_cites_as_the_file_of_citations_does():
-    text = (ROOT / "clipnull" / "course" / "stable.md").read_text(encoding="utf-8")
-    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
-    (paper,), flat = cited["references"], re.sub(r"[\s>]+", " ", text)
-    assert f"*{paper['title']}.* {paper['identifiers'][0]['value']}, {paper['year']}." in flat
-    assert all(author["family-names"] in flat for author in paper["authors"])
-    assert {*re.findall(r"`(\w+)`", text)} & {*cn.METHODS} >= {"residual", "oblique", "neuron", "gated", "ridge"}

@@ -73,9 +73,8 @@ def test_its_figures_are_those_of_compare(text, selective, clip, corner, feature
     for row, prompts in zip(rows, PROMPTS, strict=True):
         result = cn.compare(clip, after, corner, selective.request, prompts, both)
         r = result.rates
-        assert row[1] == (
-            f"{100 * macro(result.before, result.mask):.1f} % → {100 * macro(result.after, result.mask):.1f} %"
-        )
+        before, after_ = (100 * macro(accuracy, result.mask) for accuracy in (result.before, result.after))
+        assert row[1] == f"{before:.1f} % → {after_:.1f} %"
         names = ["forgetting_rate", "retain_drop", "sibling_class_drop", "sibling_domain_drop", "worst_cell_drop"]
         for cell, name in zip(row[2:], [*names, "collateral"], strict=False):
             mean, low, high = (float(x) for x in re.fullmatch(r"(\S+) \[(\S+), (\S+)\]", cell).groups())
@@ -192,12 +191,8 @@ def test_a_card_of_odd_names_holds_no_markup_of_theirs(make, selective, clip, co
     names = dict(zip(corner.vocabulary.classes, ["<b>|`x`\nbird", "![c](http://x)", "$a$ <script>"], strict=True))
     other = cn.Vocabulary([names[c] for c in corner.vocabulary.classes], ["fl|at", "<i>line</i>", "photo\n# head"])
     odd = replace(corner, vocabulary=other)
-    edit = replace(
-        selective,
-        request=cn.Forget([other.classes[2]], [other.domains[0]]),
-        settings={"a|`<b>": "<i>\n# x"},
-        method="`<b>",
-    )
+    request = cn.Forget([other.classes[2]], [other.domains[0]])
+    edit = replace(selective, request=request, settings={"a|`<b>": "<i>\n# x"}, method="`<b>")
     text_ = card(edit, clip, odd)
     assert not re.search("<(b|i|script|img)>", text_) and "\n# x" not in text_ and "\n# head" not in text_
     page = rendered(text_)

@@ -46,9 +46,9 @@ def told(nb) -> str:
 def claim_faults(text: str) -> list[str]:
     faults = [f"a number that is none: {line.strip()[:90]}" for line in re.findall(r"(?m)^.*\bnan\b.*$", text)]
     for claim, (form, holds) in CLAIMS.items():
-        for found in re.finditer(form, text):
-            if not holds(*map(float, found.groups())):
-                around = text[max(0, found.start() - 60) : found.end() + 20]
+        for place in re.finditer(form, text):
+            if not holds(*map(float, place.groups())):
+                around = text[max(0, place.start() - 60) : place.end() + 20]
                 faults.append(f"{claim}: {' '.join(around.split())}")
     return faults
 
@@ -81,9 +81,9 @@ def faults_with_others(path: Path, profile: str) -> list[str]:
     metrics, failures = run([path], out, given, profile=profile, jobs=workers)
     if failures:
         return failures
-    found, known = metrics[path.stem], GOLDENS[PROFILES[profile].goldens][path.stem]
-    faults = [f"recorded {sorted(found)}; expected {sorted(known)}"] if not set(found) <= set(known) else []
-    faults += [f"{metric} is {value}" for metric, value in found.items() if not math.isfinite(value)]
+    recorded, known = metrics[path.stem], GOLDENS[PROFILES[profile].goldens][path.stem]
+    faults = [f"recorded {sorted(recorded)}; expected {sorted(known)}"] if not set(recorded) <= set(known) else []
+    faults += [f"{metric} is {value}" for metric, value in recorded.items() if not math.isfinite(value)]
     text = told(nbformat.read(out / path.name, 4))
     faults += [f"{value!r} was asked for and is not told of" for value in given.values() if value not in text]
     return faults + claim_faults(text)

@@ -78,18 +78,14 @@ def test_a_folder_of_ones_own_is_read(tmp_path):
     assert len(images.select(classes=["dog"], domains=["line"])) == 3
 
 
-def test_pictures_are_decoded_when_they_are_embedded_and_not_before(tmp_path, clip, monkeypatch):
+def test_pictures_are_decoded_whenever_they_are_used_and_not_before(tmp_path, monkeypatch):
     tree(tmp_path, ("photo", "line"), ("dog", "cat"), n=1)
-    decoded, load = [], ImageFile.ImageFile.load
-    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda picture: decoded.append(picture) or load(picture))
-    images = cn.load_images(tmp_path)
-    assert not decoded
-    before = cn.embed(clip, images)
-    assert decoded
-    Image.new("RGB", (8, 8), (0, 255, 0)).save(images.files[0])  # read again whenever it is used
-    after = cn.embed(clip, images)
-    assert not torch.allclose(after[0], before[0], atol=1e-3)
-    torch.testing.assert_close(after[1:], before[1:])
+    with monkeypatch.context() as patch:
+        patch.setattr(ImageFile.ImageFile, "load", lambda _: pytest.fail("decoded"))
+        images = cn.load_images(tmp_path)
+    for colour in ((255, 255, 255), (0, 0, 0)):
+        Image.new("RGB", (8, 8), colour).save(images.files[0])
+        assert images.image(0).getpixel((0, 0)) == colour
 
 
 @pytest.mark.filterwarnings("error")
@@ -103,11 +99,13 @@ def test_what_a_file_manager_or_git_leaves_behind_is_no_class(tmp_path):
     assert set(find_dataset(tmp_path).left_out.values()) == {SYSTEM, BESIDE}
 
 
-def test_what_cannot_be_read_is_reported(tmp_path, monkeypatch):
+def test_what_is_not_used_is_reported_with_its_reason(tmp_path, monkeypatch):
     root = tree(tmp_path, *PACS, n=1)
     for path in ("closed/x/0.png", "photo/dog/folder.png/0.png", "photo/overview.png", "Raw images/dog/0.png"):
         picture(root / path)
     os.mkfifo(root / "photo" / "dog" / "pipe.png")
+    for name in ("a.heic", "b", "c.png"):
+        (root / "photo" / "dog" / name).write_bytes(b"")
     scan = os.scandir
 
     def refuse(path):
@@ -116,11 +114,14 @@ def test_what_cannot_be_read_is_reported(tmp_path, monkeypatch):
         return scan(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    with pytest.warns(UserWarning, match=r"5 files or folders are left out, beside 12 pictures: 'closed' .Permission"):
+    with pytest.warns(UserWarning, match=r"8 files or folders are left out, beside 12 pictures: 'closed' .Permission"):
         cn.load_images(root)
     assert find_dataset(root).left_out == {
         "closed": "Permission denied",
         "Raw images/dog/0.png": "not in a domain of pacs",
+        "photo/dog/a.heic": ".heic is not read as a picture",
+        "photo/dog/b": "a name without an ending is not read as a picture",
+        "photo/dog/c.png": "not an image",
         "photo/dog/folder.png/0.png": "a picture at another depth",
         "photo/dog/pipe.png": "not a regular file",
         "photo/overview.png": "a picture at another depth",
@@ -315,28 +316,18 @@ def test_every_file_is_used_or_has_a_reason(tmp_path_factory, places):
         assert path.is_dir() or (name.as_posix() in used) != bool(reasons), name
 
 
-def test_everything_that_is_not_used_is_counted_with_its_reason(tmp_path, capsys):
+def test_the_command_shows_a_data_set_and_writes_its_manifest_and_archives(tmp_path, capsys):
     root = tree(tmp_path / "in", ("photo", "line"), ("Red_Chair", "sofa"), n=2)
-    for name in ("a.heic", "b", "c.JFIF"):
-        picture(root / "line" / "sofa" / "x.jpg")
-        (root / "line" / "sofa" / "x.jpg").rename(root / "line" / "sofa" / name)
     (root / "photo" / "sofa" / "0000.jpg").write_bytes(b"")
-    assert find_dataset(root).left_out == {
-        "line/sofa/a.heic": ".heic is not read as a picture",
-        "line/sofa/b": "a name without an ending is not read as a picture",
-        "photo/sofa/0000.jpg": "not an image",
-    }
-    with pytest.warns(UserWarning, match="3 files or folders are left out, beside 8 pictures: .*heic is not read"):
-        cn.load_images(root)
     assert cli.main(["data", str(root), "--json", str(tmp_path / "m.json"), "--tars", str(tmp_path / "out")]) == 0
     out = capsys.readouterr().out
-    for part in ("'domains'", "8 pictures, 2 classes, 2 domains", "left out: 3", "not an image: photo/sofa/0000.jpg"):
+    for part in ("'domains'", "7 pictures, 2 classes, 2 domains", "left out: 1", "not an image: photo/sofa/0000.jpg"):
         assert part in out
     manifest = json.loads((tmp_path / "m.json").read_text())
-    assert manifest == find_dataset(root).manifest() and manifest["counts"]["sofa"] == {"line": 3, "photo": 1}
+    assert manifest == find_dataset(root).manifest() and manifest["counts"]["sofa"] == {"line": 2, "photo": 1}
     there, again = (find_dataset(tree(tmp_path / name, *PACS)).manifest()["sha256"] for name in ("there", "again"))
     assert there == again != manifest["sha256"]
-    assert len(cn.load_images(tmp_path / "out")) == 8
+    assert len(cn.load_images(tmp_path / "out")) == 7
     assert cli.main(["data", str(tmp_path / "none")]) == 2 and "is not a folder" in capsys.readouterr().err
 
 
@@ -530,7 +521,6 @@ def test_archives_are_unpacked_into_the_cache_once(tmp_path, monkeypatch):
     dataset = find_dataset(out)
     assert (dataset.layout, dataset.split, dataset.left_out) == ("webdataset", "all", {})
     assert dataset.images.vocabulary == images.vocabulary
-    assert torch.equal(dataset.images.counts(), images.counts())
     monkeypatch.setattr(webdataset, "unpack", lambda *_: pytest.fail("unpacked again"))
     assert find_dataset(f"test:{out}").split == "test, published"
     assert cn.load_images(f"webdataset:{out}").files == dataset.images.files
@@ -557,8 +547,8 @@ def test_a_full_disk_leaves_nothing_of_archives(tmp_path, monkeypatch):
 
 
 def test_the_beginning_of_a_damaged_archive_is_kept(tmp_path):
-    members = [(f"{i:03}.{kind}", jpeg(i) if kind == "jpg" else b"dog") for i in range(20) for kind in ("jpg", "txt")]
-    whole = archive(tmp_path / "a.tar", members)
+    samples = [[(f"{i:03}.jpg", jpeg(i)), (f"{i:03}.txt", b"dog")] for i in range(20)]
+    whole = archive(tmp_path / "a.tar", sum(samples, []))
     (tmp_path / "b.tar").write_bytes(whole.read_bytes()[:15_000])
     (tmp_path / "c.tar").write_bytes(b"no archive" * 100)
     _, left_out = unpacked([tmp_path / "b.tar", tmp_path / "c.tar"], tmp_path / "out")
@@ -598,7 +588,7 @@ def test_train_and_test_share_no_design_family_and_no_licence_forbids():
     train, test = ({r["family"] for r in rows if r["split"] == s} for s in ("train", "test"))
     assert train and test and not train & test
     assert all(r["licence"] and r["author"] and r["source"] for r in rows)
-    assert not [r for r in rows if "GPL" in r["licence"] or "NC" in r["licence"] or "ND" in r["licence"]]
+    assert not [r for r in rows if re.search("GPL|NC|ND", r["licence"])]
 
 
 @pytest.mark.slow

@@ -87,20 +87,6 @@ def test_wilson_intervals_by_the_formula():
             wilson(*bad)
 
 
-@pytest.mark.slow
-def test_forgetting_a_class_on_pictures(clip, images, z, projection):
-    """An edit that forgets cars does so, by its request, and a random one of its rank does not."""
-    request, other = cn.Forget(["car"]), cn.Forget(["tree"])
-    edit = cn.unlearn(clip, request, images.vocabulary)
-    random_edit = projection(random(edit.rank, clip.width), energy=1.0)
-    results = [
-        cn.compare(clip, clip, images, request_, features=(z, some.images(z))).rates
-        for some, request_ in ((edit, request), (edit, other), (random_edit, request))
-    ]
-    assert results[0]["forgetting_rate"] > 0.5 and results[0]["retain_drop"] < 10
-    assert results[1]["forgetting_rate"] < 0.3 and results[2]["forgetting_rate"] < 0.2
-
-
 def test_each_picture_is_scored_by_the_classifier_of_its_domain():
     classifiers = torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[0.0, 1.0], [1.0, 0.0]]])  # the second domain swaps them
     z, domains = torch.tensor([[2.0, 1.0], [2.0, 1.0], [0.1, 0.3], [NAN, 1.0]]), torch.tensor([0, 1, 0, 1])
@@ -154,8 +140,7 @@ def test_broken_pictures_count_neither_before_nor_after(clip, corner):
     hurt[1], hurt_after[4], keep[[1, 4]] = NAN, NAN, False
     result = cn.compare(clip, after, few, request, features=(hurt, hurt_after))
     whole = cn.compare(clip, after, few.where(keep), request, features=(z[keep], z_after[keep]))
-    assert torch.equal(result.before.nan_to_num(), whole.before.nan_to_num())
-    assert torch.equal(result.after.nan_to_num(), whole.after.nan_to_num())
+    torch.testing.assert_close((result.before, result.after), (whole.before, whole.after), equal_nan=True)
     assert len(result.images) == len(few) - 2 and str(result) == str(whole)
 
 

@@ -237,34 +237,19 @@ def half(rows):
         (lambda rows: rows.mean(), "sum over an axis"),
         (lambda rows: -rows.mean(0), "the sign is the other way round"),
         (lambda rows: rows.sum(0), "3 times what is expected"),
-        (lambda rows: rows.mean(0).flip(0), "another order"),
         (lambda rows: rows.mean(0) + torch.tensor([0.0, 1.0]), "1 of 2 values are off, by up to 1"),
         (lambda rows: rows.mean(0) / 0, "2 of 2 values are NaN or infinite"),
         (lambda rows: rows.mean(0).long(), "dtype torch.int64; expected torch.float32"),
-        (lambda rows: "means", "returned 'means'; expected a tensor of shape"),
         (lambda rows: rows.add_(1).mean(0) - 1, "changed its arguments"),
         (half, "raised NotImplementedError"),
         (None, "raised TypeError"),
     ],
-    ids=range(14),
+    ids=range(12),
 )
 def test_a_wrong_answer_is_described(task, answer, words):
     verdict, why = checking.judge(task, answer)
     assert verdict == "FAIL" and re.search(words, why.partition("\n")[0]), why
     assert "\n  given: rows (3, 2)\n  hint: mean over rows" in why
-
-
-def test_the_transpose_is_recognised():
-    verdict, why = checking.judge("04-1", lambda W, texts, c, rank: EXERCISES["04-1"].reference(W, texts, c, rank).T)
-    assert verdict == "FAIL" and "is it transposed?" in why
-
-
-@pytest.mark.parametrize(
-    "result, expected, same",
-    [(torch.tensor(1.0), 1.0, True), (1, 1.0, True), ("x", 1.0, False), (3, 3, True), (3.0, 3, False), (4, 3, False)],
-)
-def test_numbers_are_compared(result, expected, same):
-    assert (checking._fault(result, expected, lambda x: x) == "") == same
 
 
 def test_the_soft_check_prints_and_the_strict_one_raises(task, capsys):

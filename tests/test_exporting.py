@@ -29,10 +29,10 @@ def edited(which, clip, small):
 def hidden_layer(features):
     """A hidden layer that fires on about half of `features` (n, d), and moves what it fires on."""
     n, d = features.shape
-    left = F.normalize(features[:2] - features.mean(0), dim=1).T.double()
-    read = features.double() @ left / features.double().norm(dim=1, keepdim=True)
+    units = F.normalize(features[:2] - features.mean(0), dim=1).T.double()
+    read = features.double() @ units / features.double().norm(dim=1, keepdim=True)
     threshold = read.quantile(0.5, dim=0).clamp(min=0.01)
-    return cn.Edit(left, 3 * random(d, 2, seed=5).double() / d**0.5, "neuron", threshold=threshold)
+    return cn.Edit(units, 3 * random(d, 2, seed=5).double() / d**0.5, "neuron", threshold=threshold)
 
 
 # --- Into weights
@@ -216,8 +216,7 @@ def test_an_onnx_model_gives_the_same_embeddings(small, tmp_path):
         torch.testing.assert_close(embeddings, F.normalize(after.embed_pixels(some), dim=-1), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("off", [9e-6, 2e-5])
-def test_an_onnx_model_is_tried_before_it_gets_its_name(off, small, tmp_path, monkeypatch):
+def test_an_onnx_model_is_tried_before_it_gets_its_name(small, tmp_path, monkeypatch):
     runtime, clip = pytest.importorskip("onnxruntime"), small(VIT)
 
     class Program:
@@ -229,16 +228,13 @@ def test_an_onnx_model_is_tried_before_it_gets_its_name(off, small, tmp_path, mo
             pass
 
         def run(self, names, inputs):
-            return [(F.normalize(clip.embed_pixels(torch.from_numpy(inputs["pixels"])), dim=-1) + off).numpy()]
+            return [(F.normalize(clip.embed_pixels(torch.from_numpy(inputs["pixels"])), dim=-1) + 2e-5).numpy()]
 
     monkeypatch.setattr(torch.onnx, "export", lambda *args, **kwargs: Program())
     monkeypatch.setattr(runtime, "InferenceSession", Session)
-    if off <= 1e-5:
-        assert export(clip, tmp_path / "a.onnx").read_bytes() == b"a model"
-    else:
-        with pytest.raises(RuntimeError, match="a.onnx' is not written: .* differ by 2.0e-05"):
-            export(clip, tmp_path / "a.onnx")
-        assert not list(tmp_path.iterdir())
+    with pytest.raises(RuntimeError, match="a.onnx' is not written: .* differ by 2.0e-05"):
+        export(clip, tmp_path / "a.onnx")
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_one_onnx_file_cannot_hold_is_refused(small, tmp_path, monkeypatch):

@@ -131,11 +131,11 @@ def test_forecasts_are_checked_beside_the_truth(clip, corner, monkeypatch):
 def test_noise_is_what_few_pictures_leave_open(corner):
     """Half of n forgotten pictures are right after: the rate of n - 1 drawn anew is off as a binomial is."""
     mask = cn.Forget(["car"], [corner.vocabulary.domains[0]]).mask(corner.vocabulary)
-    own = mask[corner.classes, corner.domains].nonzero()[:, 0]
-    after = corner.classes.clone()
-    after[own[: len(own) // 2]] = (after[own[: len(own) // 2]] + 1) % len(mask)
-    found = forecasts.Redrawn(corner, times=2000).noise(corner.classes, after, mask)
-    m, p = len(own) - 1, len(own) // 2 / len(own)
+    forgotten = mask[corner.classes, corner.domains].nonzero()[:, 0]
+    half, n, after = forgotten[: len(forgotten) // 2], len(forgotten), corner.classes.clone()
+    after[half] = (after[half] + 1) % len(mask)
+    noise = forecasts.Redrawn(corner, times=2000).noise(corner.classes, after, mask)
+    m, p = n - 1, len(half) / n
     expected = sum(math.comb(m, k) * p**k * (1 - p) ** (m - k) * abs(k / m - p) for k in range(m + 1))
-    assert found["forgetting_rate"] == pytest.approx(expected, rel=0.06) and found["retain_drop"] == 0
+    assert noise["forgetting_rate"] == pytest.approx(expected, rel=0.06) and noise["retain_drop"] == 0
     assert forecasts.Redrawn(corner).noise(corner.classes, corner.classes, mask)["forgetting_rate"] == 0

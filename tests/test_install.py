@@ -68,9 +68,8 @@ def alone(unpacked, tmp_path):
     """`alone(code)`: run it in a process that imports clipnull from the wheel and nothing that an extra brings."""
     extras = [SETTINGS["project"]["optional-dependencies"][e] for e in ("course", "hf", "onnx", "index", "baselines")]
     names = {canonicalize_name(Requirement(line).name) for lines in extras for line in lines}
-    modules = [
-        m for m, packages in packages_distributions().items() if {canonicalize_name(p) for p in packages} & names
-    ]
+    brought = packages_distributions().items()
+    modules = [module for module, packages in brought if {*map(canonicalize_name, packages)} & names]
 
     def run(code: str) -> subprocess.CompletedProcess:
         head = f"import sys; sys.path.insert(0, {str(unpacked)!r}); sys.modules.update(dict.fromkeys({modules}))\n"
@@ -108,9 +107,8 @@ def test_a_retrained_model_that_did_not_come_along_is_said_to_be_and_can_be_adde
     installed = tmp_path / "site" / "miniclip"
     shutil.copytree(data_folder("miniclip"), installed)
     monkeypatch.setattr(models, "data_folder", lambda name: installed.with_name(name))
-    with pytest.raises(
-        FileNotFoundError, match=r"miniclip-no-dog.*expected '.*clean/no-dog.safetensors', a copy of data"
-    ):
+    missing = r"miniclip-no-dog.*expected '.*clean/no-dog.safetensors', a copy of data"
+    with pytest.raises(FileNotFoundError, match=missing):
         clipnull.load("miniclip-no-dog", device="cpu")
     with pytest.warns(UserWarning, match="no retrained model to compare with: name: 'miniclip-no-dog'"):
         assert retrained_for(clip, clipnull.Forget(["dog"]), images) is None

@@ -86,27 +86,6 @@ def test_embeddings_do_not_depend_on_the_batch(small):
         clip.embed_pixels(x, batch=0)
 
 
-def test_batches_stay_as_small_as_they_had_to_become():
-    batch, calls = Batch(8), []
-
-    def call(rows):
-        calls.append((rows.start, rows.stop))
-        if rows.stop - rows.start > 3:
-            raise torch.OutOfMemoryError
-        return calls[-1]
-
-    with pytest.warns(UserWarning, match="batch: .* 8 .* 4") as warned:
-        parts = batch.through(call, 5 + 8)
-    assert calls[:3] == [(0, 8), (0, 4), (0, 2)] and len(warned) == 2 and batch.size == 2
-    assert parts == calls[2:] and [row for part in parts for row in range(*part)] == list(range(13))
-
-    def never(rows):
-        raise torch.OutOfMemoryError("Tried to allocate 2 GiB")
-
-    with pytest.raises(torch.OutOfMemoryError, match="Tried to allocate"), pytest.warns(UserWarning):
-        Batch(4).through(never, 4)
-
-
 def test_pictures_are_embedded_in_smaller_batches(small, corner, monkeypatch):
     clip, sizes = small(VIT), []
     expected, encode = cn.embed(clip, corner), clip.model.encode_image
@@ -119,9 +98,15 @@ def test_pictures_are_embedded_in_smaller_batches(small, corner, monkeypatch):
 
     monkeypatch.setattr(clip.model, "encode_image", scarce)
     monkeypatch.setattr(embedding, "BATCH", 8)
-    with pytest.warns(UserWarning, match="batch") as warned:
+    with pytest.warns(UserWarning, match="batch: .* 8 .* 4") as warned:
         torch.testing.assert_close(cn.embed(clip, corner), expected)
     assert len(warned) == 1 and sizes.count(8) == 1  # from one batch that is read to the next
+
+    def never(rows):
+        raise torch.OutOfMemoryError("Tried to allocate 2 GiB")
+
+    with pytest.raises(torch.OutOfMemoryError, match="Tried to allocate"), pytest.warns(UserWarning):
+        Batch(4).through(never, 4)
 
 
 # --- published weights: every pair of architecture and tag that open_clip lists is built as it was trained

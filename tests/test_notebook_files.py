@@ -65,8 +65,8 @@ def test_a_path_counts_from_where_one_stands_and_a_name_is_no_path(notebook, tmp
     given = {"data": "classes:train:mine", "folder": "new", "word": "mine", "pretrained": "x.pt"}
     expected = {"data": f"classes:train:{tmp_path / 'mine'}", "folder": f"{tmp_path / 'new'}", "word": "mine"}
     assert notebooks.validate_parameters(path, given) == expected | {"pretrained": f"{tmp_path / 'x.pt'}"}
-    for kept in ({"data": "missing"}, {"data": ""}, {"folder": ""}, {"pretrained": "openai"}):
-        assert notebooks.validate_parameters(path, kept) == kept
+    for name in ({"data": "missing"}, {"data": ""}, {"folder": ""}, {"pretrained": "openai"}):
+        assert notebooks.validate_parameters(path, name) == name
 
 
 # --- the stamp

@@ -72,16 +72,10 @@ def test_each_forgotten_class_has_its_near_words(clip):
         near(clip, cn.Forget(["dog"]), NAMES, most=0)
 
 
-@pytest.mark.parametrize(
-    ("name", "twin"),
-    [
-        ("lion's tail", "lion\u2019s tail"),
-        (
-            "a very long name of a thing that has no end " * 8 + "one",
-            "a very long name of a thing that has no end " * 8,
-        ),
-    ],
-)
+LONG = "a very long name of a thing that has no end " * 8
+
+
+@pytest.mark.parametrize(("name", "twin"), [("lion's tail", "lion\u2019s tail"), (LONG + "one", LONG)])
 def test_two_names_of_one_text_are_named_wherever_names_meet(clip, name, twin):
     names = cn.Vocabulary([name, "boat", twin], ["photo", "line"])
     unlearn = partial(cn.unlearn, prototypes=False, method="nullspace")

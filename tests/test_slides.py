@@ -79,9 +79,9 @@ def test_every_prediction_of_the_course_has_an_answer_on_a_later_slide_and_no_te
     for path in NOTEBOOKS:
         nb = read(path)
         text = "\n".join(c.source for c in deck(nb).cells if c.metadata.slideshow.slide_type == "slide")
-        asked = re.findall(r"\*\*Predict\.\*\*|\*\*Answer\.\*\*", text)
+        questions = re.findall(r"\*\*Predict\.\*\*|\*\*Answer\.\*\*", text)
         predictions = sum(cell.source.count("**Predict.**") for cell in nb.cells)
-        assert asked == ["**Predict.**", "**Answer.**"] * predictions, path.name
+        assert questions == ["**Predict.**", "**Answer.**"] * predictions, path.name
         for source in (cell.source for cell in nb.cells if cell.cell_type == "markdown"):
             assert "".join("".join(parts(source)).split()) == "".join(source.split())
 

@@ -8,6 +8,7 @@ import tomllib
 import pytest
 import torch
 from conftest import ROOT
+from helpers import project
 from pages import outside
 
 import clipnull as cn
@@ -120,11 +121,11 @@ CARS = cn.Forget(classes=["car"])
 
 
 @pytest.fixture
-def handed_in(clip, tmp_path, projection):
+def handed_in(clip, tmp_path):
     """Patches of two groups: one forgets cars, one does nothing; and a file that is none."""
     rows = torch.stack([clip.embed_texts([f"a {word} of a car"])[0] for word in ("picture", "photo")])
-    projection(rows).save(tmp_path / "able.safetensors")
-    projection(torch.eye(rows.shape[1])[:1] * 1e-6, energy=1.0).save(tmp_path / "idle.safetensors")
+    project(rows).save(tmp_path / "able.safetensors")
+    project(torch.eye(rows.shape[1])[:1] * 1e-6, energy=1.0).save(tmp_path / "idle.safetensors")
     (tmp_path / "torn.safetensors").write_bytes(b"x" * 100)
     return [tmp_path / f"{name}.safetensors" for name in ("idle", "torn", "able")]
 
