@@ -226,8 +226,8 @@ SECTIONS = {
     "forecast": forecasts.section,
     "audit": audit_section,
     "forms": forms.section,
-    "speed": lambda entry: ["As `make bench` prints it.", f"```\n{speed.report(entry)}\n```"],
-    "device": lambda entry: [entry.get("note", ""), f"```\n{device_speed.report(entry)}\n```"],
+    "speed": speed.section,
+    "device": device_speed.section,
     "times": rows_section,
 }
 """The paragraphs and tables of each kind."""
