@@ -3,10 +3,10 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from itertools import product
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from joblib import delayed
@@ -37,7 +37,6 @@ COLUMNS = {
     "collateral": "collateral",
 }
 """The figures of a row. All but the first are in percentage points or, collateral, in percent."""
-COUNTS = ("forgotten", "before", "after", "kept", "lost", "gained", "worst_of", "worst_lost", "others", "renamed")
 COUNTED = ("forgotten, right", "kept: lost, gained", "worst cell: lost", "others renamed")
 """Counts of pictures, added over requests."""
 
@@ -122,7 +121,7 @@ def row_of(
     bool, which unrelated pictures got another answer.
 
     The row holds `classes` and `domains`, None for all of them; the figures of `evaluate.rates` and `collateral`, the
-    percentage of `changed`; and `pictures`, the COUNTS of forgotten, kept and unrelated ones and of the worst cell.
+    percentage of `changed`; and `pictures`, counts of forgotten, kept and unrelated ones and of the worst cell.
     """
     if (before == -1).any():
         raise ValueError("before: -1 for a broken picture; expected readable pictures (`embedding.readable`)")
@@ -134,9 +133,13 @@ def row_of(
     gone, lost, gained = mask[images.classes, images.domains], right & ~right_after, right_after & ~right
     worst = int((start - end).masked_fill(mask, math.nan).nan_to_num(nan=-2.0).argmax())
     in_worst = ~gone & (images.classes * mask.shape[1] + images.domains == worst)
-    places = gone, gone & right, gone & right_after, ~gone, ~gone & lost, ~gone & gained, in_worst
-    counts = [int(x.sum()) for x in places] + [int((in_worst & lost).sum()) - int((in_worst & gained).sum())]
-    counts += [0, 0] if changed is None else [len(changed), int(changed.sum())]
+    pictures = {"forgotten": gone, "before": gone & right, "after": gone & right_after}
+    pictures |= {"kept": ~gone, "lost": ~gone & lost, "gained": ~gone & gained, "worst_of": in_worst}
+    counts = {name: int(chosen.sum()) for name, chosen in pictures.items()}
+    counts["worst_lost"] = int((in_worst & lost).sum()) - int((in_worst & gained).sum())
+    counts |= (
+        {"others": 0, "renamed": 0} if changed is None else {"others": len(changed), "renamed": int(changed.sum())}
+    )
     return {
         "paradigm": request.paradigm,
         "classes": request.classes and list(request.classes),
@@ -144,14 +147,9 @@ def row_of(
         "method": method,
         "prompts": prompts,
         **{name: None if math.isnan(value) else value for name, value in figures.items()},
-        "pictures": dict(zip(COUNTS, counts, strict=True)),
-        "bits": (np.packbits(right), _places(lost | gained), None if changed is None else _places(changed)),
+        "pictures": counts,
+        "bits": [None if x is None else np.packbits(x) for x in (right, lost | gained, changed)],
     }
-
-
-def _places(chosen: Tensor) -> np.ndarray:
-    """Where a mask is True: rows of a sweep over millions of pictures keep the few that changed."""
-    return np.flatnonzero(chosen).astype(np.int32)
 
 
 def pair_forgetting(
@@ -181,25 +179,22 @@ def summary(rows: Sequence[dict], images: Images, requests: Sequence[Forget]) ->
 
     rows: of `row_of`, all on `images`. requests: all that were made. Ready for JSON: each figure is [mean, low, high]
     (`clipnull.bench.bootstrap`), None where there is none; `requests` and `measured` count those made and those with a
-    forgetting rate; `pictures` are the COUNTS, added; `form` is that of the edits, `pair_forgetting` its mean.
+    forgetting rate; `pictures` are counts, added; `form` is that of the edits, `pair_forgetting` its mean.
     """
-    number = Counter(request.paradigm for request in requests)
-    methods, sets = (dict.fromkeys(row[key] for row in rows) for key in ("method", "prompts"))
-    groups: dict[tuple[str, str, str], list[dict]] = {key: [] for key in product(number, methods, sets)}
+    number, groups = Counter(request.paradigm for request in requests), {}
     for row in rows:
-        groups[row["paradigm"], row["method"], row["prompts"]].append(row)
+        groups.setdefault((row["paradigm"], row["method"], row["prompts"]), []).append(row)
     m = max((row["pictures"]["others"] for row in rows), default=0)
-    ends = iter(bootstrap.intervals(images, (_group(group, images, m) for group in groups.values() if group), m))
+    intervals = bootstrap.intervals(images, (_group(group, images, m) for group in groups.values()), m)
     entries = []
-    for (paradigm, method, prompts), group in groups.items():
+    for ((paradigm, method, prompts), group), ends in zip(groups.items(), intervals, strict=True):
         entry = {"paradigm": paradigm, "method": method, "prompts": prompts, "requests": number[paradigm]}
         entry["measured"] = sum(row["forgetting_rate"] is not None for row in group)
-        entry |= {"form": group[0].get("form") if group else None, "pair_forgetting": mean_of(group, "pair_forgetting")}
-        intervals = next(ends) if group else {}
+        entry |= {"form": group[0].get("form"), "pair_forgetting": mean_of(group, "pair_forgetting")}
         for name in COLUMNS:
             mean = mean_of(group, name)
-            entry[name] = [None] * 3 if mean is None else [mean, *(round(x, 6) for x in intervals[name][1:])]
-        entries.append(entry | {"pictures": {name: sum(row["pictures"][name] for row in group) for name in COUNTS}})
+            entry[name] = [None] * 3 if mean is None else [mean, *(round(x, 6) for x in ends[name][1:])]
+        entries.append(entry | {"pictures": pd.DataFrame([row["pictures"] for row in group]).sum().to_dict()})
     return entries
 
 
@@ -212,9 +207,14 @@ def mean_of(rows: Sequence[dict], name: str) -> float | None:
 def _group(rows: Sequence[dict], images: Images, m: int) -> bootstrap.Group:
     masks = np.stack([Forget(row["classes"], row["domains"]).mask(images.vocabulary).numpy() for row in rows])
     right, changed, others = zip(*(row["bits"] for row in rows), strict=True)
-    before = np.unpackbits(right[0], count=len(images)).view(bool)
-    renamed = (None if x is None else np.bincount(x, minlength=m) > 0 for x in others)
-    return bootstrap.Group(masks, before, (np.bincount(x, minlength=len(images)) > 0 for x in changed), renamed)
+    renamed = (None if x is None else _unpacked(x, m) for x in others)
+    return bootstrap.Group(
+        masks, _unpacked(right[0], len(images)), (_unpacked(x, len(images)) for x in changed), renamed
+    )
+
+
+def _unpacked(bits: np.ndarray, n: int) -> np.ndarray:
+    return np.unpackbits(bits, count=n).view(bool)
 
 
 def tables(
@@ -225,8 +225,7 @@ def tables(
     for row in (row for row in entries if row["prompts"] == prompts):
         start = [row["paradigm"], f"`{row['method']}`", f"{row['measured']} of {row['requests']}"]
         pairs = "–" if row.get("pair_forgetting") is None else f"{row['pair_forgetting']:.2f}"
-        ends = [format_ends(name, row[name]) for name in COLUMNS]
-        figures.append([*start, *ends, pairs, row.get("form") or "–"])
+        figures.append([*start, *format_figures(row), pairs, row.get("form") or "–"])
         counts.append([*start, *format_counts(row)])
     head = ["paradigm", "method", "requests"]
     return [table(figures, [*head, *COLUMNS.values(), "pairwise", "form"]), table(counts, [*head, *COUNTED])]
@@ -237,6 +236,11 @@ def format_ends(name: str, ends: Sequence[float | None]) -> str:
     mean, low, high = ends
     form = ".3f" if name == "forgetting_rate" else ".1f" if name == "collateral" else "+.1f"
     return "–" if mean is None else f"{mean:{form}} [{low:{form}}, {high:{form}}]"
+
+
+def format_figures(row: dict, names: Iterable[str] = COLUMNS) -> list[str]:
+    """Figures of an entry of `summary`, with their intervals."""
+    return [format_ends(name, row[name]) for name in names]
 
 
 def format_counts(row: dict) -> list[str]:
