@@ -166,7 +166,10 @@ def public_name(name: str) -> str:
 def _figures(results: dict[str, Comparison]) -> str:
     """A row for each prompt set."""
     (request, images), rows = (results["free"].request, results["free"].images), []
-    measured = [sweep.row_of(request, "", p, *r.answers, images, r.renamed) for p, r in results.items()]
+    measured = [
+        sweep.row_of(request, "", prompts, r.answers[0], r.answers[1], images, r.renamed)
+        for prompts, r in results.items()
+    ]
     for entry, result in zip(sweep.summary(measured, images, [request]), results.values(), strict=True):
         right = " → ".join(f"{100 * macro(x, result.mask):.1f} %" for x in (result.before, result.after))
         rows.append(
