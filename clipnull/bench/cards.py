@@ -167,7 +167,7 @@ def _figures(results: dict[str, Comparison]) -> str:
     """A row for each prompt set."""
     (request, images), rows = (results["free"].request, results["free"].images), []
     measured = [
-        sweep.row_of(request, "", prompts, r.answers[0], r.answers[1], images, r.renamed)
+        sweep.row_of(request, r.answers[0], r.answers[1], images, r.renamed) | {"method": "", "prompts": prompts}
         for prompts, r in results.items()
     ]
     for entry, result in zip(sweep.summary(measured, images, [request]), results.values(), strict=True):

@@ -16,7 +16,7 @@ from ..vocabulary import Forget
 from . import comparison, sequences
 from .baselines import TrainingData, gather
 from .comparison import ADU, ALL, INDEX, EvaluationSet, edit_of, evaluation_set, left_out, summary
-from .sweep import COLUMNS, PARADIGMS, about, every_request, format_figures, without_bits
+from .sweep import COLUMNS, about, every_request, format_figures, without_bits
 
 NEARLY = 0.9
 """An entrant that forgets less than this share of what the best one does has not won, however little it costs."""
@@ -49,10 +49,10 @@ def to_json(
     clip: Clip,
     images: Images,
     name: str,
-    labelled: Images | None = None,
-    entrants: Sequence[str] | None = None,
-    paradigms: Sequence[str] = PARADIGMS,
-    seeds: int = 3,
+    labelled: Images | None,
+    entrants: Sequence[str] | None,
+    paradigms: Sequence[str],
+    seeds: int,
 ) -> dict[str, Any]:
     """Measure every request, the sequences and an audit. name: of the pictures."""
     if labelled is not None and (twice := {*map(Path.resolve, labelled.files)} & {*map(Path.resolve, images.files)}):

@@ -63,8 +63,7 @@ def sweep(
 ) -> list[dict]:
     """One row (`row_of`) for each request, method and prompt set that `clip` has texts of.
 
-    z: embeddings of `images`, (n, d). A request with nothing to lose has no row. Requests are jobs of joblib: they run
-    one after another, or where `joblib.parallel_config` sends them.
+    z: embeddings of `images`, (n, d). A request with nothing to lose has no row. Requests are jobs of joblib.
     """
     methods = names("methods", METHODS if methods is None else methods, tuple(METHODS))
     requests = every_request(images, paradigms)
@@ -99,23 +98,16 @@ def rows_of(
         changed = others.changed(edit.images) if others and is_measurable(request) else None
         for prompts, classifier in classifiers.items():
             after = classify(z, classifier, images.domains, edit.images)
-            row = row_of(request, method, prompts, before[prompts], after, images, changed)
+            row = row_of(request, before[prompts], after, images, changed)
             if row["forgetting_rate"] is not None:
                 pairs = pair_forgetting(z, classifier, images, request, edit.images)
-                rows.append(row | {"form": edit.form, "pair_forgetting": pairs})
+                about = {"method": method, "prompts": prompts, "form": edit.form, "pair_forgetting": pairs}
+                rows.append(row | about)
     return rows
 
 
-def row_of(
-    request: Forget,
-    method: str,
-    prompts: str,
-    before: Tensor,
-    after: Tensor,
-    images: Images,
-    changed: Tensor | None = None,
-) -> dict:
-    """What a method did to one request, ready for JSON but for `bits`, for `summary`; None where no figure exists.
+def row_of(request: Forget, before: Tensor, after: Tensor, images: Images, changed: Tensor | None = None) -> dict:
+    """What was done to one request, ready for JSON but for `bits`, for `summary`; None where no figure exists.
 
     before, after: (n,) int64, the classes that the pictures, all of them readable, are classified as. changed: (m,)
     bool, which unrelated pictures got another answer.
@@ -144,8 +136,6 @@ def row_of(
         "paradigm": request.paradigm,
         "classes": request.classes and list(request.classes),
         "domains": request.domains and list(request.domains),
-        "method": method,
-        "prompts": prompts,
         **{name: None if math.isnan(value) else value for name, value in figures.items()},
         "pictures": counts,
         "bits": [None if x is None else np.packbits(x) for x in (right, lost | gained, changed)],
