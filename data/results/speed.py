@@ -2,6 +2,7 @@
 
 import math
 import re
+import shutil
 import tempfile
 import time
 from collections.abc import Callable
@@ -224,10 +225,8 @@ def switches() -> dict[str, float]:
 
 def copy(source: Path, out: Path) -> None:
     """Read a file and write another, in pieces as large as the chunks of an index: all that cannot be saved."""
-    buffer = bytearray(CHUNK * INDEX_WIDTH * 4)
     with open(source, "rb", buffering=0) as old, open(out, "wb", buffering=0) as new:
-        while size := old.readinto(buffer):
-            new.write(memoryview(buffer)[:size])
+        shutil.copyfileobj(old, new, CHUNK * INDEX_WIDTH * 4)
 
 
 def query() -> float:
