@@ -165,16 +165,14 @@ def public_name(name: str) -> str:
 
 def _figures(results: dict[str, Comparison]) -> str:
     """A row for each prompt set."""
-    (request, images), rows = (results["free"].request, results["free"].images), []
-    measured = [
-        sweep.row_of(request, r.answers[0], r.answers[1], images, r.renamed) | {"method": "", "prompts": prompts}
-        for prompts, r in results.items()
-    ]
-    for entry, result in zip(sweep.summary(measured, images, [request]), results.values(), strict=True):
-        right = " → ".join(f"{100 * macro(x, result.mask):.1f} %" for x in (result.before, result.after))
-        rows.append(
-            [PROMPT_SETS[entry["prompts"]], right, *sweep.format_figures(entry), *sweep.format_counts(entry)[:3]]
-        )
+    request, images, measured, rows = results["free"].request, results["free"].images, [], []
+    for prompts, r in results.items():
+        row = sweep.row_of(request, r.answers[0], r.answers[1], images, r.renamed)
+        measured.append(row | {"method": "", "prompts": prompts})
+    for entry, r in zip(sweep.summary(measured, images, [request]), results.values(), strict=True):
+        right = " → ".join(f"{100 * macro(x, r.mask):.1f} %" for x in (r.before, r.after))
+        counts = sweep.format_counts(entry)[:3]
+        rows.append([PROMPT_SETS[entry["prompts"]], right, *sweep.format_figures(entry), *counts])
     columns = ["prompts", "right on forgotten cells", *sweep.COLUMNS.values(), *sweep.COUNTED[:3]]
     return markdown(rows, columns)
 

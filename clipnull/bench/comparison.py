@@ -147,16 +147,10 @@ def rows_of(request: Forget, entrants: Iterable[str], data: TrainingData, on: Ev
                 after, size = on.retrained[str(request)]
             else:
                 continue
-            about: dict[str, Any] = {
-                "method": name,
-                "prompts": on.prompts,
-                "seed": seed,
-                "seconds": seconds,
-                "bytes": size,
-            }
-            about |= {"form": edit.form if edit else None, "adu": None}
-            if request.paradigm == "complete":
-                about["adu"] = [adu(answers, on.images, mask) for answers in (on.before, after)]
+            whole = request.paradigm == "complete"
+            adus = [adu(answers, on.images, mask) for answers in (on.before, after)] if whole else None
+            about = {"method": name, "prompts": on.prompts, "seed": seed, "seconds": seconds, "bytes": size}
+            about |= {"form": edit.form if edit else None, "adu": adus}
             rows.append(sweep.row_of(request, on.before, after, on.images, changed) | about | index)
     return rows
 

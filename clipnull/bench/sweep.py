@@ -152,16 +152,18 @@ def pair_forgetting(
     """
     if request.paradigm != "global" or len(request.classes or ()) != 1:
         return None
-    mask = request.mask(images.vocabulary)
-    c = int(mask.all(1).nonzero()[0])
-    shown, others = images.classes == c, torch.arange(len(mask)) != c
-    domains, wins = images.domains[shown], []
-    for z in (features[shown], change(features[shown])):
+    c = int(request.mask(images.vocabulary).all(1).nonzero()[0])
+    shown, others = images.classes == c, torch.arange(classifiers.shape[1]) != c
+    domains = images.domains[shown]
+
+    def wins(z: Tensor) -> Tensor:
+        """How often the name is above each other one, every domain counting the same: (C - 1,)."""
         scores = torch.einsum("nd,ncd->nc", F.normalize(z, dim=-1), classifiers[domains])
-        wins.append((scores[:, c, None] > scores).double())
-    share = 1 / domains.bincount(minlength=mask.shape[1]).double()[domains]  # every domain counts the same
-    before, after = ((share[:, None] * w).sum(0) for w in wins)
-    return float((1 - after[others] / before[others].clamp(min=1e-12)).mean())
+        above = (scores[:, c, None] > scores[:, others]).double()
+        return torch.stack([above[domains == k].mean(0) for k in domains.unique()]).mean(0)
+
+    before, after = wins(features[shown]), wins(change(features[shown]))
+    return float((1 - after / before.clamp(min=1e-12)).mean())
 
 
 def summary(rows: Sequence[dict], images: Images, requests: Sequence[Forget]) -> list[dict]:
