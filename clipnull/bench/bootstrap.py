@@ -91,9 +91,11 @@ class _Measured:
 
     def __init__(self, group: Group, clusters: _Clusters, others: int):
         self.clusters, self.requests = clusters, len(group.masks)
-        sign, g = np.where(group.right, 1.0, -1.0), len(clusters.cell)  # what is right before can only be lost
-        losses = (np.bincount(clusters.of[x], sign[x], g)[None] for x in group.changed)  # minus those gained
-        lost = sparse.vstack([sparse.csr_array(x.astype(np.float32)) for x in losses], "csr")
+        changed = [np.flatnonzero(x) for x in group.changed]
+        rows, pictures = np.repeat(np.arange(len(changed)), [len(x) for x in changed]), np.concatenate(changed)
+        sign = np.where(group.right, 1.0, -1.0).astype(np.float32)  # what is right before can only be lost
+        shape = self.requests, len(clusters.cell)
+        lost = sparse.coo_array((sign[pictures], (rows, clusters.of[pictures])), shape).tocsr()  # minus those gained
         size = clusters.pictures @ clusters.in_cell
         self.regions, whole_domains = _regions(group.masks, size > 0)
         self.floor = np.where(whole_domains, 1 / group.masks.shape[1], 0.0).astype(np.float32)
