@@ -167,7 +167,7 @@ def _cells(row: dict, best: dict[tuple[str, str], set[str]]) -> list[str]:
     entrant, paradigm, name = ALL[row["method"]], row["paradigm"], row["method"]
     takes = [f"{row['measured']} of {row['requests']}", entrant.pictures, "yes" if entrant.trains else "no"]
     takes += ["–" if row["seconds"] is None else f"{row['seconds']:.3f}", f"{row['bytes'] / 1024:.1f}"]
-    bold = ["**" * (name in best[paradigm, column]) for column in COLUMNS]
+    bold = ["**" * (name in best.get((paradigm, column), ())) for column in COLUMNS]
     return [paradigm, name, *takes, *(b + text + b for b, text in zip(bold, format_figures(row), strict=True))]
 
 
