@@ -84,8 +84,8 @@ def test_its_figures_are_those_of_compare(text, selective, clip, corner, feature
         kept = ~result.mask[result.images.classes, result.images.domains]
         lost, gained = (int((kept & x).sum()) for x in (right[0] & ~right[1], right[1] & ~right[0]))
         counts = [int(answers[~kept].sum()) for answers in right]
-        assert prompts != "free" or re.search(r"pictures {} right .* before, {} right .* after".format(*counts), text)
-        assert row[8] == f"{lost}, {gained} of {int(kept.sum())}"
+        assert row[8] == "{} → {} of {}".format(*counts, int((~kept).sum()))
+        assert row[9] == f"{lost}, {gained} of {int(kept.sum())}"
 
 
 def test_the_worst_cells_the_probes_and_the_request_are_listed(text, selective, clip, corner, features):
@@ -93,7 +93,7 @@ def test_the_worst_cells_the_probes_and_the_request_are_listed(text, selective, 
     both = features, cn.embed(after, corner)
     result = cn.compare(clip, after, corner, selective.request, features=both)
     drop = (100 * (result.before - result.after))[~result.mask]
-    shown = [100 * (int(before) - int(after)) / int(n) for _, n, before, after in table(text, "Whom it hurts")]
+    shown = [100 * (int(before) - int(after)) / int(n) for *_, n, before, after in table(text, "Whom it hurts")]
     assert shown == pytest.approx(sorted(drop[drop > 0].tolist(), reverse=True)[:5], abs=1e-9) and shown
     assert f"{int((drop > 0).sum())} of {int((~drop.isnan()).sum())} kept cells" in text
     labels = selective.request.mask(corner.vocabulary)[corner.classes, corner.domains]

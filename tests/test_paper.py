@@ -74,18 +74,18 @@ def test_from_folders_to_a_page_beside_the_two_figures(tiny, pacs, tmp_path):
     made = [f"{stem}{ending}" for stem in stems for ending in (".npz", ".json")]
     assert sorted(p.name for p in page.parent.iterdir()) == sorted(["PAPER.md", *made]) and tiny == PAIR
     first, *rows = table(page)
-    assert first == ["the paper", "average", "its edit", "", "0.923", "+0.76"] and len(rows) == 4 * 3 * 2
+    assert first == ["the paper", "average", "its edit", "", "0.923", "+0.76"]
     pairs = [f"{name} {model} openai" for model in PAIR for name in ("pacs", "Office-Home")]
-    assert [row[0] for row in rows[::6]] == pairs and {row[2] for row in rows} == {"`nullspace`", "`gated`"}
+    assert [*dict.fromkeys(row[0] for row in rows)] == pairs and {row[2] for row in rows} == {"`nullspace`", "`gated`"}
     text, entry = page.read_text(encoding="utf-8"), json.loads(page.with_name("ViT-B-16-pacs.json").read_text())
-    assert "18 pictures, 3 classes × 2 domains; edits made from texts alone" in text and "Not measured" not in text
-    for _, paradigm, method, requests, *figures in rows[:6]:
+    assert "18 pictures, 3 classes × 2 domains; edits made from texts alone" in text
+    for _, paradigm, method, requests, *figures in (row for row in rows if row[0] == pairs[0]):
         kind = paradigm, method.strip("`"), "free"
         group = [row for row in entry["rows"] if (row["paradigm"], row["method"], row["prompts"]) == kind]
-        assert requests == f"{len(group)} of {entry['requests'][paradigm]}"
+        assert group and requests == f"{len(group)} of {entry['requests'][paradigm]}"
         for text, name in zip(figures, ("forgetting_rate", "retain_drop"), strict=True):
             values = [row[name] for row in group]
-            assert not values or float(text.split()[0]) == pytest.approx(sum(values) / len(values), abs=0.06)
+            assert float(text.split()[0]) == pytest.approx(sum(values) / len(values), abs=0.06)
     assert results.bench_section(results.summary(entry, "it")), "results take it"
 
 
@@ -138,12 +138,11 @@ def test_where_a_model_cannot_be_had_the_others_stay_and_it_continues(tiny, pacs
     with pytest.raises(OSError, match="expected a network"):
         measured([pacs], out)
     assert sorted(p.name for p in out.iterdir()) == ["PAPER.md", "ViT-B-16-pacs.json", "ViT-B-16-pacs.npz"]
-    assert "**Not measured yet:** pacs ViT-L-14 openai." in (out / "PAPER.md").read_text(encoding="utf-8")
     monkeypatch.setattr(paper, "load", load)
     before = (out / "ViT-B-16-pacs.json").stat().st_mtime_ns
     page = measured([pacs], out)
-    assert len(table(page)) == 1 + 2 * 3 * 2 and (out / "ViT-B-16-pacs.json").stat().st_mtime_ns == before
-    assert "Not measured yet" not in page.read_text(encoding="utf-8")
+    assert {row[0] for row in table(page)} == {"the paper", "pacs ViT-B-16 openai", "pacs ViT-L-14 openai"}
+    assert (out / "ViT-B-16-pacs.json").stat().st_mtime_ns == before
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,8 @@ LINE_CATS = cn.Forget(["cat"], ["line"])
 
 
 def row_of(request, before, after):
-    return sweep.row_of(request, "x", "free", torch.as_tensor(before), torch.as_tensor(after), cats_and_dogs())
+    row = sweep.row_of(request, torch.as_tensor(before), torch.as_tensor(after), cats_and_dogs())
+    return row | {"method": "x", "prompts": "free"}
 
 
 def test_counts_by_hand():

@@ -55,8 +55,7 @@ class TrainingData:
             return edit.images(x.reshape(-1, x.shape[-1])).view_as(x) if x is not None and len(x) else x
 
         v = edited(self.cells.prototypes)
-        v = None if v is None else F.normalize(v, dim=-1)
-        cells = replace(self.cells, prototypes=v, mean=edited(self.cells.mean))
+        cells = replace(self.cells, prototypes=v if v is None else F.normalize(v, dim=-1), mean=edited(self.cells.mean))
         return replace(self, cells=cells, z=edited(self.z), noisy=edited(self.noisy))
 
     def inside(self, mask: Tensor) -> Tensor:
@@ -73,8 +72,8 @@ class TrainingData:
 def gather(clip: Clip, vocabulary: Vocabulary, labelled: Images | None = None, seeds: int = 1) -> TrainingData:
     """Embed, once, all that edits of an unedited `clip` are made from.
 
-    labelled: pictures with the same names, none of which is measured; without them, baselines that need some are left
-    out. seeds: how many times noise is drawn. A file of embeddings has no synthesized pictures to put noise on.
+    labelled: pictures with the same names, none of which is measured. seeds: how many times noise is drawn. A file of
+    embeddings has no synthesized pictures to put noise on.
     """
     if clip.edits:
         raise ValueError(f"clip: it carries {len(clip.edits)} edits; expected the unedited model, clip.base")
@@ -136,27 +135,25 @@ def speed(data: TrainingData, mask: Tensor, seed: int = 0, energy: float = 0.7, 
     their sum of squares.
     """
     x, difference, kept = data.cells.rows(mask), data.cells.rows(mask, center=True), _kept_rows(data.cells, mask)
-
-    def factor(through: Tensor) -> Tensor:  # (d, d) -> (d, n)
-        gram = x @ through @ x.T + ridge * torch.eye(len(x), dtype=x.dtype)
-        return torch.linalg.solve(gram, x @ through).T
-
-    shift = (kept @ factor(torch.eye(x.shape[1], dtype=x.dtype)) @ difference).norm(dim=1)
+    shift = (kept @ _within(x, x, ridge) @ difference).norm(dim=1)
     u = basis(kept[shift >= shift.mean()], energy)
-    return Edit(factor(torch.eye(len(u), dtype=u.dtype) - u @ u.T), difference.T, "speed")
+    return Edit(_within(x, x - x @ u @ u.T, ridge), difference.T, "speed")
 
 
 def double(data: TrainingData, mask: Tensor, seed: int = 0, energy: float = 0.5, ridge: float = 0.01) -> Edit:
     """Double Projections (Zhang et al., CVPR 2026, arXiv 2604.10032), from its abstract and public summaries.
 
-    Forgotten rows X go to proxies X* in the span of what is kept, by a map that acts in its null space alone:
-    z -> z - z N X^T (X N X^T + ridge I)^-1 (X - X*). The span is truncated to `energy` of its sum of squares, and
-    X - X* is X N.
+    As `speed`, but N is the null space of all that is kept, and forgotten rows X go to proxies in its span: X - X* is
+    X N. The span is truncated to `energy` of its sum of squares.
     """
     x, u = data.cells.rows(mask), basis(_kept_rows(data.cells, mask), energy)
     beyond = x - x @ u @ u.T
-    gram = beyond @ beyond.T + ridge * torch.eye(len(x), dtype=x.dtype)
-    return Edit(torch.linalg.solve(gram, beyond).T, beyond.T, "double")
+    return Edit(_within(x, beyond, ridge), beyond.T, "double")
+
+
+def _within(x: Tensor, beyond: Tensor, ridge: float) -> Tensor:
+    """N X^T (X N X^T + ridge I)^-1: (d, n). x: X (n, d); beyond: X N, N a projection."""
+    return torch.linalg.solve(beyond @ x.T + ridge * torch.eye(len(x), dtype=x.dtype), beyond).T
 
 
 def _kept_rows(cells: Cells, mask: Tensor) -> Tensor:
@@ -227,8 +224,8 @@ def lipschitz(data: TrainingData, mask: Tensor, seed: int, steps: int = 100, rat
     hardly any x is named right. Theirs picks layers by their gradients and smooths texts, too. None without prototypes.
     """
     x = data.noisy[seed][mask]
-    made = x.isfinite().all((1, 2))
-    x, labels = x[made].float(), mask.nonzero()[made, 0]  # (m, 1 + COPIES, d), (m,)
+    exist = x.isfinite().all((1, 2))
+    x, labels = x[exist].float(), mask.nonzero()[exist, 0]  # (m, 1 + COPIES, d), (m,)
     if not len(x):
         return None
     p = torch.eye(x.shape[2], dtype=x.dtype, requires_grad=True)

@@ -16,7 +16,7 @@ cell, those of one design family together where the data set knows families. The
 Drawing both is cautious: where each request has pictures of its own, they count twice (Owen, 2007).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,7 +51,7 @@ def intervals(
     """
     clusters = _Clusters(images)
     measured = [_Measured(group, clusters, others) for group in groups]
-    drawn: list[dict[str, list[np.ndarray]]] = [{name: [] for name in RANGES} for _ in measured]
+    drawn: list[list[dict[str, np.ndarray]]] = [[] for _ in measured]
     generator, batch = np.random.default_rng(seed), max(1, MEMORY // max(1, len(clusters.cell) + others))
     for first in range(0, times, batch):
         b = min(batch, times - first)
@@ -61,8 +61,7 @@ def intervals(
         requests_seed = int(generator.integers(2**31))
         for one, means in zip(measured, drawn, strict=True):
             requests = _draw(np.random.default_rng(requests_seed), np.zeros(one.requests, np.int64), b)  # (b, R)
-            for name, values in one.figures(shares, rest):
-                means[name].append(_mean(values, requests))
+            means.append(one.means(shares, rest, requests))
     return [one.intervals(means) for one, means in zip(measured, drawn, strict=True)]
 
 
@@ -110,11 +109,14 @@ class _Measured:
         self.n = {name: int(where.sum()) for name, where in seen.items()} | {"collateral": others}
         self.others = np.array([np.full(others, np.nan) if x is None else x for x in group.others], np.float32)
 
-    def figures(self, shares: np.ndarray, rest: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-        """Each figure of each request, NaN where it has none: (b, R).
+    def means(self, shares: np.ndarray, rest: np.ndarray, requests: np.ndarray) -> dict[str, np.ndarray]:
+        """Each figure, a mean over requests, NaN where none has it: (b,).
 
-        shares: (b, g), what one picture of a cluster counts in its cell; rest: (b, m), what an unrelated one counts.
+        shares: (b, g), what one picture of a cluster counts in its cell; rest: (b, m), what an unrelated one counts;
+        requests: (b, R), how often each is drawn.
         """
+        renamed = 100 * (rest @ self.others.T) if self.others.size else np.full(requests.shape, np.nan)
+        means = {"collateral": _mean(renamed, requests)}
         request, cluster = self.lost.coords
         for name, region in self.regions.items():
             share = (region / np.maximum(region.sum(1, keepdims=True), 1)).astype(np.float32)
@@ -126,18 +128,15 @@ class _Measured:
                     drop = np.where(before > 1e-6, np.minimum(1, drop / before), np.nan)
             else:
                 drop = 100 * drop
-            yield name, np.where(region.any(1), drop, np.nan)
-        if self.others.size:
-            yield "collateral", 100 * (rest @ self.others.T)
+            means[name] = _mean(np.where(region.any(1), drop, np.nan), requests)
+        return means
 
-    def intervals(self, drawn: dict[str, list[np.ndarray]]) -> dict[str, Interval]:
-        m = self.n["collateral"]
-        observed, ends = dict(self.figures(self.ones, np.full((1, m), 1 / max(1, m), np.float32))), {}
+    def intervals(self, drawn: Sequence[dict[str, np.ndarray]]) -> dict[str, Interval]:
+        m, ends = self.n["collateral"], {}
+        observed = self.means(self.ones, np.full((1, m), 1 / max(1, m), np.float32), np.ones((1, self.requests)))
         for name, limits in RANGES.items():
-            values = observed.get(name, np.full((1, self.requests), np.nan))
-            mean = float(_mean(values.astype(np.float64), np.ones((1, self.requests)))[0])
             least = (1 if limits[1] == 1 else 100) * Z**2 / (self.n[name] + Z**2)
-            ends[name] = _ends(mean, np.concatenate([np.empty(0), *drawn[name]]), least, limits)
+            ends[name] = _ends(float(observed[name][0]), np.concatenate([x[name] for x in drawn]), least, limits)
         return ends
 
 

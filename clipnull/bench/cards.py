@@ -11,7 +11,7 @@ from ..audits.probes import features_before_projection, linear_probe
 from ..edit import Edit
 from ..embedding import embed, readable
 from ..errors import brief, expect_types
-from ..evaluate import Comparison, compare, macro, wilson
+from ..evaluate import Comparison, compare, macro
 from ..files import alone, as_text, counted, markdown, write_text
 from ..images import Images
 from ..interop.transformers import recipe
@@ -62,8 +62,6 @@ unrelated pictures that get another name among words that no request mentions.
 
 {figures}
 
-{pictures}
-
 ## Whom it hurts
 
 {worst}
@@ -84,14 +82,12 @@ in the patch:
 {stored}
 ```
 """
+WEIGHTS = {True: "refuses any weights but its own", False: "names no weights: make sure they are the same"}
 EARLIER = "# then, in their order, the edits that this one was made after: clip = other.apply(clip)\n"
 
 
 def card(edit: Edit, clip: Clip, images: Images, licence: str = "") -> str:
-    """A model card (Markdown with a YAML head, as the Hugging Face hub reads it) of what `edit` does to `clip`.
-
-    All figures are measured here, on `images`; two runs give the same text. Arguments: see `release`.
-    """
+    """A model card (Markdown with a YAML head) of what `edit` does to `clip` on `images`; arguments as of `release`."""
     try:
         request = edit.request if isinstance(edit.request, Forget) else Forget.from_dict(edit.request)
     except ValueError as error:
@@ -100,10 +96,8 @@ def card(edit: Edit, clip: Clip, images: Images, licence: str = "") -> str:
     edit.validate_for(clip)
     mask, (c, k) = request.mask(images.vocabulary), images.vocabulary.shape
     if not images.counts()[mask].sum():
-        raise ValueError(
-            f"images: none of its {len(images)} pictures is in a forgotten cell ({request}); expected "
-            "pictures on which forgetting can be measured"
-        )
+        message = f"images: none of its {len(images)} pictures is in a forgotten cell ({request}); expected some"
+        raise ValueError(message)
     after = edit.apply(clip)
     images, (z,) = readable(images, embed(clip, images))  # warns of broken pictures and leaves them out
     features = z, embed(after, images)
@@ -121,13 +115,10 @@ def card(edit: Edit, clip: Clip, images: Images, licence: str = "") -> str:
         loaded=recipe(clip, ", ".join(map(as_json, names))),
         earlier=EARLIER if edit.after else "",
         patch=PATCH,
-        weights="refuses any weights but its own"
-        if edit.fingerprint
-        else "names no weights: make sure they are the same",
+        weights=WEIGHTS[bool(edit.fingerprint)],
         fingerprint=edit.fingerprint or "none",
         shown=f"{counted(len(images), kind)}, {c} classes × {k} domains",
         figures=_figures(results),
-        pictures=_pictures(results["free"]),
         worst=_worst(results["free"]),
         remains=_remains(after, images, mask, features),
         method=as_text(edit.method),
@@ -173,27 +164,17 @@ def public_name(name: str) -> str:
 
 
 def _figures(results: dict[str, Comparison]) -> str:
-    """The table of figures: a row for each prompt set."""
-    rows = []
-    for prompts, result in results.items():
-        before, after = result.answers
-        row = sweep.row_of(result.request, "", prompts, before, after, result.images, result.renamed)
-        (entry,) = sweep.summary([row], result.images, [result.request])
-        right = " → ".join(f"{100 * macro(x, result.mask):.1f} %" for x in (result.before, result.after))
-        figures = [sweep.format_ends(name, entry[name]) for name in sweep.COLUMNS]
-        rows.append([PROMPT_SETS[prompts], right, *figures, *sweep.format_counts(entry)[1:3]])
-    columns = ["prompts", "right on forgotten cells", *sweep.COLUMNS.values(), *sweep.COUNTED[1:3]]
+    """A row for each prompt set."""
+    request, images, measured, rows = results["free"].request, results["free"].images, [], []
+    for prompts, r in results.items():
+        row = sweep.row_of(request, r.answers[0], r.answers[1], images, r.renamed)
+        measured.append(row | {"method": "", "prompts": prompts})
+    for entry, r in zip(sweep.summary(measured, images, [request]), results.values(), strict=True):
+        right = " → ".join(f"{100 * macro(x, r.mask):.1f} %" for x in (r.before, r.after))
+        counts = sweep.format_counts(entry)[:3]
+        rows.append([PROMPT_SETS[entry["prompts"]], right, *sweep.format_figures(entry), *counts])
+    columns = ["prompts", "right on forgotten cells", *sweep.COLUMNS.values(), *sweep.COUNTED[:3]]
     return markdown(rows, columns)
-
-
-def _pictures(free: Comparison) -> str:
-    """Pictures rather than means over cells."""
-    gone, spans = free.mask[free.images.classes, free.images.domains], []
-    n = int(gone.sum())
-    for right in (free.answers == free.images.classes)[:, gone].sum(1).tolist():
-        low, high = wilson(right, n)
-        spans.append(f"{right} right (95 % interval {100 * low:.0f} to {100 * high:.0f} %)")
-    return f"With prompts that name the class alone, of {n} forgotten pictures {spans[0]} before, {spans[1]} after."
 
 
 def _worst(result: Comparison, most: int = 5) -> str:
@@ -206,9 +187,8 @@ def _worst(result: Comparison, most: int = 5) -> str:
     for cell in drop.nan_to_num(-2.0).flatten().argsort(descending=True, stable=True)[: min(most, lost)].tolist():
         c, k = divmod(cell, drop.shape[1])
         right = [f"{counts[c, k] * matrix[c, k]:.0f}" for matrix in (result.before, result.after)]
-        name = f"{as_text(vocabulary.classes[c])}, {as_text(vocabulary.domains[k])}"
-        rows.append([name, int(counts[c, k]), *right])
-    table = markdown(rows, ["kept cell", "pictures", "right before", "right after"])
+        rows.append([as_text(vocabulary.classes[c]), as_text(vocabulary.domains[k]), int(counts[c, k]), *right])
+    table = markdown(rows, ["class", "domain", "pictures", "right before", "right after"])
     return f"{lost} of {int((~drop.isnan()).sum())} kept cells that hold pictures lost some; the worst:\n\n{table}"
 
 

@@ -147,11 +147,11 @@ def rows_of(request: Forget, entrants: Iterable[str], data: TrainingData, on: Ev
                 after, size = on.retrained[str(request)]
             else:
                 continue
-            row = sweep.row_of(request, name, on.prompts, on.before, after, on.images, changed)
             whole = request.paradigm == "complete"
-            row["adu"] = [adu(answers, on.images, mask) for answers in (on.before, after)] if whole else None
-            about = {"seconds": seconds, "form": edit.form if edit else None, "seed": seed, "bytes": size}
-            rows.append(row | about | index)
+            adus = [adu(answers, on.images, mask) for answers in (on.before, after)] if whole else None
+            about = {"method": name, "prompts": on.prompts, "seed": seed, "seconds": seconds, "bytes": size}
+            about |= {"form": edit.form if edit else None, "adu": adus}
+            rows.append(sweep.row_of(request, on.before, after, on.images, changed) | about | index)
     return rows
 
 

@@ -55,10 +55,8 @@ def measure(
     """Embed and sweep every folder with every model into the folder `out`, and write the page: its path.
 
     Each pair gets `<model>-<folder>.npz`, as `clipnull embed` writes it, and `<model>-<folder>.json`, as
-    `clipnull bench --json` does. Pictures that were embedded once stay in the cache, and a sweep of the same embeddings
-    with the same options and version is reused. The page is written anew after each pair.
-
-    pretrained: the tag of the models' weights; models that bring their own, such as "miniclip", need none. methods,
+    `clipnull bench --json` does; the page is written anew after each. A sweep of the same embeddings with the same
+    options and version is reused. pretrained: the tag of the weights of models that do not bring their own. methods,
     paradigms: by default all. most: only so many pictures of each cell.
     """
     out, methods = Path(out), names("methods", METHODS if methods is None else methods, tuple(METHODS))
@@ -68,16 +66,15 @@ def measure(
     stems = distinct("folders", [_plain(name_of(folder)) for folder in folders])
     data = [at_most(load_images(folder), most) for folder in folders]
     for images in data:
-        sweep.every_request(images, paradigms)
+        sweep.every_request(images, paradigms)  # refuses what has none before hours are spent
     out.mkdir(parents=True, exist_ok=True)
-    titles = [f"{stem} {short} {tag or ''}".rstrip() for short, tag in zip(shorts, tags, strict=True) for stem in stems]
     entries: list[dict] = []
     for model, short, tag in zip(models, shorts, tags, strict=True):
         clip = load(model, tag)
         for images, stem in zip(data, stems, strict=True):
-            about = {"name": titles[len(entries)], "most": most, "prototypes": prototypes}
+            about = {"name": f"{stem} {short} {tag or ''}".rstrip(), "most": most, "prototypes": prototypes}
             entries.append(_measured(clip, images, out / f"{short}-{stem}", about, methods, paradigms))
-            write_text(out / PAGE, page(entries, titles[len(entries) :]))
+            write_text(out / PAGE, page(entries))
     return out / PAGE
 
 
@@ -123,18 +120,17 @@ def _measured(
     return entry
 
 
-def page(entries: Sequence[dict], missing: Sequence[str] = ()) -> str:
-    """PAPER.md: a row for each pair, paradigm and method of `entries`; `missing`: titles of pairs."""
+def page(entries: Sequence[dict]) -> str:
+    """PAPER.md: a row for each pair, paradigm and method of `entries`."""
     rows = [["the paper", "average", "its edit", "", *PUBLISHED.values()]]
     for entry in entries:
         for row in (row for row in entry["summary"] if row["prompts"] == "free"):
             counts = f"{row['measured']} of {row['requests']}"
-            figures = [sweep.format_ends(figure, row[figure]) for figure in PUBLISHED]
+            figures = sweep.format_figures(row, PUBLISHED)
             rows.append([entry["name"], row["paradigm"], f"`{row['method']}`", counts, *figures])
     table = markdown(rows, ["measured", "paradigm", "method", "requests", *(sweep.COLUMNS[name] for name in PUBLISHED)])
-    parts = ["# The paper's two figures, and ours", ABOUT.format(version=__version__), HOW, table]
-    parts.append("\n".join(map(_about, entries)))
-    parts += [f"**Not measured yet:** {', '.join(missing)}. The same command continues with them."] if missing else []
+    about = "\n".join(map(_about, entries))
+    parts = ["# The paper's two figures, and ours", ABOUT.format(version=__version__), HOW, table, about]
     return "\n\n".join(parts) + "\n"
 
 

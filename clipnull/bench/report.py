@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from ..audits import MIN_PICTURES, audit_each
 from ..audits.findings import format_number as number
 from ..files import markdown
@@ -14,12 +16,11 @@ from ..vocabulary import Forget
 from . import comparison, sequences
 from .baselines import TrainingData, gather
 from .comparison import ADU, ALL, INDEX, EvaluationSet, edit_of, evaluation_set, left_out, summary
-from .sweep import COLUMNS, PARADIGMS, about, every_request, format_ends, without_bits
+from .sweep import COLUMNS, about, every_request, format_figures, without_bits
 
 NEARLY = 0.9
 """An entrant that forgets less than this share of what the best one does has not won, however little it costs."""
 SHORT = {"forgetting_rate": "{:.2f}", "retain_drop": "{:+.1f}", "worst_cell_drop": "{:+.0f}", "collateral": "{:.0f} %"}
-
 ABOUT = (
     "{model} on {pictures} pictures, {classes} classes × {domains} domains; {some} labelled pictures of a train split "
     "for the baselines that need some. The baselines (`clipnull.bench.baselines` cites each) are short sketches of an "
@@ -29,37 +30,29 @@ ABOUT = (
     f"those that forget at least {NEARLY:.0%} as much as the best. `clean`, retrained without what is forgotten, does "
     "not compete."
 )
-CAPTIONS = {
-    "requests": "Every request alone, means with 95 % intervals:",
-    "covered": "Only requests with a retrained model ({}): forgetting rate / retain drop / worst cell.",
-    "index": (
-        "In an index: the mean length of an edited vector of a kept picture, which was 1; and the share of kept "
-        "captions (texts of (class, domain) cells) that find a picture of theirs among the first 5 of all, in percent."
-    ),
-    "domains": (
-        "Whole domains in percent, as ADU (arXiv 2510.08132) reports them: accuracy on kept domains, 100 minus that on "
-        "the forgotten one, and their harmonic mean; means over cells and requests."
-    ),
-    "audit": (
-        "Audit (`clipnull.audits`) of {}: findings beyond their limit, fewest first, and the worst three, with how "
-        "many times their limit they are. Retrained model: {}."
-    ),
-    "sequences": (
-        "Class after class, everywhere: means over random orders, in brackets the least and the most. The drop is that "
-        f"beyond the name filter's. A method breaks where it forgets less than {sequences.LEAST:g} or loses more than "
-        f"{sequences.MOST:g} points beyond the filter."
-    ),
-}
+IN_AN_INDEX = (
+    "In an index: the mean length of an edited vector of a kept picture, which was 1; and the share of kept "
+    "captions (texts of (class, domain) cells) that find a picture of theirs among the first 5 of all, in percent."
+)
+WHOLE_DOMAINS = (
+    "Whole domains in percent, as ADU (arXiv 2510.08132) reports them: accuracy on kept domains, 100 minus that on "
+    "the forgotten one, and their harmonic mean; means over cells and requests."
+)
+CLASS_AFTER_CLASS = (
+    "Class after class, everywhere: means over random orders, in brackets the least and the most. The drop is that "
+    f"beyond the name filter's. A method breaks where it forgets less than {sequences.LEAST:g} or loses more than "
+    f"{sequences.MOST:g} points beyond the filter."
+)
 
 
 def to_json(
     clip: Clip,
     images: Images,
     name: str,
-    labelled: Images | None = None,
-    entrants: Sequence[str] | None = None,
-    paradigms: Sequence[str] = PARADIGMS,
-    seeds: int = 3,
+    labelled: Images | None,
+    entrants: Sequence[str] | None,
+    paradigms: Sequence[str],
+    seeds: int,
 ) -> dict[str, Any]:
     """Measure every request, the sequences and an audit. name: of the pictures."""
     if labelled is not None and (twice := {*map(Path.resolve, labelled.files)} & {*map(Path.resolve, images.files)}):
@@ -94,15 +87,15 @@ def audited(clip: Clip, data: TrainingData, entrants: Sequence[str], on: Evaluat
     if not requests:
         return None
     request = next((one for one in requests if str(one) in on.retrained), requests[0])
-    mask, edited, worst = request.mask(on.images.vocabulary), {}, {}
+    edited = {}
     for name in entrants:
-        edit = None if ALL[name].texts else edit_of(name, data, mask)
+        edit = None if ALL[name].texts else edit_of(name, data, request.mask(on.images.vocabulary))
         with contextlib.suppress(ValueError):  # a rotation, or a bias that a tower does not take
             if edit:
                 edited[name] = edit.apply(clip)
     if not edited:
         return None
-    audits = audit_each(clip, [*edited.values()], on.images, request)
+    audits, worst = audit_each(clip, [*edited.values()], on.images, request), {}
     for name, audit in zip(edited, audits, strict=True):
         three = [{k: v for k, v in f.as_dict().items() if k not in ("details", "within")} for f in audit.judged[:3]]
         worst[name] = {"beyond": len(audit.beyond), "judged": len(audit.judged), "findings": three}
@@ -114,16 +107,20 @@ def winners(entries: Sequence[dict]) -> dict[tuple[str, str], set[str]]:
 
     `clean` does not compete, because it answers few requests.
     """
-    best: dict[tuple[str, str], set[str]] = {}
-    for paradigm in dict.fromkeys(row["paradigm"] for row in entries):
-        rows = [row for row in entries if row["paradigm"] == paradigm and row["method"] != "clean"]
-        rates = {row["method"]: row["forgetting_rate"][0] or 0 for row in rows}
-        able = [row for row in rows if rates[row["method"]] >= NEARLY * max(rates.values(), default=0)]
+    means = pd.DataFrame([row | {column: row[column][0] for column in COLUMNS} for row in entries])
+    means, best = means[means.method != "clean"].astype(dict.fromkeys(COLUMNS, float)), {}
+    for paradigm, group in means.groupby("paradigm"):
+        able = group[group.forgetting_rate.fillna(0) >= NEARLY * group.forgetting_rate.max()]
         for column in COLUMNS:
-            sign, digits = (-1, 3) if column == "forgetting_rate" else (1, 1)
-            scores = {r["method"]: round(sign * r[column][0], digits) for r in able if r[column][0] is not None}
-            best[paradigm, column] = {name for name, score in scores.items() if score == min(scores.values())}
+            scores = -able[column].round(3) if column == "forgetting_rate" else able[column].round(1)
+            best[paradigm, column] = {*able.method[scores == scores.min()]}
     return best
+
+
+def section(entry: dict) -> list[str]:
+    """Paragraphs and tables of a page in Markdown."""
+    stored = " Embeddings are stored: no pictures to synthesize or to fit to." if entry["stored"] else ""
+    return [ABOUT.format(**entry, some=entry["labelled"] or "no") + stored, tables(entry)]
 
 
 def tables(entry: dict, table: Callable[[Sequence, Sequence[str]], str] = markdown) -> str:
@@ -134,47 +131,44 @@ def tables(entry: dict, table: Callable[[Sequence, Sequence[str]], str] = markdo
     return "\n\n".join(blocks)
 
 
-def section(entry: dict) -> list[str]:
-    """Paragraphs and tables of a page in Markdown."""
-    stored = " Embeddings are stored: no pictures to synthesize or to fit to." if entry["stored"] else ""
-    return [ABOUT.format(**entry, some=entry["labelled"] or "no") + stored, tables(entry)]
-
-
 def _tables(entry: dict) -> Iterator[tuple[str, list[list[str]], list[str]]]:
     """Caption, rows and columns of each table."""
     best, covered = winners(entry["summary"]), entry["covered"]
     measured = [row for row in entry["summary"] if row["forgetting_rate"][0] is not None]
     columns = ["paradigm", "method", "requests", "pictures", "trains", "seconds", "kB", *COLUMNS.values()]
-    yield CAPTIONS["requests"], [_cells(row, best) for row in measured], columns
+    yield "Every request alone, means with 95 % intervals:", [_cells(row, best) for row in measured], columns
     if covered["summary"]:
-        caption = CAPTIONS["covered"].format("; ".join(covered["requests"]))
+        names = "; ".join(covered["requests"])
+        caption = f"Only requests with a retrained model ({names}): forgetting rate / retain drop / worst cell."
         yield caption, *grid(covered["summary"], list(SHORT)[:3])
     known = [row for row in measured if row["length"] is not None]
-    forms = "{length:.3f}", "{recall_before:.1f}", "{recall_cosine:.1f}", "{recall_inner:.1f}"
-    rows = [[row["paradigm"], row["method"], *(form.format(**row) for form in forms)] for row in known]
-    yield CAPTIONS["index"], rows, ["paradigm", "method", *INDEX.values()]
+    forms = dict.fromkeys(INDEX, ".1f") | {"length": ".3f"}
+    rows = [[row["paradigm"], row["method"], *(f"{row[x]:{forms[x]}}" for x in INDEX)] for row in known]
+    yield IN_AN_INDEX, rows, ["paradigm", "method", *INDEX.values()]
     if scored := sorted((row for row in entry["summary"] if row["adu"]), key=lambda row: -row["adu"]["after"]["H"][0]):
         complete = [("unedited", row["adu"]["before"]) for row in scored if row["measured"] == row["requests"]]
         lines = complete[:1] + [(row["method"], row["adu"]["after"]) for row in scored]
         rows = [[name, *("{:.1f} [{:.1f}, {:.1f}]".format(*x[n]) for n in ADU)] for name, x in lines]
-        yield CAPTIONS["domains"], rows, ["whole domains", *ADU]
+        yield WHOLE_DOMAINS, rows, ["whole domains", *ADU]
     if audit := entry["audit"]:
-        caption = CAPTIONS["audit"].format(audit["request"], audit["clean"] or "none")
+        caption = (
+            f"Audit (`clipnull.audits`) of {audit['request']}: findings beyond their limit, fewest first, and the "
+            f"worst three, with how many times their limit they are. Retrained model: {audit['clean'] or 'none'}."
+        )
         fewest = sorted(audit["worst"].items(), key=lambda pair: pair[1]["beyond"] / max(1, pair[1]["judged"]))
         rows = [[name, f"{x['beyond']} of {x['judged']}", *map(_finding, x["findings"])] for name, x in fewest]
         yield caption, rows, ["method", "beyond", "worst", "second", "third"]
     if entry["sequences"]:
-        yield CAPTIONS["sequences"], *sequences.table(entry["sequences"])
+        yield CLASS_AFTER_CLASS, *sequences.table(entry["sequences"])
 
 
 def _cells(row: dict, best: dict[tuple[str, str], set[str]]) -> list[str]:
     """What an entrant takes, then its figures, the best in bold."""
-    entrant, name = ALL[row["method"]], row["method"]
-    seconds = "–" if row["seconds"] is None else f"{row['seconds']:.3f}"
+    entrant, paradigm, name = ALL[row["method"]], row["paradigm"], row["method"]
     takes = [f"{row['measured']} of {row['requests']}", entrant.pictures, "yes" if entrant.trains else "no"]
-    bold = {column: "**" * (name in best[row["paradigm"], column]) for column in COLUMNS}
-    figures = [f"{b}{format_ends(column, row[column])}{b}" for column, b in bold.items()]
-    return [row["paradigm"], name, *takes, seconds, f"{row['bytes'] / 1024:.1f}", *figures]
+    takes += ["–" if row["seconds"] is None else f"{row['seconds']:.3f}", f"{row['bytes'] / 1024:.1f}"]
+    bold = ["**" * (name in best.get((paradigm, column), ())) for column in COLUMNS]
+    return [paradigm, name, *takes, *(b + text + b for b, text in zip(bold, format_figures(row), strict=True))]
 
 
 def _finding(f: dict) -> str:

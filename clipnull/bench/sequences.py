@@ -20,7 +20,6 @@ from torch import Tensor
 from ..edit import Edit
 from ..errors import at_least
 from ..evaluate import accuracy_matrix, classify, rates
-from ..methods import METHODS
 from ..vocabulary import Forget
 from .baselines import BASELINES, TrainingData
 from .comparison import EvaluationSet, able, edit_of, filtered, left_out
@@ -41,38 +40,29 @@ def sizes_of(classes: int) -> list[int]:
     return sorted({2**i for i in range(half.bit_length())} | {half})
 
 
-def sequence(
-    on: EvaluationSet,
-    data: TrainingData,
-    entrants: Sequence[str] | None = None,
-    sizes: Sequence[int] | None = None,
-    orders: int = 4,
-) -> list[dict]:
+def sequence(on: EvaluationSet, data: TrainingData, entrants: Sequence[str], orders: int = 4) -> list[dict]:
     """What is forgotten and lost as classes go, everywhere, in several random orders; all classes stay candidates.
 
-    entrants: methods, the default, and baselines that edit pictures. sizes: numbers of classes, by default `sizes_of`.
-    orders: of the classes that have pictures; the number of an order seeds what is drawn in it. Each row holds method,
-    way, classes, order, the names `forgotten`, and the FIGURES, NaN where there is none.
+    entrants: methods, and baselines that edit pictures. orders: of the classes that have pictures, up to half of which
+    go (`sizes_of`); the number of an order seeds what is drawn in it. Each row holds method, way, classes, order, the
+    names `forgotten`, and the FIGURES, NaN where there is none.
     """
-    reasons = left_out(data) | dict.fromkeys(NO_PICTURES, "makes no edit of pictures")
-    entrants = able(list(METHODS) if entrants is None else entrants, reasons)
-    classes = on.images.counts().any(1).nonzero()[:, 0].tolist()
-    sizes = sizes_of(len(on.images.vocabulary.classes)) if sizes is None else sorted(sizes)
-    if not 0 < sizes[0] <= sizes[-1] < len(classes):
-        raise ValueError(f"sizes: {sizes} of {len(classes)} classes; expected at least one to forget and one to keep")
-    draw = np.random.default_rng(0)
-    drawn = [draw.permutation(classes).tolist() for _ in range(at_least("orders", orders, 1))]
-    jobs = (delayed(_rows)(name, order, i, sizes, on, data) for name in entrants for i, order in enumerate(drawn))
+    entrants = able(entrants, left_out(data) | dict.fromkeys(NO_PICTURES, "makes no edit of pictures"))
+    classes, draw = on.images.counts().any(1).nonzero()[:, 0].tolist(), np.random.default_rng(0)
+    drawn = [draw.permutation(classes).tolist() for _ in range(orders)]
+    jobs = (delayed(_rows)(name, order, i, on, data) for name in entrants for i, order in enumerate(drawn))
     return [row for rows in Parallel()(jobs) for row in rows]
 
 
-def _rows(
-    name: str, order: list[int], place: int, sizes: Sequence[int], on: EvaluationSet, data: TrainingData
-) -> list[dict]:
+def _rows(name: str, order: list[int], place: int, on: EvaluationSet, data: TrainingData) -> list[dict]:
     """The rows of one entrant and order."""
     vocabulary, before, rows = on.images.vocabulary, accuracy_matrix(on.before, on.images), []
-    seed = place % len(data.noisy) if len(data.noisy) else place
+    seed, sizes = place % len(data.noisy) if len(data.noisy) else place, sizes_of(len(order))
     after, apart, model = on.z, on.z, data
+
+    def figures(answers: Tensor, mask: Tensor) -> dict[str, float]:
+        return rates(before, accuracy_matrix(answers, on.images), mask)
+
     for size in range(1, sizes[-1] + 1):
         forgotten = [vocabulary.classes[c] for c in order[:size]]
         mask, last = Forget(forgotten).mask(vocabulary), Forget(forgotten[-1:]).mask(vocabulary)
@@ -82,13 +72,12 @@ def _rows(
         if size not in sizes:
             continue
         union = _edited(on.z, edit_of(name, data, mask, seed))
-        floor = rates(before, accuracy_matrix(filtered(mask, on), on.images), mask)["retain_drop"]
+        floor = figures(filtered(mask, on), mask)["retain_drop"]
         for way, z in zip(WAYS, (union, after, apart), strict=True):
-            answers = classify(z, on.classifier, on.images.domains)
-            figures = rates(before, accuracy_matrix(answers, on.images), mask)
-            figures["beyond_filter"] = figures["retain_drop"] - floor
+            row = figures(classify(z, on.classifier, on.images.domains), mask)
+            row["beyond_filter"] = row["retain_drop"] - floor
             about = {"method": name, "way": way, "classes": size, "order": place, "forgotten": forgotten}
-            rows.append(about | {figure: figures[figure] for figure in FIGURES})
+            rows.append(about | {figure: row[figure] for figure in FIGURES})
     return rows
 
 

@@ -3,10 +3,10 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from itertools import product
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from joblib import delayed
@@ -37,7 +37,6 @@ COLUMNS = {
     "collateral": "collateral",
 }
 """The figures of a row. All but the first are in percentage points or, collateral, in percent."""
-COUNTS = ("forgotten", "before", "after", "kept", "lost", "gained", "worst_of", "worst_lost", "others", "renamed")
 COUNTED = ("forgotten, right", "kept: lost, gained", "worst cell: lost", "others renamed")
 """Counts of pictures, added over requests."""
 
@@ -64,8 +63,7 @@ def sweep(
 ) -> list[dict]:
     """One row (`row_of`) for each request, method and prompt set that `clip` has texts of.
 
-    z: embeddings of `images`, (n, d). A request with nothing to lose has no row. Requests are jobs of joblib: they run
-    one after another, or where `joblib.parallel_config` sends them.
+    z: embeddings of `images`, (n, d). A request with nothing to lose has no row. Requests are jobs of joblib.
     """
     methods = names("methods", METHODS if methods is None else methods, tuple(METHODS))
     requests = every_request(images, paradigms)
@@ -100,29 +98,22 @@ def rows_of(
         changed = others.changed(edit.images) if others and is_measurable(request) else None
         for prompts, classifier in classifiers.items():
             after = classify(z, classifier, images.domains, edit.images)
-            row = row_of(request, method, prompts, before[prompts], after, images, changed)
+            row = row_of(request, before[prompts], after, images, changed)
             if row["forgetting_rate"] is not None:
                 pairs = pair_forgetting(z, classifier, images, request, edit.images)
-                rows.append(row | {"form": edit.form, "pair_forgetting": pairs})
+                about = {"method": method, "prompts": prompts, "form": edit.form, "pair_forgetting": pairs}
+                rows.append(row | about)
     return rows
 
 
-def row_of(
-    request: Forget,
-    method: str,
-    prompts: str,
-    before: Tensor,
-    after: Tensor,
-    images: Images,
-    changed: Tensor | None = None,
-) -> dict:
-    """What a method did to one request, ready for JSON but for `bits`, for `summary`; None where no figure exists.
+def row_of(request: Forget, before: Tensor, after: Tensor, images: Images, changed: Tensor | None = None) -> dict:
+    """What was done to one request, ready for JSON but for `bits`, for `summary`; None where no figure exists.
 
     before, after: (n,) int64, the classes that the pictures, all of them readable, are classified as. changed: (m,)
     bool, which unrelated pictures got another answer.
 
     The row holds `classes` and `domains`, None for all of them; the figures of `evaluate.rates` and `collateral`, the
-    percentage of `changed`; and `pictures`, the COUNTS of forgotten, kept and unrelated ones and of the worst cell.
+    percentage of `changed`; and `pictures`, counts of forgotten, kept and unrelated ones and of the worst cell.
     """
     if (before == -1).any():
         raise ValueError("before: -1 for a broken picture; expected readable pictures (`embedding.readable`)")
@@ -134,24 +125,21 @@ def row_of(
     gone, lost, gained = mask[images.classes, images.domains], right & ~right_after, right_after & ~right
     worst = int((start - end).masked_fill(mask, math.nan).nan_to_num(nan=-2.0).argmax())
     in_worst = ~gone & (images.classes * mask.shape[1] + images.domains == worst)
-    places = gone, gone & right, gone & right_after, ~gone, ~gone & lost, ~gone & gained, in_worst
-    counts = [int(x.sum()) for x in places] + [int((in_worst & lost).sum()) - int((in_worst & gained).sum())]
-    counts += [0, 0] if changed is None else [len(changed), int(changed.sum())]
+    pictures = {"forgotten": gone, "before": gone & right, "after": gone & right_after}
+    pictures |= {"kept": ~gone, "lost": ~gone & lost, "gained": ~gone & gained, "worst_of": in_worst}
+    counts = {name: int(chosen.sum()) for name, chosen in pictures.items()}
+    counts["worst_lost"] = int((in_worst & lost).sum()) - int((in_worst & gained).sum())
+    counts |= (
+        {"others": 0, "renamed": 0} if changed is None else {"others": len(changed), "renamed": int(changed.sum())}
+    )
     return {
         "paradigm": request.paradigm,
         "classes": request.classes and list(request.classes),
         "domains": request.domains and list(request.domains),
-        "method": method,
-        "prompts": prompts,
         **{name: None if math.isnan(value) else value for name, value in figures.items()},
-        "pictures": dict(zip(COUNTS, counts, strict=True)),
-        "bits": (np.packbits(right), _places(lost | gained), None if changed is None else _places(changed)),
+        "pictures": counts,
+        "bits": [None if x is None else np.packbits(x) for x in (right, lost | gained, changed)],
     }
-
-
-def _places(chosen: Tensor) -> np.ndarray:
-    """Where a mask is True: rows of a sweep over millions of pictures keep the few that changed."""
-    return np.flatnonzero(chosen).astype(np.int32)
 
 
 def pair_forgetting(
@@ -164,16 +152,18 @@ def pair_forgetting(
     """
     if request.paradigm != "global" or len(request.classes or ()) != 1:
         return None
-    mask = request.mask(images.vocabulary)
-    c = int(mask.all(1).nonzero()[0])
-    shown, others = images.classes == c, torch.arange(len(mask)) != c
-    domains, wins = images.domains[shown], []
-    for z in (features[shown], change(features[shown])):
+    c = int(request.mask(images.vocabulary).all(1).nonzero()[0])
+    shown, others = images.classes == c, torch.arange(classifiers.shape[1]) != c
+    domains = images.domains[shown]
+
+    def wins(z: Tensor) -> Tensor:
+        """How often the name is above each other one, every domain counting the same: (C - 1,)."""
         scores = torch.einsum("nd,ncd->nc", F.normalize(z, dim=-1), classifiers[domains])
-        wins.append((scores[:, c, None] > scores).double())
-    share = 1 / domains.bincount(minlength=mask.shape[1]).double()[domains]  # every domain counts the same
-    before, after = ((share[:, None] * w).sum(0) for w in wins)
-    return float((1 - after[others] / before[others].clamp(min=1e-12)).mean())
+        above = (scores[:, c, None] > scores[:, others]).double()
+        return torch.stack([above[domains == k].mean(0) for k in domains.unique()]).mean(0)
+
+    before, after = wins(features[shown]), wins(change(features[shown]))
+    return float((1 - after / before.clamp(min=1e-12)).mean())
 
 
 def summary(rows: Sequence[dict], images: Images, requests: Sequence[Forget]) -> list[dict]:
@@ -181,25 +171,22 @@ def summary(rows: Sequence[dict], images: Images, requests: Sequence[Forget]) ->
 
     rows: of `row_of`, all on `images`. requests: all that were made. Ready for JSON: each figure is [mean, low, high]
     (`clipnull.bench.bootstrap`), None where there is none; `requests` and `measured` count those made and those with a
-    forgetting rate; `pictures` are the COUNTS, added; `form` is that of the edits, `pair_forgetting` its mean.
+    forgetting rate; `pictures` are counts, added; `form` is that of the edits, `pair_forgetting` its mean.
     """
-    number = Counter(request.paradigm for request in requests)
-    methods, sets = (dict.fromkeys(row[key] for row in rows) for key in ("method", "prompts"))
-    groups: dict[tuple[str, str, str], list[dict]] = {key: [] for key in product(number, methods, sets)}
+    number, groups = Counter(request.paradigm for request in requests), {}
     for row in rows:
-        groups[row["paradigm"], row["method"], row["prompts"]].append(row)
+        groups.setdefault((row["paradigm"], row["method"], row["prompts"]), []).append(row)
     m = max((row["pictures"]["others"] for row in rows), default=0)
-    ends = iter(bootstrap.intervals(images, (_group(group, images, m) for group in groups.values() if group), m))
+    intervals = bootstrap.intervals(images, (_group(group, images, m) for group in groups.values()), m)
     entries = []
-    for (paradigm, method, prompts), group in groups.items():
+    for ((paradigm, method, prompts), group), ends in zip(groups.items(), intervals, strict=True):
         entry = {"paradigm": paradigm, "method": method, "prompts": prompts, "requests": number[paradigm]}
         entry["measured"] = sum(row["forgetting_rate"] is not None for row in group)
-        entry |= {"form": group[0].get("form") if group else None, "pair_forgetting": mean_of(group, "pair_forgetting")}
-        intervals = next(ends) if group else {}
+        entry |= {"form": group[0].get("form"), "pair_forgetting": mean_of(group, "pair_forgetting")}
         for name in COLUMNS:
             mean = mean_of(group, name)
-            entry[name] = [None] * 3 if mean is None else [mean, *(round(x, 6) for x in intervals[name][1:])]
-        entries.append(entry | {"pictures": {name: sum(row["pictures"][name] for row in group) for name in COUNTS}})
+            entry[name] = [None] * 3 if mean is None else [mean, *(round(x, 6) for x in ends[name][1:])]
+        entries.append(entry | {"pictures": pd.DataFrame([row["pictures"] for row in group]).sum().to_dict()})
     return entries
 
 
@@ -212,9 +199,14 @@ def mean_of(rows: Sequence[dict], name: str) -> float | None:
 def _group(rows: Sequence[dict], images: Images, m: int) -> bootstrap.Group:
     masks = np.stack([Forget(row["classes"], row["domains"]).mask(images.vocabulary).numpy() for row in rows])
     right, changed, others = zip(*(row["bits"] for row in rows), strict=True)
-    before = np.unpackbits(right[0], count=len(images)).view(bool)
-    renamed = (None if x is None else np.bincount(x, minlength=m) > 0 for x in others)
-    return bootstrap.Group(masks, before, (np.bincount(x, minlength=len(images)) > 0 for x in changed), renamed)
+    renamed = (None if x is None else _unpacked(x, m) for x in others)
+    return bootstrap.Group(
+        masks, _unpacked(right[0], len(images)), (_unpacked(x, len(images)) for x in changed), renamed
+    )
+
+
+def _unpacked(bits: np.ndarray, n: int) -> np.ndarray:
+    return np.unpackbits(bits, count=n).view(bool)
 
 
 def tables(
@@ -225,8 +217,7 @@ def tables(
     for row in (row for row in entries if row["prompts"] == prompts):
         start = [row["paradigm"], f"`{row['method']}`", f"{row['measured']} of {row['requests']}"]
         pairs = "–" if row.get("pair_forgetting") is None else f"{row['pair_forgetting']:.2f}"
-        ends = [format_ends(name, row[name]) for name in COLUMNS]
-        figures.append([*start, *ends, pairs, row.get("form") or "–"])
+        figures.append([*start, *format_figures(row), pairs, row.get("form") or "–"])
         counts.append([*start, *format_counts(row)])
     head = ["paradigm", "method", "requests"]
     return [table(figures, [*head, *COLUMNS.values(), "pairwise", "form"]), table(counts, [*head, *COUNTED])]
@@ -237,6 +228,11 @@ def format_ends(name: str, ends: Sequence[float | None]) -> str:
     mean, low, high = ends
     form = ".3f" if name == "forgetting_rate" else ".1f" if name == "collateral" else "+.1f"
     return "–" if mean is None else f"{mean:{form}} [{low:{form}}, {high:{form}}]"
+
+
+def format_figures(row: dict, names: Iterable[str] = COLUMNS) -> list[str]:
+    """Figures of an entry of `summary`, with their intervals."""
+    return [format_ends(name, row[name]) for name in names]
 
 
 def format_counts(row: dict) -> list[str]:

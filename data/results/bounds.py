@@ -31,7 +31,6 @@ from clipnull.methods.cells import Cells
 from clipnull.methods.oblique import decoy_of
 from clipnull.models import Clip
 from clipnull.prompts import text_classifiers
-from clipnull.vocabulary import Forget
 
 STRENGTHS = (0.4, 0.6, 0.8, 1.0, 1.3, 1.8)
 """Of `oblique`, in units of its own, so that 1 is today's edit; with labelled pictures, in units of LABELLED."""
@@ -61,8 +60,7 @@ class Half:
 
     def weights(self, mask: Tensor) -> Tensor:
         """Of each picture, 1 in all over the cells of `mask`, as much in each: (n,)."""
-        share = mask.flatten() / self.count.clamp(min=1)
-        w = share[self.cell]
+        w = (mask.flatten() / self.count.clamp(min=1))[self.cell]
         return w / w.sum().clamp(min=1e-12)
 
     def detector(self, mask: Tensor) -> Tensor:
@@ -111,8 +109,8 @@ def gate(cells: Cells, mask: Tensor, half: Half, offset: float) -> Change:
 def curves(clip: Clip, images: Images) -> list[dict]:
     """Means over the selective and the complete requests, for each method, with and without labels.
 
-    A curve holds `paradigm`, `method`, `labelled` and `points`: for each `setting` the figures of COLUMNS, None where
-    there is none. Requests with nothing to lose, or with no picture to learn from in one half, are left out.
+    `points`: for each `setting` the figures of COLUMNS, None where there is none. Requests with nothing to lose, or
+    with no picture to learn from in one half, are left out.
     """
     images, (z,) = readable(images, embed(clip, images))
     cells, classifier = embed_vocabulary(clip, images.vocabulary), text_classifiers(clip, images.vocabulary)[0]
@@ -123,15 +121,15 @@ def curves(clip: Clip, images: Images) -> list[dict]:
     apart = cells.domain_directions @ cells.domain_directions.T
     unit = float((1 - (apart.sum(1) - 1) / max(1, len(apart) - 1)).mean())
 
-    def keep(request: Forget, method: str, labelled: bool, setting: float, changes: Sequence[Change]) -> None:
+    def keep(method: str, labelled: bool, setting: float, changes: Sequence[Change]) -> None:
         after = torch.empty(len(z), dtype=torch.int64)
         for side, change in zip(sides, changes, strict=True):
             after[side] = classify(z[side], classifier, images.domains[side], change)
-        about = {"paradigm": request.paradigm, "method": method, "labelled": labelled, "setting": setting}
-        figures = rates(before, accuracy_matrix(after, images), request.mask(images.vocabulary))
+        figures = rates(before, accuracy_matrix(after, images), mask)
         if others and method == "oblique" and is_measurable(request):
             changed = torch.stack([others.changed(change) for change in dict.fromkeys(changes)])
             figures["collateral"] = 100 * float(changed.double().mean())
+        about = {"paradigm": request.paradigm, "method": method, "labelled": labelled, "setting": setting}
         rows.append(about | figures)
 
     for request in every_request(images, ("selective", "complete")):
@@ -141,21 +139,21 @@ def curves(clip: Clip, images: Images) -> list[dict]:
             continue
         oblique, fitted = solve(cells, mask, "oblique"), [matrix(cells, mask, half) for half in halves]
         for s in STRENGTHS:
-            keep(request, "oblique", False, s, [replace(oblique, left=s * oblique.left).images] * 2)
-            keep(request, "oblique", True, s, [replace(edit, left=s * edit.left).images for edit in fitted])
+            keep("oblique", False, s, [replace(oblique, left=s * oblique.left).images] * 2)
+            keep("oblique", True, s, [replace(edit, left=s * edit.left).images for edit in fitted])
         for x in OFFSETS:
-            keep(request, "gated", False, x, [solve(cells, mask, "gated", offset=x * unit).images] * 2)
-            keep(request, "gated", True, x, [gate(cells, mask, half, x) for half in halves])
-    drawn, table = [], pd.DataFrame(rows).reindex(columns=["paradigm", "method", "labelled", "setting", *COLUMNS])
-    for (paradigm, method, labelled), curve in table.groupby(["paradigm", "method", "labelled"], sort=False):
-        means = curve.groupby("setting", sort=False)[list(COLUMNS)].mean().iterrows()
-        points = [{"setting": x} | {f: None if v != v else round(v, 4) for f, v in row.items()} for x, row in means]
-        drawn.append({"paradigm": paradigm, "method": method, "labelled": bool(labelled), "points": points})
+            keep("gated", False, x, [solve(cells, mask, "gated", offset=x * unit).images] * 2)
+            keep("gated", True, x, [gate(cells, mask, half, x) for half in halves])
+    keys, drawn = ["paradigm", "method", "labelled"], []
+    for key, curve in pd.DataFrame(rows).reindex(columns=[*keys, "setting", *COLUMNS]).groupby(keys, sort=False):
+        means = curve.drop(columns=keys).groupby("setting", sort=False).mean().round(4).reset_index().astype(object)
+        drawn.append(
+            dict(zip(keys, key, strict=True)) | {"points": means.where(means.notna(), None).to_dict("records")}
+        )
     return drawn
 
 
 def measure(name: str, clip: Clip, images: Images) -> dict:
-    """`curves` with the name of the pictures, ready for JSON."""
     return {"kind": "bound", "name": f"bounds, {name}", "pictures": len(images), "curves": curves(clip, images)}
 
 
@@ -171,10 +169,10 @@ def section(entry: dict) -> list[str]:
     forms = dict.fromkeys(FIGURES, "+.1f") | {"forgetting_rate": ".3f", "collateral": ".1f"}
     rows = []
     for curve in entry["curves"]:
-        about_it = curve["paradigm"], curve["method"], "labelled pictures" if curve["labelled"] else "names"
+        source = "labelled pictures" if curve["labelled"] else "names"
         for point in curve["points"]:
             figures = ["–" if point[f] is None else f"{point[f]:{forms[f]}}" for f in FIGURES]
-            rows.append([*about_it, f"{point['setting']:g}", *figures])
+            rows.append([curve["paradigm"], curve["method"], source, f"{point['setting']:g}", *figures])
     columns = ["paradigm", "method", "made from", "setting", *(COLUMNS[name] for name in FIGURES)]
     return [about, markdown(rows, columns)]
 

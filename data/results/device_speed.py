@@ -1,18 +1,19 @@
-"""How long embedding, prototypes and edits take on one device, for three towers with random weights.
+"""How long embedding, prototypes and edits take on a GPU, for three towers with random weights.
 
-Random weights take as long as trained ones. On CUDA: also how far embeddings are from the CPU's, and `clipnull embed`
-beside a bare loop of open_clip.
+Random weights take as long as trained ones. Also: how far embeddings are from the CPU's, and `clipnull embed` beside a
+bare loop of open_clip.
 """
 
 import copy
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import joblib
+import pandas as pd
 import script
 import torch
 import torch.nn.functional as F
@@ -22,17 +23,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from clipnull.embedding import BATCH, READERS
+from clipnull.files import markdown
 from clipnull.images import Images
 from clipnull.methods import solve
 from clipnull.models import Clip, load
 from clipnull.prototypes import synthesize
 
 MODELS = ("ViT-B-32", "ViT-B-16", "ViT-L-14")
-STEPS = 60  # of ascent, for a prototype: the default of `synthesize`
 EDITS = ("oblique", "gated")  # a linear edit, and one with a gate
-FILES, DRAWN = 3072, 128  # pictures that are read from files for a GPU; so many different ones
-SIZES = {"cuda": (512, 32, STEPS, 1_000_000), "cpu": (4, 1, 1, 20_000)}
-"""Pictures embedded, prototypes, steps of ascent, embeddings edited: as few on the CPU as give a first idea."""
+FILES, DRAWN = 3072, 128  # pictures that are read from files; so many different ones
+PICTURES, PROTOTYPES, STEPS, ROWS = 512, 32, 60, 1_000_000  # embedded, synthesized in so many steps, edited
 
 
 def measure(device: str, models: Sequence[str] = MODELS) -> dict:
@@ -40,33 +40,28 @@ def measure(device: str, models: Sequence[str] = MODELS) -> dict:
 
     Ready for JSON. Each is the second of two runs, as the first one prepares the device (a single step, of an ascent).
     """
-    kind = torch.device(device).type
-    name = torch.cuda.get_device_name(device) if kind == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    figures = {model: of(load(model, "none", device), *SIZES.get(kind, SIZES["cpu"])) for model in models}
-    return {"device": name, "torch": torch.__version__, "models": figures}
+    name = torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else device
+    return {"device": name, "torch": torch.__version__, "models": {m: of(load(m, "none", device)) for m in models}}
 
 
-def of(clip: Clip, pictures: int, prototypes: int, steps: int, rows: int) -> dict:
+def of(clip: Clip) -> dict:
     """What `measure` gives of one model."""
     generator = torch.Generator().manual_seed(0)
-    pixels = torch.randn(pictures, 3, clip.image_size, clip.image_size, generator=generator)
-    cuda, embedded = clip.device.type == "cuda", {}
-    for precision in ("float32", "mixed") if cuda else ("float32",):
-        with mixed(clip) if precision == "mixed" else nullcontext():
-            embedded[precision] = pictures / seconds(lambda: clip.embed_pixels(pixels))
-    targets = F.normalize(torch.randn(prototypes, clip.width, generator=generator), dim=-1)
-    ascent = seconds(lambda n=steps: synthesize(clip, targets, n, batch=prototypes), 1)
+    pixels = torch.randn(PICTURES, 3, clip.image_size, clip.image_size, generator=generator)
+    exact = PICTURES / seconds(lambda: clip.embed_pixels(pixels))
+    with mixed(clip):
+        embedded = {"float32": exact, "mixed": PICTURES / seconds(lambda: clip.embed_pixels(pixels))}
+    targets = F.normalize(torch.randn(PROTOTYPES, clip.width, generator=generator), dim=-1)
+    ascent = seconds(lambda n=STEPS: synthesize(clip, targets, n, batch=PROTOTYPES), 1)
     cells, mask = random_cells(clip.width, generator), speed_masks()["one class"]
-    z, solved, edited = torch.randn(rows, clip.width, generator=generator).to(clip.device), {}, {}
+    z, solved, edited = torch.randn(ROWS, clip.width, generator=generator).to(clip.device), {}, {}
     for method in EDITS:
         edit = solve(cells, mask, method)
         solved[method] = seconds(partial(solve, cells, mask, method))
-        edited[method] = rows / seconds(lambda: float(edit.images(z).sum()))  # noqa: B023 - waits for the device
-    ascended = {"prototypes": prototypes, "steps": steps, "seconds": ascent}
+        edited[method] = ROWS / seconds(lambda: float(edit.images(z).sum()))  # noqa: B023 - waits for the device
+    ascended = {"prototypes": PROTOTYPES, "steps": STEPS, "seconds": ascent}
     figures = {"embed": embedded, "synthesize": ascended, "solve": solved, "edit": edited}
-    if cuda:
-        figures |= {"far": far_from_the_cpu(clip, pixels[:8]), "files": rates(clip, FILES, bare_loader, DRAWN)}
-    return figures
+    return figures | {"far": far_from_the_cpu(clip, pixels[:8]), "files": rates(clip, FILES, bare_loader, DRAWN)}
 
 
 def mixed(clip: Clip) -> AbstractContextManager:
@@ -110,32 +105,32 @@ def seconds(call: Callable[..., object], *first: object) -> float:
     return time.perf_counter() - start
 
 
-def report(figures: dict) -> str:
-    """What `measure` gives, as plain text."""
-    about = "random weights; 345 classes x 6 domains, one class forgotten"
-    lines = [f"{figures['device']}, PyTorch {figures['torch']}; {about}"]
-    for model, times in figures["models"].items():
-        embedded = ", ".join(f"{rate:.1f} pictures a second in {name}" for name, rate in times["embed"].items())
-        n, steps, seconds = times["synthesize"].values()
-        whole = "" if steps == STEPS else f"; {STEPS} of them by arithmetic {STEPS * seconds / n / steps:.1f} s"
-        edits = "; ".join(
-            f"{method} made in {1000 * times['solve'][method]:.0f} ms on the CPU, {rate:.0f} rows a second"
-            for method, rate in times["edit"].items()
-        )
-        ascent = f"a prototype ({n} at once), {steps} steps: {seconds / n:.2f} s{whole}"
-        lines += [f"{model}: {embedded}", f"  {ascent}", f"  {edits}"]
-        if files := times.get("files"):  # on CUDA
-            share = f"{files['clipnull'] / files['bare']:.2f} of a bare loop of open_clip ({files['bare']:.1f})"
-            rate = f"{files['clipnull']:.1f} pictures a second, {share}; target: {EMBED}"
-            lines.append(f"  clipnull embed, JPEG files: {rate}")
-            apart = ", ".join(f"{far:.1e} in {name}" for name, far in times["far"].items())
-            lines.append(f"  1 - cosine to the CPU's embedding, the worst of eight pictures of noise: {apart}")
-    return "\n".join(lines)
+def section(entry: dict) -> list[str]:
+    """A row a figure, a column a model."""
+    about = "random weights; 345 classes × 6 domains, one class forgotten"
+    columns = pd.DataFrame({model: _column(times) for model, times in entry["models"].items()})
+    table = markdown(columns.reset_index().to_numpy().tolist(), ["", *columns])
+    return [entry.get("note", ""), f"{entry['device']}, PyTorch {entry['torch']}; {about}.", table]
+
+
+def _column(times: dict) -> dict[str, str]:
+    """The figures of one model, by what they are."""
+    n, steps, ascent = times["synthesize"].values()
+    files, figures = times["files"], {f"pictures a second, {p}": f"{rate:.1f}" for p, rate in times["embed"].items()}
+    figures[f"seconds for a prototype ({n} at once), {steps} steps"] = f"{ascent / n:.2f}"
+    for method, rate in times["edit"].items():
+        figures[f"{method}, milliseconds to make it on the CPU"] = f"{1000 * times['solve'][method]:.0f}"
+        figures[f"{method}, rows a second"] = f"{rate:.0f}"
+    figures["clipnull embed, JPEG files a second"] = f"{files['clipnull']:.1f}"
+    figures["a bare loop of open_clip"] = f"{files['bare']:.1f}"
+    figures[f"the share of it (target: {EMBED})"] = f"{files['clipnull'] / files['bare']:.2f}"
+    far = "1 - cosine to the CPU's embedding, the worst of eight pictures of noise"
+    return figures | {f"{far}, {precision}": f"{distance:.1e}" for precision, distance in times["far"].items()}
 
 
 if __name__ == "__main__":
     parser = script.parser(__doc__)
-    parser.add_argument("device", help="cpu or cuda")
+    parser.add_argument("device", help="such as cuda")
     args = parser.parse_args()
     entry = {"kind": "device", "name": "device"} | measure(args.device)
-    script.finish(entry, report(entry), args.json)
+    script.finish(entry, "\n\n".join(section(entry)), args.json)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from clipnull.bench.sweep import PARADIGMS, every_request
+from clipnull.bench.sweep import COLUMNS, PARADIGMS, every_request
 from clipnull.embedding import embed
 from clipnull.evaluate import accuracy_matrix, classify, rates
 from clipnull.files import markdown
@@ -21,12 +21,7 @@ from clipnull.from_names import embed_vocabulary
 from clipnull.images import Images
 from clipnull.models import Clip
 
-FIGURES = {
-    "forgetting_rate": "forgetting rate",
-    "retain_drop": "retain drop",
-    "sibling_class_drop": "sibling class",
-    "worst_cell_drop": "worst cell",
-}
+FIGURES = ("forgetting_rate", "retain_drop", "sibling_class_drop", "worst_cell_drop")
 """What is compared of each forecast."""
 TARGETS = {"forgetting_rate": 0.08, "retain_drop": 1.5, "sibling_class_drop": 4.0}
 """The mean error over requests and methods that a forecast should not exceed."""
@@ -39,10 +34,9 @@ def check(
 ) -> tuple[list[dict], list[dict]]:
     """Forecast and truth of every request and candidate (`choosing.candidates`), ready for JSON; then the choices.
 
-    A row holds `paradigm`, `method`, `usual` (whether at its default strength), of each of FIGURES [truth, forecast,
-    low, high], None where there is none, and of usual ones `noise` (`Redrawn`). A choice holds, for each request, the
-    method `chosen` by forecast, its true `points` (`Forecast.points`), those of the `best` candidate, and of each
-    method at its default strength (`usual`).
+    A row holds of each of FIGURES [truth, forecast, low, high], None where there is none, and if `usual`, at its
+    default strength, the `noise` of the truth (`Redrawn`). A choice, one a request, holds the method `chosen` by
+    forecast, and the true `points` of it, of the `best` candidate, and of each method at its default strength.
     """
     z, cells = embed(clip, images), embed_vocabulary(clip, images.vocabulary, prototypes)
     outlook = simulator_of(clip, images.vocabulary, cells, prototypes)
@@ -106,13 +100,12 @@ def measure(name: str, clip: Clip, images: Images) -> dict:
 
 
 def to_json(name: str, rows: Sequence[dict], choices: Sequence[dict]) -> dict:
-    """What `check` measured, summed up. name: of the pictures, for results.
+    """What `check` measured, summed up, of edits at their usual strength. name: of the pictures, for results.
 
-    `errors`: by method, "all" first, of edits at their usual strength: for each of FIGURES the mean over requests of
-    |forecast - truth|, the same of the means over the requests of a paradigm, the share of truths in the interval, and
-    the mean noise of the truth (`Redrawn`). `means`: by paradigm and method, [truth, forecast]. `choice`: mean points
-    of the choice by forecast, of the best in hindsight, and of each method for all requests; `near`: the share of
-    requests where the choice is within two points of the best.
+    `errors`: by method, "all" first: for each of FIGURES the mean over requests of |forecast - truth|, the same of the
+    means over the requests of a paradigm, the share of truths in the interval, and the mean noise of the truth.
+    `means`: by paradigm and method, [truth, forecast]. `choice`: mean points of the choice by forecast, of the best in
+    hindsight, and of each method for all requests; `near`: how often the choice is within two points of the best.
     """
     table = pd.DataFrame(
         [row["paradigm"], row["method"], f, *row[f], row["noise"][f]] for row in rows if row["usual"] for f in FIGURES
@@ -162,7 +155,7 @@ def section(entry: dict) -> list[str]:
         f"points of it: {100 * choice['near']:.0f} % of requests. One method for all, at its default: {usual}."
     )
     rows = [[row["method"], *(_cell(row[f], _form(f)) for f in FIGURES)] for row in entry["errors"]]
-    table = markdown(rows, ["method", *FIGURES.values()])
+    table = markdown(rows, ["method", *(COLUMNS[f] for f in FIGURES)])
     return [about, table, _targets(entry["errors"][0]), chosen]
 
 
@@ -185,7 +178,7 @@ def _targets(row: dict) -> str:
         reached = "reached" if error <= target else "missed"
         if noise > target:
             reached += f"; no forecast could reach it on so few pictures, their noise alone is {noise:{_form(figure)}}"
-        texts.append(f"{FIGURES[figure]} {error:{_form(figure)}} (target {target:g}, {reached})")
+        texts.append(f"{COLUMNS[figure]} {error:{_form(figure)}} (target {target:g}, {reached})")
     return f"Mean errors and targets: {', '.join(texts)}."
 
 

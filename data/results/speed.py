@@ -2,9 +2,9 @@
 
 import math
 import re
+import shutil
 import tempfile
 import time
-import warnings
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -25,7 +25,7 @@ from clipnull.edit import Edit
 from clipnull.embedding import BATCH, embed
 from clipnull.errors import import_extra
 from clipnull.evaluate import accuracy_matrix, classify
-from clipnull.files import aligned
+from clipnull.files import markdown
 from clipnull.from_names import embed_vocabulary
 from clipnull.images import Images
 from clipnull.index.files import CHUNK
@@ -59,13 +59,10 @@ def measure() -> dict:
 
 def closed_forms() -> dict:
     """Seconds of LEACE, and of each method and request after the first of a vocabulary."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated")
-        eraser = import_extra("concept_erasure", "baselines").LeaceEraser
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(PICTURES, WIDTH, generator=generator)
     labels = F.one_hot(torch.randint(CLASSES, (PICTURES,), generator=generator), CLASSES)
-    leace = least_seconds(partial(eraser.fit, x, labels))
+    leace = least_seconds(partial(import_extra("concept_erasure", "baselines").LeaceEraser.fit, x, labels))
     cells, masks = random_cells(WIDTH, generator), speed_masks()
     solve(cells, masks["one class"], "oblique")  # what all requests share is computed once
     times = {m: {what: least_seconds(partial(solve, cells, mask, m)) for what, mask in masks.items()} for m in METHODS}
@@ -79,8 +76,10 @@ def inference() -> dict:
     pixels = torch.randn(8, 3, clip.image_size, clip.image_size, generator=generator)
     with torch.inference_mode():
         forward, z = least_seconds(partial(clip.model.encode_image, pixels)), clip.model.encode_image(pixels)
-        added = {m: max(_added(solve(cells, mask, m), clip, z) for mask in masks) / forward for m in METHODS}
-    return {"added": added}
+        edited = {m: [solve(cells, mask, m).apply(clip).model.visual for mask in masks] for m in METHODS}
+        layers = {m: [visual.edits for visual in towers if hasattr(visual, "edits")] for m, towers in edited.items()}
+        added = {m: max((least_seconds(partial(x, z)) for x in of_m), default=0.0) for m, of_m in layers.items()}
+    return {"added": {m: seconds / forward for m, seconds in added.items()}}
 
 
 def answer() -> float:
@@ -108,22 +107,18 @@ def edit_many(n: int, edits: dict[str, Edit], classifiers: Tensor) -> dict:
     """Seconds in which n embeddings are edited and classified by each edit, and the memory of this process.
 
     classifiers: (K, C, d), one for each domain. Edits other than WHOLE go through a tenth, and take ten times as long.
-    `input`: bytes of the embeddings, (n, d) float32; `peak`: the most bytes that the process had at once, None outside
-    Linux; `beyond`: by which that grew after the embeddings were made.
     """
     generator, (k, c, width) = torch.Generator().manual_seed(0), classifiers.shape
     vocabulary = Vocabulary([f"class {i}" for i in range(c)], [f"domain {i}" for i in range(k)])
     classes, domains = (torch.randint(size, (n,), generator=generator) for size in (c, k))
-    z = torch.empty(n, width).normal_(generator=generator)
-    start, seconds = peak_memory(), {}
+    z, seconds = torch.empty(n, width).normal_(generator=generator), {}
     for name, edit in edits.items():
         share = 1 if name == WHOLE else 10
         some = Images((), *(x[: n // share] for x in (classes, domains)), vocabulary, z[: n // share])
         begun = time.perf_counter()
         accuracy_matrix(classify(some.stored, classifiers, some.domains, edit.images), some)
         seconds[name] = share * (time.perf_counter() - begun)
-    peak = peak_memory()
-    return {"seconds": seconds, "input": z.nbytes, "beyond": peak and start and peak - start, "peak": peak}
+    return {"seconds": seconds, "peak": peak_memory()}
 
 
 def alone(call: Callable, *arguments: object) -> Any:
@@ -180,12 +175,6 @@ def jpegs(folder: Path, n: int) -> tuple[Path, ...]:
     return tuple(files)
 
 
-def _added(edit: Edit, clip: Clip, z: Tensor) -> float:
-    """Seconds that the layers take which an edited tower has after the one of `clip`, on z (n, d)."""
-    layers = getattr(edit.apply(clip).model.visual, "edits", None)
-    return least_seconds(partial(layers, z)) if layers else 0.0
-
-
 def random_cells(width: int, generator: torch.Generator) -> Cells:
     """Random unit vectors in the place of CLASSES x DOMAINS texts and prototypes."""
     texts, prototypes = torch.randn(2, CLASSES, DOMAINS, width, generator=generator)
@@ -194,23 +183,19 @@ def random_cells(width: int, generator: torch.Generator) -> Cells:
 
 def speed_masks() -> dict[str, Tensor]:
     """Requests of every paradigm and one of many classes, as masks (CLASSES, DOMAINS)."""
-    whats = ("one class", "one cell", "one domain", "half of all classes")
-    masks = {what: torch.zeros(CLASSES, DOMAINS, dtype=torch.bool) for what in whats}
-    masks["one class"][0], masks["one cell"][0, 0], masks["one domain"][:, 0] = True, True, True
-    masks["half of all classes"][: CLASSES // 2] = True
-    return masks
+    c, k = torch.arange(CLASSES)[:, None], torch.arange(DOMAINS)[None]
+    masks = {"one class": (c == 0) & (k >= 0), "one cell": (c == 0) & (k == 0), "one domain": (c >= 0) & (k == 0)}
+    return masks | {"half of all classes": (c < CLASSES // 2) & (k >= 0)}
 
 
 def least_seconds(call: Callable[[], object], patience: float = 0.2) -> float:
     """The least time of as many calls as begin within `patience` seconds, three at least: more is other processes."""
-    start = last = time.perf_counter()
-    least, calls = math.inf, 0
-    while calls < 3 or last - start < patience:
+    times: list[float] = []
+    while len(times) < 3 or sum(times) < patience:
         begun = time.perf_counter()
         call()
-        last, calls = time.perf_counter(), calls + 1
-        least = min(least, last - begun)
-    return least
+        times.append(time.perf_counter() - begun)
+    return min(times)
 
 
 def edit_of_one(method: str) -> Edit:
@@ -240,10 +225,8 @@ def switches() -> dict[str, float]:
 
 def copy(source: Path, out: Path) -> None:
     """Read a file and write another, in pieces as large as the chunks of an index: all that cannot be saved."""
-    buffer = bytearray(CHUNK * INDEX_WIDTH * 4)
     with open(source, "rb", buffering=0) as old, open(out, "wb", buffering=0) as new:
-        while size := old.readinto(buffer):
-            new.write(memoryview(buffer)[:size])
+        shutil.copyfileobj(old, new, CHUNK * INDEX_WIDTH * 4)
 
 
 def query() -> float:
@@ -271,38 +254,31 @@ def forget() -> float:
     return patch + (NAMES / SOME_NAMES - 1) * texts + passes
 
 
-def rows(figures: dict) -> list[tuple[str, float, str, float]]:
-    """(what, figure, unit, target): shares of a rate are to be at least the target, all else at most."""
-    table, limit = [], min(CLOSED_FORM, figures["leace"] / TIMES_LEACE)
-    for method, times in figures["closed_form"].items():
-        request = max(times, key=times.__getitem__)
-        table.append((f"{method}, closed form, {request}", 1000 * times[request], "ms", 1000 * limit))
-    for method, share in figures["added"].items():
-        table.append((f"{method}, added to a forward pass of 8 pictures", 100 * share, "%", 100 * GATE))
-    table.append(("changed request to new accuracy matrix", 1000 * figures["answer"], "ms", 1000 * ANSWER))
-    for method, seconds in figures["many"]["seconds"].items():
-        table.append((f"{method}, {MANY:,} embeddings edited and classified", seconds, "s", MANY_SECONDS))
-    if peak := figures["many"]["peak"]:
-        table.append(("memory of that", peak / 1e9, "GB", MANY_BYTES / 1e9))
-    rate, index = figures["embed"], figures["index"]
-    table.append(("clipnull embed, JPEG files", rate["clipnull"] / rate["bare"], "of a bare loop", EMBED))
-    for method in FORMS:
-        share = index["apply"]["bare"] / index["apply"][method]
-        table.append((f"{method}, clipnull apply, {ROWS:,} x {INDEX_WIDTH}", share, "of a bare copy", SHARE))
-    table.append(("a query edited", 1e6 * index["query"], "µs", 1e6 * QUERY))
-    return [*table, (f"patch for {NAMES} names, extrapolated", index["forget"], "s", FORGET)]
-
-
-def report(figures: dict) -> str:
-    """`rows` as a plain table."""
-    lines = [
-        (label, f"{value:.3g}", f"{'>=' if unit.startswith('of ') else '<='} {target:.3g}", unit)
-        for label, value, unit, target in rows(figures)
+def section(figures: dict) -> list[str]:
+    """A table of all figures: shares of a rate are to be at least the target, all else at most."""
+    rate, index, many = figures["embed"], figures["index"], figures["many"]
+    limit = min(CLOSED_FORM, figures["leace"] / TIMES_LEACE)
+    slowest = {method: max(times.items(), key=lambda pair: pair[1]) for method, times in figures["closed_form"].items()}
+    rows = [(f"{m}, closed form, {request}", 1000 * t, 1000 * limit, "ms") for m, (request, t) in slowest.items()]
+    added = "added to a forward pass of 8 pictures"
+    rows += [(f"{m}, {added}", 100 * share, 100 * GATE, "%") for m, share in figures["added"].items()]
+    rows.append(("changed request to new accuracy matrix", 1000 * figures["answer"], 1000 * ANSWER, "ms"))
+    edited = f"{MANY:,} embeddings edited and classified"
+    rows += [(f"{m}, {edited}", seconds, MANY_SECONDS, "s") for m, seconds in many["seconds"].items()]
+    rows.append(("memory of that", (many["peak"] or math.nan) / 1e9, MANY_BYTES / 1e9, "GB"))
+    rows.append(("clipnull embed, JPEG files", rate["clipnull"] / rate["bare"], EMBED, "of a bare loop"))
+    bare, apply = index["apply"]["bare"], f"clipnull apply, {ROWS:,} x {INDEX_WIDTH}"
+    rows += [(f"{m}, {apply}", bare / index["apply"][m], SHARE, "of a bare copy") for m in FORMS]
+    rows.append(("a query edited", 1e6 * index["query"], 1e6 * QUERY, "µs"))
+    rows.append((f"patch for {NAMES} names, extrapolated", index["forget"], FORGET, "s"))
+    cells = [
+        (what, f"{value:.3g}", f"{'≥' if unit.startswith('of ') else '≤'} {target:.3g}", unit)
+        for what, value, target, unit in rows
     ]
-    return f"{figures['threads']} threads\n{aligned(lines, ['what', 'measured', 'target', 'unit'])}"
+    return [f"On {figures['threads']} threads.", markdown(cells, ["what", "measured", "target", "unit"])]
 
 
 if __name__ == "__main__":
     args = script.parser(__doc__).parse_args()
     entry = {"kind": "speed", "name": "speed"} | measure()
-    script.finish(entry, report(entry), args.json)
+    script.finish(entry, "\n\n".join(section(entry)), args.json)

@@ -20,7 +20,7 @@ import speed
 
 from clipnull.audits.findings import format_number as number
 from clipnull.bench import report, sweep
-from clipnull.bench.sweep import COLUMNS, format_ends
+from clipnull.bench.sweep import COLUMNS, format_figures
 from clipnull.errors import one_of
 from clipnull.files import markdown, write_text
 
@@ -115,9 +115,9 @@ def fill(text: str, **parts: str) -> str:
 
 
 def title(entry: dict) -> str:
-    titles = {"bench": f"forgetting, {entry['name']}", "model": f"the embedded model, {entry['name']}"}
+    titles = {"bench": "forgetting, {name}", "model": "the embedded model, {name}"}
     titles |= {"speed": "speed of the closed form", "device": "on a GPU"}
-    text = titles.get(entry["kind"], entry["name"])
+    text = titles.get(entry["kind"], "{name}").format(**entry)
     return text[0].upper() + text[1:]
 
 
@@ -127,11 +127,8 @@ def shape(entry: dict) -> str:
 
 def best(entry: dict) -> str:
     """The three best methods on one data set, with intervals."""
-    rows = [
-        [row["paradigm"], f"`{row['method']}`", *(format_ends(name, row[name]) for name in FIGURES)]
-        for row in entry["summary"]
-        if row["method"] in BEST
-    ]
+    chosen = [row for row in entry["summary"] if row["method"] in BEST]
+    rows = [[row["paradigm"], f"`{row['method']}`", *format_figures(row, FIGURES)] for row in chosen]
     about = f"**{entry['name']}**: {shape(entry)} ([all methods and counts](data/results/{stem(entry)}.md))."
     return f"{about}\n\n{markdown(rows, ['paradigm', 'method', *(COLUMNS[name] for name in FIGURES)])}"
 
@@ -226,8 +223,8 @@ SECTIONS = {
     "forecast": forecasts.section,
     "audit": audit_section,
     "forms": forms.section,
-    "speed": lambda entry: ["As `make bench` prints it.", f"```\n{speed.report(entry)}\n```"],
-    "device": lambda entry: [entry.get("note", ""), f"```\n{device_speed.report(entry)}\n```"],
+    "speed": speed.section,
+    "device": device_speed.section,
     "times": rows_section,
 }
 """The paragraphs and tables of each kind."""
