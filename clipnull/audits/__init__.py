@@ -79,9 +79,13 @@ def audit_each(
     for after in afters:
         if not isinstance(after, Clip | Edit):
             raise ValueError(f"after: {brief(after)} is not valid; expected a model or an edit")
+        if isinstance(after, Clip) and after.width != clip.width:
+            raise ValueError(f"after: {after.name} is {after.width} wide; expected {clip.width}, as {clip.name} is")
     other = retrained_for(clip, request, images) if retrained is True else retrained or None
     if other and other.fingerprint == clip.fingerprint:
         raise ValueError(f"retrained: {other.name} has the weights of clip; expected a model that was retrained")
+    if other and (other.stored is None) != (clip.stored is None):
+        raise ValueError(f"retrained: {other.name} and {clip.name}; expected two models, or two files of embeddings")
     context, reports = _context(clip, other, images, request, words or {}, seed), []
     about = {"request": str(request), "paradigm": request.paradigm, "model": clip.name, "methods": []}
     about |= {"clean": other and other.name, "pictures": len(context.images)}
