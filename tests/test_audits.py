@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
-from helpers import plain
+from helpers import VIT, plain
 from test_stored import fields
 from write import audit_section
 
@@ -301,7 +301,7 @@ def test_names_of_anybody_are_no_markup_and_one_line():
     assert first.startswith("forget x y: 1 of 1 findings") and second == "HURT: p q 4 -> 0 of 4"
 
 
-def test_wrong_arguments_are_named(clip, few):
+def test_wrong_arguments_are_named(clip, few, small):
     three, few = few.where(torch.arange(len(few)) < 3), few.where(torch.arange(len(few)) % 2 == 0)
     for message, images, request, settings in [
         (r"words: 'car': \['auto'\]; expected for forgotten classes", few, DOG, {"words": {"car": ["auto"]}}),
@@ -317,6 +317,8 @@ def test_wrong_arguments_are_named(clip, few):
         cn.audit(clip, plain(8), few, DOG)
     with pytest.raises(ValueError, match="after: 3 is not valid; expected a model or an edit"):
         cn.audit(clip, 3, few, DOG)
+    with pytest.raises(ValueError, match="after: .* is 64 wide; expected 256, as miniclip is"):
+        cn.audit(clip, small(VIT), few, DOG)
 
 
 def test_the_request_finds_the_retrained_model(clip, few):
