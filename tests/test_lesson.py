@@ -136,7 +136,7 @@ def lesson(clip, images, z):
 
 
 REFUSED = {
-    "classes: 3 is not a name": {"forget_class": 3},
+    "forget_class: 3 is not valid": {"forget_class": 3},
     "classes: 'dgo' is not known; did you mean 'dog'": {"forget_class": "dgo"},
     "domains: 'lines' is not known; did you mean 'line'": {"forget_domain": "lines"},
     "forget_domain: 'photo' has no dog; expected one of cartoon, flat, line": {"forget_domain": "photo"},

@@ -136,7 +136,7 @@ def test_the_first_code_cell_refuses_wrong_parameters(nb, path, monkeypatch, cli
     parameters = notebooks.parameters_of(path)
     while parameters.keys() - names:  # the imports, and the parameters themselves
         exec(code.pop(0), names)
-    for name, known in {"load": clip, "load_images": images, "embed_whole": (images, z)}.items():
+    for name, known in {"load": clip, "load_images": images, "embed": z}.items():
         monkeypatch.setattr(lesson, name, lambda *_, known=known, **__: known)
     for name, value in parameters.items():
         for wrong in (3 if isinstance(value, str) else "3", None):

@@ -139,7 +139,7 @@ def stamp(nb: Any) -> str:
 def _code_of(module: str) -> list | str:
     """The code of a module without comments and docstrings, as its file is now; "" where there is none."""
     path = PACKAGE.joinpath(*module.split(".")[1:])
-    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    path = path.with_suffix(".py") if path.with_suffix(".py").is_file() else path / "__init__.py"
     return _parsed(path.read_text(encoding="utf-8")) if path.is_file() else ""
 
 
