@@ -3,6 +3,7 @@
 `audits.probes.linear_probe` is the slow one by the book; the lesson needs a hundred.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,7 +13,6 @@ from torch import Tensor
 from ..datasets.loading import load_images
 from ..embedding import embed
 from ..errors import import_extra
-from ..images import Images, families
 from .lesson import Lesson
 
 if TYPE_CHECKING:
@@ -37,13 +37,13 @@ def labelled_pictures(lesson: Lesson, data: str) -> tuple[tuple[Tensor, Tensor, 
     return (z, images.classes, images.domains), ~first
 
 
-def probe(z: Tensor, positive: Tensor, images: Images) -> Tensor:
+def probe(z: Tensor, positive: Tensor, families: Sequence[str]) -> Tensor:
     """What a linear readout says of each picture, fitted to four fifths of the families without its own: (n,) bool.
 
-    z: (n, d). positive: (n,) bool; positives and the rest weigh the same.
+    z: (n, d). positive: (n,) bool; positives and the rest weigh the same. families: of the n pictures.
     """
     x = z.float().numpy()
     readout = linear_model.RidgeClassifier(0.1 * len(x) * x.var(0).mean(), class_weight="balanced")
     folds = model_selection.GroupKFold(5)
-    says = model_selection.cross_val_predict(readout, x, positive.numpy(), groups=families(images), cv=folds)
+    says = model_selection.cross_val_predict(readout, x, positive.numpy(), groups=families, cv=folds)
     return torch.from_numpy(says)
