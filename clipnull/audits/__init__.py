@@ -113,18 +113,23 @@ def _context(
     for name, others in words.items():
         if name not in forgotten or isinstance(others, str):
             raise ValueError(f"words: {name!r}: {others!r}; expected for forgotten classes a list of words each")
+    _validate_counts(images, request)  # else a request without pictures would cost all of them first
     z, layers = probes.through(clip, images)
     readable = ~z.isnan().any(1)
     images, z, layers = images.where(readable), z[readable], {name: x[readable] for name, x in layers.items()}
     models, features, stages = {"unedited": clip, "edited": clip}, {"unedited": z, "edited": z}, {"unedited": layers}
+    _validate_counts(images, request)
     if other:
         models["retrained"], (features["retrained"], stages["retrained"]) = other, probes.through(other, images)
-    context = Context(models, images, request, features, _relatives(images, z), seed, stages, words)
-    gone = int(context.inside.sum())
-    if min(gone, len(images) - gone) < MIN_PICTURES:
-        counts = f"{gone} to forget and {len(images) - gone} to keep can be read"
+    return Context(models, images, request, features, _relatives(images, z), seed, stages, words)
+
+
+def _validate_counts(images: Images, request: Forget) -> None:
+    """Raises ValueError for fewer than MIN_PICTURES to forget, or to keep."""
+    forgotten = int(request.mask(images.vocabulary)[images.classes, images.domains].sum())
+    if min(forgotten, len(images) - forgotten) < MIN_PICTURES:
+        counts = f"{forgotten} to forget and {len(images) - forgotten} to keep can be read"
         raise ValueError(f"images: {counts}; expected at least {MIN_PICTURES} of each")
-    return context
 
 
 def retrained_for(clip: Clip, request: Forget, images: Images) -> Clip | None:
