@@ -49,7 +49,7 @@ def embed(clip: Clip, images: Images) -> Tensor:
     width = None if images.stored is None else images.stored.shape[1]
     if bool(clip.stored) != (width is not None) or width not in (None, clip.width):
         raise ValueError(
-            f"images: {images}, {width} wide, for {clip.name}, {clip.width} wide; expected model and pictures of one "
+            f"images: {images}{f', {width} wide,' if width else ''} for {clip}; expected model and pictures of one "
             "file of embeddings, or neither"
         )
     if images.stored is not None:

@@ -165,6 +165,8 @@ class Images:
 
 def families(images: Images) -> list[str]:
     """The design family of each picture: from the column `family` of an `index.csv` above, else the picture itself."""
+    if images.stored is not None:
+        return [str(i) for i in range(len(images))]
     roots = {root for file in images.files for root in [*Path(file).parents][2:4]}  # <root>/<domain>/<class>/<file>
     index: dict[Path, str] = {}
     for root in roots:
@@ -175,4 +177,4 @@ def families(images: Images) -> list[str]:
             for row in csv.DictReader(file):
                 if row.get("file") and row.get("family"):
                     index[root / row["file"]] = f"family {row['family']}"
-    return [index.get(file, str(i)) for i, file in enumerate(images.files or [Path()] * len(images))]
+    return [index.get(file, str(i)) for i, file in enumerate(images.files)]

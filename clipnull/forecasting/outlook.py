@@ -27,12 +27,9 @@ MARGIN = {
     "worst_cell_drop": 10.0,
 }
 """The truth differs more from the draws than they do from each other: intervals are made WIDER, and by a MARGIN. Both
-were chosen on train splits and on OpenAI's ViT-B/32."""
-COVERAGE = (
-    "The interval of a forecast held 98 to 100 % of what held-out pictures of miniworld and PACS showed; with OpenAI's "
-    "ViT-B/32, on which it was chosen, 93 to 99 % (photographs and drawings) and 82 to 97 % (photographs and CIFAR-10, "
-    "a domain that has no name)."
-)
+were chosen on train splits and on OpenAI's ViT-B/32. An interval then held 98 to 100 % of what held-out pictures of
+miniworld and PACS showed; with ViT-B/32 93 to 99 % (photographs and drawings) and 82 to 97 % (photographs and CIFAR-10,
+a domain that has no name)."""
 SAME = 0.05
 """Two words are the same to a text tower below this share of the usual distance between names."""
 
@@ -43,7 +40,7 @@ class Forecast:
 
     before, after: expected accuracy, (C, K) float64, means over draws. mask: the forgotten cells, (C, K) bool.
     intervals: of each figure of `evaluate.rates` the mean, and the ends of the interval that holds 95 % of the draws,
-    made WIDER and by a MARGIN (see COVERAGE); NaN where there is none. Of the worst cell, the largest expected drop.
+    made WIDER and by a MARGIN; NaN where there is none. Of the worst cell, the largest expected drop.
     """
 
     before: Tensor

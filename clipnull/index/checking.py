@@ -129,7 +129,8 @@ def check_index(edit: Edit, tables: list[Vectors], queries: Queries) -> dict[str
     if queries.vectors.shape[1] != len(edit.left):
         raise ValueError(f"queries: {queries.vectors.shape[1]} wide; expected {len(edit.left)}, as the index is")
     captions = [(row, words(queries.texts[i])) for i, row in enumerate(queries.rows.tolist()) if row >= 0]
-    tests, places = {name: naming(name) for name in forgotten(edit)}, [queries.place(name) for name in forgotten(edit)]
+    tests = {name: naming(name) for name in forgotten(edit)}
+    places = [queries.place(name) for name in tests]
     chosen = sorted({*_spread(queries.rows >= 0), *_spread(queries.rows < 0), *places})
     queries, places = queries.at(chosen), [chosen.index(place) for place in places]
     answers, broken = _answers(edit, tables, queries)
@@ -150,9 +151,8 @@ def check_index(edit: Edit, tables: list[Vectors], queries: Queries) -> dict[str
         entries[queries.texts[i]] = {"forgotten": about[i] or None, "found": counts}
     kept = [i for i, row in enumerate(queries.rows) if row >= 0 and not about[i]]
     recalled = [(rows[:, :RECALL] == queries.rows[:, None]).any(1)[kept].double() for rows in answers]
-    percent = [100 * float(side.mean()) for side in recalled] if kept else []
-    kept_captions = {"n": len(kept), "percent": percent}
-    return {"sides": [*SIDES[: len(answers)]], "broken": broken, "queries": entries, "kept": kept_captions}
+    share = {"n": len(kept), "percent": [100 * float(side.mean()) for side in recalled] if kept else []}
+    return {"sides": [*SIDES[: len(answers)]], "broken": broken, "queries": entries, "kept": share}
 
 
 def _spread(chosen: Tensor) -> list[int]:
