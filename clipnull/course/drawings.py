@@ -200,9 +200,9 @@ def index_sides(rows: int, width: int, title: str) -> plt.Figure:
     """An index of `rows` pictures: edited on the picture side, once, or on the query side, at each question."""
     fig, (left, right) = plt.subplots(1, 2, figsize=(10, 2.2))
     left.set_title("picture side: once, z P")
-    _chain(left, (f"{rows:,} rows z\nof {width}", "P", "edited rows\nmeet query t"), {"P": FORGOTTEN})
+    _chain(left, (f"{rows:,} rows z\nof {width}", "P", "z P meets\nquery t"), {"P": FORGOTTEN})
     right.set_title("query side: each time, t Pᵀ")
-    _chain(right, ("query t", "Pᵀ", f"edited query meets\n{rows:,} rows z"), {"Pᵀ": SIBLING})
+    _chain(right, ("query t", "Pᵀ", f"t Pᵀ meets\n{rows:,} rows z"), {"Pᵀ": SIBLING})
     fig.suptitle(title)
     return fig
 
