@@ -1,7 +1,7 @@
-"""The methods: each gives, for embeddings of cells and a mask of those to forget, an edit in closed form.
+"""The unlearning methods: each computes an edit in closed form from the (class, domain) cells and a mask to forget.
 
-A method is a function (cells, mask, **settings) -> Edit in a module of its own, whose head states its theorem. It
-enters the table below with one entry; one of another package enters with an entry point of the group
+A method is a function (cells, mask, **settings) -> Edit in its own module, whose docstring states its theorem. Add one
+line to the table below to register it. Other packages register theirs with an entry point in the group
 "clipnull.methods" (name = "package.module:function").
 """
 
@@ -22,10 +22,10 @@ from .cells import Cells
 
 @dataclass(frozen=True)
 class Method:
-    """A method and its facts.
+    """A method, callable as function(cells, mask, **settings), and its metadata.
 
-    about: one line of prose. form: see `Edit.form`. strength: the setting that says how hard it hits. values: those
-    that are tried, weakest first.
+    about: one line of prose. form: see `Edit.form`. strength: the name of the setting that controls how much the method
+    removes. values: settings of `strength` to try, weakest first.
     """
 
     function: Callable[..., Edit]
@@ -40,13 +40,13 @@ class Method:
 
     @property
     def defaults(self) -> dict[str, float]:
-        """Its settings as they are by default."""
+        """The default value of each setting."""
         parameters = list(inspect.signature(self.function).parameters.values())[2:]
         return {p.name: p.default for p in parameters if p.default is not p.empty}
 
 
 class Methods(UserDict[str, Any]):
-    """The table of methods by name: those of clipnull, then those of other packages, which are imported when used.
+    """The table of methods by name: first ours, then those of other packages, which are imported on first use.
 
     >>> import clipnull as cn
     >>> list(cn.METHODS)[:6]
@@ -55,8 +55,8 @@ class Methods(UserDict[str, Any]):
     'CCUP, ridge regression of scores'
     """
 
-    def __init__(self, methods: Mapping[str, Method], others: Mapping[str, EntryPoint]):
-        super().__init__({**methods, **others, **methods})  # ours come first, and keep their names
+    def __init__(self, methods: Mapping[str, Method], plugins: Mapping[str, EntryPoint]):
+        super().__init__({**methods, **plugins, **methods})  # ours come first and cannot be replaced
 
     def __repr__(self) -> str:
         return f"Methods({', '.join(self)})"
@@ -66,49 +66,49 @@ class Methods(UserDict[str, Any]):
         if not isinstance(method, EntryPoint):
             return method
         try:
-            return Method(method.load(), f"of {method.value}")
+            return Method(method.load(), f"from {method.value}")
         except Exception as error:
-            raise ImportError(f"method: {key!r} of {method!r} cannot be loaded: {error}") from error
+            raise ImportError(f"method: {key!r} cannot be loaded from {method.value!r}: {error}") from error
 
 
-SHARE, FORCE = (0.5, 0.75, 1.0), (1.0, 1.5, 2.5)
+ALPHAS, STRENGTHS = (0.5, 0.75, 1.0), (1.0, 1.5, 2.5)
 METHODS = Methods(
     {
-        "nullspace": Method(nullspace.nullspace, "the paper's edit, reconstructed", "linear", "alpha", SHARE),
-        "residual": Method(residual.residual, "ours, what kept cells cannot explain", "linear", "alpha", SHARE),
+        "nullspace": Method(nullspace.nullspace, "the paper's edit, reconstructed", "linear", "alpha", ALPHAS),
+        "residual": Method(residual.residual, "ours, spares what kept cells explain", "linear", "alpha", ALPHAS),
         "ridge": Method(ridge.ridge, "CCUP, ridge regression of scores", "linear", "forgetting", (30.0, 300.0, 1000.0)),
-        "oblique": Method(oblique.oblique, "ours, in the weights", "linear", "strength", (0.8, 1.15, 1.6)),
-        "neuron": Method(neuron.neuron, "ours, a hidden layer", "layer", "strength", FORCE),
-        "gated": Method(gated.gated, "ours, a module after the tower", "module", "strength", FORCE),
+        "oblique": Method(oblique.oblique, "ours, detectors in one matrix", "linear", "strength", (0.8, 1.15, 1.6)),
+        "neuron": Method(neuron.neuron, "ours, one hidden unit per class", "layer", "strength", STRENGTHS),
+        "gated": Method(gated.gated, "ours, a module after the tower", "module", "strength", STRENGTHS),
     },
     {point.name: point for point in entry_points(group="clipnull.methods")},
 )
-"""The methods by name, in the order of all tables."""
+"""The methods by name. All tables of results follow this order."""
 
 AUTO = "auto"
-"""In place of a method: the one that is worth most by forecast, see `forecasting.choosing`."""
+"""Pass this in place of a method to get the one with the best forecast, see `forecasting.choosing`."""
 
 
 def solve(cells: Cells, mask: Tensor, method: str = "nullspace", **settings: float) -> Edit:
-    """The edit of `method` that forgets the cells in `mask`: the closed form only.
+    """Compute the edit with which `method` forgets the cells in `mask`.
 
-    cells: what `embed_vocabulary` gives. mask: (C, K) bool, some cells to forget and some to keep. method: one of
-    METHODS. settings: those of the method, see its module; the edit keeps them in `edit.settings`. The edit is of no
-    particular model; `unlearn` adds request and fingerprint.
+    cells: the output of `embed_vocabulary`. mask: (C, K) bool, with some cells to forget and some to keep. method: one
+    of METHODS. settings: the method's own, documented in its module and recorded in `edit.settings`. The edit is not
+    tied to a model; `unlearn` adds the request and the model's fingerprint.
 
     >>> import clipnull as cn
     >>> clip = cn.load(device="cpu")
     >>> names = cn.Vocabulary(["cat", "dog", "house"], ["photo", "line"])
     >>> cells = cn.embed_vocabulary(clip, names, prototypes=False)
     >>> edit = cn.solve(cells, cn.Forget(["dog"]).mask(names), "nullspace", energy=1.0)
-    >>> edit.rank, edit.settings["energy"]  # of two texts and six forms
+    >>> edit.rank, edit.settings["energy"]  # two texts and six forms
     (8, 1.0)
     """
     expect_types(cells=cells)
-    chosen = METHODS[one_of("method", method, METHODS)]
+    entry = METHODS[one_of("method", method, METHODS)]
     for name in settings:
-        one_of("settings", name, chosen.defaults)
-    edit = chosen(cells, mask, **settings)
-    about = {"prototypes": cells.prototypes is not None, "origin": bool(cells.domain_origin.any())}
-    about["forms"] = cells.forms is not None
-    return replace(edit, method=method, settings={**chosen.defaults, **settings, **about})
+        one_of("settings", name, entry.defaults)
+    edit = entry(cells, mask, **settings)
+    inputs = {"prototypes": cells.prototypes is not None, "origin": bool(cells.domain_origin.any())}
+    inputs["forms"] = cells.forms is not None
+    return replace(edit, method=method, settings={**entry.defaults, **settings, **inputs})

@@ -1,7 +1,7 @@
-"""`nullspace`, the paper's edit as we reconstruct it: the forget subspace is projected away (arXiv 2512.14113).
+"""`nullspace`, our reconstruction of the paper's edit: project the forget subspace away (arXiv 2512.14113).
 
-P = I - alpha U U^T, with U (d, r) an orthonormal basis of what must go: the texts and prototypes of the forgotten
-cells, each minus the mean over all cells of its kind (`center`, ours; without it, the literal reading of the paper).
+P = I - alpha U U^T. U (d, r) is an orthonormal basis of the texts and prototypes of the forgotten cells, each minus the
+mean over all cells of its kind. This centring (`center`) is ours; without it the edit is the paper's, read literally.
 
 Theorem. With alpha = 1, P is the orthogonal projection on the null space of U^T: P = P^T = P P. With energy = 1, every
 forgotten row x has x P = 0, and among all maps with that property P is nearest to I in the Frobenius norm. With
@@ -16,15 +16,15 @@ from ..subspace import basis
 from .cells import Cells
 
 PUBLISHED = {"forgetting_rate": "0.923", "retain_drop": "+0.76"}
-"""What arXiv 2512.14113 is said to report: 92.3 % forgetting and 0.76 points lost on what is kept, both averages."""
+"""Averages that arXiv 2512.14113 reportedly states: 92.3 % forgetting, and 0.76 points lost on what is kept."""
 
 
 def nullspace(cells: Cells, mask: Tensor, *, alpha: float = 1.0, energy: float = 0.9, center: bool = True) -> Edit:
     """Project the forgotten rows away: P = I - alpha U U^T.
 
     mask: cells to forget, (C, K) bool. alpha: strength, from 0 to 1. energy: the share of the rows' sum of squares that
-    U holds (`subspace.basis`); 0.9, chosen on the train splits of miniworld and PACS, forgets as much as 1 and takes
-    fewer directions. center: see `Cells.rows`.
+    U captures (`subspace.basis`). On the train splits of miniworld and PACS, 0.9 forgets as much as 1 and needs fewer
+    directions. center: see `Cells.rows`.
     """
     within("alpha", alpha, 0.0, 1.0)
     u = basis(cells.rows(mask, center), energy)
