@@ -1,4 +1,4 @@
-"""What a model knows: the class x domain matrix of zero-shot accuracy, and what an edit changed in it."""
+"""Zero-shot accuracy of a model in each (class, domain) cell, and how an edit changes it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,23 +24,23 @@ RANGES = {
     "forgetting_rate": (-float("inf"), 1.0), "retain_drop": (-100.0, 100.0), "sibling_class_drop": (-100.0, 100.0),
     "sibling_domain_drop": (-100.0, 100.0), "worst_cell_drop": (-100.0, 100.0), "collateral": (0.0, 100.0),
 }  # fmt: skip
-"""All figures with an interval, and what each can be."""
+"""The range of each figure that is reported with an interval."""
 
 Interval = tuple[float, float, float]
-"""Mean, low, high; NaN where there is none."""
+"""Mean, low, high; NaN if undefined."""
 
 
 def classify(
     features: Tensor, classifiers: Tensor, domains: Tensor, change: Callable[[Tensor], Tensor] | None = None
 ) -> Tensor:
-    """The class with the largest cosine: (n,) int64; -1, no answer, where the features hold NaN.
+    """Return the class with the largest cosine, (n,) int64, or -1 (no answer) for features with NaN.
 
-    features: embeddings (n, d). classifiers: unit rows (C, d), or (K, C, d), one text classifier for the pictures of
-    each domain. domains: of the pictures, (n,). change: what is done to ROWS features at a time first, such as
-    `edit.images`.
+    features: embeddings (n, d). classifiers: unit rows (C, d), or (K, C, d) for one text classifier per domain.
+    domains: the domain of each picture, (n,). change: applied to ROWS features at a time before they are classified,
+    such as `edit.images`.
     """
     if not classifiers.isfinite().all():
-        raise ValueError("classifiers: they hold NaN or infinite values; expected finite ones")
+        raise ValueError("classifiers: NaN or infinite values; expected finite unit rows")
     predicted = torch.empty(len(features), dtype=torch.int64, device=features.device)
     for first in range(0, len(features), ROWS):
         rows = slice(first, first + ROWS)
@@ -49,7 +49,7 @@ def classify(
         length = z.norm(dim=-1)
         if length.isinf().any():
             row = first + int(length.isinf().nonzero()[0])
-            raise ValueError(f"features: row {row} is infinite; expected finite ones, or NaN for no answer")
+            raise ValueError(f"features: row {row} is infinite; expected finite values, or NaN for no answer")
         z = F.normalize(z, dim=-1)
         for k, classifier in enumerate(classifiers if classifiers.ndim == 3 else classifiers[None]):
             of_domain = domain == k if classifiers.ndim == 3 else slice(None)
@@ -59,16 +59,16 @@ def classify(
 
 
 def predict(clip: Clip, images: Images, prompts: str = "free", features: Tensor | None = None) -> Tensor:
-    """The class that each picture is classified as, (n,) int64; -1 if broken. prompts, features: see `zero_shot`."""
+    """Classify each picture: (n,) int64, -1 if the picture is broken. prompts, features: see `zero_shot`."""
     expect_types(clip=clip, images=images)
     z = embed(clip, images) if features is None else features
     return classify(z, text_classifiers(clip, images.vocabulary, prompts), images.domains)
 
 
 def accuracy_matrix(predicted: Tensor, images: Images, labels: Tensor | None = None) -> Tensor:
-    """Share of right answers in each cell: (C, K) float64, NaN where a cell has no pictures.
+    """Return the share of right answers in each cell, (C, K) float64; NaN for a cell without pictures.
 
-    predicted: (n,); pictures with -1, no answer, are left out. labels: the right answers, (n,); by default the classes.
+    predicted: (n,), where -1 (no answer) does not count. labels: the right answers, (n,); by default the classes.
     """
     c, k = images.vocabulary.shape
     cells, answered = images.classes * k + images.domains, (predicted != -1).double()
@@ -78,10 +78,10 @@ def accuracy_matrix(predicted: Tensor, images: Images, labels: Tensor | None = N
 
 
 def zero_shot(clip: Clip, images: Images, prompts: str = "free", features: Tensor | None = None) -> Tensor:
-    """The accuracy of `clip` in each cell: (C, K) float64, NaN where a cell has no pictures. Broken ones do not count.
+    """Return the accuracy of `clip` in each cell, (C, K) float64; NaN for a cell without pictures.
 
-    images: n pictures. prompts: "free", "domain" or "build", see `prompts.text_classifiers`. features: embeddings
-    (n, d) in place of `embed(clip, images)`.
+    images: n pictures; broken ones do not count. prompts: "free", "domain" or "build", see `prompts.text_classifiers`.
+    features: precomputed embeddings (n, d); by default `embed(clip, images)`.
 
     >>> import clipnull as cn
     >>> clip, images = cn.load(device="cpu"), cn.load_images().select(["boat", "car"], ["line"])
@@ -92,27 +92,28 @@ def zero_shot(clip: Clip, images: Images, prompts: str = "free", features: Tenso
 
 
 def domain_accuracy(clip: Clip, images: Images, features: Tensor | None = None) -> Tensor:
-    """How often the domain of a picture is named right, in each cell: (C, K). features: as in `zero_shot`."""
+    """Return the accuracy in recognising the domain of a picture, in each cell: (C, K). features: see `zero_shot`."""
     z = embed(clip, images) if features is None else features
-    named = classify(z, embed_domains(clip, images.vocabulary.domains), images.domains)
-    return accuracy_matrix(named, images, images.domains)
+    predicted = classify(z, embed_domains(clip, images.vocabulary.domains), images.domains)
+    return accuracy_matrix(predicted, images, images.domains)
 
 
 def macro(matrix: Tensor, mask: Tensor | None = None) -> float:
-    """Mean over the cells of `mask` that hold pictures (all cells by default); NaN if there are none."""
+    """Return the mean over the cells of `mask` (by default all) that hold pictures; NaN if there are none."""
     return float((matrix if mask is None else matrix[mask]).nanmean())
 
 
 def rates(before: Tensor, after: Tensor, mask: Tensor) -> dict[str, float]:
-    """What an edit did, from two accuracy matrices (C, K) and the `mask` of forgotten cells; means are over cells.
+    """Summarise an edit by the accuracy before and after it, (C, K) each, and the `mask` of forgotten cells.
 
-    forgetting_rate: (A_F - A'_F) / A_F, the share of the accuracy on forgotten cells that is gone. Where whole domains
-        go, guessing is all that can be left: the share of the way to chance, min(1, (A_F - A'_F) / (A_F - 1/C)).
-        NaN where the forgotten cells hold no pictures or there was nothing to lose.
-    The drops are in percentage points; a negative one is a gain:
-    retain_drop: mean over kept cells;  worst_cell_drop: the largest of them;
-    sibling_class_drop: over kept cells of a forgotten class (photo dogs when line-drawn dogs go);
-    sibling_domain_drop: over kept cells of a forgotten domain (line-drawn cats). NaN where there are no such cells.
+    Figures are means over cells, and NaN if there are no such cells with pictures.
+    forgetting_rate: (A_F - A'_F) / A_F, the lost share of the accuracy on forgotten cells; NaN if there was none to
+        lose. If whole domains are forgotten, guessing is the floor. The rate is then the share of the way to chance,
+        min(1, (A_F - A'_F) / (A_F - 1/C)).
+    Drops are in percentage points; a negative drop is a gain.
+    retain_drop: over kept cells. worst_cell_drop: the largest of them. The next two exist for selective requests only.
+    sibling_class_drop: over kept cells of a forgotten class (photographed dogs when drawn dogs are forgotten).
+    sibling_domain_drop: over kept cells of a forgotten domain (drawn cats).
     """
     drop, kept = 100 * (before - after), ~mask
     same_class, same_domain = mask.any(1, keepdim=True), mask.any(0, keepdim=True)
@@ -129,17 +130,17 @@ def rates(before: Tensor, after: Tensor, mask: Tensor) -> dict[str, float]:
 
 
 def wilson(right: int, n: int) -> tuple[float, float]:
-    """95 % interval of a share, `right` of `n`, after Wilson (1927): within [0, 1], and sensible for small n."""
+    """Return the 95 % interval of the share `right` of `n` (Wilson 1927): within [0, 1], and sound for small n."""
     interval = stats.binomtest(right, n).proportion_ci(method="wilson")
     return float(interval.low), float(interval.high)
 
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Accuracy before and after an edit, (C, K) each, on `images`; `mask` (C, K) bool: the forgotten cells.
+    """Accuracy on `images` before and after an edit, (C, K) each; `mask` (C, K) bool marks the forgotten cells.
 
-    answers: what the n pictures are classified as before and after, (2, n). renamed: which unrelated pictures got
-    another answer, (m,) bool; None where they are not known, and where whole domains go.
+    answers: the predicted classes of the n pictures before and after, (2, n). renamed: (m,) bool, True where an
+    unrelated picture changed its answer; None if there are no such pictures, or if whole domains are forgotten.
     """
 
     before: Tensor
@@ -153,7 +154,7 @@ class Comparison:
 
     @property
     def rates(self) -> dict[str, float]:
-        """See `evaluate.rates`; and `collateral`, the share of unrelated pictures with another answer, in percent."""
+        """The figures of `evaluate.rates`, and `collateral`: the percentage of unrelated pictures that changed answer."""
         collateral = float("nan") if self.renamed is None else 100 * float(self.renamed.double().mean())
         return rates(self.before, self.after, self.mask) | {"collateral": collateral}
 
@@ -178,11 +179,11 @@ def compare(
     prompts: str = "free",
     features: tuple[Tensor, Tensor] | None = None,
 ) -> Comparison:
-    """Measure `clip` and the edited `after` on the same pictures with the same prompts; all classes stay candidates.
+    """Compare `clip` and the edited `after` on the same pictures and prompts, with all classes as candidates.
 
-    images: n pictures; those broken under either are left out. request: which cells count as forgotten. prompts: see
-    `zero_shot`. features: embeddings under `clip` and `after`, two tensors (n, d). The `rates` of the result are
-    those of `evaluate.rates`, with `collateral` where unrelated pictures are known of this model.
+    images: n pictures; those broken under either model are left out. request: defines the forgotten cells. prompts: see
+    `zero_shot`. features: precomputed embeddings under `clip` and `after`, two tensors (n, d). The result's `rates` are
+    those of `evaluate.rates`, and `collateral` if unrelated pictures of this model are available.
 
     >>> import clipnull as cn
     >>> clip, images = cn.load(device="cpu"), cn.load_images().select(["car", "dog"], ["line"])
@@ -209,59 +210,59 @@ def compare(
     return Comparison(accuracy, accuracy_after, mask, images, request, prompts, answers, renamed)
 
 
-# --- collateral damage: how many pictures of other things, which no method has met, get another name?
+# --- collateral damage: the share of unrelated pictures, unknown to all methods, whose answer changes
 
 
 @dataclass(frozen=True, eq=False)
 class Others:
-    """Unrelated pictures and words that no request mentions."""
+    """Unrelated pictures, and words for them that no request mentions."""
 
     images: Tensor  # (m, d) float32, embeddings of the unedited model
     texts: Tensor  # (w, d)
     names: tuple[str, ...]  # w words
-    shows: Tensor | None = None  # (m,) int64, the word of each picture, where that is known
+    shows: Tensor | None = None  # (m,) int64, the word for each picture, if known
 
     def answers(self, change: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-        """The word with the largest cosine to each picture after `change`, such as `edit.images`: (m,) int64."""
+        """Return the word with the largest cosine to each picture after `change`, such as `edit.images`: (m,) int64."""
         parts = (rows if change is None else change(rows) for rows in self.images.split(ROWS))
         return torch.cat([(rows @ self.texts.T).argmax(1) for rows in parts])
 
     @cached_property
     def unedited(self) -> Tensor:
-        """The answers of the unedited model, (m,); computed once and kept."""
+        """The answers of the unedited model, (m,), computed once."""
         return self.answers()
 
     def changed(self, change: Callable[[Tensor], Tensor]) -> Tensor:
-        """Whose answer `change` changes: (m,) bool. 100 times its mean is the collateral, in percent."""
+        """Return (m,) bool, True where `change` changes the answer; its mean is the collateral damage."""
         return self.answers(change) != self.unedited
 
 
 def others_of(clip: Clip, vocabulary: Vocabulary) -> Others | None:
-    """The unrelated pictures and words that are known of `clip`; None where there are none.
+    """Return the unrelated pictures and words available for `clip`, or None if there are none.
 
-    Those of miniclip come with it: held-out artworks of classes that are neither in miniworld nor in PACS. Words near a
-    class (`vocabulary.is_near`) and `prompts.kept_names` are left out, with their pictures: no edit has met the others.
+    miniclip ships with its own: held-out artworks of classes in neither miniworld nor PACS. Words that an edit may have
+    met are left out with their pictures: words near a class (`vocabulary.is_near`), and `prompts.kept_names`.
     """
-    known = _known_others(clip)
-    if known is None:
+    others = _load_others(clip)
+    if others is None:
         return None
     met = {*map(words, kept_names(clip))}
-    new = torch.tensor([not is_near(name, vocabulary.classes) and words(name) not in met for name in known.names])
+    new = torch.tensor([not is_near(name, vocabulary.classes) and words(name) not in met for name in others.names])
     if new.sum() < 2:
         return None
-    images, shows = known.images, known.shows
+    images, shows = others.images, others.shows
     if shows is not None:
         images, shows = images[new[shows]], (new.cumsum(0) - 1)[shows[new[shows]]]
-    return Others(images, F.normalize(known.texts[new], dim=-1), tuple(compress(known.names, new.tolist())), shows)
+    return Others(images, F.normalize(others.texts[new], dim=-1), tuple(compress(others.names, new.tolist())), shows)
 
 
 def is_measurable(request: Forget) -> bool:
-    """Whether unrelated pictures are to stay as they are: a whole domain that goes takes unrelated pictures along."""
+    """Return True if the edit should spare unrelated pictures; forgetting a whole domain must affect its pictures."""
     return request.paradigm != "complete"
 
 
-def _known_others(clip: Clip) -> Others | None:
-    """Those of a file of embeddings, or those that data/build/others.py wrote for the model of that fingerprint."""
+def _load_others(clip: Clip) -> Others | None:
+    """Load all others from a file of embeddings, or from the file that data/build/others.py wrote for this model."""
     if clip.stored:
         images, texts = (clip.stored.vectors.get(name) for name in ("other_images", "other_texts"))
         return None if images is None or texts is None else Others(images, texts, clip.stored.other_names)
