@@ -154,7 +154,7 @@ class Comparison:
 
     @property
     def rates(self) -> dict[str, float]:
-        """The figures of `evaluate.rates`, and `collateral`: the percentage of unrelated pictures that changed answer."""
+        """The figures of `evaluate.rates`, and `collateral`: the percentage of unrelated pictures that it changed."""
         collateral = float("nan") if self.renamed is None else 100 * float(self.renamed.double().mean())
         return rates(self.before, self.after, self.mask) | {"collateral": collateral}
 

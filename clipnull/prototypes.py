@@ -1,10 +1,10 @@
-"""Visual prototypes: pictures synthesized from noise that CLIP places near a given text. No data is used.
+"""Visual prototypes: pictures synthesized from noise that CLIP places near a given text. No training data is used.
 
 A prototype of a target t maximises cos(z(x), t) over pictures x by gradient ascent (activation maximisation). Free
-pixels end in noise that only the model understands; habits of feature visualisation (Olah, Mordvintsev and Schubert
-2017) keep the ascent near pictures: several scales, colours as they vary in photographs, random crops and mirror
-images, noise, a start on white paper, and a smoothness penalty. Chosen on training pictures of miniworld and PACS, by
-the cosine to the mean embedding of real pictures; rotations, stronger zoom, fewer and larger steps did not help.
+pixels turn into noise that only the model understands. Methods of feature visualisation (Olah, Mordvintsev and Schubert
+2017) keep the ascent near real pictures: several scales, the colour statistics of photographs, random crops and mirror
+images, noise, a white start and a smoothness penalty. We tuned them on training pictures of miniworld and PACS, by the
+cosine to the mean embedding of real pictures. Rotations, stronger zoom, and fewer but larger steps did not help.
 """
 
 import hashlib
@@ -32,42 +32,42 @@ from .prompts import embed_cells
 from .vocabulary import TEMPLATES, Vocabulary, format_prompt
 
 ALGORITHM = 2
-"""The version of `synthesize`: a higher number wherever the same seed gives another picture than before."""
+"""The version of `synthesize`; increase it whenever the same seed gives a different picture."""
 SCALES = (1, 2, 4, 8, 16, 32)
-"""The picture is a sum of images whose pixels are s times larger than the finest, s in SCALES."""
+"""A picture is a sum of images with pixels s times as large as the finest, for s in SCALES."""
 COLOURS = ((0.26, 0.09, 0.02), (0.27, 0.00, -0.05), (0.27, -0.09, 0.03))
-"""How much red, green, blue one unit of each free channel gives: brightness varies most, then blue against yellow-red,
-then green. Columns are scaled square roots of the covariance of colours in photographs (Olah et al., Lucid)."""
+"""Red, green and blue per unit of each free channel: brightness varies most, then blue against yellow-red, then green.
+Columns are scaled square roots of the colour covariance of photographs (Olah et al., Lucid)."""
 WHITE = 1.0  # the logit of an empty page
-SMOOTH = 10.0  # the weight of the mean squared difference between neighbours
-NOISE = 0.15  # standard deviation, at the start, of the noise on each view, of pixels in [0, 1]; it fades to none
-VIEWS = 4  # a picture's embedding is the normalised mean over so many random views: it should not depend on one crop
-AT_ONCE = 32  # prototypes that are made at a time, and then written
+SMOOTH = 10.0  # the weight of the mean squared difference between neighbouring pixels
+NOISE = 0.15  # the initial standard deviation of the noise on each view, for pixels in [0, 1]; it fades to zero
+VIEWS = 4  # random views averaged for a picture's embedding, so that it does not depend on a single crop
+CHUNK = 32  # prototypes that are synthesized in one batch and then written
 
 
 @dataclass(frozen=True, eq=False)
 class Prototypes:
-    """Synthesized pictures of the cells in `mask`, and V, the normalised embedding of each (zero outside `mask`)."""
+    """Synthesized pictures of the (class, domain) cells in `mask`, and V, their embeddings; zero outside `mask`."""
 
     pixels: Tensor  # (C, K, 3, s, s) uint8
-    embeddings: Tensor  # (C, K, d) float32, unit vectors where mask
+    embeddings: Tensor  # (C, K, d) float32, unit rows in mask
     mask: Tensor  # (C, K) bool
 
     def __repr__(self) -> str:
         return f"Prototypes(of {int(self.mask.sum())} of {self.mask.numel()} cells)"
 
     def tensors(self) -> dict[str, Tensor]:
-        """As a file holds them: those of the cells in `mask`."""
+        """Return the tensors to store, restricted to the cells in `mask`."""
         return {"pixels": self.pixels[self.mask], "embeddings": self.embeddings[self.mask], "mask": self.mask}
 
 
 def ascend(
     clip: Clip, targets: Tensor, seeds: Sequence[int], steps: int = 60, rate: float = 0.015
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Gradient ascent from noise on the cosine to each row of `targets` (n, d), one seed a row.
+    """Run gradient ascent from noise on the cosine to each row of `targets` (n, d), with one seed per row.
 
-    Yields the pictures (n, 3, s, s) in [0, 1] and the cosines (n,) of a random view of each: at the start and after
-    each of `steps` steps of Adam. Rows do not influence each other (in eval mode BatchNorm uses fixed statistics).
+    At the start and after each of `steps` steps of Adam, yield the pictures (n, 3, s, s) in [0, 1] and the cosines (n,)
+    of a random view of each. Rows do not influence each other (in eval mode BatchNorm uses fixed statistics).
     """
     size, targets = clip.image_size, F.normalize(targets.float(), dim=-1).to(clip.device)
     noise = [torch.Generator().manual_seed(seed) for seed in seeds]
@@ -82,11 +82,11 @@ def ascend(
     draws = torch.stack([torch.rand(steps + 1, 4, generator=g) for g in noise], dim=1)  # (steps + 1, n, 4)
     adam = torch.optim.Adam(layers, lr=rate)
     for step in range(steps + 1):
-        drawn = sum(
+        canvas = sum(
             w * F.interpolate(y, size=(size, size), mode="bilinear", align_corners=False)
             for w, y in zip(weights, layers, strict=False)
         )
-        x = torch.sigmoid(WHITE + 2 * torch.einsum("oc,nchw->nohw", colours, drawn))
+        x = torch.sigmoid(WHITE + 2 * torch.einsum("oc,nchw->nohw", colours, canvas))
         grain = torch.stack([torch.randn(3, size, size, generator=g) for g in noise]).to(clip.device)
         cosines = (_embed(clip, _view(x, draws[step]) + NOISE * (1 - step / steps) * grain) * targets).sum(1)
         yield x.detach(), cosines.detach()
@@ -99,7 +99,7 @@ def ascend(
 
 
 def _view(x: Tensor, draw: Tensor) -> Tensor:
-    """A crop of 85 to 100 % of each picture, mirrored or not, at full size; `draw` (n, 4) is uniform in [0, 1]."""
+    """Crop each picture to 85-100 %, mirror it or not, and resize to full size; `draw` (n, 4) is uniform in [0, 1]."""
     zoom, mirror, right, down = draw.to(x.device).T
     zoom, sign, zero = 0.85 + 0.15 * zoom, 1 - 2 * (mirror < 0.5).float(), torch.zeros_like(zoom)
     move = (1 - zoom) * (2 * torch.stack([right, down]) - 1)
@@ -120,13 +120,13 @@ def synthesize(
     steps: int = 60,
     seeds: Sequence[int] | None = None,
     rate: float = 0.015,
-    batch: int | Batch = AT_ONCE,
+    batch: int | Batch = CHUNK,
 ) -> tuple[Tensor, Tensor]:
-    """Pictures whose embedding has the highest cosine to each row of `targets` (n, d).
+    """Synthesize the picture whose embedding has the highest cosine to each row of `targets` (n, d).
 
-    steps: of Adam; rate: its learning rate, in units of the logits of pixels; seeds: of the noise each row starts from,
-    0 to n - 1 by default. Returns pixels (n, 3, s, s) in [0, 1] and their embeddings (n, d), unit rows, means over
-    random views. A row depends on its target and seed only, up to rounding, not on the batch it is in.
+    steps: number of Adam steps. seeds: noise seed of each row; 0 to n - 1 by default. rate: learning rate, in pixel
+    logits. Return pixels (n, 3, s, s) in [0, 1] and unit embeddings (n, d), averaged over random views. Up to rounding,
+    a row depends on its target and seed only, not on its batch.
     """
     at_least("steps", steps, 1)
     clip.validate_encoder()
@@ -154,20 +154,21 @@ def cell_prototypes(
     seed: int = 0,
     progress: bool = True,
 ) -> Prototypes:
-    """One prototype for every cell of `mask` (C, K) bool; by default for all cells.
+    """Return one prototype for every cell of `mask` (C, K) bool; by default for all cells.
 
-    A prototype depends on its cell, not on the others that are asked for. Each is made once, in a second or so on two
-    cores, and kept in the cache folder under a hash of what it depends on; those of miniclip for the names of miniworld
-    and PACS come with it. A damaged file is named in a warning and made again. Of a file of embeddings: those that it
-    holds, no pixels.
+    A prototype depends on its cell alone, not on the other cells. Each is synthesized once, in about a second on two
+    cores, and cached under a hash of its inputs. miniclip ships with prototypes for the names of miniworld and PACS. A
+    damaged cache file is reported in a warning and replaced. A file of embeddings supplies its own, without pixels.
 
-    Raises ValueError for an edited `clip` (use its base, or `synthesize`), and OSError if the cache cannot be written.
+    Raise ValueError for an edited `clip` (use its base, or `synthesize`), and OSError if the cache cannot be written.
     """
     if clip.edits:
         raise ValueError(f"clip: it carries {len(clip.edits)} edits; expected the unedited model, clip.base")
     if clip.stored:
         if "prototypes" not in clip.stored.vectors or vocabulary != clip.stored.vocabulary:
-            raise ValueError(f"clip: {clip.name} has no encoder and no prototypes of these names; expected texts alone")
+            raise ValueError(
+                f"clip: {clip.name} has no encoder and no prototypes of these names; expected prototypes=False"
+            )
         pixels = torch.zeros(*vocabulary.shape, 3, 0, 0, dtype=torch.uint8)
         return Prototypes(pixels, F.normalize(clip.stored.vectors["prototypes"], dim=-1), clip.stored.mask)
     mask = torch.ones(vocabulary.shape, dtype=torch.bool) if mask is None else mask
@@ -175,47 +176,47 @@ def cell_prototypes(
         raise ValueError(f"mask: shape {tuple(mask.shape)}; expected {vocabulary.shape} with at least one cell")
     at_least("steps", steps, 1)
     name = _file_name(clip, vocabulary, steps, seed)
-    path, made = cache_path() / name, _read(data_folder("miniclip") / name, clip, vocabulary)
-    if (mask & ~made.mask).any():
-        made = _read(path, clip, vocabulary)
-    if (mask & ~made.mask).any():
+    path, prototypes = cache_path() / name, _read(data_folder("miniclip") / name, clip, vocabulary)
+    if (mask & ~prototypes.mask).any():
+        prototypes = _read(path, clip, vocabulary)
+    if (mask & ~prototypes.mask).any():
         cache_folder()
         with FileLock(f"{path}.lock"):
-            made = _read(path, clip, vocabulary)  # another process may have made some
-            missing = (mask & ~made.mask).nonzero()
-            with tqdm(total=len(missing), desc="prototypes, each made once", unit="cell", disable=not progress) as bar:
-                for first in range(0, len(missing), AT_ONCE):
-                    chunk = missing[first : first + AT_ONCE]
-                    _make(chunk, made, clip, vocabulary, steps, seed)
-                    with written(path) as temporary:  # each time: an interrupted run goes on
-                        save_file(made.tensors(), temporary)
-                    bar.update(len(chunk))
-    return Prototypes(made.pixels, made.embeddings * mask[..., None], mask)
+            prototypes = _read(path, clip, vocabulary)  # another process may have added some
+            missing = (mask & ~prototypes.mask).nonzero()
+            with tqdm(total=len(missing), desc="prototypes (cached)", unit="cell", disable=not progress) as bar:
+                for first in range(0, len(missing), CHUNK):
+                    cells = missing[first : first + CHUNK]
+                    _add(cells, prototypes, clip, vocabulary, steps, seed)
+                    with written(path) as temporary:  # after each chunk, so that an interrupted run can continue
+                        save_file(prototypes.tensors(), temporary)
+                    bar.update(len(cells))
+    return Prototypes(prototypes.pixels, prototypes.embeddings * mask[..., None], mask)
 
 
 def are_made(clip: Clip, vocabulary: Vocabulary) -> bool:
-    """Whether all of them come with `clip`, so that nothing is to be synthesized."""
+    """Return True if the prototypes of all cells ship with `clip`."""
     return bool(_read(data_folder("miniclip") / _file_name(clip, vocabulary, 60, 0), clip, vocabulary).mask.all())
 
 
-def _make(cells: Tensor, made: Prototypes, clip: Clip, vocabulary: Vocabulary, steps: int, seed: int) -> None:
-    """Synthesize `cells` (n, 2), into `made`."""
+def _add(cells: Tensor, prototypes: Prototypes, clip: Clip, vocabulary: Vocabulary, steps: int, seed: int) -> None:
+    """Synthesize the prototypes of `cells` (n, 2) and add them to `prototypes`."""
     c, k = cells.T
     seeds = [_hash([seed, vocabulary.classes[i], vocabulary.domains[j]]) for i, j in cells.tolist()]
-    rows, row = c.unique(return_inverse=True)  # of classes: a vocabulary may have many more
+    rows, row = c.unique(return_inverse=True)  # embed only these classes; a vocabulary may have many
     targets = embed_cells(clip, vocabulary, rows=rows.tolist())[row, k]
-    pixels, made.embeddings[c, k] = synthesize(clip, targets, steps, seeds)
-    made.pixels[c, k] = (pixels * 255).round().to(torch.uint8)
-    made.mask[c, k] = True
+    pixels, prototypes.embeddings[c, k] = synthesize(clip, targets, steps, seeds)
+    prototypes.pixels[c, k] = (pixels * 255).round().to(torch.uint8)
+    prototypes.mask[c, k] = True
 
 
 def _read(path: Path, clip: Clip, vocabulary: Vocabulary) -> Prototypes:
-    """What the file at `path` holds: the cells that were made. None where there is no file, or a damaged one."""
+    """Read the prototypes in the file at `path`; the mask is empty if the file is missing or damaged."""
     shape, size = vocabulary.shape, clip.image_size
-    pixels = np.zeros((*shape, 3, size, size), np.uint8)  # takes no memory where nothing is made
-    made = Prototypes(torch.from_numpy(pixels), torch.zeros(*shape, clip.width), torch.zeros(shape, dtype=torch.bool))
+    pixels = torch.from_numpy(np.zeros((*shape, 3, size, size), np.uint8))  # takes no memory until it is written to
+    prototypes = Prototypes(pixels, torch.zeros(*shape, clip.width), torch.zeros(shape, dtype=torch.bool))
     if not os.path.lexists(path):
-        return made
+        return prototypes
     try:
         if not path.is_file():
             raise ValueError("not a file")
@@ -223,16 +224,15 @@ def _read(path: Path, clip: Clip, vocabulary: Vocabulary) -> Prototypes:
         mask = tensors["mask"].bool()
         z, x = tensors["embeddings"].reshape(-1, clip.width), tensors["pixels"].reshape(-1, 3, size, size)
         if mask.shape != shape or not len(z) == len(x) == mask.sum() or not ((z.norm(dim=1) - 1).abs() < 1e-3).all():
-            raise ValueError("expected a mask of these cells, a picture and a unit embedding of each")
-        made.pixels[mask], made.embeddings[mask] = x, z
+            raise ValueError("expected a mask of these cells, with a picture and a unit embedding for each")
+        prototypes.pixels[mask], prototypes.embeddings[mask], prototypes.mask[:] = x, z, mask
     except (OSError, SafetensorError, ValueError, KeyError, RuntimeError) as error:
-        warnings.warn(f"cache: {str(path)!r} is damaged ({error}); its prototypes are made again", stacklevel=3)
-        return made
-    return Prototypes(made.pixels, made.embeddings, mask)
+        warnings.warn(f"cache: {str(path)!r} is damaged ({error}); its prototypes are synthesized again", stacklevel=3)
+    return prototypes
 
 
 def _file_name(clip: Clip, vocabulary: Vocabulary, steps: int, seed: int) -> str:
-    """A name under a hash of all that the prototypes depend on."""
+    """Return a file name with a hash of everything the prototypes depend on."""
     prompts = [
         [[format_prompt(t, n, k) for n in names for t in TEMPLATES["build"]] for k in vocabulary.domains]
         for names in vocabulary.names
@@ -243,5 +243,5 @@ def _file_name(clip: Clip, vocabulary: Vocabulary, steps: int, seed: int) -> str
 
 
 def _hash(value: object) -> int:
-    """64 bits of SHA-256, below 2^63."""
+    """Return 63 bits of the SHA-256 of `value`."""
     return int(hashlib.sha256(json.dumps(value, default=str).encode()).hexdigest()[:16], 16) >> 1
