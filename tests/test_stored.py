@@ -184,7 +184,7 @@ def test_what_needs_an_encoder_says_so(file, clip, images, tmp_path):
         with pytest.raises(ValueError, match=r"clip: ViT-B-32 is a file of embeddings, without an encoder"):
             call()
     for one, other in ((clip, pictures), (model, images)):
-        with pytest.raises(ValueError, match="expected model and pictures of one file of embeddings"):
+        with pytest.raises(ValueError, match="expected both or neither from one file of embeddings"):
             cn.embed(one, other)
     with pytest.raises(ValueError, match="embeddings of 30 pictures are stored, not the pictures"):
         pictures.image(0)
