@@ -186,7 +186,7 @@ def test_what_needs_an_encoder_says_so(file, clip, images, tmp_path):
     for one, other in ((clip, pictures), (model, images)):
         with pytest.raises(ValueError, match="expected both or neither from one file of embeddings"):
             cn.embed(one, other)
-    with pytest.raises(ValueError, match="embeddings of 30 pictures are stored, not the pictures"):
+    with pytest.raises(ValueError, match="embeddings of 30 pictures are stored, but no pixels"):
         pictures.image(0)
     with pytest.raises(ValueError, match="pretrained: 'openai' given"):
         cn.load(path, "openai")
