@@ -33,7 +33,7 @@ def one_of(argument: str, value: object, options: Iterable[str]) -> str:
         return value
     matches = " or ".join(map(repr, near(value, options)))
     hint = f"did you mean {matches}?" if matches else f"expected one of {shorten(options)}"
-    raise ValueError(f"{argument}: {value!r} is not known; {hint}")
+    raise ValueError(f"{argument}: {value!r} is unknown; {hint}")
 
 
 def names(argument: str, values: object, options: Sequence[str]) -> tuple[str, ...]:

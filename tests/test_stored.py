@@ -143,7 +143,7 @@ def at(name, value, row=1):
 
 BAD = {
     "missing": ({"texts_free": None}, r"lacks texts_free; expected the fields images"),
-    "misspelt": ({"text_free": np.ones((C, D))}, r"field: 'text_free' is not known; did you mean 'texts_free'"),
+    "misspelt": ({"text_free": np.ones((C, D))}, r"field: 'text_free' is unknown; did you mean 'texts_free'"),
     "shapes": ({"texts_free": np.ones((C + 1, D))}, r"texts_free: shape \(4, 8\); expected C = 3, as in texts_build"),
     "empty": ({"images": np.ones((0, D))}, r"images: shape \(0, 8\)"),
     "NaN": (at("images", np.nan), r"images: row 1 has length nan; expected finite"),
