@@ -216,7 +216,7 @@ def test_the_command_writes_all_findings(monkeypatch, tmp_path, capsys, few):
     [
         ([], "classes, domains: neither is given"),
         (["--classes", "dog", "--max-lost", "nan"], "max_lost: nan is out of range; expected a number in [0, 100]"),
-        (["--classes", "dog", "--methods", "obliqe"], "methods: 'obliqe' is not known; did you mean 'oblique'?"),
+        (["--classes", "dog", "--methods", "obliqe"], "methods: 'obliqe' is unknown; did you mean 'oblique'?"),
         (["--domains", "line", "--words", "x"], "words: given for everything in line; expected one class"),
         (["x", "--classes", "dog", "--slow"], "slow: fine-tuning needs training pictures"),
         (["--classes", "dog", "--methods", "ridge", "--chance"], "chance: no method with a strength"),

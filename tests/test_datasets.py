@@ -349,13 +349,13 @@ def test_what_is_no_data_set_is_refused(tmp_path):
         ("empty", {}, "folder: .*holds no pictures as <domain>/<class>/<picture>"),
         ("one", {}, r"read as 'classes', holds 1 class with readable pictures \(dog\); expected at least two"),
         ("same", {}, "folder: the classes 'Alarm_Clock' and 'alarm clock' become the same words"),
-        ("one", {"layout": "pac"}, "layout: 'pac' is not known; did you mean 'pacs'"),
+        ("one", {"layout": "pac"}, "layout: 'pac' is unknown; did you mean 'pacs'"),
         ("one", {"layout": "webdataset"}, "folder: .*is not a webdataset; expected .* or .tar archives"),
-        ("one", {"split": "val"}, "split: 'val' is not known"),
+        ("one", {"split": "val"}, "split: 'val' is unknown"),
     ]:
         with pytest.raises(ValueError, match=message):
             find_dataset(tmp_path / place, **options)
-    with pytest.raises(ValueError, match="split: 'tset' is not known; did you mean 'test'"):
+    with pytest.raises(ValueError, match="split: 'tset' is unknown; did you mean 'test'"):
         cn.load_images(split="tset")
 
 

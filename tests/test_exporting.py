@@ -177,7 +177,7 @@ def test_an_edit_that_texts_cannot_carry_is_refused(small, tmp_path):
     ]:
         with pytest.raises(ValueError, match=message):
             fuse(edit.apply(clip), tmp_path / "fused", side="text")
-    with pytest.raises(ValueError, match="side: 'txt' is not known; did you mean 'text'"):
+    with pytest.raises(ValueError, match="side: 'txt' is unknown; did you mean 'text'"):
         fuse(clip, tmp_path / "fused", side="txt")
     model = copy.deepcopy(clip.model)
     model.text_projection = None

@@ -253,7 +253,7 @@ def test_queries_from_a_text_file_and_aliases(shop, clip, tmp_path, capsys):
     names, out = tmp_path / "names.txt", tmp_path / "p.safetensors"
     names.write_text("dog, Puppy\nhorse\nboat\n")
     forget = ("forget", "--vocabulary", names, "--prototypes", 0, "--out", out)
-    assert "'cat' is not known" in refused(capsys, *forget, "--classes", "cat")
+    assert "'cat' is unknown" in refused(capsys, *forget, "--classes", "cat")
     command(*forget, "--classes", "puppy")
     first = out.read_bytes()
     assert forgotten(cn.Edit.load(out)) == ["dog"]
@@ -342,7 +342,7 @@ def test_errors_of_the_commands_are_one_line(shop, texts_file, tmp_path, capsys)
     cat, index = ("forget", "--classes", "cat"), ("--index", shop / "pictures.npy")
     texts, names = ("--embeddings", texts_file), ("--names", shop / "queries.txt")
     for arguments, message in (
-        (("forget", "--classes", "cta", *texts, *out), "'cta' is not known; did you mean 'cat'"),
+        (("forget", "--classes", "cta", *texts, *out), "'cta' is unknown; did you mean 'cat'"),
         ((*cat, *texts, "--model", "x", *out), "which holds its own names and no --model"),
         ((*cat, *texts, "--out", tmp_path / "p.pt"), "expected a new file of"),
         (("forget", *texts, *out), "classes, domains: neither is given"),

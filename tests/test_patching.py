@@ -498,7 +498,7 @@ def test_tables_that_do_not_fit(tmp_path):
     with pytest.raises(ValueError, match="img_emb_10.npy' is 4 wide, and img_emb_0.npy 16"):
         open_tables(tmp_path / "set")
     assert open_vectors(tmp_path / "f.npz", name="two").shape == (N, D)
-    with pytest.raises(ValueError, match="name: 'tow' is not known; did you mean 'two'"):
+    with pytest.raises(ValueError, match="name: 'tow' is unknown; did you mean 'two'"):
         open_vectors(tmp_path / "f.npz", name="tow")
 
 

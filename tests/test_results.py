@@ -93,7 +93,7 @@ def test_stored_embeddings_stand_first_and_say_what_edits_are_made_from(clone):
 
 @pytest.mark.parametrize(
     "entry, message",
-    [({"kind": "bench"}, "holds no measurement"), (sweep(kind="bensh"), "'bensh' is not known; did you mean 'bench'")],
+    [({"kind": "bench"}, "holds no measurement"), (sweep(kind="bensh"), "'bensh' is unknown; did you mean 'bench'")],
 )
 def test_what_is_no_measurement_is_refused(clone, entry, message):
     with pytest.raises(ValueError, match=message):

@@ -196,7 +196,7 @@ def test_no_untrained_model_takes_the_place_of_missing_weights(folder):
     refusal(f"local-dir:{path}", match="name: .*open_clip_model.safetensors")
     os.mkfifo(path / "model.bin")  # opened, it would wait for ever
     refusal(f"local-dir:{path}", match="name: .*open_clip_model.safetensors")
-    refusal("ViT-B-32", str(path / "model.bin"), match="pretrained: .*model.bin' is not known")
+    refusal("ViT-B-32", str(path / "model.bin"), match="pretrained: .*model.bin' is unknown")
 
 
 def pickled(content):

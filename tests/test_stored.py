@@ -143,7 +143,7 @@ def at(name, value, row=1):
 
 BAD = {
     "missing": ({"texts_free": None}, r"lacks texts_free; expected the fields images"),
-    "misspelt": ({"text_free": np.ones((C, D))}, r"field: 'text_free' is not known; did you mean 'texts_free'"),
+    "misspelt": ({"text_free": np.ones((C, D))}, r"field: 'text_free' is unknown; did you mean 'texts_free'"),
     "shapes": ({"texts_free": np.ones((C + 1, D))}, r"texts_free: shape \(4, 8\); expected C = 3, as in texts_build"),
     "empty": ({"images": np.ones((0, D))}, r"images: shape \(0, 8\)"),
     "NaN": (at("images", np.nan), r"images: row 1 has length nan; expected finite"),
@@ -184,9 +184,9 @@ def test_what_needs_an_encoder_says_so(file, clip, images, tmp_path):
         with pytest.raises(ValueError, match=r"clip: ViT-B-32 is a file of embeddings, without an encoder"):
             call()
     for one, other in ((clip, pictures), (model, images)):
-        with pytest.raises(ValueError, match="expected model and pictures of one file of embeddings"):
+        with pytest.raises(ValueError, match="expected both or neither from one file of embeddings"):
             cn.embed(one, other)
-    with pytest.raises(ValueError, match="embeddings of 30 pictures are stored, not the pictures"):
+    with pytest.raises(ValueError, match="embeddings of 30 pictures are stored, but no pixels"):
         pictures.image(0)
     with pytest.raises(ValueError, match="pretrained: 'openai' given"):
         cn.load(path, "openai")
