@@ -45,7 +45,7 @@ def validate_source(source: str) -> bool:
         raise ValueError(f"name: {source!r} has a damaged {CONFIG}; expected a model_cfg with two towers")
     tokenizer = bool(model["text_cfg"].get("hf_tokenizer_name"))
     for key, value in _entries(model):
-        if not (folder and key == "hf_tokenizer_name"):  # a folder contains its tokenizer
+        if not (folder and key == "hf_tokenizer_name"):  # a folder has its own tokenizer
             _validate_setting(f"{source}/{CONFIG}", key, value)
     for name in ("config.json", "tokenizer_config.json"):
         if folder and tokenizer and (folder / name).exists():
@@ -68,7 +68,7 @@ def validate_checkpoint(argument: str, path: Path) -> None:
                 file.keys()
         elif zipfile.is_zipfile(path) and any(n.endswith("/constants.pkl") for n in zipfile.ZipFile(path).namelist()):
             raise ValueError("it is a TorchScript program, like OpenAI's own files")
-        elif path.suffix not in (".npz", ".npy"):  # which open_clip loads without pickles
+        elif path.suffix not in (".npz", ".npy"):  # open_clip loads NumPy files without pickles
             weights = torch.load(path, "cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
             if not isinstance(weights, dict) or not weights:
                 raise ValueError(f"it holds {type(weights).__name__}; expected a dictionary of weights")
@@ -86,7 +86,7 @@ def _download_config(source: str) -> dict[str, Any] | None:
 
     try:
         return open_clip.get_model_config(source)
-    except Exception as error:  # network, hub and names raise exceptions of many classes
+    except Exception as error:  # network, hub and names fail in many ways
         raise OSError(
             f"name: {source!r} does not provide {CONFIG} ({one_line(error)}); expected an open_clip model on the hub, "
             "and a network connection"
