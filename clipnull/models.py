@@ -221,7 +221,7 @@ def load(name: str = EMBEDDED, pretrained: str | None = None, device: str | None
     >>> import clipnull as cn
     >>> cn.load("ViT-B-23")
     Traceback (most recent call last):
-    ValueError: name: 'ViT-B-23' ...; did you mean 'ViT-B-32' or 'ViT-S-32' or 'ViT-M-32'?
+    ValueError: name: 'ViT-B-23' is not known; did you mean 'ViT-B-32' or 'ViT-S-32' or 'ViT-M-32'?
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
