@@ -1,4 +1,4 @@
-"""An edit of a CLIP: it changes embeddings or queries, enters and leaves a model, and is saved in one file."""
+"""Edits of a CLIP: apply them to embeddings, put them into a model, remove, save and load them."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ MAX_BYTES = 2**30
 class Edit:
     """An edit z -> z - (z left) right^T (+ bias), stored as thin factors instead of a matrix.
 
-    left, right: (d, r) float64; z left measures each forgotten direction in z, and `right` is subtracted in proportion.
-    method, request, settings: how it was made. fingerprint, model: its unedited model; empty for any model.
-    bias: (d,). gate: a condition for the edit (`layers.Gate`). threshold: (r,); the edit is then a hidden layer, where
-    only components above threshold |z| count. At most one of these three is given.
-    after: `history` of the edits applied before it. Raise ValueError if shapes do not fit together.
+    left, right: (d, r) float64; z left measures the forgotten directions in z, and `right` is subtracted in proportion.
+    method, request, settings: how it was made. fingerprint, model: the unedited model it fits; empty for any model.
+    bias: (d,). gate: a condition for the edit (`layers.Gate`). threshold: (r,); the edit is then a hidden layer that
+    only counts components above threshold |z|. At most one of these three is given. after: `history` of the edits
+    before it. Shapes that do not fit together raise ValueError.
 
     >>> import clipnull as cn, torch
     >>> u = torch.tensor([[1.0], [0.0], [0.0]], dtype=torch.float64)
@@ -73,7 +73,7 @@ class Edit:
             raise ValueError(f"right: {self.right.dtype}; expected {self.left.dtype}, as left")
         forms = [name for name in ("bias", "gate", "threshold") if getattr(self, name) is not None]
         if len(forms) > 1:
-            raise ValueError(f"{', '.join(forms)}: given together; expected one of them")
+            raise ValueError(f"{', '.join(forms)}: given together; expected at most one of them")
 
     @property
     def rank(self) -> int:
@@ -96,7 +96,7 @@ class Edit:
         return torch.eye(len(self.left), dtype=self.left.dtype) - self.left @ self.right.T
 
     def images(self, z: Array) -> Array:
-        """Edit embeddings of pictures, (n, d) -> (n, d), in float64. Return the type of z, not normalised."""
+        """Edit embeddings of pictures, (n, d) -> (n, d), in float64. The result is not normalised and has z's type."""
         if isinstance(z, np.ndarray):
             return cast(Array, self.images(_tensor_of(z)).numpy())
         if z.ndim != 2 or z.shape[1] != len(self.left) or not z.is_floating_point():
@@ -135,15 +135,15 @@ class Edit:
         """Return `clip` with this edit on top. `clip` itself does not change; both share all other weights.
 
         A linear edit is multiplied into a copy of the projection: W becomes W P, and a bias b becomes b P + bias. Other
-        edits, and all edits after them, run behind the tower. Only the pooled embedding changes, not CoCa's captions,
-        which come from tokens before the projection. Raise ValueError as `validate_for` does.
+        edits run after the tower, as do all edits that follow them. Only the pooled embedding changes: CoCa's captions
+        come from tokens before the projection. Raise ValueError as `validate_for` does.
         """
         expect_types(clip=clip)
         self.validate_for(clip)
         return rebuild(clip.base or clip, (*clip.edits, self))
 
     def remove(self, clip: Clip) -> Clip:
-        """Return `clip` with only its other edits. Raise ValueError if one of them was made after this one."""
+        """Return `clip` without this edit. Raise ValueError if it lacks the edit, or if another was made after it."""
         matches = [i for i, edit in enumerate(clip.edits) if self.same(edit)]
         if not matches:
             raise ValueError(f"clip: this edit ({self.method}) is not among its {len(clip.edits)} edits")
@@ -156,13 +156,10 @@ class Edit:
     def validate_for(self, clip: Clip) -> None:
         """Raise ValueError if the edit was made for another width, for other weights or after other edits."""
         if len(self.left) != clip.width:
-            raise ValueError(
-                f"clip: its embeddings have width {clip.width}; expected {len(self.left)}, as in this edit"
-            )
+            raise ValueError(f"clip: its width is {clip.width}; expected {len(self.left)}, the width of this edit")
         if self.fingerprint and not clip.fingerprint:
             warnings.warn(
-                f"clip: {clip.name} has no fingerprint to compare with {self.model}, which this edit is for",
-                stacklevel=3,
+                f"clip: {clip.name} has no fingerprint of its weights; the edit is for {self.model}", stacklevel=3
             )
         elif self.fingerprint and self.fingerprint != clip.fingerprint:
             raise ValueError(
@@ -175,16 +172,16 @@ class Edit:
             )
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return the factors and gate as they are saved, in float32 and bool; `right` is omitted if it equals `left`."""
+        """Return factors and gate as they are saved, in float32 and bool. `right` is omitted if it equals `left`."""
         values: dict[str, Tensor | None] = {name: getattr(self, name) for name in FACTORS}
         if self.gate:
             values |= {f"gate.{name}": value for name, value in vars(self.gate).items()}
         if torch.equal(self.left, self.right):
             del values["right"]
-        return {name: _plain(value) for name, value in values.items() if value is not None}
+        return {name: _as_saved(value) for name, value in values.items() if value is not None}
 
     def same(self, other: Edit) -> bool:
-        """Return True if both edits change embeddings equally, to the precision of a file."""
+        """Return True if both edits act equally on embeddings, to the precision of a file."""
         return checksum(self.tensors(), {}) == checksum(other.tensors(), {})
 
     def save(self, path: str | Path) -> Path:
@@ -202,14 +199,13 @@ class Edit:
             raise ValueError(f"request, settings: {error}; expected values that JSON can store") from error
         metadata["sha256"] = checksum(tensors, metadata)
         _fields_of(metadata)
-        content = _in_order(save(tensors, metadata))
         with written(path) as temporary:
-            temporary.write_bytes(content)
+            temporary.write_bytes(_in_order(save(tensors, metadata)))
         return Path(path)
 
     @classmethod
     def load(cls, path: str | Path, clip: Clip | None = None) -> Edit:
-        """Load an edit from a file that `save` wrote. Its request is then a dict, as from `Forget.as_dict`.
+        """Load an edit from a file that `save` wrote. Its request becomes a dict, as returned by `Forget.as_dict`.
 
         clip: the model it must fit. The file may come from anyone: nothing in it is run. Raise ValueError for a file
         that is damaged, holds NaN or is not an edit, and for a `clip` with other weights.
@@ -242,10 +238,8 @@ class Edit:
 
 def history(edits: Sequence[Edit]) -> str:
     """Return 16 hexadecimal digits that identify the effect of a sequence of edits; an empty string for no edits."""
-    digest = hashlib.sha256()
-    for edit in edits:
-        digest.update(checksum(edit.tensors(), {}).encode())
-    return digest.hexdigest()[:16] if edits else ""
+    checksums = "".join(checksum(edit.tensors(), {}) for edit in edits)
+    return hashlib.sha256(checksums.encode()).hexdigest()[:16] if edits else ""
 
 
 def checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
@@ -258,7 +252,7 @@ def checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     return digest.hexdigest()
 
 
-def _plain(value: Tensor) -> Tensor:
+def _as_saved(value: Tensor) -> Tensor:
     """Return `value` as it is saved: bool or float32, on the CPU, contiguous."""
     return (value if value.dtype == torch.bool else value.float()).cpu().contiguous()
 
@@ -277,11 +271,9 @@ def _in_order(content: bytes) -> bytes:
 
 
 def _fields_of(metadata: Mapping[str, str]) -> dict[str, Any]:
-    """Return the fields in the metadata of a patch. Raise ValueError unless each has the expected kind."""
+    """Return the fields in the metadata of a patch. Raise ValueError unless all are valid."""
     if metadata.get("format") != FORMAT or metadata.get("version") != VERSION or metadata.keys() != KEYS:
-        raise ValueError(
-            f"metadata: {brief(dict(metadata))}; expected {FORMAT}, version {VERSION}, with {sorted(KEYS)}"
-        )
+        raise ValueError(f"metadata: {brief(dict(metadata))}; expected {FORMAT} {VERSION} with keys {sorted(KEYS)}")
     request, settings = json.loads(metadata["request"]), json.loads(metadata["settings"])
     if request is not None:
         Forget.from_dict(request)

@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 Edits = tuple[Any, ...]  # of `edit.Edit`, whose module imports this one
 ROWS = 8192
 """Embeddings to edit or classify per batch, which bounds the memory for intermediate results."""
-GATE = {
-    "domains": "Kd", "open": "Kr", "replaced": "K", "average": "d", "offset": "K", "spread": "dq", "forms": "Fdr",
-}  # fmt: skip
+GATE = dict(domains="Kd", open="Kr", replaced="K", average="d", offset="K", spread="dq", forms="Fdr")
 
 
 @dataclass(frozen=True, eq=False)

@@ -34,15 +34,9 @@ with warnings.catch_warnings():
 EMBEDDED = "miniclip"
 RETRAINED = tuple(f"{EMBEDDED}-no-{name}" for name in ("dog", "house", "cartoon"))
 """miniclip retrained without one class or domain: the reference for forgetting."""
-
-NO_WEIGHTS = "none"
-"""Pass this instead of a tag to get random weights."""
-
-PREPROCESSING = ("size", "mean", "std", "interpolation", "resize_mode")
-"""The settings of open_clip's preprocessing that change the embedding of a picture."""
-
-CONVOLUTION_BATCH = 16
-"""Batch size for convolutional towers on the CPU; with channels-last memory it is twice as fast as 64."""
+NO_WEIGHTS = "none"  # pass this instead of a tag to get random weights
+PREPROCESSING = ("size", "mean", "std", "interpolation", "resize_mode")  # open_clip's settings that change embeddings
+CONVOLUTION_BATCH = 16  # on the CPU; with channels-last memory it is twice as fast as 64
 
 T = TypeVar("T")
 
@@ -82,7 +76,7 @@ class Batch:
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """A CLIP with its preprocessing and tokenizer, from `load` or `wrap`. It is immutable: an edit returns a new one.
+    """A CLIP with its preprocessing and tokenizer, from `load` or `wrap`. It is immutable: edits return a new one.
 
     model: in evaluation mode, without gradients. preprocess: maps a PIL image to (3, s, s). tokenizer: maps n texts to
     (n, length). name, pretrained: as in `load`. edits: in the order they act. base: the unedited model.
@@ -113,7 +107,7 @@ class Clip:
 
     @property
     def weights(self) -> Tensor:
-        """The parameter that holds the image projection W. SigLIP has none: there it is the tower's last parameter."""
+        """The parameter that holds the image projection W; for a tower without one (SigLIP), its last parameter."""
         projection = find_projection(self.model)
         return list(self.model.visual.parameters())[-1] if projection.weight is None else projection.weight
 

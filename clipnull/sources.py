@@ -15,11 +15,10 @@ from safetensors import safe_open
 from .errors import one_line
 
 CONFIG = "open_clip_config.json"
-WEIGHTS = (".safetensors", ".bin", ".pth")
-"""The suffixes of checkpoints that open_clip looks for in a folder."""
+WEIGHTS = (".safetensors", ".bin", ".pth")  # the suffixes of checkpoints that open_clip looks for in a folder
 MAX_CONFIG_BYTES = 10**6
 NAMES = ("hf_model_name", "hf_tokenizer_name", "timm_model_name")
-"""Settings that name a tower or a tokenizer. Only they may contain a slash, as names on the hub do."""
+"""The only settings that may contain a slash: each names a tower or tokenizer, which may be on the hub."""
 HUB_NAME = re.compile(r"(hf-hub:)?[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 
@@ -34,9 +33,7 @@ def validate_source(source: str) -> bool:
     if folder:
         weights = [path for path in folder.glob("*") if path.suffix in WEIGHTS] if place else []
         if not weights or not all(path.is_file() for path in weights):
-            raise ValueError(
-                f"name: {source!r} is not a folder with weights; expected {CONFIG} and open_clip_model.safetensors"
-            )
+            raise ValueError(f"name: {source!r} has no weights; expected {CONFIG} and open_clip_model.safetensors")
         for path in weights:  # open_clip may load any of them
             validate_checkpoint("name", path)
     config = _read_json(folder / CONFIG) if folder else {"model_cfg": _download_config(source)}
@@ -53,10 +50,7 @@ def validate_source(source: str) -> bool:
                 if key == "auto_map":
                     _validate_setting(f"{source}/{name}", key, value)
     if folder and not (isinstance(preprocessing, dict) and {"mean", "std", "interpolation"} <= preprocessing.keys()):
-        warnings.warn(
-            f"name: {source!r} lacks preprocessing settings in {CONFIG}; missing ones default to OpenAI's CLIP",
-            stacklevel=3,
-        )
+        warnings.warn(f"name: {source!r} lacks settings of preprocessing; they default to OpenAI's CLIP", stacklevel=3)
     return tokenizer
 
 

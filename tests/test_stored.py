@@ -199,7 +199,7 @@ def test_an_edit_of_other_weights_is_refused_or_warned_of(file):
     edit = cn.unlearn(first, cn.Forget(["dog"]), first.model.stored.vocabulary)
     with pytest.raises(ValueError, match="do not match"):
         edit.apply(cn.load(file(fingerprint=np.array("f" * 16)), device="cpu"))
-    with pytest.warns(UserWarning, match="has no fingerprint to compare with ViT-B-32"):
+    with pytest.warns(UserWarning, match="has no fingerprint of its weights; the edit is for ViT-B-32"):
         edit.apply(cn.load(file(fingerprint=None), device="cpu"))
 
 
