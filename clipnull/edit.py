@@ -120,7 +120,7 @@ class Edit:
             return cast(Array, self.queries(_tensor_of(t)).numpy())
         if not self.linear or self.bias is not None:
             reason = f"form {self.form!r}" if self.bias is None else "a bias"
-            raise ValueError(f"edit: {reason} cannot act on queries; expected a single matrix, or use `images`")
+            raise ValueError(f"edit: {reason} does not apply to queries; expected a single matrix, or use `images`")
         if t.ndim not in (1, 2) or t.shape[-1] != len(self.left) or not t.is_floating_point():
             raise ValueError(f"t: {t.dtype} of shape {tuple(t.shape)}; expected floats of width {len(self.left)}")
         x = t.double()

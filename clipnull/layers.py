@@ -17,14 +17,13 @@ if TYPE_CHECKING:
     from .models import Clip
 
 Edits = tuple[Any, ...]  # of `edit.Edit`, whose module imports this one
-ROWS = 8192
-"""Embeddings to edit or classify per batch, which bounds the memory for intermediate results."""
+ROWS = 8192  # embeddings to edit or classify per batch, which bounds the memory for intermediate results
 GATE = dict(domains="Kd", open="Kr", replaced="K", average="d", offset="K", spread="dq", forms="Fdr")
 
 
 @dataclass(frozen=True, eq=False)
 class Gate:
-    """A condition for an edit: it classifies a picture as one of K domains and removes only directions open there.
+    """A condition for an edit. It classifies a picture as one of K domains and removes only the directions open there.
 
     domains: (K, d) unit rows; the domain is the argmax of normalize(z) @ domains^T + offset.
     open: (K, r) bool; open[k, j] lets column j of the edit's factors act on pictures of domain k.
@@ -158,9 +157,7 @@ def multiply_in(model: Any, edits: Edits) -> None:
         if edit.bias is not None:
             matrix[-1] += edit.bias.to(matrix)
     if not torch.isfinite(matrix.to(weight.dtype)).all():
-        raise ValueError(
-            f"clip: {len(edits)} edits make its projection overflow {weight.dtype}; expected edits with smaller factors"
-        )
+        raise ValueError(f"clip: {len(edits)} edits overflow its projection ({weight.dtype}); expected smaller factors")
     rows.copy_(matrix[: len(rows)])
     if bias is not None:
         bias.copy_(matrix[-1])

@@ -43,7 +43,7 @@ T = TypeVar("T")
 
 @dataclass
 class Batch:
-    """The number of rows in one batch. It is halved whenever a batch does not fit into GPU memory.
+    """The number of rows per batch, halved whenever a batch does not fit into GPU memory.
 
     >>> Batch(2).through(lambda rows: rows.stop - rows.start, 5)
     [2, 2, 1]

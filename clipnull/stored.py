@@ -127,7 +127,6 @@ def _parse(path: Path, archive: Any) -> Stored:
     mask = torch.from_numpy(
         (mask.view(np.uint8) != 0) & ("prototypes" in arrays)
     )  # a file may store True as any byte but 0
-    lists = ("other_names", "common_names", "files", "dropped")
     return Stored(
         path,
         vocabulary,
@@ -136,7 +135,7 @@ def _parse(path: Path, archive: Any) -> Stored:
         {name: _vectors(name, arrays[name], mask) for name in VECTORS if name in arrays},
         {name: texts[name][0] for name in WORDS if name in texts},
         mask,
-        **{name: tuple(texts[name]) for name in lists if name in texts},
+        **{name: tuple(texts[name]) for name in ("other_names", "common_names", "files", "dropped") if name in texts},
     )
 
 

@@ -85,7 +85,7 @@ def _linear_at(model: Any, places: Iterable[str]) -> Projection | None:
 
 
 def encode_texts(model: Any, tokens: Tensor, device: torch.device) -> Tensor:
-    """Return `model.encode_text(tokens)`, (n, length) -> (n, d), without the padding if `reads_at_end(model)`.
+    """Return `model.encode_text(tokens)` on `device`, (n, length) -> (n, d). Skip padding if `reads_at_end(model)`.
 
     In a causal text tower a token sees only earlier tokens. If the embedding is read where the text ends, a prompt of
     ten tokens needs no padding to 77, and only rounding changes.
