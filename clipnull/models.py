@@ -147,7 +147,7 @@ class Clip:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of everything that embeddings depend on, 16 hexadecimal digits; an edited model has its base's.
+        """A hash of everything that unedited embeddings depend on, 16 hexadecimal digits. Edits do not change it.
 
         It covers the activation, the preprocessing and the content of all weights, but not their names. It is computed
         once: after changing weights in place, make a new Clip.
@@ -247,7 +247,9 @@ def load(name: str = EMBEDDED, pretrained: str | None = None, device: str | None
     if pretrained not in tags:
         for key, value in model.named_parameters():
             if not value.isfinite().all():
-                raise ValueError(f"pretrained: {weights or source!r} has NaN or infinity in {key}; expected numbers")
+                raise ValueError(
+                    f"pretrained: {weights or source!r} has NaN or infinity in {key}; expected finite weights"
+                )
     if name in RETRAINED:
         model.load_state_dict(restore(model.state_dict(), load_file(retrained_file(name))))
     model.eval().requires_grad_(False)
@@ -268,7 +270,7 @@ def _failure(error: Exception, name: str, source: str, weights: str | None, is_t
 
 
 def source_of(name: str) -> str:
-    """Return open_clip's name for the model `name`. Raise ValueError with near matches if it is unknown."""
+    """Return open_clip's name for the model `name`. Raise ValueError with close matches if it is unknown."""
     if name in (EMBEDDED, *RETRAINED):
         return f"local-dir:{data_folder(EMBEDDED)}"
     if isinstance(name, str) and name.startswith(("hf-hub:", "local-dir:")):
@@ -280,9 +282,7 @@ def weights_of(name: str, pretrained: str | None, tags: list[str]) -> tuple[str 
     """Return the tag or file that open_clip loads for `pretrained`, and the settings that these weights need."""
     if pretrained is None:
         expected = f"{shorten(tags)}, a file, or 'none'" if tags else "a file, or 'none'"
-        raise ValueError(
-            f"pretrained: None leaves open which weights of {name} to load; expected {expected} (untrained)"
-        )
+        raise ValueError(f"pretrained: None leaves open which weights of {name}; expected {expected} (untrained)")
     if pretrained == NO_WEIGHTS:
         return None, {}
     if pretrained in tags:
@@ -354,7 +354,7 @@ def _refuse_picture(image: Image.Image) -> Tensor:
 
 def _load_stored(name: str, device: str) -> Clip:
     stored = read_stored(name)
-    stored.vectors.pop("images", None)  # `load_images` reads them
+    stored.vectors.pop("images", None)  # only `load_images` needs them
     texts = StoredTexts(stored)
     model = StoredModel(stored, texts.table).eval().requires_grad_(False).to(device)
     clip = Clip(model, _refuse_picture, texts, stored.words.get("model", str(name)), stored.words.get("pretrained"))
