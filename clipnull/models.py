@@ -247,9 +247,7 @@ def load(name: str = EMBEDDED, pretrained: str | None = None, device: str | None
     if pretrained not in tags:
         for key, value in model.named_parameters():
             if not value.isfinite().all():
-                raise ValueError(
-                    f"pretrained: {weights or source!r} has NaN or infinity in {key}; expected finite weights"
-                )
+                raise ValueError(f"pretrained: {weights or source!r} is not finite in {key}; expected finite weights")
     if name in RETRAINED:
         model.load_state_dict(restore(model.state_dict(), load_file(retrained_file(name))))
     model.eval().requires_grad_(False)
