@@ -41,8 +41,8 @@ class Edit:
     left, right: (d, r) float64; z left measures the forgotten directions in z, and `right` is subtracted in proportion.
     method, request, settings: how it was made. fingerprint, model: the unedited model it fits; empty for any model.
     bias: (d,). gate: a condition for the edit (`layers.Gate`). threshold: (r,); the edit is then a hidden layer that
-    only counts components above threshold |z|. At most one of bias, gate and threshold is given. after: `history` of the
-    edits before it. Shapes that do not fit together raise ValueError.
+    only counts components above threshold |z|. At most one of bias, gate and threshold is given.
+    after: `history` of the edits before it. Shapes that do not fit together raise ValueError.
 
     >>> import clipnull as cn, torch
     >>> u = torch.tensor([[1.0], [0.0], [0.0]], dtype=torch.float64)
