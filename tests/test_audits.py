@@ -313,7 +313,7 @@ def test_wrong_arguments_are_named(clip, few, small):
     ]:
         with pytest.raises(ValueError, match=message):
             cn.audit(clip, plain(clip.width), images, request, **{"retrained": False} | settings)
-    with pytest.raises(ValueError, match="its joint space is 256 wide"):
+    with pytest.raises(ValueError, match="its width is 256"):
         cn.audit(clip, plain(8), few, DOG)
     with pytest.raises(ValueError, match="after: 3 is not valid; expected a model or an edit"):
         cn.audit(clip, 3, few, DOG)

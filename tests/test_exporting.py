@@ -171,9 +171,9 @@ def test_a_cosine_on_texts_is_the_one_on_pictures_times_two_lengths(small):
 def test_an_edit_that_texts_cannot_carry_is_refused(small, tmp_path):
     clip = small(VIT)
     for edit, message in [
-        (plain(64, bias=random(64).double()), "edit: of a bias"),
-        (gated(64), "edit: of form 'module'"),
-        (hidden_layer(random(50, 64)), "edit: of form 'layer'"),
+        (plain(64, bias=random(64).double()), "edit: a bias does not apply"),
+        (gated(64), "edit: form 'module' does not apply"),
+        (hidden_layer(random(50, 64)), "edit: form 'layer' does not apply"),
     ]:
         with pytest.raises(ValueError, match=message):
             fuse(edit.apply(clip), tmp_path / "fused", side="text")

@@ -184,7 +184,7 @@ def test_queries_in_place_of_pictures(tmp_path):
     assert torch.equal(rows_of(tmp_path / "out"), Z)  # the pictures are as they were
     undo(LINEAR, tmp_path / "out", tmp_path / "back")
     assert [*content(tmp_path / "back").values()] == [*content(tmp_path / "in").values()]
-    with pytest.raises(ValueError, match="edit: of form 'module'"):
+    with pytest.raises(ValueError, match="edit: form 'module' does not apply to queries"):
         apply_edit(EDITS["module"], tmp_path / "in", tmp_path / "no", "queries")
 
 

@@ -69,7 +69,7 @@ def test_a_folder_is_loaded_with_its_weights(folder):
     assert torch.equal(clip.model.state_dict()["visual.proj"], load(weights())["visual.proj"])
     assert clip.embed_texts(["a dog"]).shape == (1, 64) and clip.model.visual.preprocess_cfg["mean"] == [0.5] * 3
     folder(prepared=False)
-    with pytest.warns(UserWarning, match="name: .*prepared as for OpenAI's CLIP"):
+    with pytest.warns(UserWarning, match="name: .*default to OpenAI's CLIP"):
         cn.load(f"local-dir:{path}", device="cpu")
 
 

@@ -190,7 +190,7 @@ def test_what_needs_an_encoder_says_so(file, clip, images, tmp_path):
         pictures.image(0)
     with pytest.raises(ValueError, match="pretrained: 'openai' given"):
         cn.load(path, "openai")
-    with pytest.raises(ValueError, match="is not there; expected a file of embeddings"):
+    with pytest.raises(ValueError, match="does not exist; expected a file of embeddings"):
         cn.load(str(tmp_path / "none.npz"))
 
 
@@ -199,7 +199,7 @@ def test_an_edit_of_other_weights_is_refused_or_warned_of(file):
     edit = cn.unlearn(first, cn.Forget(["dog"]), first.model.stored.vocabulary)
     with pytest.raises(ValueError, match="do not match"):
         edit.apply(cn.load(file(fingerprint=np.array("f" * 16)), device="cpu"))
-    with pytest.warns(UserWarning, match="does not say of which weights; the edit is for ViT-B-32"):
+    with pytest.warns(UserWarning, match="has no fingerprint of its weights; the edit is for ViT-B-32"):
         edit.apply(cn.load(file(fingerprint=None), device="cpu"))
 
 
@@ -219,7 +219,7 @@ def test_a_pickle_in_an_archive_is_never_run(tmp_path):
 
     path, evil = tmp_path / "evil.npz", np.array([Evil()], dtype=object)
     path.write_bytes(archive({f"{name}.npy": npy(evil) for name in stored.NEEDED}))
-    with pytest.raises(ValueError, match=r"evil\.npz' is no file of embeddings"):
+    with pytest.raises(ValueError, match=r"evil\.npz' is not a file of embeddings"):
         cn.load(str(path), device="cpu")
 
 

@@ -84,7 +84,7 @@ def test_a_notebook_runs_on_a_file(number, whole, file, monkeypatch):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (None, r"file: 'none\.npz' is not there; expected a file of embeddings"),
+        (None, r"file: 'none\.npz' does not exist; expected a file of embeddings"),
         ({"texts_free": None}, r"file: '.*made\.npz' .*lacks texts_free"),
     ],
 )
