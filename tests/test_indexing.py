@@ -350,7 +350,7 @@ def test_errors_of_the_commands_are_one_line(shop, texts_file, tmp_path, capsys)
         (("apply", patch, "--index", tmp_path / "no.npy", "--out", tmp_path / "o.npy"), "not there"),
         (("apply", shop / "names.txt", *index, "--out", tmp_path / "o.npy"), "no valid edit"),
         (("apply", patch, "--index", tmp_path / "wide.npy", "--out", tmp_path / "o.npy"), "is 7 wide; expected 256"),
-        (("check", patch, *index, "--queries", tmp_path / "wide.npy", *names, *MODEL), "queries: 7 wide; expected 256"),
+        (("check", patch, *index, "--queries", tmp_path / "wide.npy", *names, *MODEL), "width 7; expected 256"),
     ):
         assert message in refused(capsys, *arguments), arguments
     assert not (tmp_path / "o.npy").exists() and not (tmp_path / "p.safetensors").exists()
