@@ -487,15 +487,15 @@ def test_tables_that_do_not_fit(tmp_path):
     pq.write_table(pa.table({"embedding": [[1.0, 2.0], None], "id": [1, 2]}), tmp_path / "i.parquet")
     (tmp_path / "j").mkdir()
     for name, message in (
-        ("a.npy", "not rows"), ("b.npy", "not rows"), ("c.npy", "not rows"), ("d.npy", "cannot be read"),
-        ("e.npy", "holds 0 rows"), ("f.npz", "'one, two': name the one"), ("g.npz", "no table of vectors"),
-        ("h.txt", "is not there, or not"), ("i.parquet", "empty or of another length"), ("j", "has no img_emb"),
+        ("a.npy", "expected rows"), ("b.npy", "expected rows"), ("c.npy", "expected rows"), ("d.npy", "cannot be read"),
+        ("e.npy", "holds 0 rows"), ("f.npz", "'one, two'; expected the name of one"), ("g.npz", "no table of vectors"),
+        ("h.txt", "does not exist or has"), ("i.parquet", "holds empty rows or"), ("j", "has no img_emb"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             [table.rows() for table in open_tables(tmp_path / name)]
     folder(tmp_path / "set", Z)
     np.save(tmp_path / "set" / "img_emb" / "img_emb_10.npy", np.ones((2, 4), "f4"))
-    with pytest.raises(ValueError, match="img_emb_10.npy' is 4 wide, and img_emb_0.npy 16"):
+    with pytest.raises(ValueError, match="img_emb_10.npy' has width 4, and img_emb_0.npy 16"):
         open_tables(tmp_path / "set")
     assert open_vectors(tmp_path / "f.npz", name="two").shape == (N, D)
     with pytest.raises(ValueError, match="name: 'tow' is not known; did you mean 'two'"):
