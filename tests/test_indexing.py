@@ -347,9 +347,9 @@ def test_errors_of_the_commands_are_one_line(shop, texts_file, tmp_path, capsys)
         ((*cat, *texts, "--out", tmp_path / "p.pt"), "expected a new file of"),
         (("forget", *texts, *out), "classes, domains: neither is given"),
         ((*cat, *texts, "--method", "gatd", *out), "did you mean 'gated'"),
-        (("apply", patch, "--index", tmp_path / "no.npy", "--out", tmp_path / "o.npy"), "not there"),
+        (("apply", patch, "--index", tmp_path / "no.npy", "--out", tmp_path / "o.npy"), "does not exist"),
         (("apply", shop / "names.txt", *index, "--out", tmp_path / "o.npy"), "no valid edit"),
-        (("apply", patch, "--index", tmp_path / "wide.npy", "--out", tmp_path / "o.npy"), "is 7 wide; expected 256"),
+        (("apply", patch, "--index", tmp_path / "wide.npy", "--out", tmp_path / "o.npy"), "has width 7; expected 256"),
         (("check", patch, *index, "--queries", tmp_path / "wide.npy", *names, *MODEL), "width 7; expected 256"),
     ):
         assert message in refused(capsys, *arguments), arguments
