@@ -44,8 +44,7 @@ class Parser(argparse.ArgumentParser):
         self.error(f"{command}: {unknown[0]} is not an option; {hint}")
 
 
-Option = Callable[..., argparse.Action]
-"""The method `add_argument` of a command's parser."""
+Option = Callable[..., argparse.Action]  # the method `add_argument` of a command's parser
 
 
 def add_command(commands: argparse._SubParsersAction, name: str, function: Callable, text: str) -> Option:

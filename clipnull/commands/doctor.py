@@ -12,8 +12,7 @@ from collections.abc import Callable
 from .console import add_command
 
 PACKAGES = "torch open_clip_torch numpy scikit-learn safetensors pillow matplotlib seaborn pandas papermill ipykernel"
-MEMORY_GB, DISK_GB, SLOWEST = 1.0, 0.5, 5.0
-"""The least free memory and disk space, and the fewest pictures a second at which lessons run in good time."""
+MEMORY_GB, DISK_GB, SLOWEST = 1.0, 0.5, 5.0  # least free memory and disk; fewest pictures a second
 
 
 def add(commands: argparse._SubParsersAction) -> None:

@@ -20,7 +20,6 @@ VECTORS = "picture vectors: .npy, .npz, .safetensors, .parquet, or a folder in c
 
 
 def add(commands: argparse._SubParsersAction) -> None:
-    """Add the parsers of these commands."""
     option = add_command(commands, "near", near, "list the words nearest to a name, which may answer in its place")
     option("--classes", nargs="+", metavar="NAME", required=True, help="names to forget")
     option("--candidates", type=Path, metavar="FILE", help="words to search, one a line [ImageNet]")
@@ -69,7 +68,6 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def _add_names(parser: argparse.ArgumentParser) -> None:
-    """Add the options for the names and the model that embeds them."""
     add_model(parser.add_argument, default=None)
     either = parser.add_mutually_exclusive_group(required=True).add_argument
     either("--vocabulary", type=Path, metavar="FILE", help="all classes, one a line")
@@ -78,7 +76,6 @@ def _add_names(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_files(parser: argparse.ArgumentParser) -> None:
-    """Add the options for the file to copy and the place of the copy."""
     either = parser.add_mutually_exclusive_group(required=True).add_argument
     either("--index", type=Path, metavar="IN", help=VECTORS)
     either("--queries", type=Path, metavar="FILE", help="text vectors")
@@ -86,7 +83,6 @@ def _add_files(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_origin(option: Option) -> None:
-    """Add the options for the array of vectors in a file and its model."""
     option("--array", metavar="NAME", help="the array, tensor or column of vectors, if there are several")
     option("--model", default="", help="the model of the index, if the file does not name it")
 

@@ -18,12 +18,10 @@ if TYPE_CHECKING:
     from ..images import Images
     from ..vocabulary import Forget
 
-SHOWN = 5
-"""Files printed for each reason to leave them out."""
+SHOWN = 5  # files printed for each reason to leave them out
 
 
 def add(commands: argparse._SubParsersAction) -> None:
-    """Add the parsers of these commands."""
     text = "list the pictures in a folder, table or archive: layout, counts, what is left out"
     option = add_command(commands, "data", data, text)
     option("data", nargs="?", metavar="DATA", help=f"{DATA} [miniworld]")

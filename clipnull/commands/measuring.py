@@ -11,7 +11,6 @@ from .console import DATA, add_command, add_model
 
 
 def add(commands: argparse._SubParsersAction) -> None:
-    """Add the parsers of these commands."""
     option = add_command(commands, "bench", bench, "run every request x every method on a data set")
     option("data", nargs="?", metavar="DATA", help=f"{DATA} [miniworld]")
     add_model(option)

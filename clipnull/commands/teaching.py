@@ -22,7 +22,6 @@ EDITIONS = {
 
 
 def add(commands: argparse._SubParsersAction) -> None:
-    """Add the parsers of these commands."""
     from ..course.profiles import PROFILES
 
     options = {

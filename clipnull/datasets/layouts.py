@@ -20,7 +20,6 @@ import hashlib
 import os
 import re
 import unicodedata
-from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,20 +41,16 @@ DOMAINS = {
 LAYOUTS, SPLITS = (*DOMAINS, "domains", "classes", "table", "webdataset"), ("all", "train", "test")
 VLCS = {"0": "bird", "1": "car", "2": "chair", "3": "dog", "4": "person"}
 PARTS_OF_VLCS = {"all": ("full",), "train": ("train", "crossval"), "test": ("test",)}
-UNNAMED = "image"
-"""The domain of data sets without domains: "an image of a dog", which no evaluation prompt says."""
+UNNAMED = "image"  # for data sets without domains; no evaluation prompt says "an image of a dog"
 FOLDERS_OF_SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
 FOLDERS_OF_SPLITS |= dict.fromkeys(("val", "valid", "validation"), "val")
 """The lower-case names of split folders. "val" is not a split that can be selected, but its folder can be passed."""
-TEST_SHARE, MAX_REASONS = 0.2, 5
-"""The share of test pictures if no split is published; the most reasons that a warning lists."""
+TEST_SHARE, MAX_REASONS = 0.2, 5  # share of test pictures if no split is published; most reasons in a warning
 SYSTEM, BESIDE = "hidden or a system file", "beside the folders of pictures"
 SYSTEM_NAMES = {"__macosx", "$recycle.bin", "lost+found", "system volume information", "@eadir", "#recycle"}
 SYSTEM_NAMES |= {"__pycache__", "thumbs.db", "desktop.ini"}
-Parts = tuple[str, ...]
-"""A path relative to a folder."""
-Row = tuple[Path, str, str]
-"""A picture with the names of its class and domain on disk."""
+Parts = tuple[str, ...]  # a path relative to a folder
+Row = tuple[Path, str, str]  # a picture with the names of its class and domain on disk
 
 
 @dataclass(frozen=True)
@@ -89,9 +84,9 @@ class Dataset:
 
 def by_reason(left_out: dict[str, str]) -> dict[str, list[str]]:
     """Group the names of files that are left out by reason."""
-    names = defaultdict(list)
+    names: dict[str, list[str]] = {}
     for name, reason in left_out.items():
-        names[reason].append(name)
+        names.setdefault(reason, []).append(name)
     return names
 
 
@@ -183,7 +178,6 @@ def scan(folder: Path) -> tuple[list[Parts], dict[Path, str]]:
         left_out[Path(error.filename)] = error.strerror or str(error)
 
     for place, folders, names in os.walk(folder, onerror=skip):
-        subfolders = set(folders)
         for name in (*folders, *names):
             path = Path(place, name)
             if name.startswith(".") or name.lower() in SYSTEM_NAMES:
@@ -192,9 +186,8 @@ def scan(folder: Path) -> tuple[list[Parts], dict[Path, str]]:
                 left_out[path] = "a link that leads out of the folder"
             elif path.is_symlink() and not path.is_file():
                 left_out[path] = "a link to a folder, or to nothing"
-            elif name not in subfolders:
-                files.append(path.relative_to(folder).parts)
         folders[:] = [name for name in folders if Path(place, name) not in left_out]
+        files += [path.relative_to(folder).parts for name in names if (path := Path(place, name)) not in left_out]
     return sorted(files), left_out
 
 

@@ -33,10 +33,8 @@ from ..files import cache_folder, written
 from ..images import Images
 from ..models import Clip
 
-VERSION = 3
-"""Increase this whenever the same pictures give other bytes than before."""
-SHARD, ON_CUDA = 1024, 16
-"""Pictures in a shard; shards in a job on a GPU, so that reader processes rarely start."""
+VERSION = 3  # increase this whenever the same pictures give other bytes than before
+SHARD, ON_CUDA = 1024, 16  # pictures in a shard; shards in a job on a GPU, so that reader processes rarely start
 
 
 def results_of(jobs: Iterable[Any]) -> Iterator[Any]:

@@ -26,15 +26,12 @@ from ..images import FORMATS, SUFFIXES, Images
 from ..vocabulary import TEMPLATES, words
 from .layouts import FOLDERS_OF_SPLITS, SPLITS, UNNAMED, Dataset, dataset_of, summarize
 
-MAX_PICTURE, MAX_LABEL = 2**28, 2**20
-"""The most bytes of a picture and of a label; larger members are not read."""
-VERSION = 3
-"""Increase this when `unpack` changes its output, so that archives in the cache are unpacked again."""
+MAX_PICTURE, MAX_LABEL = 2**28, 2**20  # bytes; larger members are not read
+VERSION = 3  # of the output of `unpack`; a new one unpacks cached archives again
 NAMES, TABLE = "classnames.txt", "pictures.json"
 TAR_SIZE, MIN_TARS = 1000, 4
 """The most pictures in an archive of `pack`; the fewest archives, one for each process that CLIP_benchmark starts."""
-KINDS = (".webp", ".png", ".jpg", ".jpeg")
-"""The endings that CLIP_benchmark reads; `pack` writes all other pictures as PNG."""
+KINDS = (".webp", ".png", ".jpg", ".jpeg")  # endings that CLIP_benchmark reads; `pack` writes all others as PNG
 
 
 def tars_in(place: Path, split: str) -> list[Path]:
@@ -42,10 +39,8 @@ def tars_in(place: Path, split: str) -> list[Path]:
     if not place.is_dir():
         return [place] if place.is_file() and place.suffix.lower() == ".tar" else []
     tars = [file for file in sorted(place.glob("[!.]*")) if file.is_file() and tars_in(file, split)]
-    folders = [folder for folder in sorted(place.iterdir()) if folder.is_dir() and _split_of(folder)]
-    return tars or [
-        file for folder in folders if split in ("all", _split_of(folder)) for file in tars_in(folder, split)
-    ]
+    folders = [f for f in sorted(place.iterdir()) if f.is_dir() and _split_of(f) and split in ("all", _split_of(f))]
+    return tars or [file for folder in folders for file in tars_in(folder, split)]
 
 
 def _split_of(folder: Path) -> str | None:

@@ -20,10 +20,8 @@ from ..vocabulary import TEMPLATES, Forget, format_prompt, plural, words
 from .files import Vectors, by_number, open_tables, open_vectors, reading
 from .rewriting import read_record
 
-FIRST, RECALL = 10, 5
-"""Answers compared for each query; the k of recall@k."""
-MAX_QUERIES, SHOWN = 2000, 10
-"""The most captions, and the most other queries, that are compared; unharmed queries that are printed."""
+FIRST, RECALL = 10, 5  # answers compared for each query; the k of recall@k
+MAX_QUERIES, SHOWN = 2000, 10  # most captions, and most other queries, compared; unharmed queries printed
 SIDES = ("before", "index edited", "query edited")
 FIELDS = {  # arrays of vectors in a .npz, with the arrays of their texts
     "texts": "captions", "class_texts": "class_names", "texts_free": "class_names", "other_texts": "other_names"

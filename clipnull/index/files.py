@@ -32,13 +32,10 @@ NAMES = {  # of the default table in a file that holds several, best first
 WORDS = ("model", "fingerprint", EDITED)
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 NUMPY = {np.dtype(f"<f{size}"): dtype for size, dtype in ((8, torch.float64), (4, torch.float32), (2, torch.float16))}
-LARGE = 2**30
-"""Bytes from which `open_vectors` warns that a .npz is read whole."""
-CHUNK = 4096
-"""The most rows that are read, edited and written at a time; wide rows come in smaller chunks."""
+LARGE = 2**30  # bytes of a .npz from which `open_vectors` warns that it is read whole
+CHUNK = 4096  # the most rows read, edited and written at a time; fewer if rows are wide
 
-Change = Callable[[Tensor], Tensor]
-"""A function from rows (m, d) to new rows of the same shape and type."""
+Change = Callable[[Tensor], Tensor]  # rows (m, d) -> new rows of the same shape and type
 
 
 @dataclass(frozen=True)

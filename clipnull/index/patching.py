@@ -18,10 +18,8 @@ from ..stored import EDITED
 from .files import SIDES, Change, Vectors, open_tables
 from .rewriting import Edits, content_of, read_record, record_of, rewrite, stale_in
 
-MAX_CONDITION = 1e4
-"""The largest growth of a rounding error, |P| |P^-1|, at which an edit can be undone by its inverse."""
-UNIT, BLOCK = 1e-3, 1024
-"""The tolerance on the length of a unit row; rows edited at a time, few enough for the processor's cache."""
+MAX_CONDITION = 1e4  # the largest |P| |P^-1|, or growth of a rounding error, at which an edit is inverted
+UNIT, BLOCK = 1e-3, 1024  # tolerance on the length of a unit row; rows edited at a time, to fit into the CPU cache
 
 
 def apply_edit(

@@ -26,8 +26,7 @@ ENTRY = {
 }  # fmt: skip
 """The required keys of an edit in a record, with their types. `patch` and `content` are hashes of content."""
 
-Edits = list[dict[str, Any]]
-"""The edits in a record, oldest first."""
+Edits = list[dict[str, Any]]  # the edits in a record, oldest first
 
 
 def rewrite(
