@@ -92,7 +92,7 @@ def escape_unprintable() -> None:
 def terminable() -> Iterator[None]:
     """Turn SIGTERM, and SIGHUP of a closed terminal, into SystemExit, so that no notebook kernel is left running.
 
-    Further signals are ignored meanwhile. An ignored SIGHUP (nohup) stays ignored.
+    While the program stops, further signals are ignored. An ignored SIGHUP (nohup) stays ignored.
     """
     numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
     handlers = {n: signal.getsignal(n) for n in numbers if signal.getsignal(n) != signal.SIG_IGN}

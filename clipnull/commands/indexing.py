@@ -131,8 +131,7 @@ def queries(args: argparse.Namespace) -> int:
     texts = read_lines("texts", args.texts)
     texts = [*dict.fromkeys([*texts, *(form for name in args.forms for form in english_forms(name))])]
     if not texts or args.out.suffix != ".npz":
-        given = f"{str(args.texts)!r} with {len(texts)} lines, {args.out.name!r}"
-        raise ValueError(f"texts, out: {given}; expected at least one line and a file .npz")
+        raise ValueError(f"texts, out: {len(texts)} queries, {args.out.name!r}; expected at least one, and a file .npz")
     clip = load(args.model, args.pretrained)
     with written(args.out) as temporary, open(temporary, "wb") as file:
         np.savez(file, other_texts=clip.embed_texts(texts).cpu().numpy(), other_names=texts, model=clip.name)

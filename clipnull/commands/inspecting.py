@@ -156,4 +156,4 @@ def _request(args: argparse.Namespace, patch: Edit | None) -> Forget:
         return Forget(args.classes, args.domains)
     if patch is not None and patch.request:
         return Forget.from_dict(patch.request)
-    raise ValueError("classes, domains: neither is given; expected names to forget, or a patch that holds them")
+    raise ValueError("classes, domains: neither is given; expected names to forget, or a patch with a request")

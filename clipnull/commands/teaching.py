@@ -1,4 +1,4 @@
-"""Commands for the course: run, compare and publish notebooks, write editions of them, rank students' patches."""
+"""Commands for the course: run, compare and publish notebooks, write editions of them, rank patches by students."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     text = "rank the patches that students hand in, measured on hidden pictures"
     option = add_command(commands, "leaderboard", leaderboard, text)
     option("data", metavar="DATA", help="folder <domain>/<class>/*, or FILE.npz of embeddings")
-    option("patches", nargs="+", type=Path, metavar="PATCH", help="NAME.safetensors; NAME.json predicts")
+    option("patches", nargs="+", type=Path, metavar="PATCH", help="NAME.safetensors; NAME.json may hold predictions")
     add_request(option, "all")
     add_model(option)
 
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     from ..files import write_text
 
     profile, paths = args.profile or default_profile(), args.notebooks or default_notebooks()
-    ready = [] if args.notebooks else [show]  # show progress only for the whole course
+    ready = [] if args.notebooks else [show]  # the whole course opens a page in the browser as soon as it can
     metrics, failures = run(paths, args.out, dict(args.parameters), args.jobs, args.limit, profile, *ready)
     if args.compare and not args.update_goldens:
         entries = goldens.read(goldens.default_goldens(), profile)

@@ -164,9 +164,6 @@ def below(file: Path, root: Path) -> str:
     return file.relative_to(root).as_posix() if file.is_relative_to(root) else file.as_posix()
 
 
-# --- the contents of a folder
-
-
 def scan(folder: Path) -> tuple[list[Parts], dict[Path, str]]:
     """Return the files below a folder, sorted and unopened, and the reason for each path that is skipped.
 

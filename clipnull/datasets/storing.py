@@ -32,14 +32,14 @@ def store(
 ) -> Path:
     """Write the embeddings of `images` and of their names to a file for `load` and `load_images`; return `path`.
 
-    Embeddings stay in the cache as shards (`clipnull.datasets.shards`), so that a later call with the same model and
-    pictures reuses them, also after an interruption.
+    Embeddings stay in the cache as `clipnull.datasets.shards`, so that a later call with the same model and pictures
+    reuses them, even after an interruption.
 
     clip: a model with an encoder and without edits. images: broken ones are left out with a warning; the file lists the
     paths of used (`files`) and left-out (`dropped`) pictures, relative to their common folder. path: ends in ".npz";
     appears whole or not at all. other: a folder of unrelated pictures, in any layout, to measure collateral damage.
-    prototypes: synthesize one for each (class, domain) cell, which takes about a second on two cores with miniclip and
-    minutes with a ViT-L. progress: show progress bars. note: text added to the description in the file.
+    prototypes: synthesize one per (class, domain) cell, about a second each on two cores with miniclip, minutes with a
+    ViT-L. progress: show progress bars. note: text added to the description in the file.
     """
     path, vocabulary = Path(path), images.vocabulary
     if path.suffix != SUFFIX:

@@ -85,11 +85,11 @@ def _class_list(file: Path) -> list[str]:
 def unpack(archives: Sequence[Path], folder: Path, classes: Sequence[str] = ()) -> None:
     """Unpack archives into a new `folder`: pictures `<archive>/<number>.<kind>` and the table `pictures.json`.
 
-    The members of a sample share a key, their name up to its first dot. A sample holds a picture and its class, in
-    `.json` ("class" or "label", with an optional "domain"), `.cls` or `.txt`. A number is a position in `classes`,
-    unless it is itself a class name; in `.cls` it always is a position. The default domain is UNNAMED. The table lists
-    path, class and domain of each picture, and the reason for each sample or rest of a damaged archive that is left
-    out. Names inside an archive are never used as paths. The folder appears whole or not at all.
+    The members of a sample share a key, their name up to its first dot: a picture and its class, in `.json` ("class" or
+    "label", with an optional "domain"), `.cls` or `.txt`. A number is a position in `classes`, unless it is itself a
+    class name; in `.cls` it always is a position. The default domain is UNNAMED. The table lists path, class and domain
+    of each picture, and the reason for each sample or rest of a damaged archive that is left out. Names in an archive
+    are never used as paths. The folder appears whole or not at all.
     """
     rows, left_out = [], {}
     with _new_folder(folder) as temporary:

@@ -34,7 +34,6 @@ DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF1
 NUMPY = {np.dtype(f"<f{size}"): dtype for size, dtype in ((8, torch.float64), (4, torch.float32), (2, torch.float16))}
 LARGE = 2**30  # bytes of a .npz from which `open_vectors` warns that it is read whole
 CHUNK = 4096  # the most rows read, edited and written at a time; fewer if rows are wide
-
 Change = Callable[[Tensor], Tensor]  # rows (m, d) -> new rows of the same shape and type
 
 
@@ -75,7 +74,7 @@ class Vectors:
 
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn any error of a reader into a ValueError that names the damaged file. Errors of the system pass through."""
+    """Turn the errors of readers into a ValueError that names the damaged file; system errors pass through."""
     try:
         yield
     except Exception as error:  # zlib and the header parsers raise their own types
@@ -143,9 +142,6 @@ def _choose(path: Path, side: str, name: str | None, tables: list[str]) -> str:
     return defaults[0]
 
 
-# --- .npy and safetensors, which store rows as plain bytes
-
-
 def _npy(path: Path, side: str, name: str | None) -> Vectors:
     array = np.lib.format.open_memmap(path, mode="r")  # checks the header and the size
     if array.ndim != 2 or array.dtype not in NUMPY or not array.flags.c_contiguous:
@@ -171,6 +167,7 @@ def _safetensors(path: Path, side: str, name: str | None) -> Vectors:
 
 
 def _read_plain(table: Vectors) -> Iterator[Tensor]:
+    """Yield rows that a file stores as plain bytes, as .npy and safetensors do."""
     n, d = table.shape
     with open(table.path, "rb") as file:
         file.seek(table.offset)
@@ -210,9 +207,6 @@ def _write_plain(table: Vectors, out: Path, change: Change, offset: int) -> None
             file.write(change(chunk).contiguous().view(torch.uint8).numpy().data)
 
 
-# --- .npz, which is read and written whole
-
-
 def _npz(path: Path, side: str, name: str | None) -> Vectors:
     if (size := path.stat().st_size) >= LARGE:
         warnings.warn(f"file: {str(path)!r} ({size:,} bytes) is read whole; a .npy is read in chunks", stacklevel=4)
@@ -247,9 +241,6 @@ def _write_npz(table: Vectors, out: Path, change: Change, history: str) -> None:
     arrays[table.name] = torch.cat([change(chunk) for chunk in table.chunks()]).numpy()
     with open(out, "wb") as file:
         np.savez(file, **arrays)
-
-
-# --- Parquet, with a column of lists
 
 
 def _parquet(path: Path, side: str, name: str | None) -> Vectors:

@@ -18,7 +18,7 @@ from ..stored import EDITED
 from .files import SIDES, Change, Vectors, open_tables
 from .rewriting import Edits, content_of, read_record, record_of, rewrite, stale_in
 
-MAX_CONDITION = 1e4  # the largest |P| |P^-1|, or growth of a rounding error, at which an edit is inverted
+MAX_CONDITION = 1e4  # the largest |P| |P^-1|, the growth of a rounding error, at which `undo` inverts an edit
 UNIT, BLOCK = 1e-3, 1024  # tolerance on the length of a unit row; rows edited at a time, to fit into the CPU cache
 
 
@@ -31,15 +31,15 @@ def apply_edit(
     model: str = "",
     normalize: bool = False,
 ) -> dict[str, Any]:
-    """Write an edited copy of an index (side "images"), or of the queries in front of it ("queries"); not both.
+    """Write an edited copy of an index (side "images") or of the queries in front of it ("queries"); edit only one.
 
     source, out: files of one kind, .npy, .npz, safetensors or Parquet, or folders in clip-retrieval's layout. All other
     contents are copied, except search indices built from unedited vectors, such as image.index. name: the array, tensor
     or column, see `open_vectors`. model: the model of the index, if the file does not name it. normalize: give edited
     rows unit length, for stores that rank by inner product.
 
-    Return the number of `rows`, `broken` rows (NaN, infinity: unchanged) and rows `not_unit` in length; `belongs`, how
-    we know that their model is the patch's; and the files `left_out`. Return {} if `out` already is this copy. Raise
+    Return the number of `rows`, of `broken` ones (NaN, infinity; unchanged) and of ones `not_unit` in length; how we
+    know that the model `belongs` to the patch; and the files `left_out`. Return {} if `out` already is this copy. Raise
     ValueError if the edit is for another model or was applied before, and as `rewrite` and `edit.queries` do.
     """
     one_of("side", side, list(SIDES))
