@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     from ..files import write_text
 
     profile, paths = args.profile or default_profile(), args.notebooks or default_notebooks()
-    ready = [] if args.notebooks else [show]  # the whole course opens a page in the browser as soon as it can
+    ready = [] if args.notebooks else [show]  # a run of the whole course opens its first page in the browser
     metrics, failures = run(paths, args.out, dict(args.parameters), args.jobs, args.limit, profile, *ready)
     if args.compare and not args.update_goldens:
         entries = goldens.read(goldens.default_goldens(), profile)
