@@ -219,7 +219,7 @@ def test_the_command_writes_all_findings(monkeypatch, tmp_path, capsys, few):
         (["--classes", "dog", "--methods", "obliqe"], "methods: 'obliqe' is unknown; did you mean 'oblique'?"),
         (["--domains", "line", "--words", "x"], "words: given for everything in line; expected one class"),
         (["x", "--classes", "dog", "--slow"], "slow: fine-tuning needs training pictures"),
-        (["--classes", "dog", "--methods", "ridge", "--chance"], "chance: no method with a strength"),
+        (["--classes", "dog", "--methods", "ridge", "--chance"], "chance: no method has a strength"),
     ],
 )
 def test_the_command_names_wrong_arguments(arguments, message, capsys):
