@@ -16,7 +16,7 @@ from ..vocabulary import Forget
 from . import comparison, sequences
 from .baselines import TrainingData, gather
 from .comparison import ADU, ALL, INDEX, EvaluationSet, edit_of, evaluation_set, left_out, summary
-from .sweep import COLUMNS, about, every_request, format_figures, without_bits
+from .sweep import COLUMNS, every_request, format_figures, header, without_bits
 
 NEARLY = 0.9
 """An entrant that forgets less than this share of what the best one does has not won, however little it costs."""
@@ -64,7 +64,7 @@ def to_json(
     chain = [name for name in entrants if name not in sequences.NO_PICTURES] if "global" in paradigms else []
     covered = [request for request in requests if str(request) in on.retrained]
     under = [row for row in rows if Forget(row["classes"], row["domains"]) in covered]
-    return about("rivals", f"baselines, {name}", clip, images) | {
+    return header("rivals", f"baselines, {name}", clip, images) | {
         "labelled": 0 if labelled is None else len(labelled),
         "seeds": seeds,
         "left_out": reasons,
