@@ -1,11 +1,11 @@
 """Published ways to make a CLIP forget, each in a few lines with its source, for the same requests as our methods.
 
 Only LEACE runs its authors' code; the others sketch an idea. Baselines with gradient steps train one matrix P (d, d)
-behind the projection W, so that W becomes W P. Pictures therefore pass the tower only once, and every baseline is an
-`Edit`. Settings were chosen on the train splits of miniworld and PACS, as were ours.
+behind the projection W, so that W becomes W P. Pictures therefore pass the tower only once, and every function returns
+an `Edit`. Settings were chosen on the train splits of miniworld and PACS, as were ours.
 
 The paper's edit (our reconstruction) and CCUP (arXiv 2512.14137) are the methods `nullspace` and `ridge`. The retrained
-model ("clean") never saw the forgotten class; it is the yardstick, not a baseline.
+model ("clean") never saw the forgotten class or domain; it is the yardstick, not a baseline.
 """
 
 import warnings
@@ -32,8 +32,7 @@ from ..vocabulary import Vocabulary
 
 COPIES, NOISE = 8, 0.25
 """Noisy copies of each synthesized picture, and the standard deviation of the noise on pixels in [0, 1]."""
-FORGOTTEN = 0.05
-"""Gradient methods stop at this accuracy on the forgotten pictures they train on."""
+FORGOTTEN = 0.05  # gradient methods stop at this accuracy on the forgotten pictures they train on
 NONE, NO_LABELS = torch.zeros(0), torch.zeros(0, dtype=torch.int64)
 
 
@@ -83,8 +82,8 @@ def gather(clip: Clip, vocabulary: Vocabulary, labelled: Images | None = None, s
     if clip.stored:
         data = TrainingData(embed_vocabulary(clip, vocabulary), clip.logit_scale)
     else:
-        few = None if are_made(clip, vocabulary) else chosen_cells(vocabulary.shape)
-        prototypes = cell_prototypes(clip, vocabulary, few)
+        subset = None if are_made(clip, vocabulary) else chosen_cells(vocabulary.shape)
+        prototypes = cell_prototypes(clip, vocabulary, subset)
         noisy = torch.stack([_noisy(clip, prototypes, seed) for seed in range(seeds)])
         data = TrainingData(embed_vocabulary(clip, vocabulary, prototypes), clip.logit_scale, noisy=noisy)
     if labelled is None:
@@ -256,8 +255,8 @@ def leace(data: TrainingData, mask: Tensor, seed: int = 0, method: str = "leace"
     if inside.all():
         return None
     bits = F.one_hot(data.classes, len(mask)).bool() & inside[:, None]
-    z, least = data.z.double(), 1e-3 if method == "orth" else 0.01  # 0.01 would drop the label of a single cell
-    eraser = package.LeaceEraser.fit(z, bits[:, bits.any(0)].double(), method=method, svd_tol=least)
+    z, tolerance = data.z.double(), 1e-3 if method == "orth" else 0.01  # 0.01 would drop the label of a single cell
+    eraser = package.LeaceEraser.fit(z, bits[:, bits.any(0)].double(), method=method, svd_tol=tolerance)
     left, right = eraser.proj_right.T, eraser.proj_left
     return Edit(left, right, "leace", bias=(eraser.bias @ left) @ right.T)
 

@@ -25,8 +25,7 @@ from ..evaluate import RANGES, Interval
 from ..images import Images, families
 
 TIMES, Z = 1000, 1.959964
-MEMORY = 2**24
-"""Largest number of weights in one batch of draws."""
+MEMORY = 2**24  # weights in one batch of draws, at most
 
 
 @dataclass(frozen=True, eq=False)

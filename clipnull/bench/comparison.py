@@ -26,8 +26,7 @@ from .baselines import BASELINES, Baseline, TrainingData
 
 ALL = {name: Baseline(None) for name in METHODS} | BASELINES
 """All entrants by name: the methods, which need no pictures and do not train, then the baselines."""
-CONTROLS = ("random", "filter", "clean")
-"""Entrants that give a figure its scale; they do not compete."""
+CONTROLS = ("random", "filter", "clean")  # give figures their scale and do not compete
 ADU = ("Mem", "For", "H")
 """The figures of ADU (Kawamura et al. 2025, arXiv 2510.08132) for whole domains, in percent: accuracy on kept domains,
 100 minus accuracy on forgotten ones, and their harmonic mean. Our accuracies are means over (class, domain) cells."""
@@ -40,13 +39,12 @@ def kind_of(name: str) -> str:
     return "baseline, from names" if ALL[name].pictures == "none" else "baseline, from pictures"
 
 
-INDEX = {
+INDEX = {  # the effect of an edit on an index, see `index_of`
     "length": "length of kept pictures",
     "recall_before": "recall@5 of kept captions, unedited",
     "recall_cosine": "edited, cosine",
     "recall_inner": "edited, inner product",
 }
-"""The effect of an edit on an index, see `index_of`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +101,7 @@ def edit_of(name: str, data: TrainingData, mask: Tensor, seed: int = 0) -> Edit 
     if baseline.make is None:
         return None
     if baseline.pictures not in data.kinds:
-        raise ValueError(f"data: no {baseline.pictures} pictures; {name!r} expected some (`baselines.gather`)")
+        raise ValueError(f"data: no {baseline.pictures} pictures; expected some for {name!r} (`baselines.gather`)")
     if baseline.pictures == "labelled" and not data.inside(mask).any():
         return None
     return baseline.make(data, mask, seed)
@@ -147,8 +145,8 @@ def rows_of(request: Forget, entrants: Iterable[str], data: TrainingData, on: Ev
                 after, size = on.retrained[str(request)]
             else:
                 continue
-            whole = request.paradigm == "complete"
-            adus = [adu(answers, on.images, mask) for answers in (on.before, after)] if whole else None
+            whole_domains = request.paradigm == "complete"
+            adus = [adu(answers, on.images, mask) for answers in (on.before, after)] if whole_domains else None
             costs = {"seconds": seconds, "bytes": size, "form": edit.form if edit else None, "adu": adus}
             keys = {"method": name, "prompts": on.prompts, "seed": seed}
             rows.append(sweep.row_of(request, on.before, after, on.images, changed) | keys | costs | index)
@@ -158,7 +156,7 @@ def rows_of(request: Forget, entrants: Iterable[str], data: TrainingData, on: Ev
 def _edited(
     edit: Edit, of_texts: bool, on: EvaluationSet, others: Others | None, figures_of: Callable[..., dict]
 ) -> tuple[Tensor, Tensor | None, dict]:
-    """Return the predicted classes (n,), a mask of changed unrelated pictures (m,), and INDEX."""
+    """Return the predicted classes (n,), (m,) bool for changed unrelated pictures, and INDEX."""
     if not of_texts:
         z, changed = edit.images(on.z), others.changed(edit.images) if others else None
         return classify(z, on.classifier, on.images.domains), changed, figures_of(z)

@@ -30,8 +30,7 @@ FIGURES = ("forgetting_rate", "retain_drop", "beyond_filter", "worst_cell_drop")
 `beyond_filter` is the retain drop minus the filter's."""
 NO_PICTURES = tuple(name for name, baseline in BASELINES.items() if baseline.make is None or baseline.texts)
 """Baselines that make no edit of pictures, so no further edit can follow."""
-LEAST, MOST = 0.9, 5.0
-"""A method breaks if it forgets less than LEAST or loses more than MOST points beyond the filter."""
+LEAST, MOST = 0.9, 5.0  # a method breaks if it forgets less than LEAST or loses more than MOST beyond the filter
 
 
 def sizes_of(classes: int) -> list[int]:

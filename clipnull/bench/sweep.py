@@ -37,8 +37,7 @@ COLUMNS = {
     "collateral": "collateral",
 }
 """The figures of a row. The forgetting rate is a share, collateral in percent, all else in percentage points."""
-COUNTED = ("forgotten, right", "kept: lost, gained", "worst cell: lost", "others renamed")
-"""Counts of pictures, summed over requests."""
+COUNTED = ("forgotten, right", "kept: lost, gained", "worst cell: lost", "others renamed")  # pictures, all requests
 
 
 def every_request(images: Images, paradigms: Iterable[str] = PARADIGMS) -> list[Forget]:

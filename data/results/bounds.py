@@ -37,8 +37,7 @@ STRENGTHS = (0.4, 0.6, 0.8, 1.0, 1.3, 1.8)
 LABELLED = 2.0
 OFFSETS = (-0.2, -0.1, 0.0, 0.1, 0.2)
 """Offsets of `gated`, relative to the mean margin of the right domain name, measured on the names themselves."""
-DETECTOR, SEPARATOR = 0.002, 0.01
-"""Ridge penalties of the detectors and of the domain separator, for unit embeddings."""
+DETECTOR, SEPARATOR = 0.002, 0.01  # ridge penalties for unit embeddings
 FIGURES = ("forgetting_rate", "retain_drop", "sibling_class_drop", "worst_cell_drop", "collateral")
 
 Change = Callable[[Tensor], Tensor]

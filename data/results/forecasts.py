@@ -22,10 +22,8 @@ from clipnull.images import Images
 from clipnull.models import Clip
 
 FIGURES = ("forgetting_rate", "retain_drop", "sibling_class_drop", "worst_cell_drop")
-TARGETS = {"forgetting_rate": 0.08, "retain_drop": 1.5, "sibling_class_drop": 4.0}
-"""Largest mean error over requests and methods that we accept."""
-TIMES = 40
-"""Number of draws of `Redrawn`."""
+TARGETS = {"forgetting_rate": 0.08, "retain_drop": 1.5, "sibling_class_drop": 4.0}  # for mean errors, at most
+TIMES = 40  # draws of `Redrawn`
 
 
 def check(

@@ -46,8 +46,7 @@ JPEGS, EMBED = 128, 0.95  # files; share of the rate of a bare loop
 ROWS, INDEX_WIDTH, INDEX_CLASSES, SHARE = 1_000_000, 512, 171, 0.7  # size of an index; share of the rate of a copy
 QUERY, FORGET = 20e-6, 600  # seconds
 NAMES, PROTOTYPES, STEPS, SOME_NAMES, SOME_STEPS = 1000, 8, 60, 20, 4  # for a patch; the part that really runs
-FORMS = ("oblique", "neuron", "gated")
-"""One method for each form of edit (matrix, hidden layer, gate), because the time depends on the form."""
+FORMS = ("oblique", "neuron", "gated")  # one for each form of edit, on which the time depends
 
 
 def measure() -> dict:
