@@ -135,7 +135,7 @@ def test_what_lacks_pictures_is_left_out_and_cannot_be_asked_for(on, data):
     for entrants, message in ((["random", "leace"], "'leace' needs labelled"), (["leece"], "'leece' is unknown")):
         with pytest.raises(ValueError, match=f"entrants: {message}"):
             comparison.run(on, bare, entrants)
-    with pytest.raises(ValueError, match="data: no labelled pictures; expected some, for 'slug'"):
+    with pytest.raises(ValueError, match="data: no labelled pictures; expected some for 'slug'"):
         comparison.edit_of("slug", bare, mask)
     names = {row["method"] for row in comparison.run(on, bare, paradigms=["complete"], seeds=1)}
     assert names == {n for n, entrant in comparison.ALL.items() if entrant.pictures == "none" and n != "filter"}
