@@ -50,9 +50,9 @@ def audit(
     probe finds dogs even in the features of a model that never saw one, so the retrained model is the reference.
 
     after: an edited model, or an edit. images: labelled pictures that neither training nor the edit used. retrained: a
-    model; True loads the one that comes with miniclip, False skips it. words: other names of forgotten classes.
-    train: pictures for a test by fine-tuning, which takes minutes. seed: for folds and draws. Raise ValueError for
-    fewer than MIN_PICTURES forgotten or kept pictures.
+    model; True loads the one for miniclip, False skips it. words: other names of forgotten classes, by class. train:
+    pictures for a fine-tuning test, which takes minutes. seed: for folds and draws. Raise ValueError for fewer than
+    MIN_PICTURES forgotten or kept pictures.
 
     >>> import clipnull as cn
     >>> clip, images = cn.load(device="cpu"), cn.load_images().select(["dog", "car"], ["line", "flat"])
@@ -87,8 +87,9 @@ def audit_each(
     if reference and reference.fingerprint == clip.fingerprint:
         raise ValueError(f"retrained: {reference.name} has the same weights as clip; expected a retrained model")
     if reference and (reference.stored is None) != (clip.stored is None):
-        pair = f"{reference.name} cannot be compared with {clip.name}"
-        raise ValueError(f"retrained: {pair}; expected two models, or two files of embeddings")
+        raise ValueError(
+            f"retrained: {reference.name} and clip differ in kind; expected two models or two embedding files"
+        )
     context, reports = _context(clip, reference, images, request, words or {}, seed), []
     about = {"request": str(request), "paradigm": request.paradigm, "model": clip.name, "methods": []}
     about |= {"clean": reference and reference.name, "pictures": len(context.images)}
@@ -110,7 +111,7 @@ def audit_each(
 def _context(
     clip: Clip, reference: Clip | None, images: Images, request: Forget, words: Mapping[str, Sequence[str]], seed: int
 ) -> Context:
-    """Return the Context of the readable pictures. `clip` fills the place of the edited model for now."""
+    """Return the Context of the readable pictures, with `clip` as a placeholder for the edited model."""
     forgotten = [*compress(images.vocabulary.classes, request.mask(images.vocabulary).any(1))]
     for name, synonyms in words.items():
         if name not in forgotten or isinstance(synonyms, str):

@@ -56,7 +56,7 @@ def features_before_projection(clip: Clip, images: Images) -> Tensor:
 
 
 def bare_tower(clip: Clip) -> Clip:
-    """Return `clip` with the identity as W and without edits after it; all other weights are shared."""
+    """Return `clip` with the identity as W and without edits after it. It shares all other weights."""
     clip.validate_encoder()
     projection, model = find_projection(clip.model), share(clip.model)
     visual = uncompiled(model.visual)
@@ -116,8 +116,7 @@ def through(clip: Clip, images: Images) -> tuple[Tensor, dict[str, Tensor]]:
 
 def validate_finite(features: Tensor) -> None:
     """Raise ValueError unless all `features` (n, d) are finite."""
-    bad = int((~features.isfinite().all(1)).sum())
-    if bad:
+    if bad := int((~features.isfinite().all(1)).sum()):
         raise ValueError(f"features: {bad} rows are not finite; expected pictures that are `embedding.readable`")
 
 
@@ -177,10 +176,10 @@ def by_stage(context: Context) -> list[Finding]:
 
 
 def relearning(context: Context) -> list[Finding]:
-    """Report how well 1 to 16 labelled pictures separate the rest of a forgotten class from others of its domains.
+    """Report how well a few labelled pictures separate the rest of a forgotten class from others in its domains.
 
     A picture's score is its cosine to the mean of the labelled pictures minus its cosine to the mean of as many others.
-    The AUC is averaged over DRAWS draws and the forgotten classes, without families of the labelled pictures.
+    The AUC is averaged over DRAWS draws and the forgotten classes. Families of labelled pictures are left out.
     """
     metrics = import_extra("sklearn.metrics", "course")
     families, generator = np.array(context.families), np.random.default_rng(context.seed)

@@ -18,8 +18,8 @@ def retrieval(context: Context) -> list[Finding]:
     """Report recall at 5 in both directions.
 
     text to picture: the share of (class, domain) cells whose text ranks one of their own pictures in the first 5.
-    picture to text: the share of pictures whose class ranks in the first 5 among all classes and common words.
-    Cells without pictures are skipped. Common words are used if the model can embed them.
+    picture to text: the share of pictures whose class ranks in the first 5 among all classes and the common words that
+    the model can embed.
     """
     vocabulary, places = context.images.vocabulary, (context.images.counts() > 0).nonzero()
     prompts = next((p for p in ("domain", "build") if p in prompt_sets(context.models["unedited"])), None)

@@ -66,9 +66,9 @@ def survival(context: Context) -> list[Finding]:
         judged = (share - usual["edited"]) / lost, GONE, "of the forgetting gone"
         findings.append(finding("survival", asked, "%", usual | {"edited": share}, judged))
     if edited.edits and all(edit.linear for edit in edited.edits):
-        mean = (features["unedited"] + features["edited"]) / 2  # the mean of the weights embeds to the same
-        halfway = {"edited": _accuracy(context, mean)}
-        findings.append(finding("survival", "the mean of edited and unedited weights", "%", usual | halfway))
+        mean = (features["unedited"] + features["edited"]) / 2  # what the mean of both weights would compute
+        shares = usual | {"edited": _accuracy(context, mean)}
+        findings.append(finding("survival", "the mean of edited and unedited weights", "%", shares))
     return findings
 
 
@@ -93,7 +93,7 @@ def reversal(context: Context) -> list[Finding]:
 
 
 def _turned_back(z: Tensor, edit: Edit, steps: int = 50) -> Tensor:
-    """Invert a linear edit by its pseudo-inverse, any other by fixed-point iteration of x = z + (x - edit(x))."""
+    """Invert a linear edit by its pseudo-inverse, others by iterating x = z + (x - edit(x))."""
     if edit.linear:
         bias = 0 if edit.bias is None else edit.bias
         return (z - bias) @ torch.linalg.pinv(edit.matrix().double(), rtol=1e-6)

@@ -122,11 +122,8 @@ def counts(context: Context) -> tuple[Count, ...]:
         if where.any():
             correct = int(before[where].sum()), int(after[where].sum())
             results.append(Count(name, gone, int(where.sum()), *correct, chance if gone else 0.0))
-
-    def order(x: Count) -> tuple[bool, float]:
-        return not x.forgotten, (-x.after if x.forgotten else x.after - x.before) / x.pictures
-
-    return tuple(sorted(results, key=order))
+    results.sort(key=lambda x: (not x.forgotten, (-x.after if x.forgotten else x.after - x.before) / x.pictures))
+    return tuple(results)
 
 
 def signature(context: Context) -> list[Finding]:

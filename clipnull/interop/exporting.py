@@ -133,9 +133,9 @@ def length_of(clip: Clip, pictures: Images) -> tuple[Tensor, Tensor]:
 def mlp_head(projection: Projection, edit: Edit, m: Tensor, c: Tensor) -> dict[str, Tensor]:
     """Return weights of timm's MLP head (2d units, gelu) that replace the projection and the hidden layer `edit`.
 
-    Let z = f W + b. Since x = gelu(x) - gelu(-x), two units carry one direction of z unchanged. Each two units of the
-    edit (d/4 at most) replace a direction that W scales least. A unit of the edit becomes gelu(s y) / s, close to
-    relu(y), with y = z v_c - o_c (z m + c) and s = SHARPNESS / (o_c c).
+    Let z = f W + b. Since x = gelu(x) - gelu(-x), two units carry one direction of z unchanged. The units of the edit
+    (d/4 at most) take the place of the directions that W scales least, two units for each direction. A unit of the
+    edit becomes gelu(s y) / s, close to relu(y), with y = z v_c - o_c (z m + c) and s = SHARPNESS / (o_c c).
     """
     d, r = edit.left.shape
     stored, threshold = projection.weight, edit.threshold
@@ -162,10 +162,11 @@ def mlp_head(projection: Projection, edit: Edit, m: Tensor, c: Tensor) -> dict[s
 def on_texts(clip: Clip) -> Clip:
     """Move the edits of `clip` from the image to the text tower; return a new model without `edits`.
 
-    The text projection W_t becomes W_t P^T, as `Edit.queries` does to an embedding. Inner products stay those of the
-    edited image tower. Cosines are theirs times |z P| / |t P^T|, which barely matters when searching with one text.
-    Zero-shot, it scales up the rest of a forgotten text, which then wins again. On OpenAI's ViT-B/32, `nullspace`
-    forgets .49 this way and `oblique` .82, in place of 1.00, unless texts are divided by their former length.
+    The text projection W_t becomes W_t P^T, as `Edit.queries` does to an embedding. Inner products equal the edited
+    image tower's, and cosines are multiplied by |z P| / |t P^T|. The factor barely matters for a search with one text.
+    In zero-shot classification it enlarges what remains of a forgotten text, which then wins again: on OpenAI's
+    ViT-B/32, `nullspace` forgets .49 in place of 1.00, and `oblique` .82, unless texts keep their former length as
+    divisor.
     """
     base = clip.base or clip
     projection = find_text_projection(base.model)
@@ -230,10 +231,9 @@ def _export_onnx(embedder: Embedder, pixels: Tensor, shapes: tuple, path: Path) 
     runtime: Any = import_extra("onnxruntime", "onnx")
     size = sum(value.nbytes for value in embedder.state_dict().values())
     if embedder.dtype != torch.float32 or size >= ONNX_BYTES:
-        raise ValueError(
-            f"clip: weights of {embedder.dtype}, {size:,} bytes; expected torch.float32 and less than {ONNX_BYTES:,} "
-            "for ONNX (a path that ends in .pt2 has no limit)"
-        )
+        weights = f"weights of {embedder.dtype}, {size:,} bytes"
+        expected = f"torch.float32 and less than {ONNX_BYTES:,} for ONNX (a path that ends in .pt2 has no limit)"
+        raise ValueError(f"clip: {weights}; expected {expected}")
     with torch.no_grad(), quiet(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about the internals of the exporter
         program: Any = torch.onnx.export(
@@ -247,8 +247,8 @@ def _export_onnx(embedder: Embedder, pixels: Tensor, shapes: tuple, path: Path) 
         session = runtime.InferenceSession(str(temporary), providers=["CPUExecutionProvider"])
         embeddings = torch.from_numpy(session.run(None, {"pixels": trial.numpy()})[0])
         if not torch.allclose(embeddings, expected, rtol=0, atol=ONNX_TOLERANCE):
+            error = f"embeddings in onnxruntime differ by {float((embeddings - expected).abs().max()):.1e}"
             raise RuntimeError(
-                f"path: {str(path)!r} is not written because embeddings in onnxruntime differ by "
-                f"{float((embeddings - expected).abs().max()):.1e}; expected at most {ONNX_TOLERANCE:g}"
+                f"path: {str(path)!r} is not written because {error}; expected at most {ONNX_TOLERANCE:g}"
             )
     return path

@@ -104,21 +104,18 @@ def wrap(model: Any, processor: Any, name: str | None = None) -> Clip:
     >>> import clipnull as cn
     >>> cn.wrap("openai/clip-vit-base-patch32", None)
     Traceback (most recent call last):
-    ValueError: model: str; expected a CLIPModel or SiglipModel, loaded by from_pretrained
+    ValueError: model: str; expected a CLIPModel or SiglipModel, such as from CLIPModel.from_pretrained
     """
     transformers, model = import_extra("transformers", "hf"), uncompiled(model)
     if not isinstance(model, (transformers.CLIPModel, transformers.SiglipModel)):
-        raise ValueError(
-            f"model: {type(model).__name__}; expected a CLIPModel or SiglipModel, loaded by from_pretrained"
-        )
+        kind = type(model).__name__
+        raise ValueError(f"model: {kind}; expected a CLIPModel or SiglipModel, such as from CLIPModel.from_pretrained")
     if not hasattr(processor, "image_processor") or not hasattr(processor, "tokenizer"):
         expected = "one with an image_processor and a tokenizer, such as from AutoProcessor.from_pretrained"
         raise ValueError(f"processor: {type(processor).__name__}; expected {expected}")
     preprocess, edge = preprocess_config(processor.image_processor), model.config.vision_config.image_size
     if preprocess["size"] != (edge, edge):
-        raise ValueError(
-            f"processor: it outputs {preprocess['size']} pixels; expected {(edge, edge)}, the model's input size"
-        )
+        raise ValueError(f"processor: it outputs {preprocess['size']} pixels; expected {(edge, edge)}, like the model")
     tokens = Tokens(processor, model.config.text_config.max_position_embeddings)
     _validate_tokenizer(tokens, model)
     shared: dict[int, Any] = {id(t): t for t in model.buffers()}  # with this memo, deepcopy keeps these tensors
