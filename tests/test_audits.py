@@ -304,12 +304,12 @@ def test_names_of_anybody_are_no_markup_and_one_line():
 def test_wrong_arguments_are_named(clip, few, small):
     three, few = few.where(torch.arange(len(few)) < 3), few.where(torch.arange(len(few)) % 2 == 0)
     for message, images, request, settings in [
-        (r"words: 'car': \['auto'\]; expected for forgotten classes", few, DOG, {"words": {"car": ["auto"]}}),
+        (r"words: 'car': \['auto'\]; expected a list of words", few, DOG, {"words": {"car": ["auto"]}}),
         ("words: 'dog': 'puppy'", few, DOG, {"words": {"dog": "puppy"}}),
-        ("retrained: miniclip has the weights of clip", few, DOG, {"retrained": clip}),
+        ("retrained: miniclip has the same weights as clip", few, DOG, {"retrained": clip}),
         ("did you mean 'dog'", few, cn.Forget(["dgo"]), {}),
         ("seed: 'x' is not valid", few, DOG, {"seed": "x"}),
-        (r"images: \d to forget and \d to keep can be read; expected at least 4 of", three, DOG, {}),
+        (r"images: \d readable pictures to forget and \d to keep; expected at least 4 of", three, DOG, {}),
     ]:
         with pytest.raises(ValueError, match=message):
             cn.audit(clip, plain(clip.width), images, request, **{"retrained": False} | settings)
@@ -317,7 +317,7 @@ def test_wrong_arguments_are_named(clip, few, small):
         cn.audit(clip, plain(8), few, DOG)
     with pytest.raises(ValueError, match="after: 3 is not valid; expected a model or an edit"):
         cn.audit(clip, 3, few, DOG)
-    with pytest.raises(ValueError, match="after: .* is 64 wide; expected 256, as miniclip is"):
+    with pytest.raises(ValueError, match="after: .* has width 64; expected 256, like miniclip"):
         cn.audit(clip, small(VIT), few, DOG)
 
 
