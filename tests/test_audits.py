@@ -222,7 +222,8 @@ def test_the_command_writes_all_findings(monkeypatch, tmp_path, capsys, few):
         (["--classes", "dog", "--methods", "ridge", "--chance"], "chance: no method has a strength"),
     ],
 )
-def test_the_command_names_wrong_arguments(arguments, message, capsys):
+def test_the_command_names_wrong_arguments(arguments, message, monkeypatch, capsys, few):
+    monkeypatch.setattr("clipnull.datasets.loading.load_images", lambda data: few)
     assert cli.main(["audit", *arguments]) == 2
     assert message in capsys.readouterr().err
 

@@ -281,7 +281,6 @@ def test_names_become_words():
         assert class_names(numbers) == {name: name.lower() for name in numbers}
 
 
-@examples(100)
 @given(st.lists(st.text("aB1 _-+.é\u0301", min_size=1, max_size=6), min_size=2, max_size=5, unique=True))
 def test_cleaning_merges_no_two_names(names):
     try:
@@ -296,7 +295,6 @@ PARTS = st.sampled_from(["cat", "dog", "photo", ".git", "__MACOSX", "train", "a.
 LEAVES = st.sampled_from(["0.png", "1.jfif", "a.heic", "b", "c.txt", ".DS_Store"])
 
 
-@examples(30)
 @given(st.lists(st.tuples(st.lists(PARTS, max_size=4), LEAVES), max_size=6))
 def test_every_file_is_used_or_has_a_reason(tmp_path_factory, places):
     root = small(tmp_path_factory.mktemp("tree"))
@@ -462,7 +460,7 @@ def test_a_small_archive_does_not_fill_disk_or_memory(tmp_path):
 TRIP = ["1", "0", "potter's wheel", "C#", "C", "c++", "GoldFish", "a/b", "two\tparts", "30 kmh", "50 kmh", "Ω"]
 
 
-@examples(20)
+@examples(8)
 @given(st.lists(st.sampled_from(TRIP), min_size=2, max_size=6, unique=True), st.data())
 def test_there_and_back_is_the_identity(tmp_path_factory, classes, data):
     folder = tmp_path_factory.mktemp("trip")
