@@ -460,7 +460,7 @@ def test_a_small_archive_does_not_fill_disk_or_memory(tmp_path):
 TRIP = ["1", "0", "potter's wheel", "C#", "C", "c++", "GoldFish", "a/b", "two\tparts", "30 kmh", "50 kmh", "Ω"]
 
 
-@examples(8)
+@examples(12)
 @given(st.lists(st.sampled_from(TRIP), min_size=2, max_size=6, unique=True), st.data())
 def test_there_and_back_is_the_identity(tmp_path_factory, classes, data):
     folder = tmp_path_factory.mktemp("trip")
