@@ -1,7 +1,7 @@
-"""clipnull: learn, see and measure how a pretrained CLIP can be made to forget, without training and without data.
+"""clipnull makes a pretrained CLIP forget, without training and without data, and measures what it forgot.
 
-The names below are loaded when they are first used (__init__.pyi says from where); all else is imported by module:
-`from clipnull.subspace import principal_angles`, `from clipnull import plots`.
+The public names load on first use, from the modules that __init__.pyi lists. Import everything else from its module,
+as in `from clipnull.subspace import principal_angles`.
 """
 
 import lazy_loader

@@ -1,4 +1,4 @@
-"""`python -m clipnull`: the same as the command `clipnull`, see `cli`."""
+"""Runs the command line (`commands.cli`) as `python -m clipnull`."""
 
 import sys
 

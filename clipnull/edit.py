@@ -1,4 +1,4 @@
-"""An edit of a CLIP: what it does to embeddings, how it gets into a model and out again, and the file that keeps it."""
+"""Edits of a CLIP: apply them to embeddings, put them into a model, remove, save and load them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .shapes import validate_shapes, validate_values
 from .vocabulary import Forget
 
 if TYPE_CHECKING:
-    from .models import Clip  # which imports open_clip: a patch of an index needs none
+    from .models import Clip  # importing models loads open_clip, which patching an index does not need
 
 Array = TypeVar("Array", Tensor, np.ndarray)
 
@@ -36,13 +36,13 @@ MAX_BYTES = 2**30
 
 @dataclass(frozen=True, eq=False)
 class Edit:
-    """An edit z -> z - (z left) right^T (+ bias), thin factors in place of a matrix.
+    """An edit z -> z - (z left) right^T (+ bias), stored as thin factors instead of a matrix.
 
-    left, right: (d, r) float64; `left` reads how much of each forgotten direction is in z, `right` says what is
-    subtracted for it. method, request, settings: what made it. fingerprint, model: of the unedited model it was made
-    for; empty: any. bias: (d,). gate: when it acts (`layers.Gate`). threshold: (r,); a direction counts from threshold
-    |z| on, and the edit is a hidden layer. after: `history` of the edits it was made after. ValueError for
-    shapes that do not fit together.
+    left, right: (d, r) float64; z left measures the forgotten directions in z, and `right` is subtracted in proportion.
+    method, request, settings: how it was made. fingerprint, model: the unedited model it fits; empty for any model.
+    bias: (d,). gate: a condition for the edit (`layers.Gate`). threshold: (r,); the edit is then a hidden layer that
+    only counts components above threshold |z|. At most one of bias, gate and threshold is given.
+    after: `history` of the edits before it. Shapes that do not fit together raise ValueError.
 
     >>> import clipnull as cn, torch
     >>> u = torch.tensor([[1.0], [0.0], [0.0]], dtype=torch.float64)
@@ -73,7 +73,7 @@ class Edit:
             raise ValueError(f"right: {self.right.dtype}; expected {self.left.dtype}, as left")
         forms = [name for name in ("bias", "gate", "threshold") if getattr(self, name) is not None]
         if len(forms) > 1:
-            raise ValueError(f"{', '.join(forms)}: given together; expected one of them")
+            raise ValueError(f"{', '.join(forms)}: given together; expected at most one of them")
 
     @property
     def rank(self) -> int:
@@ -81,25 +81,22 @@ class Edit:
 
     @property
     def form(self) -> str:
-        """ "linear", a matrix that multiplies into the projection; "layer", one hidden layer; "module", a gate."""
+        """The kind of edit: "linear" (a matrix for the projection), "layer" (one hidden layer) or "module" (a gate)."""
         return "module" if self.gate else "layer" if self.threshold is not None else "linear"
 
     @property
     def linear(self) -> bool:
-        """Whether it can be multiplied into the projection."""
+        """True if the edit can be multiplied into the projection."""
         return self.form == "linear"
 
     def matrix(self) -> Tensor:
-        """P = I - left right^T, so that a linear edit is z -> z P + bias: (d, d)."""
+        """Return P = I - left right^T, (d, d). A linear edit maps z to z P + bias."""
         if not self.linear:
-            raise ValueError(f"edit: one of form {self.form!r} is not a single matrix; expected a linear one")
+            raise ValueError(f"edit: form {self.form!r} is not a single matrix; expected a linear edit")
         return torch.eye(len(self.left), dtype=self.left.dtype) - self.left @ self.right.T
 
     def images(self, z: Array) -> Array:
-        """Edited embeddings of pictures, (n, d) -> (n, d): computed in float64, cast back, not normalised.
-
-        An edited unit row is 1 - m to 1 + m long, m = |images(z) - z|. An array of NumPy gives one of NumPy.
-        """
+        """Edit embeddings of pictures, (n, d) -> (n, d), in float64. The result is not normalised and has z's type."""
         if isinstance(z, np.ndarray):
             return cast(Array, self.images(_tensor_of(z)).numpy())
         if z.ndim != 2 or z.shape[1] != len(self.left) or not z.is_floating_point():
@@ -114,57 +111,55 @@ class Edit:
         return cast(Array, edited)
 
     def queries(self, t: Array) -> Array:
-        """Edited embeddings of queries for an index that stays as it is: t -> t P^T, (n, d) or (d,), not normalised.
+        """Edit queries for an unedited index, t -> t P^T for (n, d) or (d,), not normalised.
 
-        <z P, t> = <z, t P^T>: each picture z scores as if `images` had edited it and nothing were normalised after.
-        Raises ValueError for an edit that is more than one matrix: it depends on the picture, which a query lacks.
+        <z P, t> = <z, t P^T>, so each picture z scores as if edited by `images` and not normalised afterwards.
+        Raise ValueError unless the edit is a single matrix, since other edits depend on the picture.
         """
         if isinstance(t, np.ndarray):
             return cast(Array, self.queries(_tensor_of(t)).numpy())
         if not self.linear or self.bias is not None:
-            what = f"form {self.form!r}" if self.bias is None else "a bias"
-            raise ValueError(f"edit: of {what}; expected a single matrix, or an index edited by `images`")
+            reason = f"form {self.form!r}" if self.bias is None else "a bias"
+            raise ValueError(f"edit: {reason} does not apply to queries; expected a single matrix, or use `images`")
         if t.ndim not in (1, 2) or t.shape[-1] != len(self.left) or not t.is_floating_point():
-            raise ValueError(f"t: {t.dtype} of shape {tuple(t.shape)}; expected floats, (n, d) or (d,), as the edit is")
-        wide = t.double()
-        left, right = self.left.to(wide), self.right.to(wide)
-        return (wide - (wide @ right) @ left.T).to(t.dtype)
+            raise ValueError(f"t: {t.dtype} of shape {tuple(t.shape)}; expected floats of width {len(self.left)}")
+        x = t.double()
+        left, right = self.left.to(x), self.right.to(x)
+        return (x - (x @ right) @ left.T).to(t.dtype)
 
     def layer(self, dtype: torch.dtype = torch.float32) -> EditLayer:
-        """The edit as a module, (n, d) -> (n, d), which computes in `dtype`."""
+        """Return the edit as a module, (n, d) -> (n, d), that computes in `dtype`."""
         return EditLayer(self, dtype)
 
     def apply(self, clip: Clip) -> Clip:
-        """`clip` with the edit on top. The given model stays as it is; all other weights are shared with it.
+        """Return `clip` with this edit on top. `clip` itself does not change; both share all other weights.
 
-        A linear edit is multiplied into a copy of the projection: W becomes W P, a bias b becomes b P + bias. An edit
-        of another form, and all that follow it, run after the tower. Only the pooled embedding changes: CoCa's captions
-        come from tokens before the projection. Raises ValueError as `validate_for` does.
+        A linear edit is multiplied into a copy of the projection: W becomes W P, and a bias b becomes b P + bias. Other
+        edits run after the tower, as do all edits that follow them. Only the pooled embedding changes: CoCa's captions
+        come from tokens before the projection. Raise ValueError as `validate_for` does.
         """
         expect_types(clip=clip)
         self.validate_for(clip)
         return rebuild(clip.base or clip, (*clip.edits, self))
 
     def remove(self, clip: Clip) -> Clip:
-        """`clip` with its other edits, in their order. Raises ValueError if one of them was made after this one."""
-        places = [i for i, edit in enumerate(clip.edits) if self.same(edit)]
-        if not places:
+        """Return `clip` without this edit. Raise ValueError if it lacks the edit, or if another was made after it."""
+        matches = [i for i, edit in enumerate(clip.edits) if self.same(edit)]
+        if not matches:
             raise ValueError(f"clip: this edit ({self.method}) is not among its {len(clip.edits)} edits")
-        others = clip.edits[: places[-1]] + clip.edits[places[-1] + 1 :]
-        for i, edit in enumerate(others):
-            if edit.after and edit.after != history(others[:i]):
-                raise ValueError(
-                    f"clip: its edit {i + 2} ({edit.method}) was made after this one; remove that one first"
-                )
-        return rebuild(clip.base or clip, others)
+        edits = clip.edits[: matches[-1]] + clip.edits[matches[-1] + 1 :]
+        for i, edit in enumerate(edits):
+            if edit.after and edit.after != history(edits[:i]):
+                raise ValueError(f"clip: its edit {i + 2} ({edit.method}) was made after this one; remove it first")
+        return rebuild(clip.base or clip, edits)
 
     def validate_for(self, clip: Clip) -> None:
-        """Raises ValueError if the edit was made for another width, for other weights, or after other edits."""
+        """Raise ValueError if the edit was made for another width, for other weights or after other edits."""
         if len(self.left) != clip.width:
-            raise ValueError(f"clip: its joint space is {clip.width} wide; expected {len(self.left)}, as in this edit")
+            raise ValueError(f"clip: its width is {clip.width}; expected {len(self.left)}, the width of this edit")
         if self.fingerprint and not clip.fingerprint:
             warnings.warn(
-                f"clip: {clip.name} does not say of which weights; the edit is for {self.model}", stacklevel=3
+                f"clip: {clip.name} has no fingerprint of its weights; the edit is for {self.model}", stacklevel=3
             )
         elif self.fingerprint and self.fingerprint != clip.fingerprint:
             raise ValueError(
@@ -173,26 +168,26 @@ class Edit:
             )
         if self.after and self.after != history(clip.edits):
             raise ValueError(
-                f"clip: it carries {len(clip.edits)} edits; expected those the edit came after ({self.after})"
+                f"clip: it carries {len(clip.edits)} edits; expected those this edit was made after ({self.after})"
             )
 
     def tensors(self) -> dict[str, Tensor]:
-        """What acts, as it is saved: float32 and bool; `right` is left out where it equals `left`."""
+        """Return factors and gate as they are saved, in float32 and bool. `right` is omitted if it equals `left`."""
         values: dict[str, Tensor | None] = {name: getattr(self, name) for name in FACTORS}
         if self.gate:
             values |= {f"gate.{name}": value for name, value in vars(self.gate).items()}
         if torch.equal(self.left, self.right):
             del values["right"]
-        return {name: _plain(value) for name, value in values.items() if value is not None}
+        return {name: _as_saved(value) for name, value in values.items() if value is not None}
 
     def same(self, other: Edit) -> bool:
-        """Whether both do the same to an embedding, to the precision of a file."""
+        """Return True if both edits act equally on embeddings, to the precision of a file."""
         return checksum(self.tensors(), {}) == checksum(other.tensors(), {})
 
     def save(self, path: str | Path) -> Path:
-        """Write the edit to a safetensors file, factors in float32; returns its path.
+        """Save the edit as a safetensors file with factors in float32. Return its path.
 
-        Raises ValueError for a request or settings that `load` would refuse, and OSError if the file cannot be written.
+        Raise ValueError for a request or settings that `load` would refuse, and OSError if the file cannot be written.
         """
         request = self.request.as_dict() if isinstance(self.request, Forget) else self.request
         tensors = self.tensors()
@@ -201,20 +196,19 @@ class Edit:
             for name, value in (("request", request), ("settings", self.settings)):
                 metadata[name] = json.dumps(value, allow_nan=False)
         except (TypeError, ValueError, RecursionError) as error:
-            raise ValueError(f"request, settings: {error}; expected values that JSON knows") from error
+            raise ValueError(f"request, settings: {error}; expected values that JSON can store") from error
         metadata["sha256"] = checksum(tensors, metadata)
         _fields_of(metadata)
-        content = _in_order(save(tensors, metadata))
         with written(path) as temporary:
-            temporary.write_bytes(content)
+            temporary.write_bytes(_in_order(save(tensors, metadata)))
         return Path(path)
 
     @classmethod
     def load(cls, path: str | Path, clip: Clip | None = None) -> Edit:
-        """The edit in a file that `save` wrote; its request comes back as what `Forget.as_dict` gives.
+        """Load an edit from a file that `save` wrote. Its request becomes a dict, as returned by `Forget.as_dict`.
 
-        clip: the model it is meant for. The file may be anybody's: nothing in it is run. Raises ValueError for a file
-        that is damaged, not an edit, or holds NaN, and for a `clip` of other weights.
+        clip: the model it must fit. The file may come from anyone: nothing in it is run. Raise ValueError for a file
+        that is damaged, holds NaN or is not an edit, and for a `clip` with other weights.
         """
         path = Path(path)
         if path.exists() and not (path.is_file() and path.stat().st_size <= MAX_BYTES):
@@ -225,17 +219,17 @@ class Edit:
             metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__", {})
             fields = _fields_of(metadata)
             if metadata["sha256"] != checksum(tensors, metadata):
-                raise ValueError("its checksum is not that of its content")
+                raise ValueError("its checksum does not match its content")
             if any(t.dtype == torch.bool and (t.view(torch.uint8) > 1).any() for t in tensors.values()):
-                raise ValueError("truth values with other bytes than 0 and 1")
-            tensors.pop("mean_text", None)  # of patches made before 2026-11-29
+                raise ValueError("its booleans hold bytes other than 0 and 1")
+            tensors.pop("mean_text", None)  # stored in patches made before 2026-11-29
             parts: dict[str, Any] = {name: t.double() if t.is_floating_point() else t for name, t in tensors.items()}
             gate = {name.removeprefix("gate."): parts.pop(name) for name in tensors if name.startswith("gate.")}
             parts.setdefault("right", parts["left"])
             edit = cls(**parts, **fields, gate=Gate(**gate) if gate else None)
         except (TypeError, ValueError, KeyError, RecursionError, SafetensorError) as error:
             raise ValueError(
-                f"path: {str(path)!r} holds no valid edit ({brief(str(error), 300)}); expected what Edit.save wrote"
+                f"path: {str(path)!r} is not a valid edit ({brief(str(error), 300)}); expected a file from Edit.save"
             ) from error
         if clip:
             edit.validate_for(clip)
@@ -243,15 +237,13 @@ class Edit:
 
 
 def history(edits: Sequence[Edit]) -> str:
-    """What names a sequence of edits: 16 hexadecimal digits of what they do, in their order; empty for none."""
-    digest = hashlib.sha256()
-    for edit in edits:
-        digest.update(checksum(edit.tensors(), {}).encode())
-    return digest.hexdigest()[:16] if edits else ""
+    """Return 16 hexadecimal digits that identify the effect of a sequence of edits; an empty string for no edits."""
+    checksums = "".join(checksum(edit.tensors(), {}) for edit in edits)
+    return hashlib.sha256(checksums.encode()).hexdigest()[:16] if edits else ""
 
 
 def checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
-    """SHA-256 over names, dtypes, shapes and bytes of `tensors`, and over `metadata` but for the checksum in it."""
+    """Return the SHA-256 of names, dtypes, shapes and bytes of `tensors`, and of `metadata` without its checksum."""
     shapes = [[name, str(value.dtype), list(value.shape)] for name, value in sorted(tensors.items())]
     texts = sorted((key, value) for key, value in metadata.items() if key != "sha256")
     digest = hashlib.sha256(json.dumps([shapes, texts]).encode())
@@ -260,18 +252,18 @@ def checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     return digest.hexdigest()
 
 
-def _plain(value: Tensor) -> Tensor:
-    """As a file holds it."""
+def _as_saved(value: Tensor) -> Tensor:
+    """Return `value` as it is saved: bool or float32, on the CPU, contiguous."""
     return (value if value.dtype == torch.bool else value.float()).cpu().contiguous()
 
 
 def _tensor_of(array: np.ndarray) -> Tensor:
-    """The values of an array, which may be mapped from a file, be of the other byte order or run backwards."""
+    """Convert an array to a tensor, even if it is read-only, in the other byte order or has negative strides."""
     return torch.from_numpy(np.require(array, array.dtype.newbyteorder("="), ["C", "W"]))
 
 
 def _in_order(content: bytes) -> bytes:
-    """A safetensors file with its header in the order of names: of one edit, the same bytes each time."""
+    """Sort the header of a safetensors file by name, so that one edit is always saved as the same bytes."""
     end = 8 + int.from_bytes(content[:8], "little")
     header = json.dumps(json.loads(content[8:end]), sort_keys=True).encode()
     header += b" " * (-len(header) % 8)
@@ -279,17 +271,17 @@ def _in_order(content: bytes) -> bytes:
 
 
 def _fields_of(metadata: Mapping[str, str]) -> dict[str, Any]:
-    """What the metadata of a patch say, each of its kind; ValueError for anything else."""
+    """Return the fields in the metadata of a patch. Raise ValueError unless all are valid."""
     if metadata.get("format") != FORMAT or metadata.get("version") != VERSION or metadata.keys() != KEYS:
-        raise ValueError(f"it says {brief(dict(metadata))}; expected {FORMAT}, version {VERSION}, with {sorted(KEYS)}")
+        raise ValueError(f"metadata: {brief(dict(metadata))}; expected {FORMAT} {VERSION} with keys {sorted(KEYS)}")
     request, settings = json.loads(metadata["request"]), json.loads(metadata["settings"])
     if request is not None:
         Forget.from_dict(request)
     if not isinstance(settings, dict) or not all(isinstance(v, str | int | float | None) for v in settings.values()):
-        raise ValueError(f"settings: {brief(settings)}; expected names with numbers, texts, True or False")
-    json.dumps([request, settings], allow_nan=False)  # raises ValueError where a number is not finite
+        raise ValueError(f"settings: {brief(settings)}; expected a dict of numbers, texts, True, False or None")
+    json.dumps([request, settings], allow_nan=False)  # raises ValueError for NaN and infinity
     texts = {key: metadata[key] for key in TEXTS}
     for key, text in {**texts, "settings": "".join(map(str, [*settings, *settings.values()]))}.items():
         if len(text) > 4_000 or not printable(text):
-            raise ValueError(f"{key}: {brief(text)}; expected printable texts of at most 4,000 characters")
+            raise ValueError(f"{key}: {brief(text)}; expected printable text of at most 4,000 characters")
     return texts | {"request": request, "settings": settings}

@@ -1,7 +1,7 @@
-"""Pictures become embeddings.
+"""Embeddings of pictures.
 
-On CPU and GPU they agree up to rounding: the cosine is at least 1 - AGREE in full precision, which `embed` uses, and at
-least 1 - AGREE_MIXED in mixed precision (float16), in which `clipnull.datasets.shards` embeds on CUDA.
+The same picture embedded on CPU and GPU has a cosine of at least 1 - AGREE in full precision, which `embed` uses, and
+of at least 1 - AGREE_MIXED in mixed precision (float16), which `clipnull.datasets.shards` uses on CUDA.
 """
 
 import math
@@ -22,22 +22,17 @@ from .images import Images, read_picture
 from .layers import ROWS
 from .models import Batch, Clip
 
-BATCH = 64
-"""Pictures that go through a tower at once."""
-
+BATCH = 64  # pictures per pass
 READERS = 16
-"""Processes that read pictures for a GPU, at most one a core. Eight read 600 a second; an H100 embeds 3,500."""
-
+"""Processes that read pictures for a GPU, at most one per core. Eight read 600 per second; an H100 embeds 3,500."""
 AGREE, AGREE_MIXED = 1e-5, 1e-4
-"""How far the cosine between the embeddings on CPU and GPU may be from 1, in full and in mixed precision."""
 
 
 def embed(clip: Clip, images: Images) -> Tensor:
-    """Embeddings z of all n pictures of `images`: the features after the projection, (n, d) float32 on the CPU.
+    """Embed `images` with `clip`: features after the projection, not normalised, (n, d) float32 on the CPU.
 
-    They are not normalised, and computed at each call: functions that need them take them as `features`. A broken
-    picture is named in a warning, and its row is NaN: `classify` gives no answer for it, and accuracy leaves it out.
-    Raises OSError for a file that cannot be opened.
+    Nothing is cached, so other functions accept the result as `features`. A broken picture is named in a warning and
+    gets a row of NaN: `classify` gives it no answer, and accuracy skips it. Raises OSError if a file cannot be opened.
 
     >>> import clipnull as cn
     >>> clip, images = cn.load(device="cpu"), cn.load_images().select(["dog"], ["line"])
@@ -48,10 +43,8 @@ def embed(clip: Clip, images: Images) -> Tensor:
     expect_types(clip=clip, images=images)
     width = None if images.stored is None else images.stored.shape[1]
     if bool(clip.stored) != (width is not None) or width not in (None, clip.width):
-        raise ValueError(
-            f"images: {images}{f', {width} wide,' if width else ''} for {clip}; expected model and pictures of one "
-            "file of embeddings, or neither"
-        )
+        size = f" of width {width}" if width else ""
+        raise ValueError(f"images: {images}{size} for {clip}; expected both or neither from one file of embeddings")
     if images.stored is not None:
         return torch.cat([clip.embed_pixels(rows, ROWS) for rows in images.stored.split(ROWS)])
     batches = [images.files[first : first + BATCH] for first in range(0, len(images), BATCH)]
@@ -67,9 +60,9 @@ def embed(clip: Clip, images: Images) -> Tensor:
 def embed_files(
     clip: Clip, batches: Sequence[Sequence[Path]], mixed: bool = False
 ) -> Iterator[tuple[Tensor, list[str]]]:
-    """For each batch of m files: embeddings (m, d), NaN for a broken picture, and why it is, "" if it is whole.
+    """Yield the embeddings (m, d) of each batch of m files, and why each picture is broken, or "" if it is intact.
 
-    With `mixed`, in mixed precision; a batch that overflows float16 is computed again in full precision.
+    A broken picture has a row of NaN. mixed: use float16, and repeat a batch that overflows in full precision.
     """
     size = Batch(BATCH)
     for pixels, faults in _read(clip, batches):
@@ -84,25 +77,25 @@ def embed_files(
 
 
 def _read(clip: Clip, batches: Sequence[Sequence[Path]], readers: int | None = None) -> DataLoader:
-    """The pictures of each batch, as `_prepared`. readers: processes; by default only for a GPU, which would wait."""
+    """Load batches by `_prepare`. readers: worker processes; by default some for a GPU, none for the CPU."""
     cuda = clip.device.type == "cuda"
     if readers is None:
-        may_fork = not multiprocessing.current_process().daemon  # the workers of dask are daemons
+        may_fork = not multiprocessing.current_process().daemon  # as dask's workers are
         readers = min(READERS, joblib.cpu_count(), len(batches)) if cuda and may_fork else 0
-    unused = torch.Generator()  # a DataLoader would draw a seed from the global generator
-    prepare = partial(_prepared, clip)
+    unused = torch.Generator()  # without it, a DataLoader draws a seed from the global generator
+    prepare = partial(_prepare, clip)
     return DataLoader(batches, None, num_workers=readers, collate_fn=prepare, pin_memory=cuda, generator=unused)  # type: ignore[arg-type]
 
 
-def _prepared(clip: Clip, files: Sequence[Path]) -> tuple[Tensor, list[str]]:
-    """The pixels (m, 3, s, s) of a batch, and why each picture is broken, "" if it is whole."""
+def _prepare(clip: Clip, files: Sequence[Path]) -> tuple[Tensor, list[str]]:
+    """Return the pixels (m, 3, s, s) of a batch, and why each picture is broken, or "" if it is intact."""
     pictures, faults = zip(*map(read_or_fault, files), strict=True)
     black = Image.new("RGB", (clip.image_size, clip.image_size))
     return torch.stack([clip.preprocess(picture or black) for picture in pictures]), list(faults)
 
 
 def read_or_fault(file: Path) -> tuple[Image.Image | None, str]:
-    """The picture in a file, or why it is broken."""
+    """Return the picture in a file, or None and why it is broken."""
     try:
         return read_picture(file), ""
     except ValueError as error:
@@ -110,13 +103,13 @@ def read_or_fault(file: Path) -> tuple[Image.Image | None, str]:
 
 
 def warn_of_broken(faults: Sequence[str], broken: int, n: int) -> None:
-    """Warn of so many broken pictures among n, with the first five of their `faults`."""
+    """Warn that `broken` of n pictures are broken, and show the first five of their `faults`."""
     if broken:
-        some = "; ".join(faults[:5]) + (f"; and {broken - 5} more" if broken > 5 else "")
-        warnings.warn(f"{broken} of {n} pictures are broken, their features NaN: {some}", stacklevel=3)
+        reasons = "; ".join(faults[:5]) + (f"; and {broken - 5} more" if broken > 5 else "")
+        warnings.warn(f"{broken} of {n} pictures are broken, their features NaN: {reasons}", stacklevel=3)
 
 
 def readable(images: Images, *features: Tensor) -> tuple[Images, list[Tensor]]:
-    """The pictures whose `features`, (n, d) each, hold no NaN, and the features of these."""
-    whole = torch.stack([~z.norm(dim=1).isnan() for z in features]).all(0)
-    return (images, list(features)) if whole.all() else (images.where(whole), [z[whole] for z in features])
+    """Return the pictures without NaN in any of `features`, (n, d) each, and the features of these pictures."""
+    intact = torch.stack([~z.norm(dim=1).isnan() for z in features]).all(0)
+    return (images, list(features)) if intact.all() else (images.where(intact), [z[intact] for z in features])

@@ -1,4 +1,4 @@
-"""From names to cells: the texts of a vocabulary, and prototypes carried over to all of it."""
+"""Cells from names: text embeddings, synthesized prototypes, and prototypes inferred from texts."""
 
 import warnings
 from typing import Any
@@ -15,24 +15,24 @@ from .prototypes import Prototypes, are_made, cell_prototypes
 from .vocabulary import Vocabulary
 
 MAX_PROTOTYPES = 64
-"""Prototypes that are synthesized for a vocabulary, at least two for each domain (`chosen_cells`).
+"""The maximum of prototypes to synthesize for a vocabulary, but at least two per domain (`chosen_cells`).
 
-Two did as well as all on the train splits of miniworld and PACS; of one the share in `carried` cannot be learnt."""
+Two did as well as all on the train splits of miniworld and PACS. One is not enough to fit the scale in `carried`."""
 
 ALIKE = 0.8
-"""Domains are alike if this share of their cells or fewer is named right by the names of the domains."""
+"""A domain is ambiguous if the domain prompts classify at most this share of its cells correctly."""
 
 
 def embed_vocabulary(
     clip: Clip, vocabulary: Vocabulary, prototypes: Prototypes | bool | int | None = True, mean: Tensor | None = None
 ) -> Cells:
-    """The embeddings of the cells of `vocabulary`, from their names alone.
+    """Embed the (class, domain) cells of `vocabulary` from their names alone.
 
-    clip: where it is edited, its prototypes are those of its base, edited. vocabulary: C classes and K domains.
-    prototypes: True synthesizes pictures of at most MAX_PROTOTYPES cells, a second or so each on two cores, once, and
-    carries the others over (`carried`). A number: of at most so many cells. False or None: texts only, at once. Or what
-    `cell_prototypes` gave, two or more in each domain. mean: (d,), the mean of picture embeddings, such as those of an
-    index of yours; by default that of the prototypes, or of a file.
+    clip: an edited model gets the prototypes of its base, edited. vocabulary: C classes and K domains. prototypes: True
+    synthesizes pictures for up to MAX_PROTOTYPES cells once, in about a second each on two cores, and infers the other
+    prototypes from text (`carried`). A number replaces that maximum. False or None uses texts only. You can also pass
+    the result of `cell_prototypes`, with at least two per domain. mean: the mean embedding of pictures, (d,), for
+    example of your index; by default the mean of the prototypes, or the one in a file of embeddings.
 
     >>> import clipnull as cn
     >>> names = cn.Vocabulary(["cat", "dog"], ["photo", "line", "flat"])
@@ -55,16 +55,16 @@ def embed_vocabulary(
             mean = clip.stored.vectors.get("image_mean")
         return Cells(texts, None, domains, common, mean, forms)
     if few := [name for name, n in zip(vocabulary.domains, pictures.mask.sum(0), strict=True) if n < 2]:
-        raise ValueError(f"prototypes: less than two in {', '.join(few)}; expected two or more in each domain")
+        raise ValueError(f"prototypes: fewer than two in {', '.join(few)}; expected at least two in each domain")
     v = F.normalize(clip.edited(pictures.embeddings.flatten(0, 1)), dim=-1).view_as(texts)
     return Cells(texts, carried(texts, v, pictures.mask), domains, common, mean, forms)
 
 
 def carried(texts: Tensor, pictures: Tensor, mask: Tensor) -> Tensor:
-    """`pictures` (C, K, d) where `mask` (C, K) has one, and elsewhere the text of the cell, carried over.
+    """Return `pictures` (C, K, d) where `mask` (C, K) is True, and elsewhere the cell's text moved to the pictures.
 
-    A text is carried across the modality gap domain by domain: v = normalize(mean v_k + s (t - mean t_k)), means over
-    the cells of `mask` in domain k; s, the share of the contrast of texts that pictures show, is fitted to them.
+    A text t in domain k crosses the modality gap as v = normalize(mean v_k + s (t - mean t_k)), with means over the
+    cells of `mask` in domain k. The scale s is fitted to `mask`, as pictures differ less than texts.
     """
     if mask.all():
         return pictures
@@ -76,7 +76,7 @@ def carried(texts: Tensor, pictures: Tensor, mask: Tensor) -> Tensor:
 
 
 def chosen_cells(shape: tuple[int, int], most: int = MAX_PROTOTYPES) -> Tensor:
-    """Which cells of a vocabulary get a prototype: (C, K) bool, as many in each domain, taking classes in turn."""
+    """Choose the cells that get a prototype: (C, K) bool, equally many in each domain, taking classes in turn."""
     classes, domains = shape
     each = min(classes, max(2, most // domains))
     start = torch.arange(domains) / domains
@@ -87,26 +87,26 @@ def chosen_cells(shape: tuple[int, int], most: int = MAX_PROTOTYPES) -> Tensor:
 
 
 def prototypes_of(clip: Clip, vocabulary: Vocabulary, **settings: Any) -> Prototypes | None:
-    """What `prototypes.cell_prototypes` gives, with its settings; None for a file with less than two in some domain."""
+    """Return `cell_prototypes` with its `settings`, or None for a file that lacks two of them in some domain."""
     if clip.stored and (vocabulary != clip.stored.vocabulary or int(clip.stored.mask.sum(0).min()) < 2):
         return None
     return cell_prototypes(clip, vocabulary, **settings)
 
 
 def warn_of_alike(cells: Cells, mask: Tensor, vocabulary: Vocabulary) -> None:
-    """Warn of domains that a request tells apart but no prompt or prototype does, with the loss to expect."""
+    """Warn about domains that a request separates but prompts and prototypes cannot, with the loss to expect."""
     if (mask.any(1) == mask.all(1)).all() and not mask.all(0).any():
         return  # whole classes: domains do not matter
     s = cells.domain_directions
-    middle = s @ cells.domain_origin if cells.prototypes is not None else 0  # which is that of pictures
-    named = (cells.pictures @ s.T - middle).argmax(2)  # (C, K)
-    right = (named == torch.arange(len(s))).double().mean(0)
+    origin = s @ cells.domain_origin if cells.prototypes is not None else 0  # an origin for pictures, not for texts
+    answers = (cells.pictures @ s.T - origin).argmax(2)  # (C, K)
+    accuracy = (answers == torch.arange(len(s))).double().mean(0)
     distance, nearest = torch.cdist(s, s).fill_diagonal_(9).min(1)
-    for k in ((right <= ALIKE) | (distance < 0.2)).nonzero()[:, 0].tolist():
+    for k in ((accuracy <= ALIKE) | (distance < 0.2)).nonzero()[:, 0].tolist():
         if mask[:, [k, int(nearest[k])]].any():
-            loss = 50 if distance[k] < 0.2 else 100 * (1 - float(right[k]))
+            loss = 50 if distance[k] < 0.2 else 100 * (1 - float(accuracy[k]))
             warnings.warn(
-                f"domains: {vocabulary.domains[k]!r} is hardly told from {vocabulary.domains[nearest[k]]!r}; expect a "
-                f"loss of about {loss:.0f} % of what is to be kept there, or as much that is not forgotten",
+                f"domains: {vocabulary.domains[k]!r} is barely distinguished from {vocabulary.domains[nearest[k]]!r}; "
+                f"expect to lose about {loss:.0f} % of what should stay there, or to keep as much that should go",
                 stacklevel=3,
             )

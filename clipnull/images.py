@@ -1,4 +1,4 @@
-"""Pictures with the class and domain of each, read from disk whenever they are used; or stored embeddings of them."""
+"""Labelled pictures, read from disk on every use, or their stored embeddings."""
 
 import contextlib
 import csv
@@ -22,29 +22,28 @@ KINDS = {
     "GIF": (".gif",), "TIFF": (".tif", ".tiff"), "AVIF": (".avif",),
 }  # fmt: skip
 FORMATS = tuple(kind for kind in KINDS if kind not in ("WEBP", "AVIF") or kind.lower() in features.get_supported())
-"""The formats that are read, whatever a file's name says. Pillow would hand others, such as EPS, to a program."""
+"""The formats that we read, whatever the file name. Pillow would pass others, such as EPS, to an external program."""
 
 SUFFIXES = {suffix for kind in FORMATS for suffix in KINDS[kind]}
-LONGEST = 100  # times the short side: models scale the short side, so that a line of 1 x 1,000,000 would fill memory
+LONGEST = 100  # times the short side; models scale the short side, so a picture of 1 x 1,000,000 would fill memory
 
 
 def why_unreadable(file: Path) -> str:
-    """Why a file cannot be a picture, by its header alone; "" if it can. Only regular files are opened."""
+    """Return why a file cannot be a picture, judged by its header, or "" if it can. Only regular files are opened."""
     try:
         if not stat.S_ISREG(os.stat(file).st_mode):
             return "not a regular file"
         with Image.open(file, formats=FORMATS) as picture:
             _validate_size(picture)
-    except Exception as error:  # Pillow's readers raise anything on bytes they do not expect
+    except Exception as error:  # Pillow may raise anything on unexpected bytes
         return _reason(error)
     return ""
 
 
 def read_picture(file: Path) -> Image.Image:
-    """The picture in a file as a viewer shows it, in RGB: upright, on white where it is transparent, in 8 bits.
+    """Read a picture as a viewer shows it: the first frame, upright, in 8-bit RGB, on white where it is transparent.
 
-    Of several frames the first is taken. Raises ValueError with the file's name if it is not a whole picture, and
-    OSError if it cannot be opened.
+    Raises ValueError with the file's name if the picture is broken, and OSError if the file cannot be opened.
     """
     if not stat.S_ISREG(os.stat(file).st_mode):
         raise ValueError(f"file: {str(file)!r} is not a regular file; expected a picture")
@@ -70,9 +69,9 @@ def _validate_size(picture: Image.Image) -> None:
 
 def _rgb(picture: Image.Image) -> Image.Image:
     picture.load()
-    with contextlib.suppress(Exception):  # damaged EXIF data say nothing, and nothing about the pixels
+    with contextlib.suppress(Exception):  # damaged EXIF data leave the pixels intact
         ImageOps.exif_transpose(picture, in_place=True)
-    if picture.mode.startswith("I;16"):  # of colours in 16 bits, too, Pillow gives the high bytes
+    if picture.mode.startswith("I;16"):  # keep the high byte, as Pillow does for 16-bit colours
         picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
     if picture.mode in ("I", "F"):
         raise ValueError(f"grey values in mode {picture.mode}; expected 8 or 16 bits")
@@ -90,9 +89,9 @@ def _reason(error: Exception) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """n pictures with the class and domain of each, read from disk whenever they are used.
+    """n labelled pictures, read from disk on every use.
 
-    files: none where only embeddings are `stored`, (n, d). classes, domains: (n,) int64, places in the vocabulary.
+    files: () if only embeddings are `stored`, (n, d). classes, domains: indices in `vocabulary`, (n,) int64.
 
     >>> import clipnull as cn
     >>> images = cn.load_images()
@@ -117,26 +116,26 @@ class Images:
 
     @property
     def has_pixels(self) -> bool:
-        """Whether there is something to look at; False where only embeddings are stored."""
+        """True if there are pictures to look at, and not only stored embeddings."""
         return self.stored is None
 
     def validate_pixels(self) -> None:
-        """Raises ValueError where only embeddings are stored."""
+        """Raise ValueError if only embeddings are stored."""
         if not self.has_pixels:
-            raise ValueError(f"images: embeddings of {len(self)} pictures are stored, not the pictures; expected files")
+            raise ValueError(f"images: embeddings of {len(self)} pictures are stored, but no pixels; expected files")
 
     def image(self, i: int) -> Image.Image:
-        """Picture `i`, as `read_picture` reads it. Raises ValueError where only embeddings are stored, too."""
+        """Return picture `i` by `read_picture`. Raise ValueError if only embeddings are stored."""
         self.validate_pixels()
         return read_picture(self.files[i])
 
     def counts(self) -> Tensor:
-        """Pictures in each cell: (C, K) int64."""
+        """Count the pictures in each (class, domain) cell: (C, K) int64."""
         c, k = self.vocabulary.shape
         return torch.bincount(self.classes * k + self.domains, minlength=c * k).view(c, k)
 
     def select(self, classes: Sequence[str] | None = None, domains: Sequence[str] | None = None) -> "Images":
-        """The pictures of some classes and domains, in the same vocabulary."""
+        """Return the pictures of these classes and domains, with the same vocabulary; by default all."""
         mask = torch.ones(len(self), dtype=torch.bool)
         if classes is not None:
             mask &= torch.isin(self.classes, torch.tensor(self.vocabulary.places("classes", classes)))
@@ -145,7 +144,7 @@ class Images:
         return self.where(mask)
 
     def where(self, mask: Tensor) -> "Images":
-        """The pictures at the places `mask` (n,) bool, in the same vocabulary."""
+        """Return the pictures where `mask` (n,) bool is True, with the same vocabulary."""
         if mask.shape != (len(self),) or mask.dtype != torch.bool:
             raise ValueError(f"mask: {tuple(mask.shape)} {mask.dtype}; expected bool ({len(self)},)")
         files = tuple(compress(self.files, mask.tolist()))
@@ -153,7 +152,7 @@ class Images:
         return Images(files, self.classes[mask], self.domains[mask], self.vocabulary, stored)
 
     def halves(self, seed: int = 0) -> Tensor:
-        """A random half of the pictures of each cell, rounded down: (n,) bool; the others are the second half."""
+        """Draw a random half of the pictures of each cell, rounded down: (n,) bool, True for that half."""
         first = torch.zeros(len(self), dtype=torch.bool)
         cell_of = self.classes * self.vocabulary.shape[1] + self.domains
         shuffled = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
@@ -164,7 +163,7 @@ class Images:
 
 
 def families(images: Images) -> list[str]:
-    """The design family of each picture: from the column `family` of an `index.csv` above, else the picture itself."""
+    """Return the design family of each picture, from `index.csv` in the data folder; by default its own number."""
     if images.stored is not None:
         return [str(i) for i in range(len(images))]
     roots = {root for file in images.files for root in [*Path(file).parents][2:4]}  # <root>/<domain>/<class>/<file>

@@ -1,4 +1,4 @@
-"""An edit at work: a layer behind the tower, the gate that says when it acts, and a model that carries edits."""
+"""An edit inside a model: the layer after the tower, the gate that decides when it acts, and a model with edits."""
 
 from __future__ import annotations
 
@@ -16,28 +16,21 @@ from .towers import Projection, find_projection, share, uncompiled
 if TYPE_CHECKING:
     from .models import Clip
 
-Edits = tuple[Any, ...]
-"""Of `edit.Edit`, which stands on this module."""
-
-ROWS = 8192
-"""Embeddings that are edited or classified at a time: what is computed for them stays small, however many there are."""
-
-
-GATE = {
-    "domains": "Kd", "open": "Kr", "replaced": "K", "average": "d", "offset": "K", "spread": "dq", "forms": "Fdr",
-}  # fmt: skip
+Edits = tuple[Any, ...]  # of `edit.Edit`, whose module imports this one
+ROWS = 8192  # embeddings to edit or classify per batch, which bounds the memory for intermediate results
+GATE = dict(domains="Kd", open="Kr", replaced="K", average="d", offset="K", spread="dq", forms="Fdr")
 
 
 @dataclass(frozen=True, eq=False)
 class Gate:
-    """When an edit acts: a picture is classified as one of K domains, and only what is open there is taken away.
+    """A condition for an edit. It classifies a picture as one of K domains and removes only the directions open there.
 
-    domains: (K, d) unit rows; the largest of normalize(z) @ domains^T + offset names the domain.
-    open: (K, r) bool; column j of the edit's factors acts on pictures classified as domain k.
-    replaced: (K,) bool; pictures classified as such a domain all get the embedding `average` (d,), nothing else.
-    offset: (K,), added to the scores: a threshold.
-    spread: (d, q), optional; what reads no more than |z spread| in a picture is left alone.
-    forms: (F, d, r), optional: further readings of each direction; where it acts, the largest is taken away.
+    domains: (K, d) unit rows; the domain is the argmax of normalize(z) @ domains^T + offset.
+    open: (K, r) bool; open[k, j] lets column j of the edit's factors act on pictures of domain k.
+    replaced: (K,) bool; pictures of such a domain all get the embedding `average` (d,) and no other edit.
+    offset: (K,), thresholds added to the scores.
+    spread: (d, q), optional; a component of at most |z spread| is not removed.
+    forms: (F, d, r), optional variants of each direction; where it acts, the largest component is removed.
     """
 
     domains: Tensor
@@ -50,18 +43,19 @@ class Gate:
 
     def __post_init__(self) -> None:
         validate_shapes(GATE, vars(self), may_be_empty="rqF")
-        for name in ("open", "replaced"):
-            if getattr(self, name).dtype != torch.bool:
-                raise ValueError(f"{name}: {getattr(self, name).dtype}; expected bool")
-        validate_values(**{name: value for name, value in vars(self).items() if name not in ("open", "replaced")})
+        masks = {"open": self.open, "replaced": self.replaced}
+        for name, mask in masks.items():
+            if mask.dtype != torch.bool:
+                raise ValueError(f"{name}: {mask.dtype}; expected bool")
+        validate_values(**{name: value for name, value in vars(self).items() if name not in masks})
         if ((self.domains.norm(dim=1) - 1).abs() > 1e-3).any():
-            raise ValueError("domains: rows that are not of length 1; expected unit rows")
+            raise ValueError("domains: some rows do not have length 1; expected unit rows")
 
 
 class EditLayer(nn.Module):
-    """An `Edit` as a module after the tower: (n, d) -> (n, d), computed in `dtype`; not part of a state dict.
+    """An `Edit` as a module after the tower, (n, d) -> (n, d), computed in `dtype`.
 
-    Its factors and those of its gate are buffers of the same names.
+    The factors of the edit and its gate become buffers of the same names. They are not part of the state dict.
     """
 
     if TYPE_CHECKING:
@@ -73,71 +67,71 @@ class EditLayer(nn.Module):
         factors = {name: getattr(edit, name) for name in ("left", "right", "bias", "threshold")}
         gate = vars(edit.gate) if edit.gate else dict.fromkeys(GATE)
         for name, value in (factors | gate).items():
-            moved = value if value is None or value.dtype == torch.bool else value.to(dtype)
-            self.register_buffer(name, moved, persistent=False)
+            cast = value if value is None or value.dtype == torch.bool else value.to(dtype)
+            self.register_buffer(name, cast, persistent=False)
 
     def forward(self, z: Tensor) -> Tensor:
-        wide = z.to(self.left.dtype)
+        x = z.to(self.left.dtype)
         if self.threshold is None and self.domains is None:
-            out = wide - wide @ self.left @ self.right.T
+            out = x - x @ self.left @ self.right.T
             return (out if self.bias is None else out + self.bias).to(z.dtype)
-        read, replaced = self._read(wide, wide.norm(dim=-1))
+        components, replaced = self._components(x, x.norm(dim=-1))
         if self.spread is not None:
-            read = read * (read > (wide @ self.spread).norm(dim=-1, keepdim=True))
+            components = components * (components > (x @ self.spread).norm(dim=-1, keepdim=True))
         if self.forms is not None:
-            read = torch.where(read > 0, torch.maximum(read, (wide @ self.forms).amax(0)), read)
-        out = torch.where((read > 0).any(1)[:, None], (wide - read @ self.right.T).to(z.dtype), z)
+            components = torch.where(components > 0, torch.maximum(components, (x @ self.forms).amax(0)), components)
+        out = torch.where((components > 0).any(1)[:, None], (x - components @ self.right.T).to(z.dtype), z)
         if replaced is None:
             return out
-        replaced = replaced & (z == z).all(-1)  # NaN, the features of a broken picture, stay NaN
+        replaced = replaced & (z == z).all(-1)  # broken pictures keep their NaN
         return torch.where(replaced[:, None], self.average.to(z.dtype), out)
 
     def touched(self, z: Tensor, length: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Which rows of z (n, d) `forward` may change, and what they become, (m,) and (m, d): of a gate or threshold.
+        """Return indices (m,) and edited values (m, d) of the rows of z (n, d) that a gate or threshold may change.
 
-        Most rows are left out of most of the work. m depends on z, so `forward` can be exported and this cannot.
-        length: (n,), of the rows, if it is known.
+        This saves most of the work for other rows. It cannot be exported, unlike `forward`, since m depends on z.
+        length: norms of the rows (n,); by default computed here.
         """
-        wide = z.to(self.left.dtype)
-        read, replaced = self._read(wide, wide.norm(dim=-1) if length is None else length.to(wide.dtype))
-        acts = (read > 0).any(1) if replaced is None else (read > 0).any(1) | replaced
-        index = acts.nonzero()[:, 0]
+        x = z.to(self.left.dtype)
+        components, replaced = self._components(x, x.norm(dim=-1) if length is None else length.to(x.dtype))
+        acts = (components > 0).any(1)
+        index = (acts if replaced is None else acts | replaced).nonzero()[:, 0]
         return index, self(z.index_select(0, index))
 
-    def _read(self, wide: Tensor, length: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What is read of each direction where it may act, (n, r), 0 elsewhere; and which rows are replaced, (n,)."""
+    def _components(self, x: Tensor, length: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return components along the directions that act, (n, r), 0 for others; and the rows to replace, (n,) bool."""
         if self.threshold is not None:
-            return (F.linear(wide, self.left.T.contiguous()) - self.threshold * length[:, None]).relu(), None
-        both = F.linear(wide, torch.cat([self.left.T, self.domains]))  # the rows are passed over once, not twice
-        read, scores = both.tensor_split([self.left.shape[1]], dim=1)
+            return (F.linear(x, self.left.T.contiguous()) - self.threshold * length[:, None]).relu(), None
+        products = F.linear(x, torch.cat([self.left.T, self.domains]))  # one pass over the rows, not two
+        components, scores = products.tensor_split([self.left.shape[1]], dim=1)
         k = (scores / length[:, None].clamp(min=1e-12) + self.offset).argmax(-1)
-        return read.relu() * (self.open & ~self.replaced[:, None])[k], self.replaced[k]
+        return components.relu() * (self.open & ~self.replaced[:, None])[k], self.replaced[k]
 
 
 def rebuild(base: Clip, edits: Edits) -> Clip:
-    """`base` with `edits` in order: the leading linear ones in a copy of its projection, the rest after the tower."""
+    """Return `base` with `edits` in order: the leading linear ones in a copied projection, the rest after the tower."""
     if not edits:
         return base
     projection = find_projection(base.model)
     fits = [edit.linear and (edit.bias is None or takes_bias(projection)) for edit in edits]
-    first = [*fits, False].index(False)
-    model = share(base.model, but=(projection.weight, projection.bias) if first else ())
-    if first:
-        multiply_in(model, edits[:first])
-    if first < len(edits):
+    leading = [*fits, False].index(False)
+    model = share(base.model, but=(projection.weight, projection.bias) if leading else ())
+    if leading:
+        multiply_in(model, edits[:leading])
+    if leading < len(edits):
         tower = uncompiled(model.visual)
-        tower.add_module("edits", nn.Sequential(*(edit.layer() for edit in edits[first:])).to(base.device))
+        tower.add_module("edits", nn.Sequential(*(edit.layer() for edit in edits[leading:])).to(base.device))
         tower.register_forward_hook(run_edits)
     return replace(base, model=model, edits=edits, base=base)
 
 
 def takes_bias(projection: Projection) -> bool:
-    """Whether open_clip can load the projection with a bias: it has one, or its config can ask for one."""
+    """Return True if open_clip can load the projection with a bias: it has one, or its config can ask for one."""
     return projection.bias is not None or projection.module.startswith("visual.head.")
 
 
 def run_edits(visual: Any, inputs: tuple, output: Tensor | tuple) -> Tensor | tuple:
-    """Forward hook of an image tower: its pooled embedding goes through `visual.edits`."""
+    """Pass the pooled embedding of an image tower through `visual.edits`, as its forward hook."""
     if isinstance(output, tuple):  # CoCa: (pooled, tokens)
         return visual.edits(output[0]), *output[1:]
     return visual.edits(output)
@@ -145,7 +139,7 @@ def run_edits(visual: Any, inputs: tuple, output: Tensor | tuple) -> Tensor | tu
 
 @torch.no_grad()
 def multiply_in(model: Any, edits: Edits) -> None:
-    """Multiply linear `edits` into the projection of `model`, in float64, in place; put one in where there is none."""
+    """Multiply linear `edits` into the projection of `model` in place, in float64. Add a projection if it has none."""
     projection = find_projection(model)
     if projection.weight is None:
         add_projection(model, projection.width)
@@ -157,23 +151,20 @@ def multiply_in(model: Any, edits: Edits) -> None:
         model.get_submodule(projection.module).bias = zeros
         projection = find_projection(model)
     rows, bias = weight.T if projection.transposed else weight, projection.bias
-    wide = (rows if bias is None else torch.cat([rows, bias[None]])).double()  # (D, d), and the bias below it
+    matrix = (rows if bias is None else torch.cat([rows, bias[None]])).double()  # (D, d), and the bias below it
     for edit in edits:
-        wide = wide - (wide @ edit.left.to(wide)) @ edit.right.to(wide).T
+        matrix = matrix - (matrix @ edit.left.to(matrix)) @ edit.right.to(matrix).T
         if edit.bias is not None:
-            wide[-1] += edit.bias.to(wide)
-    if not torch.isfinite(wide.to(weight.dtype)).all():
-        raise ValueError(
-            f"clip: with {len(edits)} edits multiplied in, its projection is beyond what {weight.dtype} holds; "
-            "expected edits with smaller factors"
-        )
-    rows.copy_(wide[: len(rows)])
+            matrix[-1] += edit.bias.to(matrix)
+    if not torch.isfinite(matrix.to(weight.dtype)).all():
+        raise ValueError(f"clip: {len(edits)} edits overflow its projection ({weight.dtype}); expected smaller factors")
+    rows.copy_(matrix[: len(rows)])
     if bias is not None:
-        bias.copy_(wide[-1])
+        bias.copy_(matrix[-1])
 
 
 def add_projection(model: Any, width: int) -> None:
-    """Give a tower without a projection an identity of that width, where open_clip has a place for one."""
+    """Add a (width, width) identity as the projection of a tower without one, where open_clip looks for it."""
     tower = uncompiled(model.visual)
     last = list(tower.parameters())[-1]
     linear = nn.Linear(width, width, bias=False, device=last.device, dtype=last.dtype)

@@ -1,4 +1,4 @@
-"""From names to text embeddings, by the prompts of `clipnull.vocabulary`."""
+"""Text embeddings of names, from the prompts of `clipnull.vocabulary`."""
 
 import warnings
 from collections.abc import Sequence
@@ -11,29 +11,28 @@ from .errors import at_least, distinct, expect_types, one_of
 from .models import Clip
 from .vocabulary import DOMAIN_PROMPTS, PROMPTS, TEMPLATES, Forget, Vocabulary, common_names, format_prompt, is_near
 
-COMMON = 250
-"""How many common words an encoder embeds."""
+COMMON = 250  # common words that an encoder embeds
 ALIKE = 0.3
-"""Two names are nearly the same to a text tower below this share of the usual distance between names."""
+"""Two names count as alike if their distance is below this share of the usual distance between names."""
 NEAR = 0.5
-"""From which cosine to a class on, both less their means, a word is near it."""
+"""A word counts as near a class from this centred cosine upward."""
 
 
 def embed_classes(clip: Clip, classes: Sequence[str | Sequence[str]]) -> Tensor:
-    """The text classifier that names no domain, from the prompt set "free": unit rows, (C, d).
+    """Return the text classifier of the prompt set "free", which names no domain: unit rows, (C, d).
 
-    classes: a name each, or all the names it goes by.
+    classes: one name, or several to average, for each class.
     """
-    named = [(c,) if isinstance(c, str) else c for c in classes]
-    return _means(clip, [[format_prompt(t, n) for n in names for t in TEMPLATES["free"]] for names in named])
+    groups = [(c,) if isinstance(c, str) else c for c in classes]
+    return _means(clip, [[format_prompt(t, name) for name in group for t in TEMPLATES["free"]] for group in groups])
 
 
 def embed_cells(
     clip: Clip, vocabulary: Vocabulary, prompts: str = "build", rows: Sequence[int] | None = None
 ) -> Tensor:
-    """T, the text embedding of every cell, from the prompt set "build" or "domain": unit vectors, (C, K, d).
+    """Embed the text of every (class, domain) cell by the prompt set "build" or "domain": unit vectors, (C, K, d).
 
-    rows: only those of the classes at these places, (len(rows), K, d).
+    rows: indices of the classes to embed; by default all.
     """
     templates = TEMPLATES[one_of("prompts", prompts, ["build", "domain"])]
     names = vocabulary.names if rows is None else [vocabulary.names[c] for c in rows]
@@ -42,9 +41,9 @@ def embed_cells(
 
 
 def embed_forms(clip: Clip, vocabulary: Vocabulary) -> Tensor | None:
-    """The texts of each class in its forms, unit rows (C, F, d); None where it has none, or a file lacks them.
+    """Embed the forms of each class: unit rows (C, F, d), or None without `vocabulary.forms` or if a file lacks some.
 
-    F is the largest number of forms; a class of fewer has its own in turn.
+    F is the largest number of forms. A class with fewer repeats them.
     """
     if not vocabulary.forms:
         return None
@@ -57,19 +56,19 @@ def embed_forms(clip: Clip, vocabulary: Vocabulary) -> Tensor | None:
 
 
 def embed_domains(clip: Clip, domains: Sequence[str]) -> Tensor:
-    """The text classifier of domains, from prompts that name no object: unit rows, (K, d)."""
+    """Return the text classifier of domains, from prompts that name no object: unit rows, (K, d)."""
     return _means(clip, [[format_prompt(t, "", k) for t in DOMAIN_PROMPTS] for k in domains])
 
 
 def prompt_sets(clip: Clip) -> tuple[str, ...]:
-    """The prompt sets that `clip` has texts of: all, but those that a file of embeddings may lack."""
+    """Return the prompt sets that `clip` can embed. A file of embeddings may lack some."""
     return tuple(p for p in PROMPTS if not clip.stored or f"texts_{p}" in clip.stored.vectors)
 
 
 def text_classifiers(clip: Clip, vocabulary: Vocabulary, prompts: str = "free") -> Tensor:
-    """The text classifier (C, d) that a prompt set makes for the pictures of each domain: unit rows, (K, C, d).
+    """Return the text classifier (C, d) for the pictures of each domain: unit rows, (K, C, d).
 
-    "free" names no domain, so that all K are the same; "domain" and "build" name the picture's own domain.
+    prompts: "free" names no domain, so all K classifiers are equal; "domain" and "build" name the pictures' domain.
     """
     if one_of("prompts", prompts, PROMPTS) == "free":
         return embed_classes(clip, vocabulary.names).expand(len(vocabulary.domains), -1, -1)
@@ -77,9 +76,9 @@ def text_classifiers(clip: Clip, vocabulary: Vocabulary, prompts: str = "free") 
 
 
 def kept_names(clip: Clip) -> list[str]:
-    """The words that edits of `clip` leave alone if they are not near a class: COMMON of `vocabulary.common_names`.
+    """Return the words that edits of `clip` keep unless they are near a class: COMMON of `vocabulary.common_names`.
 
-    Of a file of embeddings those that it holds, as `common_names` or among its other words.
+    A file of embeddings supplies its own: its `common_names`, or else those of `vocabulary.common_names` that it holds.
     """
     names = common_names()
     if not clip.stored:
@@ -93,10 +92,10 @@ def _prompt_of(clip: Clip, name: str) -> str:
 
 
 def common_words(clip: Clip, vocabulary: Vocabulary, texts: Tensor | None = None) -> Tensor | None:
-    """The texts of the common words that an edit leaves alone, unit rows (w, d); None for fewer than two words.
+    """Embed the common words that an edit keeps: unit rows (w, d), or None for fewer than two words.
 
-    Those of `kept_names` that are not near a class of the vocabulary, by name (`vocabulary.is_near`) or by meaning
-    (NEAR): an edit that forgets dogs should not keep "beagle". texts: what `embed_cells` gave, if it is known.
+    Words near a class, by name (`vocabulary.is_near`) or by meaning (NEAR), are left out: an edit that forgets dogs
+    should not keep "beagle". texts: embeddings of the cells; by default `embed_cells(clip, vocabulary)`.
     """
     names = kept_names(clip)
     if len(names) < 2:
@@ -112,36 +111,36 @@ def common_words(clip: Clip, vocabulary: Vocabulary, texts: Tensor | None = None
 def alike_words(
     classifier: Tensor, mask: Tensor, vocabulary: Vocabulary, common: Tensor | None = None
 ) -> list[tuple[float, str]]:
-    """Forgotten classes that the text tower hardly tells from one that stays: a ratio below ALIKE, and what to say.
+    """Find forgotten classes that the text tower barely distinguishes from a kept class.
 
-    classifier: (C, d) unit rows. The ratio is to the mean distance of two names: classes and common words (w, d).
+    Returns a ratio and a message for each. The ratio is the distance of the two classes over the mean distance of two
+    names, and is below ALIKE. classifier: unit rows (C, d). common: embeddings of further names, (w, d).
     """
     alike, texts = [], classifier if common is None else torch.cat([classifier.to(common), common])
     usual = (texts - texts.mean(0)).square().sum(1).mean().mul(2).sqrt().clamp(min=1e-9)
-    for c in mask.any(1).nonzero()[:, 0].tolist():  # of a vocabulary of many names few are forgotten
-        stays = (mask[c] & ~mask).any(1)
-        ratio, other = ((classifier - classifier[c]).norm(dim=1) / usual).masked_fill(~stays, float("inf")).min(0)
+    for c in mask.any(1).nonzero()[:, 0].tolist():  # a loop, as few of many classes are forgotten
+        is_kept = (mask[c] & ~mask).any(1)
+        ratio, other = ((classifier - classifier[c]).norm(dim=1) / usual).masked_fill(~is_kept, float("inf")).min(0)
         if ratio < ALIKE:
             pair = f"{vocabulary.classes[c]!r} from {vocabulary.classes[int(other)]!r}"
             share = f"{100 * ratio:.0f} % of the usual distance"
-            alike.append((float(ratio), f"classes: the text tower hardly tells {pair} ({share})"))
+            alike.append((float(ratio), f"classes: the text tower barely distinguishes {pair} ({share})"))
     return alike
 
 
 def warn_of_words(classifier: Tensor, mask: Tensor, vocabulary: Vocabulary, common: Tensor | None = None) -> None:
-    """Warn of what `alike_words` finds."""
-    for _, pair in alike_words(classifier, mask, vocabulary, common):
-        warnings.warn(f"{pair}; expect that the other is forgotten, too, or neither", stacklevel=3)
+    """Warn about each class that `alike_words` finds."""
+    for _, message in alike_words(classifier, mask, vocabulary, common):
+        warnings.warn(f"{message}; expect both or neither to be forgotten", stacklevel=3)
 
 
 def near(
     clip: Clip, request: Forget, vocabulary: Vocabulary, candidates: Sequence[str] | None = None, most: int = 8
 ) -> dict[str, list[tuple[str, float]]]:
-    """The words nearest to each forgotten class in the text tower: they may answer in its place.
+    """Find the words nearest to each forgotten class in the text tower. They may answer in its place.
 
-    candidates: words to look among, besides the vocabulary; by default `vocabulary.common_names`, or the other words of
-    a file of embeddings. most: how many words for a class. Returns words with their cosine to it, both less the mean of
-    all words; nearest first.
+    Returns words with their centred cosine to the class, nearest first. candidates: words to rank besides the other
+    classes; by default `vocabulary.common_names`, or the other words of a file of embeddings. most: words per class.
 
     >>> import clipnull as cn
     >>> clip = cn.load(device="cpu")
@@ -151,24 +150,24 @@ def near(
     """
     expect_types(clip=clip, request=request, vocabulary=vocabulary)
     at_least("most", most, 1)
-    known = [name for names in vocabulary.names for name in names]
+    names = [name for group in vocabulary.names for name in group]
     if candidates is None:
-        candidates = clip.stored.other_names or known if clip.stored else common_names()
-    others = [name for name in distinct("candidates", candidates) if name not in known]
-    groups = [*vocabulary.names, *((name,) for name in others)]
-    texts = embed_classes(clip, groups)
+        candidates = clip.stored.other_names or names if clip.stored else common_names()
+    words = [name for name in distinct("candidates", candidates) if name not in names]
+    texts = embed_classes(clip, [*vocabulary.names, *words])
     texts = F.normalize(texts - texts.mean(0), dim=-1)
-    labels, nearest, mask = [*vocabulary.classes, *others], {}, request.mask(vocabulary)
-    warn_of_words(texts[: len(vocabulary.classes)], mask, vocabulary, texts[len(vocabulary.classes) :])
+    mask, n = request.mask(vocabulary), len(vocabulary.classes)
+    warn_of_words(texts[:n], mask, vocabulary, texts[n:])
+    labels, nearest = [*vocabulary.classes, *words], {}
     for c in mask.any(1).nonzero()[:, 0].tolist():
         cosines = texts @ texts[c]
         order = [i for i in cosines.argsort(descending=True).tolist() if i != c][:most]
-        nearest[vocabulary.classes[c]] = [(labels[i], float(cosines[i])) for i in order]
+        nearest[labels[c]] = [(labels[i], float(cosines[i])) for i in order]
     return nearest
 
 
 def _means(clip: Clip, groups: list[list[str]]) -> Tensor:
-    """The normalised mean over the prompts of each group: unit rows, (number of groups, d)."""
+    """Return the normalised mean embedding of each group of prompts: unit rows, (number of groups, d)."""
     texts = clip.embed_texts([text for group in groups for text in group])
     parts = texts.split([len(group) for group in groups])
     return F.normalize(torch.stack([part.sum(0) for part in parts]), dim=-1)

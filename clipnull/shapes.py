@@ -1,4 +1,4 @@
-"""Arrays whose axes have letters fit together where each letter is one size: "nd" and "d" are (n, d) and (d,)."""
+"""Checks of shapes and values. One letter names each axis: "nd" is (n, d), and d is the same size in all arrays."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,13 +6,13 @@ from typing import Any
 from torch import Tensor
 
 LARGEST = 1e12
-"""The largest value in an edit: the product of two such, times an embedding, is far from what float32 can hold."""
+"""The largest value allowed in an edit. A product of two such values and an embedding does not overflow float32."""
 
 
 def validate_shapes(axes: Mapping[str, str], arrays: Mapping[str, Any], may_be_empty: str = "") -> None:
-    """Raises ValueError for the first of `arrays` with other axes than it should have or than those before it.
+    """Raise ValueError unless each array has its `axes`, with one size per letter. Missing ones and None are skipped.
 
-    Names that are missing or None are passed over. may_be_empty: the letters whose size can be zero.
+    axes: the letters of each array, by name. may_be_empty: letters whose size may be zero.
     """
     sizes: dict[str, tuple[int, str]] = {}
     for name, letters in axes.items():
@@ -30,9 +30,9 @@ def validate_shapes(axes: Mapping[str, str], arrays: Mapping[str, Any], may_be_e
 
 
 def validate_values(**tensors: Tensor | None) -> None:
-    """Raises ValueError for one that is not of floating numbers, all finite and none beyond LARGEST. None is passed."""
+    """Raise ValueError unless every tensor holds finite floats of at most LARGEST. None is skipped."""
     for name, value in tensors.items():
         if value is None:
             continue
-        if value.is_complex() or not value.is_floating_point() or not (value.detach().abs() <= LARGEST).all():
-            raise ValueError(f"{name}: {value.dtype}, or its values; expected finite floats of at most {LARGEST:g}")
+        if not value.is_floating_point() or not (value.detach().abs() <= LARGEST).all():
+            raise ValueError(f"{name}: {value.dtype} values are not valid; expected finite floats up to {LARGEST:g}")

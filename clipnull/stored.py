@@ -1,11 +1,11 @@
-"""Stored embeddings: what a CLIP made of pictures and prompts, in one file, for machines without that CLIP.
+"""Files of embeddings: a CLIP's embeddings of pictures and prompts, for machines without that CLIP.
 
-A file is a NumPy archive (.npz) without pickles; LAYOUT names its fields and their axes: C classes, K domains, n
-pictures, d the width of the joint space, F forms of a class. Rows need not have unit length. A file of TEXTS_ALONE
-serves where no pictures are needed; whatever else it holds is not read, and its one domain is `DOMAIN`.
+A file is a NumPy archive (.npz) without pickles. LAYOUT lists its fields and their axes: C classes, K domains, n
+pictures, joint width d, F forms of a class. Rows need not have unit length. If no pictures are needed, the fields of
+TEXTS_ONLY are enough: other fields are then ignored, and the one domain is `DOMAIN`.
 
-Every function of the library takes such a file as it takes an encoder. What needs more, prompts of one's own or a
-gradient on pixels, says that there is no encoder.
+Every function of the library accepts such a file instead of an encoder. Functions that need more, such as new prompts
+or gradients on pixels, raise an error that says so.
 """
 
 import math
@@ -27,11 +27,11 @@ from .vocabulary import DOMAIN, DOMAIN_PROMPTS, TEMPLATES, Vocabulary, format_pr
 SUFFIX = ".npz"
 VECTORS = {  # floating-point numbers
     "images": "nd",  # embeddings of pictures
-    "texts_build": "CKd",  # texts that name class and domain, in the wording that builds edits
-    "texts_free": "Cd",  # texts that name no domain
-    "texts_domain": "CKd",  # optional, as all below: class and domain in held-out wording
+    "texts_build": "CKd",  # texts that name class and domain, in the wording for building edits
+    "texts_free": "Cd",  # texts that name only the class
+    "texts_domain": "CKd",  # optional from here on: class and domain in held-out wording
     "texts_forms": "CFd",  # each class in its forms (`Vocabulary.forms_of`)
-    "domain_texts": "Kd",  # texts that name a domain and no object
+    "domain_texts": "Kd",  # texts that name only the domain
     "prototypes": "CKd",  # embeddings of synthesized pictures
     "image_mean": "d",  # the raw mean of unrelated pictures
     "other_images": "md",  # unrelated pictures
@@ -43,28 +43,26 @@ NAMES = {  # texts
     "domains": "n",
     "class_names": "C",
     "domain_names": "K",
-    "other_names": "w",  # optional, as all below
+    "other_names": "w",  # optional from here on
     "common_names": "v",
     "files": "n",  # of each picture
-    "dropped": "b",  # the files of broken pictures, which have no row
+    "dropped": "b",  # the files of broken pictures; they have no row
 }
 WORDS = dict.fromkeys(("model", "pretrained", "fingerprint", "note"), "")  # optional texts
-LAYOUT = VECTORS | NAMES | WORDS | {"prototype_mask": "CK"}  # bool, optional: which cells have a prototype
+LAYOUT = VECTORS | NAMES | WORDS | {"prototype_mask": "CK"}  # bool, optional: (class, domain) cells with a prototype
 NEEDED = ("images", "classes", "domains", "class_names", "domain_names", "texts_build", "texts_free")
-TEXTS_ALONE = {"class_names": "C", "class_texts": "Cd", "model": "", "pretrained": "", "fingerprint": ""}
-EDITED = "clipnull_edited"
-"""What `clipnull apply` adds to a file: the side that it edited, and the patches."""
-SHORTEST = 1e-12  # PyTorch divides a shorter vector by this in place of its length
-LOGIT_SCALE = 100.0
-"""OpenAI's, and the largest that most CLIPs are trained with: the file holds none."""
+TEXTS_ONLY = {"class_names": "C", "class_texts": "Cd", "model": "", "pretrained": "", "fingerprint": ""}
+EDITED = "clipnull_edited"  # the field that `clipnull apply` adds: the edited side, and the patches
+SHORTEST = 1e-12  # PyTorch divides shorter vectors by this instead of their length
+LOGIT_SCALE = 100.0  # OpenAI's value, and the upper limit in training most CLIPs; the file stores none
 
 
 @dataclass(frozen=True, eq=False)
 class Stored:
-    """What a file of embeddings holds, checked. Optional fields that it lacks are not in `vectors` or `words`.
+    """The validated content of a file of embeddings; `vectors` and `words` omit the optional fields it lacks.
 
-    classes, domains: (n,) int64, places in the vocabulary. vectors: float32 by field; a row of `prototypes` whose cell
-    has none is zero. words: by field. mask: (C, K) bool: which cells have a prototype.
+    classes, domains: (n,) int64, indices into the vocabulary. vectors: float32 by field; rows of `prototypes` are zero
+    for (class, domain) cells without one. words: by field. mask: (C, K) bool, True for cells with a prototype.
     """
 
     path: Path
@@ -85,58 +83,59 @@ class Stored:
 
 
 def is_stored(place: object) -> bool:
-    """Whether `place`, a name or a path, is meant to be a file of embeddings: by its ending."""
+    """Return True if `place`, a name or a path, has the suffix of a file of embeddings."""
     return isinstance(place, (str, Path)) and str(place).endswith(SUFFIX)
 
 
 def read_stored(path: str | Path) -> Stored:
-    """The embeddings in a file, every field checked. No code in it is run.
+    """Load and validate a file of embeddings, without running any code in it.
 
-    Raises ValueError that names the file and the field that is missing, misspelt, or not as the tables above say.
+    Raise a ValueError that names the file and the field that is missing, misspelt or not as in LAYOUT.
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"file: {str(path)!r} is not there; expected a file of embeddings, as of `clipnull embed`")
+        raise ValueError(f"file: {str(path)!r} does not exist; expected a file of embeddings from `clipnull embed`")
     try:
         with np.load(path, allow_pickle=False) as archive:
-            return _checked(path, archive)
-    except Exception as error:  # zlib and the parser of NumPy's headers have errors of their own
+            return _parse(path, archive)
+    except Exception as error:  # zlib and NumPy's header parser raise their own exceptions
         reason = one_line(error, 1_000) or type(error).__name__
-        raise ValueError(f"file: {str(path)!r} is no file of embeddings: {reason}") from error
+        raise ValueError(f"file: {str(path)!r} is not a file of embeddings: {reason}") from error
 
 
-def _checked(path: Path, archive: Any) -> Stored:
+def _parse(path: Path, archive: Any) -> Stored:
     fields, edited = archive.files, str(archive[EDITED]) if EDITED in archive.files else ""
-    texts_alone = "class_texts" in fields and "texts_build" not in fields
-    if edited and (edited.startswith("queries") or not texts_alone):
-        raise ValueError("it holds edited embeddings; expected them as they were (`clipnull undo`)")
-    layout, needed = (TEXTS_ALONE, ("class_names", "class_texts")) if texts_alone else (LAYOUT, NEEDED)
-    if not texts_alone:
+    texts_only = "class_texts" in fields and "texts_build" not in fields
+    if edited and (edited.startswith("queries") or not texts_only):
+        raise ValueError("it holds edited embeddings; expected unedited ones (restore them with `clipnull undo`)")
+    layout, needed = (TEXTS_ONLY, ("class_names", "class_texts")) if texts_only else (LAYOUT, NEEDED)
+    if not texts_only:
         fields = [one_of("field", name, LAYOUT) for name in fields]
     if missing := [name for name in needed if name not in fields]:
         raise ValueError(f"it lacks {', '.join(missing)}; expected the fields {', '.join(needed)}")
     for texts, names in (("other_texts", "other_names"), ("common_texts", "common_names")):
         if (texts in fields) != (names in fields):
-            raise ValueError(f"{texts}, {names}: only one is given; expected both or none")
+            raise ValueError(f"{texts}, {names}: only one is given; expected both or neither")
     arrays = {name: _array(name, archive[name]) for name in fields if name in layout}
     validate_shapes(layout, arrays)
-    if texts_alone:
+    if texts_only:
         free = arrays.pop("class_texts")
         arrays |= {"texts_free": free, "texts_build": free[:, None], "domain_names": np.array([DOMAIN])}
     texts = {name: _texts(name, arrays[name].reshape(-1)) for name in (*NAMES, *WORDS) if name in arrays}
     vocabulary = Vocabulary(texts["class_names"], texts["domain_names"])
     mask = arrays.get("prototype_mask", np.ones(vocabulary.shape, bool))
-    mask = torch.from_numpy((mask.view(np.uint8) != 0) & ("prototypes" in arrays))  # True may be any byte but zero
-    lists = ("other_names", "common_names", "files", "dropped")
+    mask = torch.from_numpy(
+        (mask.view(np.uint8) != 0) & ("prototypes" in arrays)
+    )  # a file may store True as any byte but 0
     return Stored(
         path,
         vocabulary,
-        _places("classes", texts.get("classes", []), vocabulary.classes),
-        _places("domains", texts.get("domains", []), vocabulary.domains),
-        {name: _rows(name, arrays[name], mask) for name in VECTORS if name in arrays},
+        _indices("classes", texts.get("classes", []), vocabulary.classes),
+        _indices("domains", texts.get("domains", []), vocabulary.domains),
+        {name: _vectors(name, arrays[name], mask) for name in VECTORS if name in arrays},
         {name: texts[name][0] for name in WORDS if name in texts},
         mask,
-        **{name: tuple(texts[name]) for name in lists if name in texts},
+        **{name: tuple(texts[name]) for name in ("other_names", "common_names", "files", "dropped") if name in texts},
     )
 
 
@@ -144,7 +143,7 @@ def _array(name: str, value: Any) -> np.ndarray:
     kind, expected = ("b", "bool") if name == "prototype_mask" else ("f", "floating-point numbers")
     if name in NAMES or name in WORDS:
         kind, expected = "U", "texts"
-    dtype = getattr(value, "dtype", None)  # a member that is no .npy is bytes
+    dtype = getattr(value, "dtype", None)  # NumPy returns bytes for members that are not .npy
     if dtype is None or dtype.kind != kind:
         raise ValueError(f"{name}: {dtype or 'bytes'}; expected {expected}")
     return value
@@ -152,24 +151,23 @@ def _array(name: str, value: Any) -> np.ndarray:
 
 def _texts(name: str, values: np.ndarray) -> list[str]:
     codes = np.frombuffer(values.tobytes(), np.dtype("u4").newbyteorder(values.dtype.byteorder))
-    if codes.max(initial=0) > sys.maxunicode:  # Python would make strings of them that crash it
-        raise ValueError(f"{name}: characters that do not exist; expected Unicode")
+    if codes.max(initial=0) > sys.maxunicode:  # Python would turn them into strings that crash it
+        raise ValueError(f"{name}: characters that do not exist in Unicode; expected text")
     texts = values.tolist()
     if unprintable := [text for text in {*texts} if not printable(text)]:
         raise ValueError(f"{name}: {brief(min(unprintable))} cannot be printed; expected plain text")
     return texts
 
 
-def _places(field: str, labels: Sequence[str], names: Sequence[str]) -> Tensor:
-    place = {name: i for i, name in enumerate(names)}
-    if unknown := sorted({*labels} - {*names}):
-        some, expected = (shorten(text[:60] for text in texts) for texts in (unknown, names))
-        raise ValueError(f"{field}: {some} not among the names; expected {expected}")
-    return torch.tensor([place[label] for label in labels])
+def _indices(field: str, labels: Sequence[str], names: Sequence[str]) -> Tensor:
+    index = {name: i for i, name in enumerate(names)}
+    if unknown := sorted(label[:60] for label in {*labels} - {*names}):
+        raise ValueError(f"{field}: {shorten(unknown)} not among the names; expected {shorten(n[:60] for n in names)}")
+    return torch.tensor([index[label] for label in labels])
 
 
-def _rows(name: str, values: np.ndarray, mask: Tensor) -> Tensor:
-    with np.errstate(over="ignore"):  # what is too large is refused below
+def _vectors(name: str, values: np.ndarray, mask: Tensor) -> Tensor:
+    with np.errstate(over="ignore"):  # the check below refuses infinity
         rows = torch.from_numpy(values.astype(np.float32, copy=False))
     length = rows.reshape(-1, rows.shape[-1]).norm(dim=1)
     valid = length.isfinite() & (length > SHORTEST)
@@ -183,9 +181,9 @@ def _rows(name: str, values: np.ndarray, mask: Tensor) -> Tensor:
 
 
 class StoredTexts:
-    """In place of a tokenizer: a list of n texts -> (n, 1), the row of each in the table of a `StoredModel`.
+    """A stand-in for a tokenizer. It maps n texts to (n, 1), the row of each text in the table of a `StoredModel`.
 
-    It knows the prompts that the library makes of the names in the file, and raises ValueError for others.
+    It knows the prompts that the library makes from the names in the file, and raises ValueError for other texts.
     """
 
     def __init__(self, stored: Stored):
@@ -195,17 +193,16 @@ class StoredTexts:
         self.table = torch.stack([F.normalize(vector, dim=-1) for _, vector in pairs])
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
-        for text in texts:
-            if text not in self.rows:
-                raise ValueError(
-                    f"texts: {brief(text)} is not in {self.file!r}, which holds embeddings and no encoder; expected "
-                    "prompts of its own names"
-                )
+        if unknown := [text for text in texts if text not in self.rows]:
+            raise ValueError(
+                f"texts: {brief(unknown[0])} is not in {self.file!r}, which holds embeddings but no encoder; expected "
+                "prompts of its own names"
+            )
         return torch.tensor([[self.rows[text]] for text in texts])
 
 
 def _prompts_of(stored: Stored) -> Iterator[tuple[list[str], Tensor]]:
-    """The prompts that stand for each text of a file, and its embedding (d,); of equal prompts the last counts."""
+    """Yield the prompts for each text of a file, with its embedding (d,). If a prompt repeats, the last one counts."""
     vectors, domains = stored.vectors, stored.vocabulary.domains
     for names, texts, templates in (
         (stored.other_names, "other_texts", TEMPLATES["free"]),
@@ -228,7 +225,7 @@ def _prompts_of(stored: Stored) -> Iterator[tuple[list[str], Tensor]]:
 
 
 class StoredTower(nn.Module):
-    """In place of an image tower: embeddings (n, d) -> (n, d), through a projection on which edits act."""
+    """A stand-in for an image tower: embeddings (n, d) -> (n, d), through a projection for edits to act on."""
 
     preprocess_cfg: dict[str, Any] = {}
     image_size = 0
@@ -242,7 +239,7 @@ class StoredTower(nn.Module):
 
 
 class StoredModel(nn.Module):
-    """In place of a CLIP: embeddings go in where pictures would, and places in a table where tokens would."""
+    """A stand-in for a CLIP. It takes embeddings instead of pictures, and rows of a table instead of tokens."""
 
     def __init__(self, stored: Stored, table: Tensor):
         super().__init__()
@@ -254,6 +251,5 @@ class StoredModel(nn.Module):
         z = self.visual(z)
         return F.normalize(z, dim=-1) if normalize else z
 
-    def encode_text(self, places: Tensor, normalize: bool = False) -> Tensor:
-        table: Any = self.table
-        return table[places[:, 0]]
+    def encode_text(self, rows: Tensor, normalize: bool = False) -> Tensor:
+        return self.get_buffer("table")[rows[:, 0]]

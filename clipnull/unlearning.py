@@ -1,4 +1,4 @@
-"""A request and a method give an edit, from names alone."""
+"""Unlearning: a request and a method give an edit, from names alone."""
 
 from dataclasses import replace
 from typing import Any
@@ -25,16 +25,17 @@ def unlearn(
     budget: str | None = None,
     **settings: Any,
 ) -> Edit:
-    """The edit that makes `clip` forget `request`, from the names in `vocabulary` alone (arXiv 2512.14113).
+    """Compute the edit that makes `clip` forget `request`, from the names in `vocabulary` alone (arXiv 2512.14113).
 
-    clip: the edit of an edited model comes after those it has. request: of names in `vocabulary`, whose other cells are
-    to be kept. method: one of METHODS, or "auto": the method and strength that are worth most by the forecast
-    (`cn.forecast`) within `budget`, by default "forget >= .95, worst drop <= 5". prototypes, mean: see
-    `embed_vocabulary`. settings: of the method; strength="chance" is that at which a forgotten picture is expected to
-    be named by chance between two names.
+    clip: if it is already edited, the new edit comes after its edits. request: (class, domain) cells to forget; all
+    others in `vocabulary` are kept. method: one of METHODS, or "auto" for the best method and strength by
+    `cn.forecast`. budget: limits for "auto"; by default "forget >= .95, worst drop <= 5". prototypes, mean: see
+    `embed_vocabulary`. settings: passed to the method; strength="chance" sets the strength at which a forgotten
+    picture is expected to be at chance between two names.
 
-    Raises ValueError for unknown names, methods or settings, if nothing would be kept, and for a budget or a chance
-    that cannot be reached. Warns of names that the text tower, and of domains that no prompt or prototype tells apart.
+    Raise ValueError for unknown names, methods or settings, if nothing would be kept, and for a budget or chance level
+    that cannot be reached. Warn about names that the text tower cannot tell apart, and about domains that prompts and
+    prototypes cannot tell apart.
 
     >>> import clipnull as cn
     >>> clip = cn.load(device="cpu")
@@ -47,7 +48,7 @@ def unlearn(
     mask = request.mask(vocabulary)
     one_of("method", method, [*METHODS, AUTO])
     if method == AUTO or budget is not None or settings.get("strength") == "chance":
-        from .forecasting.choosing import choose_edit  # which builds on this module
+        from .forecasting.choosing import choose_edit  # imported late: forecasting builds on the core
 
         edit, _ = choose_edit(clip, request, vocabulary, method, prototypes, mean, budget, **settings)
     else:
@@ -55,5 +56,5 @@ def unlearn(
         warn_of_alike(cells, mask, vocabulary)
         warn_of_words(cells.classifier, mask, vocabulary, cells.common)
         edit = solve(cells, mask, method, **settings)
-    about = {"fingerprint": clip.fingerprint, "model": clip.name, "after": history(clip.edits)}
-    return replace(edit, request=request, **about)
+    after = history(clip.edits)
+    return replace(edit, request=request, fingerprint=clip.fingerprint, model=clip.name, after=after)

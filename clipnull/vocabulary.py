@@ -1,7 +1,7 @@
-"""The names of classes and domains, the prompts made of them, and requests to forget some.
+"""Names of classes and domains, prompts made from them, and requests to forget some of them.
 
-A *cell* is a (class, domain) pair. The prompts that *build* an edit are disjoint from those that *evaluate* it: to set
-the score of one prompt to zero and then to measure with the same prompt proves nothing.
+A *cell* is a (class, domain) pair. Edits are *built* from some prompts and *evaluated* with others, because zeroing the
+score of a prompt and then measuring with that prompt proves nothing.
 """
 
 import json
@@ -24,26 +24,26 @@ from .files import read_lines
 
 TEMPLATES = {
     "build": ("a {d} of {a}", "{a} in {d} style", "the {d} of {a}", "a {d} showing {a}", "{a}, {d}"),
-    "free": ("a picture of {a}",),  # no domain: what zero-shot users type
+    "free": ("a picture of {a}",),  # no domain, as in the prompts of most users
     "domain": ("this {d} depicts {a}", "a picture of {a}, drawn as a {d}"),
 }
-"""The prompt sets. {a} is the class with its article, {d} the domain's phrase. "free" and "domain" only evaluate."""
+"""The prompt sets. {a} is the class with its article, {d} the domain. Only "build" makes edits; the others evaluate."""
 
 PROMPTS = ("free", "domain", "build")
-"""The prompt sets in the order of all tables."""
+"""The order of the prompt sets in all tables."""
 
 AN = re.compile(
     r"(?!uni(?!n|m|d)|u(s[aeu]|t[eio]|k|r[aoi]|bi|fo\b|sb\b|v\b)|eu|ewe|on(e|ce)\b)[aeiou]"
     r"|hour|hono|hones|heir|[fhlmnrsx]-|mp3|mri|suv|8|1[18]\b",
     re.IGNORECASE,
 )
-"""How words begin that "an" stands before."""
+"""Matches the start of words that take "an"."""
 
 DOMAIN_PROMPTS = ("a {d}", "this is a {d}")
-"""What names a domain and no object."""
+"""Prompts that name a domain but no object."""
 
 FORMS = ("{n}", "the {n}", "{p}", "the {p}", "two {p}", "many {p}")
-"""The forms of a class that edits are built from, {p} the plural: with and without article and number."""
+"""The forms of a class name {n}, with plural {p}, that edits are also built from."""
 
 DOMAIN_PHRASES = {
     "art_painting": "painting", "line": "line drawing", "silhouette": "silhouette", "flat": "flat icon",
@@ -53,23 +53,22 @@ DOMAIN_PHRASES = {
     "CALTECH": "Caltech photo", "Caltech101": "Caltech photo", "LABELME": "LabelMe photo", "LabelMe": "LabelMe photo",
     "PASCAL": "Pascal photo", "VOC2007": "Pascal photo", "SUN": "SUN photo", "SUN09": "SUN photo",
 }  # fmt: skip
-"""What folder names of well-known data sets become in a prompt; any other name stays, underscores become spaces."""
-
+"""Prompt phrases for the domain folders of well-known data sets. Other names are only `spaced`."""
 
 CAMEL = re.compile(r"(?<=[^\W\d_][a-zß-öø-ÿ])(?=[A-ZÀ-ÖØ-Þ])|(?<=[A-ZÀ-ÖØ-Þ])(?=[A-ZÀ-ÖØ-Þ][a-zß-öø-ÿ]{2})")
-"""Where a word begins in camel case, as in FlipFlops and TVMonitor, but not in iPad and TVs."""
+"""Matches the start of a word in camel case, as in FlipFlops and TVMonitor, but not in iPad and TVs."""
 
 CODE = re.compile(r"[A-Za-z]?\d{4,}|\d")
-"""Names that say nothing to a model, such as n01855672."""
+"""Matches codes, such as n01855672, that mean nothing to a model."""
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The names a model is asked about: C classes, at least two, and K domains.
+    """The names of C classes, at least two, and K domains.
 
-    classes: names that differ as `words`. A mapping gives each class all the names it goes by, {"dog": ("dog", "puppy",
-    "hound")}: its texts are means over them. `names` holds them, a tuple for each class. forms: "en", each name goes
-    with its English forms (`forms_of`); with None, for names in another language, an edit takes them as they are.
+    classes: names; or a mapping from each class to all its names, such as {"dog": ("dog", "puppy", "hound")}, whose
+    texts are averaged. domains: names. No two classes or domains may share a name, compared as `words`. forms: "en"
+    also builds edits from English forms (`forms_of`); use None for other languages. `names` holds a tuple per class.
 
     >>> import clipnull as cn
     >>> cn.Vocabulary(["cat", "dog"], ["photo", "line"]).shape
@@ -85,12 +84,12 @@ class Vocabulary:
     names: tuple[tuple[str, ...], ...] = field(default=(), init=False)
 
     def __post_init__(self) -> None:
-        given: Any = self.classes
+        classes: Any = self.classes
         for argument in ("classes", "domains"):
             object.__setattr__(self, argument, distinct(argument, getattr(self, argument)))
         if len(self.classes) < 2:
-            raise ValueError(f"classes: only {self.classes[0]!r} given; expected at least two to choose between")
-        groups = given if isinstance(given, Mapping) else {name: (name,) for name in self.classes}
+            raise ValueError(f"classes: only {self.classes[0]!r} given; expected at least two")
+        groups = classes if isinstance(classes, Mapping) else {name: (name,) for name in self.classes}
         object.__setattr__(self, "names", tuple(distinct(f"classes: {c}", groups[c]) for c in self.classes))
         for argument in ("classes", "domains"):
             self._owners(argument)
@@ -98,18 +97,17 @@ class Vocabulary:
             one_of("forms", self.forms, ["en"])
         if codes := [name for group in self.names for name in group if CODE.fullmatch(name)]:
             warnings.warn(
-                f"classes: {shorten(codes, 5)} look like codes, and a model reads words; expected names: rename the "
-                "folders, list pictures in a table with the columns path and class, or give {code: [name]} in a "
-                "vocabulary",
+                f"classes: {shorten(codes, 5)} look like codes; expected words. Rename the folders, list the pictures "
+                "in a table with the columns path and class, or give a vocabulary {code: [name]}",
                 stacklevel=3,
             )
 
     def _owners(self, argument: str) -> dict[str, str]:
-        """The class or domain that each name means, by its `words`; ValueError where two share a name."""
+        """Map the `words` of each name to its class or domain. Raise ValueError if two of them share a name."""
         options = getattr(self, argument)
-        others = self.names if argument == "classes" else [(phrase_of(name),) for name in options]
+        groups = self.names if argument == "classes" else [(phrase_of(name),) for name in options]
         owners: dict[str, str] = {}
-        for owner, names in zip(options, others, strict=True):
+        for owner, names in zip(options, groups, strict=True):
             for text in map(words, (owner, *names)):
                 if (other := owners.setdefault(text, owner)) != owner:
                     raise ValueError(
@@ -118,11 +116,11 @@ class Vocabulary:
         return owners
 
     def with_forms(self, forms: str | None) -> "Vocabulary":
-        """The same names with their forms, "en", or with None as they are."""
+        """Return a copy with other `forms`, "en" or None."""
         return Vocabulary(dict(zip(self.classes, self.names, strict=True)), self.domains, forms)  # type: ignore[arg-type]
 
     def forms_of(self, class_name: str) -> tuple[str, ...]:
-        """The forms of all names of a class, () where there are none; those of other classes' names are left to them.
+        """Return the FORMS of all names of a class, () without `forms`. A plural that names another class is left out.
 
         >>> Vocabulary(["glass", "glasses"], ["photo"]).forms_of("glass")
         ('glass', 'the glass')
@@ -130,13 +128,13 @@ class Vocabulary:
         return self.class_forms()[self.places("classes", [class_name])[0]]
 
     def class_forms(self) -> list[tuple[str, ...]]:
-        """`forms_of` each class."""
+        """Return `forms_of` each class."""
         owners, forms = self._owners("classes"), []
         for owner, names in zip(self.classes, self.names, strict=True):
             group: list[str] = []
             for name in names if self.forms else ():
-                several = plural(name)
-                group += english_forms(name, several if owners.get(words(several), owner) == owner else "")
+                plural_name = plural(name)
+                group += english_forms(name, plural_name if owners.get(words(plural_name), owner) == owner else "")
             forms.append(tuple(dict.fromkeys(group)))
         return forms
 
@@ -145,45 +143,45 @@ class Vocabulary:
         return len(self.classes), len(self.domains)
 
     def places(self, argument: str, values: object) -> list[int]:
-        """Where names are among the "classes" or "domains" (the argument), however they are spelled (`words`).
+        """Return the indices of class or domain names, compared as `words`. A class may go by any of its names.
 
-        A class is known by all its names. Raises ValueError that names the argument for one that is not known.
+        argument: "classes" or "domains", which a ValueError for an unknown name mentions.
         """
         options, owners = getattr(self, argument), self._owners(argument)
-        place = {name: i for i, name in enumerate(options)}
+        index = {name: i for i, name in enumerate(options)}
         return [
-            place[owners.get(words(value)) or one_of(argument, value, options)]
+            index[owners.get(words(value)) or one_of(argument, value, options)]
             for value in distinct(argument, values, options)
         ]
 
 
 def plural(name: str) -> str:
-    """The English plural of a name, by the library inflect; the name itself where it is one, or no English word.
+    """Return the English plural of a name by the library inflect, or the name if it is a plural or not ASCII.
 
     >>> [plural(name) for name in ("dog", "bus", "fire_truck", "scissors", "sheep", "people", "chien-loup", "犬")]
     ['dogs', 'buses', 'fire trucks', 'scissors', 'sheep', 'people', 'chien-loups', '犬']
     """
     noun, english = spaced(name), _inflect().engine()
-    is_plural = english.singular_noun(noun) and not noun.endswith(("us", "is", "ss"))  # which are a bus, an iris
+    is_plural = english.singular_noun(noun) and not noun.endswith(("us", "is", "ss"))  # bus and iris are singular
     return noun if not noun.isascii() or is_plural else english.plural_noun(noun)
 
 
 def _inflect() -> Any:
-    """The library inflect, without its checks of types: setting them up would take three seconds of every process."""
+    """Import inflect without its type checks, whose setup would cost every process three seconds."""
     checks = mock.patch("typeguard.typechecked", lambda function: function)
     with checks if find_spec("typeguard") else nullcontext():
         import inflect
     return inflect
 
 
-def english_forms(name: str, several: str | None = None) -> list[str]:
-    """FORMS of a name. several: its plural, where it is known; "" for the forms of the singular alone."""
-    singular, several = spaced(name), plural(name) if several is None else several
-    return [f.replace("{n}", singular).replace("{p}", several) for f in FORMS if several or "{p}" not in f]
+def english_forms(name: str, plural_name: str | None = None) -> list[str]:
+    """Return the FORMS of a name. plural_name: by default `plural(name)`; "" leaves out the plural forms."""
+    noun, nouns = spaced(name), plural(name) if plural_name is None else plural_name
+    return [form.replace("{n}", noun).replace("{p}", nouns) for form in FORMS if nouns or "{p}" not in form]
 
 
 def spaced(name: str) -> str:
-    """A name as a prompt says it: composed accents, blanks for underscores and between words in camel case.
+    """Return a name as prompts spell it: composed accents, spaces for underscores and between words in camel case.
 
     >>> [spaced(name) for name in ("Alarm_Clock", "GoldFish", "TVMonitor", "CaféBar", "the+sun", "c++", "TVs", "iPad")]
     ['Alarm Clock', 'Gold Fish', 'TV Monitor', 'Café Bar', 'the sun', 'c++', 'TVs', 'iPad']
@@ -193,17 +191,17 @@ def spaced(name: str) -> str:
 
 
 def words(name: str) -> str:
-    """The normal form of a name, `spaced` in small letters: two names of the same words are one to a text encoder."""
+    """Return a name `spaced` and in lower case. Names with equal words are the same to a text encoder."""
     return spaced(name).lower()
 
 
 def phrase_of(domain: str) -> str:
-    """What a domain is called in a prompt."""
+    """Return the phrase for a domain in prompts."""
     return DOMAIN_PHRASES.get(domain) or spaced(domain)
 
 
 def format_prompt(template: str, class_name: str, domain: str = "") -> str:
-    """The prompt that a template makes of a class and a domain: {a} with its article, {n} without, {p} its plural.
+    """Fill a template. {a} is the class with its article, {n} without it, {p} its plural, and {d} the domain.
 
     >>> format_prompt("a {d} of {a}", "elephant", "art_painting")
     'a painting of an elephant'
@@ -214,17 +212,17 @@ def format_prompt(template: str, class_name: str, domain: str = "") -> str:
     """
     noun, phrase = spaced(class_name), phrase_of(domain)
     template = template.replace("a {d}", "{ad}").replace("a {n}", "{a}")
-    several = plural(class_name) if "{p}" in template else ""
-    return template.format(a=_with_article(noun), n=noun, p=several, ad=_with_article(phrase), d=phrase)
+    nouns = plural(class_name) if "{p}" in template else ""
+    return template.format(a=_with_article(noun), n=noun, p=nouns, ad=_with_article(phrase), d=phrase)
 
 
 def _with_article(noun: str) -> str:
-    """The noun with "a" or "an", by its sound: "a unicorn", "an hour"."""
+    """Return the noun with "a" or "an" by its sound: "a unicorn", "an hour"."""
     return f"{'an' if AN.match(noun) else 'a'} {noun}"
 
 
 def is_near(name: str, classes: Sequence[str]) -> bool:
-    """Whether `name` holds the name of a class as words, is held by one, or is one but for blanks and a plural.
+    """Return True if `name` contains a class name as words, is contained in one, or differs by spaces and a plural "s".
 
     >>> [is_near(name, ["fire truck", "cat"]) for name in ("truck", "firetrucks", "Cats", "black cat", "cattle")]
     [True, True, True, True, False]
@@ -239,24 +237,24 @@ def is_near(name: str, classes: Sequence[str]) -> bool:
 
 
 def common_names() -> tuple[str, ...]:
-    """Names of common things, most of them animals and objects: first names of ImageNet's 1,000 classes (WordNet).
+    """Return 997 names of common animals and objects: the first WordNet names of ImageNet's 1,000 classes.
 
-    From the list that the library timm carries (Apache-2.0), in small letters; without doubles and accents, 997.
+    They come from the list in the library timm (Apache-2.0), in lower case, without accents and duplicates.
     """
     return tuple((Path(__file__).parent / "common_words.txt").read_text(encoding="utf-8").split("\n")[:-1])
 
 
 @dataclass(frozen=True)
 class Forget:
-    """A request: forget `classes` in `domains`; leave one out to mean all of them. `a | b` asks for both.
+    """A request to forget `classes` in `domains`. Leave one out to mean all of them; join requests by `a | b`.
 
-    Classes alone: the *global* paradigm; both: *selective*; domains alone: *complete*, everything in them, which is our
-    reading of the paper's abstract. Its other reading, every trace of some classes in some domains, is a selective
-    request of which traces stay (lesson 07). also: further requests, as `|` collects them.
+    The paradigm is *global* for classes only, *selective* for both, and *complete* for domains only, which forgets
+    everything in them. This is our reading of the paper's abstract. Another reading, every trace of some classes in
+    some domains, is a selective request; lesson 07 shows which traces stay. also: further requests, joined by `|`.
 
     >>> import clipnull as cn
     >>> names = cn.Vocabulary(["cat", "dog"], ["photo", "line"])
-    >>> cn.Forget(classes=["dog"]).mask(names)                      # dogs in every domain
+    >>> cn.Forget(classes=["dog"]).mask(names)                      # dogs in all domains
     tensor([[False, False],
             [ True,  True]])
     >>> request = cn.Forget(["dog"], ["line"]) | cn.Forget(["cat"], ["photo"])
@@ -276,7 +274,7 @@ class Forget:
             if values is not None:
                 object.__setattr__(self, argument, distinct(argument, values))
         if not isinstance(self.also, tuple) or any(not isinstance(o, Forget) or o.also for o in self.also):
-            raise ValueError(f"also: {self.also!r} is not valid; expected a flat tuple of Forget, as `|` collects them")
+            raise ValueError(f"also: {self.also!r} is not valid; expected a flat tuple of Forget, as `|` makes")
 
     def __or__(self, other: "Forget") -> "Forget":
         if not isinstance(other, Forget):
@@ -285,32 +283,30 @@ class Forget:
 
     @property
     def paradigm(self) -> str:
-        """ "global", "selective" or "complete"; "mixed" for a union of several kinds."""
+        """The kind of request: "global", "selective" or "complete"; "mixed" for a union of several kinds."""
         first = "global" if self.domains is None else "complete" if self.classes is None else "selective"
         return first if all(other.paradigm == first for other in self.also) else "mixed"
 
     def mask(self, vocabulary: Vocabulary) -> Tensor:
-        """F, the cells to forget: (C, K) bool. Raises ValueError for unknown names and if nothing would be kept."""
+        """Return the cells to forget, (C, K) bool. Raise ValueError for unknown names or if nothing would be kept."""
         mask = torch.zeros(vocabulary.shape, dtype=torch.bool)
         for part in (self, *self.also):
             rows = vocabulary.places("classes", part.classes or vocabulary.classes)
             columns = vocabulary.places("domains", part.domains or vocabulary.domains)
             mask[torch.tensor(rows)[:, None], torch.tensor(columns)] = True
         if mask.all():
-            raise ValueError(
-                f"request: all {mask.numel()} cells of the vocabulary would be forgotten; expected at least one to keep"
-            )
+            raise ValueError(f"request: all {mask.numel()} cells would be forgotten; expected at least one to keep")
         return mask
 
     def as_dict(self) -> dict:
-        """The request in JSON's types; `Forget.from_dict` reads it."""
+        """Return the request as JSON types, for `Forget.from_dict`."""
         return json.loads(json.dumps(asdict(self)))
 
     @classmethod
     def from_dict(cls, request: Any) -> "Forget":
-        """The request that `as_dict` wrote; ValueError for anything else."""
+        """Return the request that `as_dict` wrote. Raise ValueError for anything else."""
         if not isinstance(request, dict) or not {"classes", "domains"} <= {*request} <= {"classes", "domains", "also"}:
-            raise ValueError(f"request: {brief(request)}; expected classes, domains and also, as Forget.as_dict gives")
+            raise ValueError(f"request: {brief(request)}; expected classes, domains and also (see Forget.as_dict)")
         for argument, values in request.items():
             if values is not None and not isinstance(values, list):
                 raise ValueError(f"{argument}: {brief(values)}; expected a list or None")
@@ -318,20 +314,20 @@ class Forget:
         return cls(request["classes"], request["domains"], also)
 
     def __str__(self) -> str:
-        what = ", ".join(self.classes) if self.classes else "everything"
-        where = f"in {', '.join(self.domains)}" if self.domains else "everywhere"
-        return " and ".join([f"{what} {where}", *map(str, self.also)])
+        classes = ", ".join(self.classes) if self.classes else "everything"
+        domains = f"in {', '.join(self.domains)}" if self.domains else "everywhere"
+        return " and ".join([f"{classes} {domains}", *map(str, self.also)])
 
 
 DOMAIN = "photo"
-"""The only domain of names that come without one."""
+"""The domain of a vocabulary that names none."""
 
 
 def read_vocabulary(path: str | Path) -> Vocabulary:
-    """The vocabulary in a text file: one class a line, its other names after commas.
+    """Read a vocabulary from a text file with one class per line, followed by its other names after commas.
 
-    A line "domain: NAME" names a domain; without any there is one, DOMAIN. Blank lines and those that begin with # do
-    not count.
+    Each line "domain: NAME" adds a domain; without any, DOMAIN is the only one. Blank lines and lines that begin with
+    "#" are skipped.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -346,7 +342,7 @@ def read_vocabulary(path: str | Path) -> Vocabulary:
         elif not line.startswith("#"):
             groups.append([name.strip() for name in line.rstrip(", ").split(",")])
     try:
-        distinct("classes", [names[0] for names in groups])  # a mapping would hide one that comes twice
+        distinct("classes", [names[0] for names in groups])  # a mapping would hide duplicates
         classes: Any = {names[0]: names for names in groups}
         return Vocabulary(classes, domains or [DOMAIN])
     except ValueError as error:

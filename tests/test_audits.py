@@ -216,13 +216,14 @@ def test_the_command_writes_all_findings(monkeypatch, tmp_path, capsys, few):
     [
         ([], "classes, domains: neither is given"),
         (["--classes", "dog", "--max-lost", "nan"], "max_lost: nan is out of range; expected a number in [0, 100]"),
-        (["--classes", "dog", "--methods", "obliqe"], "methods: 'obliqe' is not known; did you mean 'oblique'?"),
+        (["--classes", "dog", "--methods", "obliqe"], "methods: 'obliqe' is unknown; did you mean 'oblique'?"),
         (["--domains", "line", "--words", "x"], "words: given for everything in line; expected one class"),
         (["x", "--classes", "dog", "--slow"], "slow: fine-tuning needs training pictures"),
-        (["--classes", "dog", "--methods", "ridge", "--chance"], "chance: no method with a strength"),
+        (["--classes", "dog", "--methods", "ridge", "--chance"], "chance: no method has a strength"),
     ],
 )
-def test_the_command_names_wrong_arguments(arguments, message, capsys):
+def test_the_command_names_wrong_arguments(arguments, message, monkeypatch, capsys, few):
+    monkeypatch.setattr("clipnull.datasets.loading.load_images", lambda data: few)
     assert cli.main(["audit", *arguments]) == 2
     assert message in capsys.readouterr().err
 
@@ -304,20 +305,20 @@ def test_names_of_anybody_are_no_markup_and_one_line():
 def test_wrong_arguments_are_named(clip, few, small):
     three, few = few.where(torch.arange(len(few)) < 3), few.where(torch.arange(len(few)) % 2 == 0)
     for message, images, request, settings in [
-        (r"words: 'car': \['auto'\]; expected for forgotten classes", few, DOG, {"words": {"car": ["auto"]}}),
+        (r"words: 'car': \['auto'\]; expected a list of words", few, DOG, {"words": {"car": ["auto"]}}),
         ("words: 'dog': 'puppy'", few, DOG, {"words": {"dog": "puppy"}}),
-        ("retrained: miniclip has the weights of clip", few, DOG, {"retrained": clip}),
+        ("retrained: miniclip has the same weights as clip", few, DOG, {"retrained": clip}),
         ("did you mean 'dog'", few, cn.Forget(["dgo"]), {}),
         ("seed: 'x' is not valid", few, DOG, {"seed": "x"}),
-        (r"images: \d to forget and \d to keep can be read; expected at least 4 of", three, DOG, {}),
+        (r"images: \d readable pictures to forget and \d to keep; expected at least 4 of", three, DOG, {}),
     ]:
         with pytest.raises(ValueError, match=message):
             cn.audit(clip, plain(clip.width), images, request, **{"retrained": False} | settings)
-    with pytest.raises(ValueError, match="its joint space is 256 wide"):
+    with pytest.raises(ValueError, match="its width is 256"):
         cn.audit(clip, plain(8), few, DOG)
     with pytest.raises(ValueError, match="after: 3 is not valid; expected a model or an edit"):
         cn.audit(clip, 3, few, DOG)
-    with pytest.raises(ValueError, match="after: .* is 64 wide; expected 256, as miniclip is"):
+    with pytest.raises(ValueError, match="after: .* has width 64; expected 256, like miniclip"):
         cn.audit(clip, small(VIT), few, DOG)
 
 

@@ -78,7 +78,7 @@ def test_wring_keeps_the_length_and_what_lies_outside_its_span(data, mask):
     assert torch.allclose(moved @ edit.onto, (z @ u).norm(dim=1)), "all of the part in the span lies along w"
     assert edit.images(data.z).dtype == data.z.dtype and edit.tensors().keys() == {"left", "onto"}
     assert shares(data, mask, edit)[0] < 0.1
-    with pytest.raises(ValueError, match="a rotation is measured on embeddings alone"):
+    with pytest.raises(ValueError, match="a rotation only works on embeddings"):
         edit.apply(None)
 
 
@@ -168,7 +168,7 @@ def test_training_data_are_gathered_from_names_noise_and_labelled_pictures(clip,
     assert torch.allclose(data.z, cn.embed(clip, corner)) and torch.equal(data.classes, corner.classes)
     plain, noisy = data.noisy.unbind(3)
     assert torch.allclose(plain[0], plain[1]) and not torch.allclose(noisy[0], noisy[1]), "seeds draw other noise"
-    with pytest.raises(ValueError, match="labelled: pictures of .14, 6. classes and domains"):
+    with pytest.raises(ValueError, match="labelled: its .14, 6. class and domain names differ"):
         baselines.gather(clip, corner.vocabulary, images)
     u = F.normalize(random(clip.width, 1).double(), dim=0)
     with pytest.raises(ValueError, match="clip: it carries 1 edits"):

@@ -125,7 +125,7 @@ def test_the_form_of_an_edit_and_whole_domains_are_described(make, clip, corner,
 def test_a_probe_needs_two_pictures_on_either_side(make, clip, corner):
     bird, cars = corner.select(["bird"], ["line"]).files[:1], corner.select(["car"], ["line"]).files[:4]
     few = corner.where(torch.tensor([file in bird + cars for file in corner.files]))
-    assert "no probe could be trained here" in card(make(cn.Forget(["bird"], ["line"])), clip, few)
+    assert "No probe could be trained here" in card(make(cn.Forget(["bird"], ["line"])), clip, few)
 
 
 @pytest.mark.parametrize(

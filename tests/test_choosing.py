@@ -89,11 +89,11 @@ def test_a_budget_that_no_method_keeps_to_is_refused_with_the_nearest(clip):
 @pytest.mark.parametrize("forgotten, other", [("horse", "pony"), ("pony", "horse")])
 def test_words_that_the_tower_cannot_tell_apart_are_named(clip, forgotten, other):
     names = cn.Vocabulary(("horse", "pony", "house"), ("photo", "line"))
-    with pytest.raises(ValueError, match=f"hardly tells {forgotten!r} from {other!r}"):
+    with pytest.raises(ValueError, match=f"barely distinguishes {forgotten!r} from {other!r}"):
         cn.forecast(clip, cn.Forget([forgotten]), names, prototypes=False)
 
 
 def test_near_words_are_warned_of(clip):
     names = cn.Vocabulary(("dog", "puppy", "house"), ("photo", "line"))
-    with pytest.warns(UserWarning, match="hardly tells 'dog' from 'puppy'"):
+    with pytest.warns(UserWarning, match="barely distinguishes 'dog' from 'puppy'"):
         choosing.choose_edit(clip, cn.Forget(["dog"]), names, "oblique", prototypes=False)

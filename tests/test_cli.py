@@ -53,11 +53,11 @@ def test_every_command_has_a_function_and_a_line_in_the_help(capsys):
     "arguments, message",
     [
         ("", "no command given; expected one of run, book, publish"),
-        ("rnu", "command: 'rnu' is not known; did you mean 'run'?"),
+        ("rnu", "command: 'rnu' is unknown; did you mean 'run'?"),
         ("run --comp", "run: --comp is not an option; did you mean --compare"),
         ("student --zzz", "student: --zzz is not an option; expected one of --help, --out"),
         ("quiz b", "quiz: b: not expected here; see clipnull quiz --help"),
-        ("run --profile pcas", "profile: 'pcas' is not known; did you mean 'pacs'?"),
+        ("run --profile pcas", "profile: 'pcas' is unknown; did you mean 'pacs'?"),
         ("course", "the following arguments are required: FOLDER"),
         ("--verison", "clipnull: --verison is not an option; did you mean --version"),
     ],
@@ -115,7 +115,7 @@ def test_run_refuses_wrong_arguments_before_anything_runs(notebook, tmp_path, ca
     path.parent.rename(tmp_path / "elsewhere")
     monkeypatch.chdir(tmp_path)
     for arguments, message in (
-        (["elsewhere/a.ipynb", "-p", "sed", "1"], "parameters of a.ipynb: 'sed' is not known; did you mean 'seed'?"),
+        (["elsewhere/a.ipynb", "-p", "sed", "1"], "parameters of a.ipynb: 'sed' is unknown; did you mean 'seed'?"),
         (["elsewhere/a.ipynb", "--limit", "0"], "limit: 0.0 is out of range; expected a number in [1, inf]"),
         ([], "clipnull course FOLDER"),
     ):
@@ -126,9 +126,9 @@ def test_run_refuses_wrong_arguments_before_anything_runs(notebook, tmp_path, ca
 def test_bench_refuses_wrong_arguments_before_any_work(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("clipnull.datasets.loading.load_images", lambda _: pytest.fail("work began"))
     for arguments, message in (
-        ("--methods oblik", "methods: 'oblik' is not known; did you mean 'oblique'?"),
-        ("--paradigms total", "paradigms: 'total' is not known"),
-        ("--prompts fre", "prompts: 'fre' is not known; did you mean 'free'?"),
+        ("--methods oblik", "methods: 'oblik' is unknown; did you mean 'oblique'?"),
+        ("--paradigms total", "paradigms: 'total' is unknown"),
+        ("--prompts fre", "prompts: 'fre' is unknown; did you mean 'free'?"),
     ):
         assert cli.main(["bench", str(tmp_path), *arguments.split()]) == 2
         out, err = capsys.readouterr()

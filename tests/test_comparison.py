@@ -132,10 +132,10 @@ def test_what_lacks_pictures_is_left_out_and_cannot_be_asked_for(on, data):
     bare, mask = baselines.TrainingData(data.cells, 40.0), CAR.mask(on.images.vocabulary)
     reasons = comparison.left_out(bare, on)
     assert set(reasons) == {"lipschitz", "leace", "orthogonal", "slug", "finetune", "clean"}
-    for entrants, message in ((["random", "leace"], "'leace' needs labelled"), (["leece"], "'leece' is not known")):
+    for entrants, message in ((["random", "leace"], "'leace' needs labelled"), (["leece"], "'leece' is unknown")):
         with pytest.raises(ValueError, match=f"entrants: {message}"):
             comparison.run(on, bare, entrants)
-    with pytest.raises(ValueError, match="data: no labelled pictures; expected some, for 'slug'"):
+    with pytest.raises(ValueError, match="data: no labelled pictures; expected some for 'slug'"):
         comparison.edit_of("slug", bare, mask)
     names = {row["method"] for row in comparison.run(on, bare, paradigms=["complete"], seeds=1)}
     assert names == {n for n, entrant in comparison.ALL.items() if entrant.pictures == "none" and n != "filter"}

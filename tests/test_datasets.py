@@ -114,13 +114,13 @@ def test_what_is_not_used_is_reported_with_its_reason(tmp_path, monkeypatch):
         return scan(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    with pytest.warns(UserWarning, match=r"8 files or folders are left out, beside 12 pictures: 'closed' .Permission"):
+    with pytest.warns(UserWarning, match=r"8 files or folders are left out, 12 pictures are used: 'closed' .Permiss"):
         cn.load_images(root)
     assert find_dataset(root).left_out == {
         "closed": "Permission denied",
         "Raw images/dog/0.png": "not in a domain of pacs",
         "photo/dog/a.heic": ".heic is not read as a picture",
-        "photo/dog/b": "a name without an ending is not read as a picture",
+        "photo/dog/b": "a file without an ending is not read as a picture",
         "photo/dog/c.png": "not an image",
         "photo/dog/folder.png/0.png": "a picture at another depth",
         "photo/dog/pipe.png": "not a regular file",
@@ -184,7 +184,7 @@ def test_published_layouts_are_recognised(below, parts, layout, classes, tmp_pat
     assert dataset.layout == layout and dataset.root == root and {*dataset.left_out.values()} == {BESIDE}
     assert dataset.images.vocabulary == cn.Vocabulary(classes, sorted(parts[0]))
     assert (dataset.images.counts() == 3).all() and dataset.images.image(0).size == (8, 8)
-    with pytest.raises(ValueError, match="does not hold the domains of '(pacs|vlcs)'; expected folders"):
+    with pytest.raises(ValueError, match="lacks domains of '(pacs|vlcs)'; expected the folders"):
         find_dataset(tmp_path, layout="vlcs" if layout == "pacs" else "pacs")
 
 
@@ -201,7 +201,7 @@ def test_vlcs_has_numbers_for_names_and_its_own_splits(tmp_path):
 
 def test_domainnet_brings_its_lists(tmp_path):
     root = tree(tmp_path, *NET, n=4)
-    with pytest.raises(ValueError, match=r"clipart_test.txt' is missing; expected DomainNet's own lists"):
+    with pytest.raises(ValueError, match=r"clipart_test.txt' is missing; expected the lists of DomainNet"):
         find_dataset(root, split="test")
     for domain in NET[0]:
         for split, places in (("train", (0, 1, 2)), ("test", (3,))):
@@ -256,8 +256,8 @@ def test_a_place_may_say_layout_and_split(tmp_path):
         (both, "test", "says both 'train' and 'test'"),
         ("classes:pacs:x", None, "says both 'pacs' and 'classes'"),
         ("train:x.npz", None, "x.npz' is not there"),
-        ("", None, "folder: '' names nothing"),
-        ("classes:", None, "folder: 'classes:' names nothing"),
+        ("", None, "folder: '' names no path"),
+        ("classes:", None, "folder: 'classes:' names no path"),
     ):
         with pytest.raises(ValueError, match=message):
             cn.load_images(place, split)
@@ -281,7 +281,6 @@ def test_names_become_words():
         assert class_names(numbers) == {name: name.lower() for name in numbers}
 
 
-@examples(100)
 @given(st.lists(st.text("aB1 _-+.é\u0301", min_size=1, max_size=6), min_size=2, max_size=5, unique=True))
 def test_cleaning_merges_no_two_names(names):
     try:
@@ -296,7 +295,6 @@ PARTS = st.sampled_from(["cat", "dog", "photo", ".git", "__MACOSX", "train", "a.
 LEAVES = st.sampled_from(["0.png", "1.jfif", "a.heic", "b", "c.txt", ".DS_Store"])
 
 
-@examples(30)
 @given(st.lists(st.tuples(st.lists(PARTS, max_size=4), LEAVES), max_size=6))
 def test_every_file_is_used_or_has_a_reason(tmp_path_factory, places):
     root = small(tmp_path_factory.mktemp("tree"))
@@ -340,7 +338,7 @@ def test_what_is_no_data_set_is_refused(tmp_path):
     tree(tmp_path / "one", ("dog",))
     tree(tmp_path / "same", ("Alarm_Clock", "alarm clock"), n=1)
     for place, options, message in [
-        ("list.csv", {}, r"folder: .*has the columns \['path', 'name'\]; expected path and class, and domain"),
+        ("list.csv", {}, r"folder: .*has columns \['path', 'name'\]; expected path, class and optionally domain"),
         ("both.csv", {}, r"'./c.png' as \['x', 'image'\] and, in row 2, as \['z', 'image'\]; expected one label"),
         ("notes.txt", {}, "folder: .*notes.txt' cannot be read .*expected a .csv"),
         ("bytes.csv", {}, "folder: .*bytes.csv' cannot be read .*expected a .csv in UTF-8"),
@@ -349,13 +347,13 @@ def test_what_is_no_data_set_is_refused(tmp_path):
         ("empty", {}, "folder: .*holds no pictures as <domain>/<class>/<picture>"),
         ("one", {}, r"read as 'classes', holds 1 class with readable pictures \(dog\); expected at least two"),
         ("same", {}, "folder: the classes 'Alarm_Clock' and 'alarm clock' become the same words"),
-        ("one", {"layout": "pac"}, "layout: 'pac' is not known; did you mean 'pacs'"),
+        ("one", {"layout": "pac"}, "layout: 'pac' is unknown; did you mean 'pacs'"),
         ("one", {"layout": "webdataset"}, "folder: .*is not a webdataset; expected .* or .tar archives"),
-        ("one", {"split": "val"}, "split: 'val' is not known"),
+        ("one", {"split": "val"}, "split: 'val' is unknown"),
     ]:
         with pytest.raises(ValueError, match=message):
             find_dataset(tmp_path / place, **options)
-    with pytest.raises(ValueError, match="split: 'tset' is not known; did you mean 'test'"):
+    with pytest.raises(ValueError, match="split: 'tset' is unknown; did you mean 'test'"):
         cn.load_images(split="tset")
 
 
@@ -462,7 +460,7 @@ def test_a_small_archive_does_not_fill_disk_or_memory(tmp_path):
 TRIP = ["1", "0", "potter's wheel", "C#", "C", "c++", "GoldFish", "a/b", "two\tparts", "30 kmh", "50 kmh", "Ω"]
 
 
-@examples(20)
+@examples(12)
 @given(st.lists(st.sampled_from(TRIP), min_size=2, max_size=6, unique=True), st.data())
 def test_there_and_back_is_the_identity(tmp_path_factory, classes, data):
     folder = tmp_path_factory.mktemp("trip")
@@ -553,7 +551,7 @@ def test_the_beginning_of_a_damaged_archive_is_kept(tmp_path):
     (tmp_path / "c.tar").write_bytes(b"no archive" * 100)
     _, left_out = unpacked([tmp_path / "b.tar", tmp_path / "c.tar"], tmp_path / "out")
     assert 1 <= len(list((tmp_path / "out").rglob("*.jpg"))) < 20 and {"b.tar", "c.tar"} <= set(left_out)
-    with pytest.raises(ValueError, match="no sample of a picture with its class in archives; left out: .*c.tar"):
+    with pytest.raises(ValueError, match="the archives hold no picture with a class; left out: .*c.tar"):
         unpack([tmp_path / "c.tar"], tmp_path / "other")
     with pytest.raises(ValueError, match="out' exists; expected a new one"):
         unpack([whole], tmp_path / "out")

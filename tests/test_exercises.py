@@ -260,7 +260,7 @@ def test_the_soft_check_prints_and_the_strict_one_raises(task, capsys):
     for answer in (stub, lambda rows: rows.mean(1)):
         with pytest.raises(AssertionError, match="99-1"):
             checking.check(task, answer, strict=True)
-    with pytest.raises(ValueError, match="identity: '99-2' is not known; did you mean '99-1'"):
+    with pytest.raises(ValueError, match="identity: '99-2' is unknown; did you mean '99-1'"):
         checking.check("99-2", len)
 
 

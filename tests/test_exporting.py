@@ -125,8 +125,8 @@ def test_an_edit_without_a_place_is_not_fused(clip, small, tmp_path):
         (plain(64, bias=random(64).double()).apply(vit), "adds a bias, .* no place for one at visual of local-dir"),
         (gated(64).apply(plain(64, 99).apply(vit)), "'gated' is gated.*expected linear edits .*`export`"),
         (layer64.apply(vit), "is a hidden layer, .* no place for one at visual of .*'oblique'"),
-        (layer.apply(layer.apply(clip)), "is a hidden layer and another one follows"),
-        (many.apply(clip), "has 80 units; expected at most 64 in 256 dimensions"),
+        (layer.apply(layer.apply(clip)), "is a hidden layer, but another edit follows"),
+        (many.apply(clip), "has 80 units; expected at most 64, a quarter"),
     ]:
         with pytest.raises(ValueError, match=message):
             fuse(after, tmp_path / "fused")
@@ -171,13 +171,13 @@ def test_a_cosine_on_texts_is_the_one_on_pictures_times_two_lengths(small):
 def test_an_edit_that_texts_cannot_carry_is_refused(small, tmp_path):
     clip = small(VIT)
     for edit, message in [
-        (plain(64, bias=random(64).double()), "edit: of a bias"),
-        (gated(64), "edit: of form 'module'"),
-        (hidden_layer(random(50, 64)), "edit: of form 'layer'"),
+        (plain(64, bias=random(64).double()), "edit: a bias does not apply"),
+        (gated(64), "edit: form 'module' does not apply"),
+        (hidden_layer(random(50, 64)), "edit: form 'layer' does not apply"),
     ]:
         with pytest.raises(ValueError, match=message):
             fuse(edit.apply(clip), tmp_path / "fused", side="text")
-    with pytest.raises(ValueError, match="side: 'txt' is not known; did you mean 'text'"):
+    with pytest.raises(ValueError, match="side: 'txt' is unknown; did you mean 'text'"):
         fuse(clip, tmp_path / "fused", side="txt")
     model = copy.deepcopy(clip.model)
     model.text_projection = None
@@ -232,7 +232,7 @@ def test_an_onnx_model_is_tried_before_it_gets_its_name(small, tmp_path, monkeyp
 
     monkeypatch.setattr(torch.onnx, "export", lambda *args, **kwargs: Program())
     monkeypatch.setattr(runtime, "InferenceSession", Session)
-    with pytest.raises(RuntimeError, match="a.onnx' is not written: .* differ by 2.0e-05"):
+    with pytest.raises(RuntimeError, match="a.onnx' is not written because .* differ by 2.0e-05"):
         export(clip, tmp_path / "a.onnx")
     assert not list(tmp_path.iterdir())
 

@@ -21,7 +21,7 @@ def test_forms_are_of_all_names_and_leave_other_classes_theirs():
     assert names.forms_of("Glass") == ("glass", "the glass", *tumblers)
     plain = cn.Vocabulary(["cat", "dog"], ["photo"], forms=None)
     assert plain.forms_of("dog") == () and plain == cn.Vocabulary(["cat", "dog"], ["photo"])  # in what is measured
-    with pytest.raises(ValueError, match="forms: 'de' is not known"):
+    with pytest.raises(ValueError, match="forms: 'de' is unknown"):
         cn.Vocabulary(["Hund", "Katze"], ["Foto"], forms="de")
 
 

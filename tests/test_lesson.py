@@ -137,8 +137,8 @@ def lesson(clip, images, z):
 
 REFUSED = {
     "forget_class: 3 is not valid": {"forget_class": 3},
-    "classes: 'dgo' is not known; did you mean 'dog'": {"forget_class": "dgo"},
-    "domains: 'lines' is not known; did you mean 'line'": {"forget_domain": "lines"},
+    "classes: 'dgo' is unknown; did you mean 'dog'": {"forget_class": "dgo"},
+    "domains: 'lines' is unknown; did you mean 'line'": {"forget_domain": "lines"},
     "forget_domain: 'photo' has no dog; expected one of cartoon, flat, line": {"forget_domain": "photo"},
 }
 

@@ -43,7 +43,7 @@ def test_jupyter_is_imported_without_what_takes_seconds():
         ({"rate": 1}, {"rate": 1.0}),
         ({"fast": "False"}, {"fast": False}),
         ({"word": "12"}, {"word": "12"}),
-        ({"sed": 1}, "parameters of a.ipynb: 'sed' is not known; did you mean 'seed'"),
+        ({"sed": 1}, "parameters of a.ipynb: 'sed' is unknown; did you mean 'seed'"),
         ({"seed": 1.5}, "seed: 1.5 is not valid for a.ipynb; expected int, such as 3"),
         ({"seed": "many"}, "seed: 'many' is not valid"),
     ],

@@ -144,7 +144,7 @@ def test_the_first_code_cell_refuses_wrong_parameters(nb, path, monkeypatch, cli
                 exec(code[0], {**names, name: wrong})
         for kind in ("classes", "domains"):
             if value in getattr(images.vocabulary, kind):
-                with pytest.raises(ValueError, match=f"^{kind}: 'dgo' is not known"):
+                with pytest.raises(ValueError, match=f"^{kind}: 'dgo' is unknown"):
                     exec(code[0], {**names, name: "dgo"})
 
 

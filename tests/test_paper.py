@@ -150,8 +150,8 @@ def test_where_a_model_cannot_be_had_the_others_stay_and_it_continues(tiny, pacs
     [
         ({"folders": ["pacs", "none"]}, "'none' is not a folder"),
         ({"folders": ["pacs", "other/pacs"]}, "folders: 'pacs' given twice"),
-        ({"pretrained": "opnai"}, "pretrained: 'opnai' is not known; did you mean 'openai'"),
-        ({"folders": ["flat"], "paradigms": ["complete"]}, "paradigms: 'complete' of pictures in one domain"),
+        ({"pretrained": "opnai"}, "pretrained: 'opnai' is unknown; did you mean 'openai'"),
+        ({"folders": ["flat"], "paradigms": ["complete"]}, "paradigms: 'complete' needs several domains"),
         ({"most": 0}, "most: 0 is not valid; expected a whole number of at least 1"),
     ],
 )

@@ -184,7 +184,7 @@ def test_queries_in_place_of_pictures(tmp_path):
     assert torch.equal(rows_of(tmp_path / "out"), Z)  # the pictures are as they were
     undo(LINEAR, tmp_path / "out", tmp_path / "back")
     assert [*content(tmp_path / "back").values()] == [*content(tmp_path / "in").values()]
-    with pytest.raises(ValueError, match="edit: of form 'module'"):
+    with pytest.raises(ValueError, match="edit: form 'module' does not apply to queries"):
         apply_edit(EDITS["module"], tmp_path / "in", tmp_path / "no", "queries")
 
 
@@ -274,7 +274,7 @@ def test_of_two_patches_for_one_output_one_is_refused(source, tmp_path):
 
     with ThreadPoolExecutor(2) as pool:
         results = [*pool.map(apply, [LINEAR, OTHER])]
-    assert sorted(map(type, results), key=str) == [int, str] and any("is there already" in str(r) for r in results)
+    assert sorted(map(type, results), key=str) == [int, str] and any("already exists" in str(r) for r in results)
     assert_edited(tmp_path / "out.npy", [LINEAR, OTHER][results.index(N)])
 
 
@@ -318,7 +318,7 @@ def test_a_source_that_is_written_to_is_refused(source, tmp_path, before_each_ch
             file.write(b"more")
 
     before_each_chunk(append)
-    with pytest.raises(ValueError, match="was written to meanwhile; expected a file at rest"):
+    with pytest.raises(ValueError, match="changed while it was copied; expected no other writer"):
         apply_edit(LINEAR, source, tmp_path / "out.npy")
     assert [p.name for p in tmp_path.iterdir()] == ["in.npy"]
 
@@ -347,17 +347,17 @@ def test_another_model_is_refused(source, tmp_path):
     npz(tmp_path / "in.npz", Z)
     save_file({"images": Z}, tmp_path / "in.safetensors", {"fingerprint": "0" * 16, "model": "ViT-B-16"})
     for name, model, message in (
-        ("wide.npy", "", "is 20 wide; expected 16, as the patch of ViT-B-16 is"),
-        ("in.npz", "", "is of a model ; expected the model of the patch, ViT-B-16 ffff"),
-        ("in.safetensors", "", "is of ViT-B-16 0000000000000000; expected the model of the patch, ViT-B-16 ffff"),
-        ("in.npy", "ViT-L-14", "is of ViT-L-14 ; expected the model of the patch"),
-        ("in.npy", "", "does not say of which model; expected --model ViT-B-16"),
+        ("wide.npy", "", "has width 20; expected 16, the width of the patch"),
+        ("in.npz", "", "is from a model; expected ViT-B-16 ffff"),
+        ("in.safetensors", "", "is from ViT-B-16 0000000000000000; expected ViT-B-16 ffff"),
+        ("in.npy", "ViT-L-14", "is from ViT-L-14; expected ViT-B-16 ffff"),
+        ("in.npy", "", "does not name its model; expected --model ViT-B-16"),
     ):
         with pytest.raises(ValueError, match=f"index: .*{message}"):
             apply_edit(edit, tmp_path / name, tmp_path / f"out-{name}", model=model)
-    assert "as --model says" in apply_edit(edit, source, tmp_path / "out.npy", model="ViT-B-16")["belongs"]
+    assert "according to --model" in apply_edit(edit, source, tmp_path / "out.npy", model="ViT-B-16")["belongs"]
     other = replace(OTHER, model="ViT-B-32", fingerprint="0" * 16)
-    with pytest.raises(ValueError, match="is of ViT-B-16 f{16}; expected the model of the patch, ViT-B-32"):
+    with pytest.raises(ValueError, match="is from ViT-B-16 f{16}; expected ViT-B-32"):
         apply_edit(other, tmp_path / "out.npy", tmp_path / "x.npy")  # as its record says
 
 
@@ -382,7 +382,7 @@ def test_the_same_job_again_has_nothing_to_do(source, tmp_path):
     before = content(tmp_path)
     assert apply_edit(LINEAR, source, tmp_path / "out.npy") == {}
     for change in ({"normalize": True}, {"side": "queries"}):
-        with pytest.raises(ValueError, match="out: .* is there already"):
+        with pytest.raises(ValueError, match="out: .* already exists"):
             apply_edit(LINEAR, source, tmp_path / "out.npy", **change)
     assert content(tmp_path) == before
 
@@ -398,7 +398,7 @@ def test_a_record_is_of_its_file_alone(kind, tmp_path):
         np.save(out / "img_emb" / "img_emb_0.npy", Z[:200].numpy())
     else:
         write(out, Z[:200])
-    with pytest.raises(ValueError, match="has changed since its record .* was written; expected it as it was"):
+    with pytest.raises(ValueError, match="has changed since its record .* was written; expected the edited index"):
         undo(LINEAR, out, tmp_path / f"back{suffix}")
     with pytest.raises(ValueError, match="has changed since its record"):
         apply_edit(OTHER, out, tmp_path / f"twice{suffix}")
@@ -428,7 +428,7 @@ def test_an_original_is_known_by_content_and_restored_without_the_patch(source, 
     out = tmp_path / "out.npy"
     apply_edit(EDITS["module"], source, out)
     source.touch()
-    with pytest.raises(ValueError, match="another patch .gated, [0-9a-f]{16}.*or none where the original is still"):
+    with pytest.raises(ValueError, match="another patch .gated, [0-9a-f]{16}.*or none if the original still exists"):
         undo(LINEAR, out, tmp_path / "back.npy")
     assert undo(None, out, tmp_path / "back.npy").startswith("exact")
     assert torch.equal(rows_of(tmp_path / "back.npy"), Z)
@@ -441,10 +441,10 @@ def test_an_original_is_known_by_content_and_restored_without_the_patch(source, 
 
 def test_an_edit_without_inverse_is_undone_by_the_original_alone(source, tmp_path):
     for edit, message in (
-        (EDITS["layer"], "one of form 'layer' has no inverse"),
+        (EDITS["layer"], "one with form 'layer' has no inverse"),
         (EDITS["module"], "'module' has no inverse"),
-        (EDITS["bias"], "edit: one of a bias"),
-        (plain(D), "nullspace takes 3 directions away for good; expected the original"),
+        (EDITS["bias"], "edit: one with a bias"),
+        (plain(D), "nullspace removes 3 directions for good; expected the original"),
     ):
         with pytest.raises(ValueError, match=message):
             inverted(edit)
@@ -467,9 +467,9 @@ def test_places_that_do_not_fit(source, tmp_path):
     folder(tmp_path / "set", Z)
     for place, out, message in (
         ("in.npy", "out.npz", "ends in '.npz'; expected '.npy'"),
-        ("in.npy", "in.npy", "is there already; expected a new name"),
+        ("in.npy", "in.npy", "already exists; expected a new name"),
         ("in.npy", "no/out.npy", "has no place"),
-        ("set", "set/out", "outside of the source"),
+        ("set", "set/out", "outside the source"),
     ):
         with pytest.raises(ValueError, match=f"out: .*{message}"):
             apply_edit(LINEAR, tmp_path / place, tmp_path / out)
@@ -487,18 +487,18 @@ def test_tables_that_do_not_fit(tmp_path):
     pq.write_table(pa.table({"embedding": [[1.0, 2.0], None], "id": [1, 2]}), tmp_path / "i.parquet")
     (tmp_path / "j").mkdir()
     for name, message in (
-        ("a.npy", "not rows"), ("b.npy", "not rows"), ("c.npy", "not rows"), ("d.npy", "cannot be read"),
-        ("e.npy", "holds 0 rows"), ("f.npz", "'one, two': name the one"), ("g.npz", "no table of vectors"),
-        ("h.txt", "is not there, or not"), ("i.parquet", "empty or of another length"), ("j", "has no img_emb"),
+        ("a.npy", "expected rows"), ("b.npy", "expected rows"), ("c.npy", "expected rows"), ("d.npy", "cannot be read"),
+        ("e.npy", "holds 0 rows"), ("f.npz", "'one, two'; expected the name of one"), ("g.npz", "no table of vectors"),
+        ("h.txt", "does not exist or has"), ("i.parquet", "holds empty rows or"), ("j", "has no img_emb"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             [table.rows() for table in open_tables(tmp_path / name)]
     folder(tmp_path / "set", Z)
     np.save(tmp_path / "set" / "img_emb" / "img_emb_10.npy", np.ones((2, 4), "f4"))
-    with pytest.raises(ValueError, match="img_emb_10.npy' is 4 wide, and img_emb_0.npy 16"):
+    with pytest.raises(ValueError, match="img_emb_10.npy' has width 4, and img_emb_0.npy 16"):
         open_tables(tmp_path / "set")
     assert open_vectors(tmp_path / "f.npz", name="two").shape == (N, D)
-    with pytest.raises(ValueError, match="name: 'tow' is not known; did you mean 'two'"):
+    with pytest.raises(ValueError, match="name: 'tow' is unknown; did you mean 'two'"):
         open_vectors(tmp_path / "f.npz", name="tow")
 
 

@@ -80,7 +80,7 @@ def test_two_names_of_one_text_are_named_wherever_names_meet(clip, name, twin):
     names = cn.Vocabulary([name, "boat", twin], ["photo", "line"])
     unlearn = partial(cn.unlearn, prototypes=False, method="nullspace")
     for use in (unlearn, partial(near, candidates=["kettle", "church", "pear"])):
-        with pytest.warns(UserWarning, match="classes: the text tower hardly tells .* \\(0 % of the usual distance"):
+        with pytest.warns(UserWarning, match="classes: the text tower barely distinguishes .* \\(0 % of the"):
             use(clip, cn.Forget([name]), names)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # both go, or neither

@@ -86,14 +86,14 @@ def test_stored_embeddings_stand_first_and_say_what_edits_are_made_from(clone):
     assert path.name == "openai-vit-b-32-photo-and-drawing.json", "a slash is no folder"
     page = read(path.with_suffix(".md"))
     assert "Stored embeddings of ViT-B-32-quickgelu, openai" in page
-    assert "texts alone, without any picture (a C)" in page
+    assert "made from texts alone (a C)" in page
     assert f"worst cell | target | {name} | My Pictures |" in read(clone / "RESULTS.md")
     assert f"| {name} | global |" in read(clone / "README.md")
 
 
 @pytest.mark.parametrize(
     "entry, message",
-    [({"kind": "bench"}, "holds no measurement"), (sweep(kind="bensh"), "'bensh' is not known; did you mean 'bench'")],
+    [({"kind": "bench"}, "holds no measurement"), (sweep(kind="bensh"), "'bensh' is unknown; did you mean 'bench'")],
 )
 def test_what_is_no_measurement_is_refused(clone, entry, message):
     with pytest.raises(ValueError, match=message):

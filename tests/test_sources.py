@@ -69,7 +69,7 @@ def test_a_folder_is_loaded_with_its_weights(folder):
     assert torch.equal(clip.model.state_dict()["visual.proj"], load(weights())["visual.proj"])
     assert clip.embed_texts(["a dog"]).shape == (1, 64) and clip.model.visual.preprocess_cfg["mean"] == [0.5] * 3
     folder(prepared=False)
-    with pytest.warns(UserWarning, match="name: .*prepared as for OpenAI's CLIP"):
+    with pytest.warns(UserWarning, match="name: .*default to OpenAI's CLIP"):
         cn.load(f"local-dir:{path}", device="cpu")
 
 
@@ -196,7 +196,7 @@ def test_no_untrained_model_takes_the_place_of_missing_weights(folder):
     refusal(f"local-dir:{path}", match="name: .*open_clip_model.safetensors")
     os.mkfifo(path / "model.bin")  # opened, it would wait for ever
     refusal(f"local-dir:{path}", match="name: .*open_clip_model.safetensors")
-    refusal("ViT-B-32", str(path / "model.bin"), match="pretrained: .*model.bin' is not known")
+    refusal("ViT-B-32", str(path / "model.bin"), match="pretrained: .*model.bin' is unknown")
 
 
 def pickled(content):

@@ -63,7 +63,7 @@ def test_memory_beyond_the_embeddings_does_not_grow_with_them():
     few, more = 60_000, 240_000
     peaks = [speed.alone(speed.edit_many, n, edits, classifiers)["peak"] for n in (few, more)]
     if None in peaks:
-        pytest.skip("this system does not tell how much memory a process had")
+        pytest.skip("this system does not report the peak memory of a process")
     embeddings = 4 * d * (more - few)  # bytes; what the allocator keeps varies by 20 MB, a copy would be 92 MB
     assert embeddings / 2 < peaks[1] - peaks[0] < embeddings * 4 / 3
 
@@ -86,7 +86,7 @@ def test_a_device_is_timed_on_each_model(small, monkeypatch):
     monkeypatch.setattr(device_speed.time, "perf_counter", lambda: next(clock))  # each call takes one second
     figures = json.loads(json.dumps(device_speed.measure("cpu", ["ViT-B-32", "ViT-L-14"])))
     assert models == [("ViT-B-32", "none", "cpu"), ("ViT-L-14", "none", "cpu")]
-    assert "| pictures a second, float32 | 4.0 | 4.0 |" in device_speed.section(figures)[-1]
+    assert "| pictures per second, float32 | 4.0 | 4.0 |" in device_speed.section(figures)[-1]
 
 
 def test_on_a_gpu_files_are_read_and_the_cpu_is_compared(small):

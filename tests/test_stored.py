@@ -143,7 +143,7 @@ def at(name, value, row=1):
 
 BAD = {
     "missing": ({"texts_free": None}, r"lacks texts_free; expected the fields images"),
-    "misspelt": ({"text_free": np.ones((C, D))}, r"field: 'text_free' is not known; did you mean 'texts_free'"),
+    "misspelt": ({"text_free": np.ones((C, D))}, r"field: 'text_free' is unknown; did you mean 'texts_free'"),
     "shapes": ({"texts_free": np.ones((C + 1, D))}, r"texts_free: shape \(4, 8\); expected C = 3, as in texts_build"),
     "empty": ({"images": np.ones((0, D))}, r"images: shape \(0, 8\)"),
     "NaN": (at("images", np.nan), r"images: row 1 has length nan; expected finite"),
@@ -184,13 +184,13 @@ def test_what_needs_an_encoder_says_so(file, clip, images, tmp_path):
         with pytest.raises(ValueError, match=r"clip: ViT-B-32 is a file of embeddings, without an encoder"):
             call()
     for one, other in ((clip, pictures), (model, images)):
-        with pytest.raises(ValueError, match="expected model and pictures of one file of embeddings"):
+        with pytest.raises(ValueError, match="expected both or neither from one file of embeddings"):
             cn.embed(one, other)
-    with pytest.raises(ValueError, match="embeddings of 30 pictures are stored, not the pictures"):
+    with pytest.raises(ValueError, match="embeddings of 30 pictures are stored, but no pixels"):
         pictures.image(0)
     with pytest.raises(ValueError, match="pretrained: 'openai' given"):
         cn.load(path, "openai")
-    with pytest.raises(ValueError, match="is not there; expected a file of embeddings"):
+    with pytest.raises(ValueError, match="does not exist; expected a file of embeddings"):
         cn.load(str(tmp_path / "none.npz"))
 
 
@@ -199,7 +199,7 @@ def test_an_edit_of_other_weights_is_refused_or_warned_of(file):
     edit = cn.unlearn(first, cn.Forget(["dog"]), first.model.stored.vocabulary)
     with pytest.raises(ValueError, match="do not match"):
         edit.apply(cn.load(file(fingerprint=np.array("f" * 16)), device="cpu"))
-    with pytest.warns(UserWarning, match="does not say of which weights; the edit is for ViT-B-32"):
+    with pytest.warns(UserWarning, match="has no fingerprint of its weights; the edit is for ViT-B-32"):
         edit.apply(cn.load(file(fingerprint=None), device="cpu"))
 
 
@@ -219,7 +219,7 @@ def test_a_pickle_in_an_archive_is_never_run(tmp_path):
 
     path, evil = tmp_path / "evil.npz", np.array([Evil()], dtype=object)
     path.write_bytes(archive({f"{name}.npy": npy(evil) for name in stored.NEEDED}))
-    with pytest.raises(ValueError, match=r"evil\.npz' is no file of embeddings"):
+    with pytest.raises(ValueError, match=r"evil\.npz' is not a file of embeddings"):
         cn.load(str(path), device="cpu")
 
 

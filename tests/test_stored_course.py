@@ -84,7 +84,7 @@ def test_a_notebook_runs_on_a_file(number, whole, file, monkeypatch):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (None, r"file: 'none\.npz' is not there; expected a file of embeddings"),
+        (None, r"file: 'none\.npz' does not exist; expected a file of embeddings"),
         ({"texts_free": None}, r"file: '.*made\.npz' .*lacks texts_free"),
     ],
 )
@@ -122,7 +122,7 @@ def test_a_card_is_written_for_a_file(file, tmp_path, fingerprint):
     text = (cn.release(tmp_path / "out", edit, clip, images) / "README.md").read_text(encoding="utf-8")
     assert 'clip = cn.load("ViT-B-32", "openai")' in text and "On 120 stored embeddings, 3 classes" in text
     assert text.count("| the class alone, held-out wording |") == 1 and "class and domain, held-out" not in text
-    assert re.search(r"chance 50 %\): not measured on the features before the projection.*; \d+ % on embeddings", text)
-    assert ("refuses any weights" in text) == (fingerprint is not None)
-    assert ("names no weights: make sure" in text) == (fingerprint is None)
+    assert re.search(r"is not measured on features before the projection.* On embeddings it is \d+ % before", text)
+    assert ("raises ValueError for other weights" in text) == (fingerprint is not None)
+    assert ("cannot check the weights: make sure" in text) == (fingerprint is None)
     assert card(edit, clip, images) == text

@@ -68,7 +68,7 @@ def test_requests_are_every_class_every_filled_cell_and_every_domain(few):
     assert [str(r) for r in sweep.every_request(few, ["complete"])] == requests[-2:]
     one = replace(few, vocabulary=cn.Vocabulary(["bird", "car", "fish"], ["x"]), domains=torch.zeros_like(few.domains))
     assert {r.paradigm for r in sweep.every_request(one)} == {"global"}, "of one domain, classes alone"
-    with pytest.raises(ValueError, match="paradigms: 'selective' of pictures in one domain; expected 'global'"):
+    with pytest.raises(ValueError, match="paradigms: 'selective' needs several domains; expected 'global'"):
         sweep.every_request(one, ["selective"])
 
 
@@ -177,7 +177,7 @@ def test_broken_pictures_count_for_nothing(clip, few, monkeypatch):
     monkeypatch.setattr(sweep, "embed", lambda clip, images: z if len(images) == len(few) else z[keep])
     every, whole = (sweep.to_json(clip, images, "x", ["ridge"], ["global"]) for images in (few, few.where(keep)))
     assert every == whole and every["pictures"] == int(keep.sum())
-    with pytest.raises(ValueError, match="before: -1 for a broken picture"):
+    with pytest.raises(ValueError, match="before: -1 marks a broken picture"):
         row_of(LINE_CATS, [-1, *BEFORE[1:]], AFTER)
 
 

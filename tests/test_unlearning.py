@@ -115,9 +115,9 @@ def test_a_text_is_carried_to_where_the_picture_of_its_cell_is(clip):
 def test_domains_that_nothing_tells_apart_are_named(clip):
     twins = cn.Vocabulary(("cat", "dog", "fish"), ("photo", "photograph", "line"))
     cells = cn.embed_vocabulary(clip, twins, prototypes=False)
-    with pytest.warns(UserWarning, match="is hardly told from") as warned:
+    with pytest.warns(UserWarning, match="is barely distinguished from") as warned:
         from_names.warn_of_alike(cells, cn.Forget(["dog"], ["photo"]).mask(twins), twins)
-    assert "domains: 'photo' is hardly told from 'photograph'; expect a loss of about 50 %" in str(warned[0].message)
+    assert "'photo' is barely distinguished from 'photograph'; expect to lose about 50 %" in str(warned[0].message)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for request in (cn.Forget(["dog"]), cn.Forget(domains=["line"])):  # domains do not matter, or differ

@@ -59,7 +59,7 @@ def test_one_normal_form_of_names(spelled, known):
 
 def test_codes_are_warned_of_with_the_way_to_give_names():
     for names in (["n01855672", "dog"], ["0001", "dog"], ["0", "1"]):
-        with pytest.warns(UserWarning, match="look like codes, .*a table with the columns path and class"):
+        with pytest.warns(UserWarning, match="look like codes; .*a table with the columns path and class"):
             cn.Vocabulary(names, ["photo"])
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -1,4 +1,4 @@
-"""What remains of the forgotten, and what is damaged: every question at once, beside a retrained model."""
+"""Audits of an edited model: traces of the forgotten, and damage to the rest, compared with a retrained model."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -22,13 +22,13 @@ from .findings import Audit, Finding
 __all__ = ["Audit", "Finding", "audit", "audit_each"]
 
 MIN_PICTURES = 4
-"""A probe needs as many forgotten pictures, and as many kept ones."""
+"""An audit needs at least this many forgotten pictures, and this many kept ones."""
 
-STORED = "stages of the tower, a prompt found by gradient, rounded weights: only embeddings are stored"
-NO_RETRAINED = "a retrained model: what only it can judge is reported without a judgement"
+STORED = "stages of the tower, a prompt found by gradient and rounded weights, because only embeddings are stored"
+NO_RETRAINED = "a retrained model, so findings that need this reference are not judged"
 
 QUESTIONS = (
-    *(probes.by_stage, probes.relearning, words.found_prompt, retrieval.retrieval, retrieval.neighbours),
+    *(probes.by_stage, probes.relearning, words.gradient_prompt, retrieval.retrieval, retrieval.neighbours),
     *(side_effects.destinations, side_effects.damage, side_effects.signature, side_effects.membership),
     *(robustness.survival, robustness.reversal, words.other_words),
 )
@@ -44,13 +44,15 @@ def audit(
     train: Images | None = None,
     seed: int = 0,
 ) -> Audit:
-    """Ask everything of an edited model that could contradict the claim "it has forgotten", the worst answer first.
+    """Test an edited model for traces of the forgotten and for damage; return an `Audit`, the worst finding first.
 
-    Every question is asked of three models: unedited, edited, and one retrained without what is forgotten, because a
-    probe finds dogs in the features of a model that never met one, too. after: an edited model, or an edit. images:
-    labelled pictures, used neither to train nor to edit. retrained: a model; True: the one that comes with miniclip;
-    False: none. words: other names of forgotten classes. train: pictures for fine-tuning (minutes). seed: of folds and
-    draws. The result prints as a table. Raises ValueError for fewer than MIN_PICTURES forgotten or kept pictures.
+    Every test compares three models: `clip`, the edited model, and one retrained without the forgotten pictures. A
+    probe finds dogs even in the features of a model that never saw one, so the retrained model is the reference.
+
+    after: an edited model, or an edit. images: labelled pictures that neither training nor the edit used. retrained: a
+    model; True loads the one for miniclip, False skips it. words: other names of forgotten classes, by class. train:
+    pictures for a fine-tuning test, which takes minutes. seed: for folds and draws. Raise ValueError for fewer than
+    MIN_PICTURES forgotten or kept pictures.
 
     >>> import clipnull as cn
     >>> clip, images = cn.load(device="cpu"), cn.load_images().select(["dog", "car"], ["line", "flat"])
@@ -73,28 +75,29 @@ def audit_each(
     train: Images | None = None,
     seed: int = 0,
 ) -> list[Audit]:
-    """`audit` of several edits for one request; the unedited and the retrained model are asked once."""
+    """Audit several edits for one request; test the unedited and the retrained model only once."""
     expect_types(clip=clip, images=images, request=request)
     at_least("seed", seed, 0)
     for after in afters:
         if not isinstance(after, Clip | Edit):
             raise ValueError(f"after: {brief(after)} is not valid; expected a model or an edit")
         if isinstance(after, Clip) and after.width != clip.width:
-            raise ValueError(f"after: {after.name} is {after.width} wide; expected {clip.width}, as {clip.name} is")
-    other = retrained_for(clip, request, images) if retrained is True else retrained or None
-    if other and other.fingerprint == clip.fingerprint:
-        raise ValueError(f"retrained: {other.name} has the weights of clip; expected a model that was retrained")
-    if other and (other.stored is None) != (clip.stored is None):
-        raise ValueError(f"retrained: {other.name} and {clip.name}; expected two models, or two files of embeddings")
-    context, reports = _context(clip, other, images, request, words or {}, seed), []
+            raise ValueError(f"after: {after.name} has width {after.width}; expected {clip.width}, like {clip.name}")
+    reference = retrained_for(clip, request, images) if retrained is True else retrained or None
+    if reference and reference.fingerprint == clip.fingerprint:
+        raise ValueError(f"retrained: {reference.name} has the same weights as clip; expected a retrained model")
+    if reference and (reference.stored is None) != (clip.stored is None):
+        raise ValueError(
+            f"retrained: {reference.name} and clip differ in kind; expected two models or two embedding files"
+        )
+    context, reports = _context(clip, reference, images, request, words or {}, seed), []
     about = {"request": str(request), "paradigm": request.paradigm, "model": clip.name, "methods": []}
-    about |= {"clean": other and other.name, "pictures": len(context.images)}
+    about |= {"clean": reference and reference.name, "pictures": len(context.images)}
     about |= {"forgotten": int(context.inside.sum()), "seed": seed}
-    left_out = (STORED,) * bool(clip.stored) + (NO_RETRAINED,) * (other is None)
+    left_out = (STORED,) * bool(clip.stored) + (NO_RETRAINED,) * (reference is None)
     for after in afters:
         edited = after.apply(clip) if isinstance(after, Edit) else after
-        z = context.features["unedited"]
-        x = edited.edited(z) if edited.base is clip else embed(edited, context.images)
+        x = edited.edited(context.features["unedited"]) if edited.base is clip else embed(edited, context.images)
         models, features = context.models | {"edited": edited}, context.features | {"edited": x}
         context = replace(context, models=models, features=features)
         findings = [finding for question in QUESTIONS for finding in question(context)]
@@ -106,51 +109,51 @@ def audit_each(
 
 
 def _context(
-    clip: Clip, other: Clip | None, images: Images, request: Forget, words: Mapping[str, Sequence[str]], seed: int
+    clip: Clip, reference: Clip | None, images: Images, request: Forget, words: Mapping[str, Sequence[str]], seed: int
 ) -> Context:
-    """The pictures that can be read, and the unedited and the retrained model; `clip` in the place of the edited."""
+    """Return the Context of the readable pictures, with `clip` as a placeholder for the edited model."""
     forgotten = [*compress(images.vocabulary.classes, request.mask(images.vocabulary).any(1))]
-    for name, others in words.items():
-        if name not in forgotten or isinstance(others, str):
-            raise ValueError(f"words: {name!r}: {others!r}; expected for forgotten classes a list of words each")
-    _validate_counts(images, request)  # else a request without pictures would cost all of them first
+    for name, synonyms in words.items():
+        if name not in forgotten or isinstance(synonyms, str):
+            raise ValueError(f"words: {name!r}: {synonyms!r}; expected a list of words for each forgotten class")
+    _validate_counts(images, request)  # before embedding, so that a request without pictures fails fast
     z, layers = probes.through(clip, images)
     readable = ~z.isnan().any(1)
     images, z, layers = images.where(readable), z[readable], {name: x[readable] for name, x in layers.items()}
     models, features, stages = {"unedited": clip, "edited": clip}, {"unedited": z, "edited": z}, {"unedited": layers}
     _validate_counts(images, request)
-    if other:
-        models["retrained"], (features["retrained"], stages["retrained"]) = other, probes.through(other, images)
+    if reference:
+        models["retrained"], (features["retrained"], stages["retrained"]) = reference, probes.through(reference, images)
     return Context(models, images, request, features, _relatives(images, z), seed, stages, words)
 
 
 def _validate_counts(images: Images, request: Forget) -> None:
-    """Raises ValueError for fewer than MIN_PICTURES to forget, or to keep."""
+    """Raise ValueError for fewer than MIN_PICTURES forgotten or kept pictures."""
     forgotten = int(request.mask(images.vocabulary)[images.classes, images.domains].sum())
     if min(forgotten, len(images) - forgotten) < MIN_PICTURES:
-        counts = f"{forgotten} to forget and {len(images) - forgotten} to keep can be read"
+        counts = f"{forgotten} readable pictures to forget and {len(images) - forgotten} to keep"
         raise ValueError(f"images: {counts}; expected at least {MIN_PICTURES} of each")
 
 
 def retrained_for(clip: Clip, request: Forget, images: Images) -> Clip | None:
-    """The model that comes with miniclip, retrained without the only class or domain of `request`; None without one."""
+    """Return the miniclip that was retrained without the one class or domain of `request`, or None."""
     argument = "domains" if request.classes is None else "classes"
     names = getattr(request, argument)
     if clip.base is not None or clip.name != EMBEDDED or request.also or not names or len(names) != 1:
         return None
-    (place,) = images.vocabulary.places(argument, names)
-    wanted = f"{EMBEDDED}-no-{getattr(images.vocabulary, argument)[place]}"
-    if wanted not in RETRAINED:
+    (index,) = images.vocabulary.places(argument, names)
+    tag = f"{EMBEDDED}-no-{getattr(images.vocabulary, argument)[index]}"
+    if tag not in RETRAINED:
         return None
     try:
-        return load(wanted, device=str(clip.device))
+        return load(tag, device=str(clip.device))
     except FileNotFoundError as error:
         warnings.warn(f"no retrained model to compare with: {error}", stacklevel=3)
         return None
 
 
 def _relatives(images: Images, z: Tensor) -> list[str]:
-    """The family of each picture; pictures of one embedding, such as copies of a file, are of one family."""
-    first: dict[bytes, str] = {}
+    """Return the family of each picture; pictures with equal embeddings, such as copies of a file, share one."""
+    family: dict[bytes, str] = {}
     keys = (1e4 * F.normalize(z, dim=-1)).round().to(torch.int16)
-    return [first.setdefault(key.numpy().tobytes(), name) for key, name in zip(keys, families(images), strict=True)]
+    return [family.setdefault(key.numpy().tobytes(), name) for key, name in zip(keys, families(images), strict=True)]

@@ -1,4 +1,4 @@
-"""What an audit finds: one number a question, beside the unedited and a retrained model."""
+"""The result of an audit: for each question, one number per model and a judgement."""
 
 import math
 from collections.abc import Mapping
@@ -10,15 +10,15 @@ from ..files import aligned, as_text, markdown
 MODELS = ("unedited", "edited", "retrained")
 COLUMNS = ("question", *MODELS, "judged", "limit", "")
 LIMITS = {"max_left": 10.0, "max_lost": 5.0}
-"""Percent of the forgotten pictures of a class that may still be named right; points that a kept class may lose."""
+"""Percent of a forgotten class that may still be classified correctly; points that a kept class may lose."""
 
 Judged = tuple[float | None, float | None, str]
-"""The number that is judged, how much of it is tolerated, and what it is; None for either: not judged."""
+"""The number to judge, its limit, and its description. Nothing is judged if either number is None."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """The answers of all models to one question, None where a model cannot be asked.
+    """One number per model for one question; None for a model that cannot answer it.
 
     check: the kind of question, such as "probe". excess, limit, judged: see `Judged`. details: curves and counts.
     """
@@ -36,7 +36,7 @@ class Finding:
 
     @property
     def times(self) -> float:
-        """How many times the limit the excess is; -inf where nothing is judged."""
+        """The excess as a multiple of the limit; -inf if it is not judged."""
         return -math.inf if self.excess is None or self.limit is None else max(0.0, self.excess) / self.limit
 
     @property
@@ -44,7 +44,7 @@ class Finding:
         return None if self.excess is None else self.times <= 1
 
     def as_dict(self) -> dict[str, Any]:
-        """In types of JSON; the retrained model has the key "clean" there."""
+        """Convert to JSON types; the retrained model has the key "clean" there."""
         return {"clean" if key == "retrained" else key: x for key, x in asdict(self).items()} | {"within": self.within}
 
 
@@ -56,26 +56,26 @@ def finding(
     judged: Judged = (None, None, ""),
     details: dict[str, Any] | None = None,
 ) -> Finding:
-    """A Finding of the `values` of MODELS by name."""
-    excess, limit, kind = figure(judged[0]), *judged[1:]
+    """Return a Finding for `values`, one per model in MODELS."""
+    excess, limit, kind = json_number(judged[0]), *judged[1:]
     if excess is None or limit is None:
         excess, limit, kind = None, None, ""
-    unedited, edited, retrained = (figure(values.get(model)) for model in MODELS)
+    unedited, edited, retrained = (json_number(values.get(model)) for model in MODELS)
     return Finding(check, asked, unit, unedited, edited, retrained, excess, limit, kind, details or {})
 
 
 def above_retrained(values: Mapping[str, float], limit: float, kind: str = "points above retrained") -> Judged:
-    """Judged is how far the edited model is above the retrained one, if there is one."""
+    """Judge how far the edited model is above the retrained one, if there is one."""
     return values["edited"] - values["retrained"] if "retrained" in values else None, limit, kind
 
 
-def figure(value: float | None) -> float | None:
-    """A number for JSON; None for one that is not finite."""
+def json_number(value: float | None) -> float | None:
+    """Round `value` for JSON; return None unless it is finite."""
     return None if value is None or not math.isfinite(value) else round(float(value), 6)
 
 
 def format_number(value: float | None) -> str:
-    """Three figures of a number; a dash where there is none."""
+    """Return `value` with about three digits, or a dash unless it is finite."""
     if value is None or not math.isfinite(value):
         return "–"
     return f"{value:.0f}" if abs(value) >= 99.95 else f"{value:.1f}" if abs(value) >= 9.995 else f"{value:.2f}"
@@ -83,17 +83,17 @@ def format_number(value: float | None) -> str:
 
 @dataclass(frozen=True)
 class Count:
-    """How many pictures of a class are named right, before and after: the forgotten ones, or the kept ones."""
+    """Pictures of a class classified correctly before and after the edit, either the forgotten or the kept ones."""
 
     name: str
     forgotten: bool
     pictures: int
     before: int
     after: int
-    chance: float = 0.0  # percent that guessing names right
+    chance: float = 0.0  # percent correct by guessing
 
     def beyond(self, max_left: float, max_lost: float) -> bool:
-        """Whether over `max_left` percent of the forgotten, beyond chance, are left, or over `max_lost` points lost."""
+        """Return True if over `max_left` percent above chance remain, or over `max_lost` points are lost."""
         if self.forgotten:
             return 100 * self.after > (max_left + self.chance) * self.pictures
         return 100 * (self.before - self.after) > max_lost * self.pictures
@@ -104,10 +104,10 @@ class Count:
 
 @dataclass(frozen=True, eq=False)
 class Audit:
-    """All findings, the worst first: by how many times its limit each excess is; then those that are not judged.
+    """All findings, sorted by `Finding.times` with the worst first and the unjudged last.
 
-    about: the request, the model, the edits, the number of pictures, in types of JSON. left_out: what could not be
-    asked, and why. counts: of every class, the forgotten first, then those that lose most. limits: see LIMITS.
+    about: the request, the model, the edits and the number of pictures, in JSON types. left_out: tests that were
+    impossible, and why. counts: one per class, the forgotten first, then by loss. limits: see LIMITS.
     """
 
     findings: tuple[Finding, ...]
@@ -122,16 +122,16 @@ class Audit:
 
     @property
     def beyond(self) -> tuple[Finding, ...]:
-        """The findings beyond their limit."""
+        """The findings that exceed their limit."""
         return tuple(f for f in self.judged if not f.within)
 
     @property
     def hurt(self) -> tuple[Count, ...]:
-        """The classes beyond `limits`: not forgotten, or kept ones that lose; the worst first."""
+        """The classes beyond `limits`, the worst first: incompletely forgotten, or kept with too great a loss."""
         return tuple(count for count in self.counts if count.beyond(**self.limits))
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it in types of JSON."""
+        """Convert to JSON types."""
         counts, findings = [asdict(count) for count in self.counts], [f.as_dict() for f in self.findings]
         hurt = {"counts": counts, "limits": self.limits, "hurt": [str(count) for count in self.hurt]}
         return {**self.about, **hurt, "findings": findings, "left_out": list(self.left_out)}
@@ -142,16 +142,16 @@ class Audit:
 
     def __str__(self) -> str:
         request, hurt = " ".join(self.about["request"].split()), self.hurt
-        about = f"forget {request}: {len(self.beyond)} of {len(self.judged)} findings beyond their limit"
+        headline = f"forget {request}: {len(self.beyond)} of {len(self.judged)} findings beyond their limit"
         forgotten = [f"{'NOT FORGOTTEN' if c in hurt else 'forgotten'}: {c}" for c in self.counts if c.forgotten]
         kept = "; ".join(str(count) for count in hurt if not count.forgotten)
         damage = f"HURT: {kept}" if kept else "hurt: no kept class"
         left_out = [f"left out: {reason}" for reason in self.left_out]
         table = aligned([row[:-1] for row in self._rows()], COLUMNS)
-        return "\n".join([f"{about}, the worst first", *forgotten, damage, table, *left_out])
+        return "\n".join([f"{headline}, the worst first", *forgotten, damage, table, *left_out])
 
     def _rows(self) -> list[list[str]]:
-        """Of each finding the COLUMNS, and what is judged."""
+        """Return the COLUMNS of each finding, and the description of what is judged."""
         rows = []
         for f in self.findings:
             name = f", {f.details['class']}" if "class" in f.details else ""

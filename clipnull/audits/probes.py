@@ -1,4 +1,4 @@
-"""Can it still be read from features? The features before the projection, linear probes, and relearning."""
+"""Probes for forgotten classes in features: linear probes at several stages, and relearning from few pictures."""
 
 import contextlib
 import math
@@ -21,18 +21,18 @@ from ..images import Images
 from ..models import Clip
 from ..towers import find_projection, share, uncompiled
 from .context import Context
-from .findings import Finding, above_retrained, figure, finding
+from .findings import Finding, above_retrained, finding, json_number
 
 BLOCKS = ("blocks", "stages", "layers", "resblocks")
 SHOTS, DRAWS = (1, 2, 4, 8, 16), 20
 PROBE, RELEARNED = 5.0, 0.05
-"""Limits: points of accuracy and AUC above the retrained model."""
+"""Limits above the retrained model: points of accuracy for PROBE, AUC for RELEARNED."""
 
 
 def projection_matrix(clip: Clip) -> tuple[Tensor, Tensor]:
-    """W (D, d) and the bias b (d,) of the image projection, z = f(x) W + b, in float64 on the CPU.
+    """Return W (D, d) and b (d,) of the image projection z = f(x) W + b, in float64 on the CPU.
 
-    Where the tower has none (SigLIP), W is the identity; where it has no bias, b is zero.
+    Without a projection (SigLIP), W is the identity. Without a bias, b is zero.
     """
     projection = find_projection(clip.model)
     weight, bias = torch.eye(projection.width), torch.zeros(projection.width)
@@ -44,19 +44,19 @@ def projection_matrix(clip: Clip) -> tuple[Tensor, Tensor]:
 
 
 def weight_difference(clip: Clip, after: Clip) -> Tensor:
-    """What two weight files show of an edit: an orthonormal basis of the rows of W' - W, above rounding: (d, r)."""
+    """Return an orthonormal basis (d, r) of the rows of W' - W above rounding error: what two weight files reveal."""
     change = projection_matrix(after)[0] - projection_matrix(clip)[0]
     values, vectors = torch.linalg.svd(change, full_matrices=False)[1:]
     return vectors[values > 1e-4 * values[0]].T
 
 
 def features_before_projection(clip: Clip, images: Images) -> Tensor:
-    """f(x), the features before the projection, of all pictures: (n, D) float32."""
+    """Compute f(x), the features before the projection, of all pictures: (n, D) float32."""
     return embed(bare_tower(clip), images)
 
 
 def bare_tower(clip: Clip) -> Clip:
-    """`clip` with the identity in the place of W and without what an edit put after it; it shares all other weights."""
+    """Return `clip` with the identity as W and without edits after it. It shares all other weights."""
     clip.validate_encoder()
     projection, model = find_projection(clip.model), share(clip.model)
     visual = uncompiled(model.visual)
@@ -72,7 +72,7 @@ def bare_tower(clip: Clip) -> Clip:
 
 
 def blocks_of(visual: Any) -> dict[str, nn.Module]:
-    """The blocks of an image tower in order, by the names that libraries give them; empty if unknown."""
+    """Return the blocks of an image tower by name, in order; empty if the architecture is unknown."""
     tower = uncompiled(visual)
     for path, blocks in tower.named_modules():
         name = path.rpartition(".")[2]
@@ -82,31 +82,31 @@ def blocks_of(visual: Any) -> dict[str, nn.Module]:
 
 
 def stage_features(clip: Clip, images: Images) -> dict[str, Tensor]:
-    """Features of three blocks, evenly spaced, means over places or tokens, (n, width) each; last f(x), (n, D)."""
-    bare, seen = bare_tower(clip), defaultdict(list)
+    """Return mean-pooled features of three evenly spaced blocks, (n, width) each, and last f(x), (n, D)."""
+    bare, outputs = bare_tower(clip), defaultdict(list)
     blocks = list(blocks_of(bare.model.visual).items())
 
     def keep(name: str, _: nn.Module, inputs: tuple, output: Any) -> None:
-        seen[name].append(_mean_place(output[0] if isinstance(output, tuple) else output).float().cpu())
+        outputs[name].append(_pool(output[0] if isinstance(output, tuple) else output).float().cpu())
 
     with contextlib.ExitStack() as stack:
         for i in dict.fromkeys(np.linspace(0, len(blocks) - 1, 4).astype(int)[:-1]) if blocks else ():
             name, block = blocks[i]
             stack.callback(block.register_forward_hook(partial(keep, name)).remove)
         last = embed(bare, images)
-    stages = {name: torch.cat(parts) for name, parts in seen.items()}
+    stages = {name: torch.cat(parts) for name, parts in outputs.items()}
     return {name: x for name, x in stages.items() if len(x) == len(images)} | {"before the projection": last}
 
 
-def _mean_place(x: Tensor) -> Tensor:
-    """The mean over places, (b, width, h, w) or with the width last, or over tokens, (b, tokens, width): (b, width)."""
+def _pool(x: Tensor) -> Tensor:
+    """Average over positions, (b, width, h, w) or (b, h, w, width), or over tokens, (b, tokens, width): (b, width)."""
     if x.ndim == 4:
         return x.mean((1, 2)) if x.shape[1] == x.shape[2] != x.shape[3] else x.mean((2, 3))
     return x.mean(1) if x.ndim == 3 else x
 
 
 def through(clip: Clip, images: Images) -> tuple[Tensor, dict[str, Tensor]]:
-    """Embeddings (n, d) as `embed` gives them, and the `stage_features` on the way; of stored embeddings, no stages."""
+    """Return the embeddings (n, d) and the `stage_features` of one pass; stored embeddings have no stages."""
     if clip.stored:
         return embed(clip, images), {}
     stages, (weight, bias) = stage_features(clip, images), projection_matrix(clip)
@@ -115,27 +115,26 @@ def through(clip: Clip, images: Images) -> tuple[Tensor, dict[str, Tensor]]:
 
 
 def validate_finite(features: Tensor) -> None:
-    """Raise ValueError where `features` (n, d) are not finite."""
-    bad = int((~features.isfinite().all(1)).sum())
-    if bad:
+    """Raise ValueError unless all `features` (n, d) are finite."""
+    if bad := int((~features.isfinite().all(1)).sum()):
         raise ValueError(f"features: {bad} rows are not finite; expected pictures that are `embedding.readable`")
 
 
 @dataclass(frozen=True, eq=False)
 class Probe:
-    """What a classifier trained on labelled features predicts for the pictures it was not trained on."""
+    """Cross-validated predictions of a classifier trained on labelled features."""
 
     predicted: Tensor  # (n,) int64
-    accuracy: float  # balanced: the mean over labels of the share named right
+    accuracy: float  # balanced: the mean over labels of the share predicted correctly
 
 
 def linear_probe(
     features: Tensor, labels: Tensor, seed: int = 0, folds: int = 5, groups: Sequence[str] | None = None
 ) -> Probe:
-    """Logistic regression on standardised features, cross-validated: each picture is named by one that never saw it.
+    """Cross-validate a logistic regression on standardised features.
 
-    features: (n, d); labels: (n,) integers or bool; all labels weigh the same. groups: of n pictures, such as
-    `images.families`; no relative of a picture helps to name it.
+    features: (n, d); labels: (n,) integers or bool, all weighted the same. groups: one per picture, such as
+    `images.families`; a group is never split between training and test.
     """
     import_extra("sklearn", "course")
     from sklearn import linear_model, metrics, model_selection, pipeline, preprocessing
@@ -144,25 +143,23 @@ def linear_probe(
     y = labels.long().numpy()
     counts = np.unique(y, return_counts=True)[1]
     if len(y) != len(features) or (counts >= 2).sum() < 2:
-        raise ValueError(
-            f"labels: {len(y)} for {len(features)} pictures, {counts.tolist()} by label; expected one for each "
-            "picture, and two labels that have two pictures each"
-        )
+        sizes = f"{len(y)} for {len(features)} pictures, {counts.tolist()} by label"
+        raise ValueError(f"labels: {sizes}; expected one for each picture, and two pictures for at least two labels")
     splitter = model_selection.StratifiedKFold if groups is None else model_selection.StratifiedGroupKFold
     splits = splitter(min(folds, int(counts.max())), shuffle=True, random_state=seed)
     regression = linear_model.LogisticRegression(C=0.1, class_weight="balanced", max_iter=2000)
     model = pipeline.make_pipeline(preprocessing.StandardScaler(), regression)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The least populated class")  # it is in fewer folds
+        warnings.filterwarnings("ignore", message="The least populated class")  # some folds lack such a label
         predicted = model_selection.cross_val_predict(model, features.double().numpy(), y, groups=groups, cv=splits)
         accuracy = metrics.balanced_accuracy_score(y, predicted)
     return Probe(torch.from_numpy(predicted), float(accuracy))
 
 
 def by_stage(context: Context) -> list[Finding]:
-    """Linear probes, relatives kept out: percent of the forgotten pictures named right from each stage.
+    """Report the accuracy of linear probes on forgotten pictures at each stage.
 
-    Limit: PROBE points above the retrained model. An edit of the projection leaves what comes before it alone.
+    Limit: PROBE points above the retrained model. An edit of the projection does not touch the stages before it.
     """
     labels, findings = context.images.classes, []
     stages = [stage for stage in context.stages["unedited"] if all(stage in x for x in context.stages.values())]
@@ -171,7 +168,7 @@ def by_stage(context: Context) -> list[Finding]:
 
         def share(name: str, stage: str = stage, untouched: bool = untouched) -> float:
             features = context.stages[name][stage] if untouched else context.features[name]
-            return context.right(linear_probe(features, labels, context.seed, groups=context.families).predicted)
+            return context.accuracy(linear_probe(features, labels, context.seed, groups=context.families).predicted)
 
         shares = context.each(f"probe {stage}", share, untouched)
         findings.append(finding("probe", stage, "%", shares, above_retrained(shares, PROBE)))
@@ -179,31 +176,31 @@ def by_stage(context: Context) -> list[Finding]:
 
 
 def relearning(context: Context) -> list[Finding]:
-    """From 1 to 16 labelled pictures: the AUC with which the forgotten pictures are told from others of their domains.
+    """Report how well a few labelled pictures separate the rest of a forgotten class from others in its domains.
 
-    The score is the cosine to the mean of the labelled pictures minus that to the mean of as many others, both of
-    unedited length 1; the mean over DRAWS draws and the forgotten classes, relatives of labelled pictures left out.
+    A picture's score is its cosine to the mean of the labelled pictures minus its cosine to the mean of as many others.
+    The AUC is averaged over DRAWS draws and the forgotten classes. Families of labelled pictures are left out.
     """
     metrics = import_extra("sklearn.metrics", "course")
     families, generator = np.array(context.families), np.random.default_rng(context.seed)
     areas: dict[str, dict[int, list[float]]] = {model: {k: [] for k in SHOTS} for model in context.features}
     units = {model: context.unit(model) for model in context.features}
     for c in context.forgotten:
-        positive, negative = (where.numpy() for where in context.beside(c))
+        positive, negative = (where.numpy() for where in context.positives_and_negatives(c))
         for k in (k for k in SHOTS if min(positive.sum(), negative.sum()) >= k + 2):
             for _ in range(DRAWS):
-                shown, others = (generator.choice(np.flatnonzero(x), k, replace=False) for x in (positive, negative))
-                rest = (positive | negative) & ~np.isin(families, families[np.r_[shown, others]])
+                shots, contrast = (generator.choice(np.flatnonzero(x), k, replace=False) for x in (positive, negative))
+                rest = (positive | negative) & ~np.isin(families, families[np.r_[shots, contrast]])
                 if not positive[rest].any() or positive[rest].all():
                     continue
                 for model, z in units.items():
-                    w = F.normalize(z[shown].mean(0), dim=0) - F.normalize(z[others].mean(0), dim=0)
+                    w = F.normalize(z[shots].mean(0), dim=0) - F.normalize(z[contrast].mean(0), dim=0)
                     areas[model][k].append(float(metrics.roc_auc_score(positive[rest], (z[rest] @ w).numpy())))
     means = {m: {k: float(np.mean(v)) if v else math.nan for k, v in by_k.items()} for m, by_k in areas.items()}
     few = next((k for k in (4, 2, 1) if areas["edited"][k]), None)
     if few is None:
         return []
     values = {model: by_k[few] for model, by_k in means.items()}
-    details = {"pictures": list(SHOTS), "AUC": {m: [*map(figure, by_k.values())] for m, by_k in means.items()}}
+    details = {"pictures": list(SHOTS), "AUC": {m: [*map(json_number, by_k.values())] for m, by_k in means.items()}}
     judged = above_retrained(values, RELEARNED, "above retrained")
     return [finding("relearning", f"from {counted(few, 'labelled picture')}", "AUC", values, judged, details)]

@@ -1,4 +1,4 @@
-"""What an edit leaves to be seen: where pictures go, what is damaged, a signature, and which class was forgotten."""
+"""Side effects of an edit: new answers for forgotten pictures, damage, a signature, and membership inference."""
 
 from itertools import compress
 
@@ -14,17 +14,16 @@ from .findings import Count, Finding, finding
 from .probes import weight_difference
 
 SORTED, NAMED = 0.1, 0.25
-"""Limits: how far a score may sort other than the retrained model's; how far above chance the class may be named."""
+"""Limits: the distance of an AUC from the retrained model's, and the success of an attacker above chance."""
 
 LOSS, WORST, CHANGED = 0.5, 5.0, 3.0
-"""Limits: points that kept classes lose on average, that one of them loses, percent of unrelated answers changed."""
+"""Limits: the mean loss of kept classes and the loss of one, in points; the percent of unrelated answers changed."""
 
 
 def destinations(context: Context) -> list[Finding]:
-    """Where the forgotten pictures go: the share of the name given most often, the entropy of the names in bits.
+    """Report the most frequent answer to forgotten pictures, and the entropy of the answers in bits.
 
-    And how far the confidence of kept pictures is from their accuracy: expected calibration error in ten bins
-    (Guo et al. 2017).
+    Also report the expected calibration error on kept pictures, in ten bins (Guo et al. 2017).
     """
     classes, kept = context.images.vocabulary.classes, ~context.inside
     most, bits, names, errors = {}, {}, {}, {}
@@ -45,35 +44,35 @@ def destinations(context: Context) -> list[Finding]:
 
 
 def damage(context: Context) -> list[Finding]:
-    """What is lost of what was to be kept: classes on average and at worst, siblings, and unrelated answers."""
+    """Report losses of kept classes on average and at worst, of siblings, and of unrelated pictures."""
     matrices = {m: accuracy_matrix(context.answers(m), context.images) for m in context.models}
     mask, by_domain = context.mask, bool(context.mask.all(0).any())
     forgotten = mask.any(1)[:, None]
     rest = ~mask if by_domain else ~mask & ~forgotten
 
-    def right(where: Tensor) -> dict[str, float]:
+    def accuracy(where: Tensor) -> dict[str, float]:
         return {model: 100 * macro(matrix, where) for model, matrix in matrices.items()}
 
     findings = []
     if rest.any():
-        findings.append(_loss("kept domains" if by_domain else "kept classes", right(rest), LOSS))
+        findings.append(_loss("kept domains" if by_domain else "kept classes", accuracy(rest), LOSS))
         rows = torch.arange(len(mask))[:, None]
-        by_class = {c: right(rest & (rows == c)) for c in range(len(mask))}
+        by_class = {c: accuracy(rest & (rows == c)) for c in range(len(mask))}
         lost = {c: x["unedited"] - x["edited"] for c, x in by_class.items() if x["unedited"] == x["unedited"]}
         worst = max(lost, key=lost.__getitem__)
         details = {"class": context.images.vocabulary.classes[worst]}
         findings.append(_loss("the kept class that loses most", by_class[worst], WORST, details))
     siblings = ~mask & forgotten
     if siblings.any() and not by_domain:
-        findings.append(_loss("the forgotten classes in kept domains", right(siblings), LOSS))
+        findings.append(_loss("the forgotten classes in kept domains", accuracy(siblings), LOSS))
     return [*findings, *_unrelated(context)]
 
 
 def _unrelated(context: Context) -> list[Finding]:
-    """Pictures of what the request never mentions, among names of such things: those that keep their name.
+    """Report how many pictures unrelated to the request keep their answer, among the names of unrelated classes.
 
-    Where they have labels, also points lost by class, on average and at worst. The worst is judged only if one of its
-    pictures is no more than WORST points: with four pictures a class, as come with miniclip, a single answer is 25.
+    If they have labels, also report the loss by class, on average and at worst. The worst class is judged only if one
+    of its pictures counts at most WORST points. With the four pictures a class of miniclip's set, one counts 25.
     """
     clip, edited = context.models["unedited"], context.models["edited"]
     base = clip.base or clip
@@ -86,26 +85,28 @@ def _unrelated(context: Context) -> list[Finding]:
     same, judged = {"unedited": 100.0, "edited": 100 - changed}, (changed, CHANGED, "changed")
     findings = [finding("damage", "unrelated pictures that keep their name", "%", same, judged)]
     if others.shows is not None:
-        counts = others.shows.bincount(minlength=len(others.names))
-        hits = {m: others.shows[x == others.shows].bincount(minlength=len(counts)) for m, x in answers.items()}
-        there = counts > 0
-        shares = {m: 100 * (x[there] / counts[there]).double() for m, x in hits.items()}
+        totals = others.shows.bincount(minlength=len(others.names))
+        hits = {m: others.shows[x == others.shows].bincount(minlength=len(totals)) for m, x in answers.items()}
+        present = totals > 0
+        names, totals = [*compress(others.names, present)], totals[present]
+        shares = {m: 100 * (x[present] / totals).double() for m, x in hits.items()}
         worst = int((shares["unedited"] - shares["edited"]).argmax())
-        mean, at_worst = ({m: float(of(x)) for m, x in shares.items()} for of in (torch.mean, lambda x: x[worst]))
-        limit, name = WORST if 100 / counts[there][worst] <= WORST else None, [*compress(others.names, there)][worst]
-        findings.append(_loss("unmentioned classes", mean, LOSS, {"classes": int(there.sum())}))
-        findings.append(_loss("the unmentioned class that loses most", at_worst, limit, {"class": name}))
+        mean = {m: float(x.mean()) for m, x in shares.items()}
+        at_worst = {m: float(x[worst]) for m, x in shares.items()}
+        limit = WORST if 100 / totals[worst] <= WORST else None
+        findings.append(_loss("unmentioned classes", mean, LOSS, {"classes": len(names)}))
+        findings.append(_loss("the unmentioned class that loses most", at_worst, limit, {"class": names[worst]}))
     return findings
 
 
-def _loss(asked: str, right: dict[str, float], limit: float | None, details: dict | None = None) -> Finding:
-    return finding("damage", asked, "%", right, (right["unedited"] - right["edited"], limit, "points lost"), details)
+def _loss(asked: str, shares: dict[str, float], limit: float | None, details: dict | None = None) -> Finding:
+    return finding("damage", asked, "%", shares, (shares["unedited"] - shares["edited"], limit, "points lost"), details)
 
 
 def counts(context: Context) -> tuple[Count, ...]:
-    """Pictures named right before and after: of the forgotten classes, then of each kept one, the worst first.
+    """Count correct answers before and after the edit by class: the forgotten first, then the kept, worst first.
 
-    Where whole domains go, their pictures count together, and chance is 1/C: some class is what they are named now.
+    Forgotten domains are counted together, with chance 1/C, because their pictures must still get one of the classes.
     """
     labels, inside, classes = context.images.classes, context.inside, context.images.vocabulary.classes
     by_domain = bool(context.mask.all(0).any())
@@ -119,39 +120,36 @@ def counts(context: Context) -> tuple[Count, ...]:
     chance, results = 100 / len(classes) if by_domain else 0.0, []
     for name, gone, where in rows:
         if where.any():
-            right = int(before[where].sum()), int(after[where].sum())
-            results.append(Count(name, gone, int(where.sum()), *right, chance if gone else 0.0))
-
-    def order(x: Count) -> tuple[bool, float]:
-        return not x.forgotten, (-x.after if x.forgotten else x.after - x.before) / x.pictures
-
-    return tuple(sorted(results, key=order))
+            correct = int(before[where].sum()), int(after[where].sum())
+            results.append(Count(name, gone, int(where.sum()), *correct, chance if gone else 0.0))
+    results.sort(key=lambda x: (not x.forgotten, (-x.after if x.forgotten else x.after - x.before) / x.pictures))
+    return tuple(results)
 
 
 def signature(context: Context) -> list[Finding]:
-    """Ignorance or a signature? The AUC with which the score of a forgotten class finds its pictures, and pairs.
+    """Report how well the score of a forgotten class separates its pictures from others: AUC and pairwise accuracy.
 
-    AUC: .5 is ignorance, 0 and 1 are perfect knowledge. Pairs: only the forgotten and one other name may be given;
-    chance is 50 %. Compared with the retrained model; where whole domains go, with ignorance, since a model that never
-    saw the domain still knows the classes.
+    An AUC of .5 means ignorance; both 0 and 1 are a signature. The pairwise test offers the forgotten class and one
+    other name, so chance is 50 %. The reference is the retrained model. For forgotten domains it is ignorance, because
+    a model retrained without a domain still knows the classes.
     """
     metrics = import_extra("sklearn.metrics", "course")
     areas: dict[str, list[float]] = {model: [] for model in context.models}
     pairs: dict[str, list[float]] = {model: [] for model in context.models}
     for c in context.forgotten:
-        positive, negative = context.beside(c)
+        positive, negative = context.positives_and_negatives(c)
         if not positive.any() or not negative.any():
             continue
-        shown = positive | negative
+        where = positive | negative
         for model in context.models:
             scores = context.scores(model)
-            areas[model].append(float(metrics.roc_auc_score(positive[shown].numpy(), scores[shown, c].numpy())))
+            areas[model].append(float(metrics.roc_auc_score(positive[where].numpy(), scores[where, c].numpy())))
             others = torch.arange(scores.shape[1]) != c
             wins = scores[positive, c, None] > scores[positive][:, others]
             pairs[model].append(100 * float(wins.double().mean()))
     if not areas["edited"]:
         return []
-    area, pair = ({m: float(np.mean(v)) for m, v in both.items()} for both in (areas, pairs))
+    area, pair = ({m: float(np.mean(v)) for m, v in values.items()} for values in (areas, pairs))
     comparable = "retrained" in area and context.request.paradigm != "complete"
     expected = (area["retrained"], pair["retrained"]) if comparable else (0.5, 50.0)
     kind = "from retrained" if comparable else "from ignorance"
@@ -164,23 +162,24 @@ def signature(context: Context) -> list[Finding]:
 
 
 def membership(context: Context) -> list[Finding]:
-    """Can one tell which class was forgotten? The share of other classes that an attacker suspects less; .5 is chance.
+    """Report how well an attacker finds the forgotten classes: the AUC of a suspicion score, chance .5.
 
-    From outputs: suspicious is what is answered least. From the patch or two weight files: of what sets a class apart
-    from the mean of all, the energy in what the edit subtracts. Only where some classes are forgotten, others not.
+    From answers, a class is suspicious if the model rarely gives it. From the patch or two weight files, it is
+    suspicious if its centred text embedding has much energy in the subspace that the edit subtracts. Requests for
+    domains, or for all classes, are skipped.
     """
     forgotten = context.mask.any(1)
     if context.mask.all(0).any() or forgotten.all():
         return []
 
-    def found(source: str, suspicions: dict[str, Tensor]) -> Finding:
-        shares = {model: _placed(forgotten, suspicion) for model, suspicion in suspicions.items()}
-        kind = "above retrained" if "retrained" in shares else "above chance"
-        judged = shares["edited"] - shares.get("retrained", 0.5), NAMED, kind
-        return finding("membership", f"the forgotten class is named from {source}", "share", shares, judged)
+    def result(source: str, suspicions: dict[str, Tensor]) -> Finding:
+        areas = {model: _auc(forgotten, suspicion) for model, suspicion in suspicions.items()}
+        kind = "above retrained" if "retrained" in areas else "above chance"
+        judged = areas["edited"] - areas.get("retrained", 0.5), NAMED, kind
+        return finding("membership", f"the forgotten class is named from {source}", "share", areas, judged)
 
-    answered = {m: (clip.logit_scale * context.scores(m)).softmax(1).mean(0) for m, clip in context.models.items()}
-    findings = [found("answers to unlabelled pictures", {m: -x for m, x in answered.items()})]
+    rates = {m: (clip.logit_scale * context.scores(m)).softmax(1).mean(0) for m, clip in context.models.items()}
+    findings = [result("answers to unlabelled pictures", {m: -x for m, x in rates.items()})]
     edited, base, texts = context.models["edited"], context.models["unedited"], context.texts["unedited"].double()
     sources = {}
     if edited.edits:
@@ -189,11 +188,11 @@ def membership(context: Context) -> list[Finding]:
             sources["two files of weights"] = weight_difference(base, edited)
     for source, u in sources.items():
         if u.shape[1]:
-            findings.append(found(source, {"edited": captured_energy(texts - texts.mean(0), u)}))
+            findings.append(result(source, {"edited": captured_energy(texts - texts.mean(0), u)}))
     return findings
 
 
-def _placed(forgotten: Tensor, suspicion: Tensor) -> float:
-    """The share of pairs (forgotten, other class), (C,) both, in which the first is more suspicious; a tie is half."""
+def _auc(forgotten: Tensor, suspicion: Tensor) -> float:
+    """Return the probability that a forgotten class is more suspicious than a kept one (ties count half); both (C,)."""
     gap = suspicion[forgotten][:, None] - suspicion[~forgotten]
     return float(((gap > 0).double() + 0.5 * (gap == 0).double()).mean())

@@ -1,4 +1,4 @@
-"""Does another word bring it back? Other templates, misspellings, near words, and a prompt found by gradient."""
+"""Do other words recover the class? Templates, misspellings, near words, and a prompt found by gradient."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -18,31 +18,31 @@ from .findings import Finding, above_retrained, finding
 FREE = TEMPLATES["free"][0]
 OTHER_TEMPLATES = ("{a}", "I can see {a} here", "what a nice {n}", "look, {a}!", "{n} clip art, no background")
 OTHER_FORMS = ("a picture of {p}", "three {p}", "several {p} here", "look at the {p}", "photos of {p}")
-"""Templates that neither build nor evaluate anything else, and those of plurals."""
+"""Held-out templates, singular and plural: no prompt set that builds or evaluates an edit contains them."""
 
 RECOVERED = 0.1
-"""Limit: the share of what was lost that other words bring back."""
+"""Limit: the share of the lost accuracy that other words may recover."""
 
 MADE_UP = ("wug", "blick", "florp")
-"""Names of nothing (Berko 1958, "The Child's Learning of English Morphology", and like them): what a name gets by
-exclusion, because no other fits. A retrained model answers so, too."""
+"""Nonsense names, after Berko 1958, "The Child's Learning of English Morphology". They win by exclusion, when no other
+name fits; a retrained model answers the same way."""
 
 TOKENS, STEPS, RATE = 4, 60, 0.02
-"""Of the prompt that is found by gradient: how many free tokens, steps of Adam, and their size."""
+"""For the prompt found by gradient: the number of free tokens, the steps of Adam, and the learning rate."""
 
 
 def paraphrases(
     clip: Clip, classes: Sequence[str], template: str = "{a}", synonyms: Mapping[str, str] | None = None
 ) -> Tensor:
-    """A text classifier in other words: unit rows, (C, d).
+    """Embed the classes in other words as a text classifier: unit rows, (C, d).
 
-    template: as in `vocabulary.format_prompt`. synonyms: what to call a class in place of its name, {"dog": "hound"}.
+    template: as in `vocabulary.format_prompt`. synonyms: replacements for class names, such as {"dog": "hound"}.
     """
     return clip.embed_texts([format_prompt(template, (synonyms or {}).get(c, c)) for c in classes])
 
 
 def misspelt(name: str) -> list[str]:
-    """The name with two letters exchanged, with one left out, and with one doubled, in its middle.
+    """Misspell `name` in the middle: swap two letters, drop one, double one.
 
     >>> misspelt("elephant")
     ['elehpant', 'elepant', 'elepphant']
@@ -54,32 +54,32 @@ def misspelt(name: str) -> list[str]:
 
 
 def other_words(context: Context) -> list[Finding]:
-    """For each kind of wording the one that finds most: percent of the forgotten pictures classified right.
+    """Report, for each kind of wording, the one with the highest accuracy on forgotten pictures.
 
-    Judged: how much of what the usual prompt lost it brings back, beyond what the same words get from the retrained
-    model or, without one, a made-up name from the edited model: where no other name fits, any name will do.
-    A wording that a file of embeddings lacks is passed over.
+    Judged: the share of the lost accuracy that it recovers, beyond the same words in the retrained model. Without a
+    retrained model, the reference is a made-up name, because a picture that fits no other name is given any new one.
+    Wordings that a file of embeddings lacks are skipped.
     """
     usual, made_up = context.usual, _made_up(context)
     findings, lost = [finding("words", "the usual prompt", "%", usual)], usual["unedited"] - usual["edited"]
     if made_up:
         findings.append(finding("words", "a made-up name", "%", made_up, details={"names": list(MADE_UP)}))
     for kind, wordings in _wordings(context).items():
-        tried = {}
+        accuracies = {}
         for wording, classifier in wordings.items():
             answers = {m: context.answers(m, classifier(clip)) for m, clip in context.models.items()}
-            tried[wording] = {m: context.right(x) for m, x in answers.items()}
-        if not tried:
+            accuracies[wording] = {m: context.accuracy(x) for m, x in answers.items()}
+        if not accuracies:
             continue
-        best, shares = max(tried.items(), key=lambda item: item[1]["edited"])
+        best, shares = max(accuracies.items(), key=lambda item: item[1]["edited"])
         chance = max(usual["edited"], shares.get("retrained", made_up.get("edited", 0.0)))
         judged = (shares["edited"] - chance) / lost if lost > 0 else None, RECOVERED, "of what was lost"
-        findings.append(finding("words", kind, "%", shares, judged, {"best": best, "tried": len(tried)}))
+        findings.append(finding("words", kind, "%", shares, judged, {"best": best, "tried": len(accuracies)}))
     return findings
 
 
 def _made_up(context: Context) -> dict[str, float]:
-    """Percent of the pictures of the first forgotten class that get a made-up name, the most of MADE_UP."""
+    """Return the largest share of the first forgotten class, in percent, that gets one of the MADE_UP names."""
     classes, first = context.images.vocabulary.classes, context.forgotten[0]
     names = [w for w in MADE_UP if context.models["unedited"].knows(format_prompt(FREE, w))]
     if not names or len(context.forgotten) == len(classes):
@@ -87,18 +87,18 @@ def _made_up(context: Context) -> dict[str, float]:
     where, shares = context.inside & (context.images.classes == first), {}
     for model, clip in context.models.items():
         texts = [paraphrases(clip, classes, FREE, {classes[first]: name}) for name in names]
-        shares[model] = max(context.right(context.answers(model, t), where) for t in texts)
+        shares[model] = max(context.accuracy(context.answers(model, t), where) for t in texts)
     return shares
 
 
 def _wordings(context: Context) -> dict[str, dict[str, Callable[[Clip], Tensor]]]:
-    """By kind and wording, the text classifier of a model in it."""
+    """Return functions that build the text classifier of a model, by kind and wording."""
     v, base, kinds = context.images.vocabulary, context.models["unedited"], {}
     prompts = (p for p in prompt_sets(base) if p != "free")
     kinds["prompts that name the domain"] = {p: partial(text_classifiers, vocabulary=v, prompts=p) for p in prompts}
     for kind, wordings in (("other templates", OTHER_TEMPLATES), ("plurals", OTHER_FORMS)):
-        known = [t for t in wordings if all(base.knows(format_prompt(t, c)) for c in v.classes)]
-        kinds[kind] = {t: partial(paraphrases, classes=v.classes, template=t) for t in known}
+        usable = [t for t in wordings if all(base.knows(format_prompt(t, c)) for c in v.classes)]
+        kinds[kind] = {t: partial(paraphrases, classes=v.classes, template=t) for t in usable}
     templates = [*kinds["other templates"].values(), *kinds["plurals"].values()]
 
     def mean(clip: Clip) -> Tensor:
@@ -112,65 +112,65 @@ def _wordings(context: Context) -> dict[str, dict[str, Callable[[Clip], Tensor]]
         ("near words", {name: [word for word, _ in words] for name, words in nearest.items()}),
         ("other names, given", context.words),
     ):
-        pairs = ((name, word) for name, words in by_class.items() for word in words if word not in v.classes)
         kinds[kind] = {
             f"{name}: {word}": partial(paraphrases, classes=v.classes, template=FREE, synonyms={name: word})
-            for name, word in pairs
-            if base.knows(format_prompt(FREE, word))
+            for name, words in by_class.items()
+            for word in words
+            if word not in v.classes and base.knows(format_prompt(FREE, word))
         }
     return kinds
 
 
-def found_prompt(context: Context) -> list[Finding]:
-    """The share of forgotten pictures that a prompt finds whose tokens were fitted to half of the labelled pictures.
+def gradient_prompt(context: Context) -> list[Finding]:
+    """Fit a prompt to half of the families and report its accuracy on forgotten pictures of the other half.
 
-    For the first forgotten class: TOKENS free token embeddings in "a picture of a ...", through the text tower, against
-    the texts of all other classes; trained on half of the families, tested on the other half.
+    For the first forgotten class, TOKENS free token embeddings complete "a picture of a ...". The prompt passes through
+    the text tower and competes with the texts of all other classes.
     """
     names, generator = np.unique(context.families), torch.Generator().manual_seed(context.seed)
-    chosen = names[torch.randperm(len(names), generator=generator)[: len(names) // 2].numpy()]
-    half, c = torch.from_numpy(np.isin(context.families, chosen)), context.forgotten[0]
+    first_half = names[torch.randperm(len(names), generator=generator)[: len(names) // 2].numpy()]
+    half, c = torch.from_numpy(np.isin(context.families, first_half)), context.forgotten[0]
     positive = context.inside & (context.images.classes == c)
     if context.models["unedited"].stored or not (positive & half).any() or not (positive & ~half).any():
         return []
-    use = half & (context.inside | (context.images.classes != c))
+    train = half & (context.inside | (context.images.classes != c))
 
     def share(model: str) -> float:
         z, texts = context.unit(model).float(), context.texts[model].clone()
         others = torch.cat([texts[:c], texts[c + 1 :]])
-        texts[c] = fitted_prompt(context.models[model], z[use], context.inside[use], others, context.seed)
-        return context.right((z @ texts.T).argmax(1), positive & ~half)
+        texts[c] = fit_prompt(context.models[model], z[train], context.inside[train], others, context.seed)
+        return context.accuracy((z @ texts.T).argmax(1), positive & ~half)
 
-    shares = context.each("found prompt", share)
+    shares = context.each("gradient prompt", share)
     details = {"tokens": TOKENS, "steps": STEPS, "labelled pictures": int((positive & half).sum())}
     judged = above_retrained(shares, 100 * RECOVERED)
     return [finding("words", "a prompt found by gradient", "%", shares, judged, details)]
 
 
 @torch.enable_grad()
-def fitted_prompt(clip: Clip, z: Tensor, wanted: Tensor, others: Tensor, seed: int) -> Tensor:
-    """The text embedding (d,) of a prompt whose free tokens tell the `wanted` (n,) bool of the pictures z (n, d) apart.
+def fit_prompt(clip: Clip, z: Tensor, positive: Tensor, others: Tensor, seed: int) -> Tensor:
+    """Fit free tokens of a prompt to separate the `positive` (n,) bool of z (n, d); return its text embedding (d,).
 
-    others: (C - 1, d), the classes it competes with. Unit rows; cross-entropy at the model's own temperature.
+    others: (C - 1, d), the competing classes. Rows have unit length. The loss is cross-entropy at clip.logit_scale.
     """
     table, device = _token_table(clip.model), clip.device
     tokens = clip.tokenizer(["a picture of a " + " ".join(["x"] * TOKENS)]).to(device)
-    places = (tokens[0] == clip.tokenizer(["x"])[0, 1].to(device)).nonzero()[:, 0]
-    start = table.weight[tokens[0, places]].detach().float()
+    positions = (tokens[0] == clip.tokenizer(["x"])[0, 1].to(device)).nonzero()[:, 0]
+    start = table.weight[tokens[0, positions]].detach().float()
     free = start + 0.01 * torch.randn(start.shape, generator=torch.Generator().manual_seed(seed)).to(device)
     free.requires_grad_(True)
 
-    def put_in(_: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
-        return output.index_copy(1, places, free.to(output.dtype)[None].expand(len(output), -1, -1))
+    def insert(_: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
+        return output.index_copy(1, positions, free.to(output.dtype)[None].expand(len(output), -1, -1))
 
-    z, target = z.to(device), wanted.float().to(device)
-    rival = (clip.logit_scale * z @ others.T.to(device)).logsumexp(1)
+    z, target = z.to(device), positive.float().to(device)
+    competition = (clip.logit_scale * z @ others.T.to(device)).logsumexp(1)
     weight = torch.where(target > 0, 0.5 / target.sum(), 0.5 / (1 - target).sum())
     optimizer = torch.optim.Adam([free], lr=RATE)
-    handle = table.register_forward_hook(put_in)
+    handle = table.register_forward_hook(insert)
     try:
         for _ in range(STEPS):
-            score = clip.logit_scale * z @ clip.model.encode_text(tokens, normalize=True)[0].float() - rival
+            score = clip.logit_scale * z @ clip.model.encode_text(tokens, normalize=True)[0].float() - competition
             loss = F.binary_cross_entropy_with_logits(score, target, weight, reduction="sum")
             (free.grad,) = torch.autograd.grad(loss, [free])
             optimizer.step()
@@ -180,6 +180,6 @@ def fitted_prompt(clip: Clip, z: Tensor, wanted: Tensor, others: Tensor, seed: i
 
 
 def _token_table(model: Any) -> nn.Embedding:
-    """The table of token embeddings: the largest of the text side."""
+    """Return the token embeddings: the largest embedding table outside the image tower."""
     tables = [m for name, m in model.named_modules() if isinstance(m, nn.Embedding) and not name.startswith("visual.")]
     return max(tables, key=lambda table: table.num_embeddings)

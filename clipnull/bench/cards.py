@@ -1,4 +1,4 @@
-"""Publish an edit: the patch, and a card that says what it does, what it costs, and what it leaves."""
+"""Publish an edit as a patch and a model card with its effect, its costs and what remains of the class."""
 
 import json
 import re
@@ -40,7 +40,7 @@ BODY = """---
 # Forget {request}
 
 A patch for {model}, made in closed form from names alone, without training and without pictures. It is {form}. It
-changes image embeddings only; texts are embedded as before. Rank {rank} in a space {width} wide.
+changes image embeddings only; texts are embedded as before. Its rank is {rank}, in {width} dimensions.
 
 ## Use
 
@@ -56,9 +56,9 @@ Fingerprint of the base weights: `{fingerprint}`.
 
 ## Measured
 
-On {shown}, all classes as candidates; means over cells with 95 % intervals (pictures resampled), drops in percentage
-points (negative: a gain). Of whole domains the rate is the share of the way to chance. Collateral: the percentage of
-unrelated pictures that get another name among words that no request mentions.
+On {shown}, with all classes as candidates. Figures are means over (class, domain) cells with 95 % intervals (pictures
+resampled). Drops are in percentage points; a negative drop is a gain. For whole domains, a forgetting rate of 1 means
+chance. Collateral is the percentage of unrelated pictures that change their name among words that no request mentions.
 
 {figures}
 
@@ -70,24 +70,24 @@ unrelated pictures that get another name among words that no request mentions.
 
 {remains}
 
-The edit suppresses behaviour; it erases nothing that was learned. Anyone with the weights can remove it. It does not
+The edit suppresses behaviour; what the model learned is still there. Anyone with the weights can remove it. It does not
 prove that data were deleted.
 
 ## Made by
 
-Method {method} of clipnull ({settings}), after [arXiv 2512.14113](https://arxiv.org/abs/2512.14113). Request, as stored
-in the patch:
+Method {method} of clipnull ({settings}), after [arXiv 2512.14113](https://arxiv.org/abs/2512.14113). The patch stores
+this request:
 
 ```json
 {stored}
 ```
 """
-WEIGHTS = {True: "refuses any weights but its own", False: "names no weights: make sure they are the same"}
-EARLIER = "# then, in their order, the edits that this one was made after: clip = other.apply(clip)\n"
+WEIGHTS = {True: "raises ValueError for other weights", False: "cannot check the weights: make sure they are the same"}
+EARLIER = "# first apply, in order, the edits that this one was made after: clip = other.apply(clip)\n"
 
 
 def card(edit: Edit, clip: Clip, images: Images, licence: str = "") -> str:
-    """A model card (Markdown with a YAML head) of what `edit` does to `clip` on `images`; arguments as of `release`."""
+    """Return a model card (Markdown with a YAML head) of `edit`, measured on `images`; arguments as for `release`."""
     try:
         request = edit.request if isinstance(edit.request, Forget) else Forget.from_dict(edit.request)
     except ValueError as error:
@@ -96,10 +96,10 @@ def card(edit: Edit, clip: Clip, images: Images, licence: str = "") -> str:
     edit.validate_for(clip)
     mask, (c, k) = request.mask(images.vocabulary), images.vocabulary.shape
     if not images.counts()[mask].sum():
-        message = f"images: none of its {len(images)} pictures is in a forgotten cell ({request}); expected some"
-        raise ValueError(message)
+        message = f"images: none of its {len(images)} pictures is in a forgotten cell ({request})"
+        raise ValueError(f"{message}; expected at least one")
     after = edit.apply(clip)
-    images, (z,) = readable(images, embed(clip, images))  # warns of broken pictures and leaves them out
+    images, (z,) = readable(images, embed(clip, images))  # warns about broken pictures and skips them
     features = z, embed(after, images)
     results = {prompts: compare(clip, after, images, request, prompts, features) for prompts in prompt_sets(clip)}
     kind = "picture" if images.has_pixels else "stored embedding"
@@ -128,12 +128,12 @@ def card(edit: Edit, clip: Clip, images: Images, licence: str = "") -> str:
 
 
 def release(folder: str | Path, edit: Edit, clip: Clip, images: Images, licence: str = "") -> Path:
-    """Write the patch and a card of what it does into a folder to hand on, or to push to a hub; returns `folder`.
+    """Write an edit and its model card into a folder that you can share or push to a hub; return `folder`.
 
-    It gets `edit.safetensors` and `README.md`, a model card as the Hugging Face hub reads it; nothing is written if the
-    card cannot be made. edit: with a request, as `unlearn` gives it. clip: the unedited model it was made for. images:
-    what the card is measured on, one in a forgotten cell at least: pictures on which you chose nothing. licence: its
-    identifier, such as "mit".
+    The folder gets `edit.safetensors` and `README.md`, a card for the Hugging Face hub. Nothing is written if the card
+    cannot be made. edit: an edit with a request, as `unlearn` returns it. clip: the unedited model of the edit. images:
+    pictures to measure on, which you did not use to make choices; at least one must be in a forgotten (class, domain)
+    cell. licence: an identifier such as "mit"; by default none.
 
     >>> import clipnull as cn, tempfile
     >>> clip, images = cn.load(device="cpu"), cn.load_images().select(["car", "dog"], ["line"])
@@ -145,26 +145,26 @@ def release(folder: str | Path, edit: Edit, clip: Clip, images: Images, licence:
     expect_types(edit=edit, clip=clip, images=images)
     text, folder = card(edit, clip, images, licence), Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with alone(folder):  # else the patch of one release could lie beside the card of another
+    with alone(folder):  # two releases into one folder must not mix patch and card
         edit.save(folder / PATCH)
         write_text(folder / CARD, text)
     return folder
 
 
 def as_json(value: object) -> str:
-    """JSON in one line, which Python reads too, without what Markdown or HTML would take for its own."""
+    """Return one line of JSON, also valid Python, with the characters of Markdown and HTML escaped."""
     text = json.dumps(value, ensure_ascii=False)
     return re.sub("[<>&`\x7f-\x9f\u2028\u2029]", lambda match: f"\\u{ord(match.group()):04x}", text)
 
 
 def public_name(name: str) -> str:
-    """A name, tag or hub address as it is; of a path on this machine only the last part."""
+    """Return a name, tag or hub address unchanged, and only the last part of a local path."""
     local = name.removeprefix("local-dir:")
     return Path(local).name if local != name or Path(local).exists() else name
 
 
 def _figures(results: dict[str, Comparison]) -> str:
-    """A row for each prompt set."""
+    """Return the table of figures, one row per prompt set."""
     request, images, measured, rows = results["free"].request, results["free"].images, [], []
     for prompts, r in results.items():
         row = sweep.row_of(request, r.answers[0], r.answers[1], images, r.renamed)
@@ -178,7 +178,7 @@ def _figures(results: dict[str, Comparison]) -> str:
 
 
 def _worst(result: Comparison, most: int = 5) -> str:
-    """The kept cells that lost most."""
+    """Return a table of the kept cells with the largest drops."""
     vocabulary, counts = result.images.vocabulary, result.images.counts()
     drop = (result.before - result.after).masked_fill(result.mask, float("nan"))
     lost, rows = int((drop > 0).sum()), []
@@ -189,20 +189,20 @@ def _worst(result: Comparison, most: int = 5) -> str:
         right = [f"{counts[c, k] * matrix[c, k]:.0f}" for matrix in (result.before, result.after)]
         rows.append([as_text(vocabulary.classes[c]), as_text(vocabulary.domains[k]), int(counts[c, k]), *right])
     table = markdown(rows, ["class", "domain", "pictures", "right before", "right after"])
-    return f"{lost} of {int((~drop.isnan()).sum())} kept cells that hold pictures lost some; the worst:\n\n{table}"
+    return f"{lost} of {int((~drop.isnan()).sum())} kept cells lost pictures. The worst:\n\n{table}"
 
 
 def _remains(after: Clip, images: Images, mask: Tensor, features: tuple[Tensor, Tensor]) -> str:
-    """What linear probes read before the projection, and before and after the edit."""
+    """Report how well linear probes find forgotten pictures before the projection, and before and after the edit."""
     labels = mask[images.classes, images.domains]
     if min(int(labels.sum()), int((~labels).sum())) < 2:
-        return "With fewer than two forgotten or kept pictures, no probe could be trained here."
-    inner = None if after.stored else features_before_projection(after, images)  # a file of embeddings has none
+        return "No probe could be trained here: it needs two forgotten and two kept pictures."
+    inner = None if after.stored else features_before_projection(after, images)  # a file holds only embeddings
     first, before, last = (
         "not measured" if x is None else f"{100 * linear_probe(x, labels).accuracy:.0f} %" for x in (inner, *features)
     )
     return (
-        "A linear probe that is trained with labels to separate forgotten pictures from all others (balanced accuracy, "
-        f"cross-validated; chance 50 %): {first} on the features before the projection, which the edit does not reach; "
-        f"{before} on embeddings before the edit, {last} after."
+        "A linear probe is trained with labels to separate forgotten pictures from all others. Its cross-validated "
+        f"balanced accuracy (chance: 50 %) is {first} on features before the projection, which the edit does not "
+        f"change. On embeddings it is {before} before the edit and {last} after."
     )

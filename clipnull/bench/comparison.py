@@ -1,4 +1,4 @@
-"""Our methods and the baselines on the same requests, in one run: what each takes, achieves and costs."""
+"""Compare our methods with the baselines on the same requests: requirements, figures and costs."""
 
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -25,45 +25,43 @@ from . import bootstrap, sweep
 from .baselines import BASELINES, Baseline, TrainingData
 
 ALL = {name: Baseline(None) for name in METHODS} | BASELINES
-"""All that can be compared, by name: the methods, which need no pictures and do not train, then the baselines."""
-CONTROLS = ("random", "filter", "clean")
-"""Those that say what a figure means; they do not compete."""
+"""All entrants by name: the methods, which need no pictures and do not train, then the baselines."""
+CONTROLS = ("random", "filter", "clean")  # give figures their scale and do not compete
 ADU = ("Mem", "For", "H")
-"""Of whole domains, in percent, as ADU reports them (Kawamura et al. 2025, arXiv 2510.08132): accuracy on kept domains,
-100 minus that on forgotten ones, and their harmonic mean; accuracies here are means over cells."""
+"""The figures of ADU (Kawamura et al. 2025, arXiv 2510.08132) for whole domains, in percent: accuracy on kept domains,
+100 minus accuracy on forgotten ones, and their harmonic mean. Our accuracies are means over (class, domain) cells."""
 
 
 def kind_of(name: str) -> str:
-    """What an entrant is: a method of this library, a control, or a baseline from names alone or from pictures, too."""
+    """Return the kind of an entrant: method, control, baseline from names alone, or baseline that needs pictures."""
     if name in METHODS or name in CONTROLS:
         return "method of this library" if name in METHODS else "control"
     return "baseline, from names" if ALL[name].pictures == "none" else "baseline, from pictures"
 
 
-INDEX = {
+INDEX = {  # the effect of an edit on an index, see `index_of`
     "length": "length of kept pictures",
     "recall_before": "recall@5 of kept captions, unedited",
     "recall_cosine": "edited, cosine",
     "recall_inner": "edited, inner product",
 }
-"""What an edit does to an index, see `index_of`."""
 
 
 @dataclass(frozen=True, eq=False)
 class EvaluationSet:
-    """The n pictures that everything is measured on, and what the unedited model answers."""
+    """The n pictures to measure on, with their embeddings and the answers of the unedited and retrained models."""
 
     images: Images
-    z: Tensor  # (n, d), their embeddings
+    z: Tensor  # (n, d), embeddings
     classifier: Tensor  # (K, C, d), the text classifiers of one prompt set
-    before: Tensor  # (n,) int64, what they are classified as
+    before: Tensor  # (n,) int64, classes predicted by the unedited model
     others: Others | None  # unrelated pictures and words
-    retrained: dict[str, tuple[Tensor, int]]  # by request: the retrained model's answers (n,), and bytes of its file
+    retrained: dict[str, tuple[Tensor, int]]  # by request: predictions (n,), and bytes of the file
     prompts: str
 
 
 def evaluation_set(clip: Clip, images: Images) -> EvaluationSet:
-    """Embed `images` and, where `clip` is miniclip, classify them with each retrained model, too."""
+    """Embed and classify `images`; for miniclip, also with each retrained model."""
     images, (z,) = readable(images, embed(clip, images))
     classifier = text_classifiers(clip, images.vocabulary, "free")
     before = classify(z, classifier, images.domains)
@@ -78,7 +76,7 @@ def evaluation_set(clip: Clip, images: Images) -> EvaluationSet:
 
 
 def left_out(data: TrainingData, on: EvaluationSet | None = None) -> dict[str, str]:
-    """Which baselines cannot take part, and why."""
+    """Return the baselines that cannot take part, each with its reason."""
     needed = {name: baseline.pictures for name, baseline in BASELINES.items()}
     reasons = {name: f"needs {kind} pictures" for name, kind in needed.items() if kind not in (*data.kinds, "all")}
     if on is not None and not on.retrained:
@@ -87,23 +85,23 @@ def left_out(data: TrainingData, on: EvaluationSet | None = None) -> dict[str, s
 
 
 def able(entrants: Sequence[str] | None, reasons: dict[str, str]) -> tuple[str, ...]:
-    """`entrants`, by default all but the keys of `reasons`; a ValueError for one of these."""
+    """Return `entrants`, by default all without an entry in `reasons`; raise ValueError for one that has an entry."""
     entrants = names("entrants", entrants or [name for name in ALL if name not in reasons], list(ALL))
     for name in entrants:
         if name in reasons:
-            raise ValueError(f"entrants: {name!r} {reasons[name]}; expected one that can take part")
+            raise ValueError(f"entrants: {name!r} {reasons[name]}; expected entrants that can take part")
     return entrants
 
 
 def edit_of(name: str, data: TrainingData, mask: Tensor, seed: int = 0) -> Edit | None:
-    """The edit of a method or baseline that forgets the cells in `mask` (C, K); None where it makes none."""
+    """Return the edit by which a method or baseline forgets the cells in `mask` (C, K), or None if it makes none."""
     if one_of("name", name, ALL) in METHODS:
         return solve(data.cells, mask, name)
     baseline = BASELINES[name]
     if baseline.make is None:
         return None
     if baseline.pictures not in data.kinds:
-        raise ValueError(f"data: no {baseline.pictures} pictures; expected some, for {name!r} (`baselines.gather`)")
+        raise ValueError(f"data: no {baseline.pictures} pictures; expected some for {name!r} (`baselines.gather`)")
     if baseline.pictures == "labelled" and not data.inside(mask).any():
         return None
     return baseline.make(data, mask, seed)
@@ -116,17 +114,17 @@ def run(
     paradigms: Sequence[str] = sweep.PARADIGMS,
     seeds: int = 3,
 ) -> list[dict]:
-    """The rows (`rows_of`) of all requests, as jobs of joblib. entrants: by default all that can take part."""
+    """Return the rows (`rows_of`) of all requests, one joblib job each. entrants: by default all that can take part."""
     entrants = able(entrants, left_out(data, on))
     requests = sweep.every_request(on.images, paradigms)
     return sweep.rows_of_all([delayed(rows_of)(r, entrants, data, on, seeds) for r in requests], "baselines")
 
 
 def rows_of(request: Forget, entrants: Iterable[str], data: TrainingData, on: EvaluationSet, seeds: int) -> list[dict]:
-    """A row of `sweep.row_of` for each entrant that has an answer and, of those that are drawn, each seed.
+    """Return a `sweep.row_of` for each entrant with an answer, and for each seed if the entrant is random.
 
-    And `seed`; `seconds` of the processor to make the edit; its `bytes` (`size_of`) and `form`; `adu` before and after,
-    where whole domains go; and INDEX, see `index_of`. No rows where no picture is to be forgotten.
+    Each row adds `seed`, `seconds` (CPU time to make the edit), its `bytes` (`size_of`) and `form`, INDEX (`index_of`),
+    and for whole domains `adu` before and after. A request without forgotten pictures has no rows.
     """
     mask, rows = request.mask(on.images.vocabulary), []
     if not on.images.counts()[mask].any():
@@ -134,7 +132,7 @@ def rows_of(request: Forget, entrants: Iterable[str], data: TrainingData, on: Ev
     others, figures_of = on.others if is_measurable(request) else None, index_of(mask, data, on)
     for name in entrants:
         for seed in range(seeds if ALL[name].drawn else 1):
-            start = time.process_time()  # of the processor: others may keep it busy
+            start = time.process_time()  # CPU time, because other processes may be running
             edit = edit_of(name, data, mask, seed)
             seconds = time.process_time() - start if edit else None
             changed, index, size = None, dict.fromkeys(INDEX), size_of(edit) if edit else 0
@@ -147,18 +145,18 @@ def rows_of(request: Forget, entrants: Iterable[str], data: TrainingData, on: Ev
                 after, size = on.retrained[str(request)]
             else:
                 continue
-            whole = request.paradigm == "complete"
-            adus = [adu(answers, on.images, mask) for answers in (on.before, after)] if whole else None
-            about = {"method": name, "prompts": on.prompts, "seed": seed, "seconds": seconds, "bytes": size}
-            about |= {"form": edit.form if edit else None, "adu": adus}
-            rows.append(sweep.row_of(request, on.before, after, on.images, changed) | about | index)
+            whole_domains = request.paradigm == "complete"
+            adus = [adu(answers, on.images, mask) for answers in (on.before, after)] if whole_domains else None
+            costs = {"seconds": seconds, "bytes": size, "form": edit.form if edit else None, "adu": adus}
+            keys = {"method": name, "prompts": on.prompts, "seed": seed}
+            rows.append(sweep.row_of(request, on.before, after, on.images, changed) | keys | costs | index)
     return rows
 
 
 def _edited(
     edit: Edit, of_texts: bool, on: EvaluationSet, others: Others | None, figures_of: Callable[..., dict]
 ) -> tuple[Tensor, Tensor | None, dict]:
-    """What pictures are classified as, which unrelated ones get another answer, and INDEX."""
+    """Return the predicted classes (n,), (m,) bool for changed unrelated pictures, and INDEX."""
     if not of_texts:
         z, changed = edit.images(on.z), others.changed(edit.images) if others else None
         return classify(z, on.classifier, on.images.domains), changed, figures_of(z)
@@ -171,11 +169,11 @@ def _edited(
 
 
 def index_of(mask: Tensor, data: TrainingData, on: EvaluationSet) -> Callable[..., dict]:
-    """A function of edited pictures (n, d) and, if texts are edited, of what is done to them; it gives INDEX.
+    """Return a function that computes INDEX from edited pictures (n, d) and, if texts are edited, from that edit.
 
-    That is the mean length of kept pictures, of 1 before; and how many kept captions find their own, in percent. A
-    caption is the text of a (class, domain) cell, and finds its own if one of its pictures is among the first 5 of all:
-    in the unedited index, and in the edited one by cosine and by inner product, where lengths count.
+    INDEX holds the mean length of kept pictures, which is 1 before the edit, and recall@5 of kept captions in percent:
+    in the unedited index, and in the edited one by cosine and by inner product. A caption is the text of a (class,
+    domain) cell. It counts if one of its pictures is among the first 5 of all.
     """
     images, length = on.images, on.z.double().norm(dim=1, keepdim=True)
     c, k = (~mask & (images.counts() > 0)).nonzero().T
@@ -197,30 +195,30 @@ def index_of(mask: Tensor, data: TrainingData, on: EvaluationSet) -> Callable[..
 
 
 def filtered(mask: Tensor, on: EvaluationSet) -> Tensor:
-    """What pictures are classified as with the names of `mask` (C, K) off the list of answers: (n,)."""
-    names_left = (~mask.any(1)).nonzero()[:, 0]
-    return names_left[classify(on.z, on.classifier[:, names_left], on.images.domains)]
+    """Return the predicted classes (n,) when the classes in `mask` (C, K) are no longer candidates."""
+    candidates = (~mask.any(1)).nonzero()[:, 0]
+    return candidates[classify(on.z, on.classifier[:, candidates], on.images.domains)]
 
 
 def size_of(edit: Edit) -> int:
-    """Bytes of what has to be carried of an edit, in float32: two thin factors, or one whole matrix if that is less."""
+    """Return the bytes of an edit in float32, stored as two thin factors or as one matrix, whichever is smaller."""
     d, r = edit.left.shape
     total = sum(x.numel() * x.element_size() for x in edit.tensors().values())
     return total - max(0, 2 * d * r - d * d) * 4 if edit.form == "linear" else total
 
 
 def adu(predicted: Tensor, images: Images, mask: Tensor) -> list[float]:
-    """Mem, For and H of predictions (n,), see ADU."""
+    """Compute Mem, For and H of predictions (n,), see ADU."""
     right = accuracy_matrix(predicted, images)
     kept, forgotten = 100 * macro(right, ~mask), 100 * (1 - macro(right, mask))
     return [kept, forgotten, 2 * kept * forgotten / (kept + forgotten) if kept + forgotten else 0.0]
 
 
 def summary(rows: Sequence[dict], images: Images, requests: Sequence[Forget]) -> list[dict]:
-    """For each paradigm and entrant what `sweep.summary` gives, with seconds, bytes, INDEX and Mem, For and H.
+    """Extend `sweep.summary` for each paradigm and entrant by seconds, bytes, INDEX and ADU.
 
-    Of what is drawn with several seeds, a figure is the mean over them, and its interval reaches over all of theirs;
-    counts of pictures are those of the first seed.
+    Figures of random entrants are means over seeds; the interval spans the intervals of all seeds. Counts of pictures
+    come from the first seed.
     """
     groups: dict[tuple[str, str], list[dict]] = {}
     for seed in sorted({row["seed"] for row in rows}):
@@ -228,21 +226,21 @@ def summary(rows: Sequence[dict], images: Images, requests: Sequence[Forget]) ->
             groups.setdefault((entry["paradigm"], entry["method"]), []).append(entry)
     merged = []
     for key, entries in groups.items():
-        of_group = [row for row in rows if (row["paradigm"], row["method"]) == key]
+        group = [row for row in rows if (row["paradigm"], row["method"]) == key]
         figures: dict[str, Any] = {column: _over([entry[column] for entry in entries]) for column in sweep.COLUMNS}
-        figures |= {name: sweep.mean_of(of_group, name) for name in ("seconds", "bytes", *INDEX)}
-        merged.append(entries[0] | figures | {"adu": _mean_adu(of_group)})
+        figures |= {name: sweep.mean_of(group, name) for name in ("seconds", "bytes", *INDEX)}
+        merged.append(entries[0] | figures | {"adu": _mean_adu(group)})
     return merged
 
 
 def _over(ends: Sequence[Sequence[float | None]]) -> list[float | None]:
-    """The mean of several means, and an interval that reaches over all of theirs."""
-    known = np.array([x for x in ends if x[0] is not None])
-    return [round(known[:, 0].mean(), 6), known[:, 1].min(), known[:, 2].max()] if len(known) else [None] * 3
+    """Return the mean of several means, and the smallest interval around all of their intervals."""
+    x = np.array([triple for triple in ends if triple[0] is not None])
+    return [round(x[:, 0].mean(), 6), x[:, 1].min(), x[:, 2].max()] if len(x) else [None] * 3
 
 
 def _mean_adu(rows: Sequence[dict]) -> dict[str, dict[str, list[float]]]:
-    """Mem, For and H before and after, [mean, low, high] over requests, each a mean over seeds; empty without any."""
+    """Return ADU before and after, [mean, low, high] over requests of means over seeds; {} without whole domains."""
     table = pd.DataFrame([(str(row["domains"]), *np.ravel(row["adu"])) for row in rows if row["adu"]])
     if table.empty:
         return {}

@@ -1,13 +1,13 @@
-"""Forgetting more and more: one edit for several classes, or one edit after the other, up to half of all classes.
+"""Forget more and more classes, up to half of them, with one edit or with many.
 
-A user rarely asks once. Three ways to forget n classes:
+Real requests arrive one by one. There are three ways to forget n classes:
 
-- `union`: one edit, made for all n;
-- `after`: n edits, each made on the model that carries those before it, as `unlearn` does with an edited model;
-- `apart`: n edits, each made on the unedited model, all applied, as with patches from several people.
+- `union`: one edit for all n.
+- `after`: n edits, each made on the model that carries the earlier ones, as `unlearn` does with an edited model.
+- `apart`: n edits, each made on the unedited model and then all applied, like patches from several people.
 
-An edit that is made for one class counts all others among what is to be kept, the forgotten ones too: whether these
-come back is part of what is measured.
+An edit for one class treats all others as kept, including those forgotten before. The measurement therefore also shows
+whether forgotten classes come back.
 """
 
 from collections.abc import Sequence
@@ -26,36 +26,35 @@ from .comparison import EvaluationSet, able, edit_of, filtered, left_out
 
 WAYS = {"union": "one edit for all", "after": "one after the other", "apart": "made apart, all applied"}
 FIGURES = ("forgetting_rate", "retain_drop", "beyond_filter", "worst_cell_drop")
-"""All but the first in percentage points. A name that is no longer answered is no longer a wrong answer, so that kept
-classes gain by forgetting alone; `beyond_filter` is the retain drop minus that of the name filter."""
+"""All but the first in percentage points. Even the name filter helps kept classes, because it rules out wrong answers.
+`beyond_filter` is the retain drop minus the filter's."""
 NO_PICTURES = tuple(name for name, baseline in BASELINES.items() if baseline.make is None or baseline.texts)
-"""Baselines that make no edit of pictures, so that no edit can follow theirs."""
-LEAST, MOST = 0.9, 5.0
-"""A method breaks where it forgets less than LEAST, or loses more than MOST points beyond the filter."""
+"""Baselines that make no edit of pictures, so no further edit can follow."""
+LEAST, MOST = 0.9, 5.0  # a method breaks if it forgets less than LEAST or loses more than MOST beyond the filter
 
 
 def sizes_of(classes: int) -> list[int]:
-    """1, 2, 4, 8, ... up to half of all classes, and half: the numbers of classes to forget."""
+    """Return the numbers of classes to forget: 1, 2, 4, 8, ... up to half of all classes, and half itself."""
     half = at_least("classes", classes, 2) // 2
     return sorted({2**i for i in range(half.bit_length())} | {half})
 
 
 def sequence(on: EvaluationSet, data: TrainingData, entrants: Sequence[str], orders: int = 4) -> list[dict]:
-    """What is forgotten and lost as classes go, everywhere, in several random orders; all classes stay candidates.
+    """Forget classes everywhere, one after another in several random orders, while all classes stay candidates.
 
-    entrants: methods, and baselines that edit pictures. orders: of the classes that have pictures, up to half of which
-    go (`sizes_of`); the number of an order seeds what is drawn in it. Each row holds method, way, classes, order, the
-    names `forgotten`, and the FIGURES, NaN where there is none.
+    entrants: methods and baselines that edit pictures. orders: number of random orders of the classes with pictures;
+    the index of an order seeds its baselines. Each row holds the method, way, number of classes (`sizes_of`), order,
+    `forgotten` names and FIGURES, NaN where undefined.
     """
     entrants = able(entrants, left_out(data) | dict.fromkeys(NO_PICTURES, "makes no edit of pictures"))
-    classes, draw = on.images.counts().any(1).nonzero()[:, 0].tolist(), np.random.default_rng(0)
-    drawn = [draw.permutation(classes).tolist() for _ in range(orders)]
-    jobs = (delayed(_rows)(name, order, i, on, data) for name in entrants for i, order in enumerate(drawn))
+    classes, generator = on.images.counts().any(1).nonzero()[:, 0].tolist(), np.random.default_rng(0)
+    shuffled = [generator.permutation(classes).tolist() for _ in range(orders)]
+    jobs = (delayed(_rows)(name, order, i, on, data) for name in entrants for i, order in enumerate(shuffled))
     return [row for rows in Parallel()(jobs) for row in rows]
 
 
 def _rows(name: str, order: list[int], place: int, on: EvaluationSet, data: TrainingData) -> list[dict]:
-    """The rows of one entrant and order."""
+    """Return the rows of one entrant and order."""
     vocabulary, before, rows = on.images.vocabulary, accuracy_matrix(on.before, on.images), []
     seed, sizes = place % len(data.noisy) if len(data.noisy) else place, sizes_of(len(order))
     after, apart, model = on.z, on.z, data
@@ -76,8 +75,8 @@ def _rows(name: str, order: list[int], place: int, on: EvaluationSet, data: Trai
         for way, z in zip(WAYS, (union, after, apart), strict=True):
             row = figures(classify(z, on.classifier, on.images.domains), mask)
             row["beyond_filter"] = row["retain_drop"] - floor
-            about = {"method": name, "way": way, "classes": size, "order": place, "forgotten": forgotten}
-            rows.append(about | {figure: row[figure] for figure in FIGURES})
+            keys = {"method": name, "way": way, "classes": size, "order": place, "forgotten": forgotten}
+            rows.append(keys | {figure: row[figure] for figure in FIGURES})
     return rows
 
 
@@ -86,7 +85,7 @@ def _edited(z: Tensor, edit: Edit | None) -> Tensor:
 
 
 def curves(rows: Sequence[dict]) -> list[dict]:
-    """For each entrant, way and size: each figure as [mean, lowest, highest] over orders; None where there is none."""
+    """Summarize each entrant, way and size: each figure as [mean, lowest, highest] over orders, None if undefined."""
     points = []
     for (method, way, size), group in pd.DataFrame(rows).groupby(["method", "way", "classes"], sort=False):
         points.append({"method": method, "way": way, "classes": int(size), "orders": len(group)})
@@ -97,9 +96,9 @@ def curves(rows: Sequence[dict]) -> list[dict]:
 
 
 def breaks(points: Sequence[dict]) -> dict[tuple[str, str], str]:
-    """By entrant and way, the size at which it first breaks (LEAST, MOST) and by what; "–" where it never does."""
+    """Return the size at which each (entrant, way) first breaks, with the reason; "–" if it never does."""
     broken = {(point["method"], point["way"]): "–" for point in points}
-    for point in sorted(points, key=lambda point: -point["classes"]):  # the smallest size is written last
+    for point in sorted(points, key=lambda point: -point["classes"]):  # the smallest size comes last and wins
         rate, drop = point["forgetting_rate"][0], point["beyond_filter"][0]
         reasons = [f"forgets {rate:.2f}"] if rate is not None and rate < LEAST else []
         reasons += [f"loses {drop:.1f} points"] if drop is not None and drop > MOST else []
@@ -109,7 +108,7 @@ def breaks(points: Sequence[dict]) -> dict[tuple[str, str], str]:
 
 
 def table(points: Sequence[dict]) -> tuple[list[list[str]], list[str]]:
-    """Rows and columns: what each entrant forgets and loses at the largest size, and where it breaks, by way."""
+    """Return rows and columns: figures of each entrant at the largest size, and where it breaks, for each way."""
     last, broken, rows = max(point["classes"] for point in points), breaks(points), {}
     for point in (point for point in points if point["classes"] == last):
         method, drop = point["method"], _spread(point["beyond_filter"], "+.1f")

@@ -1,4 +1,4 @@
-"""Every request x every method: what forgetting achieves on a whole data set, and what it costs."""
+"""Run every request with every method: how much is forgotten on a whole data set, and at what cost."""
 
 import math
 from collections import Counter
@@ -36,22 +36,21 @@ COLUMNS = {
     "worst_cell_drop": "worst cell",
     "collateral": "collateral",
 }
-"""The figures of a row. All but the first are in percentage points or, collateral, in percent."""
-COUNTED = ("forgotten, right", "kept: lost, gained", "worst cell: lost", "others renamed")
-"""Counts of pictures, added over requests."""
+"""The figures of a row. The forgetting rate is a share, collateral in percent, all else in percentage points."""
+COUNTED = ("forgotten, right", "kept: lost, gained", "worst cell: lost", "others renamed")  # pictures, all requests
 
 
 def every_request(images: Images, paradigms: Iterable[str] = PARADIGMS) -> list[Forget]:
-    """Every single class and, of several domains, every cell that holds pictures and every domain; in order."""
+    """Return a request per class and, with several domains, per (class, domain) cell with pictures and per domain."""
     paradigms = names("paradigms", paradigms, PARADIGMS)
     classes, domains = images.vocabulary.classes, images.vocabulary.domains
     requests = [Forget(classes=[c]) for c in classes]
     if len(domains) > 1:
         requests += [Forget([classes[c]], [domains[k]]) for c, k in images.counts().nonzero().tolist()]
         requests += [Forget(domains=[k]) for k in domains]
-    if chosen := [request for request in requests if request.paradigm in paradigms]:
-        return chosen
-    raise ValueError(f"paradigms: {shorten(paradigms)} of pictures in one domain; expected 'global' among them")
+    if selected := [request for request in requests if request.paradigm in paradigms]:
+        return selected
+    raise ValueError(f"paradigms: {shorten(paradigms)} needs several domains; expected 'global' for a single one")
 
 
 def sweep(
@@ -61,9 +60,9 @@ def sweep(
     paradigms: Sequence[str] = PARADIGMS,
     z: Tensor | None = None,
 ) -> list[dict]:
-    """One row (`row_of`) for each request, method and prompt set that `clip` has texts of.
+    """Return one row (`row_of`) for each request, method and prompt set of `clip`; requests run as joblib jobs.
 
-    z: embeddings of `images`, (n, d). A request with nothing to lose has no row. Requests are jobs of joblib.
+    z: embeddings of `images` (n, d); by default `embed(clip, images)`. Requests with nothing to lose are skipped.
     """
     methods = names("methods", METHODS if methods is None else methods, tuple(METHODS))
     requests = every_request(images, paradigms)
@@ -76,7 +75,7 @@ def sweep(
 
 
 def rows_of_all(jobs: Sequence[Any], name: str) -> list[dict]:
-    """The rows of all jobs of joblib, one a request; standard error shows how far they are."""
+    """Run joblib jobs that return lists of rows, one job a request, and join the rows; show progress on stderr."""
     progress = tqdm(results_of(jobs), name, len(jobs), unit=" requests", mininterval=2)
     return [row for rows in progress for row in rows]
 
@@ -90,7 +89,7 @@ def rows_of(
     classifiers: dict[str, Tensor],
     others: Others | None = None,
 ) -> list[dict]:
-    """The rows of one request. z: embeddings (n, d); classifiers: by prompt set, (K, C, d)."""
+    """Return the rows of one request. z: embeddings (n, d). classifiers: text classifiers (K, C, d) by prompt set."""
     mask, rows = request.mask(images.vocabulary), []
     before = {prompts: classify(z, classifier, images.domains) for prompts, classifier in classifiers.items()}
     for method in methods:
@@ -101,37 +100,35 @@ def rows_of(
             row = row_of(request, before[prompts], after, images, changed)
             if row["forgetting_rate"] is not None:
                 pairs = pair_forgetting(z, classifier, images, request, edit.images)
-                about = {"method": method, "prompts": prompts, "form": edit.form, "pair_forgetting": pairs}
-                rows.append(row | about)
+                rows.append(row | {"method": method, "prompts": prompts, "form": edit.form, "pair_forgetting": pairs})
     return rows
 
 
 def row_of(request: Forget, before: Tensor, after: Tensor, images: Images, changed: Tensor | None = None) -> dict:
-    """What was done to one request, ready for JSON but for `bits`, for `summary`; None where no figure exists.
+    """Measure one request: return its row for `summary`, ready for JSON except `bits`. Undefined figures are None.
 
-    before, after: (n,) int64, the classes that the pictures, all of them readable, are classified as. changed: (m,)
-    bool, which unrelated pictures got another answer.
+    before, after: predicted classes of the readable pictures (n,) int64. changed: (m,) bool, True where an unrelated
+    picture changed its answer.
 
-    The row holds `classes` and `domains`, None for all of them; the figures of `evaluate.rates` and `collateral`, the
-    percentage of `changed`; and `pictures`, counts of forgotten, kept and unrelated ones and of the worst cell.
+    The row holds `classes` and `domains` (None for all), the figures of `evaluate.rates`, `collateral` (percent of
+    `changed`), and `pictures`: counts of forgotten, kept and unrelated pictures and of the worst cell.
     """
     if (before == -1).any():
-        raise ValueError("before: -1 for a broken picture; expected readable pictures (`embedding.readable`)")
+        raise ValueError("before: -1 marks a broken picture; expected readable pictures (`embedding.readable`)")
     mask = request.mask(images.vocabulary)
     start, end = accuracy_matrix(before, images), accuracy_matrix(after, images)
     figures = rates(start, end, mask)
-    figures["collateral"] = math.nan if changed is None else 100 * float(changed.double().mean())
+    renamed = torch.zeros(0) if changed is None else changed.double()
+    figures["collateral"] = 100 * float(renamed.mean())  # NaN without unrelated pictures
     right, right_after = before == images.classes, after == images.classes
-    gone, lost, gained = mask[images.classes, images.domains], right & ~right_after, right_after & ~right
+    forgotten, lost, gained = mask[images.classes, images.domains], right & ~right_after, right_after & ~right
     worst = int((start - end).masked_fill(mask, math.nan).nan_to_num(nan=-2.0).argmax())
-    in_worst = ~gone & (images.classes * mask.shape[1] + images.domains == worst)
-    pictures = {"forgotten": gone, "before": gone & right, "after": gone & right_after}
-    pictures |= {"kept": ~gone, "lost": ~gone & lost, "gained": ~gone & gained, "worst_of": in_worst}
-    counts = {name: int(chosen.sum()) for name, chosen in pictures.items()}
+    in_worst = ~forgotten & (images.classes * mask.shape[1] + images.domains == worst)
+    pictures = {"forgotten": forgotten, "before": forgotten & right, "after": forgotten & right_after}
+    pictures |= {"kept": ~forgotten, "lost": ~forgotten & lost, "gained": ~forgotten & gained, "worst_of": in_worst}
+    counts = {name: int(x.sum()) for name, x in pictures.items()}
     counts["worst_lost"] = int((in_worst & lost).sum()) - int((in_worst & gained).sum())
-    counts |= (
-        {"others": 0, "renamed": 0} if changed is None else {"others": len(changed), "renamed": int(changed.sum())}
-    )
+    counts |= {"others": len(renamed), "renamed": int(renamed.sum())}
     return {
         "paradigm": request.paradigm,
         "classes": request.classes and list(request.classes),
@@ -145,42 +142,42 @@ def row_of(request: Forget, before: Tensor, after: Tensor, images: Images, chang
 def pair_forgetting(
     features: Tensor, classifiers: Tensor, images: Images, request: Forget, change: Callable[[Tensor], Tensor]
 ) -> float | None:
-    """The forgetting rate where only two names may be given, the forgotten one and another: mean over the others.
+    """Return the pairwise forgetting rate: the forgotten name against one other name, mean over the others.
 
-    Between two names, ignorance is .5; 1 is a signature of the edit, as easy to find as the class was. None but for one
-    class in every domain. features (n, d), classifiers (K, C, d), change: as `classify` takes them.
+    Ignorance scores .5. A score of 1 is a signature of the edit, as easy to find as the class was. Return None unless
+    the request is one class in every domain. features (n, d), classifiers (K, C, d) and change: see `classify`.
     """
     if request.paradigm != "global" or len(request.classes or ()) != 1:
         return None
     c = int(request.mask(images.vocabulary).all(1).nonzero()[0])
-    shown, others = images.classes == c, torch.arange(classifiers.shape[1]) != c
-    domains = images.domains[shown]
+    forgotten, others = images.classes == c, torch.arange(classifiers.shape[1]) != c
+    domains = images.domains[forgotten]
 
     def wins(z: Tensor) -> Tensor:
-        """How often the name is above each other one, every domain counting the same: (C - 1,)."""
+        """Return how often the name beats each other name, (C - 1,); every domain counts the same."""
         scores = torch.einsum("nd,ncd->nc", F.normalize(z, dim=-1), classifiers[domains])
         above = (scores[:, c, None] > scores[:, others]).double()
         return torch.stack([above[domains == k].mean(0) for k in domains.unique()]).mean(0)
 
-    before, after = wins(features[shown]), wins(change(features[shown]))
+    before, after = wins(features[forgotten]), wins(change(features[forgotten]))
     return float((1 - after / before.clamp(min=1e-12)).mean())
 
 
 def summary(rows: Sequence[dict], images: Images, requests: Sequence[Forget]) -> list[dict]:
-    """For each paradigm, method and prompt set: the figures of COLUMNS, means over requests with 95 % intervals.
+    """Average rows over requests: one entry for each paradigm, method and prompt set, ready for JSON.
 
-    rows: of `row_of`, all on `images`. requests: all that were made. Ready for JSON: each figure is [mean, low, high]
-    (`clipnull.bench.bootstrap`), None where there is none; `requests` and `measured` count those made and those with a
-    forgetting rate; `pictures` are counts, added; `form` is that of the edits, `pair_forgetting` its mean.
+    rows: from `row_of`, all on `images`. requests: all that ran. Each figure of COLUMNS is [mean, low, high] with the
+    95 % interval of `clipnull.bench.bootstrap`, None if undefined. `requests` counts all, `measured` those with a
+    forgetting rate. `pictures` are sums, `form` is the form of the edits, `pair_forgetting` a mean.
     """
-    number, groups = Counter(request.paradigm for request in requests), {}
+    totals, groups = Counter(request.paradigm for request in requests), {}
     for row in rows:
         groups.setdefault((row["paradigm"], row["method"], row["prompts"]), []).append(row)
     m = max((row["pictures"]["others"] for row in rows), default=0)
     intervals = bootstrap.intervals(images, (_group(group, images, m) for group in groups.values()), m)
     entries = []
     for ((paradigm, method, prompts), group), ends in zip(groups.items(), intervals, strict=True):
-        entry = {"paradigm": paradigm, "method": method, "prompts": prompts, "requests": number[paradigm]}
+        entry = {"paradigm": paradigm, "method": method, "prompts": prompts, "requests": totals[paradigm]}
         entry["measured"] = sum(row["forgetting_rate"] is not None for row in group)
         entry |= {"form": group[0].get("form"), "pair_forgetting": mean_of(group, "pair_forgetting")}
         for name in COLUMNS:
@@ -191,7 +188,7 @@ def summary(rows: Sequence[dict], images: Images, requests: Sequence[Forget]) ->
 
 
 def mean_of(rows: Sequence[dict], name: str) -> float | None:
-    """The mean of one figure over the rows that have it."""
+    """Return the mean of one figure over the rows that have it."""
     values = [row[name] for row in rows if row.get(name) is not None]
     return round(float(np.mean(values)), 6) if values else None
 
@@ -212,7 +209,7 @@ def _unpacked(bits: np.ndarray, n: int) -> np.ndarray:
 def tables(
     entries: Sequence[dict], prompts: str = "free", table: Callable[[list, list[str]], str] = markdown
 ) -> list[str]:
-    """`entries` of `summary` as two tables: the figures with intervals, then counts of pictures. table: of `files`."""
+    """Format `entries` of `summary`: a table of figures and one of counts. table: `files.markdown` or `aligned`."""
     figures, counts = [], []
     for row in (row for row in entries if row["prompts"] == prompts):
         start = [row["paradigm"], f"`{row['method']}`", f"{row['measured']} of {row['requests']}"]
@@ -224,19 +221,19 @@ def tables(
 
 
 def format_ends(name: str, ends: Sequence[float | None]) -> str:
-    """A mean and its interval, a rate with three digits, points and percentages with one; a dash where it is None."""
+    """Format a mean and its interval: rates with three digits, all else with one; a dash for None."""
     mean, low, high = ends
     form = ".3f" if name == "forgetting_rate" else ".1f" if name == "collateral" else "+.1f"
     return "–" if mean is None else f"{mean:{form}} [{low:{form}}, {high:{form}}]"
 
 
 def format_figures(row: dict, names: Iterable[str] = COLUMNS) -> list[str]:
-    """Figures of an entry of `summary`, with their intervals."""
+    """Format the figures of an entry of `summary` with their intervals."""
     return [format_ends(name, row[name]) for name in names]
 
 
 def format_counts(row: dict) -> list[str]:
-    """The counts of an entry of `summary` in the order of COUNTED."""
+    """Format the counts of an entry of `summary` in the order of COUNTED."""
     if row["forgetting_rate"][0] is None:
         return ["–"] * len(COUNTED)
     n = row["pictures"]
@@ -251,10 +248,10 @@ def format_counts(row: dict) -> list[str]:
 def to_json(
     clip: Clip, images: Images, name: str, methods: Sequence[str] | None = None, paradigms: Sequence[str] = PARADIGMS
 ) -> dict:
-    """The rows of a sweep over all readable pictures, and their summary. name: of the pictures, for results."""
+    """Sweep over all readable pictures and return rows and summary, ready for JSON. name: title of the pictures."""
     images, (z,) = readable(images, embed(clip, images))
     rows, requests = sweep(clip, images, methods, paradigms, z), every_request(images, paradigms)
-    return about("bench", name, clip, images) | {
+    return header("bench", name, clip, images) | {
         "note": clip.stored.words.get("note", "") if clip.stored else "",
         "prototypes": bool(clip.stored.mask.all()) if clip.stored else True,
         "requests": dict(Counter(request.paradigm for request in requests)),
@@ -263,8 +260,8 @@ def to_json(
     }
 
 
-def about(kind: str, name: str, clip: Clip, images: Images) -> dict[str, Any]:
-    """What a measurement was made on, for results."""
+def header(kind: str, name: str, clip: Clip, images: Images) -> dict[str, Any]:
+    """Return the fields of a measurement that name its model and pictures."""
     model = {"model": clip.name, "pretrained": clip.pretrained, "stored": clip.stored is not None}
     shape = dict(zip(("classes", "domains"), images.vocabulary.shape, strict=True))
     return {"kind": kind, "name": name} | model | {"pictures": len(images)} | shape

@@ -1,1 +1,1 @@
-"""What the commands of `clipnull` do: a function each, which returns the exit status, and their options."""
+"""The commands of `clipnull` and their options; each command is a function that returns the exit status."""

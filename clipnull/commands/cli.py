@@ -1,7 +1,7 @@
 """The command line: `clipnull`, or `python -m clipnull`; `clipnull --help` lists the commands.
 
-Wrong input ends with one line and exit status 2; failed notebooks and metrics outside their tolerance end with a line
-each and status 1. A command imports what it needs when it runs.
+Wrong input prints one line and exits with status 2. Failed notebooks and metrics outside their tolerance print a line
+each and exit with status 1. Commands import what they need when they run.
 """
 
 from __future__ import annotations
@@ -15,35 +15,34 @@ from .console import Parser, escape_unprintable, terminable, validate_places
 
 DESCRIPTION = "A course and a library: make a pretrained CLIP forget, without its data."
 FIRST = ["doctor", "run", "audit", "forget", "check"]
-GROUPS = {
+GROUPS = {  # modules of commands, by reader
     "the course": (teaching, doctor),
     "your pictures": (inspecting,),
     "an index of vectors": (indexing,),
     "measuring": (measuring,),
 }
-"""Commands by reader."""
 
 
 def parser() -> tuple[Parser, Mapping[str, Parser]]:
-    """The parser, and that of each command by name."""
+    """Return the top-level parser, and the parsers of the commands by name."""
     top = Parser(prog="clipnull", formatter_class=argparse.RawDescriptionHelpFormatter)
     top.add_argument("--version", action="store_true", help="print the version")
-    text = "one of those above; clipnull COMMAND --help shows its options"
-    commands, listed = top.add_subparsers(dest="command", metavar="COMMAND", help=text), {"start here": FIRST}
+    text = "see above; clipnull COMMAND --help lists its options"
+    commands, groups = top.add_subparsers(dest="command", metavar="COMMAND", help=text), {"start here": FIRST}
     for title, modules in GROUPS.items():
-        known = len(commands.choices)
+        before = len(commands.choices)
         for module in modules:
             module.add(commands)
-        listed[title] = [*commands.choices][known:]
+        groups[title] = [*commands.choices][before:]
     lines = [DESCRIPTION]
-    for title, names in listed.items():
+    for title, names in groups.items():
         lines += [f"\n{title}:", *(f"  {name:<13}{commands.choices[name].description}" for name in names)]
     top.description = "\n".join(lines)
     return top, commands.choices
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status."""
+    """Run a command; return its exit status."""
     escape_unprintable()
     top, commands = parser()
     args, rest = top.parse_known_args(arguments)

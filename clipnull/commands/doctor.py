@@ -1,4 +1,4 @@
-"""`clipnull doctor`: whether this machine can run the course; one line when all is well."""
+"""`clipnull doctor`: check that this machine can run the course."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ from collections.abc import Callable
 from .console import add_command
 
 PACKAGES = "torch open_clip_torch numpy scikit-learn safetensors pillow matplotlib seaborn pandas papermill ipykernel"
-MEMORY_GB, DISK_GB, SLOWEST = 1.0, 0.5, 5.0
-"""What should be free, and the pictures a second below which lessons take unpleasantly long."""
+MEMORY_GB, DISK_GB, SLOWEST = 1.0, 0.5, 5.0  # least free memory and disk; fewest pictures a second
 
 
 def add(commands: argparse._SubParsersAction) -> None:
-    add_command(commands, "doctor", doctor, "check this machine for the course: one line when all is well")
+    add_command(commands, "doctor", doctor, "check that this machine can run the course")
 
 
 def doctor(args: argparse.Namespace) -> int:
@@ -25,7 +24,7 @@ def doctor(args: argparse.Namespace) -> int:
     for check, remedy in CHECKS.items():
         try:
             facts.append(check())
-        except Exception as error:  # whatever is missing or broken is what this command is for
+        except Exception as error:  # this command reports whatever is missing or broken
             name = check.__name__.lstrip("_").replace("_", " ")
             faults.append(f"{name}: {type(error).__name__}: {' '.join(str(error).split())}\n  -> {remedy}")
     print("\n".join(faults) if faults else f"ready: {', '.join(facts)}")
@@ -63,16 +62,16 @@ def _model_and_pictures() -> str:
 
     clip, images = load(device="cpu"), load_images()
     pixels, start = torch.zeros(16, 3, clip.image_size, clip.image_size), time.perf_counter()
-    assert clip.embed_pixels(pixels).isfinite().all(), "embeddings that are not finite"
+    assert clip.embed_pixels(pixels).isfinite().all(), "embeddings are not finite"
     rate = len(pixels) / (time.perf_counter() - start)
     assert rate >= SLOWEST, f"{rate:.1f} pictures a second; expected {SLOWEST:g}"
     return f"miniclip, {len(images)} pictures, {rate:.0f} a second"
 
 
 CHECKS: dict[Callable[[], str], str] = {
-    _packages: "make env (or: pip install -e '.[course]'; Python 3.11 or later), and choose that environment's kernel",
-    _memory_and_disk: "close other programs; make room, or set the variable CLIPNULL_CACHE to a folder on another disk",
+    _packages: "make env (or: pip install -e '.[course]'; Python 3.11 or later), then choose that environment's kernel",
+    _memory_and_disk: "close other programs; free disk space, or set CLIPNULL_CACHE to a folder on another disk",
     _kernel: "python -m ipykernel install --sys-prefix --name python3",
-    _model_and_pictures: "git checkout -- data; if its files are tiny text files, git did not fetch them whole",
+    _model_and_pictures: "git checkout -- data; if its files are tiny text files, git did not fetch them in full",
 }
-"""What is checked, and what to do where it fails."""
+"""The checks, with the remedy for each."""

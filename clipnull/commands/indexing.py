@@ -1,4 +1,4 @@
-"""The commands for an index of vectors: a patch from names, what it does, the switch, and back."""
+"""Commands for an index of vectors: make a patch from names, check it, apply it, undo it."""
 
 from __future__ import annotations
 
@@ -14,82 +14,77 @@ if TYPE_CHECKING:
     from ..models import Clip
     from ..vocabulary import Forget, Vocabulary
 
-
-SEARCH = """Which method: oblique forgets most and reaches furthest, so that a word stops working. Take nullspace or
-gated where `clipnull check` says HURT. gated and neuron act on pictures: they edit an index, and no queries."""
-VECTORS = "vectors of pictures: .npy, .npz, .safetensors, .parquet, or a folder in clip-retrieval's layout"
+METHODS_HELP = """oblique forgets most and reaches furthest, so that a word stops working. Use nullspace or gated if
+`clipnull check` prints HURT. gated and neuron act on pictures: they can edit an index, but not queries."""
+VECTORS = "picture vectors: .npy, .npz, .safetensors, .parquet, or a folder in clip-retrieval's layout"
 
 
 def add(commands: argparse._SubParsersAction) -> None:
-    """Add the parsers of these commands to those of `clipnull`."""
-    option = add_command(commands, "near", near, "the words nearest to a name: they may answer in its place")
-    option("--classes", nargs="+", metavar="NAME", required=True, help="to forget")
-    option("--candidates", type=Path, metavar="FILE", help="words to look among, one a line [ImageNet]")
-    option("--most", type=int, default=8, help="how many for a class [8]")
+    option = add_command(commands, "near", near, "list the words nearest to a name, which may answer in its place")
+    option("--classes", nargs="+", metavar="NAME", required=True, help="names to forget")
+    option("--candidates", type=Path, metavar="FILE", help="words to search, one a line [ImageNet]")
+    option("--most", type=int, default=8, help="words to list for each class [8]")
     _add_names(commands.choices["near"])
 
     option = add_command(commands, "forget", forget, "make a patch from names alone")
-    commands.choices["forget"].epilog = SEARCH
-    option("--classes", nargs="+", metavar="NAME", help="to forget")
-    option("--domains", nargs="+", metavar="NAME", help="in these alone, of those in FILE [all]")
+    commands.choices["forget"].epilog = METHODS_HELP
+    option("--classes", nargs="+", metavar="NAME", help="names to forget")
+    option("--domains", nargs="+", metavar="NAME", help="forget them only in these domains of FILE [all]")
     option("--method", default="oblique", help="one of clipnull.METHODS, see below [oblique]")
-    text = "pictures to synthesize; 0: texts alone, in seconds [8]"
+    text = "pictures to synthesize; 0 uses texts only and takes seconds [8]"
     option("--prototypes", type=int, default=8, metavar="N", help=text)
     option("--out", type=Path, required=True, metavar="PATCH", help="a new file that ends in .safetensors")
     _add_names(commands.choices["forget"])
 
     option = add_command(commands, "queries", queries, "embed a text file of queries, one a line, for check")
     option("texts", type=Path, metavar="FILE", help="queries, one a line")
-    option("--forms", nargs="+", default=[], metavar="NAME", help="words to ask for in all forms: those you forget")
+    option("--forms", nargs="+", default=[], metavar="NAME", help="also embed all forms of these words")
     add_model(option)
-    option("--out", type=Path, required=True, metavar="FILE.npz", help="for check --queries")
+    option("--out", type=Path, required=True, metavar="FILE.npz", help="a file for check --queries")
 
-    text = "what an index answers before and after a patch; nothing is switched"
+    text = "compare the answers of an index before and after a patch, without changing it"
     option = add_command(commands, "check", check, text)
-    option("patch", type=Path, metavar="PATCH", help="of `clipnull forget`")
+    option("patch", type=Path, metavar="PATCH", help="made by `clipnull forget`")
     option("--index", type=Path, metavar="IN", required=True, help=VECTORS)
-    option("--queries", type=Path, metavar="FILE", required=True, help="of texts")
+    option("--queries", type=Path, metavar="FILE", required=True, help="text vectors")
     option("--names", type=Path, metavar="FILE", help="the texts of the queries, one a line")
     _add_origin(option)
-    text = "pictures among its first ten answers that a forgotten class may still find [2]"
+    text = "pictures that a forgotten class may still find among its first ten answers [2]"
     option("--max-left", type=int, default=2, metavar="N", help=text)
-    option("--max-lost", type=int, default=5, metavar="N", help="that any other query may lose [5]")
-    option("--json", type=Path, metavar="FILE", help="write all that there, with patch, index, date and version")
+    option("--max-lost", type=int, default=5, metavar="N", help="pictures that any other query may lose [5]")
+    option("--json", type=Path, metavar="FILE", help="write the result there, with patch, index, date and version")
 
-    text = "write an edited copy of an index, or of the queries in front of it; the old files still hold every vector"
+    text = "write an edited copy of an index, or of the queries in front of it; the original keeps every vector"
     option = add_command(commands, "apply", apply, text)
-    option("patch", type=Path, metavar="PATCH", help="of `clipnull forget`")
+    option("patch", type=Path, metavar="PATCH", help="made by `clipnull forget`")
     _add_files(commands.choices["apply"])
     _add_origin(option)
     option("--normalize", action="store_true", help="give edited rows unit length")
 
-    option = add_command(commands, "undo", undo, "restore an edited index, or edited queries")
-    option("patch", type=Path, nargs="?", metavar="PATCH", help="needed where the original is gone")
+    option = add_command(commands, "undo", undo, "restore an edited index or edited queries")
+    option("patch", type=Path, nargs="?", metavar="PATCH", help="needed if the original is gone")
     _add_files(commands.choices["undo"])
-    option("--original", type=Path, metavar="FILE", help="where it is now, if it was moved")
+    option("--original", type=Path, metavar="FILE", help="where the original is now, if it was moved")
 
 
 def _add_names(parser: argparse.ArgumentParser) -> None:
-    """Where the names are, and the model that reads them."""
     add_model(parser.add_argument, default=None)
-    one = parser.add_mutually_exclusive_group(required=True).add_argument
-    one("--vocabulary", type=Path, metavar="FILE", help="all classes, one a line")
-    one("--embeddings", metavar="FILE.npz", help="texts in place of a model and a vocabulary")
-    parser.add_argument("--as-named", action="store_true", help="the names alone, without plurals: not English")
+    either = parser.add_mutually_exclusive_group(required=True).add_argument
+    either("--vocabulary", type=Path, metavar="FILE", help="all classes, one a line")
+    either("--embeddings", metavar="FILE.npz", help="text embeddings in place of a model and a vocabulary")
+    parser.add_argument("--as-named", action="store_true", help="use names as they are, without English plurals")
 
 
 def _add_files(parser: argparse.ArgumentParser) -> None:
-    """What is written anew, and where."""
-    one = parser.add_mutually_exclusive_group(required=True).add_argument
-    one("--index", type=Path, metavar="IN", help=VECTORS)
-    one("--queries", type=Path, metavar="FILE", help="of texts")
-    parser.add_argument("--out", type=Path, required=True, metavar="OUT", help="a new file or folder of that kind")
+    either = parser.add_mutually_exclusive_group(required=True).add_argument
+    either("--index", type=Path, metavar="IN", help=VECTORS)
+    either("--queries", type=Path, metavar="FILE", help="text vectors")
+    parser.add_argument("--out", type=Path, required=True, metavar="OUT", help="a new file or folder of the same kind")
 
 
 def _add_origin(option: Option) -> None:
-    """Which vectors of a file, and of which model."""
-    option("--array", metavar="NAME", help="array, tensor or column of the vectors, if several")
-    option("--model", default="", help="what the index was made with, where the file does not say it")
+    option("--array", metavar="NAME", help="the array, tensor or column of vectors, if there are several")
+    option("--model", default="", help="the model of the index, if the file does not name it")
 
 
 def near(args: argparse.Namespace) -> int:
@@ -98,11 +93,10 @@ def near(args: argparse.Namespace) -> int:
 
     clip, vocabulary = _model_and_names(args)
     candidates = None if args.candidates is None else read_lines("candidates", args.candidates)
-    words = near(clip, _request(args, vocabulary), vocabulary, candidates, args.most)
-    for name, beside in words.items():
-        print(f"{name}: " + ", ".join(f"{word} {cosine:.2f}" for word, cosine in beside))
+    for name, words in near(clip, _request(args, vocabulary), vocabulary, candidates, args.most).items():
+        print(f"{name}: " + ", ".join(f"{word} {cosine:.2f}" for word, cosine in words))
         _print_forms(name, clip, vocabulary)
-    print("To forget some of them along: add them to the class in the vocabulary, after commas.")
+    print("To forget some of these words too, add them to the class in the vocabulary, after commas.")
     return 0
 
 
@@ -115,14 +109,14 @@ def forget(args: argparse.Namespace) -> int:
     one_of("method", args.method, METHODS)
     at_least("prototypes", args.prototypes, 0)
     if args.out.suffix != ".safetensors" or args.out.exists():
-        raise ValueError(f"out: {str(args.out)!r} is there or not .safetensors; expected a new file of that ending")
+        raise ValueError(f"out: {str(args.out)!r} exists or has another ending; expected a new .safetensors file")
     clip, vocabulary = _model_and_names(args)
     request = _request(args, vocabulary)
     edit = unlearn(clip, request, vocabulary, args.method, prototypes=args.prototypes)
     print(f"written: {edit.save(args.out)}: {request}, {edit.method}, {edit.form}, for {edit.model}")
     for name in forgotten(edit):
         _print_forms(name, clip, vocabulary)
-    queries = " or, in place of it, the queries (--queries)" if edit.linear and edit.bias is None else ""
+    queries = " or else the queries (--queries)" if edit.linear and edit.bias is None else ""
     print(f"It can edit an index (clipnull apply --index){queries}.")
     return 0
 
@@ -137,7 +131,7 @@ def queries(args: argparse.Namespace) -> int:
     texts = read_lines("texts", args.texts)
     texts = [*dict.fromkeys([*texts, *(form for name in args.forms for form in english_forms(name))])]
     if not texts or args.out.suffix != ".npz":
-        raise ValueError(f"texts, out: {str(args.texts)!r} has {len(texts)} lines, {args.out.name!r}; expected .npz")
+        raise ValueError(f"texts, out: {len(texts)} queries, {args.out.name!r}; expected at least one, and a file .npz")
     clip = load(args.model, args.pretrained)
     with written(args.out) as temporary, open(temporary, "wb") as file:
         np.savez(file, other_texts=clip.embed_texts(texts).cpu().numpy(), other_names=texts, model=clip.name)
@@ -146,7 +140,7 @@ def queries(args: argparse.Namespace) -> int:
 
 
 def check(args: argparse.Namespace) -> int:
-    """Status 1: a query is beyond --max-left or --max-lost."""
+    """Return 1 if a query exceeds --max-left or --max-lost."""
     from .. import __version__
     from ..edit import Edit
     from ..files import write_text
@@ -164,11 +158,11 @@ def check(args: argparse.Namespace) -> int:
     print(f"{edit.method}, {edit.form}, for {edit.model}; {rows:,} pictures in {args.index}{broken}")
     print(format_check(result, hurt))
     if args.json:
-        about = {name: str(getattr(args, name)) for name in ("command", "patch", "index", "queries")}
-        about |= {"date": datetime.now(UTC).isoformat(timespec="seconds"), "version": __version__}
-        about |= {"patch_content": name_of(edit), "method": edit.method, "model": edit.model}
+        entry = {name: str(getattr(args, name)) for name in ("command", "patch", "index", "queries")}
+        entry |= {"date": datetime.now(UTC).isoformat(timespec="seconds"), "version": __version__}
+        entry |= {"patch_content": name_of(edit), "method": edit.method, "model": edit.model}
         limits = {"max_left": args.max_left, "max_lost": args.max_lost}
-        entry = about | result | {"limits": limits, "beyond": hurt}
+        entry |= result | {"limits": limits, "beyond": hurt}
         write_text(args.json, json.dumps(entry, indent=1, allow_nan=False) + "\n")
     return int(bool(hurt))
 
@@ -180,15 +174,14 @@ def apply(args: argparse.Namespace) -> int:
     edit, place, side = Edit.load(args.patch), args.index or args.queries, "images" if args.index else "queries"
     result = apply_edit(edit, place, args.out, side, args.array, args.model, args.normalize)
     if not result:
-        print(f"nothing to do: {args.out} is {place} edited with this patch")
+        print(f"nothing to do: {args.out} already is {place} edited with this patch")
         return 0
-    counts = {"not of unit length: edited in proportion to it": result["not_unit"]}
-    counts["with NaN or infinity, left so"] = result["broken"]
-    some = "".join(f"; {count:,} {what}" for what, count in counts.items() if count)
-    print(f"written: {args.out}: {result['rows']:,} rows {result['belongs']}{some}")
+    counts = {"not of unit length, edited in proportion": result["not_unit"], "with NaN or infinity": result["broken"]}
+    notes = "".join(f"; {count:,} {kind}" for kind, count in counts.items() if count)
+    print(f"written: {args.out}: {result['rows']:,} rows {result['belongs']}{notes}")
     if result["left_out"]:
-        print(f"left out, since built of unedited vectors: {', '.join(result['left_out'])}; build anew of {args.out}")
-    print(f"{place} is as it was and still holds every unedited vector: keep it for undo, or delete it in the end.")
+        print(f"left out: {', '.join(result['left_out'])}, built from unedited vectors; rebuild from {args.out}")
+    print(f"{place} is unchanged and still holds every unedited vector. Keep it for undo, or delete it in the end.")
     return 0
 
 
@@ -202,7 +195,7 @@ def undo(args: argparse.Namespace) -> int:
 
 
 def _model_and_names(args: argparse.Namespace) -> tuple[Clip, Vocabulary]:
-    """The model, or what stands in its place, and the vocabulary."""
+    """Return the model, or the file of embeddings in its place, and the vocabulary."""
     from ..models import load
     from ..stored import is_stored
     from ..vocabulary import read_vocabulary
@@ -210,9 +203,7 @@ def _model_and_names(args: argparse.Namespace) -> tuple[Clip, Vocabulary]:
     if args.embeddings is None:
         vocabulary, clip = read_vocabulary(args.vocabulary), load(args.model or "miniclip", args.pretrained)
     elif args.model or args.pretrained or not is_stored(args.embeddings):
-        raise ValueError(
-            f"embeddings: {args.embeddings!r}; expected FILE.npz, which holds its own names and no --model"
-        )
+        raise ValueError(f"embeddings: {args.embeddings!r}; expected FILE.npz, without --model and --pretrained")
     else:
         clip = load(args.embeddings)
         assert clip.stored
@@ -221,12 +212,12 @@ def _model_and_names(args: argparse.Namespace) -> tuple[Clip, Vocabulary]:
 
 
 def _request(args: argparse.Namespace, vocabulary: Vocabulary) -> Forget:
-    """What is to be forgotten, by the names of classes; an alias stands for its class."""
+    """Return the request for the names given; an alias stands for its class."""
     from ..vocabulary import Forget
 
     places = dict.fromkeys(vocabulary.places("classes", args.classes)) if args.classes else ()
     request = Forget([vocabulary.classes[c] for c in places] or None, getattr(args, "domains", None))
-    request.mask(vocabulary)  # raises ValueError for names that it does not know
+    request.mask(vocabulary)  # raises ValueError for unknown names
     return request
 
 

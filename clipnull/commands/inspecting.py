@@ -1,4 +1,4 @@
-"""The commands for your pictures: which would be used, what a model makes of them, what remains of the forgotten."""
+"""Commands for your pictures: list them, embed them, audit what remains of a forgotten class."""
 
 from __future__ import annotations
 
@@ -18,41 +18,39 @@ if TYPE_CHECKING:
     from ..images import Images
     from ..vocabulary import Forget
 
-SHOWN = 5
-"""Files that are printed for each reason to leave them out."""
+SHOWN = 5  # files printed for each reason to leave them out
 
 
 def add(commands: argparse._SubParsersAction) -> None:
-    """Add the parsers of these commands to those of `clipnull`."""
-    text = "which pictures a folder, table or archive gives: layout, counts, what is left out"
+    text = "list the pictures in a folder, table or archive: layout, counts, what is left out"
     option = add_command(commands, "data", data, text)
-    option("data", nargs="?", metavar="DATA", help=f"{DATA} [the embedded miniworld]")
-    option("--json", type=Path, metavar="FILE", help="write all of it there, with a hash of the pictures")
+    option("data", nargs="?", metavar="DATA", help=f"{DATA} [miniworld]")
+    option("--json", type=Path, metavar="FILE", help="write the list there, with a hash of the pictures")
     option("--tars", type=Path, metavar="FOLDER", help="write the pictures as archives for CLIP_benchmark")
 
-    text = "write what a model makes of pictures and names into one file, for machines without it"
+    text = "write the embeddings of pictures and names to one file, for machines without the model"
     option = add_command(commands, "embed", embed, text)
-    option("data", metavar="DATA", help="a folder, a table or archives, as of `clipnull data`")
+    option("data", metavar="DATA", help="a folder, a table or archives, as for `clipnull data`")
     add_model(option, required=True)
-    option("--out", type=Path, required=True, metavar="FILE.npz", help="the file; continues where it stopped")
+    option("--out", type=Path, required=True, metavar="FILE.npz", help="the file; a repeated call resumes")
     option("--other", type=Path, metavar="FOLDER", help="unrelated pictures, to measure collateral damage")
-    option("--no-prototypes", action="store_true", help="synthesize none: minutes in place of hours")
+    option("--no-prototypes", action="store_true", help="skip synthesis: minutes instead of hours")
 
-    text = "what remains of the forgotten and what is damaged, the worst first"
+    text = "measure what remains of forgotten classes and what else is damaged, worst first"
     option = add_command(commands, "audit", audit, text)
-    option("data", nargs="?", metavar="DATA", help=f"{DATA} [the embedded miniworld]")
+    option("data", nargs="?", metavar="DATA", help=f"{DATA} [miniworld]")
     add_model(option)
     add_request(option, "those of the patch")
-    option("--methods", nargs="+", default=["oblique"], metavar="METHOD", help="that edit [oblique, as of forget]")
-    option("--chance", action="store_true", help="audit each method that has a strength also at strength 'chance'")
-    option("--patch", type=Path, metavar="FILE", help="the edit, in place of making one")
-    option("--retrained", metavar="MODEL", help="trained without the class [the one that comes with miniclip, if any]")
-    option("--words", default="", metavar="A,B", help="other names of the class, in any language, to ask with")
-    option("--max-left", type=float, default=10.0, metavar="PERCENT", help="forgotten pictures still named right [10]")
-    option("--max-lost", type=float, default=5.0, metavar="POINTS", help="that any kept class may lose [5]")
-    option("--slow", action="store_true", help="fine-tune, too: what comes back in 100 steps (miniworld)")
+    option("--methods", nargs="+", default=["oblique"], metavar="METHOD", help="methods to audit [oblique]")
+    option("--chance", action="store_true", help="also audit methods with a strength at strength 'chance'")
+    option("--patch", type=Path, metavar="FILE", help="audit this edit instead of making one")
+    option("--retrained", metavar="MODEL", help="a model trained without the class [the one for miniclip, if any]")
+    option("--words", default="", metavar="A,B", help="other names of the class, in any language, to query with")
+    option("--max-left", type=float, default=10.0, metavar="PERCENT", help="forgotten pictures still recognised [10]")
+    option("--max-lost", type=float, default=5.0, metavar="POINTS", help="accuracy that any kept class may lose [5]")
+    option("--slow", action="store_true", help="also fine-tune, to see what returns in 100 steps (miniworld)")
     option("--json", type=Path, metavar="FILE", help="write all findings there")
-    option("--seed", type=int, default=0, help="of folds and draws [0]")
+    option("--seed", type=int, default=0, help="seed of folds and draws [0]")
 
 
 def data(args: argparse.Namespace) -> int:
@@ -82,10 +80,10 @@ def data(args: argparse.Namespace) -> int:
 
 
 def _counts(images: Images) -> str:
-    """Pictures by class and domain, as plain text."""
+    """Format the numbers of pictures by class and domain as a table."""
     (classes, domains), counts = (images.vocabulary.classes, images.vocabulary.domains), images.counts()
-    rows = zip([*classes, "in all"], [*counts.tolist(), counts.sum(0).tolist()], strict=True)
-    table = aligned(((name, *row, sum(row)) for name, row in rows), ["", *domains, "in all"])
+    rows = zip([*classes, "total"], [*counts.tolist(), counts.sum(0).tolist()], strict=True)
+    table = aligned(((name, *row, sum(row)) for name, row in rows), ["", *domains, "total"])
     return f"{len(images)} pictures, {len(classes)} classes, {counted(len(domains), 'domain')}\n{table}"
 
 
@@ -101,7 +99,7 @@ def embed(args: argparse.Namespace) -> int:
 
 
 def audit(args: argparse.Namespace) -> int:
-    """Status 1: a class is beyond --max-left or --max-lost."""
+    """Return 1 if a class exceeds --max-left or --max-lost."""
     from .. import __version__
     from ..audits import audit_each
     from ..datasets.loading import load_images, name_of
@@ -118,12 +116,12 @@ def audit(args: argparse.Namespace) -> int:
     request = _request(args, patch)
     words = [word.strip() for word in args.words.split(",") if word.strip()]
     if words and (request.classes is None or len(request.classes) != 1):
-        raise ValueError(f"words: given for {request}; expected one class that they are names of")
-    named = {request.classes[0]: words} if words and request.classes else None
+        raise ValueError(f"words: given for {request}; expected one class with these names")
+    synonyms = {request.classes[0]: words} if words and request.classes else None
     retrained = load(args.retrained) if args.retrained else True
     train = load_images(split="train") if args.slow else None
     edits = [patch] if patch else [unlearn(clip, request, images.vocabulary, m, **settings) for m, settings in runs]
-    reports = audit_each(clip, edits, images, request, retrained, named, train, args.seed)
+    reports = audit_each(clip, edits, images, request, retrained, synonyms, train, args.seed)
     reports = [replace(report, limits=limits) for report in reports]
     if args.json:
         aims = [{"aim": settings["strength"]} if settings else {} for _, settings in runs]
@@ -137,7 +135,7 @@ def audit(args: argparse.Namespace) -> int:
 
 
 def _runs(args: argparse.Namespace) -> list[tuple[str, dict[str, Any]]]:
-    """The methods to audit with their settings; one for a patch."""
+    """Return the methods to audit with their settings; only one for a patch."""
     from ..forecasting.choosing import CHANCE, with_strength
     from ..methods import METHODS
 
@@ -146,7 +144,7 @@ def _runs(args: argparse.Namespace) -> list[tuple[str, dict[str, Any]]]:
         raise ValueError("slow: fine-tuning needs training pictures, which only miniworld has; expected no DATA")
     at_chance = [method for method in methods if args.chance and method in with_strength()]
     if args.chance and (args.patch or not at_chance):
-        raise ValueError(f"chance: no method with a strength; expected --methods of {shorten(with_strength())}")
+        raise ValueError(f"chance: no method has a strength; expected --methods from {shorten(with_strength())}")
     runs = [*((method, {}) for method in methods), *((method, {"strength": CHANCE}) for method in at_chance)]
     return runs[:1] if args.patch else runs
 
@@ -158,4 +156,4 @@ def _request(args: argparse.Namespace, patch: Edit | None) -> Forget:
         return Forget(args.classes, args.domains)
     if patch is not None and patch.request:
         return Forget.from_dict(patch.request)
-    raise ValueError("classes, domains: neither is given; expected names to forget, or a patch that holds them")
+    raise ValueError("classes, domains: neither is given; expected names to forget, or a patch with a request")

@@ -1,4 +1,4 @@
-"""The commands of the course: execute notebooks, compare and publish them, write editions of them, and hand out."""
+"""Commands for the course: run, compare and publish notebooks, write editions of them, rank patches by students."""
 
 from __future__ import annotations
 
@@ -12,43 +12,42 @@ EDITIONS = {
     "publish": ("editions", "execute notebooks and write their outputs back"),
     "seeds": ("goldens", "run with several seeds and propose tolerances"),
     "student": ("editions", "write the course without solutions and outputs"),
-    "slides": ("slides", "make slides of the notebooks from their stored outputs"),
-    "booklet": ("editions", "write all exercises and all solutions as pages to print"),
+    "slides": ("slides", "make slides from the stored outputs of the notebooks"),
+    "booklet": ("editions", "write printable pages with all exercises and all solutions"),
     "colab": ("editions", "write copies of the notebooks that install clipnull themselves"),
-    "course": ("editions", "write the notebooks of the course into a folder"),
-    "quiz": ("quiz", "write the pages of the quiz and of its key"),
+    "course": ("editions", "write the notebooks of the course to a folder"),
+    "quiz": ("quiz", "write the pages of the quiz and its key"),
 }
-"""Commands that call the function of their name in a module of clipnull.course and print the files it has written."""
+"""Commands that call the function of the same name in a module of clipnull.course and print the files it wrote."""
 
 
 def add(commands: argparse._SubParsersAction) -> None:
-    """Add the parsers of these commands to those of `clipnull`."""
     from ..course.profiles import PROFILES
 
-    of = {
-        "run": add_command(commands, "run", run, "execute the lessons into a folder, as pages to read"),
-        "book": add_command(commands, "book", book, "render the course, as stored, to a static site"),
+    options = {
+        "run": add_command(commands, "run", run, "execute the lessons and write them to a folder as HTML"),
+        "book": add_command(commands, "book", book, "render the stored course as a static site"),
     }
-    of |= {name: add_command(commands, name, edition, text) for name, (_, text) in EDITIONS.items()}
-    for name in of.keys() - {"course", "quiz"}:
+    options |= {name: add_command(commands, name, edition, text) for name, (_, text) in EDITIONS.items()}
+    for name in options.keys() - {"course", "quiz"}:
         out = Path("build") if name in ("run", "publish") else Path("build", name)
-        of[name]("notebooks", nargs="*", type=Path, help="[all in notebooks/ or in this folder]")
-        of[name]("--out", type=Path, default=out, help=f"folder for the results [{out}]")
-    of["run"]("--jobs", type=int, help="notebooks at a time [2; 1 with a GPU]")
-    of["run"]("--limit", type=float, default=900, help="seconds for a whole notebook [900]")
-    of["run"]("--compare", action="store_true", help="compare the metrics with the goldens")
-    of["run"]("--update-goldens", action="store_true", help="copy the metrics into the goldens")
-    of["run"]("-p", dest="parameters", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
+        options[name]("notebooks", nargs="*", type=Path, help="[all in notebooks/ or in this folder]")
+        options[name]("--out", type=Path, default=out, help=f"folder for the results [{out}]")
+    options["run"]("--jobs", type=int, help="notebooks to run in parallel [2; 1 with a GPU]")
+    options["run"]("--limit", type=float, default=900, help="seconds allowed for each notebook [900]")
+    options["run"]("--compare", action="store_true", help="compare the metrics with the goldens")
+    options["run"]("--update-goldens", action="store_true", help="copy the metrics into the goldens")
+    options["run"]("-p", dest="parameters", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
     for name in ("run", "seeds"):
-        of[name]("--profile", choices=list(PROFILES), help="[gpu where there is one, else mini]")
-    of["colab"]("--address", required=True, help="https://github.com/OWNER/NAME")
-    of["colab"]("--ref", default="main", help="branch, tag or commit [main]")
-    of["course"]("folder", type=Path, metavar="FOLDER")
-    of["quiz"]("--out", type=Path, default=Path("notebooks"), help="folder for the two pages [notebooks]")
-    text = "measure the patches that students hand in on pictures kept back"
+        options[name]("--profile", choices=list(PROFILES), help="[gpu if there is one, else mini]")
+    options["colab"]("--address", required=True, help="https://github.com/OWNER/NAME")
+    options["colab"]("--ref", default="main", help="branch, tag or commit [main]")
+    options["course"]("folder", type=Path, metavar="FOLDER")
+    options["quiz"]("--out", type=Path, default=Path("notebooks"), help="folder for the two pages [notebooks]")
+    text = "rank the patches that students hand in, measured on hidden pictures"
     option = add_command(commands, "leaderboard", leaderboard, text)
     option("data", metavar="DATA", help="folder <domain>/<class>/*, or FILE.npz of embeddings")
-    option("patches", nargs="+", type=Path, metavar="PATCH", help="NAME.safetensors; NAME.json predicts")
+    option("patches", nargs="+", type=Path, metavar="PATCH", help="NAME.safetensors; NAME.json may hold predictions")
     add_request(option, "all")
     add_model(option)
 
@@ -61,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     from ..files import write_text
 
     profile, paths = args.profile or default_profile(), args.notebooks or default_notebooks()
-    ready = [] if args.notebooks else [show]  # of the whole course
+    ready = [] if args.notebooks else [show]  # a run of the whole course opens its first page in the browser
     metrics, failures = run(paths, args.out, dict(args.parameters), args.jobs, args.limit, profile, *ready)
     if args.compare and not args.update_goldens:
         entries = goldens.read(goldens.default_goldens(), profile)
@@ -71,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
         failures += different
     if failures:
         raise NotebookError("failed:\n" + "\n".join(failures))
-    print(f"To read: {args.out / paths[0].stem}.html, and the pages beside it. Numbers: {args.out}/metrics.json")
+    print(f"Open {args.out / paths[0].stem}.html and the pages next to it. Metrics: {args.out}/metrics.json")
     if args.update_goldens and (empty := goldens.update(metrics, goldens.IN_CLONE, profile)):
         raise RuntimeError("fill in atol and null of:\n" + "\n".join(empty))
     return 0
@@ -95,9 +94,9 @@ def book(args: argparse.Namespace) -> int:
 
     pages = args.notebooks or default_notebooks()
     if not args.notebooks:
-        hub_first = sorted(pages[0].parent.glob("*.md"), key=lambda page: (page.stem != "INSTRUCTOR", page.stem))
-        pages = [*pages, *hub_first]
-    print(f"to read: {build(pages, args.out, whole=not args.notebooks)}")
+        instructor_first = sorted(pages[0].parent.glob("*.md"), key=lambda page: (page.stem != "INSTRUCTOR", page.stem))
+        pages = [*pages, *instructor_first]
+    print(f"written: {build(pages, args.out, whole=not args.notebooks)}")
     return 0
 
 

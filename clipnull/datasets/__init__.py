@@ -1,1 +1,1 @@
-"""Labelled pictures: published layouts, tables, WebDataset; a data set embedded once, in shards."""
+"""Labelled pictures from published layouts, tables and WebDataset archives, and their embeddings in shards."""

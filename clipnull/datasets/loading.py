@@ -1,4 +1,4 @@
-"""One way in: the embedded miniworld, a data set in its published layout, a table, archives, a file of embeddings."""
+"""Load labelled pictures from any source: miniworld, published layouts, tables, archives, files of embeddings."""
 
 import os
 import warnings
@@ -8,23 +8,22 @@ from ..errors import brief, one_of
 from ..files import data_folder
 from ..images import Images
 from ..stored import is_stored, read_stored
-from .layouts import BESIDE, LAYOUTS, SPLITS, SYSTEM, Dataset, grouped, pictures, read_folder, scan
+from .layouts import BESIDE, LAYOUTS, SPLITS, SYSTEM, Dataset, pictures, read_folder, scan, summarize
 from .tables import read_table
-from .webdataset import tars_in, unpacked
+from .webdataset import open_archives, tars_in
 
 
 def load_images(folder: str | os.PathLike | None = None, split: str | None = None, layout: str | None = None) -> Images:
-    """Pictures with their classes and domains: of a folder, a table or archives; by default the embedded miniworld.
+    """Load pictures with their classes and domains from a folder, a table or archives; by default, from miniworld.
 
-    folder: PACS, Office-Home, VLCS and DomainNet as published, `<domain>/<class>/*`, `<class>/*`, a .csv or .parquet
-    file of paths, WebDataset archives (unpacked into the cache), or a file of embeddings, FILE.npz. In a text, `layout`
-    and `split` may stand before the path: "classes:train:PATH". split: "test" or "train", as published, or else by a
-    hash of the paths; of miniworld "test" by default. layout: one of `layouts.LAYOUTS`; by default it is recognised.
-    Class names become words: "Alarm_Clock" is "alarm clock". Cells may be missing.
+    folder: PACS, Office-Home, VLCS or DomainNet as published, `<domain>/<class>/*`, `<class>/*`, a .csv or .parquet
+    file with paths, WebDataset archives (unpacked into the cache), or a file of embeddings, FILE.npz. A prefix can set
+    `layout` and `split`, as in "classes:train:PATH". split: "all" (default), "train" or "test", as published or by a
+    hash of the paths; miniworld has "test" (default) and "train". layout: one of `layouts.LAYOUTS`; by default it is
+    recognised. Class names become words: "Alarm_Clock" becomes "alarm clock". (Class, domain) cells may be empty.
 
-    Raises ValueError for a place that is missing, has fewer than two classes or can be read in two ways, and OSError if
-    archives cannot be unpacked. Warns of files that cannot be pictures or lie at another depth, and of links that lead
-    out.
+    Raise ValueError for a folder that is missing, has fewer than two classes or can be read in two ways, and OSError if
+    archives cannot be unpacked. Warn about files that are no pictures, at another depth or behind links that lead out.
 
     >>> import clipnull as cn
     >>> cn.load_images().vocabulary.domains
@@ -37,20 +36,19 @@ def load_images(folder: str | os.PathLike | None = None, split: str | None = Non
             raise ValueError(f"split, layout: {split!r}, {layout!r} given for a file of embeddings; expected neither")
         stored = read_stored(folder)
         if "images" not in stored.vectors:
-            raise ValueError(f"folder: {str(folder)!r} holds embeddings of texts alone; expected pictures, too")
+            raise ValueError(f"folder: {str(folder)!r} holds embeddings of texts only; expected pictures too")
         return Images((), stored.classes, stored.domains, stored.vocabulary, stored.vectors["images"])
     dataset = find_dataset(folder, split, layout)
-    missed = {name: reason for name, reason in dataset.left_out.items() if reason not in (SYSTEM, BESIDE)}
-    if missed:
-        some = f"{len(missed)} files or folders are left out, beside {len(dataset.images)} pictures: {grouped(missed)}"
-        warnings.warn(some, stacklevel=2)
+    if skipped := {name: reason for name, reason in dataset.left_out.items() if reason not in (SYSTEM, BESIDE)}:
+        counts = f"{len(skipped)} files or folders are left out, {len(dataset.images)} pictures are used"
+        warnings.warn(f"{counts}: {summarize(skipped)}", stacklevel=2)
     return dataset.images
 
 
 def find_dataset(
     place: str | os.PathLike | None = None, split: str | None = None, layout: str | None = None
 ) -> Dataset:
-    """What `load_images` takes its pictures from, and what it leaves out; not for files of embeddings."""
+    """Return the data set that `load_images` loads, with what is left out. It does not read files of embeddings."""
     if place is None:
         root = data_folder("miniworld") / one_of("split", split or "test", ["test", "train"])
         return read_folder(root, "domains", "all")
@@ -62,7 +60,7 @@ def find_dataset(
             f"the layout of the pictures, such as 'domains:{path}'"
         )
     if tars:
-        return unpacked(tars, path, split)
+        return open_archives(tars, path, split)
     if path.is_file() and layout in (None, "table"):
         return read_table(path, split)
     if path.is_dir() and layout not in ("table", "webdataset"):
@@ -76,10 +74,10 @@ def find_dataset(
 def parse_place(
     place: str | os.PathLike, split: str | None = None, layout: str | None = None
 ) -> tuple[Path, str, str | None]:
-    """Path, split and layout of a text such as "classes:train:PATH"; what it does not say is as given."""
+    """Split a text such as "classes:train:PATH" into path, split and layout; the arguments fill what it omits."""
     rest = os.fspath(place)
     if not rest.strip() or rest.endswith(":"):
-        raise ValueError(f"folder: {rest!r} names nothing; expected a folder, a table or archives, '.' for this folder")
+        raise ValueError(f"folder: {rest!r} names no path; expected a folder, a table or archives; '.' is this folder")
     while not os.path.lexists(rest):
         word, colon, path = rest.partition(":")
         if not colon or word not in (*LAYOUTS, *SPLITS):
@@ -93,6 +91,6 @@ def parse_place(
 
 
 def name_of(data: str | Path | None) -> str:
-    """What results call a folder of pictures: its name, or where that is a split, the name of the folder above."""
+    """Return the name of a data set for results: its folder, or the folder above if its own is a split."""
     folder = parse_place(data or "miniworld")[0].resolve()
     return folder.parent.name if folder.name in ("train", "val", "test") else folder.name.removesuffix(".npz")

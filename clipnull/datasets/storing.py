@@ -1,4 +1,4 @@
-"""Write a file of embeddings (`clipnull.stored`): one machine with a CLIP serves all that have none."""
+"""Write files of embeddings (`clipnull.stored`), with which machines without a CLIP can run the course."""
 
 import os
 import tempfile
@@ -30,28 +30,28 @@ def store(
     progress: bool = True,
     note: str = "",
 ) -> Path:
-    """Write the embeddings of `images` and of their names into a file that `load` and `load_images` take.
+    """Write the embeddings of `images` and of their names to a file for `load` and `load_images`; return `path`.
 
-    Embeddings stay in shards in the cache folder (`clipnull.datasets.shards`): the same call goes on from there, and
-    another one with the same model and pictures uses them.
+    Embeddings stay in the cache as `clipnull.datasets.shards`, so that a later call with the same model and pictures
+    reuses them, even after an interruption.
 
-    clip: with an encoder, and without edits. images: broken ones are left out with a warning; the file names the files
-    of all rows (`files`) and of these (`dropped`), from the folder that holds them all. path: ends in ".npz";
-    appears whole or not at all. other: a folder of unrelated pictures, in any layout, on which collateral damage is
-    measured. prototypes: synthesize one for each cell, which takes a second or so each on two cores with miniclip,
-    minutes with a ViT-L. note: added to what the file says of itself. Returns `path`.
+    clip: a model with an encoder and without edits. images: broken ones are left out with a warning; the file lists the
+    paths of used (`files`) and left-out (`dropped`) pictures, relative to their common folder. path: ends in ".npz";
+    appears whole or not at all. other: a folder of unrelated pictures, in any layout, to measure collateral damage.
+    prototypes: synthesize one per (class, domain) cell, about a second each on two cores with miniclip, minutes with a
+    ViT-L. progress: show progress bars. note: text added to the description in the file.
     """
     path, vocabulary = Path(path), images.vocabulary
     if path.suffix != SUFFIX:
         raise ValueError(f"path: {str(path)!r} does not end in {SUFFIX}; expected a NumPy archive")
     unrelated = None if other is None else _pictures_below(Path(other), vocabulary)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=path.parent):  # else the error would come after hours
+    with tempfile.TemporaryFile(dir=path.parent):  # fail now rather than after hours
         pass
-    embeddings = embed_shards(clip, images, progress="pictures" if progress else "")
-    whole, names = embeddings.whole.numpy(), np.array(_names(images.files))
-    fields = _texts(clip, vocabulary) | {
-        "images": torch.cat([*embeddings.chunks()])[embeddings.whole],
+    shards = embed_shards(clip, images, progress="pictures" if progress else "")
+    whole, names = shards.whole.numpy(), np.array(_names(images.files))
+    fields = _embed_names(clip, vocabulary) | {
+        "images": torch.cat([*shards.chunks()])[shards.whole],
         "files": names[whole],
         "classes": np.array(vocabulary.classes)[images.classes.numpy()[whole]],
         "domains": np.array(vocabulary.domains)[images.domains.numpy()[whole]],
@@ -62,19 +62,19 @@ def store(
         "pretrained": clip.pretrained,
     }
     if unrelated is not None:
-        others = embed_shards(clip, unrelated, progress="unrelated pictures" if progress else "")
-        rows = torch.cat([*others.chunks()])[others.whole]
+        shards = embed_shards(clip, unrelated, progress="unrelated pictures" if progress else "")
+        rows = torch.cat([*shards.chunks()])[shards.whole]
         fields |= {"other_images": rows, "image_mean": rows.double().mean(0).float()}
     if prototypes:
-        made = cell_prototypes(clip, vocabulary, progress=progress)
-        fields |= {"prototypes": made.embeddings, "prototype_mask": made.mask}
+        cells = cell_prototypes(clip, vocabulary, progress=progress)
+        fields |= {"prototypes": cells.embeddings, "prototype_mask": cells.mask}
     arrays: Any = {name: np.asarray(value) for name, value in fields.items() if value is not None}
     with written(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, **arrays)
     return path
 
 
-def _texts(clip: Clip, vocabulary: Vocabulary) -> dict[str, Any]:
+def _embed_names(clip: Clip, vocabulary: Vocabulary) -> dict[str, Any]:
     other, common = unrelated_words(vocabulary), kept_names(clip)
     return {
         "class_names": vocabulary.classes,
@@ -92,21 +92,21 @@ def _texts(clip: Clip, vocabulary: Vocabulary) -> dict[str, Any]:
 
 
 def unrelated_words(vocabulary: Vocabulary) -> list[str]:
-    """ImageNet's names, as open_clip has them, but for those that hold the name of a class or are held by it."""
+    """Return open_clip's ImageNet names, except those that contain a class name or are contained in one."""
     classes = [f" {words(name)} " for name in vocabulary.classes]
     names = dict.fromkeys(words(name) for name in open_clip.IMAGENET_CLASSNAMES)
     return [name for name in names if not any(c in f" {name} " or f" {name} " in c for c in classes)]
 
 
 def _names(files: Sequence[Path]) -> list[str]:
-    """The paths of pictures in the folder that holds them all, with "/", as text that can be printed."""
+    """Return the paths of pictures relative to their common folder, with "/" and escapes for unprintable text."""
     root = os.path.commonpath([file.parent for file in files])
     names = [Path(os.path.relpath(file, root)).as_posix() for file in files]
     return [name if printable(name) else ascii(name)[1:-1] for name in names]
 
 
 def _pictures_below(folder: Path, vocabulary: Vocabulary) -> Images:
-    """All pictures below `folder`, as if of the first cell: their labels are not used."""
+    """Load all pictures below `folder`, labelled as the first class and domain; the labels are not used."""
     files = tuple(folder.joinpath(*path) for path in pictures(scan(folder)[0]))
     if not files:
         raise ValueError(f"other: {str(folder)!r} holds no pictures; expected a folder of them, in any layout")

@@ -1,4 +1,4 @@
-"""A table of pictures: their paths, classes and, if there are any, domains, in a .csv or .parquet file."""
+"""Read a .csv or .parquet table with the paths, classes and optional domains of pictures."""
 
 import csv
 import os
@@ -10,25 +10,25 @@ from ..vocabulary import words
 from .layouts import UNNAMED, Dataset, dataset_of
 
 COLUMNS = {"path": ("path", "file", "filepath", "image"), "class": ("class", "label"), "domain": ("domain",)}
-"""What a column may be called; the first of several counts."""
+"""Accepted names of each column; the first one that a table has is used."""
 
 
 def read_table(file: Path, split: str) -> Dataset:
-    """The pictures of a table. Paths are relative to its folder; a picture that is there twice counts once."""
+    """Read the pictures of a table. Paths are relative to its folder; a repeated picture counts once."""
     try:
         records = _records(file)
-    except (ValueError, OSError, csv.Error) as error:  # those of pyarrow are ValueErrors
+    except (ValueError, OSError, csv.Error) as error:  # pyarrow raises ValueErrors
         raise ValueError(
             f"folder: {str(file)!r} cannot be read ({one_line(error)}); expected a .csv in UTF-8, a .parquet file, or "
             "archives in .tar"
         ) from error
     columns = {name.strip().lower(): name for name in (records[0] if records else ()) if name}
-    chosen = [next((columns[name] for name in names if name in columns), None) for names in COLUMNS.values()]
-    if None in chosen[:2]:
-        raise ValueError(f"folder: {str(file)!r} has the columns {[*columns]}; expected path and class, and domain")
+    fields = [next((columns[name] for name in names if name in columns), None) for names in COLUMNS.values()]
+    if None in fields[:2]:
+        raise ValueError(f"folder: {str(file)!r} has columns {[*columns]}; expected path, class and optionally domain")
     labels_of, left_out = {}, {}
     for i, record in enumerate(records, 1):
-        path, *labels = (str(record[name] or "").strip() if name else UNNAMED for name in chosen)
+        path, *labels = (str(record[name] or "").strip() if name else UNNAMED for name in fields)
         place = Path(os.path.normpath(file.parent / path))
         if not (path and all(labels)):
             left_out[f"row {i}"] = "path, class or domain is empty"

@@ -1,8 +1,8 @@
-"""WebDataset archives: pictures with their labels out of them, once, into the cache; and pictures as such archives.
+"""Read labelled pictures from WebDataset archives, unpacked once into the cache, and write such archives.
 
-CLIP_benchmark (https://github.com/LAION-AI/CLIP_benchmark) takes a folder `<split>/0.tar, 1.tar, ...` with
-`<split>/nshards.txt`, `classnames.txt` and `zeroshot_classification_templates.txt`: `pack` writes it. What is packed
-comes back with the same pixels and labels.
+`pack` writes the layout of CLIP_benchmark (https://github.com/LAION-AI/CLIP_benchmark): `<split>/0.tar, 1.tar, ...`
+with `<split>/nshards.txt`, `classnames.txt` and `zeroshot_classification_templates.txt`. Packed pictures come back with
+the same pixels and labels.
 """
 
 import contextlib
@@ -24,40 +24,34 @@ from ..errors import brief, distinct, one_line, one_of, printable
 from ..files import alone, cache_folder, write_text
 from ..images import FORMATS, SUFFIXES, Images
 from ..vocabulary import TEMPLATES, words
-from .layouts import FOLDERS_OF_SPLITS, SPLITS, UNNAMED, Dataset, dataset_of, grouped
+from .layouts import FOLDERS_OF_SPLITS, SPLITS, UNNAMED, Dataset, dataset_of, summarize
 
-LARGEST, LABEL = 2**28, 2**20
-"""Bytes of a picture and of a label at most; what is larger is neither."""
-VERSION = 3
-"""Of what `unpacked` makes of archives."""
+MAX_PICTURE, MAX_LABEL = 2**28, 2**20  # bytes; larger members are not read
+VERSION = 3  # of the output of `unpack`; a new one unpacks cached archives again
 NAMES, TABLE = "classnames.txt", "pictures.json"
-SHARD, SHARDS = 1000, 4
-"""Pictures in an archive that `pack` writes, at most; the least number of archives: CLIP_benchmark reads with four
-processes, each of which wants one of its own."""
-KINDS = (".webp", ".png", ".jpg", ".jpeg")
-"""What CLIP_benchmark reads; `pack` writes all others as PNG."""
+TAR_SIZE, MIN_TARS = 1000, 4
+"""The most pictures in an archive of `pack`; the fewest archives, one for each process that CLIP_benchmark starts."""
+KINDS = (".webp", ".png", ".jpg", ".jpeg")  # endings that CLIP_benchmark reads; `pack` writes all others as PNG
 
 
 def tars_in(place: Path, split: str) -> list[Path]:
-    """The archives in a folder, or in its folders of splits; or the archive `place` itself."""
+    """Return the archives in a folder or in its split folders, or `place` itself if it is an archive."""
     if not place.is_dir():
         return [place] if place.is_file() and place.suffix.lower() == ".tar" else []
     tars = [file for file in sorted(place.glob("[!.]*")) if file.is_file() and tars_in(file, split)]
-    folders = [folder for folder in sorted(place.iterdir()) if folder.is_dir() and _split_of(folder)]
-    return tars or [
-        file for folder in folders if split in ("all", _split_of(folder)) for file in tars_in(folder, split)
-    ]
+    folders = [f for f in sorted(place.iterdir()) if f.is_dir() and _split_of(f) and split in ("all", _split_of(f))]
+    return tars or [file for folder in folders for file in tars_in(folder, split)]
 
 
 def _split_of(folder: Path) -> str | None:
     return FOLDERS_OF_SPLITS.get(folder.name.lower())
 
 
-def unpacked(archives: Sequence[Path], place: Path, split: str) -> Dataset:
-    """The data set in archives, unpacked into the cache once: they are recognised by their contents.
+def open_archives(archives: Sequence[Path], place: Path, split: str) -> Dataset:
+    """Return the data set in archives. It is unpacked once, into a cache folder named after the archives' content.
 
-    place: the file or folder that holds them. Numbers in place of classes are lines of `classnames.txt` in their folder
-    or the one above, from 0. Raises OSError if the cache cannot take them; nothing is left there then.
+    place: the file or folder that holds the archives. Numeric classes are line numbers, from 0, in a `classnames.txt`
+    beside the archives or one folder up. Raise OSError, and leave nothing behind, if the cache cannot be written.
     """
     lists = [home / NAMES for home in (archives[0].parent, archives[0].parent.parent)]
     classes = next((_class_list(file) for file in lists if file.is_file()), [])
@@ -73,7 +67,7 @@ def unpacked(archives: Sequence[Path], place: Path, split: str) -> Dataset:
             except OSError as error:
                 raise OSError(
                     f"folder: the archives of {str(place)!r} cannot be unpacked into {str(folder.parent)!r} "
-                    f"({error.strerror or error}); expected room there, or another folder in CLIPNULL_CACHE"
+                    f"({error.strerror or error}); expected free space there, or another folder in CLIPNULL_CACHE"
                 ) from error
     table = json.loads((folder / TABLE).read_text(encoding="utf-8"))
     rows = [(folder / path, name, domain) for path, name, domain in table["rows"]]
@@ -82,20 +76,20 @@ def unpacked(archives: Sequence[Path], place: Path, split: str) -> Dataset:
 
 
 def _class_list(file: Path) -> list[str]:
-    """The names in `classnames.txt`; a blank line counts."""
+    """Read the names in a `classnames.txt`; blank lines stay, so that line numbers hold."""
     classes = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
     distinct(f"classes: {str(file)!r}", [words(name) for name in classes if name])
     return classes
 
 
 def unpack(archives: Sequence[Path], folder: Path, classes: Sequence[str] = ()) -> None:
-    """Write the pictures of archives to a new `folder`, `<archive>/<number>.<kind>`, and a table.
+    """Unpack archives into a new `folder`: pictures `<archive>/<number>.<kind>` and the table `pictures.json`.
 
-    A sample is all members with one key, the name up to its first dot: a picture, and its class in `.json` ("class" or
-    "label", and "domain" if there is one), `.cls` or `.txt`. A number is a place in `classes`, unless it is one of
-    them; in `.cls` always. Without a domain it is UNNAMED. `pictures.json` has path, class and domain of each
-    picture, and the reasons of what is left out, such as the rest of a damaged archive. No name of the archive is a
-    path. The folder appears whole or not at all.
+    The members of a sample share a key, their name up to its first dot: a picture and its class, in `.json` ("class" or
+    "label", with an optional "domain"), `.cls` or `.txt`. A number is a position in `classes`, unless it is itself a
+    class name; in `.cls` it always is a position. The default domain is UNNAMED. The table lists path, class and domain
+    of each picture, and the reason for each sample or rest of a damaged archive that is left out. Names in an archive
+    are never used as paths. The folder appears whole or not at all.
     """
     rows, left_out = [], {}
     with _new_folder(folder) as temporary:
@@ -114,15 +108,13 @@ def unpack(archives: Sequence[Path], folder: Path, classes: Sequence[str] = ()) 
             except tarfile.TarError as error:
                 left_out[archive.name] = f"{type(error).__name__}: {one_line(error)}"
         if not rows:
-            raise ValueError(
-                f"folder: no sample of a picture with its class in archives; left out: {grouped(left_out)}"
-            )
+            raise ValueError(f"folder: the archives hold no picture with a class; left out: {summarize(left_out)}")
         write_text(temporary / TABLE, json.dumps({"rows": rows, "left_out": left_out}))
 
 
 @contextlib.contextmanager
 def _new_folder(folder: Path) -> Iterator[Path]:
-    """A temporary folder beside a new one, renamed to it if all goes well, else deleted."""
+    """Yield a temporary folder, which becomes the new `folder` on success and is deleted on failure."""
     if os.path.lexists(folder):
         raise ValueError(f"folder: {str(folder)!r} exists; expected a new one")
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -134,28 +126,28 @@ def _new_folder(folder: Path) -> Iterator[Path]:
 
 
 def _samples(archive: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """The key of each sample, whose members stand together, with what may be picture and label by their endings."""
+    """Yield each sample as its key and {ending: bytes}; only pictures and labels of allowed size are read."""
     with tarfile.open(archive, "r:") as opened:
         members = (member for member in opened if member.isreg() and not member.issparse() and all(_name(member)))
         for key, group in itertools.groupby(members, lambda member: _name(member)[0]):
             sample = {}
             for member in group:
                 kind = _name(member)[1]
-                largest = LABEL if kind in ("json", "cls", "txt") else LARGEST if f".{kind}" in SUFFIXES else -1
-                content = opened.extractfile(member) if member.size <= largest else None
+                limit = MAX_LABEL if kind in ("json", "cls", "txt") else MAX_PICTURE if f".{kind}" in SUFFIXES else -1
+                content = opened.extractfile(member) if member.size <= limit else None
                 sample[kind] = content.read() if content else b""
             yield key, sample
 
 
 def _name(member: tarfile.TarInfo) -> tuple[str, str]:
-    """Key and ending of a member: its path up to the first dot of its name, and the rest; "" for what is not there."""
+    """Split the path of a member at the first dot of its file name into key and ending; either may be ""."""
     path = PurePosixPath(member.name)
     stem, _, kind = path.name.partition(".")
     return stem and str(path.parent / stem), kind.lower()
 
 
 def _parse(sample: dict[str, bytes], classes: Sequence[str]) -> tuple[str, bytes, str, str]:
-    """Ending, content, class and domain of a sample; ValueError for one that lacks something."""
+    """Return the ending, content, class and domain of a sample. Raise ValueError if it is incomplete."""
     kind = next((kind for kind in sample if f".{kind}" in SUFFIXES), None)
     if kind is None:
         raise ValueError(f"no picture among {sorted(sample)}")
@@ -171,7 +163,7 @@ def _parse(sample: dict[str, bytes], classes: Sequence[str]) -> tuple[str, bytes
         name = int(name)
     if type(name) is int:
         if not 0 <= name < len(classes):
-            raise ValueError(f"its class is {name}; expected less than {len(classes)}, the number of names in {NAMES}")
+            raise ValueError(f"its class is {name}; expected a number below {len(classes)}, the names in {NAMES}")
         name = classes[name]
     for value in (name, domain):
         if not isinstance(value, str) or not words(value) or not printable(value):
@@ -180,17 +172,17 @@ def _parse(sample: dict[str, bytes], classes: Sequence[str]) -> tuple[str, bytes
 
 
 def pack(images: Images, folder: str | os.PathLike, split: str = "test") -> Path:
-    """Write pictures to a new `folder` of WebDataset archives as CLIP_benchmark takes them; returns it.
+    """Write pictures to a new `folder` of WebDataset archives in CLIP_benchmark's layout; return the folder.
 
-    Each picture is the one that `embed` sees: a file that every reader shows so is copied, others become PNG, such as
-    transparent or rotated ones. Broken ones are left out with a warning. The prompts are those of `zero_shot`, "free",
-    with "a" for "an". Each sample says its domain, too, which `load_images` reads. The folder appears whole or not at
-    all.
+    Pictures are stored as `embed` sees them: a file is copied if every reader decodes it alike, and otherwise (such as
+    with transparency or rotation) written as PNG. Broken pictures are left out with a warning. The prompts are the
+    "free" ones of `zero_shot`, with "a" in place of "an". Each sample also holds its domain, which `load_images` reads.
+    The folder appears whole or not at all.
     """
     images.validate_pixels()
     one_of("split", split, SPLITS[1:])
     folder, vocabulary, broken = Path(folder), images.vocabulary, []
-    step = max(1, min(SHARD, len(images) // SHARDS))
+    step = max(1, min(TAR_SIZE, len(images) // MIN_TARS))
     starts = range(0, len(images), step)
     with _new_folder(folder) as temporary:
         (temporary / split).mkdir()
@@ -213,12 +205,12 @@ def pack(images: Images, folder: str | os.PathLike, split: str = "test") -> Path
         prompts = [template.format(a="a {c}") for template in TEMPLATES["free"]]
         write_text(temporary / "zeroshot_classification_templates.txt", "\n".join(prompts) + "\n")
     if broken:
-        warnings.warn(f"{len(broken)} of {len(images)} pictures are broken, left out: {broken[0]}", stacklevel=2)
+        warnings.warn(f"{len(broken)} of {len(images)} pictures are broken and left out: {broken[0]}", stacklevel=2)
     return folder
 
 
 def _content(images: Images, i: int) -> tuple[str, bytes]:
-    """Ending and bytes of picture `i` in an archive. Raises ValueError if it is broken."""
+    """Return the ending and bytes with which picture `i` is stored. Raise ValueError if it is broken."""
     picture, kind = images.image(i), images.files[i].suffix.lower()
     if kind in KINDS:
         with Image.open(images.files[i], formats=FORMATS) as raw:

@@ -1,1 +1,1 @@
-"""An index of vectors: its files, an edited copy, what it answers before and after."""
+"""A vector index: its files, an edited copy, and a comparison of its answers before and after."""

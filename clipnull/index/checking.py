@@ -1,4 +1,4 @@
-"""What an index answers before and after an edit of it, or of its queries: to be seen before anything is switched."""
+"""Compare the answers of an index before and after an edit, before anything is overwritten."""
 
 import re
 from collections.abc import Callable, Collection
@@ -20,12 +20,10 @@ from ..vocabulary import TEMPLATES, Forget, format_prompt, plural, words
 from .files import Vectors, by_number, open_tables, open_vectors, reading
 from .rewriting import read_record
 
-FIRST, RECALL = 10, 5
-"""Answers that are looked at; the k of recall@k."""
-MAX_QUERIES, SHOWN = 2000, 10
-"""Captions, and other queries, that are asked; queries that are printed although nothing is wrong with them."""
+FIRST, RECALL = 10, 5  # answers compared for each query; the k of recall@k
+MAX_QUERIES, SHOWN = 2000, 10  # most captions, and most other queries, compared; unharmed queries printed
 SIDES = ("before", "index edited", "query edited")
-FIELDS = {  # of an .npz, each with its texts
+FIELDS = {  # arrays of vectors in a .npz, with the arrays of their texts
     "texts": "captions", "class_texts": "class_names", "texts_free": "class_names", "other_texts": "other_names"
 }  # fmt: skip
 COLUMNS = ("caption", "captions", "text", "query", "name")
@@ -33,30 +31,30 @@ COLUMNS = ("caption", "captions", "text", "query", "name")
 
 @dataclass(frozen=True, eq=False)
 class Queries:
-    """What is asked: embeddings (m, d) with their texts, and the row of the index that each describes, or -1."""
+    """Query embeddings (m, d), their texts, and the row of the index that each describes (m,), -1 for none."""
 
     vectors: Tensor
     texts: tuple[str, ...]
     rows: Tensor
 
     def place(self, name: str) -> int:
-        """Which query asks for the class `name`: the name alone, or a prompt of it. Raises ValueError if none does."""
-        place = {words(text): i for i, text in reversed([*enumerate(self.texts)])}
+        """Return the position of the query for a class, by its name or a prompt. Raise ValueError if there is none."""
+        first = {words(text): i for i, text in reversed([*enumerate(self.texts)])}
         for template in ("{n}", *TEMPLATES["free"], "a photo of {a}", "{a}"):
-            if (i := place.get(words(format_prompt(template, name)))) is not None:
+            if (i := first.get(words(format_prompt(template, name)))) is not None:
                 return i
-        raise ValueError(f"queries: none asks for {name!r}; expected its name among the texts, with its embedding")
+        raise ValueError(f"queries: none asks for {name!r}; expected this name among the texts")
 
     def at(self, places: list[int]) -> "Queries":
         return Queries(self.vectors[places], tuple(self.texts[i] for i in places), self.rows[places])
 
 
 def read_queries(path: str | Path, rows: int, names: str | Path | None = None) -> Queries:
-    """The queries in a file, for an index of so many rows.
+    """Load the queries for an index of `rows` rows from a file, and give them unit length.
 
-    .npz: the arrays FIELDS. Parquet, and folders in clip-retrieval's layout: a column of texts, one of COLUMNS. Other
-    files: their texts in a file of their own, `names`, one a line. As many captions as the index has rows describe
-    them, in order. Raises ValueError that names what is wrong or missing.
+    path: a .npz with arrays from FIELDS, a Parquet file or clip-retrieval folder with a text column from COLUMNS, or
+    vectors alone. names: a file of their texts, one a line; by default the texts come from `path`. If there are `rows`
+    captions, caption i describes row i. Raise ValueError unless all vectors are finite, unedited and have a text.
     """
     path, captions = Path(path), 0
     if path.suffix == ".npz" and names is None:
@@ -66,40 +64,40 @@ def read_queries(path: str | Path, rows: int, names: str | Path | None = None) -
         texts, captions = [*fields.values()], len(fields.get("texts", ()))
     else:
         tables = open_tables(path, "queries")
-        texts = [read_lines("names", names)] if names else _columns(path, tables)
+        texts = [read_lines("names", names)] if names else _read_texts(path, tables)
         captions = sum(map(len, texts))
-    edited = [entry["side"] for entry in read_record(path)] + [table.words.get(EDITED, "") for table in tables]
-    if any(side.startswith("queries") for side in edited):
-        raise ValueError(f"queries: {str(path)!r} were edited; expected them as they were before")
+    sides = [entry["side"] for entry in read_record(path)] + [table.words.get(EDITED, "") for table in tables]
+    if any(side.startswith("queries") for side in sides):
+        raise ValueError(f"queries: {str(path)!r} were edited; expected the unedited queries")
     vectors_in, texts_in = [table.shape[0] for table in tables], [*map(len, texts)]
     if not tables or texts_in not in (vectors_in, [sum(vectors_in)]) or len({t.shape[1] for t in tables}) > 1:
         raise ValueError(
             f"queries: {str(path)!r} holds {brief(vectors_in)} vectors and {brief(texts_in)} texts; expected one text "
-            "for each, in the file or, one a line, in --names FILE, and vectors of one width"
+            "for each vector, in the file or in --names FILE (one a line), and vectors of one width"
         )
     vectors, lines = torch.cat([table.rows() for table in tables]), [text for part in texts for text in part]
     if not vectors.isfinite().all() or not all(isinstance(text, str) for text in lines):
-        raise ValueError(f"queries: {str(path)!r} holds NaN, infinity or texts that are none; expected finite rows")
-    place = torch.full((len(lines),), -1)
+        raise ValueError(f"queries: {str(path)!r} holds NaN, infinity or non-text entries; expected finite rows, texts")
+    described = torch.full((len(lines),), -1)
     if captions == rows:
-        place[:captions] = torch.arange(captions)
-    return Queries(F.normalize(vectors, dim=1), tuple(lines), place)
+        described[:captions] = torch.arange(captions)
+    return Queries(F.normalize(vectors, dim=1), tuple(lines), described)
 
 
-def _columns(path: Path, tables: list[Vectors]) -> list[list[str]]:
-    """The texts beside vectors: of a Parquet file, or of metadata/*.parquet in a folder, a list for each part."""
+def _read_texts(path: Path, tables: list[Vectors]) -> list[list[str]]:
+    """Read the texts from a Parquet file, or from each metadata/*.parquet of a folder; one list per file."""
     files = sorted((path / "metadata").glob("*.parquet"), key=by_number) if path.is_dir() else [tables[0].path]
     texts = []
     for file in (f for f in files if f.suffix == ".parquet"):
         parquet = import_extra("pyarrow.parquet", "index")
         with reading(file):
-            known = [name for name in COLUMNS if name in parquet.read_schema(file).names]
-            texts += [parquet.read_table(file, columns=known[:1]).column(0).to_pylist() if known else []]
+            columns = [name for name in COLUMNS if name in parquet.read_schema(file).names]
+            texts += [parquet.read_table(file, columns=columns[:1]).column(0).to_pylist() if columns else []]
     return texts
 
 
 def naming(name: str) -> Callable[[str], bool]:
-    """Whether a text in normal form (`words`) names a class, as a word of its own, in the singular or the plural.
+    """Return a function that finds the class `name` in a normalized text (`words`), as a whole word or its plural.
 
     >>> [naming(name)(text) for name, text in (("cat", "two cats asleep"), ("cat", "a category"), ("mouse", "mice"))]
     [True, False, True]
@@ -110,7 +108,7 @@ def naming(name: str) -> Callable[[str], bool]:
 
 
 def forgotten(edit: Edit) -> list[str]:
-    """The classes that an edit forgets, in every domain or in some."""
+    """Return the classes that an edit forgets in at least one domain."""
     request: Any = Forget.from_dict(edit.request) if isinstance(edit.request, dict) else edit.request
     if request is None:
         return []
@@ -118,51 +116,51 @@ def forgotten(edit: Edit) -> list[str]:
 
 
 def check_index(edit: Edit, tables: list[Vectors], queries: Queries) -> dict[str, Any]:
-    """What an index answers before and after, on each side of SIDES; on the last only where `edit.queries` can.
+    """Compare the answers of an index on each of SIDES; the last one needs an edit that can change queries.
 
-    queries: for each query that is not a caption, `found`, how many of its pictures are among its first FIRST answers
-    on each side, and `forgotten`, the forgotten class that it names, if any. Its pictures are those whose captions name
-    it, else its first answers before the edit; those of a forgotten class do not count for other queries. kept: of the
-    n captions that name no forgotten class, the percent that find their own picture among the first RECALL, on each
-    side. broken: rows with NaN or infinity, which no query finds.
+    queries: an entry for each query that is not a caption. `forgotten` is the forgotten class that it names, or None.
+    `found` counts, on each side, its pictures among its first FIRST answers. Its pictures are those whose captions name
+    it, or else its first answers before the edit. Pictures of a forgotten class count only for queries that name it.
+    kept: of the `n` captions without a forgotten class, the `percent` that find their own picture among the first
+    RECALL, on each side. broken: the number of rows with NaN or infinity, which no query finds.
     """
-    if queries.vectors.shape[1] != len(edit.left):
-        raise ValueError(f"queries: {queries.vectors.shape[1]} wide; expected {len(edit.left)}, as the index is")
+    if (width := queries.vectors.shape[1]) != (d := len(edit.left)):
+        raise ValueError(f"queries: width {width}; expected {d}, the width of the index")
     captions = [(row, words(queries.texts[i])) for i, row in enumerate(queries.rows.tolist()) if row >= 0]
-    tests = {name: naming(name) for name in forgotten(edit)}
-    places = [queries.place(name) for name in tests]
-    chosen = sorted({*_spread(queries.rows >= 0), *_spread(queries.rows < 0), *places})
-    queries, places = queries.at(chosen), [chosen.index(place) for place in places]
+    matchers = {name: naming(name) for name in forgotten(edit)}
+    places = [queries.place(name) for name in matchers]
+    sample = sorted({*_spread(queries.rows >= 0), *_spread(queries.rows < 0), *places})
+    queries, places = queries.at(sample), [sample.index(place) for place in places]
     answers, broken = _answers(edit, tables, queries)
 
     def pictures_of(i: int, name: str) -> Tensor:
-        names_it = naming(name)
-        rows = [row for row, caption in captions if names_it(caption)]
+        matches = naming(name)
+        rows = [row for row, caption in captions if matches(caption)]
         return torch.tensor(rows) if rows else answers[0][i]
 
     texts = [words(text) for text in queries.texts]
-    about = [max((name for name, names_it in tests.items() if names_it(text)), key=len, default="") for text in texts]
-    gone = torch.cat([answers[0][:0, 0], *(pictures_of(i, name) for i, name in zip(places, tests, strict=True))])
+    topics = [max((name for name, matches in matchers.items() if matches(t)), key=len, default="") for t in texts]
+    removed = torch.cat([answers[0][:0, 0], *(pictures_of(i, name) for i, name in zip(places, matchers, strict=True))])
     entries = {}
     for i in [i for i, row in enumerate(queries.rows.tolist()) if row < 0 or i in places]:
-        pictures = pictures_of(i, about[i] or queries.texts[i])
-        pictures = pictures if about[i] else pictures[~torch.isin(pictures, gone)]
+        pictures = pictures_of(i, topics[i] or queries.texts[i])
+        pictures = pictures if topics[i] else pictures[~torch.isin(pictures, removed)]
         counts = [int(torch.isin(rows[i], pictures).sum()) for rows in answers]
-        entries[queries.texts[i]] = {"forgotten": about[i] or None, "found": counts}
-    kept = [i for i, row in enumerate(queries.rows) if row >= 0 and not about[i]]
+        entries[queries.texts[i]] = {"forgotten": topics[i] or None, "found": counts}
+    kept = [i for i, row in enumerate(queries.rows) if row >= 0 and not topics[i]]
     recalled = [(rows[:, :RECALL] == queries.rows[:, None]).any(1)[kept].double() for rows in answers]
     share = {"n": len(kept), "percent": [100 * float(side.mean()) for side in recalled] if kept else []}
     return {"sides": [*SIDES[: len(answers)]], "broken": broken, "queries": entries, "kept": share}
 
 
-def _spread(chosen: Tensor) -> list[int]:
-    """At most MAX_QUERIES of the places where `chosen` is true, evenly."""
-    places = chosen.nonzero()[:, 0].tolist()
+def _spread(mask: Tensor) -> list[int]:
+    """Return at most MAX_QUERIES evenly spaced positions where `mask` is True."""
+    places = mask.nonzero()[:, 0].tolist()
     return places[:: max(1, -(-len(places) // MAX_QUERIES))]
 
 
 def _answers(edit: Edit, tables: list[Vectors], queries: Queries) -> tuple[list[Tensor], int]:
-    """On each side, the first FIRST rows for each query, (m, FIRST); and how many rows are broken."""
+    """Return the first FIRST rows for each query, (m, FIRST) for each side, and the number of broken rows."""
     texts = [queries.vectors] * 2
     if edit.linear and edit.bias is None:
         texts.append(F.normalize(edit.queries(queries.vectors), dim=1))
@@ -172,9 +170,9 @@ def _answers(edit: Edit, tables: list[Vectors], queries: Queries) -> tuple[list[
         for before in (chunk.float() for table in tables for chunk in table.chunks()):
             sound = before.isfinite().all(1)
             broken += len(before) - int(sound.sum())
-            z, moved = (F.normalize(rows[sound], dim=1) for rows in (before, edit.images(before)))
+            z, edited = (F.normalize(rows[sound], dim=1) for rows in (before, edit.images(before)))
             places = start + sound.nonzero()[:, 0]
-            for side, (x, t) in enumerate(zip((z, moved, z), texts, strict=False)):
+            for side, (x, t) in enumerate(zip((z, edited, z), texts, strict=False)):
                 scores = torch.cat([best[side][0], t @ x.T], dim=1)
                 rows = torch.cat([best[side][1], places.expand(len(t), -1)], dim=1)
                 top = scores.topk(min(FIRST, scores.shape[1]), dim=1)
@@ -185,31 +183,30 @@ def _answers(edit: Edit, tables: list[Vectors], queries: Queries) -> tuple[list[
 
 
 def beyond(result: dict[str, Any], max_left: int, max_lost: int) -> list[str]:
-    """The queries beyond a limit: forgotten ones that still find more than `max_left` pictures among their first
-    answers, and others that lose more than `max_lost` of those that they found before."""
-    texts = []
-    for text, entry in result["queries"].items():
+    """Return forgotten queries that find more than `max_left` pictures, and others that lose more than `max_lost`."""
+
+    def exceeds(entry: dict[str, Any]) -> bool:
         before, *after = entry["found"]
-        if max(after) > max_left if entry["forgotten"] else before - min(after) > max_lost:
-            texts.append(text)
-    return texts
+        return max(after) > max_left if entry["forgotten"] else before - min(after) > max_lost
+
+    return [text for text, entry in result["queries"].items() if exceeds(entry)]
 
 
 def format_check(result: dict[str, Any], hurt: Collection[str] = ()) -> str:
-    """What `check_index` gives, as plain text: the forgotten classes, and what other queries lose, the worst first.
+    """Format the result of `check_index` as a table: forgotten classes first, then the other queries by their loss.
 
-    hurt: the queries that are beyond a limit, which are marked, and all printed.
+    hurt: the queries that exceed a limit, see `beyond`; all of them are marked and printed.
     """
     groups = {"NOT FORGOTTEN: ": [], "forgotten: ": [], "HURT: ": [], "": []}
     for text, entry in result["queries"].items():
-        marks = ("forgotten: ", "NOT FORGOTTEN: ") if entry["forgotten"] else ("", "HURT: ")
+        titles = ("forgotten: ", "NOT FORGOTTEN: ") if entry["forgotten"] else ("", "HURT: ")
         before, *after = entry["found"]
-        groups[marks[text in hurt]].append((before - min(after), text, entry["found"]))
+        groups[titles[text in hurt]].append((before - min(after), text, entry["found"]))
     rows, blank = [], [""] * len(result["sides"])
-    for mark, group in groups.items():
+    for title, group in groups.items():
         group.sort(key=lambda item: -item[0])
-        shown = group if mark else group[:SHOWN]
-        rows += [(mark + one_line(text, 60), *found) for _, text, found in shown]
+        shown = group if title else group[:SHOWN]
+        rows += [(title + one_line(text, 60), *counts) for _, text, counts in shown]
     if more := groups[""][SHOWN:]:
         rows.append((f"not listed: {len(more)} that lost at most {more[0][0]} of their {FIRST} answers", *blank))
     if result["kept"]["n"]:

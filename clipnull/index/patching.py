@@ -1,7 +1,7 @@
-"""An edit applied to an index, as it stands in files, or to the queries in front of it; and taken back.
+"""Apply an edit to an index in files, or to the queries in front of it, and undo it.
 
-To take an edit back: P = I - L R^T has the inverse I + L (I - R^T L)^-1 R^T (Woodbury), unless R^T L has an eigenvalue
-1, as a projection has. Rounding e of the stored rows comes back as e |P| |P^-1|, in units of the rows' lengths.
+P = I - L R^T has the inverse I + L (I - R^T L)^-1 R^T (Woodbury), unless R^T L has an eigenvalue 1, as for a
+projection. The inverse turns a rounding error e of a stored row into at most e |P| |P^-1| times the row's length.
 """
 
 from dataclasses import replace
@@ -18,10 +18,8 @@ from ..stored import EDITED
 from .files import SIDES, Change, Vectors, open_tables
 from .rewriting import Edits, content_of, read_record, record_of, rewrite, stale_in
 
-MAX_CONDITION = 1e4
-"""An inverse that makes a rounding error larger than this many times is no way back."""
-UNIT, BLOCK = 1e-3, 1024
-"""How far from 1 the length of a unit row may be; rows that are changed at a time, to stay in the processor's cache."""
+MAX_CONDITION = 1e4  # the largest |P| |P^-1|, the growth of a rounding error, at which `undo` inverts an edit
+UNIT, BLOCK = 1e-3, 1024  # tolerance on the length of a unit row; rows edited at a time, to fit into the CPU cache
 
 
 def apply_edit(
@@ -33,16 +31,16 @@ def apply_edit(
     model: str = "",
     normalize: bool = False,
 ) -> dict[str, Any]:
-    """Write an edited copy of an index: pictures' vectors with side "images", texts' with "queries"; not both.
+    """Write an edited copy of an index (side "images") or of the queries in front of it ("queries"); edit only one.
 
-    source, out: files of the same kind, .npy, .npz, safetensors or Parquet, or folders in clip-retrieval's layout. All
-    that they hold besides is copied but for search indices of the unedited vectors, such as image.index; types stay.
-    name: of the array, tensor or column, where a file holds several. model: what the index was made with, where the
-    file does not say it. normalize: give edited rows unit length, for stores that rank by inner product.
+    source, out: files of one kind, .npy, .npz, safetensors or Parquet, or folders in clip-retrieval's layout. All other
+    contents are copied, except search indices built from unedited vectors, such as image.index. name: the array, tensor
+    or column, see `open_vectors`. model: the model of the index, if the file does not name it. normalize: give edited
+    rows unit length, for stores that rank by inner product.
 
-    Returns how many `rows` there are, how many `broken` (NaN, infinity: they stay) and `not_unit`, how we know that
-    they are of the patch's model, `belongs`, and the files `left_out`; nothing if `out` holds all this already. Raises
-    ValueError if the edit is of another model or was applied before, and as `rewrite` and `edit.queries` do.
+    Return the number of `rows`, of `broken` ones (NaN, infinity; unchanged) and of ones `not_unit` in length; how we
+    know that the model `belongs` to the patch; and the files `left_out`. Return {} if `out` already is this copy. Raise
+    ValueError if the edit is for another model or was applied before, and as `rewrite` and `edit.queries` do.
     """
     one_of("side", side, list(SIDES))
     source, out, tables = Path(source), Path(out), open_tables(source, side, name)
@@ -57,7 +55,7 @@ def apply_edit(
     if record_of(out).is_file() and out.exists() and read_record(out) == [*edits, entry]:
         return {}
     if side == "queries":
-        edit.queries(torch.zeros(len(edit.left)))  # raises for what cannot be done to a query
+        edit.queries(torch.zeros(len(edit.left)))  # raises ValueError for an edit that cannot change queries
         edit = replace(edit, left=edit.right, right=edit.left)
     stale = stale_in(source, side) if source.is_dir() else []
     lengths: list[Tensor] = [torch.empty(0)]
@@ -71,10 +69,10 @@ def apply_edit(
 
 
 def changing(edit: Edit, normalize: bool, lengths: list[Tensor]) -> Change:
-    """What an edit does to rows (n, d), in their place: in float32, in float64 if they are. Broken ones stay.
+    """Return a function that edits rows (n, d) in place and leaves broken ones unchanged.
 
-    Within 1e-6 of `edit.images` for unit rows in float32. A bias counts in units of the length of its row. lengths:
-    where the old lengths of the rows are added.
+    It computes in float32, or in float64 for float64 rows. Unit float32 rows agree with `edit.images` to 1e-6. A bias
+    is scaled by the length of each row. lengths: the list to which the old lengths of the rows are appended.
     """
     layers = {dtype: edit.layer(dtype) for dtype in (torch.float32, torch.float64)}
 
@@ -83,7 +81,7 @@ def changing(edit: Edit, normalize: bool, lengths: list[Tensor]) -> Change:
             z = block if block.dtype in layers else block.float()
             length, layer = torch.linalg.vector_norm(z, dim=1), layers[z.dtype]
             broken = ~length.isfinite()
-            old = block[broken]
+            unchanged = block[broken]
             if edit.linear:
                 z.addmm_(z @ layer.left, layer.right.T, alpha=-1)
                 if layer.bias is not None:
@@ -91,7 +89,7 @@ def changing(edit: Edit, normalize: bool, lengths: list[Tensor]) -> Change:
             else:
                 z.index_copy_(0, *layer.touched(z, length))
             block.copy_(F.normalize(z, dim=1) if normalize else z)
-            block[broken] = old
+            block[broken] = unchanged
             lengths.append(length)
         return chunk
 
@@ -99,11 +97,11 @@ def changing(edit: Edit, normalize: bool, lengths: list[Tensor]) -> Change:
 
 
 def validate(edit: Edit, tables: list[Vectors], side: str, model: str, edits: Edits) -> str:
-    """How we know that vectors are of the model of an edit: by `model`, by the file, or by the record `edits`.
+    """Return how we know that vectors belong to the edit's model: from `model`, the file, or its record `edits`.
 
-    Raises ValueError if they are of another model, if nothing says of which, and if this edit was applied before.
+    Raise ValueError if they belong to another model, if nothing names their model, or if they were edited before.
     """
-    path, d, its_model = tables[0].path, tables[0].shape[1], edit.model or "its model"
+    path, d, expected = tables[0].path, tables[0].shape[1], len(edit.left)
     for entry in edits:
         if entry["patch"] == name_of(edit):
             raise ValueError(f"index: {str(path)!r} was edited with this patch before; expected the original")
@@ -112,78 +110,73 @@ def validate(edit: Edit, tables: list[Vectors], side: str, model: str, edits: Ed
     if not edits and any(table.words.get(EDITED) for table in tables):
         place = record_of(path).name
         raise ValueError(f"index: {str(path)!r} says that it was edited; expected its record {place}, or the original")
-    if d != len(edit.left):
-        raise ValueError(f"index: {str(path)!r} is {d} wide; expected {len(edit.left)}, as the patch of {its_model} is")
-    words = (edits[-1] if edits else {}) | tables[0].words
-    prints, models = (words.get("fingerprint"), edit.fingerprint), (model or words.get("model"), edit.model)
+    if d != expected:
+        raise ValueError(f"index: {str(path)!r} has width {d}; expected {expected}, the width of the patch")
+    origin = (edits[-1] if edits else {}) | tables[0].words
+    prints, models = (origin.get("fingerprint"), edit.fingerprint), (model or origin.get("model"), edit.model)
     if not edit.model and not all(prints):
         return "of a model that the patch does not name"
     if not all(prints) and not all(models):
-        raise ValueError(f"index: {str(path)!r} does not say of which model; expected --model {edit.model}, if it is")
+        raise ValueError(f"index: {str(path)!r} does not name its model; expected --model {edit.model} if that is it")
     if prints[0] != prints[1] if all(prints) else models[0] != models[1]:
-        raise ValueError(
-            f"index: {str(path)!r} is of {models[0] or 'another model'} {prints[0] or ''}; expected the model of the "
-            f"patch, {edit.model} {edit.fingerprint}"
-        )
-    return f"of {its_model}, as {'--model' if model else 'the file or its record'} says"
+        its_model = " ".join(filter(None, (models[0] or "another model", prints[0])))
+        raise ValueError(f"index: {str(path)!r} is from {its_model}; expected {edit.model} {edit.fingerprint}")
+    return f"of {edit.model or 'its model'}, according to {'--model' if model else 'the file or its record'}"
 
 
 def undo(edit: Edit | None, source: str | Path, out: str | Path, original: str | Path | None = None) -> str:
-    """Write what an index or a file of queries was before `apply_edit`; returns in words how exact that is.
+    """Write an index or a file of queries as it was before `apply_edit`; return how exact the result is, in words.
 
-    Exact where the original is still there, by content: it is copied, and no edit is needed. Otherwise the edit is
-    inverted. original: where it is now; by default where the record beside `source` says.
-
-    Raises ValueError without a record of this patch, and where neither can be done: a module or a hidden layer has no
-    inverse, and a projection takes directions away for good.
+    The original is copied if it still exists with the recorded content; no edit is needed then. Otherwise the edit is
+    inverted. original: where it is now; by default the place on record. Raise ValueError if `source` has no record
+    of this edit, or if the original is gone and the edit has no inverse: a module, a hidden layer, a projection.
     """
     source, out = Path(source), Path(out)
     edits = read_record(source)
     if not edits:
-        raise ValueError(f"patch: {str(source)!r} has no record of an edit; expected an index that was edited")
+        raise ValueError(f"patch: {str(source)!r} has no record of an edit; expected an edited index")
     *before, last = edits
     place = Path(original or last["source"])
-    there = place.exists() and content_of(place) == last["content"]
     if edit is not None and last["patch"] != name_of(edit):
         raise ValueError(
             f"patch: {str(source)!r} was last edited with another patch ({last['method']}, {last['patch']}); expected "
-            "that one, or none where the original is still there"
+            "that one, or none if the original still exists"
         )
-    if there:
+    if place.exists() and content_of(place) == last["content"]:
         rewrite([], place, out, lambda rows: rows, before)
         return f"exact: a copy of the original, {place.name}"
     if original is not None or edit is None:
-        raise ValueError(f"original: {str(place)!r} is not what was edited, or changed since; expected it as it was")
+        raise ValueError(f"original: {str(place)!r} is not what was edited; expected the original, unchanged")
     inverse, condition = inverted(edit)
     if last["side"] == "queries":
         inverse = replace(inverse, left=inverse.right, right=inverse.left)
     tables = open_tables(source, last["side"], last["array"] or None)
     rewrite(tables, source, out, changing(inverse, last["normalize"], []), before)
     error = condition * max(torch.finfo(table.dtype).eps for table in tables)
-    length = "; all rows have unit length, as lengths were lost" if last["normalize"] else ""
-    return f"by the inverse of the edit: each row within {error:.1g} of its length{length}"
+    note = "; all rows have unit length, since their own lengths were lost" if last["normalize"] else ""
+    return f"by the inverse of the edit: each row within {error:.1g} of its length{note}"
 
 
 def inverted(edit: Edit) -> tuple[Edit, float]:
-    """The edit that takes a linear one back, and how many times it makes a rounding error larger: |P| |P^-1|.
+    """Return the inverse of a linear edit and its condition |P| |P^-1|, the largest growth of a rounding error.
 
-    Raises ValueError for an edit without a usable inverse.
+    Raise ValueError for an edit without a usable inverse.
     """
     if not edit.linear or edit.bias is not None:
-        what = f"form {edit.form!r}" if edit.bias is None else "a bias, which counts in lengths that edited rows lost,"
-        raise ValueError(f"edit: one of {what} has no inverse; expected the original to be kept")
+        reason = "a bias" if edit.bias is not None else f"form {edit.form!r}"  # a bias needs the old row lengths
+        raise ValueError(f"edit: one with {reason} has no inverse; expected the original index")
     left, right = edit.left.double(), edit.right.double()
     values = torch.linalg.svdvals(edit.matrix().double())
     condition = float(values[0] / values[-1].clamp(min=1e-300))
     if condition > MAX_CONDITION:
         raise ValueError(
-            f"edit: {edit.method} takes {int((values < values[0] / MAX_CONDITION).sum())} directions away for good; "
-            "expected the original to be kept, or an edit with an inverse"
+            f"edit: {edit.method} removes {int((values < values[0] / MAX_CONDITION).sum())} directions for good; "
+            "expected the original index, or an edit with an inverse"
         )
     inner = torch.eye(edit.rank, dtype=torch.float64) - right.T @ left
     return Edit(-left @ torch.linalg.inv(inner), right, f"inverse of {edit.method}"), condition
 
 
 def name_of(edit: Edit) -> str:
-    """What names a patch by its content."""
+    """Return the name of a patch: 16 hexadecimal digits computed from its content."""
     return checksum(edit.tensors(), {})[:16]

@@ -1,1 +1,1 @@
-"""Other libraries: models of transformers in and out, fused checkpoints, ONNX."""
+"""Exchange with other libraries: transformers models, fused checkpoints, ONNX."""

@@ -1,4 +1,4 @@
-"""Edited models for others: a checkpoint for stock open_clip or transformers, or a program that needs neither."""
+"""Export of edited models: a checkpoint for stock open_clip or transformers, or a program that needs neither."""
 
 import copy
 import json
@@ -25,20 +25,20 @@ from ..towers import Projection, find_projection, find_text_projection, share, u
 from .transformers import Adapter, save
 
 SHARPNESS = 30.0
-"""How sharply gelu bends in a fused hidden layer: within 0.17 / SHARPNESS, 0.6 %, of its threshold it is not a relu."""
+"""Scale of gelu inputs in a fused hidden layer; gelu then differs from relu by at most 0.6 % of the threshold."""
 
 ONNX_TOLERANCE, ONNX_BYTES = 1e-5, 2**31 - 2**20
-"""How far a number of a unit embedding may be off in onnxruntime; what one file of ONNX, a protobuf, can hold."""
+"""Largest error of a unit embedding's entry in onnxruntime, and the largest model that one ONNX file can hold."""
 
 
 def fuse(clip: Clip, folder: str | Path, pictures: Images | None = None, side: str = "image") -> Path:
-    """Write the edited `clip` as a checkpoint that stock open_clip or transformers loads; returns `folder`.
+    """Write the edited `clip` as a checkpoint that stock open_clip or transformers loads; return `folder`.
 
-    open_clip loads it as "local-dir:<folder>", transformers with `from_pretrained(folder)`, which needs a new or empty
-    folder. Linear edits fit, and after them one hidden layer (`neuron`) in a tower of timm; it learns from `pictures`
-    (by default those of miniworld) how long embeddings are. transformers takes linear edits without a bias, and none in
-    SigLIP's image tower. side: "text" writes linear edits into the text projection, for an index that must not change
-    (`on_texts`). Raises ValueError for edits that no weights can hold, such as gated ones.
+    open_clip loads it as "local-dir:<folder>", transformers with `from_pretrained(folder)`. open_clip can hold linear
+    edits and, in timm towers, one hidden layer (`neuron`) after them. That layer learns embedding lengths from
+    `pictures`, by default miniworld's. transformers can hold linear edits without a bias, none in SigLIP's image tower,
+    and needs a new or empty folder. side: "text" writes linear edits into the text projection, for an index that must
+    not change (see `on_texts`). Raise ValueError for edits that weights cannot hold, such as gated ones.
 
     >>> import clipnull as cn, tempfile
     >>> clip = cn.load(device="cpu")
@@ -50,7 +50,9 @@ def fuse(clip: Clip, folder: str | Path, pictures: Images | None = None, side: s
     """
     expect_types(clip=clip)
     clip.validate_encoder()
-    clip, folder = on_texts(clip) if one_of("side", side, ["image", "text"]) == "text" else clip, Path(folder)
+    folder = Path(folder)
+    if one_of("side", side, ["image", "text"]) == "text":
+        clip = on_texts(clip)
     if isinstance(clip.model, Adapter):
         return save(clip, folder)
     projection = find_projection(clip.model)
@@ -65,7 +67,9 @@ def fuse(clip: Clip, folder: str | Path, pictures: Images | None = None, side: s
     with tempfile.TemporaryDirectory(dir=folder, prefix=".") as temporary:
         if hasattr(clip.tokenizer, "save_pretrained"):
             clip.tokenizer.save_pretrained(temporary)
-        weights = {name: value.cpu().contiguous().clone() for name, value in weights.items()}  # none may share memory
+        weights = {
+            name: value.cpu().contiguous().clone() for name, value in weights.items()
+        }  # safetensors rejects shared memory
         save_file(weights, Path(temporary, "open_clip_model.safetensors"), {"format": "pt"})
         write_text(Path(temporary, "open_clip_config.json"), json.dumps(config, indent=2) + "\n")
         for file in sorted(path for path in Path(temporary).iterdir() if path.is_file()):
@@ -75,29 +79,29 @@ def fuse(clip: Clip, folder: str | Path, pictures: Images | None = None, side: s
 
 
 def _validate_fusible(clip: Clip, projection: Projection) -> None:
-    """ValueError unless open_clip's config has a place for every edit of `clip`."""
+    """Raise ValueError unless open_clip's config has a place for every edit of `clip`."""
     nowhere = f"open_clip has no place for one at {projection.module} of {clip.name}"
     for number, edit in enumerate(clip.edits, 1):
         if edit.form == "layer" and number < len(clip.edits):
-            problem = "is a hidden layer and another one follows; expected one such edit, the last"
+            problem = "is a hidden layer, but another edit follows; expected one such edit, in last place"
         elif edit.form == "layer" and projection.module != "visual.head.proj":
-            problem = f"is a hidden layer, and {nowhere}; expected a timm tower or a linear edit such as 'oblique'"
+            problem = f"is a hidden layer, but {nowhere}; expected a timm tower or a linear edit such as 'oblique'"
         elif edit.form == "layer" and 4 * edit.left.shape[1] > clip.width:
-            problem = f"has {edit.left.shape[1]} units; expected at most {clip.width // 4} in {clip.width} dimensions"
+            problem = f"has {edit.left.shape[1]} units; expected at most {clip.width // 4}, a quarter of the width"
         elif edit.form != "layer" and not edit.linear:
-            problem = "is gated, so that no weights can hold it; expected linear edits"
+            problem = "is gated, and weights cannot hold it; expected linear edits"
         elif edit.bias is not None and not takes_bias(projection):
-            problem = f"adds a bias, and {nowhere}; expected edits without a bias"
+            problem = f"adds a bias, but {nowhere}; expected edits without a bias"
         else:
             continue
-        raise ValueError(f"clip: its edit {edit.method!r} {problem} (`export` takes any)")
+        raise ValueError(f"clip: its edit {edit.method!r} {problem} (`export` accepts any)")
 
 
 def _config(clip: Clip, projection: Projection, layer: Edit | None) -> dict[str, Any]:
-    """open_clip's config of `clip`, with the projection, bias or hidden layer that edits put in."""
+    """Return open_clip's config of `clip`, with the projection, bias or hidden layer that edits added."""
     with quiet():
         config: Any = copy.deepcopy(open_clip.get_model_config(source_of(clip.name)))
-    if uses_quick_gelu(clip.model):  # which a tag may have set
+    if uses_quick_gelu(clip.model):  # a tag may have set it
         config["quick_gelu"] = True
     if projection.module.startswith("visual.head.") and projection.weight is not None:
         config["vision_cfg"] |= {"timm_proj_bias": True} if projection.bias is not None else {}
@@ -107,14 +111,14 @@ def _config(clip: Clip, projection: Projection, layer: Edit | None) -> dict[str,
     return config
 
 
-# --- A hidden layer as timm's MLP head, the one that open_clip's config knows
+# --- A hidden layer as timm's MLP head, which open_clip's config supports
 
 
 @torch.no_grad()
 def length_of(clip: Clip, pictures: Images) -> tuple[Tensor, Tensor]:
-    """m (d,) and c with |z| about z m + c: ridge regression on the embeddings of `pictures`, linear edits only.
+    """Fit m (d,) and c in |z| ~ z m + c by ridge regression on the embeddings of `pictures` after the linear edits.
 
-    On other pictures lengths under miniclip vary by 6.3 around 27.5, and this is off by 1.5.
+    On unseen pictures, miniclip's lengths are 27.5 with a spread of 6.3, and the error of the fit is 1.5.
     """
     z = embed(rebuild(clip.base or clip, tuple(edit for edit in clip.edits if edit.linear)), pictures).double()
     z = z[~z.isnan().any(1)]
@@ -127,11 +131,11 @@ def length_of(clip: Clip, pictures: Images) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def mlp_head(projection: Projection, edit: Edit, m: Tensor, c: Tensor) -> dict[str, Tensor]:
-    """The weights of timm's MLP (2d hidden units, gelu) that does what the projection and the hidden layer `edit` do.
+    """Return weights of timm's MLP head (2d units, gelu) that replace the projection and the hidden layer `edit`.
 
-    With z = f W + b: x = gelu(x) - gelu(-x), so that two units carry one direction of z unchanged. A pair of units of
-    the edit (d/4 at most) takes the place of a direction in which z varies least. A unit of it is gelu(s y) / s,
-    close to relu(y), with y = z v_c - o_c (z m + c) and s = SHARPNESS / o_c c.
+    Let z = f W + b. Since x = gelu(x) - gelu(-x), two units carry one direction of z unchanged. The units of the edit
+    (d/4 at most) take the place of the directions that W scales least, two units for each direction. A unit of the
+    edit becomes gelu(s y) / s, close to relu(y), with y = z v_c - o_c (z m + c) and s = SHARPNESS / (o_c c).
     """
     d, r = edit.left.shape
     stored, threshold = projection.weight, edit.threshold
@@ -140,12 +144,12 @@ def mlp_head(projection: Projection, edit: Edit, m: Tensor, c: Tensor) -> dict[s
     b = torch.zeros(d, dtype=torch.float64) if projection.bias is None else projection.bias.double().cpu()
     axes = torch.linalg.svd(w, full_matrices=False).Vh[: d - -(-r // 2)].T  # (d, directions carried unchanged)
     sharp = SHARPNESS / (threshold.clamp(min=1e-3) * c.abs().clamp(min=1e-3))
-    spare = torch.zeros(d, 2 * d - 2 * axes.shape[1] - r, dtype=w.dtype)  # an odd r leaves one unit over
+    spare = torch.zeros(d, 2 * d - 2 * axes.shape[1] - r, dtype=w.dtype)  # an odd r leaves one unit unused
     read = torch.cat([axes, -axes, (edit.left - m[:, None] * threshold) * sharp, spare], dim=1)  # (d, 2d)
     shift = torch.cat([torch.zeros(2 * axes.shape[1], dtype=w.dtype), -threshold * c * sharp, spare[0]])
     write = torch.cat([axes, -axes, -edit.right / sharp, spare], dim=1)
     weights = {"fc1.weight": (w @ read).T, "fc1.bias": b @ read + shift, "fc2.weight": write}
-    if projection.bias is not None:  # the carried directions hold b already
+    if projection.bias is not None:  # the carried directions already contain b
         weights["fc2.bias"] = torch.zeros(d, dtype=w.dtype)
     dtype = torch.float32 if stored is None else stored.dtype
     return {f"visual.head.mlp.{name}": value.to(dtype).contiguous() for name, value in weights.items()}
@@ -156,12 +160,13 @@ def mlp_head(projection: Projection, edit: Edit, m: Tensor, c: Tensor) -> dict[s
 
 @torch.no_grad()
 def on_texts(clip: Clip) -> Clip:
-    """`clip` with its edits in the text tower in place of the image tower, as a model of its own, without `edits`.
+    """Move the edits of `clip` from the image to the text tower; return a new model without `edits`.
 
-    The text projection W_t becomes W_t P^T, as `Edit.queries` does to an embedding. Inner products are those of the
-    edited image tower; a cosine is |z P| / |t P^T| times that. For search (one text) that hardly matters. Zero-shot, it
-    scales what remains of a forgotten text up, and the text wins again: on OpenAI's ViT-B/32 `nullspace` forgets .49
-    this way in place of 1.00, `oblique` .82 of 1.00, unless texts are divided by their former length.
+    The text projection W_t becomes W_t P^T, as `Edit.queries` does to an embedding. Inner products equal the edited
+    image tower's, and cosines are multiplied by |z P| / |t P^T|. The factor barely matters for a search with one text.
+    In zero-shot classification it enlarges what remains of a forgotten text, which then wins again: on OpenAI's
+    ViT-B/32, `nullspace` forgets .49 in place of 1.00, and `oblique` .82, unless texts keep their former length as
+    divisor.
     """
     base = clip.base or clip
     projection = find_text_projection(base.model)
@@ -171,18 +176,18 @@ def on_texts(clip: Clip) -> Clip:
     weight = projection.weight.T if projection.transposed else projection.weight
     for value in (weight, projection.bias):
         if value is not None:
-            wide = value.double()
+            exact = value.double()
             for edit in reversed(clip.edits):  # <z P1 P2, t> = <z, t P2^T P1^T>
-                wide = edit.queries(wide)
-            value.copy_(wide)
+                exact = edit.queries(exact)
+            value.copy_(exact)
     return replace(base, model=model)
 
 
-# --- Into a program
+# --- A program
 
 
 class Embedder(nn.Module):
-    """Preprocessed pictures (n, 3, s, s) float32 -> unit embeddings (n, d) float32."""
+    """An image encoder from preprocessed pictures (n, 3, s, s) float32 to unit embeddings (n, d) float32."""
 
     def __init__(self, clip: Clip):
         super().__init__()
@@ -194,11 +199,11 @@ class Embedder(nn.Module):
 
 
 def export(clip: Clip, path: str | Path) -> Path:
-    """Write the image side of `clip`, with edits of any kind, as a program that runs without clipnull; returns `path`.
+    """Write the image side of `clip`, with edits of any kind, as a program that runs without clipnull; return `path`.
 
-    Preprocessed pictures (n, 3, s, s) float32 give unit embeddings (n, d) float32. A `path` that ends in .onnx gets an
-    ONNX model ("pixels" -> "embeddings"), once onnxruntime gives the same numbers, to ONNX_TOLERANCE; any other gets
-    what `torch.export.load(path).module()` reads. ONNX takes weights in float32 of less than 2 GB.
+    The program maps preprocessed pictures (n, 3, s, s) float32 to unit embeddings (n, d) float32. A `path` that ends in
+    .onnx gets an ONNX model ("pixels" -> "embeddings") after a check that onnxruntime agrees to ONNX_TOLERANCE. Any
+    other path gets a file for `torch.export.load(path).module()`. ONNX needs float32 weights of less than 2 GB.
 
     >>> import clipnull as cn, pathlib, tempfile, torch
     >>> clip = cn.load(device="cpu")
@@ -221,17 +226,16 @@ def export(clip: Clip, path: str | Path) -> Path:
 
 
 def _export_onnx(embedder: Embedder, pixels: Tensor, shapes: tuple, path: Path) -> Path:
-    for module in ("onnx", "onnxscript"):  # which torch needs
+    for module in ("onnx", "onnxscript"):  # torch.onnx needs them
         import_extra(module, "onnx")
     runtime: Any = import_extra("onnxruntime", "onnx")
     size = sum(value.nbytes for value in embedder.state_dict().values())
     if embedder.dtype != torch.float32 or size >= ONNX_BYTES:
-        raise ValueError(
-            f"clip: weights of {embedder.dtype}, {size:,} bytes; expected torch.float32 and less than {ONNX_BYTES:,} "
-            "for ONNX (a path with the ending .pt2 takes any)"
-        )
+        weights = f"weights of {embedder.dtype}, {size:,} bytes"
+        expected = f"torch.float32 and less than {ONNX_BYTES:,} for ONNX (a path that ends in .pt2 has no limit)"
+        raise ValueError(f"clip: {weights}; expected {expected}")
     with torch.no_grad(), quiet(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about how the exporter works
+        warnings.simplefilter("ignore")  # about the internals of the exporter
         program: Any = torch.onnx.export(
             embedder, (pixels,), dynamo=True, dynamic_shapes=shapes, input_names=["pixels"],
             output_names=["embeddings"], verbose=False,
@@ -243,8 +247,8 @@ def _export_onnx(embedder: Embedder, pixels: Tensor, shapes: tuple, path: Path) 
         session = runtime.InferenceSession(str(temporary), providers=["CPUExecutionProvider"])
         embeddings = torch.from_numpy(session.run(None, {"pixels": trial.numpy()})[0])
         if not torch.allclose(embeddings, expected, rtol=0, atol=ONNX_TOLERANCE):
+            error = f"embeddings in onnxruntime differ by {float((embeddings - expected).abs().max()):.1e}"
             raise RuntimeError(
-                f"path: {str(path)!r} is not written: onnxruntime gives embeddings that differ by "
-                f"{float((embeddings - expected).abs().max()):.1e}; expected at most {ONNX_TOLERANCE:g}"
+                f"path: {str(path)!r} is not written because {error}; expected at most {ONNX_TOLERANCE:g}"
             )
     return path

@@ -1,8 +1,7 @@
-"""The weights of a CLIP of transformers under open_clip's names and in its shapes.
+"""Conversion of transformers' CLIP weights to the names and shapes of open_clip.
 
-Both libraries compute the same from the same numbers but store them differently: open_clip joins the matrices of
-queries, keys and values, and keeps OpenAI's projections as (D, d) where a Linear has (d, D). A fingerprint is by
-content, so it needs one form: that of open_clip.
+Both libraries compute the same function but store it differently: open_clip joins the matrices of queries, keys and
+values, and keeps OpenAI's projections as (D, d) instead of (d, D). Fingerprints hash open_clip's form.
 """
 
 import re
@@ -10,7 +9,7 @@ import re
 import torch
 from torch import Tensor
 
-TOP = {  # how names begin in transformers, and in open_clip
+TOP = {  # prefixes of names in transformers: in open_clip
     "CLIP": {
         "logit_scale": "logit_scale",
         "text_projection.weight": "text_projection",
@@ -26,7 +25,7 @@ TOP = {  # how names begin in transformers, and in open_clip
         "vision_model.pre_layrnorm.": "visual.ln_pre.",
         "vision_model.post_layernorm.": "visual.ln_post.",
     },
-    "Siglip": {  # whose image tower is timm's in open_clip
+    "Siglip": {  # open_clip uses timm's image tower
         "logit_scale": "logit_scale",
         "logit_bias": "logit_bias",
         "text_model.embeddings.token_embedding.": "text.token_embedding.",
@@ -45,7 +44,7 @@ TOP = {  # how names begin in transformers, and in open_clip
         "vision_model.head.mlp.": "visual.trunk.attn_pool.mlp.",
     },
 }
-LAYER = {  # within a layer: in transformers, in a resblock of open_clip, in a block of timm
+LAYER = {  # names within a layer of transformers: in a resblock of open_clip, in a block of timm
     "self_attn.in_proj_": ("attn.in_proj_", "attn.qkv."),
     "self_attn.out_proj.": ("attn.out_proj.", "attn.proj."),
     "layer_norm1.": ("ln_1.", "norm1."),
@@ -56,9 +55,9 @@ LAYER = {  # within a layer: in transformers, in a resblock of open_clip, in a b
 
 
 def as_open_clip(state: dict[str, Tensor], kind: str) -> dict[str, Tensor]:
-    """The weights `state` of a CLIPModel (`kind` "CLIP") or SiglipModel ("Siglip") in the form of open_clip's model.
+    """Convert the weights of a CLIPModel (`kind` "CLIP") or SiglipModel ("Siglip") to open_clip's form.
 
-    Raises ValueError for a weight that such a model does not have.
+    Raise ValueError for a weight that has no counterpart there.
     """
     result = {}
     for key, value in _join(state).items():
@@ -70,7 +69,7 @@ def as_open_clip(state: dict[str, Tensor], kind: str) -> dict[str, Tensor]:
         elif name in ("logit_scale", "logit_bias"):
             value = value.reshape(())
         pool, joined, form = name.partition("attn_pool.in_proj_")
-        if joined:  # timm's attention pool keeps the queries apart
+        if joined:  # timm's attention pool stores the queries separately
             width = len(value) // 3
             result[f"{pool}attn_pool.q.{form}"], result[f"{pool}attn_pool.kv.{form}"] = value[:width], value[width:]
         else:
@@ -79,7 +78,7 @@ def as_open_clip(state: dict[str, Tensor], kind: str) -> dict[str, Tensor]:
 
 
 def _join(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """`state` with the projections of queries, keys and values as one tensor, in this order."""
+    """Join the projections of queries, keys and values in `state`, in this order."""
     result = {}
     for key, value in state.items():
         match = re.fullmatch(r"(.+\.self_attn\.)([qkv])_proj\.(weight|bias)", key)
@@ -92,7 +91,7 @@ def _join(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _rename(key: str, kind: str) -> str:
-    """open_clip's name of the weight `key`."""
+    """Return open_clip's name of the weight `key`."""
     for old, new in TOP[kind].items():
         if not key.startswith(old):
             continue

@@ -1,7 +1,7 @@
-"""How long embedding, prototypes and edits take on a GPU, for three towers with random weights.
+"""Time embedding, prototypes and edits on a GPU, for three towers with random weights.
 
-Random weights take as long as trained ones. Also: how far embeddings are from the CPU's, and `clipnull embed` beside a
-bare loop of open_clip.
+Random weights take as long as trained ones. The script also compares embeddings with the CPU's, and `clipnull embed`
+with a bare loop of open_clip.
 """
 
 import copy
@@ -30,22 +30,23 @@ from clipnull.models import Clip, load
 from clipnull.prototypes import synthesize
 
 MODELS = ("ViT-B-32", "ViT-B-16", "ViT-L-14")
-EDITS = ("oblique", "gated")  # a linear edit, and one with a gate
-FILES, DRAWN = 3072, 128  # pictures that are read from files; so many different ones
-PICTURES, PROTOTYPES, STEPS, ROWS = 512, 32, 60, 1_000_000  # embedded, synthesized in so many steps, edited
+EDITS = ("oblique", "gated")  # without and with a gate
+FILES, UNIQUE_FILES = 3072, 128  # pictures read from files, with repeats
+PICTURES, PROTOTYPES, STEPS, ROWS = 512, 32, 60, 1_000_000  # to embed; to synthesize, in STEPS; to edit
 
 
 def measure(device: str, models: Sequence[str] = MODELS) -> dict:
-    """For each of `models`: pictures embedded a second; seconds of ascent and of an edit; rows edited a second.
+    """Measure each of `models` and return the figures, ready for JSON.
 
-    Ready for JSON. Each is the second of two runs, as the first one prepares the device (a single step, of an ascent).
+    Every time is the second of two runs, because the first run warms up the device (with one step, for the ascent).
     """
     name = torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else device
-    return {"device": name, "torch": torch.__version__, "models": {m: of(load(m, "none", device)) for m in models}}
+    figures = {model: measure_model(load(model, "none", device)) for model in models}
+    return {"device": name, "torch": torch.__version__, "models": figures}
 
 
-def of(clip: Clip) -> dict:
-    """What `measure` gives of one model."""
+def measure_model(clip: Clip) -> dict:
+    """Return pictures embedded per second, seconds of an ascent and of an edit, and rows edited per second."""
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randn(PICTURES, 3, clip.image_size, clip.image_size, generator=generator)
     exact = PICTURES / seconds(lambda: clip.embed_pixels(pixels))
@@ -61,27 +62,27 @@ def of(clip: Clip) -> dict:
         edited[method] = ROWS / seconds(lambda: float(edit.images(z).sum()))  # noqa: B023 - waits for the device
     ascended = {"prototypes": PROTOTYPES, "steps": STEPS, "seconds": ascent}
     figures = {"embed": embedded, "synthesize": ascended, "solve": solved, "edit": edited}
-    return figures | {"far": far_from_the_cpu(clip, pixels[:8]), "files": rates(clip, FILES, bare_loader, DRAWN)}
+    return figures | {"far": far_from_the_cpu(clip, pixels[:8]), "files": rates(clip, FILES, bare_loader, UNIQUE_FILES)}
 
 
 def mixed(clip: Clip) -> AbstractContextManager:
-    """The precision in which `embed_shards` embeds on CUDA."""
+    """Return a context with the precision of `embed_shards` on CUDA."""
     return torch.autocast(clip.device.type, torch.float16)
 
 
 def far_from_the_cpu(clip: Clip, pixels: Tensor) -> dict[str, float]:
-    """How far the cosine to what the CPU makes of `pixels` is from 1, for the worst picture, in each precision."""
+    """Return 1 - cosine to the CPU's embedding of the worst picture, for each precision."""
     z = {"float32": clip.embed_pixels(pixels)}
     with mixed(clip):
         z["mixed"] = clip.embed_pixels(pixels)
-    there = replace(clip, model=copy.deepcopy(clip.model).cpu())
-    on_cpu = F.normalize(there.embed_pixels(pixels).double(), dim=-1)
-    return {name: float(1 - (F.normalize(own.double(), dim=-1) * on_cpu).sum(-1).min()) for name, own in z.items()}
+    cpu_clip = replace(clip, model=copy.deepcopy(clip.model).cpu())
+    on_cpu = F.normalize(cpu_clip.embed_pixels(pixels).double(), dim=-1)
+    return {name: float(1 - (F.normalize(x.double(), dim=-1) * on_cpu).sum(-1).min()) for name, x in z.items()}
 
 
 @torch.inference_mode()
 def bare_loader(clip: Clip, images: Images) -> Tensor:
-    """Embeddings (n, d) as a script with open_clip and a DataLoader makes them, with batches and readers of `embed`."""
+    """Embed images (n, d) with open_clip and a DataLoader alone, with the batch size and readers of `embed`."""
     files = [(clip.preprocess, file) for file in images.files]
     readers, pinned = min(READERS, joblib.cpu_count()), clip.device.type == "cuda"
     loader = DataLoader(files, BATCH, num_workers=readers, collate_fn=opened, pin_memory=pinned)  # type: ignore
@@ -93,12 +94,12 @@ def bare_loader(clip: Clip, images: Images) -> Tensor:
 
 
 def opened(batch: Sequence[tuple[Callable[[Image.Image], Tensor], Path]]) -> Tensor:
-    """The prepared pictures of a batch, (m, 3, s, s), read by a process of `bare_loader`."""
+    """Read and preprocess a batch of `bare_loader`, (m, 3, s, s)."""
     return torch.stack([prepare(Image.open(file)) for prepare, file in batch])
 
 
 def seconds(call: Callable[..., object], *first: object) -> float:
-    """How long the second of two calls takes; the first one gets the arguments `first`."""
+    """Time the second of two calls; only the first call gets the arguments `first`."""
     call(*first)
     start = time.perf_counter()
     call()
@@ -106,25 +107,25 @@ def seconds(call: Callable[..., object], *first: object) -> float:
 
 
 def section(entry: dict) -> list[str]:
-    """A row a figure, a column a model."""
-    about = "random weights; 345 classes × 6 domains, one class forgotten"
+    """Return the paragraphs and the table of the page, with a row per figure and a column per model."""
+    setting = "random weights; 345 classes × 6 domains, one class forgotten"
     columns = pd.DataFrame({model: _column(times) for model, times in entry["models"].items()})
     table = markdown(columns.reset_index().to_numpy().tolist(), ["", *columns])
-    return [entry.get("note", ""), f"{entry['device']}, PyTorch {entry['torch']}; {about}.", table]
+    return [entry.get("note", ""), f"{entry['device']}, PyTorch {entry['torch']}; {setting}.", table]
 
 
 def _column(times: dict) -> dict[str, str]:
-    """The figures of one model, by what they are."""
+    """Return the figures of one model with their labels."""
     n, steps, ascent = times["synthesize"].values()
-    files, figures = times["files"], {f"pictures a second, {p}": f"{rate:.1f}" for p, rate in times["embed"].items()}
-    figures[f"seconds for a prototype ({n} at once), {steps} steps"] = f"{ascent / n:.2f}"
+    files, figures = times["files"], {f"pictures per second, {p}": f"{rate:.1f}" for p, rate in times["embed"].items()}
+    figures[f"seconds per prototype ({n} in a batch), {steps} steps"] = f"{ascent / n:.2f}"
     for method, rate in times["edit"].items():
-        figures[f"{method}, milliseconds to make it on the CPU"] = f"{1000 * times['solve'][method]:.0f}"
-        figures[f"{method}, rows a second"] = f"{rate:.0f}"
-    figures["clipnull embed, JPEG files a second"] = f"{files['clipnull']:.1f}"
-    figures["a bare loop of open_clip"] = f"{files['bare']:.1f}"
-    figures[f"the share of it (target: {EMBED})"] = f"{files['clipnull'] / files['bare']:.2f}"
-    far = "1 - cosine to the CPU's embedding, the worst of eight pictures of noise"
+        figures[f"{method}, milliseconds to solve on the CPU"] = f"{1000 * times['solve'][method]:.0f}"
+        figures[f"{method}, rows edited per second"] = f"{rate:.0f}"
+    figures["clipnull embed, JPEG files per second"] = f"{files['clipnull']:.1f}"
+    figures["bare loop of open_clip, JPEG files per second"] = f"{files['bare']:.1f}"
+    figures[f"clipnull embed / bare loop (target: {EMBED})"] = f"{files['clipnull'] / files['bare']:.2f}"
+    far = "1 - cosine to the CPU's embedding, worst of eight pictures of noise"
     return figures | {f"{far}, {precision}": f"{distance:.1e}" for precision, distance in times["far"].items()}
 
 

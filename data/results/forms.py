@@ -1,7 +1,7 @@
-"""What other forms of a forgotten word still find: "dogs", "three dogs", "photos of dogs" after "dog" went.
+"""Test if other forms of a forgotten name still find the class: "dogs", "three dogs", "photos of dogs" for "dog".
 
-For each class, forgotten everywhere by a method's defaults: the share of its pictures that a form names right after the
-edit, of the share before it. No edit is built from these forms. "names alone" are edits of the names as they are.
+Each class is forgotten everywhere with each method's defaults. A figure is the accuracy with a form after the edit,
+divided by the accuracy before. No edit is built from these forms. "names alone" edits use only the names themselves.
 """
 
 import script
@@ -17,36 +17,37 @@ from clipnull.methods import METHODS, solve
 from clipnull.models import Clip
 from clipnull.vocabulary import FORMS, Forget
 
-ASKED = ("a picture of {a}", *OTHER_FORMS, "these are {p}", "lots of {p}", "a small {n}")
+QUERIES = ("a picture of {a}", *OTHER_FORMS, "these are {p}", "lots of {p}", "a small {n}")
 
 
 def measure(name: str, clip: Clip, images: Images) -> dict:
-    """Shares by method, form and whether forms built the edit, over all classes with pictures."""
+    """Return the shares over all classes with pictures, by method and inputs of the edit, one per form."""
     images, (z,) = readable(images, embed(clip, images))
     v, z = images.vocabulary, F.normalize(z.double(), dim=1)
-    classifiers = torch.stack([paraphrases(clip, v.classes, form).double().cpu() for form in ASKED])
+    classifiers = torch.stack([paraphrases(clip, v.classes, form).double().cpu() for form in QUERIES])
 
-    def right(c: int, rows: torch.Tensor) -> torch.Tensor:
+    def accuracy(c: int, rows: torch.Tensor) -> torch.Tensor:
         return ((rows @ classifiers.mT).argmax(-1) == c).double().mean(1)
 
     pictures = {c: z[images.classes == c] for c in range(len(v.classes)) if (images.classes == c).any()}
-    before = torch.stack([right(c, rows) for c, rows in pictures.items()]).sum(0)
+    before = torch.stack([accuracy(c, rows) for c, rows in pictures.items()]).sum(0)
     shares = []
-    for built, vocabulary in (("names alone", v.with_forms(None)), ("forms", v)):
+    for source, vocabulary in (("names alone", v.with_forms(None)), ("forms", v)):
         cells = embed_vocabulary(clip, vocabulary)
         for method in METHODS:
             edits = {c: solve(cells, Forget([v.classes[c]]).mask(v), method) for c in pictures}
-            after = torch.stack([right(c, edits[c].images(rows)) for c, rows in pictures.items()]).sum(0)
-            shares.append({"method": method, "from": built, "left": [round(x, 4) for x in (after / before).tolist()]})
-    return {"kind": "forms", "name": f"other forms, {name}", "pictures": len(images), "forms": ASKED, "shares": shares}
+            after = torch.stack([accuracy(c, edits[c].images(rows)) for c, rows in pictures.items()]).sum(0)
+            shares.append({"method": method, "from": source, "left": [round(x, 4) for x in (after / before).tolist()]})
+    header = {"kind": "forms", "name": f"other forms, {name}", "pictures": len(images)}
+    return header | {"forms": QUERIES, "shares": shares}
 
 
 def section(entry: dict) -> list[str]:
     built = ", ".join(form.replace("{n}", "dog").replace("{p}", "dogs") for form in FORMS)
     about = (
-        "Forget one class everywhere, ask for it in other words: the share of what a form found before the edit that "
-        f"it still finds, over all classes ({entry['pictures']} pictures; `data/results/forms.py`). Edits are built "
-        f"from the forms {built}; none of them is asked here."
+        "One class is forgotten everywhere, then classified with other forms of its name. Figures are the accuracy "
+        f"after the edit divided by the accuracy before, over all classes ({entry['pictures']} pictures; "
+        f"`data/results/forms.py`). Edits are built from the forms {built}, none of which is a query here."
     )
     rows = [[f"`{r['method']}`", r["from"], *(f"{x:.2f}" for x in r["left"])] for r in entry["shares"]]
     words = [form.replace("{a}", "a dog").replace("{n}", "dog").replace("{p}", "dogs") for form in entry["forms"]]

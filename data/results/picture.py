@@ -1,4 +1,4 @@
-"""The picture of the README: the first figure of lesson 00 as stored, a search before and after the edit."""
+"""Copy the picture of the README from the first figure of lesson 00: a search before and after the edit."""
 
 import base64
 from pathlib import Path
@@ -11,7 +11,7 @@ PATH = Path("data", "results", "search.png")
 
 
 def stored() -> tuple[str, str, str]:
-    """The PNG in base64, its alternative text, and the claim below it."""
+    """Return the stored PNG in base64, its alternative text, and the claim below it."""
     outputs = [out for cell in read(LESSON).cells for out in cell.get("outputs", ())]
     place = next(i for i, out in enumerate(outputs) if "image/png" in out.get("data", {}))
     picture, claim = outputs[place : place + 2]
@@ -19,13 +19,13 @@ def stored() -> tuple[str, str, str]:
 
 
 def caption() -> str:
-    """The picture as Markdown."""
+    """Return the picture as Markdown."""
     _, alt, claim = stored()
     return f"![{alt}]({PATH.as_posix()})\n\n*{claim}*"
 
 
 def write(root: Path) -> Path:
-    """Write the picture into the clone `root`."""
+    """Write the picture into the clone `root` and return its path."""
     with written(root / PATH) as temporary:
         temporary.write_bytes(base64.b64decode(stored()[0]))
     return root / PATH

@@ -1,8 +1,8 @@
-"""The pages beside the JSON files in data/results, the tables of RESULTS.md, and table and picture of the README.
+"""Write the pages beside the JSON files in data/results, the tables of RESULTS.md, and the README's table and picture.
 
-`python data/results/write.py [FILE ...]` takes over what `clipnull bench --json FILE`, also with `--baselines`, the
-other scripts here and `data/build/measure.py --json FILE` measured, and writes all pages anew; a test compares pages
-and JSON.
+`python data/results/write.py [FILE ...]` imports results and rewrites all pages; a test compares pages and JSON. FILE
+comes from `clipnull bench --json FILE` (with or without `--baselines`), `data/build/measure.py --json FILE` or another
+script in this folder.
 """
 
 import argparse
@@ -39,45 +39,45 @@ TARGETS = {  # (method, paradigm): forgetting rate at least; retain drop, siblin
     ("oblique", "complete"): (0.90, 1.5, None, 9),
 }
 FINE_TUNED = (
-    "Fine-tuning on kept pictures (`--slow`; batches of 32 from the train split, the forgotten names among the "
-    "candidates): percent of forgotten / kept pictures named right."
+    "Accuracy on forgotten / kept pictures, in percent, after fine-tuning on kept pictures (`--slow`; batches of 32 "
+    "from the train split, with the forgotten names among the candidates)."
 )
 BENCH = (
-    "[RESULTS.md](../../RESULTS.md) defines the figures. Pairwise: forgetting where only the forgotten name and one "
-    "other may be given; .5 is ignorance. Form: a matrix, one hidden layer, or a module after the tower. The second "
-    "table counts pictures, added over requests."
+    "[RESULTS.md](../../RESULTS.md) defines the figures. Pairwise is the forgetting rate with only the forgotten name "
+    "and one other as candidates; .5 is ignorance. The form of an edit is a matrix, one hidden layer, or a module "
+    "after the tower. The second table counts pictures, summed over requests."
 )
 
 
 def write(files: Iterable[Path] = (), root: Path = Path()) -> list[Path]:
-    """Take over measured `files` into data/results of the clone `root`, and write all pages anew: the paths written."""
+    """Import result `files` into data/results of the clone `root`, rewrite all pages, and return the paths written."""
     entries = [summary(json.loads(Path(file).read_text(encoding="utf-8")), str(file)) for file in files]
     paths = []
     for entry in entries:
         text = json.dumps(entry, indent=1, allow_nan=False) + "\n"
         paths.append(write_text(root / FOLDER / f"{stem(entry)}.json", text))
-    known = read(root)
-    paths += [write_text(root / FOLDER / f"{stem(entry)}.md", page(entry)) for entry in known]
-    for path, filled in ((root / PAGE, in_results), (root / README, in_readme)):
-        paths.append(write_text(path, filled(path.read_text(encoding="utf-8"), known)))
+    entries = read(root)
+    paths += [write_text(root / FOLDER / f"{stem(entry)}.md", page(entry)) for entry in entries]
+    for path, update in ((root / PAGE, in_results), (root / README, in_readme)):
+        paths.append(write_text(path, update(path.read_text(encoding="utf-8"), entries)))
     return [*paths, picture.write(root)]
 
 
 def stem(entry: dict) -> str:
-    """The name of the files of an entry, without their endings."""
+    """Return the file name of an entry without its extension."""
     return entry["name"].lower().replace(",", "").translate(str.maketrans(" /", "--"))
 
 
 def read(root: Path = Path()) -> list[dict]:
-    """The entries of data/results, by kind and name."""
+    """Load the entries of data/results, sorted by kind and name."""
     entries = [json.loads(path.read_text(encoding="utf-8")) for path in (root / FOLDER).glob("*.json")]
     return sorted(entries, key=lambda e: (list(SECTIONS).index(e["kind"]), e.get("stored", False), e["name"]))
 
 
 def summary(measured: dict, source: str) -> dict:
-    """What is kept of a measurement: of a sweep, the means over requests, with prompts that name no domain."""
+    """Drop the fields that pages do not need; a sweep keeps its means with prompts that name no domain."""
     if not isinstance(measured, dict) or "name" not in measured:
-        raise ValueError(f"file: {source!r} holds no measurement; expected what `clipnull bench --json` writes")
+        raise ValueError(f"file: {source!r} holds no measurement; expected JSON such as `clipnull bench --json` writes")
     kind = one_of("kind", measured.get("kind"), list(SECTIONS))
     dropped = {"bench": ("rows", "requests"), "rivals": ("rows",)}.get(kind, ())
     entry = {key: value for key, value in measured.items() if key not in dropped}
@@ -86,16 +86,16 @@ def summary(measured: dict, source: str) -> dict:
     return entry
 
 
-def in_results(text: str, known: Sequence[dict]) -> str:
-    """RESULTS.md with its tables written anew: the best methods, targets, and links to all pages."""
-    benches = sorted((entry for entry in known if entry["kind"] == "bench"), key=lambda entry: not entry["stored"])
-    pages = "\n".join(f"- [{title(entry)}](data/results/{stem(entry)}.md)" for entry in known)
+def in_results(text: str, entries: Sequence[dict]) -> str:
+    """Return RESULTS.md with new tables: the best methods, targets, and links to all pages."""
+    benches = sorted((entry for entry in entries if entry["kind"] == "bench"), key=lambda entry: not entry["stored"])
+    pages = "\n".join(f"- [{title(entry)}](data/results/{stem(entry)}.md)" for entry in entries)
     return fill(text, best="\n\n".join(map(best, benches)), targets=targets(benches), pages=pages)
 
 
-def in_readme(text: str, known: Sequence[dict]) -> str:
-    """The README with its table, that of the largest data set of a real CLIP if there is one, and its picture anew."""
-    table, benches = "", [entry for entry in known if entry["kind"] == "bench"]
+def in_readme(text: str, entries: Sequence[dict]) -> str:
+    """Return the README with a new picture and table, from the largest data set (of a real CLIP, if there is one)."""
+    table, benches = "", [entry for entry in entries if entry["kind"] == "bench"]
     if benches:
         entry = max(benches, key=lambda entry: (entry["stored"], entry["pictures"]))
         rows, (_, *paradigms) = report.grid(entry["summary"])
@@ -104,11 +104,11 @@ def in_readme(text: str, known: Sequence[dict]) -> str:
 
 
 def fill(text: str, **parts: str) -> str:
-    """`text` with other words between the marks of each of `parts`."""
+    """Replace the text between the marks of each of `parts`."""
     for name, new in parts.items():
         first, last = f"<!-- {name}: written by `make results` -->", f"<!-- end of {name} -->"
         if text.count(first) != 1 or text.count(last) != 1:
-            raise ValueError(f"README, RESULTS: expected the marks {first!r} and {last!r}, once each")
+            raise ValueError(f"README, RESULTS: expected the marks {first!r} and {last!r} exactly once")
         before, rest = text.split(first)
         text = f"{before}{first}\n\n{new}\n\n{last}{rest.split(last)[1]}"
     return text
@@ -126,15 +126,15 @@ def shape(entry: dict) -> str:
 
 
 def best(entry: dict) -> str:
-    """The three best methods on one data set, with intervals."""
-    chosen = [row for row in entry["summary"] if row["method"] in BEST]
-    rows = [[row["paradigm"], f"`{row['method']}`", *format_figures(row, FIGURES)] for row in chosen]
-    about = f"**{entry['name']}**: {shape(entry)} ([all methods and counts](data/results/{stem(entry)}.md))."
-    return f"{about}\n\n{markdown(rows, ['paradigm', 'method', *(COLUMNS[name] for name in FIGURES)])}"
+    """Return a caption and a table of the three best methods on one data set, with intervals."""
+    best_rows = [row for row in entry["summary"] if row["method"] in BEST]
+    rows = [[row["paradigm"], f"`{row['method']}`", *format_figures(row, FIGURES)] for row in best_rows]
+    caption = f"**{entry['name']}**: {shape(entry)} ([all methods and counts](data/results/{stem(entry)}.md))."
+    return f"{caption}\n\n{markdown(rows, ['paradigm', 'method', *(COLUMNS[name] for name in FIGURES)])}"
 
 
 def targets(benches: Sequence[dict]) -> str:
-    """What was to be reached, and what is reached where; a miss in bold."""
+    """Return a table of the targets and the figures on each data set, with misses in bold."""
     rows = []
     for (method, paradigm), target in TARGETS.items():
         texts = ["–" if x is None else figure.format(x).lstrip("+") for figure, x in zip(SHORT, target, strict=True)]
@@ -143,44 +143,44 @@ def targets(benches: Sequence[dict]) -> str:
         for entry in benches:
             row = next(r for r in entry["summary"] if (r["method"], r["paradigm"]) == (method, paradigm))
             cells = []
-            for name, form, wanted in zip(FIGURES, SHORT, target, strict=False):
+            for name, form, limit in zip(FIGURES, SHORT, target, strict=False):
                 value, sign = row[name][0], -1 if name == "forgetting_rate" else 1
-                missed = None not in (value, wanted) and sign * value > sign * wanted
+                missed = None not in (value, limit) and sign * value > sign * limit
                 cells.append("–" if value is None else bold(form.format(value), missed))
             rows[-1].append(" / ".join(cells))
     columns = ["forgetting / retain drop / sibling class / worst cell", "target", *(entry["name"] for entry in benches)]
     return markdown(rows, columns)
 
 
-def bold(text: str, of_note: bool) -> str:
-    return f"**{text}**" if of_note else text
+def bold(text: str, condition: bool) -> str:
+    return f"**{text}**" if condition else text
 
 
 def page(entry: dict) -> str:
-    """The page beside the JSON of an entry."""
+    """Return the page beside the JSON file of an entry."""
     return f"# {title(entry)}\n\n" + "\n\n".join(filter(None, SECTIONS[entry["kind"]](entry))) + "\n"
 
 
 def rows_section(entry: dict) -> list[str]:
-    """A note, and a table of `rows`, whose keys are its titles."""
+    """Return a note, and a table of `rows` whose keys are the column titles."""
     return [entry["note"], markdown([row.values() for row in entry["rows"]], [*entry["rows"][0]])]
 
 
 def bench_section(entry: dict) -> list[str]:
-    """The figures with intervals, pairwise forgetting and the form of the edits; counts of pictures."""
+    """Return the tables of a sweep: figures with intervals, and counts of pictures."""
     sections = [f"{shape(entry)}. {BENCH}", *sweep.tables(entry["summary"])]
     if entry["stored"]:
         weights = f"{entry['model']}, {entry['pretrained']}" if entry["pretrained"] else entry["model"]
-        made = "texts and one synthesized picture a cell" if entry["prototypes"] else "texts alone, without any picture"
-        note = f" ({entry['note']})" if entry["note"] else ""
+        inputs = "texts and one synthesized picture per cell" if entry["prototypes"] else "texts alone"
+        inputs += f" ({entry['note']})" if entry["note"] else ""
         sections.append(
-            f"Stored embeddings of {weights}; the vectors are not in this repository. Edits are made from {made}{note}."
+            f"Stored embeddings of {weights}; the vectors are not in this repository. Edits are made from {inputs}."
         )
     return sections
 
 
 def audit_section(entry: dict) -> list[str]:
-    """Audits of one request: a row a question, the worst first; a column a method. Then fine-tuning."""
+    """Return a table of audits of one request, with a row per question and a column per method; then fine-tuning."""
     audits, questions = entry["audits"], {}
     for i, audit in enumerate(audits):
         for f in audit["findings"]:
@@ -194,11 +194,11 @@ def audit_section(entry: dict) -> list[str]:
         rows.append([question, number(f["unedited"]), number(f["clean"]), *answers, limit])
     first = audits[0]
     methods = [f"`{' + '.join(a['methods'])}`" + (f" at {a['aim']}" if a.get("aim") else "") for a in audits]
-    about = (
-        f"`clipnull audit` of {first['model']}, {first['pictures']} pictures, {first['forgotten']} to be forgotten; "
-        f"clean: {first['clean'] or 'none'}, retrained without the class. **Bold**: beyond the limit. The worst first."
+    caption = (
+        f"`clipnull audit` of {first['model']} on {first['pictures']} pictures, {first['forgotten']} to be forgotten. "
+        f"Clean: {first['clean'] or 'none'}, retrained without the class. **Bold**: beyond the limit. Worst first."
     )
-    sections = [about, markdown(rows, ["question", "unedited", "clean", *methods, "limit"])]
+    sections = [caption, markdown(rows, ["question", "unedited", "clean", *methods, "limit"])]
     tuned, steps = {}, []
     for method, audit in zip(methods, audits, strict=True):
         for details in (f["details"] for f in audit["findings"] if "of what was lost" in f["details"]):
@@ -227,10 +227,8 @@ SECTIONS = {
     "device": device_speed.section,
     "times": rows_section,
 }
-"""The paragraphs and tables of each kind."""
-
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("files", nargs="*", type=Path, metavar="JSON", help="what a measurement has written")
+    parser.add_argument("files", nargs="*", type=Path, metavar="JSON", help="a result to import")
     print("written:", *write(parser.parse_args().files))
