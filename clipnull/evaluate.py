@@ -26,8 +26,7 @@ RANGES = {
 }  # fmt: skip
 """The range of each figure that is reported with an interval."""
 
-Interval = tuple[float, float, float]
-"""Mean, low, high; NaN if undefined."""
+Interval = tuple[float, float, float]  # mean, low, high; NaN if undefined
 
 
 def classify(

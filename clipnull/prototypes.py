@@ -31,10 +31,8 @@ from .models import Batch, Clip
 from .prompts import embed_cells
 from .vocabulary import TEMPLATES, Vocabulary, format_prompt
 
-ALGORITHM = 2
-"""The version of `synthesize`; increase it whenever the same seed gives a different picture."""
-SCALES = (1, 2, 4, 8, 16, 32)
-"""A picture is a sum of images with pixels s times as large as the finest, for s in SCALES."""
+ALGORITHM = 2  # the version of `synthesize`; increase it whenever the same seed gives a different picture
+SCALES = (1, 2, 4, 8, 16, 32)  # a picture is a sum of images with pixels s times as large as the finest
 COLOURS = ((0.26, 0.09, 0.02), (0.27, 0.00, -0.05), (0.27, -0.09, 0.03))
 """Red, green and blue per unit of each free channel: brightness varies most, then blue against yellow-red, then green.
 Columns are scaled square roots of the colour covariance of photographs (Olah et al., Lucid)."""
@@ -71,11 +69,8 @@ def ascend(
     """
     size, targets = clip.image_size, F.normalize(targets.float(), dim=-1).to(clip.device)
     noise = [torch.Generator().manual_seed(seed) for seed in seeds]
-    layers = [
-        torch.stack([torch.randn(3, -(-size // s), -(-size // s), generator=g) for g in noise])
-        for s in SCALES
-        if s < size
-    ]
+    sides = [-(-size // s) for s in SCALES if s < size]
+    layers = [torch.stack([torch.randn(3, side, side, generator=g) for g in noise]) for side in sides]
     layers = [(0.05 * layer).to(clip.device).requires_grad_() for layer in layers]
     weights = [s**0.3 for s in SCALES]  # coarse shapes grow faster than fine grain
     colours = 3.5 * torch.tensor(COLOURS, device=clip.device)
@@ -166,9 +161,7 @@ def cell_prototypes(
         raise ValueError(f"clip: it carries {len(clip.edits)} edits; expected the unedited model, clip.base")
     if clip.stored:
         if "prototypes" not in clip.stored.vectors or vocabulary != clip.stored.vocabulary:
-            raise ValueError(
-                f"clip: {clip.name} has no encoder and no prototypes of these names; expected prototypes=False"
-            )
+            raise ValueError(f"clip: {clip.name} has no encoder and no prototypes of these names; expected texts only")
         pixels = torch.zeros(*vocabulary.shape, 3, 0, 0, dtype=torch.uint8)
         return Prototypes(pixels, F.normalize(clip.stored.vectors["prototypes"], dim=-1), clip.stored.mask)
     mask = torch.ones(vocabulary.shape, dtype=torch.bool) if mask is None else mask

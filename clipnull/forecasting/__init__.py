@@ -1,1 +1,1 @@
-"""What an edit will do, before any picture is seen; choosing a method and a strength by it."""
+"""Forecast what an edit will do before any picture is seen, and choose a method and a strength by the forecast."""

@@ -1,8 +1,9 @@
 """Forecast what an edit will do, from names and prototypes alone, and choose a method and a strength by it. Ours.
 
-"auto" takes the method and strength that are worth most within a budget. "chance" is the strength at which the edited
-model, between two names, answers as one that never knew: a class that scores below all others leaves a signature, as
-easy to find as one that scores above. The price: a small label set, or a word nearby, finds the class more easily.
+The method "auto" picks the method and strength with the best forecast within a budget. The strength "chance" makes the
+edited model choose between two names like a retrained model. A class that scores below all others leaves a signature
+that is as easy to find as one that scores above. The price: in a small label set, or beside a similar word, the class
+is found more easily.
 """
 
 import re
@@ -30,20 +31,16 @@ FIGURES = {
     "sibling domain drop": "sibling_domain_drop",
     "worst drop": "worst_cell_drop",
 }
-"""What a budget calls the figures of `evaluate.rates`: a rate from 0 to 1, and drops in percentage points."""
+"""Names in a budget for the figures of `evaluate.rates`: a rate from 0 to 1, and drops in percentage points."""
 TERM = re.compile(r"\s*([a-z ]+?)\s*(>=|<=)\s*([-+]?(?:\d+\.?\d*|\.\d+))\s*")
 
-Limit = tuple[str, str, float]
-"""A figure of `evaluate.rates`, ">=" or "<=", and a number."""
+Limit = tuple[str, str, float]  # a figure of `evaluate.rates`, ">=" or "<=", and a bound
 
-FORMS = ("linear", "layer", "module")
-"""Simple forms first: a matrix fits into any checkpoint, see `Edit.form`."""
-TIE = 0.01
-"""Points within which the simpler form is taken: wider ties chose worse on training pictures of PACS."""
+FORMS = ("linear", "layer", "module")  # the simplest first: a matrix fits into any checkpoint (`Edit.form`)
+TIE = 0.01  # forecasts at most this many points apart are a tie; wider ties chose worse on training pictures of PACS
 
 CHANCE = "chance"
-RANGE, HALVINGS = (0.1, 10.0), 10
-"""The strengths that are searched, to half a percent."""
+RANGE, HALVINGS = (0.1, 10.0), 10  # the strengths searched for "chance", to half a percent
 
 
 def forecast(
@@ -56,12 +53,12 @@ def forecast(
     budget: str | None = None,
     **settings: Any,
 ) -> Forecast:
-    """What an edit is expected to do, before any picture is seen: what `compare` returns, with intervals. Ours.
+    """Forecast what `compare` would measure for an edit, with intervals, before any picture is seen. Ours.
 
-    Simulated pictures replace real ones (`forecasting.simulation`); without prototypes, a coarser guess. Free prompts
-    classify. method: may be an edit that exists already. request, vocabulary, prototypes, mean, budget, settings: as in
-    `unlearn`.
-    Raises ValueError as `unlearn`, and for a forgotten class that the text tower does not tell from another.
+    Simulated pictures (`forecasting.simulation`) replace real ones, and free prompts classify them. Without prototypes,
+    the forecast is coarser. method: the name of a method, or an existing edit. clip, request, vocabulary, prototypes,
+    mean, budget, settings: as in `unlearn`. Raise ValueError as `unlearn` does, and for a forgotten class that the text
+    tower cannot separate from another.
 
     >>> import clipnull as cn
     >>> clip, names = cn.load(device="cpu"), cn.Vocabulary(["cat", "dog", "house"], ["photo", "line"])
@@ -84,19 +81,19 @@ def choose_edit(
     budget: str | None = None,
     **settings: Any,
 ) -> tuple[Edit, Simulator]:
-    """The edit of `unlearn`, which "auto" and the strength "chance" choose by forecast, and what forecasts it."""
+    """Return the edit of `unlearn` and its simulator; "auto" and the strength "chance" are chosen by forecast."""
     mask, limits = request.mask(vocabulary), read_budget(BUDGET if budget is None else budget)
     name = method.method if isinstance(method, Edit) else one_of("method", method, [*METHODS, AUTO])
     if name == AUTO and settings:
-        raise ValueError(f"settings: {', '.join(settings)} given with method 'auto'; expected none, as it chooses them")
+        raise ValueError(
+            f"settings: {', '.join(settings)} given with method 'auto'; expected none, as 'auto' chooses them"
+        )
     if name != AUTO and budget is not None:
         raise ValueError(f"budget: {brief(budget)} given with method {name!r}; expected method='auto'")
     if settings.get("strength") == CHANCE:
         one_of("method, with strength='chance'", name, with_strength())
         if mask.all(0).any():
-            raise ValueError(
-                "strength: 'chance' for a whole domain; expected a number, as all its classes are forgotten"
-            )
+            raise ValueError("strength: 'chance' is undefined for a whole forgotten domain; expected a number")
     cells = embed_vocabulary(clip, vocabulary, prototypes, mean)
     cells.validate(mask)
     warn_of_alike(cells, mask, vocabulary)
@@ -118,13 +115,13 @@ def simulator_of(
     prototypes: Prototypes | bool | int | None = True,
     mean: Tensor | None = None,
 ) -> Simulator:
-    """The simulator of `clip`. cells: its own, of `embed_vocabulary` with the same arguments."""
+    """Return the simulator of `clip`. cells: the output of `embed_vocabulary` for the same arguments."""
     unedited = embed_vocabulary(clip.base, vocabulary, prototypes, mean) if clip.edits and clip.base else cells
     return Simulator(unedited, embed_classes(clip, vocabulary.names), [edit.images for edit in clip.edits])
 
 
 def read_budget(text: str) -> list[Limit]:
-    """The limits in a text such as BUDGET.
+    """Parse the limits in a text such as BUDGET.
 
     >>> read_budget("forget >= .95, worst drop <= 5")
     [('forgetting_rate', '>=', 0.95), ('worst_cell_drop', '<=', 5.0)]
@@ -133,13 +130,13 @@ def read_budget(text: str) -> list[Limit]:
     for term in str(text).lower().split(","):
         match = TERM.fullmatch(term)
         if match is None or (match[1] == "forget" and not 0 <= float(match[3]) <= 1):
-            raise ValueError(f"budget: {brief(term.strip())} cannot be read; expected for example {BUDGET!r}")
+            raise ValueError(f"budget: {brief(term.strip())} is not a limit; expected for example {BUDGET!r}")
         limits.append((FIGURES[one_of("budget", match[1], FIGURES)], match[2], float(match[3])))
     return limits
 
 
 def excess(limits: Sequence[Limit], rates: Mapping[str, float]) -> dict[str, float]:
-    """By how much `rates` miss their limits, in points; only the figures that do. One that is NaN misses none."""
+    """Return by how many points each figure in `rates` misses its limit, if it does; NaN never misses."""
     misses = {}
     for figure, sign, value in limits:
         by = rates[figure] - value if sign == "<=" else value - rates[figure]
@@ -152,10 +149,9 @@ def excess(limits: Sequence[Limit], rates: Mapping[str, float]) -> dict[str, flo
 def best_within(
     limits: Sequence[Limit], edits: Iterable[Edit], simulator: Simulator, mask: Tensor, request: Forget
 ) -> Edit:
-    """The best of the edits whose forecast keeps to the limits. Raises ValueError with the nearest if none does."""
+    """Return the best edit whose forecast meets the limits; raise ValueError with the nearest one if none does."""
     forecasts = [simulator.forecast(edit, mask, request) for edit in edits]
-    within = [forecast for forecast in forecasts if not excess(limits, forecast.rates)]
-    if within:
+    if within := [forecast for forecast in forecasts if not excess(limits, forecast.rates)]:
         return best_of(within).edit
     nearest = min(forecasts, key=lambda forecast: sum(excess(limits, forecast.rates).values()))
     missed = ", ".join(f"{name} {nearest.rates[name]:.3g}" for name in excess(limits, nearest.rates))
@@ -163,43 +159,43 @@ def best_within(
     strength = METHODS[nearest.edit.method].strength
     at = f" ({strength} = {nearest.edit.settings[strength]:g})" if strength else ""
     raise ValueError(
-        f"budget: no method is expected to keep to {budget} for {request}; the nearest is {nearest.edit.method!r}{at} "
+        f"budget: no method is expected to meet {budget} for {request}; the nearest is {nearest.edit.method!r}{at} "
         f"with {missed}; expected a wider budget"
     )
 
 
 def best_of(forecasts: Sequence[Forecast]) -> Forecast:
-    """The one that is worth most (`Forecast.points`); of those within TIE points the simplest form of edit."""
+    """Return the forecast with the most `Forecast.points`; within TIE points, the simplest form of edit."""
     most = max(forecast.points for forecast in forecasts)
     near = [forecast for forecast in forecasts if forecast.points >= most - TIE]
     return min(near, key=lambda forecast: (FORMS.index(forecast.edit.form), -forecast.points))
 
 
 def candidates(cells: Cells, mask: Tensor) -> Iterator[Edit]:
-    """The edits to choose from: each method at each of the strengths to try."""
+    """Yield the edits to choose from: each method at each of its `Method.values`."""
     for name, method in METHODS.items():
         for settings in [{method.strength: value} for value in method.values] or [{}]:
             yield solve(cells, mask, name, **settings)
 
 
 def is_usual(edit: Edit) -> bool:
-    """Whether an edit has its method's default strength."""
+    """Return True if an edit has its method's default strength."""
     method = METHODS[edit.method]
     return not method.strength or edit.settings[method.strength] == method.defaults[method.strength]
 
 
 def with_strength() -> list[str]:
-    """The methods that have a strength."""
+    """Return the names of the methods with a setting `strength`."""
     return [name for name in METHODS if "strength" in METHODS[name].defaults]
 
 
 def chance_strength(
     method: str, cells: Cells, mask: Tensor, simulator: Simulator, vocabulary: Vocabulary, settings: dict[str, Any]
 ) -> float:
-    """The strength of `method` at which `Simulator.pairwise` is one half.
+    """Return the strength of `method` at which `Simulator.pairwise` is one half.
 
-    mask: cells to forget, (C, K) bool; settings: the others of the method. Raises ValueError where no strength of RANGE
-    reaches one half: names that the model gives by chance anyway, or pictures that the method does not act on.
+    mask: cells to forget, (C, K) bool. settings: the method's other settings. Raise ValueError if no strength in RANGE
+    gives one half: the model knows the names no better than chance anyway, or the method does not act on the pictures.
     """
 
     def share(strength: float) -> float:
@@ -210,8 +206,8 @@ def chance_strength(
     if not least < 0.5 < most:
         classes = ", ".join(repr(vocabulary.classes[c]) for c in mask.any(1).nonzero()[:, 0].tolist())
         raise ValueError(
-            f"strength: 'chance' cannot be reached with {method!r}: between two names, {classes} is expected for "
-            f"{most:.0%} of its pictures at {low:g} and {least:.0%} at {high:g}; expected a number"
+            f"strength: 'chance' cannot be reached with {method!r}; against one other name, {classes} is expected "
+            f"to win for {most:.0%} of its pictures at {low:g} and {least:.0%} at {high:g}; expected a number"
         )
     for _ in range(HALVINGS):
         middle = (low * high) ** 0.5

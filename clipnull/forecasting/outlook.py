@@ -1,4 +1,4 @@
-"""What an edit will do, forecast on simulated embeddings."""
+"""Forecasts of what an edit will do, computed on simulated embeddings."""
 
 import math
 import warnings
@@ -26,21 +26,20 @@ MARGIN = {
     "sibling_domain_drop": 3.0,
     "worst_cell_drop": 10.0,
 }
-"""The truth differs more from the draws than they do from each other: intervals are made WIDER, and by a MARGIN. Both
-were chosen on train splits and on OpenAI's ViT-B/32. An interval then held 98 to 100 % of what held-out pictures of
-miniworld and PACS showed; with ViT-B/32 93 to 99 % (photographs and drawings) and 82 to 97 % (photographs and CIFAR-10,
-a domain that has no name)."""
-SAME = 0.05
-"""Two words are the same to a text tower below this share of the usual distance between names."""
+"""Intervals are stretched by WIDER and then extended by MARGIN, because the truth differs more from the draws than the
+draws differ from each other. Both were tuned on train splits and on OpenAI's ViT-B/32. On held-out pictures of
+miniworld and PACS, an interval then held 98 to 100 % of the measured values. With ViT-B/32 it held 93 to 99 %
+(photographs and drawings) and 82 to 97 % (photographs and CIFAR-10, a domain without a name)."""
+SAME = 0.05  # closer than this share of the usual distance between names, two words are the same to a text tower
 
 
 @dataclass(frozen=True, eq=False)
 class Forecast:
-    """What `edit` is expected to do, before any picture is seen.
+    """The expected effect of `edit`.
 
-    before, after: expected accuracy, (C, K) float64, means over draws. mask: the forgotten cells, (C, K) bool.
-    intervals: of each figure of `evaluate.rates` the mean, and the ends of the interval that holds 95 % of the draws,
-    made WIDER and by a MARGIN; NaN where there is none. Of the worst cell, the largest expected drop.
+    before, after: expected accuracy, (C, K) float64, averaged over draws. mask: the forgotten cells, (C, K) bool.
+    intervals: (mean, low, high) for each figure of `evaluate.rates`. The interval holds 95 % of the draws and is then
+    extended (WIDER, MARGIN). The mean of the worst cell is the largest expected drop. Undefined figures are NaN.
     """
 
     before: Tensor
@@ -52,7 +51,7 @@ class Forecast:
 
     @property
     def rates(self) -> dict[str, float]:
-        """The figures that `compare` measures, see `evaluate.rates`; `collateral`, which is not forecast, is NaN."""
+        """The figures that `compare` measures (`evaluate.rates`); `collateral` is not forecast and is NaN."""
         return {name: interval[0] for name, interval in self.intervals.items()} | {"collateral": float("nan")}
 
     @property
@@ -72,16 +71,16 @@ class Forecast:
 
 
 def points(rates: dict[str, float]) -> float:
-    """100 times the forgetting rate, minus the retain drop, minus the drop of siblings where there are any."""
+    """Return 100 times the forgetting rate, minus the retain drop, minus the sibling class drop (if defined)."""
     siblings = rates["sibling_class_drop"]
     return 100 * rates["forgetting_rate"] - rates["retain_drop"] - (siblings if siblings == siblings else 0)
 
 
 @dataclass(frozen=True, eq=False)
 class Simulator:
-    """Simulated pictures of a model and a vocabulary, for the forecasts of any number of edits.
+    """Simulated pictures of a model and a vocabulary, shared by the forecasts of any number of edits.
 
-    cells: of the unedited model. classifier: (C, d). edits: what `clip.edits` do to embeddings first.
+    cells: of the unedited model. classifier: (C, d). edits: the functions of `clip.edits`, applied first.
     """
 
     cells: Cells
@@ -97,20 +96,21 @@ class Simulator:
         return accuracy(self._simulated, self.classifier, self.edits)
 
     def forecast(self, edit: Edit, mask: Tensor, request: Forget) -> Forecast:
-        """What `edit`, which forgets the cells in `mask` (C, K), is expected to do."""
+        """Forecast the effect of `edit`, which forgets the cells in `mask` (C, K)."""
         after = accuracy(self._simulated, self.classifier, [*self.edits, edit.images])
         draws = [rates(x, y, mask) for x, y in zip(self._before, after, strict=True)]
         intervals = {name: _interval([one[name] for one in draws], name) for name in draws[0]}
-        # The worst of many cells with few pictures each is mostly chance: of expected drops it is not.
+        # The worst of many cells with few pictures each is mostly chance. The largest expected drop is not.
         expected = self._before.mean(0), after.mean(0), mask
         worst, (_, low, high) = rates(*expected)["worst_cell_drop"], intervals["worst_cell_drop"]
         intervals["worst_cell_drop"] = worst, min(worst, low), max(worst, high)
         return Forecast(*expected, request, edit, intervals)
 
     def pairwise(self, edit: Edit, mask: Tensor) -> float:
-        """How often `edit` is expected to leave a forgotten picture its name where only one other may be given.
+        """Return the expected share of two-way choices in which a forgotten picture still gets its own name.
 
-        mask: (C, K). The mean over the other names, the forgotten cells of a class, and the classes.
+        mask: (C, K). Each choice is between that name and one other. The share is averaged over the other names, then
+        over the forgotten cells of a class, then over classes.
         """
         by_class = []
         for c in mask.any(1).nonzero()[:, 0].tolist():
@@ -124,6 +124,7 @@ class Simulator:
 
 
 def _interval(values: list[float], name: str) -> Interval:
+    """Return the mean and the extended interval of the figure `name` over draws, within its RANGES."""
     x = np.array([v for v in values if v == v])
     if not len(x):
         return math.nan, math.nan, math.nan
@@ -134,8 +135,8 @@ def _interval(values: list[float], name: str) -> Interval:
 
 
 def validate_words(cells: Cells, classifier: Tensor, mask: Tensor, vocabulary: Vocabulary) -> None:
-    """Raise ValueError for a forgotten class that the text tower takes for one that stays; warn of near ones."""
+    """Raise ValueError if the text tower cannot separate a forgotten class from a kept one; warn if it barely can."""
     for ratio, pair in alike_words(classifier, mask, vocabulary, cells.common):
         if ratio < SAME:
-            raise ValueError(f"{pair}: an edit that forgets one forgets the other; expected words that it knows apart")
-        warnings.warn(f"{pair}; expect that the other is forgotten, too, or neither", stacklevel=3)
+            raise ValueError(f"{pair}: an edit that forgets one forgets the other; expected words that it can separate")
+        warnings.warn(f"{pair}; expect an edit to forget both or neither", stacklevel=3)

@@ -1,14 +1,15 @@
-"""Simulated embeddings: where real pictures may lie, guessed from texts and prototypes alone. This is ours.
+"""Simulated embeddings: a guess of where real pictures lie, from texts and prototypes alone. Ours.
 
-Texts T and prototypes V of cells are taken apart, x_ck = m + a_c + b_k + r_ck (mean, class, domain, rest). Pictures of
-a cell are guessed to lie around CENTRES: so much of each part of T and of V. Real pictures lie elsewhere, so we make
-several *draws*, each with deviations of its own on five levels (SPREAD). A deviation is a random mixture of the names
-of classes and common words, plus one of the names of domains, plus noise in all directions: its shape is the model's
-own, its size is the same for all models. Those of pictures have the long tails of Student's t.
+Texts T and prototypes V of the (class, domain) cells are decomposed as x_ck = m + a_c + b_k + r_ck (mean, class,
+domain, rest). The pictures of a cell are guessed to lie around a weighted sum of the parts of T and V (CENTRES). Real
+pictures lie elsewhere, so we make several *draws*, each with its own deviations on five levels (SPREAD). A deviation is
+a random mixture of class names and common words, plus a random mixture of domain names, plus noise in all directions.
+Its shape thus comes from the model; its size is the same for all models. Deviations of single pictures have the long
+tails of Student's t.
 
-The constants are rounded from measurements on training pictures of miniworld and on the 279 of PACS's that were kept
-back from the training of miniclip: regression of the parts of cell means, and the variance left on each level along
-the margins of classes, along domains, and in all.
+The constants are rounded from measurements on the training pictures of miniworld, and on the 279 training pictures of
+PACS that were not used to train miniclip. We regressed the parts of cell means, and measured the remaining variance on
+each level along class margins, along domains, and overall.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,9 +23,8 @@ from ..evaluate import classify
 from ..methods.cells import Cells
 
 CENTRES = {"mean": (0.0, 0.85), "class": (0.4, 0.45), "domain": (0.3, 0.6), "rest": (0.25, 0.2)}
-"""How much of each part of texts and of prototypes pictures show."""
-TEXT_CENTRES = {"mean": 0.0, "class": 0.8, "domain": 0.8, "rest": 0.5}
-"""The same of texts, where there are no prototypes."""
+"""The weights of each part of texts and of prototypes in pictures."""
+TEXT_CENTRES = {"mean": 0.0, "class": 0.8, "domain": 0.8, "rest": 0.5}  # the weights of texts without prototypes
 
 SPREAD = {
     "all": (0.0, 0.1, 0.27),
@@ -33,34 +33,33 @@ SPREAD = {
     "cell": (0.21, 0.07, 0.05),
     "picture": (0.41, 0.14, 0.13),
 }
-"""Sizes of the three kinds of deviation (names, domains, all directions) on each level."""
+"""The sizes of the three kinds of deviation (names, domains, all directions) on each level."""
 BLIND = (0.0, 0.1, 0.7)
-""""all" where nothing shows where pictures lie: the last is the modality gap itself, of unknown direction."""
-FREEDOM = 4
-"""Degrees of freedom of Student's t."""
+"""Replaces "all" without prototypes and mean: the last is the modality gap itself, whose direction is unknown."""
+FREEDOM = 4  # the degrees of freedom of Student's t
 
 DRAWS, PICTURES, MAX_PICTURES = 20, 12, 60_000
-"""Draws; pictures of a cell in each; pictures in all, so that many cells get fewer each, at least 2."""
+"""Draws, pictures per cell and draw, and pictures overall; many cells get fewer pictures each, but at least 2."""
 
 
 def accuracy(z: Tensor, classifier: Tensor, changes: Sequence[Callable[[Tensor], Tensor]] = ()) -> Tensor:
-    """The share of each cell that is classified right after `changes`, such as `edit.images`: (B, C, K) float64.
+    """Return the share of each cell classified correctly after `changes`, such as `edit.images`: (B, C, K) float64.
 
-    z: of `draw`, (B, C, K, n, d). classifier: (C, d).
+    z: the output of `draw`, (B, C, K, n, d). classifier: (C, d).
     """
     rows = z.flatten(0, -2)
-    domains = torch.zeros(len(rows))  # one classifier serves all
+    domains = torch.zeros(len(rows))  # all zero: one classifier serves every domain
     answers = classify(rows, classifier.to(z), domains, lambda x: changed(x, changes)).view(z.shape[:-1])
     return (answers == torch.arange(len(classifier))[:, None, None]).double().mean(3)
 
 
 def changed(z: Tensor, changes: Sequence[Callable[[Tensor], Tensor]]) -> Tensor:
-    """`z` after all `changes` in turn."""
+    """Apply `changes` to `z` in turn."""
     return reduce(lambda rows, change: change(rows), changes, z)
 
 
 def draw(cells: Cells, seed: int = 0, draws: int = DRAWS, pictures: int = PICTURES) -> Tensor:
-    """Simulated pictures of all cells: unit rows, (B, C, K, n, d) float32. The same seed gives the same ones."""
+    """Draw simulated pictures of all cells: unit rows, (B, C, K, n, d) float32, reproducible by `seed`."""
     c, k = cells.shape
     n = max(2, min(pictures, MAX_PICTURES // (draws * c * k)))
     generator, middle = torch.Generator().manual_seed(seed), centres(cells)
@@ -70,31 +69,31 @@ def draw(cells: Cells, seed: int = 0, draws: int = DRAWS, pictures: int = PICTUR
     def deviation(level: str, *shape: int) -> Tensor:
         return torch.randn(*shape, d, generator=generator, dtype=torch.float32) @ factors[level].T
 
-    drawn = []
+    simulated = []
     for _ in range(draws):
         z = middle + deviation("all", 1, 1) + deviation("class", c, 1) + deviation("domain", 1, k)
         z = (z + deviation("cell", c, k))[:, :, None]
         scale = torch.randn(c, k, n, FREEDOM, generator=generator).square().mean(-1, keepdim=True).sqrt()
-        drawn.append(F.normalize(z + deviation("picture", c, k, n) / scale, dim=-1))
-    return torch.stack(drawn)
+        simulated.append(F.normalize(z + deviation("picture", c, k, n) / scale, dim=-1))
+    return torch.stack(simulated)
 
 
 def centres(cells: Cells) -> Tensor:
-    """Where the pictures of each cell are guessed to lie on average: (C, K, d) float32, as means are shorter than 1."""
-    pictured = cells.prototypes is not None
+    """Return the guessed mean picture of each cell: (C, K, d) float32, not normalised, as a mean is shorter than 1."""
+    has_prototypes = cells.prototypes is not None
     middle = torch.zeros_like(cells.texts)
     for i, x in enumerate(cells.kinds):
         m = x.mean((0, 1), keepdim=True)
         a, b = x.mean(1, keepdim=True) - m, x.mean(0, keepdim=True) - m
         for name, part in {"mean": m, "class": a, "domain": b, "rest": x - m - a - b}.items():
-            middle = middle + (CENTRES[name][i] if pictured else TEXT_CENTRES[name]) * part
-    if not pictured and cells.mean is not None:
+            middle = middle + (CENTRES[name][i] if has_prototypes else TEXT_CENTRES[name]) * part
+    if not has_prototypes and cells.mean is not None:
         middle = middle + cells.mean / cells.mean.norm().clamp(min=1)
     return middle.float()
 
 
 def _factors(cells: Cells) -> dict[str, Tensor]:
-    """A square root L of the covariance L L^T of the deviations on each level: (d, d) float32."""
+    """Return a factor L of the covariance L L^T of the deviations on each level: (d, d) float32."""
     names, styles = cells.margins, cells.domain_directions - cells.domain_directions.mean(0)
     if cells.common is not None:
         names = torch.cat([names, cells.common - cells.common.mean(0)])

@@ -85,8 +85,7 @@ METHODS = Methods(
 )
 """The methods by name. All tables of results follow this order."""
 
-AUTO = "auto"
-"""Pass this in place of a method to get the one with the best forecast, see `forecasting.choosing`."""
+AUTO = "auto"  # pass this in place of a method to get the one with the best forecast (`forecasting.choosing`)
 
 
 def solve(cells: Cells, mask: Tensor, method: str = "nullspace", **settings: float) -> Edit:

@@ -13,13 +13,10 @@ from ..subspace import gram, ridged_factor
 
 AXES = {"texts": "CKd", "prototypes": "CKd", "domains": "Kd", "common": "wd", "mean": "d", "forms": "CFd"}
 DUAL_RIDGE, DUAL_WORDS = 0.05, 100
-"""For `Cells.duals`: the ridge, and the number of class names that all common words together count as."""
 CLEAR_RIDGE, CLEAR_WORDS, CLEAR_NAMES = 0.2, 20, 20
-"""For `Cells.clear_margins`: the same two, and the number of names that all classes together count as at most."""
 FORM_REACH = 0.93
 """How far all forms of a class go down, as a share of the largest margin; a larger share hits more unrelated words."""
 MAX_LEAN = 0.5
-"""If the mean picture leans to one domain by more than this, zero is not the middle between domains."""
 MIN_CONTRAST = 0.25
 """The least contrast of prototypes, as a share of the contrast of texts: an earlier edit may have removed it."""
 
@@ -91,8 +88,8 @@ class Cells:
     def duals(self) -> Tensor:
         """U, (C, d): u_c changes the margin of class c, in all its forms, and almost nothing else.
 
-        u_c ~ (X^T X + 0.05 I)^-1 sum_f m_cf. The rows of X are the margins m_cf of all forms of all classes, and the
-        common words minus their mean, weighted as DUAL_WORDS names. u_c is scaled so that u_c m_cf averages 1 over f.
+        u_c ~ (X^T X + DUAL_RIDGE I)^-1 sum_f m_cf. X holds the margins m_cf of all forms of all classes, and the common
+        words minus their mean, which together weigh as DUAL_WORDS names. u_c is scaled so that u_c m_cf averages 1.
         """
         return self._lowering(self.form_margins, torch.ones_like(self.form_margins[..., 0]))
 
@@ -121,10 +118,11 @@ class Cells:
 
     @cached_property
     def clear_margins(self) -> Tensor:
-        """Margins that ignore other classes and common words, (C, d): r_c ~ (X^T X + 0.2 I)^-1 (w_c - mean w).
+        """Margins that ignore other classes and common words, (C, d).
 
-        X is as in `duals`, without forms. Words weigh as CLEAR_WORDS names and classes as CLEAR_NAMES at most, since
-        more of them would leave less of w_c. r_c is scaled so that r_c w_c = (w_c - mean w) w_c.
+        r_c ~ (X^T X + CLEAR_RIDGE I)^-1 (w_c - mean w), with X as in `duals`, without forms. Words weigh as CLEAR_WORDS
+        names and classes as CLEAR_NAMES at most, since more of them would leave less of w_c. r_c is scaled so that
+        r_c w_c = (w_c - mean w) w_c.
         """
         w, margins = self.classifier, self.margins
         factor = self._factor(margins * math.sqrt(min(1.0, CLEAR_NAMES / len(w))), CLEAR_WORDS, CLEAR_RIDGE)
@@ -251,10 +249,8 @@ class Cells:
     def validate(self, mask: Tensor) -> None:
         """Raise ValueError unless `mask` is bool (C, K) with some cells to forget and some to keep."""
         if mask.shape != self.shape or mask.dtype != torch.bool or not mask.any() or mask.all():
-            raise ValueError(
-                f"mask: {tuple(mask.shape)} {mask.dtype} with {int(mask.sum())} cells; expected bool {self.shape} with "
-                "some cells to forget and some to keep"
-            )
+            given = f"{tuple(mask.shape)} {mask.dtype} with {int(mask.sum())} cells"
+            raise ValueError(f"mask: {given}; expected bool {self.shape} with some cells to forget and some to keep")
 
 
 def _contrast(kinds: list[Tensor]) -> Tensor:

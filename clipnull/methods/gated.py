@@ -25,13 +25,11 @@ from ..subspace import gram, leading
 from .cells import Cells
 
 MAX_DIRECTIONS = 64
-"""The leading directions used to measure the spread of margins."""
 FORM_SHARE = 0.5
 """The weight of a form beside the class name; a lower one renames fewer kept pictures (PACS, train split)."""
 MIN_CLASSES = 8
 """Fewer classes give no reliable standard deviation, so the gate then acts on any positive margin."""
 TEXT_ONLY_SCALE = 0.9
-"""The factor on `deviations` without prototypes, given at least MIN_CLASSES classes."""
 
 
 def gated(cells: Cells, mask: Tensor, *, strength: float = 1.5, deviations: float = 1.1, offset: float = 0.0) -> Edit:

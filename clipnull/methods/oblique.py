@@ -22,9 +22,7 @@ from .cells import Cells
 
 TEXT_ONLY_SCALE = 1.55
 """The factor on class_share without prototypes, as texts show class and domain more clearly than pictures do."""
-
-BIAS = 0.7
-"""The weight of the mean text in `whole_domain_detector`."""
+BIAS = 0.7  # the weight of the mean text in `whole_domain_detector`
 
 
 def oblique(
