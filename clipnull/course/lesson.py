@@ -291,7 +291,7 @@ def try_edit(lesson: Lesson, change: Change, reference: Change, hint: str = "") 
         if z.shape != lesson.z.shape:
             raise ValueError(f"embeddings of shape {tuple(z.shape)}; expected {tuple(lesson.z.shape)}")
     except NotImplementedError:
-        return _show("TODO: write the function above and run its code, then run this again.")
+        return _show("TODO: write the function above, run it, then run this again.")
     except Exception as error:  # the student's code may raise anything
         return _show(f"FAIL: {type(error).__name__}: {str(error).partition(chr(10))[0]}. {hint}")
     gap = float((z - lesson.change(reference)).norm(dim=1).nan_to_num(2.0).max())
