@@ -102,7 +102,7 @@ def test_results_replace_no_other_source_and_nothing_that_no_run_has_written(not
 @pytest.mark.parametrize(
     ("names", "given", "message"),
     [
-        ([], {}, "notebooks: none given"),
+        ([], {}, "notebooks: none are given"),
         (["a", "a"], {}, "two of the same name"),
         (["b"], {}, "notebooks: .*b.ipynb does not exist; expected a notebook"),
         (["a"], {"parameters": {"sed": 1}}, "did you mean 'seed'"),

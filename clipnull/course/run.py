@@ -128,7 +128,7 @@ def _last(started: Sequence[Any]) -> str:
 def _validate(paths: Sequence[Path], out: Path) -> None:
     """Raise ValueError if a notebook is missing or a result would overwrite a file in `out` that no run has written."""
     if len({path.stem for path in paths}) < max(1, len(paths)):
-        raise ValueError("notebooks: none given, or two of the same name; expected distinct names")
+        raise ValueError("notebooks: none are given or two share a name; expected distinct names")
     for path in paths:
         if not path.is_file():
             raise ValueError(f"notebooks: {path} does not exist; expected a notebook")
