@@ -103,7 +103,7 @@ def test_results_replace_no_other_source_and_nothing_that_no_run_has_written(not
     ("names", "given", "message"),
     [
         ([], {}, "notebooks: none are given"),
-        (["a", "a"], {}, "two of the same name"),
+        (["a", "a"], {}, "two share a name"),
         (["b"], {}, "notebooks: .*b.ipynb does not exist; expected a notebook"),
         (["a"], {"parameters": {"sed": 1}}, "did you mean 'seed'"),
         (["a"], {"jobs": 0}, "^jobs: 0 is not valid; expected a whole number of at least 1$"),

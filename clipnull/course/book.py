@@ -26,8 +26,7 @@ from .formulas import FONT, mathml, style
 from .notebooks import THEME, read, text_of
 
 LIBRARY = ("reference.md", "stable.md")
-WIDE = 60
-"""Formulas with more characters of LaTeX can be scrolled with the keyboard; they may not fit a small window."""
+WIDE = 60  # formulas with more characters of LaTeX may not fit a small window, so the keyboard can scroll them
 
 SETTINGS = {
     "project": "clipnull",

@@ -10,8 +10,7 @@ from torch import Tensor
 from ..errors import one_of
 from .exercises import EXERCISES
 
-TOLERANCE = 1e-4
-"""The largest allowed error, relative to the largest expected value or 1; answers may be float32."""
+TOLERANCE = 1e-4  # relative to the largest expected value, or to 1 if that is larger; answers may be float32
 
 
 def check(identity: str, answer: Callable, strict: bool = False) -> None:

@@ -39,8 +39,7 @@ importlib.invalidate_caches()
 assert importlib.util.find_spec("clipnull"), "clipnull was not installed; see pip's message above"
 """
 """Installs clipnull and the packages that the notebooks need but Colab lacks."""
-ROOM = f'<div class="room">{12 * """<div class="line"></div>"""}</div>'
-"""Empty lines for answers, below each exercise and open task."""
+ROOM = f'<div class="room">{12 * """<div class="line"></div>"""}</div>'  # for written answers
 EXERCISE = re.compile(r"(?ms)^\*\*(Exercise \d+)\*\*.*")
 OPEN_TASK = re.compile(r"(?ms)^## Open task.*?(?=^## |\Z)")
 HINT = re.compile(r"(?s)<details><summary>Hint</summary>\s*(.*?)</details>")

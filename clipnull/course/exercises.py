@@ -283,11 +283,8 @@ def name_filter(scores: Tensor, forgotten: Tensor) -> Tensor:
 def _bit(seed: int, n: int, d: int, share: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return rows to erase from, labelled rows, and their labels."""
     positive, mix = torch.arange(n) % share == 0, double(seed + 1, d, d)
-    return (
-        double(seed + 3, 7, d) @ mix + 5,
-        double(seed, n, d) @ mix + 5 + positive[:, None] * double(seed + 2, d),
-        positive,
-    )
+    labelled = double(seed, n, d) @ mix + 5 + positive[:, None] * double(seed + 2, d)
+    return double(seed + 3, 7, d) @ mix + 5, labelled, positive
 
 
 @exercise("09-2", _bit(1, 30, 4, 3), _bit(5, 40, 3, 2))

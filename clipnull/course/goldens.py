@@ -60,8 +60,8 @@ def compare(metrics: Mapping[str, Metrics], goldens: Goldens, out: Path) -> tupl
             if not passed:
                 expected = f"{golden} ± {atol}" if name in entries else "no golden"
                 actual = f"{value:.6g}" if name in values else "nothing"
-                line = f"{notebook}: {name}: expected {expected}, got {actual}"
-                failures.append(f"{line}; executed: {out / notebook}.ipynb")
+                where = f"executed: {out / notebook}.ipynb"
+                failures.append(f"{notebook}: {name}: expected {expected}, got {actual}; {where}")
     return aligned(rows, ("metric", "golden", "atol", "got", "off by", "")), failures
 
 
@@ -122,10 +122,8 @@ def _note(row: Any) -> str:
 
 
 def weakness(value: float, null: float, atol: float) -> str:
-    """Describe why a golden proves too little: its tolerance reaches `null`, or half the way to it.
-
-    null: the value of the metric if there were no effect; NaN without a golden.
-    """
+    """Describe why a golden proves too little: its tolerance reaches `null`, the value without any
+    effect, or half the way there. null: NaN without a golden."""
     if not atol > abs(value - null) / 2:
         return ""
     return "null accepted" if atol >= abs(value - null) else "tolerance over half the way to null"

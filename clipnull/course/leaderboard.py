@@ -23,12 +23,9 @@ from ..models import Clip
 from ..vocabulary import Forget
 
 RATES = {"forgetting_rate": "forgetting", "retain_drop": "retain drop", "worst_cell_drop": "worst cell"}
-MIN_SHARE_OF_BEST = 0.9
-"""Patches that forget at least this share of the best rank first, by smallest worst-cell drop."""
-MAX_CHARACTERS = 10_000
-"""The limit on a file of predictions."""
-MISS = 40.0
-"""Penalty per point outside an interval, added to its width: 2/α for a 95 % interval (Winkler's score)."""
+MIN_SHARE_OF_BEST = 0.9  # patches that forget at least this share of the best rank first, by worst-cell drop
+MAX_CHARACTERS = 10_000  # read from a file of predictions
+MISS = 40.0  # penalty per point outside an interval, added to its width: 2/α for a 95 % interval (Winkler's score)
 
 
 def leaderboard(clip: Clip, images: Images, request: Forget, patches: Sequence[Path]) -> str:

@@ -48,8 +48,7 @@ Change = Callable[[Tensor], Tensor] | Tensor | Edit | None
 """A change of embeddings (n, d): a function of them, a matrix (d, d) applied from the right, an edit, or None."""
 
 GREY = '<span style="color: #767676">{}</span>'
-REAL = "openai-vit-b-32-photo-and-drawing"
-"""The file in data/results with the measurements of OpenAI's ViT-B/32."""
+REAL = "openai-vit-b-32-photo-and-drawing"  # the results of OpenAI's ViT-B/32
 
 
 # --- opening a lesson

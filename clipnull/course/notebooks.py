@@ -23,8 +23,7 @@ from .profiles import PROFILES, preset
 
 PACKAGE = Path(__file__).resolve().parent.parent
 NUMBERED = "[0-9][0-9]_*.ipynb"
-PATHS = ("data", "index", "model", "pretrained", "folder")
-"""Parameters that may be paths."""
+PATHS = ("data", "index", "model", "pretrained", "folder")  # parameters that may be paths
 THEME = Path(__file__).parent / "theme"
 METADATA = {
     "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},

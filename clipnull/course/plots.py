@@ -19,8 +19,7 @@ else:
     plt, sns = (import_extra(name, "course") for name in ("matplotlib.pyplot", "seaborn"))
     Bbox = import_extra("matplotlib.transforms", "course").Bbox
 
-MIN_FOR_PERCENT = 20
-"""The fewest pictures that a percentage may describe; fewer are shown as a count, such as 3/8."""
+MIN_FOR_PERCENT = 20  # shares of fewer pictures are shown as counts, such as 3/8
 
 
 def matrix(

@@ -18,9 +18,8 @@ from .lesson import Lesson
 if TYPE_CHECKING:
     from sklearn import linear_model, model_selection
 else:
-    linear_model, model_selection = (
-        import_extra(f"sklearn.{x}", "course") for x in ("linear_model", "model_selection")
-    )
+    linear_model = import_extra("sklearn.linear_model", "course")
+    model_selection = import_extra("sklearn.model_selection", "course")
 
 
 def labelled_pictures(lesson: Lesson, data: str) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
@@ -46,6 +45,5 @@ def probe(z: Tensor, positive: Tensor, families: Sequence[str]) -> Tensor:
     x = z.float().numpy()
     classifier = linear_model.RidgeClassifier(0.1 * len(x) * x.var(0).mean(), class_weight="balanced")
     folds = model_selection.GroupKFold(5)
-    return torch.from_numpy(
-        model_selection.cross_val_predict(classifier, x, positive.numpy(), groups=families, cv=folds)
-    )
+    predictions = model_selection.cross_val_predict(classifier, x, positive.numpy(), groups=families, cv=folds)
+    return torch.from_numpy(predictions)

@@ -38,9 +38,7 @@ else:
     roc_auc_score = import_extra("sklearn.metrics", "course").roc_auc_score
 
 WORD = "a picture of {a}"
-FORMS = (*OTHER_FORMS, "what a nice {n}")
-"""Prompts that no edit is built from; {p} is the plural."""
-
+FORMS = (*OTHER_FORMS, "what a nice {n}")  # prompts that no edit is built from
 MADE_UP = "wug", "florp"
 DRAWS = 20
 FIGURES = {

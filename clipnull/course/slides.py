@@ -19,17 +19,13 @@ from .formulas import style
 from .notebooks import THEME, exporter, import_jupyter, read, write_page
 
 REVEAL = Path(__file__).parent / "reveal"
-MAX_SENTENCES = 2
-"""The number of sentences shown from the paragraph below a heading."""
-MAX_LINES = 20
-"""Longer results, such as tables with many rows, are omitted."""
-SHORT = 300
-"""A heading slide with at most this many characters has room for a figure."""
+MAX_SENTENCES = 2  # shown from the paragraph below a heading
+MAX_LINES = 20  # longer results, such as tables with many rows, are omitted
+SHORT = 300  # a heading slide with at most this many characters has room for a figure
 WHOLE = ("Summary", "Open task")
 WITHOUT_RESULTS = ("", *WHOLE, "References")
 TAGS_LEFT_OUT = {"parameters", "exercise", "solution"}
-NO_RESULTS = ("TODO", '<span style="color: #767676">')
-"""Starts of outputs to skip: an unsolved exercise, and the grey line of an untrue claim."""
+NO_RESULTS = ("TODO", '<span style="color: #767676">')  # how unsolved exercises and grey lines begin
 PREDICT = "**Predict.**"
 ANSWER = re.compile(r"(?s)<details><summary>(?!Hint)([^<]*)</summary>\s*(.*?)\s*</details>")
 

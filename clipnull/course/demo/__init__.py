@@ -34,8 +34,7 @@ from ...prompts import embed_classes
 SCRIPTS = ("linear.js", "methods.js", "page.js")
 SHOWN = ("nullspace", "residual", "ridge", "oblique", "neuron", "gated")
 PAGES = ("demo.md", "LICENSES.md")
-SIDE, COLUMNS = 96, 26
-"""Side of a thumbnail in pixels, and thumbnails per row of the sheet."""
+SIDE, COLUMNS = 96, 26  # pixels along a thumbnail, thumbnails per row
 
 
 def write(source: Path) -> tuple[str, ...]:
