@@ -48,7 +48,7 @@ def test_nothing_is_published_after_a_failure_or_an_edit_made_meanwhile(notebook
     monkeypatch.setattr(editions, "run", run)
     paths = [notebook(name, "x = 1") for name in "ab"]
     before = paths[1].read_bytes()
-    expected = "nothing written back:\nb.ipynb, cell 1: why\na.ipynb: edited meanwhile"
+    expected = "no notebook was written back:\nb.ipynb, cell 1: why\na.ipynb: edited during the run"
     with pytest.raises(NotebookError, match=expected):
         editions.publish(paths, tmp_path / "out")
     assert paths[0].read_text() == "edited" and paths[1].read_bytes() == before

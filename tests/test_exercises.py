@@ -231,13 +231,13 @@ def half(rows):
 @pytest.mark.parametrize(
     "answer, words",
     [
-        (lambda rows: None, "returned nothing"),
+        (lambda rows: None, "returned None"),
         (lambda rows: rows.mean(1), r"shape \(3,\); expected \(2,\)"),
         (lambda rows: rows.mean(0, keepdim=True), "an axis of length 1"),
         (lambda rows: rows.mean(), "sum over an axis"),
-        (lambda rows: -rows.mean(0), "the sign is the other way round"),
-        (lambda rows: rows.sum(0), "3 times what is expected"),
-        (lambda rows: rows.mean(0) + torch.tensor([0.0, 1.0]), "1 of 2 values are off, by up to 1"),
+        (lambda rows: -rows.mean(0), "the sign is flipped"),
+        (lambda rows: rows.sum(0), "3 times the expected values"),
+        (lambda rows: rows.mean(0) + torch.tensor([0.0, 1.0]), "1 of 2 values are off by up to 1"),
         (lambda rows: rows.mean(0) / 0, "2 of 2 values are NaN or infinite"),
         (lambda rows: rows.mean(0).long(), "dtype torch.int64; expected torch.float32"),
         (lambda rows: rows.add_(1).mean(0) - 1, "changed its arguments"),

@@ -179,7 +179,7 @@ def test_the_students_edit_is_compared_and_put_into_the_story(lesson, capsys):
     lesson = lesson("dog", "line")
     u = lesson.T[lesson.c].mean(0, keepdim=True)
     right = torch.eye(len(u.T), dtype=torch.double) - u.T @ u / u.square().sum()
-    for change, begin in ((right, "PASS\n"), (lambda z: z @ right, "PASS\n"), (-right, "FAIL: a picture lies 2 from"),
+    for change, begin in ((right, "PASS\n"), (lambda z: z @ right, "PASS\n"), (-right, "FAIL: a picture lies 2 away"),
                           (lambda z: z[:, :3], "FAIL: ValueError: embeddings of shape"), (stub, "TODO")):  # fmt: skip
         course.try_edit(lesson, change, right)
         printed = capsys.readouterr().out

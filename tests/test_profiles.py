@@ -30,7 +30,7 @@ def test_a_profile_sets_what_a_notebook_has_in_those_that_it_runs(notebook, monk
     [
         ("pacs", "expected the variable CLIPNULL_DATA to name"),
         ("realclip", "expected the variable CLIPNULL_EMBEDDINGS"),
-        ("gpu", "needs a GPU; torch sees none"),
+        ("gpu", "needs a GPU; torch finds none"),
         ("max", "expected one of 'mini', 'gpu'"),
     ],
 )

@@ -79,7 +79,7 @@ def test_a_source_is_never_replaced_by_its_result(notebook, tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     path, out = map(Path, names)
     before = source.read_bytes(), sorted(p.name for p in source.parent.iterdir())
-    with pytest.raises(ValueError, match=r"^out: .*00_a.ipynb is a source, or was not written by a run"):
+    with pytest.raises(ValueError, match=r"^out: .*00_a.ipynb is a source or was not written by a run"):
         run([path], out)
     assert (source.read_bytes(), sorted(p.name for p in source.parent.iterdir())) == before
     assert (tmp_path / "copies" / source.name).is_symlink()
@@ -94,7 +94,7 @@ def test_results_replace_no_other_source_and_nothing_that_no_run_has_written(not
     other.write_text(other.read_text().replace("python3", "papermill"))  # a result of an earlier run is a source now
     for paths, place in (([path, other], other), ([path], work)):
         before = place.read_bytes()
-        with pytest.raises(ValueError, match=f"out: {place} is a source, or was not written by a run"):
+        with pytest.raises(ValueError, match=f"out: {place} is a source or was not written by a run"):
             run(paths, place.parent)
         assert place.read_bytes() == before
 
@@ -102,8 +102,8 @@ def test_results_replace_no_other_source_and_nothing_that_no_run_has_written(not
 @pytest.mark.parametrize(
     ("names", "given", "message"),
     [
-        ([], {}, "notebooks: none given"),
-        (["a", "a"], {}, "two of the same name"),
+        ([], {}, "notebooks: none are given"),
+        (["a", "a"], {}, "two share a name"),
         (["b"], {}, "notebooks: .*b.ipynb does not exist; expected a notebook"),
         (["a"], {"parameters": {"sed": 1}}, "did you mean 'seed'"),
         (["a"], {"jobs": 0}, "^jobs: 0 is not valid; expected a whole number of at least 1$"),
@@ -246,7 +246,7 @@ def test_a_notebook_over_its_limit_is_stopped_with_its_kernel(notebook, tmp_path
     path = notebook("a", MARK.format(marker), SLEEP)
     monkeypatch.setattr(runner, "time", SimpleNamespace(monotonic=lambda: 9.0 if marker.exists() else 0.0))
     metrics, failures = run([path], tmp_path / "out", limit=8)
-    assert metrics == {} and failures == ["a.ipynb, cell 2 (import time): stopped, as it ran for 8 s"]
+    assert metrics == {} and failures == ["a.ipynb, cell 2 (import time): stopped after 8 s, the limit"]
     wait_for(lambda: not alive(int(marker.read_text())), 30)
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"a.failed.ipynb", "metrics.json"}
 

@@ -141,7 +141,7 @@ def test_one_submission_neither_ends_the_leaderboard_nor_forges_it(clip, corner,
     forged.write_bytes(b"<script>")
     text = leaderboard(clip, corner, CARS, [huge, endless, forged, idle, able])
     assert [line.split(" | ")[1] for line in text.splitlines() if re.match(r"\| \d", line)][0] == "able"
-    assert "- endless: refused, " in text and text.count("refused, ") >= 2
+    assert "- endless: rejected, " in text and text.count("rejected, ") >= 2
     rows = re.sub(r"\\.", "", text)
     assert "<" not in rows and "](" not in rows and {line.count("|") for line in rows.splitlines()} <= {0, 7, 6}
 
@@ -151,8 +151,8 @@ def test_the_leaderboard_ranks_patches_and_names_what_it_refuses(clip, corner, h
     text = leaderboard(clip, corner, CARS, handed_in)
     first, second = re.findall(r"(?m)^\| (\d) \| (\w+) \| (\S+) \| .* \| (\w+) \|$", text)
     assert (first[1], second[1]) == ("able", "idle") and float(first[2]) > float(second[2])
-    assert first[3] == "100" and second[3] == "none" and "- torn: refused, " in text
-    assert f"{CARS}, {len(corner)} pictures kept back" in text
+    assert first[3] == "100" and second[3] == "none" and "- torn: rejected, " in text
+    assert f"{CARS}, {len(corner)} held-out pictures" in text
     for patches in ([], [handed_in[0], handed_in[0]]):
         with pytest.raises(ValueError, match="patches: .*; expected one or more files whose names differ"):
             leaderboard(clip, corner, CARS, patches)

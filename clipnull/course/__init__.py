@@ -1,1 +1,1 @@
-"""The course: what executes, checks and publishes the notebooks."""
+"""The course: execute, check and publish the notebooks."""

@@ -1,7 +1,7 @@
-"""The course as a static site: Sphinx renders the stored outputs; nothing is executed, nothing is fetched.
+"""The course as a static site. Sphinx renders the stored outputs; it neither executes nor fetches anything.
 
-myst-nb reads the notebooks, furo is the theme (`theme/` adds to it), and formulas become MathML without a script. The
-packages come with the extras `book` and `course`.
+myst-nb reads the notebooks, furo is the theme, extended by `theme/`, and formulas become MathML without scripts. The
+extras `book` and `course` install the packages.
 """
 
 from __future__ import annotations
@@ -26,8 +26,7 @@ from .formulas import FONT, mathml, style
 from .notebooks import THEME, read, text_of
 
 LIBRARY = ("reference.md", "stable.md")
-WIDE = 60
-"""A formula of more characters of LaTeX may be wider than a small window: the keyboard can scroll it."""
+WIDE = 60  # formulas with more characters of LaTeX may not fit a small window, so the keyboard can scroll them
 
 SETTINGS = {
     "project": "clipnull",
@@ -56,12 +55,12 @@ SETTINGS = {
 }
 HEAD = """# clipnull
 
-Learn, see and measure how a pretrained CLIP can be made to forget, without training and without data. These pages are
-the notebooks of the course with their outputs, in order. Solutions of exercises are folded.
+Learn how to make a pretrained CLIP forget, without training and without data, and measure the effect. These pages show
+the notebooks of the course in order, with their outputs. Solutions to exercises are folded.
 """
 DEMO = """
-![The pictures of miniworld, in which the course forgets: a row for each of 14 classes, from bird to umbrella, a column
-for each of 6 domains, among them photographs, line drawings and silhouettes](contact_sheet.webp)
+![The pictures of miniworld, the course's data set, with a row for each of 14 classes, from bird to umbrella, and a
+column for each of 6 domains, such as photographs, line drawings and silhouettes](contact_sheet.webp)
 
 **Try it first:** [forget in your browser](demo.md). Choose what to forget and see what else is lost, without Python.
 """
@@ -78,16 +77,16 @@ SOLUTION = {"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide t
 
 
 def build(pages: Sequence[Path], out: Path, whole: bool = False) -> Path:
-    """Render `pages` (notebooks and Markdown) into the folder `out`, which is replaced as a whole; return its index.
+    """Render `pages` (notebooks and Markdown) into the folder `out`, replacing it, and return the path of its index.
 
-    whole: add the demo that computes in the browser, the reference of the public names, and what of them is stable.
-    A warning of Sphinx, such as a broken link, is a RuntimeError; `out` then stays as it was.
+    whole: add the browser demo, the API reference and the page on stability. Raises RuntimeError, and leaves `out`
+    unchanged, if Sphinx warns, for example about a broken link.
     """
     for module in ("sphinx", "myst_nb", "furo"):
         import_extra(module, "book")
     out = Path(out).resolve()
     if out.exists() and not (out / "genindex.html").is_file():
-        raise ValueError(f"out: {out} exists and is not a book; expected a new folder or that of an earlier book")
+        raise ValueError(f"out: {out} exists and is not a book; expected a new folder or an earlier book")
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".book-") as scratch:
         source, site = Path(scratch, "source"), Path(scratch, "site")
@@ -100,7 +99,7 @@ def build(pages: Sequence[Path], out: Path, whole: bool = False) -> Path:
 
 
 def _write_source(pages: Sequence[Path], source: Path, whole: bool) -> None:
-    """Write all that Sphinx reads into the folder `source`."""
+    """Write the input of Sphinx into the folder `source`."""
     static = source / "_static"
     static.mkdir(parents=True)
     write_text(static / "course.css", style(FONT.name) + (THEME / "course.css").read_text(encoding="utf-8"))
@@ -120,7 +119,7 @@ def _write_source(pages: Sequence[Path], source: Path, whole: bool) -> None:
 
 
 def chapter(page: Path) -> str:
-    """What the index says of a page: title, first figure, goals or first paragraph, and how to download it."""
+    """Return the index entry of a page: title, first figure, goals or first paragraph, and a download link."""
     nb = read(page) if page.suffix == ".ipynb" else None
     title, *paragraphs = re.split(r"\n\s*\n", nb.cells[0].source if nb else page.read_text(encoding="utf-8"))
     goals = [text.replace("**", "") for text in paragraphs if text.startswith("**You will be able to**")]
@@ -132,9 +131,9 @@ def chapter(page: Path) -> str:
 
 
 def copy(page: Path, source: Path) -> None:
-    """Copy a page into the folder `source` of Sphinx, and a notebook as it is into its `_static/notebooks`.
+    """Copy a page into the folder `source`, with folded solutions, headings of exercises and alternative texts.
 
-    In the notebook that Sphinx reads, solutions are folded, and exercises have headings.
+    An unchanged copy of a notebook goes to `_static/notebooks` for download.
     """
     if page.suffix != ".ipynb":
         shutil.copyfile(page, source / page.name)
@@ -153,14 +152,14 @@ def copy(page: Path, source: Path) -> None:
 
 
 def _figures(cells: Sequence[Any]) -> Iterator[tuple[str, str]]:
-    """The alternative text and the data of each figure that is shown below `cells`."""
+    """Yield the alternative text and the PNG data of each figure in the outputs of `cells`."""
     for output in (output for cell in cells for output in cell.get("outputs", ())):
         if png := output.get("data", {}).get("image/png"):
             yield output.metadata.get("image/png", {}).get("alt", ""), png
 
 
 def _cover(alt: str, png: str) -> str:
-    """A thumbnail of a figure."""
+    """Return a figure as a thumbnail in HTML."""
     picture, content = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB"), io.BytesIO()
     picture.thumbnail((560, 360))
     picture.save(content, "webp", quality=70)
@@ -169,17 +168,17 @@ def _cover(alt: str, png: str) -> str:
 
 
 def _with_anchors(text: str) -> str:
-    """The text whose links to headings of notebooks, "00_a.ipynb#My-heading" in Jupyter, are those of the book."""
+    """Convert Jupyter's links to headings of notebooks, such as "00_a.ipynb#My-heading", to the anchors of the book."""
     return re.sub(r"(?<=\.ipynb#)[^)\s]+", lambda match: match[0].lower(), text)
 
 
 def _with_headings(text: str) -> str:
-    """Markdown in which a line that begins with "**Exercise 1** (6 min, easy)." is a heading and what follows."""
+    """Turn "**Exercise 1** (6 min, easy)." at the start of a line into a heading."""
     return re.sub(r"^\*\*(Exercise \d+)\*\*( \([^)]*\))?\.?\s+", r"### \1\2\n\n", text, flags=re.MULTILINE)
 
 
 def _render(source: Path, site: Path) -> None:
-    """Make a site of the folder `source`; RuntimeError with all warnings of Sphinx."""
+    """Build the site from the folder `source`; raise RuntimeError if Sphinx warns."""
     Sphinx = import_extra("sphinx.application", "book").Sphinx
     docutils = import_extra("sphinx.util.docutils", "book")
     settings, warnings = {**SETTINGS, "html_static_path": [str(source / "_static")]}, io.StringIO()
@@ -192,7 +191,7 @@ def _render(source: Path, site: Path) -> None:
 
 
 def setup(app: Any) -> dict:
-    """Called by Sphinx: make `mathml` the renderer of formulas, and read docstrings as prose."""
+    """Register the MathML renderer and the escaping of docstrings; Sphinx calls this."""
     app.connect("autodoc-process-docstring", _escape, priority=400)  # before napoleon
     app.add_html_math_renderer("mathml", (_formula, None), (_formula, None))
     return {"parallel_read_safe": True, "parallel_write_safe": True}
@@ -206,7 +205,7 @@ def _formula(writer: Any, node: Any) -> None:
 
 
 def _escape(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
-    """Escape what is markup in reStructuredText and not in our docstrings, such as |z| and **settings."""
+    """Escape markup of reStructuredText that our docstrings use as plain text, such as |z| and **settings."""
     for i, line in enumerate(lines):
         if not line.lstrip().startswith((">>>", "...")):
             lines[i] = re.sub(r"(`[^`]*`)|([*|])", lambda match: match[1] or f"\\{match[2]}", line)

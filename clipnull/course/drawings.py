@@ -1,4 +1,4 @@
-"""The drawings of the course, in one style: each is made of real embeddings or of the numbers it is given."""
+"""The drawings of the course in one style, all computed from embeddings or from the numbers passed in."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ else:
     plt = import_extra("matplotlib.pyplot", "course")
 
 FORGOTTEN, SIBLING, OTHER, INK = "#D55E00", "#0072B2", "#009E73", "0.25"
-"""The colours of what is forgotten, its siblings, all else, and of lines and words: told apart by the colour-blind."""
+"""Colours of forgotten pictures, siblings, all others, and lines and text; safe for colour-blind readers."""
 
 STYLE = {
     **{"figure.dpi": 110, "savefig.dpi": 110, "figure.constrained_layout.use": True, "legend.frameon": False},
@@ -30,11 +30,11 @@ STYLE = {
 
 
 def drawn(fig: plt.Figure) -> list[list]:
-    """What a figure is drawn from, for tests that compare it with another: of each axes its texts, and of its lines,
-    bars, points, colours and pictures [size, mean, standard deviation, mean weighted by place]."""
+    """Summarize a figure so that tests can compare it: per axes its texts and, for lines, bars, points, colours and
+    pictures, [size, mean, standard deviation, mean weighted by position]."""
     content = []
     for ax in fig.axes:
-        kinds = (
+        groups = (
             [line.get_ydata() for line in ax.lines],
             [bar.get_bbox().extents for bar in ax.patches if hasattr(bar, "get_bbox")],
             [points.get_offsets() for points in ax.collections],
@@ -42,7 +42,7 @@ def drawn(fig: plt.Figure) -> list[list]:
             [image.get_array() for image in ax.images],
         )
         texts = [ax.get_title(), *(text.get_text() for text in ax.texts)]
-        content.append([texts, [_summary(arrays) for arrays in kinds if arrays]])
+        content.append([texts, [_summary(arrays) for arrays in groups if arrays]])
     return content
 
 
@@ -56,13 +56,13 @@ def _summary(arrays: Sequence) -> list[float]:
 
 
 def _arrow(ax: Any, start: Any, end: Any, color: str, text: str = "", shift: Any = (0, 0)) -> None:
-    """An arrow with its name beside the middle."""
+    """Draw an arrow with `text` beside its middle."""
     ax.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": color, "lw": 2})
     ax.text(*((start + end) / 2 + shift), text, color=color, ha="center", va="center")
 
 
 def _chain(ax: Any, texts: Sequence[str], colors: Mapping[str, str]) -> None:
-    """Boxes in a row, at 0, 2, 4 and so on, with an arrow from each to the next."""
+    """Draw boxes in a row, at x = 0, 2, 4 and so on, joined by arrows."""
     for i, text in enumerate(texts):
         color = colors.get(text, INK)
         box = {"boxstyle": "round,pad=0.45", "fc": "white", "ec": color, "lw": 2}
@@ -74,16 +74,16 @@ def _chain(ax: Any, texts: Sequence[str], colors: Mapping[str, str]) -> None:
 
 
 def tower(before: int, width: int, title: str, at: str = "W") -> plt.Figure:
-    """Who sees what: picture, tower, features (`before` wide), W, z (`width` wide), scores; the edit stands `at` "W",
-    multiplied into it, or `at` "z", behind it, as a threshold or a gate does."""
+    """Draw the path from picture to scores; `before` and `width` are the dimensions of features and z. The edit stands
+    `at` "W" if it is multiplied into the projection, or `at` "z" if it follows, as a threshold or a gate does."""
     fig, ax = plt.subplots(figsize=(9, 2.6))
     fig.suptitle(title)
-    gate, middle = ([], "W P") if at == "W" else (["threshold\nor gate"], "W")
-    texts = ["picture", "tower", f"features\n{before}", middle, f"z\n{width}", *gate, "scores"]
+    gate, projection = ([], "W P") if at == "W" else (["threshold\nor gate"], "W")
+    texts = ["picture", "tower", f"features\n{before}", projection, f"z\n{width}", *gate, "scores"]
     _chain(ax, texts, dict.fromkeys(["W P", *gate], FORGOTTEN))
-    seen = "edited: search and\nscores see the edit" if at == "W" else "unedited: an index\nof z knows the class"
-    remarks = (4, -1, "unedited: whoever has the\nweights finds the class"), (8, -1, seen)
-    for x, y, text in (*remarks, (2 * len(texts) - 2, 0.75, "texts stay\nas they are")):
+    z = "edited: search and\nscores see the edit" if at == "W" else "unedited: an index\nof z knows the class"
+    remarks = (4, -1, "unedited: anyone with the\nweights finds the class"), (8, -1, z)
+    for x, y, text in (*remarks, (2 * len(texts) - 2, 0.75, "texts stay\nunchanged")):
         ax.text(x, y, text, ha="center", va="center", color=SIBLING, fontsize=11)
     return fig
 
@@ -91,7 +91,7 @@ def tower(before: int, width: int, title: str, at: str = "W") -> plt.Figure:
 def parallelogram(
     texts: Tensor, c: Sequence[int], k: Sequence[int], classes: Sequence[str], domains: Sequence[str], title: str
 ) -> plt.Figure:
-    """Common + class + domain as arrows: texts (C, K, d) of two classes `c` x two domains `k`, in their own plane."""
+    """Draw texts (C, K, d) of two classes `c` and two domains `k` in their plane, as arrows common + class + domain."""
     x = np.asarray(texts)
     of_class, of_domain = x.mean(1), x.mean(0) - x.mean((0, 1))
     axes, r = np.linalg.qr(np.stack([of_class[c[1]] - of_class[c[0]], of_domain[k[1]] - of_domain[k[0]]]).T)
@@ -116,7 +116,7 @@ def parallelogram(
 def three_words(
     words: Mapping[str, float], pictures: Sequence[float], title: str, centred: bool = False
 ) -> tuple[plt.Figure, dict[float, dict[str, float]]]:
-    """Words and pictures in a plane, at angles in degrees; the first word is removed. Also the scores that are left.
+    """Draw words and pictures at angles in degrees, before and after removing the first word; return the new scores.
 
     >>> fig, scores = three_words({"dog": 20, "horse": 50, "car": 130}, [25, 15], "Zero is not low")
     >>> {word: round(score, 2) for word, score in scores[25].items()}
@@ -131,24 +131,24 @@ def three_words(
     fig.suptitle(title)
     panels = {"before": z, f"after removing {names[0]}": z - z @ np.outer(u, u)}
     scores: dict[float, dict[str, float]] = {}
-    for ax, (head, shown) in zip(axes, panels.items(), strict=True):
+    for ax, (heading, points) in zip(axes, panels.items(), strict=True):
         ax.axis("off")
-        ax.set(xlim=(-1.2, 1.3), ylim=(-0.75, 1.2), aspect="equal", title=head)
+        ax.set(xlim=(-1.2, 1.3), ylim=(-0.75, 1.2), aspect="equal", title=heading)
         for word, row, color in zip(names, rows, colors, strict=True):
             _arrow(ax, np.zeros(2), row, color)
             ax.text(*(1.15 * row), word, color=color, ha="center", va="center", weight="bold")
-        for j, (angle, place) in enumerate(zip(pictures, shown, strict=True)):
-            score = (rows @ place).round(9) + 0.0
+        for j, (angle, point) in enumerate(zip(pictures, points, strict=True)):
+            score = (rows @ point).round(9) + 0.0  # + 0.0 turns -0.0 into 0.0
             scores[angle] = dict(zip(names, score.tolist(), strict=True))
-            color, listed = colors[score.argmax()], ", ".join(map("{} {:.2f}".format, names, score))
-            ax.plot(*place, "D", ms=10, mfc=color, mec="white")
-            ax.text(0, -0.52 - 0.16 * j, f"◆ at {angle:g}°: {listed}", color=color, ha="center", fontsize=11)
+            color, text = colors[score.argmax()], ", ".join(map("{} {:.2f}".format, names, score))
+            ax.plot(*point, "D", ms=10, mfc=color, mec="white")
+            ax.text(0, -0.52 - 0.16 * j, f"◆ at {angle:g}°: {text}", color=color, ha="center", fontsize=11)
     axes[1].plot(*np.outer([-u[1], u[0]], [-0.4, 1.1]), "--", color="0.6", zorder=0)
     return fig, scores
 
 
 def two_planes(a: Tensor, b: Tensor, title: str) -> plt.Figure:
-    """Two planes through zero and the angles between them: the row spans of `a` and `b`, (2, 3) each."""
+    """Draw the row spans of `a` and `b`, (2, 3) each, as planes, with the principal angles between them."""
     fig = plt.figure(figsize=(7, 4.6))
     ax: Any = fig.add_subplot(projection="3d")
     s, t = np.meshgrid((-1, 1), (-1, 1))
@@ -163,7 +163,7 @@ def two_planes(a: Tensor, b: Tensor, title: str) -> plt.Figure:
 
 
 def two_by_two(values: Tensor, rows: Sequence[str], columns: Sequence[str], title: str) -> plt.Figure:
-    """Four readings of one vector, row by row: three that were chosen, and in the last corner the one they force."""
+    """Draw four readings of one vector, row by row; the first three are chosen and force the last."""
     fig, ax = plt.subplots(figsize=(7.5, 3.6))
     ax.imshow(values.view(2, 2), cmap="PuOr_r", vmin=-2.2, vmax=2.2, aspect="auto")
     for i, value in enumerate(values.tolist()):
@@ -179,14 +179,14 @@ def two_by_two(values: Tensor, rows: Sequence[str], columns: Sequence[str], titl
 
 
 def relu(readings: Mapping[str, Tensor], threshold: float, title: str) -> plt.Figure:
-    """What is taken away over readings, with and without a threshold; below, those of pictures, group by group."""
+    """Plot the amount subtracted at each reading, with and without a threshold, above the readings of each group."""
     fig, (ax, marks) = plt.subplots(2, 1, figsize=(8, 4.6), sharex=True, height_ratios=(3, 2))
-    every = np.concatenate([*readings.values()])
-    x = np.linspace(every.min(), every.max(), 200)
+    pooled = np.concatenate([*readings.values()])
+    x = np.linspace(pooled.min(), pooled.max(), 200)
     ax.plot(x, x, "--", color="0.5", lw=2, label="without the threshold: z vᵀ")
     ax.plot(x, np.maximum(x - threshold, 0), color=INK, lw=3, label=f"with it: relu(z vᵀ − {threshold:.2g})")
     ax.axhline(0, color="0.8", lw=1)
-    ax.set(ylabel="what is taken away")
+    ax.set(ylabel="amount subtracted")
     ax.legend(loc="upper left")
     for i, (values, color) in enumerate(zip(readings.values(), (FORGOTTEN, SIBLING, OTHER, "0.6"), strict=True)):
         marks.plot(values, np.full(len(values), i), "|", ms=14, color=color)
@@ -197,27 +197,24 @@ def relu(readings: Mapping[str, Tensor], threshold: float, title: str) -> plt.Fi
 
 
 def index_sides(rows: int, width: int, title: str) -> plt.Figure:
-    """An index of `rows` pictures: edited on the picture side, once, or on the query side, at each question."""
-    fig, (left, right) = plt.subplots(1, 2, figsize=(10, 2.2))
-    left.set_title("picture side: once, z P")
-    _chain(left, (f"{rows:,} rows z\nof {width}", "P", "z P meets\nquery t"), {"P": FORGOTTEN})
-    right.set_title("query side: each time, t Pᵀ")
-    _chain(right, ("query t", "Pᵀ", f"t Pᵀ meets\n{rows:,} rows z"), {"Pᵀ": SIBLING})
+    """Draw the two ways to edit an index of `rows` pictures: edit all rows once, or edit every query."""
+    fig, (picture_side, query_side) = plt.subplots(1, 2, figsize=(10, 2.2))
+    picture_side.set_title("picture side: once, z P")
+    _chain(picture_side, (f"{rows:,} rows z\nof {width}", "P", "z P meets\nquery t"), {"P": FORGOTTEN})
+    query_side.set_title("query side: every query, t Pᵀ")
+    _chain(query_side, ("query t", "Pᵀ", f"t Pᵀ meets\n{rows:,} rows z"), {"Pᵀ": SIBLING})
     fig.suptitle(title)
     return fig
 
 
 def plane(title: str, rates: Mapping[str, pd.DataFrame], look: str = "o") -> tuple[plt.Figure, Any]:
-    """Damage to the right, forgetting upwards: the rates of many edits by name; "random ..." in grey.
-
-    look: of matplotlib, "o" for dots and "o-" for dots on a line.
-    """
+    """Plot forgetting over damage for groups of edits, "random ..." in grey. look: a matplotlib format such as "o-"."""
     fig, ax = plt.subplots(figsize=(8, 4.4))
     colors = iter((FORGOTTEN, SIBLING, OTHER))
     for name, table in rates.items():
         color = "0.72" if name.startswith("random") else next(colors)
         ax.plot(table.retain_drop, table.forgetting_rate, look, ms=8, lw=2, color=color, label=name)
-    ax.set(title=title, xlabel="retain drop: points lost on what is kept  (left is better)")
+    ax.set(title=title, xlabel="retain drop: points lost on kept cells  (left is better)")
     ax.set_ylabel("forgetting rate  (up is better)")
     ax.margins(y=0.09)
     ax.legend(loc="center right")
@@ -227,12 +224,12 @@ def plane(title: str, rates: Mapping[str, pd.DataFrame], look: str = "o") -> tup
 def gallery(
     images: Images, rows: Mapping[str, Sequence[int]], hits: Tensor, title: str, columns: Sequence[str] = ()
 ) -> plt.Figure:
-    """Rows of pictures, each at its places in `images`, -1 for none; `hits` (n,) bool framed. Names, without pixels."""
+    """Draw rows of pictures by index (-1: empty), or of class names without pixels; frame the `hits`, (n,) bool."""
     width = max(map(len, rows.values()))
     fig, axes = plt.subplots(len(rows), width, figsize=(0.95 * width + 1, 1.05 * len(rows) + 0.5), squeeze=False)
-    for line, (label, places) in zip(axes, rows.items(), strict=True):
+    for line, (label, indices) in zip(axes, rows.items(), strict=True):
         line[0].set_ylabel(label, rotation=0, ha="right", va="center", labelpad=10)
-        for ax, i in zip(line, [*map(int, places)] + [-1] * width, strict=False):
+        for ax, i in zip(line, [*map(int, indices)] + [-1] * width, strict=False):
             ax.set(xticks=[], yticks=[], box_aspect=1)
             ax.spines[:].set(visible=i >= 0, color=FORGOTTEN if hits[i] else "0.85", linewidth=3 if hits[i] else 1)
             if i >= 0 and images.has_pixels:

@@ -1,4 +1,4 @@
-"""Editions of the notebooks: with fresh outputs, for students, for Colab and Binder, on paper, a copy to work in."""
+"""Editions of the notebooks: with outputs, for students, for Colab and Binder, on paper, or as a working copy."""
 
 from __future__ import annotations
 
@@ -27,35 +27,34 @@ from .run import NotebookError, run
 BADGES = """[![Open in Colab]({colab}/assets/colab-badge.svg)]({colab}/github/{name}/blob/{ref}/notebooks/{file})
 [![Open in Binder]({binder}/badge_logo.svg)]({binder}/v2/gh/{name}/{ref}?labpath=notebooks/{file})
 
-The code below installs clipnull where it is missing. That takes a minute and a network; everything after it is offline.
+The code below installs clipnull if it is missing. This takes a minute and needs a network; the rest works offline.
 """
 SERVICES = {"colab": "https://colab.research.google.com", "binder": "https://mybinder.org"}
-BOOTSTRAP = """# Install clipnull where it is missing; this needs a network.
+BOOTSTRAP = """# Install clipnull if it is missing; this needs a network.
 import importlib.util
 
 if importlib.util.find_spec("clipnull") is None:
     %pip install --quiet "clipnull @ git+https://github.com/{name}@{ref}" papermill latex2mathml concept-erasure
 importlib.invalidate_caches()
-assert importlib.util.find_spec("clipnull"), "clipnull is not installed: pip says why above"
+assert importlib.util.find_spec("clipnull"), "clipnull was not installed; see pip's message above"
 """
-"""The packages are what the notebooks import beside the library, and Colab does not bring."""
-ROOM = f'<div class="room">{12 * """<div class="line"></div>"""}</div>'
-"""Lines to write on, below each exercise and each open task."""
+"""Installs clipnull and the packages that the notebooks need but Colab lacks."""
+ROOM = f'<div class="room">{12 * """<div class="line"></div>"""}</div>'  # for written answers
 EXERCISE = re.compile(r"(?ms)^\*\*(Exercise \d+)\*\*.*")
 OPEN_TASK = re.compile(r"(?ms)^## Open task.*?(?=^## |\Z)")
 HINT = re.compile(r"(?s)<details><summary>Hint</summary>\s*(.*?)</details>")
 
 
 def publish(notebooks: Sequence[Path], out: Path) -> list[Path]:
-    """Execute `notebooks` with their own defaults and write them back with their outputs, normalised and stamped.
+    """Execute `notebooks` with their defaults and write them back with outputs, normalised and stamped.
 
-    All or none: a NotebookError if one failed, or if one or the package was edited meanwhile.
+    Raises NotebookError and writes nothing if one fails, or if a notebook or the package is edited during the run.
     """
     before = {path: path.read_bytes() for path in [*notebooks, *PACKAGE.rglob("*.py")]}
     _, failures = run(notebooks, out)
-    failures += [f"{path.name}: edited meanwhile" for path, text in before.items() if path.read_bytes() != text]
+    failures += [f"{path.name}: edited during the run" for path, text in before.items() if path.read_bytes() != text]
     if failures:
-        raise NotebookError("nothing written back:\n" + "\n".join(failures))
+        raise NotebookError("no notebook was written back:\n" + "\n".join(failures))
     for path in notebooks:
         nb = normalise(read(out / path.name))
         nb.metadata["clipnull"] = {"stamp": stamp(nb)}
@@ -64,28 +63,28 @@ def publish(notebooks: Sequence[Path], out: Path) -> list[Path]:
 
 
 def course(folder: Path) -> list[Path]:
-    """Write the notebooks of the course into `folder`, to work in; ValueError if another version of one is there."""
+    """Copy the notebooks of the course into `folder`; raise ValueError if it holds other versions of them."""
     paths = sorted(course_folder().glob(NUMBERED))
     return _write_new({folder / path.name: path.read_text(encoding="utf-8") for path in paths})
 
 
 def student(notebooks: Sequence[Path], out: Path) -> list[Path]:
-    """Write each notebook without solutions and outputs into `out`; ValueError if another version is there."""
+    """Write each notebook without solutions and outputs into `out`; raise ValueError if it holds other versions."""
     return _write_new({out / path.name: text_of(_for_students(path)) for path in notebooks})
 
 
 def colab(notebooks: Sequence[Path], out: Path, address: str, ref: str = "main") -> list[Path]:
-    """Write the student edition of each notebook, with badges and code that installs clipnull, into the folder `out`.
+    """Write the student edition of each notebook into `out`, with badges and code that installs clipnull.
 
-    address: that of the repository. ref: the branch, tag or commit to install and to open.
+    address: the address of the repository. ref: the branch, tag or commit to install and to open.
     """
-    place = re.fullmatch(r"https://github\.com/([\w.-]+/[\w.-]+?)(\.git)?/?", address)
-    if not place or not re.fullmatch(r"[\w./-]+", ref):
-        expected = "https://github.com/OWNER/NAME, and a branch, a tag or a commit"
+    repository = re.fullmatch(r"https://github\.com/([\w.-]+/[\w.-]+?)(\.git)?/?", address)
+    if not repository or not re.fullmatch(r"[\w./-]+", ref):
+        expected = "https://github.com/OWNER/NAME and a branch, tag or commit"
         raise ValueError(f"address, ref: {address!r}, {ref!r} are not valid; expected {expected}")
     v4, texts = import_jupyter("nbformat").v4, {}
     for path in notebooks:
-        nb, values = _for_students(path), {"name": place[1], "ref": ref, "file": path.name}
+        nb, values = _for_students(path), {"name": repository[1], "ref": ref, "file": path.name}
         badges = v4.new_markdown_cell(BADGES.format(**values, **SERVICES), id="badges")
         nb.cells[:0] = [badges, v4.new_code_cell(BOOTSTRAP.format(**values), id="bootstrap")]
         texts[out / path.name] = text_of(nb)
@@ -93,9 +92,9 @@ def colab(notebooks: Sequence[Path], out: Path, address: str, ref: str = "main")
 
 
 def booklet(notebooks: Sequence[Path], out: Path) -> list[Path]:
-    """Write `exercises.html`, with hints and room to write, and `solutions.html` of the notebooks into `out`.
+    """Write `exercises.html`, with hints and room for answers, and `solutions.html` into `out`.
 
-    Both are pages without scripts. A browser prints them, or makes a PDF of them, on A4 or letter paper.
+    Both pages print on A4 and letter paper and need no scripts.
     """
     v4 = import_jupyter("nbformat").v4
     text, code = v4.new_markdown_cell, v4.new_code_cell
@@ -126,7 +125,7 @@ def booklet(notebooks: Sequence[Path], out: Path) -> list[Path]:
 
 
 def _for_students(path: Path) -> Any:
-    """The notebook at `path` without solutions and outputs."""
+    """Read the notebook at `path` without solutions and outputs."""
     nb = normalise(read(path))
     nb.cells = [cell for cell in nb.cells if "solution" not in cell.metadata.get("tags", ())]
     for cell in nb.cells:
@@ -136,10 +135,10 @@ def _for_students(path: Path) -> Any:
 
 
 def _write_new(texts: dict[Path, str]) -> list[Path]:
-    """Write each text to its path; a ValueError, before anything is written, if one is there already and differs."""
+    """Write each text to its path; raise ValueError, before writing anything, if an existing file differs."""
     for path, text in texts.items():
         if path.exists() and path.read_text(encoding="utf-8") != text:
-            raise ValueError(f"out: {path} exists and differs; expected a folder without work in it")
+            raise ValueError(f"out: {path} exists and differs; expected a folder without your own work")
     for path, text in texts.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, text)

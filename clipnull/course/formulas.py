@@ -1,4 +1,4 @@
-"""Formulas: LaTeX becomes MathML, which browsers draw without a script and screen readers can read."""
+"""Formulas: convert LaTeX to MathML, which browsers render without scripts and screen readers can read."""
 
 import base64
 import re
@@ -7,14 +7,14 @@ from pathlib import Path
 from ..errors import import_extra
 
 FENCES = {r"\lVert": "‖", r"\rVert": "‖", r"\Vert": "‖", r"\|": "‖", r"\lvert": "|", r"\rvert": "|"}
-"""What latex2mathml does not convert after \\big and \\Big."""
+"""Delimiters that latex2mathml does not convert after \\big and \\Big."""
 
 FONT = Path(__file__).parent / "fonts" / "formulas.woff2"
-"""Brackets, roots and braces grow only in a font with mathematical tables, which few computers have."""
+"""A font with mathematical tables, which brackets, roots and braces need to grow; few computers have one."""
 
 
 def style(address: str = "") -> str:
-    """The style sheet of formulas, with FONT from `address`, or embedded without one."""
+    """Return the style sheet of formulas, with FONT linked from `address`, or embedded by default."""
     address = address or f"data:font/woff2;base64,{base64.b64encode(FONT.read_bytes()).decode('ascii')}"
     return (
         f'@font-face {{ font-family: "Clipnull Formulas"; src: url("{address}") format("woff2") }}\n'
@@ -23,14 +23,14 @@ def style(address: str = "") -> str:
 
 
 def mathml(latex: str, display: bool) -> str:
-    """A formula as MathML: a block of its own with `display`, else part of a line.
+    """Convert a formula to MathML, as a block if `display`, else inline.
 
-    Raises ValueError for a formula that latex2mathml cannot convert completely.
+    Raises ValueError if latex2mathml cannot convert it completely.
     """
     converter = import_extra("latex2mathml.converter", "course")
-    known = re.sub(r"\\arg(?![a-z])", r"\\operatorname{arg}", latex)
+    source = re.sub(r"\\arg(?![a-z])", r"\\operatorname{arg}", latex)  # latex2mathml does not know \arg
     try:
-        text = converter.convert(known, display="block" if display else "inline")
+        text = converter.convert(source, display="block" if display else "inline")
     except Exception as error:
         raise ValueError(f"latex: {latex!r} cannot be converted ({error}); expected a complete formula") from error
     for name, sign in FENCES.items():
@@ -38,11 +38,11 @@ def mathml(latex: str, display: bool) -> str:
     text = re.sub(r"<mo>(‖|&#x02016;|&#x02225;|\||&#x0007C;)</mo>", r'<mo stretchy="false">\1</mo>', text)
     text = re.sub(r"<mi>([a-z]{2,})</mi>(<mo[^>]*>&#x00028;)?", _function, text)
     if unknown := re.findall(r">([^<]*\\[^<]*)<", text):
-        raise ValueError(f"latex: {' '.join(unknown)} in {latex!r} is not known; expected what latex2mathml renders")
+        raise ValueError(f"latex: {' '.join(unknown)} in {latex!r} is unknown; expected LaTeX that latex2mathml knows")
     return text
 
 
 def _function(match: re.Match) -> str:
-    """The name of a function is an operator, with a thin space on both sides, but none before a bracket."""
+    """Mark up the name of a function as an operator with thin spaces, but with no space before a bracket."""
     after = "0" if match[2] else "0.17em"
     return f'<mo lspace="0.17em" rspace="{after}">{match[1]}</mo>{match[2] or ""}'

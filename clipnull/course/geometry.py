@@ -1,7 +1,7 @@
-"""How the texts and pictures of a model lie: cone, modality gap, what texts vary by, angles between classes.
+"""The geometry of a model's embeddings: cone, modality gap, sources of text variance, angles between classes.
 
-`data/results/geometry` holds the same figures of OpenAI's ViT-B/32, measured on public embeddings by
-`python data/build/geometry.py FILE.npz`: numbers only, so that a reader can compare another model with it.
+`data/results/geometry` stores the same figures of OpenAI's ViT-B/32 for comparison, measured on public embeddings by
+`python data/build/geometry.py FILE.npz`.
 """
 
 import math
@@ -23,25 +23,25 @@ FIGURES = {
     "domains": "domains",
     "text_cosine": "cosine of two texts of cells",
     "picture_cosine": "cosine of two pictures",
-    "own_cosine": "cosine of a picture and the text of its cell",
+    "own_cosine": "cosine of a picture with the text of its cell",
     "gap": "modality gap",
-    "class_share": "class, of the variance of texts (%)",
-    "domain_share": "domain, of the variance of texts (%)",
-    "interaction_share": "interaction, of the variance of texts (%)",
-    "domain_agreement": "cosine of what a domain adds to texts with what it adds to pictures",
+    "class_share": "variance of texts explained by the class (%)",
+    "domain_share": "variance of texts explained by the domain (%)",
+    "interaction_share": "variance of texts explained by the interaction (%)",
+    "domain_agreement": "cosine of a domain's shift of texts with its shift of pictures",
     "smallest_angle": "smallest angle between the texts of two classes (degrees)",
-    "mean_angle": "their mean angle (degrees)",
+    "mean_angle": "mean angle between the texts of two classes (degrees)",
     "kept_energy": "energy of another class in the span of a class (%)",
-    "centred_kept_energy": "that energy, the mean subtracted first (%)",
+    "centred_kept_energy": "the same energy after centring (%)",
 }
-"""Figure -> its label. All but the first three are means: over pairs of texts, pictures, classes."""
+"""Labels of the figures. All but the first three are means: over pictures, or pairs of texts, pictures or classes."""
 
 
 def measure(clip: Clip, images: Images, features: Tensor) -> dict[str, float]:
-    """The figures of FIGURES, for the (class, domain) cells of `images` and the prompts that build edits.
+    """Measure FIGURES for the (class, domain) cells of `images`, with the prompts that build edits.
 
-    features: (n, d), those of the pictures; rows with NaN do not count. Angles are in degrees, shares and energies in
-    percent. `domain_agreement` uses the classes that have pictures in every domain; NaN if fewer than two have.
+    features: embeddings of the pictures, (n, d); rows with NaN are skipped. Angles are in degrees, shares and energies
+    in percent. `domain_agreement` uses classes with pictures in every domain; NaN if there are fewer than two.
     """
     texts = embed_cells(clip, images.vocabulary).double()  # (C, K, d), unit rows
     images, (features,) = readable(images, features)
@@ -55,12 +55,12 @@ def measure(clip: Clip, images: Images, features: Tensor) -> dict[str, float]:
 
 
 def _mean_cosine(x: Tensor) -> float:
-    """Mean over all pairs of unit rows (n, d)."""
+    """Return the mean cosine over all pairs of unit rows (n, d)."""
     return float((x.sum(0).square().sum() - len(x)) / (len(x) * (len(x) - 1)))
 
 
 def _variance_shares(texts: Tensor) -> list[float]:
-    """Percent of the variance of texts (C, K, d) that the class, the domain and their interaction explain."""
+    """Return the percentages of the variance of texts (C, K, d) due to class, domain and their interaction."""
     texts = texts - texts.mean((0, 1))
     by_class, by_domain = texts.mean(1, keepdim=True), texts.mean(0, keepdim=True)
     parts = by_class, by_domain, texts - by_class - by_domain
@@ -68,23 +68,23 @@ def _variance_shares(texts: Tensor) -> list[float]:
 
 
 def _angles(texts: Tensor) -> tuple[float, float]:
-    """The smallest principal angle between the spans of two classes, and the mean one: means over pairs, degrees."""
-    angles = [principal_angles(p, q).rad2deg() for p, q in combinations(texts, 2)]  # as many as the smaller rank
+    """Return the smallest and the mean principal angle between two classes, in degrees, averaged over pairs."""
+    angles = [principal_angles(p, q).rad2deg() for p, q in combinations(texts, 2)]  # lengths differ with the rank
     return float(torch.stack([a[0] for a in angles]).mean()), float(torch.stack([a.mean() for a in angles]).mean())
 
 
 def _kept_energy(texts: Tensor) -> float:
-    """Energy of the rows of a class in the span of another: a mean over pairs, percent."""
+    """Return the energy of one class's rows in the span of another, in percent, averaged over pairs."""
     energy = torch.stack([captured_energy(texts.flatten(0, 1), basis(rows)) for rows in texts])  # (C, C K)
     return 100 * float(energy.view(len(texts), *texts.shape[:2])[~torch.eye(len(texts), dtype=torch.bool)].mean())
 
 
 def _domain_agreement(texts: Tensor, z: Tensor, images: Images) -> float:
-    """Mean cosine, over domains, of its mean text with its mean picture, each minus the mean of all domains."""
+    """Return the mean cosine over domains between the centred mean text and the centred mean picture of a domain."""
     counts = images.counts()
-    whole = (counts > 0).all(1)
-    if whole.sum() < 2 or texts.shape[1] < 2:
+    complete = (counts > 0).all(1)
+    if complete.sum() < 2 or texts.shape[1] < 2:
         return math.nan
     sums = torch.zeros_like(texts).index_put_((images.classes, images.domains), z, accumulate=True)  # (C, K, d)
-    means = [cells[whole].mean(0) for cells in (texts, sums / counts[..., None])]  # (K, d) each
+    means = [cells[complete].mean(0) for cells in (texts, sums / counts[..., None])]  # (K, d) each
     return float(F.cosine_similarity(*(x - x.mean(0) for x in means), dim=1).mean())

@@ -1,6 +1,6 @@
-"""Goldens: what the notebooks must record, by profile, notebook and metric: {"value": v, "atol": t, "null": n}.
+"""Goldens: the expected metrics by profile, notebook and name, {"value": v, "atol": t, "null": n}.
 
-They are compared with, values are taken over into them, and several seeds propose their tolerances.
+Compare metrics with them, update their values, and propose tolerances from runs with several seeds.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ SEEDS, DEVIATIONS = 5, 4
 
 
 def default_goldens() -> Path:
-    """tests/goldens.json below the current folder if it exists, else the file that the wheel brings."""
+    """Return the goldens of the wheel, unless the current folder has tests/goldens.json or the wheel has none."""
     packaged = PACKAGE / "_data" / "goldens.json"
     return packaged if packaged.is_file() and not IN_CLONE.is_file() else IN_CLONE
 
 
 def read(path: Path, profile: str) -> dict:
-    """The goldens that hold for `profile`, by notebook; empty if there are none."""
+    """Load the goldens of `profile` by notebook; {} if there are none."""
     return _stored(path).get(PROFILES[profile].goldens, {})
 
 
@@ -38,16 +38,16 @@ def _stored(path: Path) -> dict:
     try:
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     except ValueError as error:
-        raise ValueError(f"{path}: not JSON: {error}") from error
+        raise ValueError(f"path: {path} is not valid JSON ({error}); expected a file of goldens") from error
 
 
 # --- compare
 
 
 def compare(metrics: Mapping[str, Metrics], goldens: Goldens, out: Path) -> tuple[str, list[str]]:
-    """`metrics` beside `goldens`, both by notebook: a table as plain text, and a line for each metric that is off.
+    """Compare `metrics` with `goldens`, both by notebook; return a plain-text table and one line per failed metric.
 
-    A metric passes when |metric - value| <= atol. A line names the executed notebook in the folder `out`.
+    A metric passes if |metric - value| <= atol. Each line names the executed notebook in the folder `out`.
     """
     rows, failures = [], []
     for notebook in sorted({*metrics, *goldens}):
@@ -59,27 +59,26 @@ def compare(metrics: Mapping[str, Metrics], goldens: Goldens, out: Path) -> tupl
             rows.append((f"{notebook} {name}", golden, atol, f"{value:.6g}", f"{off:+.3g}", "" if passed else "FAILED"))
             if not passed:
                 expected = f"{golden} ± {atol}" if name in entries else "no golden"
-                recorded = f"{value:.6g}" if name in values else "nothing"
-                line = f"{notebook}: {name}: expected {expected}, got {recorded}"
-                failures.append(f"{line}; executed: {out / notebook}.ipynb")
+                actual = f"{value:.6g}" if name in values else "nothing"
+                where = f"executed: {out / notebook}.ipynb"
+                failures.append(f"{notebook}: {name}: expected {expected}, got {actual}; {where}")
     return aligned(rows, ("metric", "golden", "atol", "got", "off by", "")), failures
 
 
-# --- take over
+# --- update
 
 
 def update(metrics: Mapping[str, Metrics], path: Path, profile: str) -> list[str]:
-    """Take the values of `metrics` over into the goldens file `path`; `atol` and `null` stay.
+    """Write the values of `metrics` into the goldens file `path`, and keep `atol`, `null` and all other notebooks.
 
-    Returns the metrics whose `atol` or `null` is still empty: those are for a person to fill in. Notebooks that
-    `metrics` lacks keep their goldens, and so do other profiles.
+    Returns the metrics that still lack `atol` or `null`, which a person must fill in.
     """
-    everything = _stored(path)
-    goldens = everything.setdefault(PROFILES[profile].goldens, {})
+    stored = _stored(path)
+    goldens = stored.setdefault(PROFILES[profile].goldens, {})
     for notebook, values in metrics.items():
         before, empty = goldens.get(notebook, {}), {"atol": None, "null": None}
         goldens[notebook] = {name: empty | before.get(name, {}) | {"value": value} for name, value in values.items()}
-    write_text(path, json.dumps(everything, indent=1, sort_keys=True) + "\n")
+    write_text(path, json.dumps(stored, indent=1, sort_keys=True) + "\n")
     return [f"{notebook}: {name}" for (notebook, name), entry in _flat(goldens).items() if None in entry.values()]
 
 
@@ -87,13 +86,13 @@ def update(metrics: Mapping[str, Metrics], path: Path, profile: str) -> list[str
 
 
 def seeds(notebooks: Sequence[Path], out: Path, profile: str | None = None) -> list[Path]:
-    """Run the notebooks that have a parameter `seed` with five seeds; print and write proposed tolerances.
+    """Run the notebooks with a parameter `seed` for five seeds, and print and write proposed tolerances.
 
-    `proposed` is four standard deviations (of the sample), at least 1 % of the mean's size, as machines round
-    differently. The table, also in out/seeds.json, has the goldens of today beside it, and notes: "a seed is outside"
-    of today's tolerance, and the `weakness` of the proposed one.
+    `proposed` is four sample standard deviations, and at least 1 % of the mean because machines round differently. The
+    table, also in out/seeds.json, shows the current goldens and notes a seed outside the current tolerance or a
+    `weakness` of the proposed one.
     """
-    import pandas  # comes with seaborn, in the extra `course`
+    import pandas  # installed with seaborn by the extra `course`
 
     profile = profile or default_profile()
     seeded, values = [notebook for notebook in notebooks if "seed" in parameters_of(notebook)], {}
@@ -123,10 +122,8 @@ def _note(row: Any) -> str:
 
 
 def weakness(value: float, null: float, atol: float) -> str:
-    """Why a golden tells too little, or nothing: it accepts its null value, or half the way to it.
-
-    `null` is the value that the metric would have if there were nothing to show; NaN without a golden.
-    """
+    """Describe why a golden proves too little: its tolerance reaches `null`, the value without any
+    effect, or half the way there. null: NaN without a golden."""
     if not atol > abs(value - null) / 2:
         return ""
     return "null accepted" if atol >= abs(value - null) else "tolerance over half the way to null"

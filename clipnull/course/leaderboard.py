@@ -1,7 +1,7 @@
-"""A leaderboard: the patches that students hand in, measured on pictures that only the instructor has.
+"""A leaderboard of the patches that students submit, measured on pictures that only the instructor has.
 
-A patch is data, so nothing that is handed in runs. `name.json` beside `name.safetensors` may hold its author's
-predictions: an interval for each rate, such as {"forgetting_rate": [0.9, 1], "worst_cell_drop": [5, 20]}.
+A patch is data, so no submitted code runs. `name.json` beside `name.safetensors` may hold its author's predictions, an
+interval per rate, such as {"forgetting_rate": [0.9, 1], "worst_cell_drop": [5, 20]}.
 """
 
 from __future__ import annotations
@@ -23,47 +23,44 @@ from ..models import Clip
 from ..vocabulary import Forget
 
 RATES = {"forgetting_rate": "forgetting", "retain_drop": "retain drop", "worst_cell_drop": "worst cell"}
-MIN_SHARE_OF_BEST = 0.9
-"""The rule: of those that forget at least this share of the best, the smallest worst-cell drop."""
-MAX_CHARACTERS = 10_000
-"""Of a file of predictions."""
-MISS = 40.0
-"""The score of a prediction is its width and so many for each point outside: 2/α for a 95 % interval (Winkler)."""
+MIN_SHARE_OF_BEST = 0.9  # patches that forget at least this share of the best rank first, by worst-cell drop
+MAX_CHARACTERS = 10_000  # read from a file of predictions
+MISS = 40.0  # penalty per point outside an interval, added to its width: 2/α for a 95 % interval (Winkler's score)
 
 
 def leaderboard(clip: Clip, images: Images, request: Forget, patches: Sequence[Path]) -> str:
-    """Measure `patches` on `images`: a Markdown table, the best first, and below it the patches that were refused.
+    """Rank `patches` by their rates on `images`: return a Markdown table and the rejected patches with reasons.
 
-    The instructor's `request` counts, not the one a patch names. Raises ValueError for names that `images` lack, if no
-    patch is given, and if two bear one name.
+    The instructor's `request` counts, not the one in a patch. Raises ValueError for names that `images` lack, for
+    duplicate file names, and without patches.
     """
     stems = [Path(path).stem for path in patches]
     if not stems or len(set(stems)) < len(stems):
-        raise ValueError(f"patches: {stems}; expected one or more files whose names differ")
+        raise ValueError(f"patches: {stems} are none or not distinct; expected one or more files whose names differ")
     request.mask(images.vocabulary)
-    z, rows, refused = embed(clip, images), [], []
+    z, rows, rejected = embed(clip, images), [], []
     for path in map(Path, patches):
         try:
             edit, predictions = Edit.load(path, clip), read_predictions(path.with_suffix(".json"))
             z_after = edit.images(z)
             if not torch.equal(z.isfinite(), z_after.isfinite()):
-                raise ValueError("embeddings of whole pictures become NaN or infinite; expected finite ones")
+                raise ValueError("patch: embeddings become NaN or infinite; expected finite values")
             rates = compare(clip, edit.apply(clip), images, request, features=(z, z_after)).rates
             rows.append((as_text(path.stem), *(rates[name] for name in RATES), score(rates, predictions)))
-        except Exception as error:  # whatever one has handed in, the others are measured
-            refused.append(f"- {as_text(path.stem)}: refused, {as_text(one_line(error))}")
-    enough = MIN_SHARE_OF_BEST * max((row[1] for row in rows), default=0.0)
-    rows.sort(key=lambda row: (0, row[3], row[2]) if row[1] >= enough else (1, -row[1], row[3]))
+        except Exception as error:  # a broken patch must not stop the others
+            rejected.append(f"- {as_text(path.stem)}: rejected, {as_text(one_line(error))}")
+    threshold = MIN_SHARE_OF_BEST * max((row[1] for row in rows), default=0.0)
+    rows.sort(key=lambda row: (0, row[3], row[2]) if row[1] >= threshold else (1, -row[1], row[3]))
     table = [
         (number, name, f"{forgetting:.2f}", f"{drop:+.1f}", f"{worst:.0f}", "none" if math.isnan(p) else f"{p:.0f}")
         for number, (name, forgetting, drop, worst, p) in enumerate(rows, 1)
     ]
-    text = markdown(table, ("", "who", *RATES.values(), "prediction (smaller is better)"))
-    return "\n".join([f"{request}, {len(images)} pictures kept back\n", text, *([""] if refused else []), *refused])
+    text = markdown(table, ("", "patch", *RATES.values(), "prediction (smaller is better)"))
+    return "\n".join([f"{request}, {len(images)} held-out pictures\n", text, *([""] if rejected else []), *rejected])
 
 
 def read_predictions(path: Path) -> dict[str, tuple[float, float]]:
-    """The intervals in a file of predictions; none where it is missing. Raises an error for anything else in it."""
+    """Read the intervals in a file of predictions, {} if it is missing; raise an error for any other content."""
     if not path.is_file():
         return {}
     with path.open(encoding="utf-8") as file:
@@ -71,13 +68,13 @@ def read_predictions(path: Path) -> dict[str, tuple[float, float]]:
     for name, interval in predictions.items():
         low, high = interval
         if name not in RATES or not -1000 <= low <= high <= 1000:
-            expected = f"[low, high] for some of {', '.join(RATES)}"
+            expected = f"[low, high] for one of {', '.join(RATES)}"
             raise ValueError(f"{path.name}: {name} is {brief(interval)}; expected {expected}")
     return predictions
 
 
 def score(rates: dict[str, float], predictions: dict[str, tuple[float, float]]) -> float:
-    """The interval score of predictions, in points: a mean over the predicted rates, NaN without a prediction.
+    """Compute the mean interval score of the predicted rates, in points; NaN without predictions.
 
     >>> score({"worst_cell_drop": 12.0}, {"worst_cell_drop": (5.0, 10.0)})
     85.0

@@ -1,10 +1,10 @@
-"""A lesson's toolkit: one line opens a lesson, one helper each shows a table, a claim, an answer, a figure.
+"""The toolkit of the lessons: open a lesson, then show tables, claims, answers and figures.
 
     from clipnull.course import lesson as course
     lesson = course.open(model, data, seed, forget_class, forget_domain)
 
-A prediction is a Markdown cell that begins with "**Predict.**" before the run, and `answer` after it. Everything is
-float64 and rows have length 1, so that no lesson casts or normalises before it begins.
+A prediction starts as Markdown that begins with "**Predict.**"; `answer` resolves it after the run. All tensors are
+float64 with unit rows, so lessons never cast or normalise.
 """
 
 from __future__ import annotations
@@ -45,11 +45,10 @@ else:
     ipython, plt, pd = (import_extra(name, "course") for name in ("IPython", "matplotlib.pyplot", "pandas"))
 
 Change = Callable[[Tensor], Tensor] | Tensor | Edit | None
-"""What is done to embeddings (n, d): a function of them, a matrix (d, d) behind them, an edit, or nothing."""
+"""A change of embeddings (n, d): a function of them, a matrix (d, d) applied from the right, an edit, or None."""
 
 GREY = '<span style="color: #767676">{}</span>'
-REAL = "openai-vit-b-32-photo-and-drawing"
-"""The file in data/results with what was measured on OpenAI's ViT-B/32."""
+REAL = "openai-vit-b-32-photo-and-drawing"  # the results of OpenAI's ViT-B/32
 
 
 # --- opening a lesson
@@ -57,11 +56,11 @@ REAL = "openai-vit-b-32-photo-and-drawing"
 
 @dataclass(eq=False)
 class Lesson:
-    """What a lesson has: n pictures, C classes, K domains, width d; c and k are the places of the story's names.
+    """The model, pictures and tensors of a lesson: n pictures, C classes, K domains, width d.
 
-    z: (n, d), embeddings of the pictures. T, V: (C, K, d), texts and prototypes of all (class, domain) cells, and
-    `cells` with both. classifier: (C, d), the texts "a picture of a ...". before: (n,), the class that the unedited
-    model names. mask: (C, K) bool, what the story forgets.
+    z: embeddings of the pictures, (n, d). T, V: texts and prototypes of all (class, domain) cells, (C, K, d); `cells`
+    holds both. classifier: texts "a picture of a ...", (C, d). before: predictions of the unedited model, (n,).
+    mask: the cells to forget, (C, K) bool. c, k: indices of the class and domain to forget; -1 without one.
     """
 
     clip: Clip
@@ -85,7 +84,7 @@ class Lesson:
 
     @cached_property
     def cells(self) -> Cells:
-        return embed_vocabulary(self.clip, self.vocabulary)  # prototypes are synthesized where the model brings none
+        return embed_vocabulary(self.clip, self.vocabulary)  # synthesizes prototypes if the model has none
 
     @property
     def V(self) -> Tensor:
@@ -93,61 +92,61 @@ class Lesson:
 
     @cached_property
     def groups(self) -> dict[str, Tensor]:
-        """The pictures (n,) bool to forget; the siblings, of the same class, to keep; and all others, to keep."""
+        """Masks of the pictures to forget, of their siblings and of all others, (n,) bool each."""
         forgotten = self.mask[self.images.classes, self.images.domains]
-        same = self.mask.any(1)[self.images.classes] & ~forgotten
-        return {"forgotten": forgotten, "siblings": same, "others": ~forgotten & ~same}
+        siblings = self.mask.any(1)[self.images.classes] & ~forgotten
+        return {"forgotten": forgotten, "siblings": siblings, "others": ~forgotten & ~siblings}
 
     def generator(self) -> torch.Generator:
         return torch.Generator().manual_seed(self.seed)
 
     def change(self, change: Change) -> Tensor:
-        """The embeddings after `change`, unit rows (n, d)."""
+        """Return the embeddings after `change`, unit rows (n, d)."""
         if isinstance(change, Tensor):
             return F.normalize(self.z @ change.double(), dim=-1)
         function = change.images if isinstance(change, Edit) else change
         return self.z if function is None else F.normalize(function(self.z), dim=-1)
 
     def answers(self, change: Change = None) -> Tensor:
-        """The class that each picture is named after `change`: (n,)."""
+        """Classify each picture after `change`: (n,)."""
         return classify(self.change(change), self.classifier, self.images.domains)
 
     def accuracy(self, change: Change = None) -> Tensor:
-        """The share named right in each (class, domain) cell: (C, K), NaN where there is no picture."""
+        """Return the accuracy in each (class, domain) cell after `change`: (C, K), NaN in cells without pictures."""
         return accuracy_matrix(self.answers(change), self.images)
 
     def search(self, change: Change = None) -> Tensor:
-        """The places (n,) of all pictures, the nearest to "a picture of a ..." first, of the story's class."""
+        """Rank all pictures by their score for the class to forget: indices (n,), best first."""
         return (self.change(change) @ self.classifier[self.c]).argsort(descending=True)
 
     def counts(self, change: Change = None) -> dict[str, int]:
-        """Pictures named right after `change`, in each group that has any, and `of_...`, how many it has."""
-        right, groups = self.answers(change) == self.images.classes, self.groups
-        counts = {name: int((right & group).sum()) for name, group in groups.items() if group.any()}
+        """Count the correctly classified pictures of each nonempty group; `of_GROUP` is the size of the group."""
+        correct, groups = self.answers(change) == self.images.classes, self.groups
+        counts = {name: int((correct & group).sum()) for name, group in groups.items() if group.any()}
         return counts | {f"of_{name}": int(groups[name].sum()) for name in counts}
 
     def examples(self, class_name: str) -> list[int]:
-        """The place of the first picture of a class in each domain, -1 where there is none: (K,)."""
+        """Return the index of the first picture of a class in each domain, K of them; -1 where there is none."""
         of_class = self.images.classes == self.classes.index(class_name)
         first = {int(self.images.domains[i]): int(i) for i in of_class.nonzero().flip(0)}
         return [first.get(k, -1) for k in range(len(self.domains))]
 
     def pixels(self, what: str) -> bool:
-        """Whether there are pictures to look at; else a grey line says that `what` is left out."""
+        """Return True if the lesson has pixels; else note in grey that `what` is skipped."""
         if not self.images.has_pixels:
-            note(f"Left out, as embeddings are stored and no pictures: {what}.")
+            note(f"Skipped, because this run has embeddings but no pixels: {what}.")
         return self.images.has_pixels
 
 
 def open(  # noqa: A001, as in `course.open`
     model: str = "miniclip", data: str = "", seed: int = 0, forget_class: str = "dog", forget_domain: str = ""
 ) -> Lesson:
-    """Open a lesson: model, pictures, vocabulary, their embeddings, and the request of the story.
+    """Open a lesson: load model and pictures, embed them, and prepare the request.
 
-    model: "miniclip", or "ARCHITECTURE/TAG" of open_clip ("ViT-B-32/openai"). data: a folder or table of pictures, or a
-    file of embeddings (.npz), which takes the place of the model; empty: miniworld. forget_class, forget_domain: the
-    story's; without a domain the class goes everywhere, without a class the domain. Broken pictures are named in a
-    warning and left out. ValueError for a value of another type.
+    model: "miniclip", or "ARCHITECTURE/TAG" of open_clip ("ViT-B-32/openai"). data: a folder or table of pictures, or
+    a file of embeddings (.npz) that replaces the model; miniworld if empty. forget_class, forget_domain: an empty
+    domain forgets the class in all domains, an empty class the whole domain. Broken pictures are skipped with a
+    warning. Raises ValueError for an argument of the wrong type.
     """
     expect(str, model=model, data=data, forget_class=forget_class, forget_domain=forget_domain)
     expect(int, seed=seed)
@@ -167,22 +166,22 @@ def open(  # noqa: A001, as in `course.open`
 # --- showing
 
 
-def _show(text: str, **about: Any) -> None:
+def _show(text: str, **fields: Any) -> None:
     if ipython.get_ipython() is None:
         return print(text)
-    data, metadata = {"text/markdown": text, "text/plain": text}, {"clipnull": about} if about else {}
+    data, metadata = {"text/markdown": text, "text/plain": text}, {"clipnull": fields} if fields else {}
     ipython.display.display(data, metadata=metadata, raw=True)
 
 
 def note(text: str) -> None:
-    """One grey line: what this run leaves out, or how another model differs."""
+    """Show a grey line, such as what this run skips or how another model differs."""
     _show(GREY.format(text))
 
 
 def table(rows: Any, caption: str, form: str = "{:.2f}") -> None:
-    """A Markdown table of `rows`, whatever a DataFrame takes, below its `caption`. form: of numbers that are not whole.
+    """Show `rows`, any input of a DataFrame, as a Markdown table below `caption`.
 
-    The index comes first where it holds names.
+    form: the format of floats. An index of names becomes the first column.
     """
     frame = pd.DataFrame(rows)
     if not isinstance(frame.index, pd.RangeIndex):
@@ -194,54 +193,55 @@ def table(rows: Any, caption: str, form: str = "{:.2f}") -> None:
 
 
 def claim(text: str, when: object = True, fold: str = "", **numbers: Any) -> None:
-    """A sentence with its numbers filled in from the run, as Markdown; where it is untrue, one grey line with them.
+    """Show a sentence with numbers of this run; if it is untrue in this run, show only the numbers, in grey.
 
-    text: as for `str.format`. when: the condition under which the wording is true. numbers: what the text names, and
-    whatever else to show; tests hold them against the recorded metrics of the same name. fold: what it unfolds under.
+    text: a template for `str.format`. when: the condition under which the text is true. fold: a summary to fold the
+    sentence under. numbers: values for the text; tests compare them with the recorded metrics of the same names.
 
     >>> claim("Dogs become cars: {cars} of {dogs}.", when=22 > 2, cars=22, dogs=45)
     Dogs become cars: 22 of 45.
     """
     values = {name: value.item() if hasattr(value, "item") else value for name, value in numbers.items()}
     holds = bool(when) and all(value == value for value in values.values())  # NaN differs from itself
-    listed = [f"{n.replace('_', ' ')} {f'{v:.4g}' if isinstance(v, float) else v}" for n, v in values.items()]
-    sentence = text.format(**values) if holds else GREY.format(f"In this run: {', '.join(listed)}.")
-    folded = f"<details><summary>{fold}</summary>\n\n{sentence}\n\n</details>"
-    _show(folded if fold else sentence, claim=text, holds=holds, numbers=values)
+    items = [f"{n.replace('_', ' ')} {f'{v:.4g}' if isinstance(v, float) else v}" for n, v in values.items()]
+    sentence = text.format(**values) if holds else GREY.format(f"In this run: {', '.join(items)}.")
+    if fold:
+        sentence = f"<details><summary>{fold}</summary>\n\n{sentence}\n\n</details>"
+    _show(sentence, claim=text, holds=holds, numbers=values)
 
 
 def answer(text: str, when: object = True, **numbers: Any) -> None:
-    """The answer to a prediction: a `claim` that unfolds."""
+    """Show the answer to a prediction, a folded `claim`."""
     claim(text, when, "Answer", **numbers)
 
 
 def figure(fig: plt.Figure, alt: str) -> None:
-    """Display a figure as PNG with its alternative text `alt`, one sentence. Its title must state the finding."""
+    """Display a figure as PNG with the alternative text `alt`, one sentence. Its title must state the finding."""
     titles = [fig.get_suptitle(), *(ax.get_title(loc) for ax in fig.axes for loc in ("center", "left"))]
     if len(alt) < 20 or not any(titles):
         raise ValueError(f"alt: {alt!r}, titles {titles}; expected a sentence, and a title that states the finding")
-    whole, small = io.BytesIO(), io.BytesIO()
-    fig.savefig(whole, format="png")
+    full, compact = io.BytesIO(), io.BytesIO()
+    fig.savefig(full, format="png")
     plt.close(fig)
-    Image.open(whole).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
-    data = {"image/png": base64.b64encode(small.getvalue()).decode(), "text/plain": alt}
+    Image.open(full).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(compact, "PNG", optimize=True)
+    data = {"image/png": base64.b64encode(compact.getvalue()).decode(), "text/plain": alt}
     ipython.display.display(data, metadata={"image/png": {"alt": alt}, "clipnull": {"drawn": drawn(fig)}}, raw=True)
 
 
-# --- OpenAI's CLIP, as it was measured
+# --- measurements of OpenAI's CLIP
 
 
 def content(results: str, kind: str = "") -> dict[str, Any]:
-    """What the file data/results/KIND-RESULTS.json holds."""
+    """Load data/results/KIND-RESULTS.json."""
     expect(str, results=results)
     file = data_folder("results") / f"{kind}-{results}.json".removeprefix("-")
     if not file.is_file():
-        raise ValueError(f"results: {str(file)!r} is not there; expected the name of a file there, without its ending")
+        raise ValueError(f"results: {str(file)!r} does not exist; expected the name of a results file without ending")
     return json.loads(file.read_text(encoding="utf-8"))
 
 
 def measured(name: str = REAL, part: str = "summary", **match: object) -> pd.DataFrame:
-    """Rows of data/results/NAME.json, those with the values `match`; figures with an interval become their mean.
+    """Return the rows of data/results/NAME.json with the values `match`; of (mean, low, high) keep the mean.
 
     >>> measured(paradigm="global", method="nullspace").forgetting_rate.round(3).tolist()
     [0.996]
@@ -252,26 +252,26 @@ def measured(name: str = REAL, part: str = "summary", **match: object) -> pd.Dat
 
 
 def real_clip(rows: Any, note: str, form: str = "{:.2f}") -> None:
-    """The box "On OpenAI's ViT-B/32": a table of what was measured, such as rows of `measured`, below `note`."""
+    """Show the box "On OpenAI's ViT-B/32": a table of measurements, such as rows of `measured`, below `note`."""
     table(rows, f"On OpenAI's ViT-B/32 · {note}", form)
 
 
-# --- edits beside each other
+# --- compare edits
 
 
 def rates_of(before: Tensor, after: Tensor, masks: Sequence[Tensor]) -> pd.DataFrame:
-    """`evaluate.rates` of each edit, one a row: before (C, K), after (m R, C, K), m edits in a row for each of R masks.
+    """Return `evaluate.rates` of each edit as rows: before (C, K), after (m R, C, K), with m edits for each of R masks.
 
     >>> before, after = torch.ones(2, 1), torch.tensor([[[0.0], [1.0]], [[0.5], [0.9]]])
     >>> rates_of(before, after, [torch.tensor([[True], [False]])]).forgetting_rate.tolist()
     [1.0, 0.5]
     """
-    each = len(after) // len(masks)
-    return pd.DataFrame([rates(before, matrix, masks[i // each]) for i, matrix in enumerate(after)])
+    edits = len(after) // len(masks)
+    return pd.DataFrame([rates(before, matrix, masks[i // edits]) for i, matrix in enumerate(after)])
 
 
 def story(lesson: Lesson, **changes: Change) -> None:
-    """The story's table: how many pictures are still named right, unedited and after each of `changes`."""
+    """Show how many pictures of each group are classified correctly, unedited and after each of `changes`."""
     heads = {"forgotten": lesson.request, "siblings": f"{lesson.class_name} elsewhere", "others": "everything else"}
     rows = {}
     for label, change in {"unedited": None, **changes}.items():
@@ -281,18 +281,18 @@ def story(lesson: Lesson, **changes: Change) -> None:
 
 
 def try_edit(lesson: Lesson, change: Change, reference: Change, hint: str = "") -> None:
-    """Compare the student's edit with the reference on every picture, and show the story's table with it.
+    """Compare the student's edit with the reference on every picture, then show both in a `story`.
 
-    A mistake never raises. hint: for the easiest mistake. To build it only now, give a function of z.
+    hint: advice on the most likely mistake. A mistake never raises; pass a function of z to delay building the edit.
     """
     try:
         z = lesson.change(change)
         if z.shape != lesson.z.shape:
             raise ValueError(f"embeddings of shape {tuple(z.shape)}; expected {tuple(lesson.z.shape)}")
     except NotImplementedError:
-        return _show("TODO: write the function above and run its code, then run this again.")
-    except Exception as error:  # of whatever the student wrote
+        return _show("TODO: write the function above, run it, then run this again.")
+    except Exception as error:  # the student's code may raise anything
         return _show(f"FAIL: {type(error).__name__}: {str(error).partition(chr(10))[0]}. {hint}")
     gap = float((z - lesson.change(reference)).norm(dim=1).nan_to_num(2.0).max())
-    _show("PASS" if gap < 1e-3 else f"FAIL: a picture lies {gap:.2g} from where the reference puts it. {hint}")
+    _show("PASS" if gap < 1e-3 else f"FAIL: a picture lies {gap:.2g} away from the reference. {hint}")
     story(lesson, your_edit=change, **({} if gap < 1e-3 else {"reference": reference}))

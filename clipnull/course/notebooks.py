@@ -1,4 +1,4 @@
-"""Notebooks as files: find, read and write them, their parameters, their stamp, and a page to read."""
+"""Notebooks as files: read and write them, validate their parameters, stamp them, and render them as pages."""
 
 from __future__ import annotations
 
@@ -23,8 +23,7 @@ from .profiles import PROFILES, preset
 
 PACKAGE = Path(__file__).resolve().parent.parent
 NUMBERED = "[0-9][0-9]_*.ipynb"
-PATHS = ("data", "index", "model", "pretrained", "folder")
-"""Parameters that may be paths."""
+PATHS = ("data", "index", "model", "pretrained", "folder")  # parameters that may be paths
 THEME = Path(__file__).parent / "theme"
 METADATA = {
     "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
@@ -38,23 +37,23 @@ METADATA = {
 
 
 def import_jupyter(module: str) -> ModuleType:
-    """A `module` of the extra `course` that reads notebooks."""
-    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]  # else jsonschema builds its parser: 1 s
+    """Import a Jupyter `module` of the extra `course`."""
+    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]  # keeps jsonschema from a parser: 1 s
     return import_extra(module, "course")
 
 
 def read(path: str | os.PathLike) -> Any:
-    """The notebook at `path`; ValueError if it is none."""
+    """Read the notebook at `path`; raise ValueError if it is not a notebook."""
     return import_jupyter("nbformat").read(str(path), as_version=4)
 
 
 def text_of(nb: Any) -> str:
-    """The notebook as the text of its file."""
+    """Serialize the notebook."""
     return import_jupyter("nbformat").writes(nb) + "\n"
 
 
 def default_notebooks() -> list[Path]:
-    """The numbered notebooks of the folder notebooks/ below the current one, else of the current one."""
+    """Return the numbered notebooks of notebooks/, or else of the current folder."""
     for folder in (Path("notebooks"), Path()):
         if paths := sorted(folder.glob(NUMBERED)):
             return paths
@@ -63,26 +62,26 @@ def default_notebooks() -> list[Path]:
 
 
 def course_folder() -> Path:
-    """Where the notebooks of the course are: notebooks/ beside the package in a clone, inside it in a wheel."""
-    inside = PACKAGE / "_data" / "notebooks"
-    return inside if inside.is_dir() else PACKAGE.parent / "notebooks"
+    """Return the folder of the course: inside the package in a wheel, beside it in a clone."""
+    packaged = PACKAGE / "_data" / "notebooks"
+    return packaged if packaged.is_dir() else PACKAGE.parent / "notebooks"
 
 
 # --- parameters
 
 
 def parameters_of(path: Path) -> dict[str, str | int | float | bool]:
-    """Names and defaults in the cell tagged `parameters`."""
+    """Return names and defaults from the code tagged `parameters`."""
     source = next((cell.source for cell in read(path).cells if "parameters" in cell.metadata.get("tags", ())), "")
     nodes = [node for node in ast.parse(source).body if isinstance(node, ast.Assign)]
     return {ast.unparse(node.targets[0]): ast.literal_eval(node.value) for node in nodes}
 
 
 def validate_parameters(path: Path, given: Mapping[str, object]) -> dict[str, object]:
-    """`given`, each value of the type of the notebook's default; a ValueError for an unknown name or another type.
+    """Convert `given` to the types of the notebook's defaults; raise ValueError for unknown names or other types.
 
-    Text is read as a literal where the default is none, as it comes from the command line. A path that exists is made
-    absolute, as a notebook runs in its own folder.
+    Text from the command line is parsed as a literal unless the default is text. Existing paths become absolute,
+    because a notebook runs in its own folder.
     """
     defaults = parameters_of(path) if given else {}
     valid: dict[str, object] = {}
@@ -101,24 +100,24 @@ def validate_parameters(path: Path, given: Mapping[str, object]) -> dict[str, ob
 
 
 def _absolute(name: str, value: str) -> str:
-    """The value of a parameter, absolute if it is a path, with or without a layout in front as in "domains:PATH"."""
+    """Make the value of a parameter absolute if it is a path, also after a layout as in "domains:PATH"."""
     layout, colon, path = ("", "", value) if os.path.exists(value) else value.rpartition(":")
     is_path = path and name in PATHS and (name == "folder" or os.path.exists(path))
     return f"{layout}{colon}{os.path.abspath(path)}" if is_path else value
 
 
 def preset_for(path: Path, profile: str) -> dict[str, str]:
-    """The parameters of `profile` that the notebook at `path` has; none where the profile goes without it."""
+    """Return the parameters of `profile` that the notebook at `path` has; {} if the profile excludes the notebook."""
     values = preset(profile)
-    known = parameters_of(path) if values and not path.name.startswith(PROFILES[profile].without) else {}
-    return {name: value for name, value in values.items() if name in known}
+    defaults = parameters_of(path) if values and not path.name.startswith(PROFILES[profile].without) else {}
+    return {name: value for name, value in values.items() if name in defaults}
 
 
 # --- the stamp
 
 
 def normalise(nb: Any) -> Any:
-    """`nb` itself, without what differs from run to run or machine to machine: times, versions, widget state."""
+    """Remove what differs between runs or machines (times, versions, widget state) from `nb`, and return it."""
     nb.metadata = METADATA
     for cell in nb.cells:
         cell.metadata = {key: cell.metadata[key] for key in ("jupyter", "tags") if cell.metadata.get(key)}
@@ -126,9 +125,9 @@ def normalise(nb: Any) -> Any:
 
 
 def stamp(nb: Any) -> str:
-    """SHA-256 over what the outputs of `nb` depend on: its code cells as they are, and the modules its kernel loaded.
+    """Compute a SHA-256 of everything that the outputs of `nb` depend on: its code and the modules its kernel loaded.
 
-    Comments, docstrings and layout of modules do not count. `record` notes the modules beside the metrics.
+    Comments, docstrings and layout of modules do not count. `record` lists the modules beside the metrics.
     """
     cells = [cell.source for cell in nb.cells if cell.cell_type == "code"]
     outputs = [out for cell in nb.cells for out in cell.get("outputs", ()) if MIME in out.get("data", {})]
@@ -137,7 +136,7 @@ def stamp(nb: Any) -> str:
 
 
 def _code_of(module: str) -> list | str:
-    """The code of a module without comments and docstrings, as its file is now; "" where there is none."""
+    """Parse the current file of a module, without comments and docstrings; "" if there is no file."""
     path = PACKAGE.joinpath(*module.split(".")[1:])
     path = path.with_suffix(".py") if path.with_suffix(".py").is_file() else path / "__init__.py"
     return _parsed(path.read_text(encoding="utf-8")) if path.is_file() else ""
@@ -149,7 +148,7 @@ def _parsed(source: str) -> list | str:
 
 
 def _plain(node: object) -> list | str:
-    """A syntax tree as nested lists, the same from every version of Python: new fields are empty in old code."""
+    """Convert a syntax tree to nested lists, without empty fields, so that all versions of Python agree."""
     if isinstance(node, ast.AST):
         filled = [(name, value) for name, value in ast.iter_fields(node) if value is not None and value != []]
         return [type(node).__name__, *([name, _plain(value)] for name, value in filled)]
@@ -164,24 +163,24 @@ def _is_docstring(node: object) -> bool:
 
 
 def to_html(path: Path) -> Path:
-    """The notebook at `path` as a page of its own beside it: pictures embedded, formulas in MathML, no script."""
+    """Write a self-contained page beside the notebook: embedded pictures, formulas in MathML, no scripts."""
     nb = read(path)
-    nb.metadata.pop("widgets", None)  # they would need a script; what they show as text stays
+    nb.metadata.pop("widgets", None)  # widgets need a script; their text output stays
     return write_page(path.with_suffix(".html"), exporter("HTML", "lesson.html.j2"), nb, path.parent, style=style())
 
 
 def write_page(out: Path, export: Any, nb: Any, folder: Path, **resources: str) -> Path:
-    """Write the page that `export` makes of `nb`, whose pictures are in `folder`; the template gets `resources`."""
+    """Render `nb` with the exporter `export` to `out`; `folder` holds its pictures, the template gets `resources`."""
     metadata = {"name": out.name.partition(".")[0], "path": str(folder)}
     return write_text(out, export.from_notebook_node(nb, {"metadata": metadata, **resources})[0])
 
 
 def exporter(kind: str, template: str, **settings: Any) -> Any:
-    """nbconvert's exporter of that `kind`, "HTML" or "Slides", with a `template` of THEME and formulas in MathML."""
+    """Return an nbconvert exporter, "HTML" or "Slides", with a `template` of THEME and formulas in MathML."""
     mistune = import_jupyter("nbconvert.filters.markdown_mistune")
 
     class Renderer(mistune.IPythonRenderer):
-        def _html_embed_images(self, html: str) -> str:  # which would close the <details> around an answer
+        def _html_embed_images(self, html: str) -> str:  # it would close the <details> around an answer
             return super()._html_embed_images(html) if "<img" in html else html
 
         def inline_math(self, body: str) -> str:
@@ -206,7 +205,7 @@ def exporter(kind: str, template: str, **settings: Any) -> Any:
 
 
 def _formula(latex: str, display: bool) -> str:
-    """The formula as MathML, or as it is written where it cannot be drawn: a page is better than none."""
+    """Convert a formula to MathML; show its source if that fails, so that the page is still written."""
     try:
         return mathml(latex, display)
     except ValueError:

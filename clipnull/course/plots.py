@@ -1,4 +1,4 @@
-"""Figures that need seaborn or more care: heat maps with numbers, and points whose names do not cover each other."""
+"""Heat maps with numbers, and scatter plots with labels that do not overlap."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ else:
     plt, sns = (import_extra(name, "course") for name in ("matplotlib.pyplot", "seaborn"))
     Bbox = import_extra("matplotlib.transforms", "course").Bbox
 
-MIN_FOR_PERCENT = 20
-"""A share of fewer pictures is written as a count, such as 3/8."""
+MIN_FOR_PERCENT = 20  # shares of fewer pictures are shown as counts, such as 3/8
 
 
 def matrix(
@@ -33,10 +32,10 @@ def matrix(
     counts: Tensor | None = None,
     written: Tensor | None = None,
 ) -> plt.Axes:
-    """Draw `values` (R, K) as a heat map with its numbers, NaN left blank; cells of the mask `outline` get a frame.
+    """Draw `values`, (R, K), as a heat map with numbers; NaN stays blank, and the mask `outline` frames entries.
 
-    written: (R, K), the numbers to write, where they differ from the values that choose the colours. counts: (R, K),
-    the pictures in each cell, where the numbers are percentages: of fewer than MIN_FOR_PERCENT, "3/8" is written.
+    written: the numbers to print, (R, K); by default `values`, which always set the colours. counts: pictures per
+    entry, (R, K), if the numbers are percentages; entries with fewer than MIN_FOR_PERCENT show a count such as "3/8".
     """
     ax = ax or plt.subplots(figsize=(1.2 + 0.75 * len(columns), 0.9 + 0.34 * len(rows)))[1]
     colours = np.asarray(values, dtype=float)
@@ -60,9 +59,9 @@ def matrix(
 def trade_off(
     points: Mapping[str, tuple[Sequence, Sequence]], kinds: Mapping[str, str], labels: tuple[str, str], title: str
 ) -> plt.Figure:
-    """Named points with 95 % intervals, (mean, low, high) across and up, in the colour and marker of their kind.
+    """Plot named points with 95 % intervals, (mean, low, high) in x and in y, coloured by kind.
 
-    Each name stands on that side of its point where it covers fewest names and points.
+    Each name stands on the side of its point where it overlaps the fewest names and points.
     """
     fig, ax = plt.subplots(figsize=(9, 5.6))
     for i, kind in enumerate(dict.fromkeys(kinds[name] for name in points)):
@@ -70,24 +69,24 @@ def trade_off(
         look = {"fmt": "osD^vPX*"[i], "color": f"C{i}", "ms": 9, "elinewidth": 1, "ecolor": "0.8", "label": kind}
         drawn = ax.errorbar(x[0], y[0], xerr=abs(x[1:] - x[0]), yerr=abs(y[1:] - y[0]), **look)
         if i:
-            drawn[0].set(mfc="none", mew=2)  # hollow, so that a point behind it is seen
+            drawn[0].set(mfc="none", mew=2)  # hollow, so that points behind it stay visible
     ax.set(xlabel=labels[0], ylabel=labels[1], title=title)
     ax.legend(loc="upper left")
     fig.canvas.draw()
-    places = [ax.transData.transform((x[0], y[0])) for x, y in points.values()]
-    taken = [Bbox([place - 6, place + 6]) for place in places]
-    across, up = {"left": 8, "right": -8, "center": 0}, {"center": 0, "bottom": 7, "top": -7}
-    sides = [side for side in product(across, up) if side != ("center", "center")]
-    sides.sort(key=lambda side: "center" not in side)  # of sides that are alike, the first is taken
+    centres = [ax.transData.transform((x[0], y[0])) for x, y in points.values()]
+    boxes = [Bbox([centre - 6, centre + 6]) for centre in centres]
+    dx, dy = {"left": 8, "right": -8, "center": 0}, {"center": 0, "bottom": 7, "top": -7}
+    sides = [side for side in product(dx, dy) if side != ("center", "center")]
+    sides.sort(key=lambda side: "center" not in side)  # of equally free sides, `min` takes the first
     for name, (x, y) in points.items():
         text = ax.annotate(name, (x[0], y[0]), (0, 0), textcoords="offset points", fontsize=11)
 
-        def covered(ha: str, va: str, text: plt.Annotation = text) -> int:
-            near = 1 if "center" in (ha, va) else 0.75
-            text.set(ha=ha, va=va, position=(near * across[ha], near * up[va]))
+        def place(ha: str, va: str, text: plt.Annotation = text) -> int:  # returns the number of overlaps
+            scale = 1 if "center" in (ha, va) else 0.75
+            text.set(ha=ha, va=va, position=(scale * dx[ha], scale * dy[va]))
             box = text.get_window_extent()
-            return sum(map(box.overlaps, taken)) + (not ax.bbox.padded(8).containsx(box.x1))
+            return sum(map(box.overlaps, boxes)) + (not ax.bbox.padded(8).containsx(box.x1))
 
-        covered(*min(sides, key=lambda side: covered(*side)))
-        taken.append(text.get_window_extent())
+        place(*min(sides, key=lambda side: place(*side)))
+        boxes.append(text.get_window_extent())
     return fig

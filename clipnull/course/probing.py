@@ -1,6 +1,6 @@
-"""What lesson 09 fits to labels: which pictures it may use, and a quick linear probe.
+"""Labelled pictures and a fast linear probe for lesson 09.
 
-`audits.probes.linear_probe` is the slow one by the book; the lesson needs a hundred.
+`audits.probes.linear_probe` is more careful but too slow for the lesson, which fits about a hundred probes.
 """
 
 from collections.abc import Sequence
@@ -18,32 +18,32 @@ from .lesson import Lesson
 if TYPE_CHECKING:
     from sklearn import linear_model, model_selection
 else:
-    linear_model, model_selection = (
-        import_extra(f"sklearn.{x}", "course") for x in ("linear_model", "model_selection")
-    )
+    linear_model = import_extra("sklearn.linear_model", "course")
+    model_selection = import_extra("sklearn.model_selection", "course")
 
 
 def labelled_pictures(lesson: Lesson, data: str) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
-    """What may be fitted to, (embeddings (m, d), classes, domains), and which of the n pictures of a lesson measure.
+    """Return training data (embeddings (m, d), classes, domains) and the mask (n,) of the lesson's test pictures.
 
-    Those of miniworld's train split, and all; of other `data`, a random half of each cell, and the rest.
+    For miniworld, train on its train split and test on all pictures. For other `data`, split each (class, domain) cell
+    into random halves.
     """
     if data:
-        first = lesson.images.halves(lesson.seed)
-        images, z = lesson.images.where(first), lesson.z[first]
+        train = lesson.images.halves(lesson.seed)
+        images, z = lesson.images.where(train), lesson.z[train]
     else:
-        first, images = torch.zeros(len(lesson.z), dtype=torch.bool), load_images(split="train")
+        train, images = torch.zeros(len(lesson.z), dtype=torch.bool), load_images(split="train")
         z = F.normalize(embed(lesson.clip, images).double(), dim=-1)
-    return (z, images.classes, images.domains), ~first
+    return (z, images.classes, images.domains), ~train
 
 
 def probe(z: Tensor, positive: Tensor, families: Sequence[str]) -> Tensor:
-    """What a linear readout says of each picture, fitted to four fifths of the families without its own: (n,) bool.
+    """Predict `positive` for each picture with a linear classifier fitted to other families, in five folds: (n,) bool.
 
-    z: (n, d). positive: (n,) bool; positives and the rest weigh the same. families: of the n pictures.
+    z: embeddings (n, d). positive: labels (n,) bool, weighted to balance. families: the family of each picture.
     """
     x = z.float().numpy()
-    readout = linear_model.RidgeClassifier(0.1 * len(x) * x.var(0).mean(), class_weight="balanced")
+    classifier = linear_model.RidgeClassifier(0.1 * len(x) * x.var(0).mean(), class_weight="balanced")
     folds = model_selection.GroupKFold(5)
-    says = model_selection.cross_val_predict(readout, x, positive.numpy(), groups=families, cv=folds)
-    return torch.from_numpy(says)
+    predictions = model_selection.cross_val_predict(classifier, x, positive.numpy(), groups=families, cv=folds)
+    return torch.from_numpy(predictions)

@@ -1,4 +1,4 @@
-"""Profiles: ways to run the course, and the goldens that hold for each."""
+"""Profiles: named ways to run the course, each with its goldens."""
 
 import os
 import sys
@@ -10,12 +10,12 @@ from ..errors import one_of
 
 @dataclass(frozen=True)
 class Profile:
-    """A way to run the course: what is set in notebooks that know the parameter, and which goldens hold."""
+    """A way to run the course. Each parameter is set in the notebooks that have it."""
 
     goldens: str
-    parameters: Mapping[str, str]  # $CLIPNULL_DATA stands for the variable of the environment
-    device: str = ""  # "cpu" hides every GPU, "cuda" demands one
-    without: tuple[str, ...] = ()  # numbers of notebooks that cannot run so
+    parameters: Mapping[str, str]  # may contain environment variables, such as $CLIPNULL_DATA
+    device: str = ""  # "cpu" hides every GPU, "cuda" requires one
+    without: tuple[str, ...] = ()  # numbers of the excluded notebooks
 
 
 PROFILES = {
@@ -26,30 +26,29 @@ PROFILES = {
         "realclip", {"data": "$CLIPNULL_EMBEDDINGS/vitb32_style.npz", "forget_class": "cat", "forget_domain": "drawing",
                      "other_words": "kitten, pet"}, "cpu", without=("02", "11")),
 }  # fmt: skip
-"""`mini`: the embedded model and pictures on the CPU. `gpu`: the same on a GPU, with the same goldens. `pacs`: the
-notebooks that take pictures, on those of PACS in the folder that the variable CLIPNULL_DATA names. `realclip`: those
-that take a file of embeddings, on what OpenAI's ViT-B/32 made of drawings and photographs, in the folder that the
-variable CLIPNULL_EMBEDDINGS names; the others need pixels or an encoder."""
+"""`mini`: the embedded model and pictures on the CPU. `gpu`: the same on a GPU, with the same goldens. `pacs`: PACS
+pictures from the folder $CLIPNULL_DATA, for notebooks that accept pictures. `realclip`: OpenAI's ViT-B/32 embeddings of
+drawings and photographs from the folder $CLIPNULL_EMBEDDINGS, for notebooks that need neither pixels nor an encoder."""
 
 
 def default_profile() -> str:
-    """`gpu` where there is one, else `mini`."""
+    """Return "gpu" if torch finds one, else "mini"."""
     if sys.platform == "linux" and not any(map(os.path.exists, ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd"))):
-        return "mini"  # no driver; torch would take seconds to say so
+        return "mini"  # without a driver, skip importing torch, which takes seconds
     import torch
 
     return "gpu" if torch.cuda.is_available() else "mini"
 
 
 def preset(profile: str) -> dict[str, str]:
-    """What `profile` sets in every notebook that has the parameter, by name.
+    """Return the parameters of `profile` with environment variables expanded.
 
-    Raises ValueError for an unknown profile, and where a variable or device that it needs is missing.
+    Raises ValueError if the profile is unknown or a required variable or device is missing.
     """
-    known = PROFILES[one_of("profile", profile, PROFILES)]
-    if known.device == "cuda" and default_profile() != "gpu":
-        raise ValueError(f"profile: {profile!r} needs a GPU; torch sees none")
-    variable, _, _ = known.parameters.get("data", "").removeprefix("$").partition("/")
+    entry = PROFILES[one_of("profile", profile, PROFILES)]
+    if entry.device == "cuda" and default_profile() != "gpu":
+        raise ValueError(f"profile: {profile!r} needs a GPU; torch finds none")
+    variable, _, _ = entry.parameters.get("data", "").removeprefix("$").partition("/")
     if variable and not os.environ.get(variable):
-        raise ValueError(f"profile: {profile!r} reads pictures; expected the variable {variable} to name their folder")
-    return {name: os.path.expandvars(value) for name, value in known.parameters.items()}
+        raise ValueError(f"profile: {profile!r} needs a folder of data; expected the variable {variable} to name it")
+    return {name: os.path.expandvars(value) for name, value in entry.parameters.items()}

@@ -1,7 +1,7 @@
-"""Who still finds a forgotten class, and with what: the figures of lesson 08, of edits and of retrained models.
+"""Attacks on a forgotten class: measure how well words, neighbours and probes still find it (lesson 08).
 
-`data/results/remains` holds the same figures of every retrained model on both data sets, and of edits of OpenAI's
-ViT-B/32, measured by `python data/build/remains.py`: numbers only. No relative of a picture ever helps to find it.
+`data/results/remains` stores the same figures for every retrained model on both data sets and for edits of OpenAI's
+ViT-B/32, measured by `python data/build/remains.py`. Pictures of the same family never help to find each other.
 """
 
 from __future__ import annotations
@@ -38,12 +38,8 @@ else:
     roc_auc_score = import_extra("sklearn.metrics", "course").roc_auc_score
 
 WORD = "a picture of {a}"
-FORMS = (*OTHER_FORMS, "what a nice {n}")
-"""Forms that build no edit; {p} is the plural."""
-
-MADE_UP = ("wug", "florp")
-"""Names of nothing."""
-
+FORMS = (*OTHER_FORMS, "what a nice {n}")  # prompts that no edit is built from
+MADE_UP = "wug", "florp"
 DRAWS = 20
 FIGURES = {
     "named": "named by the word (%)",
@@ -57,8 +53,8 @@ FIGURES = {
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A model as an attacker meets it: its texts come from `clip`, its pictures are z (n, d), unit rows, and f (n, D),
-    the features before the projection; None where nothing asks for them."""
+    """A model as an attacker sees it: texts from `clip`, embeddings z, (n, d) unit rows, and optionally f, (n, D), the
+    features before the projection."""
 
     clip: Clip
     z: Tensor
@@ -66,6 +62,7 @@ class Model:
 
 
 def opened(clip: Clip, images: Images) -> Model:
+    """Embed `images`, with features before the projection unless the embeddings come from a file."""
     if clip.stored:
         return Model(clip, F.normalize(embed(clip, images).double(), dim=-1))
     f, (weight, bias) = features_before_projection(clip, images), projection_matrix(clip)
@@ -73,24 +70,24 @@ def opened(clip: Clip, images: Images) -> Model:
 
 
 def models(lesson: Lesson, edits: Mapping[str, Edit]) -> dict[str, Model]:
-    """The lesson's model, unedited and after each edit; last one retrained without the class, where there is one."""
-    known = {name: Model(lesson.clip, lesson.change(edit)) for name, edit in {"unedited": None, **edits}.items()}
-    if other := retrained_for(lesson.clip, lesson.request, lesson.images):
-        known["retrained"] = Model(other, F.normalize(embed(other, lesson.images).double(), dim=-1))
-    return known
+    """Return the lesson's model unedited, after each edit, and retrained without the class if such a model exists."""
+    models = {name: Model(lesson.clip, lesson.change(edit)) for name, edit in {"unedited": None, **edits}.items()}
+    if retrained := retrained_for(lesson.clip, lesson.request, lesson.images):
+        models["retrained"] = Model(retrained, F.normalize(embed(retrained, lesson.images).double(), dim=-1))
+    return models
 
 
-# --- what an attacker finds
+# --- attacks
 
 
 def texts(clip: Clip, classes: Sequence[str], template: str = WORD, c: int = -1, word: str = "") -> Tensor | None:
-    """A text classifier in other words, (C, d): class c called `word`; None where a file lacks one of the prompts."""
+    """Build a text classifier (C, d) that calls class c `word`; return None if a file of embeddings lacks a prompt."""
     prompts = [format_prompt(template, word if word and i == c else name) for i, name in enumerate(classes)]
     return clip.embed_texts(prompts).double() if all(map(clip.knows, prompts)) else None
 
 
 def asked(lesson: Lesson, model: Model, template: str = WORD, word: str = "") -> float:
-    """How many pictures of the story's class are named right when it is called `word`; NaN where a file lacks it."""
+    """Count the correctly named pictures of the lesson's class if it is called `word`; NaN if a file lacks a prompt."""
     classifier = texts(model.clip, lesson.classes, template, lesson.c, word)
     if classifier is None:
         return np.nan
@@ -98,37 +95,37 @@ def asked(lesson: Lesson, model: Model, template: str = WORD, word: str = "") ->
 
 
 def relatives(images: Images) -> Tensor:
-    """Which pictures are of one family, each with itself: (n, n) bool."""
-    places = torch.from_numpy(np.unique(families(images), return_inverse=True)[1])
-    return places[:, None] == places
+    """Return the pairs of pictures from the same family, (n, n) bool; the diagonal is True."""
+    numbers = torch.from_numpy(np.unique(families(images), return_inverse=True)[1])
+    return numbers[:, None] == numbers
 
 
 def nearest(z: Tensor, kin: Tensor) -> Tensor:
-    """The place of the picture nearest to each, relatives left out: unit rows z (n, d), kin (n, n) -> (n,)."""
+    """Return the index of the nearest picture outside the family: unit rows z (n, d), kin (n, n) -> (n,)."""
     return (z @ z.T).masked_fill(kin, -2).argmax(1)
 
 
 def probed(features: Tensor, labels: Tensor, kin: Tensor, seed: int = 0) -> Tensor:
-    """What a linear probe names each picture, trained on pictures of other families: (n,)."""
+    """Classify each picture with a linear probe trained on other families: (n,)."""
     return linear_probe(features.float(), labels, seed, groups=kin.int().argmax(1).tolist()).predicted
 
 
 def from_few(z: Tensor, shown: Tensor, kin: Tensor, k: int, seed: int = 0) -> float:
-    """AUC with which k labelled pictures, and k others, find the rest of `shown` (n,): the mean over DRAWS draws.
+    """Return the AUC of finding `shown`, (n,) bool, from k positive and k negative examples; mean over DRAWS draws.
 
-    The score is the cosine with the mean of the k minus that with the mean of the others; relatives are left out.
+    The score is the difference of the cosines with the two means. Relatives of the examples are not scored.
     """
     random, areas = np.random.default_rng(seed), []
     for _ in range(DRAWS):
-        drawn, others = (random.choice(mask.nonzero()[:, 0].numpy(), k, replace=False) for mask in (shown, ~shown))
-        rest = ~kin[[*drawn, *others]].any(0)
-        w = F.normalize(z[drawn].mean(0), dim=0) - F.normalize(z[others].mean(0), dim=0)
+        positive, negative = (random.choice(mask.nonzero()[:, 0].numpy(), k, replace=False) for mask in (shown, ~shown))
+        rest = ~kin[[*positive, *negative]].any(0)
+        w = F.normalize(z[positive].mean(0), dim=0) - F.normalize(z[negative].mean(0), dim=0)
         areas.append(roc_auc_score(shown[rest], z[rest] @ w))
     return float(np.mean(areas))
 
 
 def measure(model: Model, labels: Tensor, classifier: Tensor, c: int, kin: Tensor, seed: int = 0) -> dict[str, float]:
-    """FIGURES of one label c, in percent of its pictures or as AUC, and how many pictures it has."""
+    """Measure FIGURES for label c, in percent of its pictures or as AUC, and count its pictures."""
     z, shown = model.z, labels == c
     answers = {"named": (z @ classifier.T).argmax(1), "nearest": labels[nearest(z, kin)]}
     answers["probe"] = probed(z, labels, kin, seed)
@@ -139,15 +136,15 @@ def measure(model: Model, labels: Tensor, classifier: Tensor, c: int, kin: Tenso
     return figures | {"auc": float(roc_auc_score(shown, z @ classifier[c])), "few": from_few(z, shown, kin, 4, seed)}
 
 
-def attackers(lesson: Lesson, known: Mapping[str, Model], words: Sequence[str], kin: Tensor) -> pd.DataFrame:
-    """How many pictures of the class each attacker (row) finds in each model (column); NaN where it cannot be tried."""
+def attackers(lesson: Lesson, models: Mapping[str, Model], words: Sequence[str], kin: Tensor) -> pd.DataFrame:
+    """Count the pictures of the class that each attack (row) finds in each model (column); NaN if it does not apply."""
     labels, shown = lesson.images.classes, lesson.images.classes == lesson.c
     columns: dict[str, dict[str, float]] = {}
-    for name, model in known.items():
+    for name, model in models.items():
         columns[name] = {
             "the word": asked(lesson, model),
-            "other forms, the best": max(asked(lesson, model, form) for form in FORMS),
-            "other words, the best": max([asked(lesson, model, WORD, word) for word in words], default=np.nan),
+            "the best other form": max(asked(lesson, model, form) for form in FORMS),
+            "the best other word": max([asked(lesson, model, WORD, word) for word in words], default=np.nan),
             "the nearest picture shows one": int(shown[nearest(model.z, kin)][shown].sum()),
             "labels, and z": int((probed(model.z, labels, kin, lesson.seed) == lesson.c)[shown].sum()),
         }
@@ -160,21 +157,21 @@ def attackers(lesson: Lesson, known: Mapping[str, Model], words: Sequence[str], 
 
 
 def ignorance(figure: str, story: Mapping[str, float], here: str, title: str) -> plt.Figure:
-    """The `story`'s values by model (unedited, edits, retrained) above those of all retrained models, both data sets.
+    """Plot the `story`'s values by model above the stored values of all retrained models on both data sets.
 
-    figure: of FIGURES. here: what the story's row is called.
+    figure: a key of FIGURES. here: the label of the story's row.
     """
     rows = measured("remains/retrained", "rows").rename(columns={figure: "value"})
     never = rows.loc[rows["model"] == "retrained", "value"]
     rows["what"] += ", " + rows["data"]
-    told = pd.DataFrame({"value": story, "what": here}).rename_axis("model").reset_index()
+    here_rows = pd.DataFrame({"value": story, "what": here}).rename_axis("model").reset_index()
     edits = [name for name in story if name not in ("unedited", "retrained")]
     looks = {"unedited": ("o", OTHER), **{name: (m, SIBLING) for name, m in zip(edits, "v^sP", strict=False)}}
     looks["retrained"] = "D", FORGOTTEN
     markers, palette = ({name: look[i] for name, look in looks.items()} for i in (0, 1))
     fig, ax = plt.subplots(figsize=(8.6, 4.1))
     sns.scatterplot(
-        pd.concat([told, rows]), x="value", y="what", hue="model", style="model", markers=markers, palette=palette,
+        pd.concat([here_rows, rows]), x="value", y="what", hue="model", style="model", markers=markers, palette=palette,
         s=100, alpha=0.8, ax=ax,
     )  # fmt: skip
     ax.axvspan(never.min(), never.max(), color=FORGOTTEN, alpha=0.12, lw=0, label="never taught")
@@ -185,7 +182,7 @@ def ignorance(figure: str, story: Mapping[str, float], here: str, title: str) ->
 
 
 def words_of(other_words: str) -> list[str]:
-    """The words of a parameter, with commas or blanks between them."""
+    """Split a parameter of words at commas and blanks."""
     expect(str, other_words=other_words)
     return other_words.replace(",", " ").split()
 
@@ -196,16 +193,16 @@ def words_of(other_words: str) -> list[str]:
 def try_function(
     identity: str, function: Callable, cases: Mapping[str, tuple], caption: str, read: Callable[[Any], Any]
 ) -> None:
-    """Put the student's function into the story: its results for the `cases`, by name, above those of the reference.
+    """Show the results of the student's function for named `cases` above the reference; a mistake never raises.
 
-    identity: of the exercise. read: what to show of a result. A mistake never raises.
+    identity: the exercise. read: convert a result to what the table shows.
     """
     rows = {}
     try:
         rows["yours"] = {name: read(function(*arguments)) for name, arguments in cases.items()}
     except NotImplementedError:
         note("Your own row appears above the reference once you have written the function.")
-    except Exception as error:  # of whatever the student wrote
+    except Exception as error:  # the student's code may raise anything
         note(f"Your function raised {type(error).__name__}: {str(error).partition(chr(10))[0]}")
     reference = EXERCISES[identity].reference
     rows["reference"] = {name: read(reference(*arguments)) for name, arguments in cases.items()}

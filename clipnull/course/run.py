@@ -1,4 +1,4 @@
-"""Execute notebooks: each in a kernel of its own that ends with the run, within a limit of time."""
+"""Execute notebooks, each in its own kernel and within a time limit."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .warm import kernels
 
 
 class NotebookError(RuntimeError):
-    """A notebook failed, hung or recorded no metrics; the message names notebook, cell and reason."""
+    """A notebook failed, hung or recorded no metrics; the message names the notebook, the cell and the reason."""
 
 
 def run(
@@ -37,11 +37,11 @@ def run(
     profile: str | None = None,
     ready: Callable[[Path], object] = lambda page: None,
 ) -> tuple[dict[str, Metrics], list[str]]:
-    """Execute `notebooks` into the folder `out`: (metrics by notebook, one line for each failure).
+    """Execute `notebooks` into the folder `out`; return the metrics by notebook and one line per failure.
 
-    `jobs` run at a time (without: two, or one on a GPU) and share the cores, each for at most `limit` seconds. Writes
-    `<name>.ipynb`, `<name>.html` and metrics.json. `parameters` come on top of those of `profile`; a profile that
-    names pictures leaves out the notebooks that take none. The first notebook starts first, and `ready` gets its page.
+    Writes `<name>.ipynb`, `<name>.html` and metrics.json. parameters: override those of `profile`. A profile with
+    parameters skips notebooks that have none of them. jobs: parallel kernels, which share the cores; by default two,
+    one on a GPU. limit: seconds per notebook. ready: called with the page of the first notebook, which starts first.
     """
     paths, out, profile = [Path(n) for n in notebooks], Path(out), profile or default_profile()
     at_least("jobs", 1 if jobs is None else jobs, 1)
@@ -84,16 +84,15 @@ def execute(
     limit: float = 900,
     manager: type | str = "jupyter_client.AsyncKernelManager",
 ) -> Path:
-    """Execute the notebook at `path` in its own folder and return where in the folder `out` the result is.
+    """Execute the notebook at `path` in its own folder, with this Python, and return the path of the result in `out`.
 
-    The result appears whole or not at all. After a failure or more than `limit` seconds, what was executed is in
-    `<name>.failed.ipynb`, and a NotebookError names the notebook, the cell and the exception. This Python's kernel
-    runs it, whatever kernel the notebook names.
+    The result appears whole or not at all. After a failure or `limit` seconds, `<name>.failed.ipynb` holds the partial
+    result, and a NotebookError names the notebook, the cell and the exception.
     """
     path, out, end = path.resolve(), out.resolve(), time.monotonic() + limit
     out.mkdir(parents=True, exist_ok=True)
     partial, started = out / f"{path.stem}.failed.ipynb", []
-    source, target = (re.sub(r"[{}]", r"\g<0>\g<0>", str(place)) for place in (path, partial))  # papermill formats them
+    source, target = (re.sub(r"[{}]", r"\g<0>\g<0>", str(file)) for file in (path, partial))  # papermill formats paths
     try:
         import_jupyter("papermill").execute_notebook(
             source,
@@ -112,7 +111,7 @@ def execute(
     except Exception as error:
         name, value = getattr(error, "ename", type(error).__name__), getattr(error, "evalue", error)
         late = time.monotonic() > end
-        reason = f"stopped, as it ran for {limit:g} s" if late else one_line(f"{name}: {value}")
+        reason = f"stopped after {limit:g} s, the limit" if late else one_line(f"{name}: {value}")
         raise NotebookError(f"{path.name}{_last(started)}: {reason}") from error
     merge = import_jupyter("nbconvert.preprocessors").CoalesceStreamsPreprocessor()  # printed lines arrive in parts
     write_text(partial, text_of(merge.preprocess(read(partial), {})[0]))
@@ -121,25 +120,25 @@ def execute(
 
 
 def _last(started: Sequence[Any]) -> str:
-    """The number and first line of the last of the cells that were started, as in ", cell 3 (x = 1)"."""
+    """Return the number and first line of the last cell that started, as in ", cell 3 (x = 1)"."""
     cells = [cell for cell in started if "injected-parameters" not in cell.metadata.get("tags", ())]
     return f", cell {len(cells)} ({cells[-1].source.strip().partition(chr(10))[0]})" if cells else ""
 
 
 def _validate(paths: Sequence[Path], out: Path) -> None:
-    """ValueError if a notebook is missing, or a result in `out` would replace a source or what no run has written."""
+    """Raise ValueError if a notebook is missing or a result would overwrite a file in `out` that no run has written."""
     if len({path.stem for path in paths}) < max(1, len(paths)):
-        raise ValueError("notebooks: none given, or two of the same name; expected distinct names")
+        raise ValueError("notebooks: none are given or two share a name; expected distinct names")
     for path in paths:
         if not path.is_file():
             raise ValueError(f"notebooks: {path} does not exist; expected a notebook")
         result = out / path.name
         if result.is_file() and (result.samefile(path) or b'"papermill"' not in result.read_bytes()):
-            raise ValueError(f"out: {result} is a source, or was not written by a run; expected a folder for results")
+            raise ValueError(f"out: {result} is a source or was not written by a run; expected a folder for results")
 
 
 def _remove_results(paths: Sequence[Path], out: Path) -> None:
-    """Make the folder `out`, without what an earlier run of the notebooks has left there."""
+    """Create the folder `out` and remove the results of earlier runs of these notebooks."""
     out.mkdir(parents=True, exist_ok=True)
     results = [f"{path.stem}{ending}" for path in paths for ending in (".ipynb", ".failed.ipynb", ".html")]
     for name in ("metrics.json", "diff.txt", *results):
@@ -147,7 +146,7 @@ def _remove_results(paths: Sequence[Path], out: Path) -> None:
 
 
 def _environment(profile: str, jobs: int) -> dict[str, str]:
-    """Variables of each of `jobs` kernels: its share of the cores, and no GPU where the profile hides it."""
+    """Return the environment of each of `jobs` kernels: its share of the cores, and no GPU if the profile hides it."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     hidden = {"CUDA_VISIBLE_DEVICES": ""} if PROFILES[profile].device == "cpu" else {}
     return {"OMP_NUM_THREADS": str(max(1, cores // jobs)), **hidden}
@@ -159,6 +158,6 @@ def _say(line: str) -> None:
 
 
 def show(page: Path) -> None:
-    """Open `page` in the browser of whoever sits at this terminal."""
+    """Open `page` in a browser if a person sits at this terminal."""
     if sys.stdout.isatty() and (sys.platform != "linux" or {"DISPLAY", "WAYLAND_DISPLAY"} & {*os.environ}):
         webbrowser.open(page.resolve().as_uri())

@@ -1,10 +1,11 @@
-"""Slides made from the notebooks: one page each, reveal.js within it, so that a projector needs no network.
+"""Slides from the notebooks: one self-contained page per notebook, which needs no network.
 
-The rule: a slide is made of each heading, with the first sentences, formulas, lists and tables below it and all of its
-text in the speaker's notes; of each figure and each table of results, with the sentences after it; of each prediction,
-and of its answer, which is on a later slide; and of each exercise and open task. Code, solutions and references are
-left out. A slide that would be too long is drawn smaller. `reveal/` holds reveal.js as its authors publish it (npm,
-5.2.1, MIT).
+Each of these becomes a slide:
+- a heading, with the first sentences, formulas, lists and tables below it; the full text goes to the speaker's notes;
+- a figure or table of results, with the sentences after it;
+- a prediction, and later its answer;
+- an exercise or open task.
+Code, solutions and references are omitted. Long slides are scaled down. `reveal/` holds reveal.js 5.2.1 (npm, MIT).
 """
 
 from __future__ import annotations
@@ -18,23 +19,19 @@ from .formulas import style
 from .notebooks import THEME, exporter, import_jupyter, read, write_page
 
 REVEAL = Path(__file__).parent / "reveal"
-MAX_SENTENCES = 2
-"""Of a paragraph below a heading, so many sentences are shown."""
-MAX_LINES = 20
-"""Longer results, such as tables of many rows, are left out."""
-SHORT = 300
-"""The slide of a heading with at most so many characters has room for a figure."""
+MAX_SENTENCES = 2  # shown from the paragraph below a heading
+MAX_LINES = 20  # longer results, such as tables with many rows, are omitted
+SHORT = 300  # a heading slide with at most this many characters has room for a figure
 WHOLE = ("Summary", "Open task")
 WITHOUT_RESULTS = ("", *WHOLE, "References")
 TAGS_LEFT_OUT = {"parameters", "exercise", "solution"}
-NO_RESULTS = ("TODO", '<span style="color: #767676">')
-"""How what a student has not written yet begins, and the grey line of another run."""
+NO_RESULTS = ("TODO", '<span style="color: #767676">')  # how unsolved exercises and grey lines begin
 PREDICT = "**Predict.**"
 ANSWER = re.compile(r"(?s)<details><summary>(?!Hint)([^<]*)</summary>\s*(.*?)\s*</details>")
 
 
 def slides(notebooks: Sequence[Path], out: Path) -> list[Path]:
-    """Write the slides of each notebook, from its stored outputs, into the folder `out`: `<name>.slides.html`."""
+    """Write the slides of each notebook, from its stored outputs, to `<name>.slides.html` in the folder `out`."""
     files = [*REVEAL.glob("*.*s"), *THEME.glob("slides.*s")]  # styles and scripts
     resources = {path.name.replace(".", "_"): _inline(path) for path in files}
     options = {"exclude_input": True, "exclude_output_prompt": True, "exclude_anchor_links": True}
@@ -47,15 +44,15 @@ def slides(notebooks: Sequence[Path], out: Path) -> list[Path]:
 
 
 def _inline(path: Path) -> str:
-    """A file of reveal.js as part of a page: without the address of its map, and without a closing tag."""
+    """Read a file of reveal.js for embedding, without its source map and closing tags."""
     text = re.sub(r"(?m)^//# sourceMappingURL=.*$", "", path.read_text(encoding="utf-8"))
     return text.replace("</script", "<\\/script")
 
 
 def deck(nb: Any) -> Any:
-    """The notebook of the slides of `nb`, each cell with its `slide_type`."""
+    """Convert `nb` to a notebook of slides, each with its `slide_type`."""
     v4 = import_jupyter("nbformat").v4
-    cells, title, has_room = [], "", False  # has_room: the last slide is of a heading, and takes a figure
+    cells, title, has_room = [], "", False  # has_room: the last slide is a heading with room for a figure
 
     def add(kind: str, source: str = "", output: Any = None) -> None:
         cell = v4.new_code_cell(outputs=[output]) if output else v4.new_markdown_cell(source)
@@ -87,7 +84,7 @@ def deck(nb: Any) -> Any:
 
 
 def parts(source: str) -> list[str]:
-    """The text of a cell, cut before each heading, prediction, answer and exercise; a hint stays with its exercise."""
+    """Split Markdown before each heading, prediction, answer and exercise; a hint stays with its exercise."""
     texts: list[str] = []
     for block in re.split(r"\n\s*\n", source.strip()):
         if not texts or block.startswith(("#", "**Exercise", PREDICT, "<details><summary>Answer")):
@@ -98,7 +95,7 @@ def parts(source: str) -> list[str]:
 
 
 def _texts(part: str, title: str) -> Iterator[tuple[str, str]]:
-    """What a part adds, "slide" or "notes", and its text; nothing of the references."""
+    """Yield ("slide" or "notes", text) for a part; skip the references."""
     if title == "References":
         return
     if part.startswith(PREDICT):
@@ -114,12 +111,12 @@ def _texts(part: str, title: str) -> Iterator[tuple[str, str]]:
 
 
 def _small(title: str, text: str = "") -> str:
-    """A slide on which the title of the section is small, and an answer is unfolded."""
+    """Return a slide with a small section title and its answer unfolded."""
     return f'<p class="kicker">{title}</p>\n\n' + ANSWER.sub(r"**\1.** \2", text)
 
 
 def _summary(part: str) -> str:
-    """The heading of a section, the first sentences of its first paragraph, and its formulas, lists and tables."""
+    """Return the heading of a section, the first sentences of its text, and its formulas, lists and tables."""
     heading, *blocks = re.split(r"\n\s*\n", part)
     lines, has_text = [heading], False
     for block in blocks:

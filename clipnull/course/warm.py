@@ -1,7 +1,7 @@
-"""Kernels forked from one process, which has imported what notebooks need: each import is paid for once a run.
+"""Kernels forked from one process that has already imported the slow modules, so each run imports them once.
 
-As a program, it reads one kernel a line (arguments, environment, folder) and answers with its process number. When
-its input ends, because the runner closed it or died, it kills every kernel and all that the kernels started.
+As a program, this module reads one kernel per line (arguments, environment, folder) and prints its process id. When
+its input ends, because the runner closed it or died, it kills all kernels and their children.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from typing import Any
 from ..errors import import_extra
 
 PRELOADED = ("ipykernel.kernelapp", "open_clip", "transformers", "seaborn", "sklearn.manifold", "sklearn.linear_model")
-"""What notebooks import. Nothing is called before the fork: threads and a GPU in use would not survive it."""
+"""Slow imports of the notebooks. Only import before the fork, because running threads or a GPU would not survive it."""
 
 
 @contextlib.contextmanager
 def kernels(environment: dict[str, str]) -> Iterator[type]:
-    """A kernel manager whose kernels run this interpreter with `environment` on top, and end with the context.
+    """Yield a kernel manager class. Its kernels run this interpreter with `environment` added and end with the context.
 
-    On Linux they are forks of one process; elsewhere that is not safe.
+    Kernels are forks of one process on Linux only; elsewhere forking is not safe.
     """
     psutil, jupyter = import_extra("psutil", "course"), import_extra("jupyter_client.manager", "course")
-    this, lock = psutil.Process(), Lock()
-    before = this.children(recursive=True)
+    runner, lock = psutil.Process(), Lock()
+    before = runner.children(recursive=True)
     server = _start(environment) if sys.platform == "linux" else None
 
-    class Forked(psutil.Process):  # as much of a Popen as Jupyter needs
+    class Forked(psutil.Process):  # the part of Popen that Jupyter needs
         stdin = stdout = stderr = None
 
         def poll(self) -> int | None:
@@ -45,16 +45,16 @@ def kernels(environment: dict[str, str]) -> Iterator[type]:
 
     class Manager(jupyter.AsyncKernelManager):
         async def _async_launch_kernel(self, kernel_cmd: list[str], env: dict[str, str], **options: Any) -> None:
-            env = {name: value for name, value in env.items() if name != "JPY_SESSION_NAME"} | environment  # no reader
+            env = {name: value for name, value in env.items() if name != "JPY_SESSION_NAME"} | environment
             arguments = ["-f", self.connection_file, "--HistoryManager.hist_file=:memory:"]
             if not server:
                 command = [sys.executable, "-m", "ipykernel_launcher", *arguments]
                 return await super()._async_launch_kernel(command, env=env, stderr=subprocess.DEVNULL, **options)
             with lock:
                 print(json.dumps([arguments, env, options["cwd"]]), file=server.stdin, flush=True)
-                number = int(server.stdout.readline())
+                pid = int(server.stdout.readline())
             kernel = self.provisioner
-            kernel.process, kernel.pid, kernel.pgid = Forked(number), number, number
+            kernel.process, kernel.pid, kernel.pgid = Forked(pid), pid, pid
             self._reconcile_connection_info(kernel.connection_info)
 
     try:
@@ -63,13 +63,13 @@ def kernels(environment: dict[str, str]) -> Iterator[type]:
         if server:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 server.communicate(timeout=5)
-        for child in {*this.children(recursive=True)} - {*before}:
+        for child in {*runner.children(recursive=True)} - {*before}:
             with contextlib.suppress(psutil.NoSuchProcess):
                 child.kill()
 
 
 def _start(environment: dict[str, str]) -> Any:
-    backend = os.environ.get("MPLBACKEND") or "module://matplotlib_inline.backend_inline"  # as ipykernel chooses
+    backend = os.environ.get("MPLBACKEND") or "module://matplotlib_inline.backend_inline"  # ipykernel's default
     pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
     command = [sys.executable, "-m", __name__, *PRELOADED]
     environment = os.environ | environment | {"MPLBACKEND": backend}
@@ -77,25 +77,25 @@ def _start(environment: dict[str, str]) -> Any:
 
 
 def serve() -> None:
-    """Fork a kernel for each line of the input."""
-    answers, started = os.fdopen(os.dup(1), "w"), []
+    """Fork a kernel for each line of standard input."""
+    replies, pids = os.fdopen(os.dup(1), "w"), []
     os.dup2(2, 1)
-    del sys.path[0]  # the folder of the runner; a kernel has its own
+    del sys.path[0]  # the folder of the runner; each kernel adds its own
     for module in sys.argv[1:]:
         with contextlib.suppress(ImportError):
             importlib.import_module(module)
     for name in [name for name in sys.modules if name.partition(".")[0] == "clipnull"]:
-        del sys.modules[name]  # a stamp covers what the notebook itself loads
+        del sys.modules[name]  # a stamp covers only what the notebook itself loads
     for line in sys.stdin:
-        if not (number := os.fork()):
-            answers.close()
+        if not (pid := os.fork()):
+            replies.close()
             return _become_kernel(*json.loads(line))
-        started.append(number)
-        print(number, file=answers, flush=True)
-    for number in started:
+        pids.append(pid)
+        print(pid, file=replies, flush=True)
+    for pid in pids:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(number, signal.SIGKILL)
-        os.waitpid(number, 0)
+            os.killpg(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
 
 
 def _become_kernel(arguments: list[str], environment: dict[str, str], folder: str) -> None:

@@ -1,11 +1,11 @@
-"""The demo, a page of the book: the reader chooses a request and a method, and the browser computes the effect.
+"""The demo page of the book: the reader chooses a request and a method, and the browser computes the effect.
 
-It needs no server and no framework. The page holds miniworld's test embeddings, the texts and prototypes of its cells,
-and what is fixed for the vocabulary (the duals, the settings of the methods). `linear.js` is the linear algebra,
-`methods.js` the six methods and the measures, `page.js` the page.
+The demo needs no server and no framework. Its data are miniworld's test embeddings, the texts and prototypes of all
+(class, domain) cells, the duals and the settings of the methods. `linear.js` holds the linear algebra, `methods.js` the
+six methods and their measures, `page.js` the page.
 
-Embeddings of pictures are 16-bit integers, each row scaled by its largest value: the length of an embedding changes no
-answer of any method, and on the test pictures of miniworld neither does the rounding.
+Picture embeddings are stored as 16-bit integers, each row scaled by its largest value. No method depends on the length
+of an embedding, and rounding changes no answer on the test pictures of miniworld.
 """
 
 from __future__ import annotations
@@ -34,14 +34,13 @@ from ...prompts import embed_classes
 SCRIPTS = ("linear.js", "methods.js", "page.js")
 SHOWN = ("nullspace", "residual", "ridge", "oblique", "neuron", "gated")
 PAGES = ("demo.md", "LICENSES.md")
-SIDE, COLUMNS = 96, 26
-"""The side of a thumbnail in pixels, and how many are in a row of their picture."""
+SIDE, COLUMNS = 96, 26  # pixels along a thumbnail, thumbnails per row
 
 
 def write(source: Path) -> tuple[str, ...]:
-    """Write the demo into the folder `source` of a book; returns the names of its pages.
+    """Write the demo into the folder `source` of a book, and return the names of its pages.
 
-    `_static/demo` gets scripts, style, data and thumbnails; a page of its own lists the licences of the pictures.
+    Scripts, style, data and thumbnails go to `_static/demo`. A second page lists the licences of the pictures.
     """
     here, static, pictures = Path(__file__).parent, source / "_static" / "demo", data_folder("miniworld")
     static.mkdir(parents=True)
@@ -57,11 +56,8 @@ def write(source: Path) -> tuple[str, ...]:
 
 
 def data(clip: Clip, images: Images, z: Tensor) -> dict[str, Any]:
-    """The input of the page's computations in JSON's types, arrays as base64.
-
-    z: (n, d), embeddings of the pictures of miniworld, `images`.
-    """
-    cells = embed_vocabulary(clip, images.vocabulary.with_forms(None))  # which keeps the page small
+    """Return the data of the page as JSON types, with arrays in base64. z: embeddings of `images`, (n, d)."""
+    cells = embed_vocabulary(clip, images.vocabulary.with_forms(None))  # without forms, to keep the page small
     assert cells.prototypes is not None and cells.domains is not None
     with (data_folder("miniworld") / "index.csv").open(encoding="utf-8", newline="") as file:
         credits = {row["file"]: f"{row['name']}, {row['source']}, {row['licence']}" for row in csv.DictReader(file)}
@@ -88,18 +84,18 @@ def data(clip: Clip, images: Images, z: Tensor) -> dict[str, Any]:
 
 
 def rounded(z: Tensor) -> Tensor:
-    """Embeddings (n, d) as whole numbers, the largest of each row 32767."""
+    """Scale and round embeddings (n, d) to whole numbers, with 32767 as the largest magnitude of each row."""
     return (32767 * z / z.abs().amax(1, keepdim=True)).round()
 
 
 def _packed(values: Tensor, dtype: torch.dtype) -> str:
-    """The values in order as `dtype`, little-endian, in base64."""
+    """Encode the values as little-endian `dtype` in base64."""
     array = values.to("cpu", dtype).numpy()
     return base64.b64encode(array.astype(array.dtype.newbyteorder("<")).tobytes()).decode("ascii")
 
 
 def thumbnails(images: Images) -> Image.Image:
-    """All pictures in one, COLUMNS in a row, SIDE pixels each."""
+    """Tile all pictures into one sheet, COLUMNS per row, SIDE pixels each."""
     sheet = Image.new("RGB", (COLUMNS * SIDE, -(-len(images) // COLUMNS) * SIDE), "white")
     for i in range(len(images)):
         picture = images.image(i).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
