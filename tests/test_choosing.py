@@ -69,7 +69,7 @@ def test_of_equals_the_simplest_form_is_taken(cells):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"method": "auto", "budget": "forget > .9"}, "cannot be read"),
+        ({"method": "auto", "budget": "forget > .9"}, "is not a limit"),
         ({"method": "auto", "strength": 2.0}, "strength given with method 'auto'"),
         ({"method": "gated", "budget": "forget >= .9"}, "given with method 'gated'; expected method='auto'"),
         ({"method": "gatet"}, "did you mean 'gated'"),

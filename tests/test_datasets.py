@@ -255,7 +255,7 @@ def test_a_place_may_say_layout_and_split(tmp_path):
     for place, split, message in (
         (both, "test", "says both 'train' and 'test'"),
         ("classes:pacs:x", None, "says both 'pacs' and 'classes'"),
-        ("train:x.npz", None, "x.npz' is not there"),
+        ("train:x.npz", None, "x.npz' does not exist"),
         ("", None, "folder: '' names no path"),
         ("classes:", None, "folder: 'classes:' names no path"),
     ):
