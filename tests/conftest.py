@@ -147,6 +147,22 @@ def cells(clip, images):
 
 
 @pytest.fixture(scope="module")
+def data():
+    """Training data of numbers, for baselines."""
+    from helpers import made_of_numbers
+
+    return made_of_numbers()
+
+
+@pytest.fixture(scope="module")
+def on(data):
+    """The evaluation set that belongs to `data`."""
+    from helpers import evaluation_set_of
+
+    return evaluation_set_of(data)
+
+
+@pytest.fixture(scope="module")
 def texts_once():
     """The text classifiers that `compare` and `zero_shot` make, once for each vocabulary: edits leave texts alone."""
     from clipnull import evaluate

@@ -6,6 +6,7 @@ import os
 import struct
 import subprocess
 import sys
+import zipfile
 import zlib
 
 import numpy as np
@@ -93,6 +94,25 @@ def headed(header: str, body: bytes, version: int) -> bytes:
     """A .npy with the header as given."""
     length = len(header).to_bytes(2 if version == 1 else 4, "little")
     return b"\x93NUMPY" + bytes([version, 0]) + length + header.encode("latin1") + body
+
+
+def archive(members: dict[str, bytes], method: int = zipfile.ZIP_STORED) -> bytes:
+    """A zip archive, as .npz files are."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", method) as file:
+        for name, data in members.items():
+            file.writestr(name.partition("\x00")[0] or "x", data)
+    return content.getvalue()
+
+
+HEADERS = [  # of .npy files that are damaged or hostile
+    f"{{'descr': '{kind}', 'fortran_order': {order}, 'shape': {shape}, }}"
+    for kind, order, shape in [
+        ("<f4", False, "(-6, 4)"), ("<f4", False, "(6.0, 4)"), ("<f4", False, "(True, 4)"), ("<f4", True, "(6, 4)"),
+        ("<f4", False, "(1, 1099511627776)"), ("<f4", False, "(1099511627776, 4)"), ("|O", False, "(6, 4)"),
+        ("<f2", False, "(6, 4)"), ("<U999999999", False, "()"),
+    ]
+] + ["{", "(" * 3_000, "", "__import__('os').abort()"]  # fmt: skip
 
 
 def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:

@@ -1,35 +1,25 @@
 """What a page of HTML shows and loads: for tests of pages."""
 
 import re
-from html.parser import HTMLParser
+
+from bs4 import BeautifulSoup
 
 LOADING = ("script", "link", "img", "iframe", "object", "source", "video", "audio")
 
 
-class Page(HTMLParser):
-    """The addresses that a page loads, how many scripts and formulas it has, and its text, and that beside code."""
+class Page:
+    """The addresses that a page loads, how many scripts and formulas it has, its text, and its text beside code."""
 
     def __init__(self, text: str) -> None:
-        super().__init__()
-        self.loaded, self.scripts, self.formulas, self.inside, self.text, self.prose = [], 0, 0, [], "", ""
-        self.feed(text)
-
-    def handle_starttag(self, tag, attributes):
-        self.scripts += tag == "script"
-        self.formulas += tag == "math"
-        if tag in ("style", "script", "math", "pre", "code"):
-            self.inside.append(tag)
-        if tag in LOADING:
-            self.loaded += [value for name, value in attributes if name in ("src", "href", "data", "srcset") and value]
-
-    def handle_endtag(self, tag):
-        if tag in self.inside:
-            self.inside.remove(tag)
-
-    def handle_data(self, data):
-        if not {"style", "script", "math"} & {*self.inside}:
-            self.text += data
-            self.prose += "" if self.inside else data
+        soup = BeautifulSoup(text, "html.parser")
+        values = [tag.get(name) for tag in soup(LOADING) for name in ("src", "href", "data", "srcset")]
+        self.loaded, self.scripts, self.formulas = [*filter(None, values)], len(soup("script")), len(soup("math"))
+        for hidden in soup(["style", "script", "math"]):
+            hidden.decompose()
+        self.text = soup.get_text()
+        for code in soup(["pre", "code"]):
+            code.decompose()
+        self.prose = soup.get_text()
 
 
 def outside(text: str) -> list[str]:

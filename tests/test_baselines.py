@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import grey_prototypes, made_of_numbers, noisy_cells, random
+from helpers import grey_prototypes, noisy_cells, random
 
 import clipnull as cn
 from clipnull.bench import baselines
@@ -11,11 +11,6 @@ from clipnull.bench.comparison import edit_of
 from clipnull.methods.cells import Cells
 
 C, K, D = 4, 2, 48
-
-
-@pytest.fixture(scope="module")
-def data():
-    return made_of_numbers()
 
 
 @pytest.fixture

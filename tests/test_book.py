@@ -160,23 +160,6 @@ def test_what_is_not_a_book_is_not_replaced(page, tmp_path):
         book.build([page("a.md", "# A")], tmp_path)
 
 
-@pytest.mark.nightly
-def test_the_book_of_a_folder_has_its_notebooks_and_the_page_for_instructors(notebook, tmp_path, monkeypatch):
-    cells = [nbformat.v4.new_markdown_cell("# A\n\nFor $x$.")]
-    nbformat.write(nbformat.v4.new_notebook(cells=cells), notebook("00_a"))
-    (tmp_path / "notebooks" / "INSTRUCTOR.md").write_text("# For instructors")
-
-    def written(source: Path) -> tuple[str]:
-        (source / "demo.md").write_text("# A demo")
-        return ("demo.md",)
-
-    monkeypatch.setattr(demo, "write", written)
-    monkeypatch.chdir(tmp_path)
-    assert cli.main(["book"]) == 0
-    expected = {"00_a.html", "demo.html", "INSTRUCTOR.html"} | LIBRARY | SPHINX
-    assert {p.name for p in Path("build", "book").glob("*.html")} == expected
-
-
 # --- what Sphinx reads
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import evaluation_set_of, grey_prototypes, made_of_numbers
+from helpers import grey_prototypes
 
 import clipnull as cn
 from clipnull.bench import baselines, comparison, report, sweep
@@ -22,16 +22,6 @@ POINTS = [
 ]  # fmt: skip
 SOME = ["nullspace", "random", "filter", "uce", "slug"]
 CAR = cn.Forget(["car"])
-
-
-@pytest.fixture(scope="module")
-def data():
-    return made_of_numbers()
-
-
-@pytest.fixture(scope="module")
-def on(data):
-    return evaluation_set_of(data)
 
 
 @pytest.fixture(scope="module")

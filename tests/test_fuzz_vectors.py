@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from helpers import examples, headed, mangled, npy
+from helpers import HEADERS, archive, examples, headed, mangled, npy
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -30,24 +30,8 @@ NUMBERS = [-1, 0, 1, 3, D, N, 7, 2**20, 2**31, 2**40, 2**63, 2**70, 1.5, True, N
 JSONS = [
     "", "{", "[]", "null", "1", "{}", "[" * 50_000, '{"__metadata__": 3}', '{"a": 1}', "\ud800", '{"a": {"shape": 5}}',
 ]  # fmt: skip
-HEADERS = [
-    f"{{'descr': '{kind}', 'fortran_order': {order}, 'shape': {shape}, }}"
-    for kind, order, shape in [
-        ("<f4", False, "(-6, 4)"), ("<f4", False, "(6.0, 4)"), ("<f4", False, "(True, 4)"), ("<f4", True, "(6, 4)"),
-        ("<f4", False, "(1, 1099511627776)"), ("<f4", False, "(1099511627776, 4)"), ("|O", False, "(6, 4)"),
-        ("<f2", False, "(6, 4)"), ("<U999999999", False, "()"),
-    ]
-] + ["{", "(" * 3_000, "", "__import__('os').abort()"]  # fmt: skip
 WORDS = ["ViT-B-16", "", "\x1b[2J", "a\x00", "x" * 9_000, "\u202e", "🐶"]
 METHODS = [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA]
-
-
-def archive(members: dict[str, bytes], method=zipfile.ZIP_STORED) -> bytes:
-    content = io.BytesIO()
-    with zipfile.ZipFile(content, "w", method) as file:
-        for name, data in members.items():
-            file.writestr(name, data)
-    return content.getvalue()
 
 
 def parquet(table: pa.Table, **settings) -> bytes:

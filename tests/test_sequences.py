@@ -4,21 +4,10 @@ import math
 
 import pytest
 import torch
-from helpers import evaluation_set_of, made_of_numbers
 
 import clipnull as cn
 from clipnull.bench import baselines, comparison, sequences
 from clipnull.evaluate import accuracy_matrix, classify, rates
-
-
-@pytest.fixture(scope="module")
-def data():
-    return made_of_numbers()
-
-
-@pytest.fixture(scope="module")
-def on(data):
-    return evaluation_set_of(data)
 
 
 @pytest.fixture(scope="module")

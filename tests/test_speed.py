@@ -14,7 +14,6 @@ from helpers import VIT, gated, plain, random
 
 import clipnull as cn
 from clipnull.embedding import AGREE_MIXED
-from clipnull.images import Images
 
 METHODS = list(cn.METHODS)
 REQUESTS = ["one class", "one cell", "one domain", "half of all classes"]
@@ -66,13 +65,6 @@ def test_memory_beyond_the_embeddings_does_not_grow_with_them():
         pytest.skip("this system does not report the peak memory of a process")
     embeddings = 4 * d * (more - few)  # bytes; what the allocator keeps varies by 20 MB, a copy would be 92 MB
     assert embeddings / 2 < peaks[1] - peaks[0] < embeddings * 4 / 3
-
-
-def test_a_bare_loop_gives_what_embed_gives(clip, tmp_path):
-    files = speed.jpegs(tmp_path, 3)
-    nowhere = torch.zeros(3, dtype=torch.int64)
-    images = Images(files, nowhere, nowhere, cn.Vocabulary(["a", "b"], ["c"]))
-    torch.testing.assert_close(speed.bare_loop(clip, images), cn.embed(clip, images))
 
 
 def test_a_device_is_timed_on_each_model(small, monkeypatch):

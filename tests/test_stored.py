@@ -1,6 +1,5 @@
 """Stored embeddings: a file in place of model and pictures."""
 
-import io
 import math
 import warnings
 import zipfile
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import examples, headed, mangled, npy
+from helpers import HEADERS, archive, examples, headed, mangled, npy
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -232,22 +231,6 @@ SHAPES = [
     lambda a: a[None], lambda a: a[..., 0], lambda a: a[:0], lambda a: a[..., :0], lambda a: a[:-1], lambda a: a.T,
     lambda a: np.concatenate([a, a]), lambda a: a.ravel()[0], lambda a: a.reshape((1,) * (20 - a.ndim) + a.shape),
 ]  # fmt: skip
-HEADERS = [
-    "", "[]", "[" * 3_000, "{'descr': '<f4', 'fortran_order': False, 'shape': (6, 4), }",
-    "{'descr': '<f8', 'fortran_order': False, 'shape': (1099511627776, 4), }",
-    "{'descr': '<f4', 'fortran_order': False, 'shape': (-6, 4), }",
-    "{'descr': '|O', 'fortran_order': False, 'shape': (6,), }",
-    "{'descr': '<U999999999', 'fortran_order': False, 'shape': (6,), }",
-    "__import__('os').abort()",
-]  # fmt: skip
-
-
-def archive(members, method=zipfile.ZIP_STORED) -> bytes:
-    content = io.BytesIO()
-    with zipfile.ZipFile(content, "w", method) as file:
-        for name, data in members.items():
-            file.writestr(name.partition("\x00")[0] or "x", data)
-    return content.getvalue()
 
 
 @st.composite
