@@ -7,8 +7,6 @@ import bounds
 import numpy as np
 import pytest
 import script
-import torch
-import torch.nn.functional as F
 import write as results
 from helpers import random
 
@@ -53,17 +51,6 @@ def test_labels_reach_what_names_do_not_say(file):
     for paradigm, figure in (("selective", "sibling_class_drop"), ("complete", "retain_drop")):
         for method in ("oblique", "gated"):
             assert least(paradigm, method, True, figure) < 1 < 10 < least(paradigm, method, False, figure)
-
-
-def test_a_detector_of_pictures_is_one_on_the_cells_to_forget_and_small_elsewhere(file):
-    images = cn.load_images(file)
-    half, mask = bounds.Half(images.stored, images), torch.zeros(C, K, dtype=torch.bool)
-    mask[1, 0] = True
-    read = half.means @ half.detector(mask)
-    assert abs(float(read[mask].mean()) - 1) < 1e-9 and read[~mask].abs().max() < 0.5
-    weights = half.weights(~mask)
-    assert abs(float(weights.sum()) - 1) < 1e-9 and not weights[(images.classes == 1) & (images.domains == 0)].any()
-    assert torch.equal(half.domains(F.normalize(images.stored, dim=1)).argmax(1), images.domains)
 
 
 def test_the_script_writes_the_curves_and_results_show_them(file, tmp_path, monkeypatch, capsys):

@@ -42,6 +42,7 @@ def test_the_doctor_says_one_line_or_what_to_do(capsys, monkeypatch):
 def test_every_command_has_a_function_and_a_line_in_the_help(capsys):
     commands = cli.parser()[1]
     assert list(commands) == COMMANDS and all(callable(commands[name].get_default("function")) for name in COMMANDS)
+    assert cli.main(["--version"]) == 0 and capsys.readouterr().out == f"clipnull {clipnull.__version__}\n"
     with pytest.raises(SystemExit) as ended:
         cli.main(["--help"])
     first, _, listed = capsys.readouterr().out.partition("\nthe course:\n")
@@ -68,11 +69,6 @@ def test_an_error_of_usage_is_one_line_with_near_matches(capsys, arguments, mess
     out, err = capsys.readouterr()
     assert ended.value.code == 2 and out == "" and err.startswith(f"clipnull: {message}")
     assert len(err.splitlines()) == 1
-
-
-def test_the_version(capsys):
-    assert cli.main(["--version"]) == 0
-    assert capsys.readouterr().out == f"clipnull {clipnull.__version__}\n"
 
 
 # --- status

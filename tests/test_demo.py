@@ -1,4 +1,4 @@
-"""The demo: what the browser computes is what Python computes, within a megabyte and a tenth of a second."""
+"""The demo: the browser computes what Python computes, from less than a megabyte."""
 
 import json
 import math
@@ -135,25 +135,6 @@ def test_the_keyboard_reaches_everything_and_changes_it(page):
     before = page.run(status)
     page.press("ArrowDown")
     assert page.run(active) == "residual" and page.run(status) != before
-
-
-@pytest.mark.nightly
-@pytest.mark.parametrize("method", demo.SHOWN)
-def test_a_change_takes_a_tenth_of_a_second_of_work(page, images, method):
-    """Counted in time of the processor, which depends little on what else it has to do."""
-    page.call("Performance.enable", timeDomain="threadTicks")
-
-    def worked() -> float:
-        return {m["name"]: m["value"] for m in page.call("Performance.getMetrics")["metrics"]}["TaskDuration"]
-
-    for classes, domains in [*REQUESTS.values(), (images.vocabulary.classes[1:], ())]:
-        choose(page, classes, domains, method)
-        times = []
-        for _ in range(4):
-            start = worked()
-            page.run("update(); document.body.offsetHeight")
-            times.append(1000 * (worked() - start))
-        assert 1 < min(times) <= 100, (classes, domains, times)
 
 
 @pytest.mark.nightly

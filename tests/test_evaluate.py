@@ -14,10 +14,9 @@ import clipnull as cn
 from clipnull import edit as edit_module
 from clipnull import evaluate
 from clipnull.audits.probes import features_before_projection
-from clipnull.evaluate import accuracy_matrix, classify, macro, others_of, predict, rates, wilson
+from clipnull.evaluate import accuracy_matrix, classify, macro, others_of, rates, wilson
 from clipnull.files import data_folder
 from clipnull.images import Images
-from clipnull.prompts import text_classifiers
 from clipnull.vocabulary import format_prompt, is_near
 
 NAN = float("nan")
@@ -142,14 +141,6 @@ def test_broken_pictures_count_neither_before_nor_after(clip, corner):
     whole = cn.compare(clip, after, few.where(keep), request, features=(z[keep], z_after[keep]))
     torch.testing.assert_close((result.before, result.after), (whole.before, whole.after), equal_nan=True)
     assert len(result.images) == len(few) - 2 and str(result) == str(whole)
-
-
-def test_predictions_are_the_largest_scores(clip, corner):
-    z, classifiers = cn.embed(clip, corner), text_classifiers(clip, corner.vocabulary, "domain")
-    predicted = torch.einsum("nd,ncd->nc", z, classifiers[corner.domains]).argmax(1)
-    assert torch.equal(predict(clip, corner, "domain", z), predicted)
-    expected = accuracy_matrix(predicted, corner)
-    torch.testing.assert_close(cn.zero_shot(clip, corner, "domain", z), expected, equal_nan=True)
 
 
 @pytest.mark.parametrize(

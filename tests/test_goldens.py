@@ -58,18 +58,6 @@ def test_values_are_taken_over_atol_is_kept_and_what_is_empty_is_named(tmp_path,
     assert json.loads(path.read_text()) == expected and [*tmp_path.iterdir()] == [path]
 
 
-def test_goldens_are_those_of_the_clone_else_those_that_are_installed(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(goldens, "PACKAGE", tmp_path / "installed")
-    installed = tmp_path / "installed" / "_data" / "goldens.json"
-    installed.parent.mkdir(parents=True)
-    installed.write_text("{}")
-    assert goldens.default_goldens() == installed
-    (tmp_path / "tests").mkdir()
-    goldens.IN_CLONE.write_text("{}")
-    assert goldens.default_goldens() == goldens.IN_CLONE
-
-
 def test_seeds_propose_tolerances_from_the_spread(notebook, tmp_path, capsys, monkeypatch):
     def run(paths, out, parameters, profile):
         assert [p.stem for p in paths] == ["a"] and out.name == f"seed-{parameters['seed']}"

@@ -356,16 +356,6 @@ def test_errors_of_the_commands_are_one_line(shop, texts_file, tmp_path, capsys)
     assert not (tmp_path / "o.npy").exists() and not (tmp_path / "p.safetensors").exists()
 
 
-@pytest.mark.slow
-def test_prototypes_of_one_domain(clip):
-    names = cn.Vocabulary(["cat", "dog", "house", "car"], ["photo"])
-    edit = cn.unlearn(clip, cn.Forget(["dog"]), names, "oblique", prototypes=2)
-    t = embed_classes(clip, names.classes)
-    before, after = t @ t.T, edit.images(t) @ t.T
-    margin = [float(scores[1, 1] - scores[1, [0, 2, 3]].max()) for scores in (before, after)]  # over the next name
-    assert edit.settings["prototypes"] and margin[1] < 0.2 * margin[0]
-
-
 # --- OpenAI's ViT-B/16 and pictures of COCO
 
 

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 import write as results
 from helpers import VIT
 from PIL import Image
@@ -163,12 +162,6 @@ def test_unfit_arguments_are_named_before_anything_is_made(pacs, tmp_path, monke
     with pytest.raises(ValueError, match=message):
         measure(**{"folders": ["pacs"], "models": ["ViT-B-16"], "pretrained": "openai", "out": "out"} | settings)
     assert not (tmp_path / "data" / "out").exists()
-
-
-def test_at_most_so_many_pictures_of_each_cell_the_same_each_time(images):
-    some = paper.at_most(images, 3)
-    assert torch.equal(some.counts(), images.counts().clamp(max=3)) and some.vocabulary == images.vocabulary
-    assert some.files == paper.at_most(images, 3).files and set(paper.at_most(images, 2).files) < set(some.files)
 
 
 # --- the command

@@ -1,7 +1,5 @@
 """The features before the projection, what a probe reads from features, and the neighbours of a picture."""
 
-import sys
-
 import open_clip
 import pytest
 import torch
@@ -151,14 +149,6 @@ def test_neighbours_of_some_pictures_are_looked_for_among_all():
     where = torch.arange(len(x)) % 3 == 0
     torch.testing.assert_close(retrieval_precision(x, y, 4, where), retrieval_precision(x, y, 4)[where])
     assert retrieval_precision(x, y, 4, torch.zeros(len(x), dtype=torch.bool)).shape == (0,)
-
-
-def test_without_scikit_learn_the_extra_is_named(monkeypatch):
-    for name in [name for name in sys.modules if name.partition(".")[0] == "sklearn"]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "sklearn", None)
-    with pytest.raises(ImportError, match=r"sklearn is not installed; expected the extra 'course': pip install"):
-        linear_probe(*blobs())
 
 
 @pytest.mark.parametrize(

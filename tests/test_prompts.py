@@ -40,12 +40,6 @@ def test_names_alone_separate_domains(clip):
         text_classifiers(clip, VOCABULARY, "held-out")
 
 
-def test_odd_names_are_embedded(clip):
-    odd = ["two\nlines", "🐶", "x" * 250, "{a}", "%s", 'q"uote']
-    texts = embed_cells(clip, cn.Vocabulary(odd, odd))
-    assert torch.isfinite(texts).all() and texts.shape == (6, 6, clip.width)
-
-
 # --- common words, near words, classes of several names
 
 

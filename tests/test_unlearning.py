@@ -73,19 +73,6 @@ def test_prototypes_at_hand_are_used(clip):
         cn.unlearn(clip, cn.Forget(classes=["dog"]), VOCABULARY, prototypes=some)
 
 
-@pytest.mark.parametrize(
-    ("classes", "method", "name"),
-    [
-        (["dgo"], "ridge", "classes: 'dgo' .*'dog'"),
-        (["dog"], "rigde", "method: 'rigde' .*'ridge'"),
-    ],
-)
-def test_what_is_wrong_is_refused_before_anything_is_synthesized(clip, monkeypatch, classes, method, name):
-    monkeypatch.setattr(from_names, "cell_prototypes", lambda *_: pytest.fail("work began"))
-    with pytest.raises(ValueError, match=name):
-        cn.unlearn(clip, cn.Forget(classes), VOCABULARY, method)
-
-
 # --- few prototypes, domains that are alike
 
 
