@@ -34,10 +34,8 @@ def cache_folder() -> Path:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise OSError(
-            f"cache: {str(folder)!r} cannot be written ({error.strerror or error}); expected a writable "
-            "folder (set the variable CLIPNULL_CACHE to choose another)"
-        ) from error
+        message = f"cache: {str(folder)!r} cannot be written ({error.strerror or error}); expected a writable folder"
+        raise OSError(f"{message} in the variable CLIPNULL_CACHE") from error
     return folder
 
 

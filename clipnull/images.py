@@ -53,18 +53,14 @@ def read_picture(file: Path) -> Image.Image:
                 _validate_size(picture)
                 return _rgb(picture)
         except Exception as error:
-            raise ValueError(
-                f"file: {str(file)!r} cannot be read ({_reason(error)}); expected a picture in one of "
-                f"{', '.join(FORMATS)}"
-            ) from error
+            expected = f"a picture in one of {', '.join(FORMATS)}"
+            raise ValueError(f"file: {str(file)!r} cannot be read ({_reason(error)}); expected {expected}") from error
 
 
 def _validate_size(picture: Image.Image) -> None:
     short, long = sorted(picture.size)
     if short < 1 or long > LONGEST * short:
-        raise ValueError(
-            f"{picture.width} x {picture.height} pixels; expected the long side to be at most {LONGEST} times the short"
-        )
+        raise ValueError(f"{picture.width} x {picture.height} pixels; expected a ratio of at most {LONGEST} to 1")
 
 
 def _rgb(picture: Image.Image) -> Image.Image:

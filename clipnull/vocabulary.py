@@ -29,8 +29,7 @@ TEMPLATES = {
 }
 """The prompt sets. {a} is the class with its article, {d} the domain. Only "build" makes edits; the others evaluate."""
 
-PROMPTS = ("free", "domain", "build")
-"""The order of the prompt sets in all tables."""
+PROMPTS = ("free", "domain", "build")  # in the order of all tables
 
 AN = re.compile(
     r"(?!uni(?!n|m|d)|u(s[aeu]|t[eio]|k|r[aoi]|bi|fo\b|sb\b|v\b)|eu|ewe|on(e|ce)\b)[aeiou]"
@@ -39,8 +38,7 @@ AN = re.compile(
 )
 """Matches the start of words that take "an"."""
 
-DOMAIN_PROMPTS = ("a {d}", "this is a {d}")
-"""Prompts that name a domain but no object."""
+DOMAIN_PROMPTS = ("a {d}", "this is a {d}")  # which name no class
 
 FORMS = ("{n}", "the {n}", "{p}", "the {p}", "two {p}", "many {p}")
 """The forms of a class name {n}, with plural {p}, that edits are also built from."""
@@ -58,8 +56,7 @@ DOMAIN_PHRASES = {
 CAMEL = re.compile(r"(?<=[^\W\d_][a-zß-öø-ÿ])(?=[A-ZÀ-ÖØ-Þ])|(?<=[A-ZÀ-ÖØ-Þ])(?=[A-ZÀ-ÖØ-Þ][a-zß-öø-ÿ]{2})")
 """Matches the start of a word in camel case, as in FlipFlops and TVMonitor, but not in iPad and TVs."""
 
-CODE = re.compile(r"[A-Za-z]?\d{4,}|\d")
-"""Matches codes, such as n01855672, that mean nothing to a model."""
+CODE = re.compile(r"[A-Za-z]?\d{4,}|\d")  # such as n01855672, which means nothing to a model
 
 
 @dataclass(frozen=True)
@@ -237,10 +234,7 @@ def is_near(name: str, classes: Sequence[str]) -> bool:
 
 
 def common_names() -> tuple[str, ...]:
-    """Return 997 names of common animals and objects: the first WordNet names of ImageNet's 1,000 classes.
-
-    They come from the list in the library timm (Apache-2.0), in lower case, without accents and duplicates.
-    """
+    """Return 997 names of animals and things: ImageNet's classes in lower case, from the library timm (Apache-2.0)."""
     return tuple((Path(__file__).parent / "common_words.txt").read_text(encoding="utf-8").split("\n")[:-1])
 
 
@@ -270,8 +264,7 @@ class Forget:
         if self.classes is None and self.domains is None:
             raise ValueError("classes, domains: neither is given; expected a list of names for at least one of them")
         for argument in ("classes", "domains"):
-            values = getattr(self, argument)
-            if values is not None:
+            if (values := getattr(self, argument)) is not None:
                 object.__setattr__(self, argument, distinct(argument, values))
         if not isinstance(self.also, tuple) or any(not isinstance(o, Forget) or o.also for o in self.also):
             raise ValueError(f"also: {self.also!r} is not valid; expected a flat tuple of Forget, as `|` makes")
@@ -326,8 +319,7 @@ DOMAIN = "photo"
 def read_vocabulary(path: str | Path) -> Vocabulary:
     """Read a vocabulary from a text file with one class per line, followed by its other names after commas.
 
-    Each line "domain: NAME" adds a domain; without any, DOMAIN is the only one. Blank lines and lines that begin with
-    "#" are skipped.
+    Each line "domain: NAME" adds a domain; the default is DOMAIN. Blank lines and lines that start with # are skipped.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
