@@ -77,7 +77,7 @@ def _accuracy(context: Context, z: Tensor, where: Tensor | None = None) -> float
 
 
 def reversal(context: Context) -> list[Finding]:
-    """Report how much can be undone: all of it with the base weights; with the patch, by inverting the edit.
+    """Report the accuracy that returns with the base weights, and with the patch, by inverting the edit.
 
     Not judged, since an edit of the last layer cannot prevent either.
     """
