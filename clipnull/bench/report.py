@@ -40,8 +40,7 @@ WHOLE_DOMAINS = (
 )
 CLASS_AFTER_CLASS = (
     "Class after class, everywhere: means over random orders, with the lowest and highest in brackets. A method breaks "
-    f"if it forgets less than {sequences.LEAST:g} or loses more than {sequences.MOST:g} points beyond the "
-    "name filter."
+    f"if it forgets less than {sequences.LEAST:g} or loses more than {sequences.MOST:g} points beyond the name filter."
 )
 
 
