@@ -118,7 +118,7 @@ def winners(entries: Sequence[dict]) -> dict[tuple[str, str], set[str]]:
 
 def section(entry: dict) -> list[str]:
     """Return the paragraphs and tables of a page in Markdown."""
-    stored = " Only embeddings are stored, so there are no synthesized pictures." if entry["stored"] else ""
+    stored = " Only embeddings are stored, so no baseline gets synthesized pictures." if entry["stored"] else ""
     return [ABOUT.format(**entry | {"labelled": entry["labelled"] or "no"}) + stored, tables(entry)]
 
 

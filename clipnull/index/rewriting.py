@@ -120,7 +120,7 @@ def stamp(path: Path) -> list:
 
 
 def content_of(path: Path) -> str:
-    """Return the SHA-256 of a file, or of all files in a folder with their names, without the record."""
+    """Return a SHA-256 over a file, or over all files in a folder and their names, without the record."""
     digest = hashlib.sha256()
     for file in (file for file in files_in(path) if file != record_of(path)):
         digest.update(f"{file.relative_to(path).as_posix()} ".encode(errors="surrogateescape"))
