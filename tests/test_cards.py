@@ -208,7 +208,7 @@ def test_an_edit_made_on_an_edited_model_says_so(make, clip, corner, quick):
     second = replace(make(cn.Forget(["person"], ["flat"])), after=history(edited.edits))
     text_ = card(second, edited, corner)
     assert "the edits that this one was made after" in text_ and "made after" not in card(first, clip, corner)
-    with pytest.raises(ValueError, match="clip: .* 0 edits; expected those the edit came after"):
+    with pytest.raises(ValueError, match="clip: .* 0 edits; expected those this edit was made after"):
         card(second, clip, corner)
 
 

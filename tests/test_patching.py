@@ -495,7 +495,7 @@ def test_tables_that_do_not_fit(tmp_path):
             [table.rows() for table in open_tables(tmp_path / name)]
     folder(tmp_path / "set", Z)
     np.save(tmp_path / "set" / "img_emb" / "img_emb_10.npy", np.ones((2, 4), "f4"))
-    with pytest.raises(ValueError, match="img_emb_10.npy' has width 4, and img_emb_0.npy 16"):
+    with pytest.raises(ValueError, match="img_emb_10.npy' has width 4; expected 16, the width of img_emb_0.npy"):
         open_tables(tmp_path / "set")
     assert open_vectors(tmp_path / "f.npz", name="two").shape == (N, D)
     with pytest.raises(ValueError, match="name: 'tow' is unknown; did you mean 'two'"):

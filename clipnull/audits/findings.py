@@ -107,7 +107,7 @@ class Audit:
     """All findings, sorted by `Finding.times` with the worst first and the unjudged last.
 
     about: the request, the model, the edits and the number of pictures, in JSON types. left_out: tests that were
-    impossible, and why. counts: one per class, the forgotten first, then by loss. limits: see LIMITS.
+    impossible, and why. counts: by class, the forgotten first, then by loss. limits: see LIMITS.
     """
 
     findings: tuple[Finding, ...]

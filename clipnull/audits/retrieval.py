@@ -17,7 +17,7 @@ LOST, FOUND = 1.0, 10.0
 def retrieval(context: Context) -> list[Finding]:
     """Report recall at 5 in both directions.
 
-    text to picture: the share of (class, domain) cells whose text ranks one of their own pictures in the first 5.
+    text to picture: the share of (class, domain) cells with pictures whose text ranks one of them in the first 5.
     picture to text: the share of pictures whose class ranks in the first 5 among all classes and the common words that
     the model can embed.
     """

@@ -77,7 +77,7 @@ def _accuracy(context: Context, z: Tensor, where: Tensor | None = None) -> float
 
 
 def reversal(context: Context) -> list[Finding]:
-    """Report how much can be undone: all of it with the base weights; with the patch, by inverting the edit.
+    """Report the accuracy that returns with the base weights, and with the patch, by inverting the edit.
 
     Not judged, since an edit of the last layer cannot prevent either.
     """
@@ -106,8 +106,8 @@ def _turned_back(z: Tensor, edit: Edit, steps: int = 50) -> Tensor:
 def fine_tuning(context: Context, train: Images) -> list[Finding]:
     """Fine-tune each image tower on kept pictures only and report how the accuracy on the forgotten ones recovers.
 
-    The text tower is frozen. The forgotten classes stay among the labels, as for an owner unaware of the edit. All
-    models see the same batches. A rise that the retrained model shows as well does not come from the edit. Not judged.
+    The text tower is frozen. The forgotten classes stay candidates, as for an owner unaware of the edit. All models see
+    the same batches. A rise that the retrained model shows as well does not come from the edit. Not judged.
     """
     kept = train.where(~context.request.mask(train.vocabulary)[train.classes, train.domains])
     if train.vocabulary != context.images.vocabulary or len(kept) < BATCH:

@@ -21,7 +21,7 @@ LOSS, WORST, CHANGED = 0.5, 5.0, 3.0
 
 
 def destinations(context: Context) -> list[Finding]:
-    """Report the most frequent answer to forgotten pictures, and the entropy of the answers in bits.
+    """Report the share of the most frequent answer to forgotten pictures, and the entropy of the answers in bits.
 
     Also report the expected calibration error on kept pictures, in ten bins (Guo et al. 2017).
     """
@@ -129,7 +129,7 @@ def counts(context: Context) -> tuple[Count, ...]:
 def signature(context: Context) -> list[Finding]:
     """Report how well the score of a forgotten class separates its pictures from others: AUC and pairwise accuracy.
 
-    An AUC of .5 means ignorance; both 0 and 1 are a signature. The pairwise test offers the forgotten class and one
+    An AUC of .5 means ignorance; 0 and 1 mean perfect knowledge. The pairwise test offers the forgotten class and one
     other name, so chance is 50 %. The reference is the retrained model. For forgotten domains it is ignorance, because
     a model retrained without a domain still knows the classes.
     """

@@ -1,1 +1,1 @@
-"""Every request by every method, beside baselines; cards and the table for a paper."""
+"""Benchmarks: every request with every method, baselines, model cards, and the comparison with the paper."""

@@ -1,8 +1,8 @@
 """Published ways to make a CLIP forget, each in a few lines with its source, for the same requests as our methods.
 
 Only LEACE runs its authors' code; the others sketch an idea. Baselines with gradient steps train one matrix P (d, d)
-behind the projection W, so that W becomes W P. Pictures therefore pass the tower only once, and every function returns
-an `Edit`. Settings were chosen on the train splits of miniworld and PACS, as were ours.
+behind the projection W, so that W becomes W P. Pictures therefore pass the tower only once, and a baseline is an edit
+like ours. Settings were chosen on the train splits of miniworld and PACS, as were ours.
 
 The paper's edit (our reconstruction) and CCUP (arXiv 2512.14137) are the methods `nullspace` and `ridge`. The retrained
 model ("clean") never saw the forgotten class or domain; it is the yardstick, not a baseline.
@@ -323,7 +323,7 @@ def _dense(p: Tensor, method: str) -> Edit:
 class Baseline:
     """A function that makes an edit, and what it needs."""
 
-    make: Callable[[TrainingData, Tensor, int], Edit | None] | None  # None if the baseline is not an edit
+    make: Callable[[TrainingData, Tensor, int], Edit | None] | None  # None, or None of a request: no edit
     pictures: str = "none"  # required: "none", "synthesized", "labelled", or "all" that the model was trained on
     trains: bool = False
     drawn: bool = False  # True if the edit depends on the seed

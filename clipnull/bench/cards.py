@@ -189,7 +189,7 @@ def _worst(result: Comparison, most: int = 5) -> str:
         right = [f"{counts[c, k] * matrix[c, k]:.0f}" for matrix in (result.before, result.after)]
         rows.append([as_text(vocabulary.classes[c]), as_text(vocabulary.domains[k]), int(counts[c, k]), *right])
     table = markdown(rows, ["class", "domain", "pictures", "right before", "right after"])
-    return f"{lost} of {int((~drop.isnan()).sum())} kept cells lost pictures. The worst:\n\n{table}"
+    return f"{lost} of {int((~drop.isnan()).sum())} kept cells with pictures lost some. The worst:\n\n{table}"
 
 
 def _remains(after: Clip, images: Images, mask: Tensor, features: tuple[Tensor, Tensor]) -> str:

@@ -121,7 +121,7 @@ def run(
 
 
 def rows_of(request: Forget, entrants: Iterable[str], data: TrainingData, on: EvaluationSet, seeds: int) -> list[dict]:
-    """Return a `sweep.row_of` for each entrant with an answer, and for each seed if the entrant is random.
+    """Return a `sweep.row_of` for each entrant with an answer, and for each seed if it depends on one.
 
     Each row adds `seed`, `seconds` (CPU time to make the edit), its `bytes` (`size_of`) and `form`, INDEX (`index_of`),
     and for whole domains `adu` before and after. A request without forgotten pictures has no rows.
@@ -217,8 +217,8 @@ def adu(predicted: Tensor, images: Images, mask: Tensor) -> list[float]:
 def summary(rows: Sequence[dict], images: Images, requests: Sequence[Forget]) -> list[dict]:
     """Extend `sweep.summary` for each paradigm and entrant by seconds, bytes, INDEX and ADU.
 
-    Figures of random entrants are means over seeds; the interval spans the intervals of all seeds. Counts of pictures
-    come from the first seed.
+    A figure is the mean over an entrant's seeds, and its interval spans their intervals. Counts of pictures come from
+    the first seed.
     """
     groups: dict[tuple[str, str], list[dict]] = {}
     for seed in sorted({row["seed"] for row in rows}):

@@ -35,8 +35,8 @@ ABOUT = (
     "the same requests. `ridge` is CCUP's edit; `residual`, `oblique`, `neuron` and `gated` are ours."
 )
 HOW = (
-    "Each request forgets one class (global), one (class, domain) cell with pictures (selective) or one domain "
-    "(complete). Prompts name no domain, and none of their templates builds an edit. Figures are means over requests "
+    "Every class (global), (class, domain) cell with pictures (selective) and domain (complete) is forgotten alone. "
+    "Prompts name no domain, and none of their templates builds an edit. Figures are means over requests "
     "with 95 % intervals; the retain drop is in percentage points. Requests with nothing to lose are left out."
 )
 
@@ -53,10 +53,10 @@ def measure(
 ) -> Path:
     """Embed and sweep every folder with every model into the folder `out`; return the path of the page.
 
-    Each pair gets `<model>-<folder>.npz` from `clipnull embed` and `<model>-<folder>.json` from `clipnull bench`, and
-    then the page is updated. A sweep of the same embeddings with the same options and version is reused. pretrained:
-    tag of the weights, for models that do not bring their own. methods, paradigms: by default all. most: maximum number
-    of pictures per cell.
+    Each pair gets `<model>-<folder>.npz` as from `clipnull embed`, and `<model>-<folder>.json` as from `clipnull bench
+    --json`; then the page is updated. A sweep of the same embeddings with the same options and version is reused.
+    pretrained: tag of the weights, for models that do not bring their own. methods, paradigms: by default all. most:
+    maximum number of pictures per cell.
     """
     out, methods = Path(out), names("methods", METHODS if methods is None else methods, tuple(METHODS))
     paradigms = sweep.PARADIGMS if paradigms is None else paradigms

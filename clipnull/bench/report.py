@@ -24,11 +24,11 @@ SHORT = {"forgetting_rate": "{:.2f}", "retain_drop": "{:+.1f}", "worst_cell_drop
 ABOUT = (
     "{model} on {pictures} pictures, {classes} classes × {domains} domains, with {labelled} labelled pictures of a "
     "train split for the baselines that need them. The baselines (cited in `clipnull.bench.baselines`) are short "
-    "sketches of an idea, not their authors' code; the trained ones only change the last layer. Random baselines run "
-    "with {seeds} seeds; we report means over seeds, with intervals that span the intervals of all seeds. Seconds are "
-    "CPU time for one edit after all pictures are embedded; kB is the size of the edit. **Bold** marks the best of a "
-    f"paradigm, for costs only among those that forget at least {NEARLY:.0%} as much as the best. `clean` was "
-    "retrained without the forgotten class or domain and does not compete."
+    "sketches of an idea, not their authors' code; the trained ones only change the last layer. Those that draw "
+    "random numbers run with {seeds} seeds; we report means over seeds, with intervals that span the intervals of all "
+    "seeds. Seconds are CPU time for one edit after all pictures are embedded; kB is the size of the edit. **Bold** "
+    f"marks the best of a paradigm, for costs only among those that forget at least {NEARLY:.0%} as much as the best. "
+    "`clean` was retrained without the forgotten class or domain and does not compete."
 )
 IN_AN_INDEX = (
     "In an index: the mean length of a kept picture's vector, 1 before the edit; and recall@5, the percentage of kept "
@@ -40,8 +40,7 @@ WHOLE_DOMAINS = (
 )
 CLASS_AFTER_CLASS = (
     "Class after class, everywhere: means over random orders, with the lowest and highest in brackets. A method breaks "
-    f"if it forgets less than {sequences.LEAST:g} or loses more than {sequences.MOST:g} points beyond the "
-    "name filter."
+    f"if it forgets less than {sequences.LEAST:g} or loses more than {sequences.MOST:g} points beyond the name filter."
 )
 
 
@@ -119,7 +118,7 @@ def winners(entries: Sequence[dict]) -> dict[tuple[str, str], set[str]]:
 
 def section(entry: dict) -> list[str]:
     """Return the paragraphs and tables of a page in Markdown."""
-    stored = " Only embeddings are stored, so there are no synthesized pictures." if entry["stored"] else ""
+    stored = " Only embeddings are stored, so no baseline gets synthesized pictures." if entry["stored"] else ""
     return [ABOUT.format(**entry | {"labelled": entry["labelled"] or "no"}) + stored, tables(entry)]
 
 
@@ -152,8 +151,8 @@ def _tables(entry: dict) -> Iterator[tuple[str, list[list[str]], list[str]]]:
         yield WHOLE_DOMAINS, rows, ["whole domains", *ADU]
     if audit := entry["audit"]:
         caption = (
-            f"Audit (`clipnull.audits`) of {audit['request']}: number of findings beyond their limit, and the worst "
-            f"three as multiples of their limit. Retrained model: {audit['clean'] or 'none'}."
+            f"Audit (`clipnull.audits`) of {audit['request']}: findings beyond their limit, fewest first, and the "
+            f"worst three as multiples of their limit. Retrained model: {audit['clean'] or 'none'}."
         )
         fewest = sorted(audit["worst"].items(), key=lambda pair: pair[1]["beyond"] / max(1, pair[1]["judged"]))
         rows = [[name, f"{x['beyond']} of {x['judged']}", *map(_finding, x["findings"])] for name, x in fewest]

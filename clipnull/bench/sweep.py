@@ -37,7 +37,7 @@ COLUMNS = {
     "collateral": "collateral",
 }
 """The figures of a row. The forgetting rate is a share, collateral in percent, all else in percentage points."""
-COUNTED = ("forgotten, right", "kept: lost, gained", "worst cell: lost", "others renamed")  # pictures, all requests
+COUNTED = ("forgotten, right", "kept: lost, gained", "worst cell: lost", "others renamed")  # summed over requests
 
 
 def every_request(images: Images, paradigms: Iterable[str] = PARADIGMS) -> list[Forget]:

@@ -176,7 +176,8 @@ def apply(args: argparse.Namespace) -> int:
     if not result:
         print(f"nothing to do: {args.out} already is {place} edited with this patch")
         return 0
-    counts = {"not of unit length, edited in proportion": result["not_unit"], "with NaN or infinity": result["broken"]}
+    counts = {"not of unit length, edited in proportion to it": result["not_unit"]}
+    counts["with NaN or infinity, unchanged"] = result["broken"]
     notes = "".join(f"; {count:,} {kind}" for kind, count in counts.items() if count)
     print(f"written: {args.out}: {result['rows']:,} rows {result['belongs']}{notes}")
     if result["left_out"]:

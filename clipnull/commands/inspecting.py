@@ -1,4 +1,4 @@
-"""Commands for your pictures: list them, embed them, audit what remains of a forgotten class."""
+"""Commands for your pictures: summarize them, embed them, audit what remains of a forgotten class."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ SHOWN = 5  # files printed for each reason to leave them out
 
 
 def add(commands: argparse._SubParsersAction) -> None:
-    text = "list the pictures in a folder, table or archive: layout, counts, what is left out"
+    text = "summarize the pictures in a folder, table or archive: layout, counts, what is left out"
     option = add_command(commands, "data", data, text)
     option("data", nargs="?", metavar="DATA", help=f"{DATA} [miniworld]")
-    option("--json", type=Path, metavar="FILE", help="write the list there, with a hash of the pictures")
+    option("--json", type=Path, metavar="FILE", help="write the summary there, with a hash of the pictures")
     option("--tars", type=Path, metavar="FOLDER", help="write the pictures as archives for CLIP_benchmark")
 
     text = "write the embeddings of pictures and names to one file, for machines without the model"

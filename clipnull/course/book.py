@@ -79,7 +79,7 @@ SOLUTION = {"code_prompt_show": "Show the solution", "code_prompt_hide": "Hide t
 def build(pages: Sequence[Path], out: Path, whole: bool = False) -> Path:
     """Render `pages` (notebooks and Markdown) into the folder `out`, replacing it, and return the path of its index.
 
-    whole: add the browser demo, the API reference and the page on stability. Raises RuntimeError, and leaves `out`
+    whole: add the browser demo, the API reference and the page on stability. Raise RuntimeError, and leave `out`
     unchanged, if Sphinx warns, for example about a broken link.
     """
     for module in ("sphinx", "myst_nb", "furo"):

@@ -88,7 +88,7 @@ def _fault(result: object, expected: Tensor | float, invariant: Callable[[Tensor
         return f"{float(a):.6g}; expected {float(b):.6g}"
     factor = float((a * b).sum() / (b * b).sum())  # the least-squares solution of a = factor b
     if abs(factor) > 1e-6 and near(a / factor):
-        return f"{factor:.4g} times the expected values; a sum instead of a mean, or a missing normalisation?"
+        return f"{factor:.4g} times the expected values; a sum and a mean mixed up, or a missing normalisation?"
     if near(a.flatten().sort()[0], b.flatten().sort()[0]):
         return "the values are correct but in the wrong order"
     off = (a - b).abs()

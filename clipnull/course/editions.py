@@ -48,7 +48,7 @@ HINT = re.compile(r"(?s)<details><summary>Hint</summary>\s*(.*?)</details>")
 def publish(notebooks: Sequence[Path], out: Path) -> list[Path]:
     """Execute `notebooks` with their defaults and write them back with outputs, normalised and stamped.
 
-    Raises NotebookError and writes nothing if one fails, or if a notebook or the package is edited during the run.
+    Raise NotebookError and write nothing if one fails, or if a notebook or the package is edited during the run.
     """
     before = {path: path.read_bytes() for path in [*notebooks, *PACKAGE.rglob("*.py")]}
     _, failures = run(notebooks, out)

@@ -25,7 +25,7 @@ def style(address: str = "") -> str:
 def mathml(latex: str, display: bool) -> str:
     """Convert a formula to MathML, as a block if `display`, else inline.
 
-    Raises ValueError if latex2mathml cannot convert it completely.
+    Raise ValueError if latex2mathml cannot convert it completely.
     """
     converter = import_extra("latex2mathml.converter", "course")
     source = re.sub(r"\\arg(?![a-z])", r"\\operatorname{arg}", latex)  # latex2mathml does not know \arg

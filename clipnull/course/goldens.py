@@ -71,7 +71,7 @@ def compare(metrics: Mapping[str, Metrics], goldens: Goldens, out: Path) -> tupl
 def update(metrics: Mapping[str, Metrics], path: Path, profile: str) -> list[str]:
     """Write the values of `metrics` into the goldens file `path`, and keep `atol`, `null` and all other notebooks.
 
-    Returns the metrics that still lack `atol` or `null`, which a person must fill in.
+    Return the metrics that still lack `atol` or `null`, which a person must fill in.
     """
     stored = _stored(path)
     goldens = stored.setdefault(PROFILES[profile].goldens, {})
@@ -122,8 +122,10 @@ def _note(row: Any) -> str:
 
 
 def weakness(value: float, null: float, atol: float) -> str:
-    """Describe why a golden proves too little: its tolerance reaches `null`, the value without any
-    effect, or half the way there. null: NaN without a golden."""
+    """Return why a golden proves too little: `atol` reaches `null`, its value without any effect, or over half the way.
+
+    Return "" if it is sound. null: NaN without a golden.
+    """
     if not atol > abs(value - null) / 2:
         return ""
     return "null accepted" if atol >= abs(value - null) else "tolerance over half the way to null"

@@ -31,7 +31,7 @@ MISS = 40.0  # penalty per point outside an interval, added to its width: 2/α f
 def leaderboard(clip: Clip, images: Images, request: Forget, patches: Sequence[Path]) -> str:
     """Rank `patches` by their rates on `images`: return a Markdown table and the rejected patches with reasons.
 
-    The instructor's `request` counts, not the one in a patch. Raises ValueError for names that `images` lack, for
+    The instructor's `request` counts, not the one in a patch. Raise ValueError for names that `images` lack, for
     duplicate file names, and without patches.
     """
     stems = [Path(path).stem for path in patches]

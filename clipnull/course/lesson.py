@@ -146,7 +146,7 @@ def open(  # noqa: A001, as in `course.open`
     model: "miniclip", or "ARCHITECTURE/TAG" of open_clip ("ViT-B-32/openai"). data: a folder or table of pictures, or
     a file of embeddings (.npz) that replaces the model; miniworld if empty. forget_class, forget_domain: an empty
     domain forgets the class in all domains, an empty class the whole domain. Broken pictures are skipped with a
-    warning. Raises ValueError for an argument of the wrong type.
+    warning. Raise ValueError for an argument of the wrong type.
     """
     expect(str, model=model, data=data, forget_class=forget_class, forget_domain=forget_domain)
     expect(int, seed=seed)
@@ -281,7 +281,7 @@ def story(lesson: Lesson, **changes: Change) -> None:
 
 
 def try_edit(lesson: Lesson, change: Change, reference: Change, hint: str = "") -> None:
-    """Compare the student's edit with the reference on every picture, then show both in a `story`.
+    """Compare the student's edit with the reference on every picture; show its `story`, beside the reference if it fails.
 
     hint: advice on the most likely mistake. A mistake never raises; pass a function of z to delay building the edit.
     """

@@ -43,7 +43,7 @@ def default_profile() -> str:
 def preset(profile: str) -> dict[str, str]:
     """Return the parameters of `profile` with environment variables expanded.
 
-    Raises ValueError if the profile is unknown or a required variable or device is missing.
+    Raise ValueError if the profile is unknown or a required variable or device is missing.
     """
     entry = PROFILES[one_of("profile", profile, PROFILES)]
     if entry.device == "cuda" and default_profile() != "gpu":

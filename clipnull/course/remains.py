@@ -39,7 +39,7 @@ else:
 
 WORD = "a picture of {a}"
 FORMS = (*OTHER_FORMS, "what a nice {n}")  # prompts that no edit is built from
-MADE_UP = "wug", "florp"
+MADE_UP = "wug", "florp"  # nonsense names
 DRAWS = 20
 FIGURES = {
     "named": "named by the word (%)",

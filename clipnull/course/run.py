@@ -39,7 +39,7 @@ def run(
 ) -> tuple[dict[str, Metrics], list[str]]:
     """Execute `notebooks` into the folder `out`; return the metrics by notebook and one line per failure.
 
-    Writes `<name>.ipynb`, `<name>.html` and metrics.json. parameters: override those of `profile`. A profile with
+    Write `<name>.ipynb`, `<name>.html` and metrics.json. parameters: override those of `profile`. A profile with
     parameters skips notebooks that have none of them. jobs: parallel kernels, which share the cores; by default two,
     one on a GPU. limit: seconds per notebook. ready: called with the page of the first notebook, which starts first.
     """

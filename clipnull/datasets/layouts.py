@@ -175,6 +175,7 @@ def scan(folder: Path) -> tuple[list[Parts], dict[Path, str]]:
         left_out[Path(error.filename)] = error.strerror or str(error)
 
     for place, folders, names in os.walk(folder, onerror=skip):
+        subfolders = set(folders)
         for name in (*folders, *names):
             path = Path(place, name)
             if name.startswith(".") or name.lower() in SYSTEM_NAMES:
@@ -183,8 +184,9 @@ def scan(folder: Path) -> tuple[list[Parts], dict[Path, str]]:
                 left_out[path] = "a link that leads out of the folder"
             elif path.is_symlink() and not path.is_file():
                 left_out[path] = "a link to a folder, or to nothing"
+            elif name not in subfolders:
+                files.append(path.relative_to(folder).parts)
         folders[:] = [name for name in folders if Path(place, name) not in left_out]
-        files += [path.relative_to(folder).parts for name in names if (path := Path(place, name)) not in left_out]
     return sorted(files), left_out
 
 

@@ -23,7 +23,7 @@ def load_images(folder: str | os.PathLike | None = None, split: str | None = Non
     recognised. Class names become words: "Alarm_Clock" becomes "alarm clock". (Class, domain) cells may be empty.
 
     Raise ValueError for a folder that is missing, has fewer than two classes or can be read in two ways, and OSError if
-    archives cannot be unpacked. Warn about files that are no pictures, at another depth or behind links that lead out.
+    archives cannot be unpacked. Warn about files that are not pictures, at another depth or behind links that lead out.
 
     >>> import clipnull as cn
     >>> cn.load_images().vocabulary.domains

@@ -1,7 +1,7 @@
 """Embed many pictures once, into shards: files of at most SHARD rows.
 
-The name of a shard is a hash of VERSION, the model's fingerprint, a test of its preprocessing, the precision, and the
-bytes of all its pictures. A shard appears whole or not at all, and its checksum reveals later damage, after which it is
+The name of a shard is a hash of VERSION, the model's fingerprint, its preprocessing of a test picture, the precision,
+and the bytes of all its pictures. A shard appears whole or not at all. If its checksum reveals later damage, it is
 computed again. When a killed run is repeated, each process recomputes at most one shard. The result has the same bytes
 on the same kind of machine.
 

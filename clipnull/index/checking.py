@@ -77,7 +77,7 @@ def read_queries(path: str | Path, rows: int, names: str | Path | None = None) -
         )
     vectors, lines = torch.cat([table.rows() for table in tables]), [text for part in texts for text in part]
     if not vectors.isfinite().all() or not all(isinstance(text, str) for text in lines):
-        raise ValueError(f"queries: {str(path)!r} holds NaN, infinity or non-text entries; expected finite rows, texts")
+        raise ValueError(f"queries: {str(path)!r} holds NaN, infinity or non-texts; expected finite rows and texts")
     described = torch.full((len(lines),), -1)
     if captions == rows:
         described[:captions] = torch.arange(captions)

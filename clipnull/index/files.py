@@ -67,7 +67,7 @@ class Vectors:
         return torch.cat([chunk.float() for chunk in self.chunks()])
 
     def write(self, out: Path, change: Change, history: str) -> None:
-        """Copy this file to `out` with changed rows and with `history`, if not empty, as its EDITED entry."""
+        """Copy this file to `out` with changed rows and, except for .npy, a nonempty `history` as its EDITED entry."""
         with reading(self.path):
             FORMATS[self.path.suffix][2](self, out, change, history)
 
@@ -101,7 +101,8 @@ def open_tables(place: str | Path, side: str = "images", name: str | None = None
     tables = [open_vectors(file, side) for file in files]
     for table in tables:
         if table.shape[1] != tables[0].shape[1]:
-            raise file_error(table.path, f"has width {table.shape[1]}, and {files[0].name} {tables[0].shape[1]}")
+            expected = f"{tables[0].shape[1]}, the width of {files[0].name}"
+            raise file_error(table.path, f"has width {table.shape[1]}", expected)
     return tables
 
 

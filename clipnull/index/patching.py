@@ -33,14 +33,14 @@ def apply_edit(
 ) -> dict[str, Any]:
     """Write an edited copy of an index (side "images") or of the queries in front of it ("queries"); edit only one.
 
-    source, out: files of one kind, .npy, .npz, safetensors or Parquet, or folders in clip-retrieval's layout. All other
-    contents are copied, except search indices built from unedited vectors, such as image.index. name: the array, tensor
-    or column, see `open_vectors`. model: the model of the index, if the file does not name it. normalize: give edited
-    rows unit length, for stores that rank by inner product.
+    source, out: files of one kind, .npy, .npz, safetensors or Parquet, or folders in clip-retrieval's layout. Types
+    stay. All other contents are copied, except search indices built from unedited vectors, such as image.index. name:
+    the array, tensor or column, see `open_vectors`. model: the model of the index, if the file does not name it.
+    normalize: give edited rows unit length, for stores that rank by inner product.
 
     Return the number of `rows`, of `broken` ones (NaN, infinity; unchanged) and of ones `not_unit` in length; how we
-    know that the model `belongs` to the patch; and the files `left_out`. Return {} if `out` already is this copy. Raise
-    ValueError if the edit is for another model or was applied before, and as `rewrite` and `edit.queries` do.
+    know that they are from the patch's model, `belongs`; and the files `left_out`. Return {} if `out` already is this
+    copy. Raise ValueError for an edit of another model or one applied before, and as `rewrite` and `edit.queries` do.
     """
     one_of("side", side, list(SIDES))
     source, out, tables = Path(source), Path(out), open_tables(source, side, name)
@@ -99,7 +99,8 @@ def changing(edit: Edit, normalize: bool, lengths: list[Tensor]) -> Change:
 def validate(edit: Edit, tables: list[Vectors], side: str, model: str, edits: Edits) -> str:
     """Return how we know that vectors belong to the edit's model: from `model`, the file, or its record `edits`.
 
-    Raise ValueError if they belong to another model, if nothing names their model, or if they were edited before.
+    Raise ValueError for another model or width, if nothing names the model, if this edit was applied before, and for
+    an earlier edit without a record or on the other side.
     """
     path, d, expected = tables[0].path, tables[0].shape[1], len(edit.left)
     for entry in edits:
@@ -128,8 +129,9 @@ def undo(edit: Edit | None, source: str | Path, out: str | Path, original: str |
     """Write an index or a file of queries as it was before `apply_edit`; return how exact the result is, in words.
 
     The original is copied if it still exists with the recorded content; no edit is needed then. Otherwise the edit is
-    inverted. original: where it is now; by default the place on record. Raise ValueError if `source` has no record
-    of this edit, or if the original is gone and the edit has no inverse: a module, a hidden layer, a projection.
+    inverted. original: where it is now; by default the place on record. Raise ValueError if the last edit of `source`
+    on record is not this one, if a given `original` has other content, or if the original is gone and the edit has no
+    inverse: a module, a hidden layer, a bias, a projection.
     """
     source, out = Path(source), Path(out)
     edits = read_record(source)

@@ -35,7 +35,7 @@ def rewrite(
     """Write a copy of the file or folder `source` in which `change` is applied to the rows of `tables`.
 
     edits: the record to write beside the copy; no record if empty. stale: files of a folder to leave out. Raise
-    ValueError if `out` exists or has no folder, or if the source changes during the copy.
+    ValueError if `out` exists, has no folder, another ending or a place inside `source`, or if the source changes.
     """
     if not source.is_dir() and out.suffix != source.suffix:
         raise ValueError(f"out: {str(out)!r} ends in {out.suffix!r}; expected {source.suffix!r}, as in the source")
@@ -120,7 +120,7 @@ def stamp(path: Path) -> list:
 
 
 def content_of(path: Path) -> str:
-    """Return the SHA-256 of a file, or of all files in a folder with their names, without the record."""
+    """Return a SHA-256 over a file, or over all files in a folder and their names, without the record."""
     digest = hashlib.sha256()
     for file in (file for file in files_in(path) if file != record_of(path)):
         digest.update(f"{file.relative_to(path).as_posix()} ".encode(errors="surrogateescape"))
@@ -144,9 +144,7 @@ def read_record(path: Path) -> Edits:
         if record["format"] != FORMAT or not valid or any(entry["side"] not in SIDES for entry in edits):
             raise ValueError("another format")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(
-            f"record: {str(place)!r} cannot be read ({brief(error)}); expected it as clipnull wrote it"
-        ) from error
+        raise ValueError(f"record: {str(place)!r} cannot be read ({brief(error)}); expected it as written") from error
     if content != content_of(path):
         raise ValueError(
             f"index: {str(path)!r} has changed since its record {place.name} was written; expected the edited index "

@@ -25,10 +25,10 @@ from ..towers import Projection, find_projection, find_text_projection, share, u
 from .transformers import Adapter, save
 
 SHARPNESS = 30.0
-"""Scale of gelu inputs in a fused hidden layer; gelu then differs from relu by at most 0.6 % of the threshold."""
+"""Sharpness of gelu in a fused hidden layer: it is off relu by at most 0.17 / SHARPNESS, 0.6 %, of the threshold."""
 
 ONNX_TOLERANCE, ONNX_BYTES = 1e-5, 2**31 - 2**20
-"""Largest error of a unit embedding's entry in onnxruntime, and the largest model that one ONNX file can hold."""
+"""Largest error of a unit embedding's entry in onnxruntime, and the bytes that one ONNX file can hold."""
 
 
 def fuse(clip: Clip, folder: str | Path, pictures: Images | None = None, side: str = "image") -> Path:
@@ -67,9 +67,8 @@ def fuse(clip: Clip, folder: str | Path, pictures: Images | None = None, side: s
     with tempfile.TemporaryDirectory(dir=folder, prefix=".") as temporary:
         if hasattr(clip.tokenizer, "save_pretrained"):
             clip.tokenizer.save_pretrained(temporary)
-        weights = {
-            name: value.cpu().contiguous().clone() for name, value in weights.items()
-        }  # safetensors rejects shared memory
+        # safetensors rejects tensors that share memory
+        weights = {name: value.cpu().contiguous().clone() for name, value in weights.items()}
         save_file(weights, Path(temporary, "open_clip_model.safetensors"), {"format": "pt"})
         write_text(Path(temporary, "open_clip_config.json"), json.dumps(config, indent=2) + "\n")
         for file in sorted(path for path in Path(temporary).iterdir() if path.is_file()):
@@ -165,8 +164,8 @@ def on_texts(clip: Clip) -> Clip:
     The text projection W_t becomes W_t P^T, as `Edit.queries` does to an embedding. Inner products equal the edited
     image tower's, and cosines are multiplied by |z P| / |t P^T|. The factor barely matters for a search with one text.
     In zero-shot classification it enlarges what remains of a forgotten text, which then wins again: on OpenAI's
-    ViT-B/32, `nullspace` forgets .49 in place of 1.00, and `oblique` .82, unless texts keep their former length as
-    divisor.
+    ViT-B/32, `nullspace` forgets .49 in place of 1.00, and `oblique` .82. Dividing texts by their former length instead
+    prevents it.
     """
     base = clip.base or clip
     projection = find_text_projection(base.model)
@@ -232,7 +231,7 @@ def _export_onnx(embedder: Embedder, pixels: Tensor, shapes: tuple, path: Path) 
     size = sum(value.nbytes for value in embedder.state_dict().values())
     if embedder.dtype != torch.float32 or size >= ONNX_BYTES:
         weights = f"weights of {embedder.dtype}, {size:,} bytes"
-        expected = f"torch.float32 and less than {ONNX_BYTES:,} for ONNX (a path that ends in .pt2 has no limit)"
+        expected = f"torch.float32 and less than {ONNX_BYTES:,} bytes for ONNX (a path that ends in .pt2 accepts any)"
         raise ValueError(f"clip: {weights}; expected {expected}")
     with torch.no_grad(), quiet(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about the internals of the exporter

@@ -4,8 +4,8 @@ The demo needs no server and no framework. Its data are miniworld's test embeddi
 (class, domain) cells, the duals and the settings of the methods. `linear.js` holds the linear algebra, `methods.js` the
 six methods and their measures, `page.js` the page.
 
-Picture embeddings are stored as 16-bit integers, each row scaled by its largest value. No method depends on the length
-of an embedding, and rounding changes no answer on the test pictures of miniworld.
+Picture embeddings are stored as 16-bit integers, each row scaled by its largest value. The length of an embedding
+changes no answer of any method, and rounding changes none on the test pictures of miniworld.
 """
 
 from __future__ import annotations
