@@ -430,7 +430,7 @@ def test_an_original_is_known_by_content_and_restored_without_the_patch(source, 
     source.touch()
     with pytest.raises(ValueError, match="another patch .gated, [0-9a-f]{16}.*or none if the original still exists"):
         undo(LINEAR, out, tmp_path / "back.npy")
-    assert undo(None, out, tmp_path / "back.npy").startswith("exact")
+    assert undo(None, out, tmp_path / "back.npy").startswith("restored exactly")
     assert torch.equal(rows_of(tmp_path / "back.npy"), Z)
     times = source.stat()
     npy(source, Z.flip(0))  # of the same size and time
@@ -455,9 +455,9 @@ def test_an_edit_without_inverse_is_undone_by_the_original_alone(source, tmp_pat
         undo(EDITS["layer"], out, back)
     with pytest.raises(ValueError, match="original: .* is not what was edited"):
         undo(EDITS["layer"], out, back, out)
-    with pytest.raises(ValueError, match="patch: .*has no record of an edit"):
+    with pytest.raises(ValueError, match="index: .*has no record of an edit"):
         undo(EDITS["layer"], original, back)
-    assert undo(EDITS["layer"], out, back, original).startswith("exact") and torch.equal(rows_of(back), Z)
+    assert undo(EDITS["layer"], out, back, original).startswith("restored exactly") and torch.equal(rows_of(back), Z)
 
 
 # --- files that do not fit

@@ -70,8 +70,8 @@ chance. Collateral is the percentage of unrelated pictures that change their nam
 
 {remains}
 
-The edit suppresses behaviour; what the model learned is still there. Anyone with the weights can remove it. It does not
-prove that data were deleted.
+The edit suppresses behaviour; what the model learned is still there. Anyone with the weights can undo the edit. It
+does not prove that data were deleted.
 
 ## Made by
 

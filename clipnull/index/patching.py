@@ -103,25 +103,30 @@ def validate(edit: Edit, tables: list[Vectors], side: str, model: str, edits: Ed
     an earlier edit without a record or on the other side.
     """
     path, d, expected = tables[0].path, tables[0].shape[1], len(edit.left)
+    argument = "index" if side == "images" else side
     for entry in edits:
         if entry["patch"] == name_of(edit):
-            raise ValueError(f"index: {str(path)!r} was edited with this patch before; expected the original")
+            raise ValueError(f"{argument}: {str(path)!r} was edited with this patch before; expected the original")
         if entry["side"] != side:
-            raise ValueError(f"index: {str(path)!r} holds edited {entry['side']}; expected {side}")
+            raise ValueError(f"{argument}: {str(path)!r} holds edited {entry['side']}; expected {side}")
     if not edits and any(table.words.get(EDITED) for table in tables):
         place = record_of(path).name
-        raise ValueError(f"index: {str(path)!r} says that it was edited; expected its record {place}, or the original")
+        raise ValueError(
+            f"{argument}: {str(path)!r} says that it was edited; expected its record {place}, or the original"
+        )
     if d != expected:
-        raise ValueError(f"index: {str(path)!r} has width {d}; expected {expected}, the width of the patch")
+        raise ValueError(f"{argument}: {str(path)!r} has width {d}; expected {expected}, the width of the patch")
     origin = (edits[-1] if edits else {}) | tables[0].words
     prints, models = (origin.get("fingerprint"), edit.fingerprint), (model or origin.get("model"), edit.model)
     if not edit.model and not all(prints):
         return "of a model that the patch does not name"
     if not all(prints) and not all(models):
-        raise ValueError(f"index: {str(path)!r} does not name its model; expected --model {edit.model} if that is it")
+        raise ValueError(
+            f"{argument}: {str(path)!r} does not name its model; expected --model {edit.model} if that is it"
+        )
     if prints[0] != prints[1] if all(prints) else models[0] != models[1]:
         its_model = " ".join(filter(None, (models[0] or "another model", prints[0])))
-        raise ValueError(f"index: {str(path)!r} is from {its_model}; expected {edit.model} {edit.fingerprint}")
+        raise ValueError(f"{argument}: {str(path)!r} is from {its_model}; expected {edit.model} {edit.fingerprint}")
     return f"of {edit.model or 'its model'}, according to {'--model' if model else 'the file or its record'}"
 
 
@@ -136,7 +141,7 @@ def undo(edit: Edit | None, source: str | Path, out: str | Path, original: str |
     source, out = Path(source), Path(out)
     edits = read_record(source)
     if not edits:
-        raise ValueError(f"patch: {str(source)!r} has no record of an edit; expected an edited index")
+        raise ValueError(f"index: {str(source)!r} does not exist or has no record of an edit; expected an edited index")
     *before, last = edits
     place = Path(original or last["source"])
     if edit is not None and last["patch"] != name_of(edit):
@@ -146,7 +151,7 @@ def undo(edit: Edit | None, source: str | Path, out: str | Path, original: str |
         )
     if place.exists() and content_of(place) == last["content"]:
         rewrite([], place, out, lambda rows: rows, before)
-        return f"exact: a copy of the original, {place.name}"
+        return f"restored exactly, from the original {place.name}"
     if original is not None or edit is None:
         raise ValueError(f"original: {str(place)!r} is not what was edited; expected the original, unchanged")
     inverse, condition = inverted(edit)
@@ -156,7 +161,7 @@ def undo(edit: Edit | None, source: str | Path, out: str | Path, original: str |
     rewrite(tables, source, out, changing(inverse, last["normalize"], []), before)
     error = condition * max(torch.finfo(table.dtype).eps for table in tables)
     note = "; all rows have unit length, since their own lengths were lost" if last["normalize"] else ""
-    return f"by the inverse of the edit: each row within {error:.1g} of its length{note}"
+    return f"restored by the inverse of the edit, each row to within {error:.1g} of its length{note}"
 
 
 def inverted(edit: Edit) -> tuple[Edit, float]:
