@@ -241,7 +241,7 @@ def test_what_one_onnx_file_cannot_hold_is_refused(small, tmp_path, monkeypatch)
     with pytest.raises(ValueError, match=r"weights of torch.bfloat16, .* expected torch.float32"):
         export(small(VIT, "bf16"), tmp_path / "a.onnx")
     monkeypatch.setattr(exporting, "ONNX_BYTES", 1000)
-    with pytest.raises(ValueError, match=r"[\d,]+ bytes; expected .* less than 1,000 for ONNX"):
+    with pytest.raises(ValueError, match=r"[\d,]+ bytes; expected .* less than 1,000 bytes for ONNX"):
         export(small(VIT), tmp_path / "a.onnx")
     for name in ("onnx", "onnxscript", "onnxruntime"):
         with monkeypatch.context() as patch, pytest.raises(ImportError, match=f"{name} is not .*the extra 'onnx'"):

@@ -66,7 +66,7 @@ class Context:
         return self.mask.any(1).nonzero()[:, 0].tolist()
 
     def positives_and_negatives(self, c: int) -> tuple[Tensor, Tensor]:
-        """Return the forgotten pictures of class c, and other classes' in the same domains, (n,) bool each."""
+        """Return masks, (n,) bool, of the forgotten pictures of class c and of all other classes in their domains."""
         positive = self.inside & (self.images.classes == c)
         domains = torch.isin(self.images.domains, self.images.domains[positive])
         return positive, domains & (self.images.classes != c)

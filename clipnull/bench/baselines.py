@@ -323,7 +323,7 @@ def _dense(p: Tensor, method: str) -> Edit:
 class Baseline:
     """A function that makes an edit, and what it needs."""
 
-    make: Callable[[TrainingData, Tensor, int], Edit | None] | None  # None, or None of a request: no edit
+    make: Callable[[TrainingData, Tensor, int], Edit | None] | None  # None if the baseline is not an edit
     pictures: str = "none"  # required: "none", "synthesized", "labelled", or "all" that the model was trained on
     trains: bool = False
     drawn: bool = False  # True if the edit depends on the seed

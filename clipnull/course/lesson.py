@@ -281,7 +281,7 @@ def story(lesson: Lesson, **changes: Change) -> None:
 
 
 def try_edit(lesson: Lesson, change: Change, reference: Change, hint: str = "") -> None:
-    """Compare a student's edit with the reference on every picture, and show its `story` (both if it fails).
+    """Compare a student's edit with the reference on every picture; show its `story`, or both if they differ.
 
     hint: advice on the most likely mistake. A mistake never raises; pass a function of z to delay building the edit.
     """

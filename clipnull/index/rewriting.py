@@ -35,7 +35,7 @@ def rewrite(
     """Write a copy of the file or folder `source` in which `change` is applied to the rows of `tables`.
 
     edits: the record to write beside the copy; no record if empty. stale: files of a folder to leave out. Raise
-    ValueError if `out` exists, has no folder, another ending or a place inside `source`, or if the source changes.
+    ValueError if `out` exists, lies inside `source`, lacks a folder or has another ending, or if the source changes.
     """
     if not source.is_dir() and out.suffix != source.suffix:
         raise ValueError(f"out: {str(out)!r} ends in {out.suffix!r}; expected {source.suffix!r}, as in the source")

@@ -25,7 +25,7 @@ from ..towers import Projection, find_projection, find_text_projection, share, u
 from .transformers import Adapter, save
 
 SHARPNESS = 30.0
-"""Sharpness of gelu in a fused hidden layer: it is off relu by at most 0.17 / SHARPNESS, 0.6 %, of the threshold."""
+"""Sharpness of gelu in a fused hidden layer. It differs from relu by at most 0.17 / 30 = 0.6 % of the threshold."""
 
 ONNX_TOLERANCE, ONNX_BYTES = 1e-5, 2**31 - 2**20
 """Largest error of a unit embedding's entry in onnxruntime, and the bytes that one ONNX file can hold."""
@@ -164,8 +164,8 @@ def on_texts(clip: Clip) -> Clip:
     The text projection W_t becomes W_t P^T, as `Edit.queries` does to an embedding. Inner products equal the edited
     image tower's, and cosines are multiplied by |z P| / |t P^T|. The factor barely matters for a search with one text.
     In zero-shot classification it enlarges what remains of a forgotten text, which then wins again: on OpenAI's
-    ViT-B/32, `nullspace` forgets .49 in place of 1.00, and `oblique` .82. Dividing texts by their former length instead
-    prevents it.
+    ViT-B/32, `nullspace` forgets .49 in place of 1.00, and `oblique` .82. Dividing each text by its length before
+    the edit prevents this.
     """
     base = clip.base or clip
     projection = find_text_projection(base.model)
