@@ -96,7 +96,7 @@ class Cells:
     def push(self, c: int, row: Tensor) -> Tensor:
         """Return the direction (d,) that lowers class c by its mean margin in its cells of the domains `row` (K,) bool.
 
-        If `row` is all domains, every form of the class goes down by FORM_REACH of the largest of their mean margins.
+        If `row` is all domains, a class with forms goes down in each by FORM_REACH of their largest mean margin.
         Otherwise that would cost the siblings, so each form goes down by its own. Margins below zero count as zero.
         """
         m = self.form_margins[c]
