@@ -140,7 +140,7 @@ class Comparison:
     """Accuracy on `images` before and after an edit, (C, K) each; `mask` (C, K) bool marks the forgotten cells.
 
     answers: the predicted classes of the n pictures before and after, (2, n). renamed: (m,) bool, True where an
-    unrelated picture changed its answer; None if there are no such pictures, or if whole domains are forgotten.
+    unrelated picture changed its answer; None without such pictures, for a complete request or if the bases differ.
     """
 
     before: Tensor
@@ -257,7 +257,7 @@ def others_of(clip: Clip, vocabulary: Vocabulary) -> Others | None:
 
 
 def is_measurable(request: Forget) -> bool:
-    """Return True if the edit should spare unrelated pictures; forgetting a whole domain must affect its pictures."""
+    """Return False for a complete request: forgetting a whole domain has to change unrelated pictures, too."""
     return request.paradigm != "complete"
 
 

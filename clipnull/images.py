@@ -163,7 +163,7 @@ class Images:
 
 
 def families(images: Images) -> list[str]:
-    """Return the design family of each picture by the `index.csv` of its data folder, or else its own index."""
+    """Return each picture's design family, from an `index.csv` above its domain folder; by default its own number."""
     if images.stored is not None:
         return [str(i) for i in range(len(images))]
     roots = {root for file in images.files for root in [*Path(file).parents][2:4]}  # <root>/<domain>/<class>/<file>
