@@ -40,8 +40,8 @@ class Edit:
 
     left, right: (d, r) float64; z left measures the forgotten directions in z, and `right` is subtracted in proportion.
     method, request, settings: how it was made. fingerprint, model: the unedited model it fits; empty for any model.
-    bias: (d,). gate: a condition for the edit (`layers.Gate`). threshold: (r,); the edit is then a hidden layer that
-    only counts components above threshold |z|. At most one of bias, gate and threshold is given.
+    bias: (d,). gate: a condition for the edit (`layers.Gate`). threshold: (r,); the edit is then a hidden layer, with
+    relu(z left - threshold |z|) in place of z left. At most one of bias, gate and threshold is given.
     after: `history` of the edits before it. Shapes that do not fit together raise ValueError.
 
     >>> import clipnull as cn, torch
@@ -96,7 +96,7 @@ class Edit:
         return torch.eye(len(self.left), dtype=self.left.dtype) - self.left @ self.right.T
 
     def images(self, z: Array) -> Array:
-        """Edit embeddings of pictures, (n, d) -> (n, d), in float64. The result is not normalised and has z's type."""
+        """Edit embeddings of pictures, (n, d) -> (n, d), in float64. Type and dtype stay; nothing is normalised."""
         if isinstance(z, np.ndarray):
             return cast(Array, self.images(_tensor_of(z)).numpy())
         if z.ndim != 2 or z.shape[1] != len(self.left) or not z.is_floating_point():
@@ -122,7 +122,7 @@ class Edit:
             reason = f"form {self.form!r}" if self.bias is None else "a bias"
             raise ValueError(f"edit: {reason} does not apply to queries; expected a single matrix, or use `images`")
         if t.ndim not in (1, 2) or t.shape[-1] != len(self.left) or not t.is_floating_point():
-            raise ValueError(f"t: {t.dtype} of shape {tuple(t.shape)}; expected floats of width {len(self.left)}")
+            raise ValueError(f"t: {t.dtype} of shape {tuple(t.shape)}; expected rows of {len(self.left)} floats")
         x = t.double()
         left, right = self.left.to(x), self.right.to(x)
         return (x - (x @ right) @ left.T).to(t.dtype)
@@ -178,7 +178,8 @@ class Edit:
             values |= {f"gate.{name}": value for name, value in vars(self.gate).items()}
         if torch.equal(self.left, self.right):
             del values["right"]
-        return {name: _as_saved(value) for name, value in values.items() if value is not None}
+        present = {name: value for name, value in values.items() if value is not None}
+        return {name: (t if t.dtype == torch.bool else t.float()).cpu().contiguous() for name, t in present.items()}
 
     def same(self, other: Edit) -> bool:
         """Return True if both edits act equally on embeddings, to the precision of a file."""
@@ -250,11 +251,6 @@ def checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     for _, value in sorted(tensors.items()):
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _as_saved(value: Tensor) -> Tensor:
-    """Return `value` as it is saved: bool or float32, on the CPU, contiguous."""
-    return (value if value.dtype == torch.bool else value.float()).cpu().contiguous()
 
 
 def _tensor_of(array: np.ndarray) -> Tensor:

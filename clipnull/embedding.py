@@ -32,7 +32,7 @@ def embed(clip: Clip, images: Images) -> Tensor:
     """Embed `images` with `clip`: features after the projection, not normalised, (n, d) float32 on the CPU.
 
     Nothing is cached, so other functions accept the result as `features`. A broken picture is named in a warning and
-    gets a row of NaN: `classify` gives it no answer, and accuracy skips it. Raises OSError if a file cannot be opened.
+    gets a row of NaN: `classify` gives it no answer, and accuracy skips it. Raise OSError if a file cannot be opened.
 
     >>> import clipnull as cn
     >>> clip, images = cn.load(device="cpu"), cn.load_images().select(["dog"], ["line"])
@@ -62,7 +62,7 @@ def embed_files(
 ) -> Iterator[tuple[Tensor, list[str]]]:
     """Yield the embeddings (m, d) of each batch of m files, and why each picture is broken, or "" if it is intact.
 
-    A broken picture has a row of NaN. mixed: use float16, and repeat a batch that overflows in full precision.
+    A broken picture has a row of NaN. mixed: use float16; a batch that overflows is repeated in full precision.
     """
     size = Batch(BATCH)
     for pixels, faults in _read(clip, batches):
@@ -80,7 +80,7 @@ def _read(clip: Clip, batches: Sequence[Sequence[Path]], readers: int | None = N
     """Load batches by `_prepare`. readers: worker processes; by default some for a GPU, none for the CPU."""
     cuda = clip.device.type == "cuda"
     if readers is None:
-        may_fork = not multiprocessing.current_process().daemon  # as dask's workers are
+        may_fork = not multiprocessing.current_process().daemon  # dask's workers are daemons, which may not
         readers = min(READERS, joblib.cpu_count(), len(batches)) if cuda and may_fork else 0
     unused = torch.Generator()  # without it, a DataLoader draws a seed from the global generator
     prepare = partial(_prepare, clip)

@@ -108,9 +108,10 @@ def rates(before: Tensor, after: Tensor, mask: Tensor) -> dict[str, float]:
     Figures are means over cells, and NaN if there are no such cells with pictures.
     forgetting_rate: (A_F - A'_F) / A_F, the lost share of the accuracy on forgotten cells; NaN if there was none to
         lose. If whole domains are forgotten, guessing is the floor. The rate is then the share of the way to chance,
-        min(1, (A_F - A'_F) / (A_F - 1/C)).
+        min(1, (A_F - A'_F) / (A_F - 1/C)), and NaN if A_F was no better than chance.
     Drops are in percentage points; a negative drop is a gain.
-    retain_drop: over kept cells. worst_cell_drop: the largest of them. The next two exist for selective requests only.
+    retain_drop: over kept cells. worst_cell_drop: the largest of them. The next two are NaN unless the request is
+    selective.
     sibling_class_drop: over kept cells of a forgotten class (photographed dogs when drawn dogs are forgotten).
     sibling_domain_drop: over kept cells of a forgotten domain (drawn cats).
     """
@@ -139,7 +140,7 @@ class Comparison:
     """Accuracy on `images` before and after an edit, (C, K) each; `mask` (C, K) bool marks the forgotten cells.
 
     answers: the predicted classes of the n pictures before and after, (2, n). renamed: (m,) bool, True where an
-    unrelated picture changed its answer; None if there are no such pictures, or if whole domains are forgotten.
+    unrelated picture changed its answer; None without such pictures, for a complete request or if the bases differ.
     """
 
     before: Tensor
@@ -153,7 +154,7 @@ class Comparison:
 
     @property
     def rates(self) -> dict[str, float]:
-        """The figures of `evaluate.rates`, and `collateral`: the percentage of unrelated pictures that it changed."""
+        """The figures of `evaluate.rates`, and `collateral`, the percentage of True in `renamed` (NaN if None)."""
         collateral = float("nan") if self.renamed is None else 100 * float(self.renamed.double().mean())
         return rates(self.before, self.after, self.mask) | {"collateral": collateral}
 
@@ -237,7 +238,7 @@ class Others:
 
 
 def others_of(clip: Clip, vocabulary: Vocabulary) -> Others | None:
-    """Return the unrelated pictures and words available for `clip`, or None if there are none.
+    """Return the unrelated pictures and words available for `clip`, or None for fewer than two words.
 
     miniclip ships with its own: held-out artworks of classes in neither miniworld nor PACS. Words that an edit may have
     met are left out with their pictures: words near a class (`vocabulary.is_near`), and `prompts.kept_names`.
@@ -256,7 +257,7 @@ def others_of(clip: Clip, vocabulary: Vocabulary) -> Others | None:
 
 
 def is_measurable(request: Forget) -> bool:
-    """Return True if the edit should spare unrelated pictures; forgetting a whole domain must affect its pictures."""
+    """Return False for a complete request: forgetting a whole domain has to change unrelated pictures, too."""
     return request.paradigm != "complete"
 
 

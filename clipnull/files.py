@@ -13,7 +13,7 @@ from filelock import FileLock
 
 
 def data_folder(name: str) -> Path:
-    """Return the folder of "miniclip" or "miniworld": beside the package in a clone, inside it in a wheel."""
+    """Return the data folder `name`, such as "miniclip": beside the package in a clone, inside it in a wheel."""
     here = Path(__file__).resolve().parent
     for folder in (here.parent / "data" / name, here / "_data" / name):
         if folder.is_dir():

@@ -15,12 +15,12 @@ from .prototypes import Prototypes, are_made, cell_prototypes
 from .vocabulary import Vocabulary
 
 MAX_PROTOTYPES = 64
-"""The maximum of prototypes to synthesize for a vocabulary, but at least two per domain (`chosen_cells`).
+"""The maximum number of prototypes to synthesize for a vocabulary, but at least two per domain (`chosen_cells`).
 
 Two did as well as all on the train splits of miniworld and PACS. One is not enough to fit the scale in `carried`."""
 
 ALIKE = 0.8
-"""A domain is ambiguous if the domain prompts classify at most this share of its cells correctly."""
+"""A domain is ambiguous if its direction (`Cells.domain_directions`) wins in at most this share of its cells."""
 
 
 def embed_vocabulary(
@@ -64,7 +64,7 @@ def carried(texts: Tensor, pictures: Tensor, mask: Tensor) -> Tensor:
     """Return `pictures` (C, K, d) where `mask` (C, K) is True, and elsewhere the cell's text moved to the pictures.
 
     A text t in domain k crosses the modality gap as v = normalize(mean v_k + s (t - mean t_k)), with means over the
-    cells of `mask` in domain k. The scale s is fitted to `mask`, as pictures differ less than texts.
+    cells of `mask` in domain k. The scale s is fitted on these cells, as pictures differ less than texts.
     """
     if mask.all():
         return pictures
@@ -87,7 +87,7 @@ def chosen_cells(shape: tuple[int, int], most: int = MAX_PROTOTYPES) -> Tensor:
 
 
 def prototypes_of(clip: Clip, vocabulary: Vocabulary, **settings: Any) -> Prototypes | None:
-    """Return `cell_prototypes` with its `settings`, or None for a file that lacks two of them in some domain."""
+    """Return `cell_prototypes`; None for a file with other names, or with fewer than two of them in some domain."""
     if clip.stored and (vocabulary != clip.stored.vocabulary or int(clip.stored.mask.sum(0).min()) < 2):
         return None
     return cell_prototypes(clip, vocabulary, **settings)

@@ -159,7 +159,7 @@ class Images:
 
 
 def families(images: Images) -> list[str]:
-    """Return the design family of each picture, from `index.csv` in the data folder; by default its own number."""
+    """Return each picture's design family, from an `index.csv` above its domain folder; by default its own number."""
     if images.stored is not None:
         return [str(i) for i in range(len(images))]
     roots = {root for file in images.files for root in [*Path(file).parents][2:4]}  # <root>/<domain>/<class>/<file>

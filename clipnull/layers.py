@@ -99,7 +99,7 @@ class EditLayer(nn.Module):
         return index, self(z.index_select(0, index))
 
     def _components(self, x: Tensor, length: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return components along the directions that act, (n, r), 0 for others; and the rows to replace, (n,) bool."""
+        """Return components along the directions that act, (n, r), 0 for others; and rows to replace, (n,) or None."""
         if self.threshold is not None:
             return (F.linear(x, self.left.T.contiguous()) - self.threshold * length[:, None]).relu(), None
         products = F.linear(x, torch.cat([self.left.T, self.domains]))  # one pass over the rows, not two

@@ -113,7 +113,7 @@ def alike_words(
 ) -> list[tuple[float, str]]:
     """Find forgotten classes that the text tower barely distinguishes from a kept class.
 
-    Returns a ratio and a message for each. The ratio is the distance of the two classes over the mean distance of two
+    Return a ratio and a message for each. The ratio is the distance of the two classes over the mean distance of two
     names, and is below ALIKE. classifier: unit rows (C, d). common: embeddings of further names, (w, d).
     """
     alike, texts = [], classifier if common is None else torch.cat([classifier.to(common), common])
@@ -139,7 +139,7 @@ def near(
 ) -> dict[str, list[tuple[str, float]]]:
     """Find the words nearest to each forgotten class in the text tower. They may answer in its place.
 
-    Returns words with their centred cosine to the class, nearest first. candidates: words to rank besides the other
+    Return words with their centred cosine to the class, nearest first. candidates: words to rank besides the other
     classes; by default `vocabulary.common_names`, or the other words of a file of embeddings. most: words per class.
 
     >>> import clipnull as cn

@@ -177,7 +177,7 @@ def cell_prototypes(
         with FileLock(f"{path}.lock"):
             prototypes = _read(path, clip, vocabulary)  # another process may have added some
             missing = (mask & ~prototypes.mask).nonzero()
-            with tqdm(total=len(missing), desc="prototypes (cached)", unit="cell", disable=not progress) as bar:
+            with tqdm(total=len(missing), desc="synthesizing prototypes", unit="cell", disable=not progress) as bar:
                 for first in range(0, len(missing), CHUNK):
                     cells = missing[first : first + CHUNK]
                     _add(cells, prototypes, clip, vocabulary, steps, seed)

@@ -50,7 +50,7 @@ def validate_source(source: str) -> bool:
                 if key == "auto_map":
                     _validate_setting(f"{source}/{name}", key, value)
     if folder and not (isinstance(preprocessing, dict) and {"mean", "std", "interpolation"} <= preprocessing.keys()):
-        warnings.warn(f"name: {source!r} lacks preprocessing settings; they default to OpenAI's CLIP", stacklevel=3)
+        warnings.warn(f"name: {source!r} lacks preprocessing settings, which default to OpenAI's CLIP", stacklevel=3)
     return tokenizer
 
 

@@ -124,9 +124,7 @@ def _parse(path: Path, archive: Any) -> Stored:
     texts = {name: _texts(name, arrays[name].reshape(-1)) for name in (*NAMES, *WORDS) if name in arrays}
     vocabulary = Vocabulary(texts["class_names"], texts["domain_names"])
     mask = arrays.get("prototype_mask", np.ones(vocabulary.shape, bool))
-    mask = torch.from_numpy(
-        (mask.view(np.uint8) != 0) & ("prototypes" in arrays)
-    )  # a file may store True as any byte but 0
+    mask = torch.from_numpy((mask.view(np.uint8) != 0) & ("prototypes" in arrays))  # True may be any byte but 0
     return Stored(
         path,
         vocabulary,

@@ -219,7 +219,7 @@ def _with_article(noun: str) -> str:
 
 
 def is_near(name: str, classes: Sequence[str]) -> bool:
-    """Return True if `name` contains a class name as words, is contained in one, or differs by spaces and a plural "s".
+    """Return True if `name` contains a class name as words, is contained in one, or differs only in spaces and "s".
 
     >>> [is_near(name, ["fire truck", "cat"]) for name in ("truck", "firetrucks", "Cats", "black cat", "cattle")]
     [True, True, True, True, False]

@@ -85,9 +85,7 @@ def choose_edit(
     mask, limits = request.mask(vocabulary), read_budget(BUDGET if budget is None else budget)
     name = method.method if isinstance(method, Edit) else one_of("method", method, [*METHODS, AUTO])
     if name == AUTO and settings:
-        raise ValueError(
-            f"settings: {', '.join(settings)} given with method 'auto'; expected none, as 'auto' chooses them"
-        )
+        raise ValueError(f"settings: {', '.join(settings)} given with method 'auto', which chooses them; expected none")
     if name != AUTO and budget is not None:
         raise ValueError(f"budget: {brief(budget)} given with method {name!r}; expected method='auto'")
     if settings.get("strength") == CHANCE:

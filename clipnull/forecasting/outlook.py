@@ -124,7 +124,6 @@ class Simulator:
 
 
 def _interval(values: list[float], name: str) -> Interval:
-    """Return the mean and the extended interval of the figure `name` over draws, within its RANGES."""
     x = np.array([v for v in values if v == v])
     if not len(x):
         return math.nan, math.nan, math.nan

@@ -35,7 +35,7 @@ SPREAD = {
 }
 """The sizes of the three kinds of deviation (names, domains, all directions) on each level."""
 BLIND = (0.0, 0.1, 0.7)
-"""Replaces "all" without prototypes and mean: the last is the modality gap itself, whose direction is unknown."""
+"""Replaces "all" if there is no prototype and no mean: the last is the modality gap, whose direction is unknown."""
 FREEDOM = 4  # the degrees of freedom of Student's t
 
 DRAWS, PICTURES, MAX_PICTURES = 20, 12, 60_000

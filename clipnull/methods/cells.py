@@ -96,7 +96,7 @@ class Cells:
     def push(self, c: int, row: Tensor) -> Tensor:
         """Return the direction (d,) that lowers class c by its mean margin in its cells of the domains `row` (K,) bool.
 
-        If `row` is all domains, every form of the class goes down by FORM_REACH of the largest of their mean margins.
+        If `row` is all domains, a class with forms goes down in each by FORM_REACH of their largest mean margin.
         Otherwise that would cost the siblings, so each form goes down by its own. Margins below zero count as zero.
         """
         m = self.form_margins[c]
@@ -145,7 +145,7 @@ class Cells:
         return max(1.0, math.sqrt(c / d))
 
     def class_detector(self, c: int) -> Tensor:
-        """Return the margin of class c, (d,), scaled to read 1 more on its cells than on the mean cell."""
+        """Return the margin row of class c, (d,), scaled to read 1 more on its cells than on the mean cell."""
         r = self.margins[c]
         return r / _contrast([(x[c].mean(0) - mean) @ r for x, mean in zip(self.kinds, self._means, strict=True)])
 
@@ -160,7 +160,7 @@ class Cells:
 
     @property
     def domain_lean(self) -> float:
-        """How far the mean picture z leans to one domain: the largest z (s_k - mean s) / s_k (s_k - mean s)."""
+        """How far the mean picture z leans to one domain: the largest z m_k / (s_k m_k), with m_k = s_k - mean s."""
         mean = self._mean_picture
         if mean is None or len(self.domain_directions) < 2:
             return 0.0

@@ -45,7 +45,7 @@ def gated(cells: Cells, mask: Tensor, *, strength: float = 1.5, deviations: floa
     within("offset", offset, -2.0, 2.0)
     many = len(cells.classifier) >= MIN_CLASSES
     text_only = cells.prototypes is None and many
-    margins = cells.clear_margins if text_only else cells.margins  # clear margins mistake fewer pictures
+    margins = cells.clear_margins if text_only else cells.margins  # these find fewer false positives
     threshold = strength * deviations * (TEXT_ONLY_SCALE if text_only else 1.0)
     directions, whole = cells.domain_directions, mask.all(0)
     classes = (mask & ~whole).any(1)

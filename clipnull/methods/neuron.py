@@ -23,7 +23,7 @@ from .oblique import decoy_of, whole_domain_detector
 
 TEXT_ONLY_SCALE = 0.15
 """The factor on thresholds without prototypes: pictures show about a fourth of the contrast of texts, some less
-(OpenAI's ViT-B/32: .31 of it for their class, .26 for their domain)."""
+(OpenAI's ViT-B/32: .31 for classes, .26 for domains)."""
 
 
 def neuron(

@@ -21,7 +21,7 @@ from ..errors import within
 from .cells import Cells
 
 TEXT_ONLY_SCALE = 1.55
-"""The factor on class_share without prototypes, as texts show class and domain more clearly than pictures do."""
+"""The factor on class_share, and on r for whole domains, without prototypes: texts show contrasts more clearly."""
 BIAS = 0.7  # the weight of the mean text in `whole_domain_detector`
 
 

@@ -23,7 +23,7 @@ def residual(
     """Project away the part of the forgotten rows that kept cells cannot explain: P = I - alpha U U^T.
 
     mask: cells to forget, (C, K) bool. alpha, energy, center: as in `nullspace`. tau: the ridge, chosen on the train
-    splits of miniworld and PACS. The edit has rank 0 if kept cells explain everything.
+    splits of miniworld and PACS. With tau = 0, the edit has rank 0 if kept cells explain everything.
     """
     within("alpha", alpha, 0.0, 1.0)
     within("tau", tau, 0.0, 1e9)
@@ -33,7 +33,7 @@ def residual(
         values, vectors = torch.linalg.eigh(kept)
         free = vectors[:, values <= 1e-12 * values[-1]]
         rest = rows @ free @ free.T
-        u = basis(rest, energy) if rest.norm() > 1e-5 * rows.norm() else rest.T[:, :0]  # below: rounding error
+        u = basis(rest, energy) if rest.norm() > 1e-5 * rows.norm() else rest.T[:, :0]  # a smaller rest is rounding
     elif len(rows) <= len(kept):
         u = basis(torch.cholesky_solve(tau * rows.T, ridged_factor(kept, tau)).T, energy)
     else:  # more rows than dimensions: the same basis from (d, d) products

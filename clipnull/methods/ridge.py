@@ -1,4 +1,4 @@
-"""`ridge`, CCUP's compromise: scores against forgotten embeddings vanish, kept ones stay (arXiv 2512.14137).
+"""`ridge`, CCUP's compromise: shrink scores against forgotten embeddings, keep the others (arXiv 2512.14137).
 
 P minimises |P - I|^2 + lambda |P X_F^T|^2 / n_F + mu |P X_R^T - X_R^T|^2 / n_R. P acts on embeddings as columns here:
 the score of a picture z P against a text t is z (P t^T). The rows of X_F are centred by default, which is ours.
