@@ -30,8 +30,9 @@ def unlearn(
     clip: if it is already edited, the new edit comes after its edits. request: (class, domain) cells to forget; all
     others in `vocabulary` are kept. method: one of METHODS, or "auto" for the best method and strength by
     `cn.forecast`. budget: limits for "auto"; by default "forget >= .95, worst drop <= 5". prototypes, mean: see
-    `embed_vocabulary`. settings: passed to the method; strength="chance" sets the strength at which a forgotten
-    picture is expected to be at chance between two names.
+    `embed_vocabulary`; by default up to 64 prototypes are synthesized once, about a second each. settings: passed to
+    the method; strength="chance" sets the strength at which a forgotten picture is expected to be at chance between
+    two names.
 
     Raise ValueError for unknown names, methods or settings, if nothing would be kept, and for a budget or chance level
     that cannot be reached. Warn about names that the text tower cannot tell apart, and about domains that prompts and

@@ -23,7 +23,7 @@ MIN_CONTRAST = 0.25
 
 @dataclass(frozen=True, eq=False)
 class Cells:
-    """The embeddings of all C x K cells of a vocabulary, the only input of an edit. Copied and cast to float64.
+    """The embeddings of all C x K cells of a vocabulary, all that a method knows of them. Copied as float64.
 
     texts: T, (C, K, d), unit rows. prototypes: V, (C, K, d), unit rows, or None. domains: (K, d), a name embedding for
     each domain; by default its mean text. common: (w, d), texts of words to keep (`prompts.common_words`). mean: (d,),

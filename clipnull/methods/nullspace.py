@@ -1,10 +1,10 @@
 """`nullspace`, our reconstruction of the paper's edit: project the forget subspace away (arXiv 2512.14113).
 
-P = I - alpha U U^T. U (d, r) is an orthonormal basis of the texts and prototypes of the forgotten cells, each minus the
-mean over all cells of its kind. This centring (`center`) is ours; without it the edit is the paper's, read literally.
+P = I - alpha U U^T. U (d, r) is an orthonormal basis of the forgotten rows (`Cells.rows`), each minus the mean of its
+kind. This centring (`center`) is ours; without it the edit is the paper's, read literally.
 
 Theorem. With alpha = 1, P is the orthogonal projection on the null space of U^T: P = P^T = P P. With energy = 1, every
-forgotten row x has x P = 0, and among all maps with that property P is nearest to I in the Frobenius norm. With
+row x in the span of U has x P = 0, and among all maps with that property P is nearest to I in the Frobenius norm. With
 alpha < 1, P is invertible: the edit only weakens the span by the factor 1 - alpha.
 """
 
