@@ -420,4 +420,4 @@ def test_the_figures_of_lesson_11_are_what_the_embeddings_give(tmp_path, capsys)
 def test_a_foreign_index_of_the_same_width_is_refused(tmp_path, capsys):
     patch, style, out = tmp_path / "cat.safetensors", PAIRS.with_name("vitb32_style.npz"), tmp_path / "out.npz"
     command("forget", "--classes", "cat", "--embeddings", PAIRS, "--out", patch)
-    assert "is of ViT-B-32" in refused(capsys, "apply", patch, "--index", style, "--out", out)
+    assert "is from ViT-B-32" in refused(capsys, "apply", patch, "--index", style, "--out", out)
