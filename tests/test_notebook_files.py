@@ -132,6 +132,10 @@ def test_the_stamp_follows_cells_and_which_modules_were_loaded(package):
     assert before != stamp_of("f(3)", modules=[*LOADED, "clipnull.index"])
     (package / "methods" / "double.py").rename(package / "methods" / "twice.py")
     assert stamp_of("f(3)") != before
+    before = stamp_of("!clipnull check")  # which runs in a process of its own
+    (package / "index").mkdir()
+    (package / "index" / "checking.py").write_text(LIBRARY)
+    assert stamp_of("!clipnull check") != before
 
 
 # --- the page

@@ -127,11 +127,15 @@ def normalise(nb: Any) -> Any:
 def stamp(nb: Any) -> str:
     """Compute a SHA-256 of everything that the outputs of `nb` depend on: its code and the modules its kernel loaded.
 
-    Comments, docstrings and layout of modules do not count. `record` lists the modules beside the metrics.
+    Comments, docstrings and layout of modules do not count. `record` lists the modules beside the metrics. A cell with
+    `!clipnull` also depends on the packages that run in that process.
     """
     cells = [cell.source for cell in nb.cells if cell.cell_type == "code"]
     outputs = [out for cell in nb.cells for out in cell.get("outputs", ()) if MIME in out.get("data", {})]
     names = [name for out in outputs for name in out.metadata.get("clipnull", {}).get("modules", ())]
+    if any(line.startswith("!clipnull") for source in cells for line in source.splitlines()):
+        files = [file for folder in ("commands", "index") for file in sorted((PACKAGE / folder).glob("*.py"))]
+        names += [f"clipnull.{file.parent.name}.{file.stem}" for file in files]
     return hashlib.sha256(json.dumps([cells, [[name, _code_of(name)] for name in names]]).encode()).hexdigest()
 
 
