@@ -96,7 +96,10 @@ class Edit:
         return torch.eye(len(self.left), dtype=self.left.dtype) - self.left @ self.right.T
 
     def images(self, z: Array) -> Array:
-        """Edit embeddings of pictures, (n, d) -> (n, d), in float64. Type and dtype stay; nothing is normalised."""
+        """Edit embeddings of pictures, (n, d) -> (n, d), in float64. Type and dtype stay; nothing is normalised.
+
+        A unit row becomes 1 - m to 1 + m long, with m = |images(z) - z|.
+        """
         if isinstance(z, np.ndarray):
             return cast(Array, self.images(_tensor_of(z)).numpy())
         if z.ndim != 2 or z.shape[1] != len(self.left) or not z.is_floating_point():

@@ -43,7 +43,7 @@ def why_unreadable(file: Path) -> str:
 def read_picture(file: Path) -> Image.Image:
     """Read a picture as a viewer shows it: the first frame, upright, in 8-bit RGB, on white where it is transparent.
 
-    Raises ValueError with the file's name if the picture is broken, and OSError if the file cannot be opened.
+    Raise ValueError with the file's name if the picture is broken, and OSError if the file cannot be opened.
     """
     if not stat.S_ISREG(os.stat(file).st_mode):
         raise ValueError(f"file: {str(file)!r} is not a regular file; expected a picture")

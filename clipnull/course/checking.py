@@ -17,7 +17,7 @@ def check(identity: str, answer: Callable, strict: bool = False) -> None:
     """Print PASS, TODO or FAIL with a hint for an answer to an exercise. A wrong answer never raises.
 
     identity: notebook and number of the exercise, such as "04-1". answer: a function with the signature of the stub
-    in the notebook. strict: raise AssertionError unless the answer passes; the solutions use this. Raises ValueError
+    in the notebook. strict: raise AssertionError unless the answer passes; the solutions use this. Raise ValueError
     for an unknown `identity` and suggests similar ones.
 
     >>> import clipnull as cn

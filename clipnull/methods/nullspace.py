@@ -4,8 +4,8 @@ P = I - alpha U U^T. U (d, r) is an orthonormal basis of the forgotten rows (`Ce
 kind. This centring (`center`) is ours; without it the edit is the paper's, read literally.
 
 Theorem. With alpha = 1, P is the orthogonal projection on the null space of U^T: P = P^T = P P. With energy = 1, every
-row x in the span of U has x P = 0, and among all maps with that property P is nearest to I in the Frobenius norm. With
-alpha < 1, P is invertible: the edit only weakens the span by the factor 1 - alpha.
+row x that U was built from has x P = 0, and among all maps with that property P is nearest to I in the Frobenius norm.
+With alpha < 1, P is invertible: the edit only weakens the span by the factor 1 - alpha.
 """
 
 from torch import Tensor
