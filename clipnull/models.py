@@ -228,10 +228,14 @@ def load(name: str = EMBEDDED, pretrained: str | None = None, device: str | None
         raise ValueError(f"pretrained: {pretrained!r} given for {name}, which has its own weights; expected None")
     if stored:
         return _load_stored(name, device)
-    tags, has_weights = open_clip.list_pretrained_tags_by_model(source), ":" in source
-    # only tokenizers of transformers accept `trust_remote_code`
-    tokenizer_settings: dict[str, Any] = {"trust_remote_code": False} if has_weights and validate_source(source) else {}
-    weights, settings = (None, {}) if has_weights else weights_of(name, pretrained, tags)
+    tags = open_clip.list_pretrained_tags_by_model(source)
+    tokenizer_settings: dict[str, Any] = {}
+    if ":" not in source:
+        weights, settings = weights_of(name, pretrained, tags)
+    else:
+        weights, settings = None, {}
+        if validate_source(source):
+            tokenizer_settings = {"trust_remote_code": False}  # only tokenizers of transformers accept it
     try:
         with quiet():
             required = pretrained != NO_WEIGHTS

@@ -124,7 +124,8 @@ def check_index(edit: Edit, tables: list[Vectors], queries: Queries) -> dict[str
     kept: of the `n` captions without a forgotten class, the `percent` that find their own picture among the first
     RECALL, on each side. broken: the number of rows with NaN or infinity, which no query finds.
     """
-    if (width := queries.vectors.shape[1]) != (d := len(edit.left)):
+    width, d = queries.vectors.shape[1], len(edit.left)
+    if width != d:
         raise ValueError(f"queries: width {width}; expected {d}, the width of the index")
     captions = [(row, words(queries.texts[i])) for i, row in enumerate(queries.rows.tolist()) if row >= 0]
     matchers = {name: naming(name) for name in forgotten(edit)}
